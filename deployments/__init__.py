@@ -1,0 +1,1 @@
+"""How Errata runs: services, schedules and the demo."""

@@ -1,0 +1,1 @@
+"""Thirty requests that show the whole way from intake to review; see requests.jsonl."""

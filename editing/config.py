@@ -1,0 +1,54 @@
+"""Configurations of methods: frozen, unknown fields refused, checked where a value is given."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from editing.errors import ModelError
+
+LayerNumbers = Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
+
+
+class Config(BaseModel):
+    """Frozen, closed, and without NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ValueSearchConfig(Config):
+    """The search for the hidden state z* that makes the model say the target (MEMIT, section 4.2; ROME, eq. 4)."""
+
+    steps: int = Field(25, ge=1, le=1000, description="Most evaluations of the loss.")
+    learning_rate: float = Field(0.5, gt=0, description="Adam's step size on δ.")
+    stop_loss: float = Field(0.05, ge=0, description="An edit leaves the search when its loss is below this.")
+    clamp: float = Field(0.75, gt=0, description="Largest |δ| as a multiple of the hidden state's norm.")
+    weight_decay: float = Field(0.5, ge=0, description="Weight of |δ| / |z|² in the loss.")
+    kl_weight: float = Field(0.0625, ge=0, description="Weight of KL on '{subject} is a' in the loss.")
+    edits_at_once: int = Field(10, ge=1, description="Edits searched in one batch of rows; bounds memory.")
+
+
+class MethodConfig(Config):
+    """What every locate-then-edit method has."""
+
+    layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
+    contexts: int = Field(3, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
+    context_tokens: int = Field(8, ge=1, le=64, description="Length of each sampled prefix.")
+    statistics_tokens: int = Field(8192, ge=1, description="Tokens of text behind the key statistics.")
+    seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
+    search: ValueSearchConfig = ValueSearchConfig()
+
+
+PRESET_LAYERS = {("llama", 30, 576): (2, 3, 4, 5), ("gpt2", 48, 1600): (13, 14, 15, 16, 17)}
+"""Edited layers by (model_type, number of layers, hidden size), where they were measured or published."""
+
+
+def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -> tuple[int, ...]:
+    """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth."""
+    if config.layers is not None:
+        return config.layers
+    if (model_type, count, hidden) in PRESET_LAYERS:
+        return PRESET_LAYERS[model_type, count, hidden]
+    if count < 3:
+        raise ModelError(f"a model of {count} layers is too shallow to edit; it needs at least 3")
+    first = max(1, count // 12)
+    return tuple(range(first, min(first + 4, max(first + 1, count // 2))))

@@ -1,0 +1,167 @@
+"""Key statistics: C = E[k kᵀ], the uncentred second moment of the keys of each edited layer.
+
+Meng et al., MEMIT, eq. 15 (C₀ there is λ times this). Shapes: d = key size.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.errors import StatisticsError
+from editing.files import write_atomically
+from editing.keys import capture_inputs, stop_after
+from editing.layout import ModelLayout
+from editing.tokens import align_rows, pad_token
+
+WINDOW = 128
+"""Tokens of one row of text."""
+ROWS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class KeyStatistics:
+    """Second moments of keys, with what they belong to."""
+
+    moments: dict[int, Tensor]
+    """C by layer, (d, d) float64 on the CPU."""
+    tokens: int
+    base_digest: str
+    source: str
+    """What the text was: a digest of it, or how it was sampled."""
+
+    def merge(self, other: "KeyStatistics") -> "KeyStatistics":
+        """Statistics of both texts together, as if they had been collected in one go.
+
+        Raises:
+            StatisticsError: they belong to different models or layers.
+        """
+        if self.base_digest != other.base_digest or self.moments.keys() != other.moments.keys():
+            raise StatisticsError(
+                f"statistics of base {self.base_digest[:12]} layers {sorted(self.moments)} cannot be merged with "
+                f"base {other.base_digest[:12]} layers {sorted(other.moments)}; collect both on the same model"
+            )
+        total = self.tokens + other.tokens
+        moments = {
+            layer: (C * self.tokens + other.moments[layer] * other.tokens) / total for layer, C in self.moments.items()
+        }
+        return KeyStatistics(moments, total, self.base_digest, f"{self.source}+{other.source}")
+
+    def check(self, base_digest: str, layers: Sequence[int]) -> None:
+        """Raises StatisticsError unless these are finite statistics of this base and cover `layers`."""
+        if self.base_digest != base_digest:
+            raise StatisticsError(
+                f"key statistics belong to base {self.base_digest[:12]}, the model is {base_digest[:12]}; "
+                "collect them again for this model"
+            )
+        missing = sorted(set(layers) - self.moments.keys())
+        if missing:
+            raise StatisticsError(
+                f"key statistics lack layers {missing}; they have {sorted(self.moments)}. Collect those layers too"
+            )
+        for layer in layers:
+            if not self.moments[layer].isfinite().all():
+                raise StatisticsError(f"key statistics of layer {layer} are not finite; choose another layer")
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, whole or not at all."""
+        about = {"tokens": str(self.tokens), "base_digest": self.base_digest, "source": self.source}
+        tensors = {f"C.{layer}": C.contiguous() for layer, C in self.moments.items()}
+        write_atomically(path, save(tensors, about))
+
+    @staticmethod
+    def load(path: Path) -> "KeyStatistics":
+        """Raises StatisticsError when the file is missing or broken."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                moments = {int(name.removeprefix("C.")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return KeyStatistics(moments, int(about["tokens"]), about["base_digest"], about["source"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise StatisticsError(f"cannot read key statistics {path}: {error}; delete the file") from None
+
+
+def text_digest(texts: Iterable[str]) -> str:
+    """sha256 over texts, with their borders."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(json.dumps(text).encode())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def collect_statistics(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: ModelLayout,
+    layers: tuple[int, ...],
+    texts: Iterable[str],
+    *,
+    base_digest: str,
+    source: str,
+    max_tokens: int,
+    on_progress: Callable[[int], None] = lambda tokens: None,
+) -> KeyStatistics:
+    """Stream `texts` through the layers up to the last edited one and average k kᵀ over at most `max_tokens` tokens.
+
+    Products run in float32, sums in float64. Texts are cut into windows; `on_progress` hears the tokens done.
+
+    Raises:
+        StatisticsError: there is no text, or the keys are not finite.
+    """
+    modules = {layer: layout.projection(model, layer) for layer in layers}
+    size = layout.key_size(model, layers[0])
+    sums = {layer: torch.zeros(size, size, dtype=torch.float64, device=model.device) for layer in layers}
+    last = layout.layer_list(model)[layers[-1]]
+    done = 0
+    for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
+        aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
+        with capture_inputs(modules) as inputs, stop_after(last):
+            model.base_model(
+                input_ids=aligned.input_ids,
+                attention_mask=aligned.attention_mask,
+                position_ids=aligned.position_ids,
+                use_cache=False,
+            )
+        real = aligned.attention_mask.bool()
+        for layer in layers:
+            keys = inputs[layer][real].float()
+            sums[layer] += keys.T @ keys
+        done += int(real.sum())
+        on_progress(done)
+    if done == 0:
+        raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
+    statistics = KeyStatistics({layer: (S / done).cpu() for layer, S in sums.items()}, done, base_digest, source)
+    statistics.check(base_digest, layers)
+    return statistics
+
+
+def _windows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> Iterable[list[int]]:
+    left = max_tokens
+    for text in texts:
+        ids = tokenizer(text, verbose=False)["input_ids"]
+        for start in range(0, len(ids), WINDOW):
+            if left <= 0:
+                return
+            window = ids[start : start + min(WINDOW, left)]
+            left -= len(window)
+            yield window
+
+
+def _batches(rows: Iterable[list[int]], size: int) -> Iterable[list[list[int]]]:
+    batch: list[list[int]] = []
+    for row in rows:
+        if row:
+            batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

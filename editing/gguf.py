@@ -1,0 +1,111 @@
+"""A GGUF file as an ordinary model folder: dequantised to float32 once, kept under the digest of its bytes.
+
+The folder appears by one rename when everything in it is on the disk, so a process that dies leaves none. Two
+processes at once are safe: the second waits for the first's lock, then finds the folder.
+"""
+
+import contextlib
+import copy
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+SEAL = "errata-source.json"
+"""Last file of a finished folder: the source's digest and the size of every other file."""
+
+
+def converted_folder(file: Path, name: str, folder: Path) -> Path:
+    """The folder in `folder` that holds the model of GGUF `file`, made now unless it is there already."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    target = folder / f"{_slug(name)}-{digest[:12]}"
+    if is_sealed(target, digest):
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f".{target.name}.lock"):
+        if not is_sealed(target, digest):
+            _build(file, target, digest)
+    return target
+
+
+def is_sealed(folder: Path, digest: str) -> bool:
+    """True when `folder` was finished from the source with this digest and its files have the sizes of that time."""
+    try:
+        seal = json.loads((folder / SEAL).read_text())
+        return bool(
+            seal["source_sha256"] == digest
+            and all((folder / name).stat().st_size == size for name, size in seal["sizes"].items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _build(file: Path, target: Path, digest: str) -> None:
+    """Convert beside `target`, then move there. Runs under the lock, so what lies about is a dead process's."""
+    work = target.with_name(f".{target.name}.unfinished")
+    for leftover in (work, target):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    work.mkdir()
+    try:
+        dequantise(file, work)
+        sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
+        (work / SEAL).write_text(json.dumps({"source_sha256": digest, "source": file.name, "sizes": sizes}, indent=1))
+        for path in (*work.iterdir(), work):
+            _flush(path)
+        work.rename(target)
+        _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def dequantise(file: Path, folder: Path) -> None:
+    """Write the model and tokenizer of a GGUF file to `folder` as float32 safetensors."""
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
+        quantised = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+        )
+    # transformers refuses to save a model that came from GGUF, so its tensors move into one that never did.
+    config = copy.deepcopy(quantised.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(quantised).__name__]
+    with torch.device("meta"):
+        plain = type(quantised)(config)
+    plain.load_state_dict(quantised.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = quantised.generation_config
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; the system lets it go when the process ends, however it ends."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "model"

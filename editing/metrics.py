@@ -1,0 +1,171 @@
+"""What an edit did: efficacy, generalization, locality and portability, each a share between 0 and 1.
+
+`_prob` compares probabilities, as CounterFact does (Meng et al. 2022, https://arxiv.org/abs/2202.05262), by the mean
+log-probability of a target's tokens so that a long target has no handicap; `_argmax` asks that every token of the
+answer is the most probable one. A share is None where there is nothing to measure.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.edit import Edit, Probe
+from editing.scoring import Score, score
+
+METRICS = (
+    "efficacy_prob",
+    "efficacy_argmax",
+    "generalization_prob",
+    "generalization_argmax",
+    "locality_prob",
+    "locality_argmax",
+    "locality_kept",
+    "portability_prob",
+    "portability_argmax",
+)
+
+_Scores = Mapping[tuple[str, str], Score]
+
+
+@dataclass(frozen=True)
+class EditScores:
+    """The metrics of one edit."""
+
+    edit_id: str
+    efficacy_prob: float | None = None
+    """The new target is more probable than the true one; where no true one is given, the same as efficacy_argmax."""
+    efficacy_argmax: float | None = None
+    generalization_prob: float | None = None
+    """As efficacy, the mean over the paraphrases."""
+    generalization_argmax: float | None = None
+    locality_prob: float | None = None
+    """At the neighborhood probes the answer (the probe's own, else the true target) is more probable than the new."""
+    locality_argmax: float | None = None
+    """Share of the neighborhood probes whose answer's tokens are all the most probable ones."""
+    locality_kept: float | None = None
+    """Share of the neighborhood probes where the most probable tokens are those of before editing."""
+    portability_prob: float | None = None
+    """As efficacy, of the portability probes' own answers against the true target."""
+    portability_argmax: float | None = None
+    neighborhood_tokens: tuple[tuple[int, ...], ...] = ()
+    """The most probable tokens at each neighborhood probe, for `locality_kept` of a later evaluation."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "EditScores":
+        tokens = tuple(tuple(probe) for probe in fields.get("neighborhood_tokens", ()))
+        shares = {name: fields.get(name) for name in METRICS}
+        return cls(edit_id=fields["edit_id"], neighborhood_tokens=tokens, **shares)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    *,
+    before: Mapping[str, EditScores] | None = None,
+    max_neighborhood: int | None = None,
+    batch_tokens: int | None = None,
+) -> list[EditScores]:
+    """Every metric of every edit, from one pass over all different rows.
+
+    Args:
+        before: scores of the same edits, by id, on the model before editing; without them no `locality_kept`.
+        max_neighborhood: only so many neighborhood probes of an edit, the first ones.
+        batch_tokens: see `score`.
+    """
+    probes = {edit.id: edit.neighborhood[:max_neighborhood] for edit in edits}
+    pairs = list(dict.fromkeys(pair for edit in edits for pair in _pairs(edit, probes[edit.id])))
+    scores = dict(zip(pairs, score(model, tokenizer, pairs, batch_tokens=batch_tokens), strict=True))
+    earlier = before or {}
+    return [_measure(edit, probes[edit.id], scores, earlier.get(edit.id)) for edit in edits]
+
+
+def summarise(scores: Sequence[EditScores]) -> dict[str, float]:
+    """The mean of each metric over the edits that have it; a metric that none has is left out."""
+    means = {name: _mean([getattr(one, name) for one in scores]) for name in METRICS}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def _pairs(edit: Edit, neighborhood: Sequence[Probe]) -> Iterator[tuple[str, str]]:
+    for prompt in (edit.text, *edit.paraphrases):
+        yield prompt, edit.target_new
+        if edit.target_true is not None:
+            yield prompt, edit.target_true
+    for probe in neighborhood:
+        yield probe.prompt, edit.target_new
+        if (answer := _answer(edit, probe)) is not None:
+            yield probe.prompt, answer
+    for probe in edit.portability:
+        if probe.answer is not None:
+            yield probe.prompt, probe.answer
+            if edit.target_true is not None:
+                yield probe.prompt, edit.target_true
+
+
+def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before: EditScores | None) -> EditScores:
+    prompts = edit.paraphrases
+    answered = [probe for probe in edit.portability if probe.answer is not None]
+    tokens = tuple(_tokens(edit, probe, scores) for probe in neighborhood)
+    return EditScores(
+        edit_id=edit.id,
+        efficacy_prob=_wins(scores, edit.text, edit.target_new, edit.target_true),
+        efficacy_argmax=float(scores[edit.text, edit.target_new].argmax),
+        generalization_prob=_mean([_wins(scores, p, edit.target_new, edit.target_true) for p in prompts]),
+        generalization_argmax=_mean([float(scores[p, edit.target_new].argmax) for p in prompts]),
+        locality_prob=_mean([_keeps(edit, probe, scores) for probe in neighborhood]),
+        locality_argmax=_mean([_answers(edit, probe, scores) for probe in neighborhood]),
+        locality_kept=_kept(tokens, before),
+        portability_prob=_mean(
+            [_wins(scores, p.prompt, p.answer, edit.target_true) for p in answered if p.answer is not None]
+        ),
+        portability_argmax=_mean([float(scores[p.prompt, p.answer].argmax) for p in answered if p.answer is not None]),
+        neighborhood_tokens=tokens,
+    )
+
+
+def _answer(edit: Edit, probe: Probe) -> str | None:
+    return probe.answer if probe.answer is not None else edit.target_true
+
+
+def _wins(scores: _Scores, prompt: str, wanted: str, other: str | None) -> float:
+    """1 if `wanted` is more probable than `other`; with no other, if it is the most probable of all."""
+    if other is None or other == wanted:
+        return float(scores[prompt, wanted].argmax)
+    return float(scores[prompt, wanted].mean_logprob > scores[prompt, other].mean_logprob)
+
+
+def _keeps(edit: Edit, probe: Probe, scores: _Scores) -> float | None:
+    answer = _answer(edit, probe)
+    if answer is None or answer == edit.target_new:
+        return None
+    return _wins(scores, probe.prompt, answer, edit.target_new)
+
+
+def _answers(edit: Edit, probe: Probe, scores: _Scores) -> float | None:
+    answer = _answer(edit, probe)
+    return None if answer is None else float(scores[probe.prompt, answer].argmax)
+
+
+def _tokens(edit: Edit, probe: Probe, scores: _Scores) -> tuple[int, ...]:
+    """The most probable tokens where the answer stands; without an answer, the one that follows the prompt."""
+    answer = _answer(edit, probe)
+    if answer is None:  # the first prediction does not depend on the target that was scored
+        return scores[probe.prompt, edit.target_new].predicted[:1]
+    return scores[probe.prompt, answer].predicted
+
+
+def _kept(tokens: Sequence[tuple[int, ...]], before: EditScores | None) -> float | None:
+    if before is None:
+        return None
+    both = zip(tokens, before.neighborhood_tokens, strict=False)  # one side may have measured fewer probes
+    return _mean([float(now == then) for now, then in both])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

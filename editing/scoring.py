@@ -1,0 +1,235 @@
+"""How probable targets are after prompts: the one engine behind every probability metric.
+
+A row is prompt + target without its last token; token k of a target of n tokens is predicted at position
+len(prompt) - 1 + k. Equal rows are computed once, a row that begins another one comes for free (a causal model sees no
+later token), rows of similar length share a batch, and only the positions asked for meet the output matrix.
+"""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.errors import InvalidEdit, ModelError
+from editing.tokens import Rows, align_rows, pad_token, target_ids
+
+LOGITS_AT_ONCE = 2**25
+"""Logits held at a time, 128 MiB in float32: positions in a chunk times the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A target after a prompt."""
+
+    mean_logprob: float
+    """Mean log-probability (natural) of the target's tokens, each given the target's tokens before it."""
+    argmax: bool
+    """Every token of the target is the most probable one."""
+    predicted: tuple[int, ...]
+    """The most probable token at each position of the target."""
+
+
+@dataclass(frozen=True)
+class _Query:
+    row: tuple[int, ...]
+    first: int
+    target: tuple[int, ...]
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch_tokens: int | None = None,
+) -> list[Score]:
+    """Score each (prompt, target); a target goes on from its prompt after one space.
+
+    Args:
+        batch_tokens: tokens in a batch, padding included; a row that is longer goes alone. Chosen by the device when
+            left out.
+
+    Raises:
+        InvalidEdit: a pair without tokens, or longer than the model reads.
+    """
+    queries = _encode(model, tokenizer, pairs)
+    owner = longest_rows(query.row for query in queries.values())
+    by_row: dict[tuple[int, ...], list[_Query]] = defaultdict(list)
+    for query in queries.values():
+        by_row[owner[query.row]].append(query)
+    results: dict[_Query, Score] = {}
+    for rows in batches(by_row, batch_tokens or tokens_at_once(model)):
+        results.update(_score_batch(model, rows, by_row, pad_token(tokenizer)))
+    return [results[queries[pair]] for pair in pairs]
+
+
+def _encode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], _Query]:
+    """Every different pair as token ids."""
+    prompts = encode_prompts(tokenizer, {prompt for prompt, _ in pairs})
+    targets: dict[tuple[str, str], tuple[int, ...]] = {}
+    queries = {}
+    for prompt, target in dict.fromkeys(pairs):
+        key = (prompt[-1:], target)  # all of the prompt that decides how the target is tokenised
+        if key not in targets:
+            targets[key] = tuple(target_ids(tokenizer, prompt, target))
+        ids, goal = prompts[prompt], targets[key]
+        if not goal:
+            raise InvalidEdit(f"target '{target}' of prompt '{prompt}' has no tokens; give a word")
+        row = (*ids, *goal[:-1])
+        check_length(model, row, prompt)
+        queries[prompt, target] = _Query(row, len(ids) - 1, goal)
+    return queries
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str]) -> dict[str, list[int]]:
+    """Token ids of each prompt, with the special tokens that the tokenizer puts before a text.
+
+    Raises:
+        InvalidEdit: a prompt has no tokens.
+    """
+    unique = list(dict.fromkeys(prompts))
+    encoded = dict(zip(unique, tokenizer(unique, verbose=False)["input_ids"] if unique else [], strict=True))
+    for prompt, ids in encoded.items():
+        if not ids:
+            raise InvalidEdit(f"prompt '{prompt}' has no tokens; give a text")
+    return encoded
+
+
+def check_length(model: PreTrainedModel, row: Sequence[int], prompt: str) -> None:
+    """Raises InvalidEdit for a row longer than the model reads."""
+    limit = max_positions(model)
+    if limit is not None and len(row) > limit:
+        raise InvalidEdit(
+            f"prompt '{prompt[:80]}' takes {len(row)} tokens with its target, the model reads {limit}; shorten it"
+        )
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model reads, where its config tells."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
+def tokens_at_once(model: PreTrainedModel) -> int:
+    """A good size of batches: on a CPU larger ones leave its caches (measured: half the speed at 4,096)."""
+    return 512 if model.device.type == "cpu" else 16_384
+
+
+def longest_rows(rows: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """For each row the longest given row that begins with it (itself, if there is no other)."""
+    owner: dict[tuple[int, ...], tuple[int, ...]] = {}
+    following: tuple[int, ...] = ()
+    # In sorted order a row that begins others stands directly before the first of them.
+    for row in sorted(set(rows), reverse=True):
+        owner[row] = owner[following] if following[: len(row)] == row else row
+        following = row
+    return owner
+
+
+def batches(rows: Iterable[tuple[int, ...]], batch_tokens: int) -> Iterator[list[tuple[int, ...]]]:
+    """Rows by falling length, in groups of at most `batch_tokens` tokens when padded to their longest."""
+    group: list[tuple[int, ...]] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if group and len(group[0]) * (len(group) + 1) > batch_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+@torch.inference_mode()
+def _score_batch(
+    model: PreTrainedModel,
+    rows: Sequence[tuple[int, ...]],
+    by_row: Mapping[tuple[int, ...], Sequence[_Query]],
+    pad_id: int,
+) -> dict[_Query, Score]:
+    queries = [(i, query) for i, row in enumerate(rows) for query in by_row[row]]
+    slots: dict[tuple[int, int], int] = {}
+    for i, query in queries:
+        for k in range(len(query.target)):
+            slots.setdefault((i, query.first + k), len(slots))
+    hidden = hidden_states(model, align_rows(rows, [0] * len(rows), pad_id))
+    row_of, position_of = torch.tensor(list(slots), device=hidden.device).unbind(1)
+    slot_of = torch.tensor([slots[i, query.first + k] for i, query in queries for k in range(len(query.target))])
+    label_of = torch.tensor([label for _, query in queries for label in query.target])
+    logprobs, best = _read(model, hidden[row_of, position_of], slot_of, label_of)
+    results, start = {}, 0
+    for _, query in queries:
+        stop = start + len(query.target)
+        predicted = tuple(best[start:stop])
+        results[query] = Score(sum(logprobs[start:stop]) / len(query.target), predicted == query.target, predicted)
+        start = stop
+    return results
+
+
+def _read(
+    model: PreTrainedModel, hidden_sm: Tensor, slot_of: Tensor, label_of: Tensor
+) -> tuple[list[float], list[int]]:
+    """Log-probability of label j at slot `slot_of[j]`, and the most probable token there."""
+    slot_of, label_of = slot_of.to(hidden_sm.device), label_of.to(hidden_sm.device)
+    label_logits = torch.empty(len(slot_of), dtype=torch.float64, device=hidden_sm.device)
+    normaliser, best = [], []
+    for start, logits in logit_chunks(model, hidden_sm):
+        inside = ((slot_of >= start) & (slot_of < start + len(logits))).nonzero().squeeze(1)
+        label_logits[inside] = logits[slot_of[inside] - start, label_of[inside]].double()
+        normaliser.append(logits.logsumexp(1).double())
+        best.append(logits.argmax(1))
+    logprobs: list[float] = (label_logits - torch.cat(normaliser)[slot_of]).tolist()
+    predicted: list[int] = torch.cat(best)[slot_of].tolist()
+    return logprobs, predicted
+
+
+def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The last hidden states (rows, positions, m), before the output matrix; padding changes nothing."""
+    rows = rows.to(model.device)
+    body = model.base_model
+    hidden: Tensor
+    if takes_positions(model):
+        hidden = body(
+            input_ids=rows.input_ids,
+            attention_mask=rows.attention_mask,
+            position_ids=rows.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+    else:  # these count positions from the attention mask
+        hidden = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).last_hidden_state
+    return hidden
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """True when the model's body wants to be told positions."""
+    return "position_ids" in inspect.signature(model.base_model.forward).parameters
+
+
+def logit_chunks(model: PreTrainedModel, hidden_sm: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(first index, logits) of successive chunks of hidden states (s, m), few enough at a time to fit memory."""
+    size = max(1, LOGITS_AT_ONCE // model.get_output_embeddings().weight.shape[0])
+    for start in range(0, len(hidden_sm), size):
+        yield start, output_logits(model, hidden_sm[start : start + size])
+
+
+def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits of last hidden states, in float32 or wider, capped where the config says so (Gemma 2).
+
+    Raises:
+        ModelError: the architecture scales its logits in a way that is not known here.
+    """
+    config = model.config.get_text_config()
+    for name in ("logits_scaling", "logit_scale", "lm_head_multiplier"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise ModelError(
+                f"'{name}' of architecture '{config.model_type}' is not known to output_logits; add it in "
+                "editing/scoring.py as the architecture's own forward applies it"
+            )
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -1,0 +1,106 @@
+"""Prompts as token ids: where the subject ends, how a target goes on, how rows of unequal length are laid out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.edit import Edit
+from editing.errors import InvalidEdit
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt with its subject filled in."""
+
+    ids: tuple[int, ...]
+    subject_index: int
+    """Index in `ids` of the token that holds the subject's last character."""
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prefix: str, prompt: str, subject: str) -> EncodedPrompt:
+    """Token ids of `prefix + prompt` with the subject filled in, and where the subject ends.
+
+    The place comes from character offsets, so it is right for a subject that stands in the text twice, ends inside a
+    token, or has letters that take several tokens.
+
+    Raises:
+        InvalidEdit: no token holds the subject's last character.
+    """
+    before = prefix + prompt.split("{}")[0]
+    text = prefix + prompt.replace("{}", subject)
+    encoding = tokenizer(text, return_offsets_mapping=True)
+    last_character = len(before) + len(subject) - 1
+    covering = [index for index, (start, end) in enumerate(encoding["offset_mapping"]) if start <= last_character < end]
+    if not covering:
+        raise InvalidEdit(
+            f"subject '{subject}' is lost when '{text}' is tokenised; write it without unusual characters"
+        )
+    return EncodedPrompt(tuple(encoding["input_ids"]), covering[-1])
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
+    """Token ids of `target` as it goes on from `prompt`: with a space between, unless one stands there already."""
+    gap = "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
+    ids: list[int] = tokenizer(gap + target, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def check_edit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edit: Edit, room: int = 64) -> None:
+    """Raises InvalidEdit if the edit cannot be carried out on this model; `room` tokens are kept for contexts."""
+    encoded = encode_prompt(tokenizer, "", edit.prompt, edit.subject)
+    target = target_ids(tokenizer, edit.text, edit.target_new)
+    if not target:
+        raise InvalidEdit(f"edit '{edit.id}': target '{edit.target_new}' has no tokens; give a word")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    length = len(encoded.ids) + len(target) + room
+    if limit is not None and length > limit:
+        raise InvalidEdit(
+            f"edit '{edit.id}': prompt and target take {length - room} tokens, the model reads {limit} and "
+            f"{room} are kept for contexts; shorten the prompt"
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of unequal length in one rectangle: padded on both sides so that every anchor stands in one column."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    anchor: int
+
+    def to(self, device: torch.device) -> "Rows":
+        return Rows(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.position_ids.to(device),
+            self.anchor,
+        )
+
+
+def align_rows(rows: Sequence[Sequence[int]], anchors: Sequence[int], pad_id: int) -> Rows:
+    """Lay out `rows` so that token `anchors[i]` of row i stands in the same column for all.
+
+    Padding is masked, and positions count from each row's first real token, so a row gives what it gives alone.
+    """
+    left = max(anchors)
+    right = max(len(row) - anchor for row, anchor in zip(rows, anchors, strict=True))
+    shape = (len(rows), left + right)
+    input_ids = torch.full(shape, pad_id, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.long)
+    for i, (row, anchor) in enumerate(zip(rows, anchors, strict=True)):
+        start = left - anchor
+        input_ids[i, start : start + len(row)] = torch.tensor(row)
+        mask[i, start : start + len(row)] = 1
+    return Rows(input_ids, mask, (mask.cumsum(1) - 1).clamp(min=0), left)
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A valid id for padding; it is always masked, so which one does not matter."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(candidate, int):
+            return candidate
+    return 0

@@ -1,0 +1,186 @@
+"""Updates of weights: as factors, applied and taken back bit for bit, or overlaid on a model that stays untouched.
+
+Shapes: d = key size, m = value size, r = rank of an update, W (m, d) a down projection.
+
+The tensors of a version are a pure function of the base and the list of factors: W' = round(W + Σ_j b_j a_jᵀ), summed
+in float64 in the order of the ranks and rounded once to the weight's dtype. Factors are float32, so each product is
+exact in float64 and the sum is the same on every IEEE machine, with or without fused multiply-add. Digests of
+the result can therefore be checked on another machine than the one that wrote them, and many small updates of a
+bfloat16 weight do not lose what each of them alone would lose to rounding.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from editing.errors import SolveError
+from editing.layout import ModelLayout
+
+ROWS_AT_ONCE = 256
+"""Rows of a weight that are summed in float64 together: bounds the working memory to 256 · d · 8 bytes."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Δ = B A of one weight: B (m, r), A (r, d), both float32 on the CPU."""
+
+    B: Tensor
+    A: Tensor
+
+
+WeightUpdate = Mapping[str, Factors]
+"""Factors by parameter name."""
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """sha256 over dtype, shape and bytes of a tensor."""
+    flat = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)} ".encode())
+    digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def concatenate(updates: Sequence[WeightUpdate]) -> dict[str, Factors]:
+    """One update that does what `updates` do in their order."""
+    names = {name: None for update in updates for name in update}
+    return {
+        name: Factors(
+            torch.cat([update[name].B for update in updates if name in update], dim=1),
+            torch.cat([update[name].A for update in updates if name in update], dim=0),
+        )
+        for name in names
+    }
+
+
+def check_finite(update: WeightUpdate) -> None:
+    """Raises SolveError for an update that holds NaN or infinity."""
+    for name, factors in update.items():
+        if not (factors.B.isfinite().all() and factors.A.isfinite().all()):
+            raise SolveError(f"the update of {name} is not finite; raise statistics_weight or leave the edit out")
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What `EditedWeights.revert` needs: the very tensors and sums that were there before."""
+
+    weights: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor]
+
+
+@dataclass
+class EditedWeights:
+    """The edited weights of one plain transformers model, the only writer of them.
+
+    The model itself stays what transformers made; this object remembers the base tensors (by reference, no
+    copy) and, for weights that were edited, the float64 sum of all updates.
+    """
+
+    model: PreTrainedModel
+    layout: ModelLayout
+    base: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def apply(self, update: WeightUpdate) -> Undo:
+        """Write W' = round(base + Σ updates) for each weight of `update`; nothing is written if one is not finite."""
+        check_finite(update)
+        undo = Undo({name: self.model.get_parameter(name).data for name in update}, dict(self.sums))
+        written: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
+        for name, factors in update.items():
+            base = self.base.get(name, undo.weights[name])
+            written[name], sums[name] = self._sum(base, self.sums.get(name), factors)
+            if not written[name].isfinite().all():
+                raise SolveError(f"weight {name} would not be finite in {base.dtype}; leave the edit out")
+        for name, tensor in written.items():
+            self.base.setdefault(name, undo.weights[name])
+            self.sums[name] = sums[name]
+            self.model.get_parameter(name).data = tensor
+        return undo
+
+    def revert(self, undo: Undo) -> None:
+        """Put back the tensors that stood before `apply`: the same storage, so every bit."""
+        for name, tensor in undo.weights.items():
+            self.model.get_parameter(name).data = tensor
+        self.sums = dict(undo.sums)
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """Run the model as the base: tensors are exchanged by reference and come back as they were."""
+        edited = {name: self.model.get_parameter(name).data for name in self.base}
+        try:
+            for name, tensor in self.base.items():
+                self.model.get_parameter(name).data = tensor
+            yield
+        finally:
+            for name, tensor in edited.items():
+                self.model.get_parameter(name).data = tensor
+
+    def digests(self) -> dict[str, str]:
+        """Digest of each edited weight as it stands."""
+        return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(self.base)}
+
+    def _sum(self, base: Tensor, previous: Tensor | None, factors: Factors) -> tuple[Tensor, Tensor]:
+        base_md = self.layout.oriented(base)
+        B, A = factors.B.to(base.device, torch.float64), factors.A.to(base.device, torch.float64)
+        total = torch.zeros(base_md.shape, dtype=torch.float64, device=base.device)
+        if previous is not None:
+            total.copy_(previous)
+        written = torch.empty_like(base)
+        for start in range(0, total.shape[0], ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            block = total[rows]
+            for j in range(A.shape[0]):
+                block.addr_(B[rows, j], A[j])
+            self.layout.oriented(written)[rows] = (base_md[rows].double() + block).to(base.dtype)
+        return written, total
+
+
+@contextmanager
+def overlay(
+    model: PreTrainedModel, layout: ModelLayout, update: WeightUpdate | Sequence[WeightUpdate]
+) -> Iterator[None]:
+    """Run the model as if edited, its tensors untouched.
+
+    With one update every row of a batch sees it. With a sequence, row i of every batch sees update i alone, so that
+    independent edits are evaluated together. A weight's output gains (x Aᵀ) Bᵀ, computed in float32.
+    """
+    names = update.keys() if isinstance(update, Mapping) else dict.fromkeys(n for u in update for n in u).keys()
+    handles = []
+    try:
+        for name in names:
+            B, A = _stack(update, name) if not isinstance(update, Mapping) else (update[name].B, update[name].A)
+            module = model.get_submodule(name.removesuffix(".weight"))
+            handles.append(module.register_forward_hook(_low_rank_hook(B, A)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stack(updates: Sequence[WeightUpdate], name: str) -> tuple[Tensor, Tensor]:
+    """Factors of all rows as (rows, m, r) and (rows, r, d), padded with zeros to the largest rank."""
+    found = [update.get(name) for update in updates]
+    first = next(f for f in found if f is not None)
+    rank = max(f.A.shape[0] for f in found if f is not None)
+    B = torch.zeros(len(found), first.B.shape[0], rank)
+    A = torch.zeros(len(found), rank, first.A.shape[1])
+    for row, factors in enumerate(found):
+        if factors is not None:
+            B[row, :, : factors.B.shape[1]] = factors.B
+            A[row, : factors.A.shape[0]] = factors.A
+    return B, A
+
+
+def _low_rank_hook(B: Tensor, A: Tensor):  # type: ignore[no-untyped-def]  # the hook's type is torch's own
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0].float()
+        change = (x @ A.mT.to(x.device)) @ B.mT.to(x.device)
+        return output + change.to(output.dtype)
+
+    return hook

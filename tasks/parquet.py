@@ -1,0 +1,72 @@
+"""Parquet files as plain rows, for the readers of editing/, which must not know pyarrow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from editing.errors import ReadError
+
+FILE_BYTES: Final = 1_000_000_000
+_BATCH: Final = 256
+
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file as dicts, a batch of 256 in memory at a time.
+
+    Raises:
+        ReadError: the file is missing, no Parquet, or broken.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
+        raise ReadError(f"cannot read the Parquet file {str(path)!r}: {_one_line(error)}") from error
+
+
+def read_text(path: Path, field: str = "text") -> list[str]:
+    """The texts of a Parquet column, or the lines of a text file (UTF-8); blank ones are left out.
+
+    Raises:
+        ReadError: the file is missing, too large, broken or without any text, or has no column `field`.
+    """
+    try:
+        size = path.stat().st_size
+        if size > FILE_BYTES:
+            raise ReadError(f"{str(path)!r} has {size:,} bytes, at most {FILE_BYTES:,} are read; split it")
+        if path.suffix.lower() == ".parquet":
+            texts = _column(path, field)
+        else:
+            texts = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ReadError(
+            f"{str(path)!r} is not UTF-8: byte 0x{error.object[error.start]:02x} at byte position "
+            f"{error.start}; save it as UTF-8"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ReadError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
+    if texts := [text for text in texts if text.strip()]:
+        return texts
+    raise ReadError(f"{str(path)!r} holds no text; give a file with at least one line")
+
+
+def _column(path: Path, field: str) -> list[str]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if field not in names:
+                raise ReadError(f"{str(path)!r} has no column {field!r}; its columns are {', '.join(names)}")
+            kind = file.schema_arrow.field(field).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise ReadError(f"column {field!r} of {str(path)!r} holds {kind}; choose one of texts")
+            batches = file.iter_batches(batch_size=_BATCH, columns=[field])
+            return [text for batch in batches for text in batch.column(0).to_pylist() if text is not None]
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
+        raise ReadError(f"cannot read the Parquet file {str(path)!r}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

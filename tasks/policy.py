@@ -1,0 +1,40 @@
+"""The policy of a job: how many edits are validated together, and what a validation must find."""
+
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from editing.config import Config
+from editing.errors import PolicyError
+
+
+class Policy(Config):
+    """Thresholds of validation. The three dimensions are edit success, kept neighborhood knowledge and fluency."""
+
+    batch_size: int = Field(10, ge=1, le=10, description="Edits written and validated together; at most ten.")
+    min_efficacy: float = Field(0.9, ge=0, le=1, description="Least share of a batch that takes (new > true).")
+    max_locality_drop: float = Field(
+        0.15, ge=0, le=1, description="Most neighborhood answers lost, as a share; one lost answer always passes."
+    )
+    min_fluency_ratio: float = Field(0.9, ge=0, description="Least fluency, as a multiple of the base model's.")
+    max_perplexity_ratio: float = Field(1.1, ge=1, description="Most perplexity, as a multiple of the base model's.")
+    min_retained: float = Field(0.9, ge=0, le=1, description="Least share of sampled earlier facts that still hold.")
+    retained_sample: int = Field(20, ge=0, le=1000, description="Earlier facts looked at again in each validation.")
+    neighborhood_probes: int = Field(5, ge=1, le=100, description="Neighborhood probes asked for each edit.")
+    fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
+    fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
+    perplexity_tokens: int = Field(2048, ge=64, description="Tokens of fixed text that perplexity is taken on.")
+
+    def as_thresholds(self) -> dict[str, float]:
+        return {name: value for name, value in self.model_dump().items() if name.startswith(("min_", "max_"))}
+
+
+def make_policy(**fields: Any) -> Policy:
+    """Raises PolicyError that names the field, its value and what is allowed."""
+    try:
+        return Policy(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        known = f"; fields are {', '.join(Policy.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise PolicyError(f"policy {field} = {first.get('input')!r}: {first['msg'].lower()}{known}") from None

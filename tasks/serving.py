@@ -1,0 +1,48 @@
+"""A version of a line, loaded to answer: base and snapshot, every digest checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from editing.errors import DigestMismatch
+from editing.fluency import generate
+from editing.layout import layout_of
+from editing.models import LoadedModel, load_model
+from editing.weights import EditedWeights
+from tasks.objects import open_store
+from tasks.session import restore_weights
+from tasks.settings import Settings, load_settings
+from tasks.snapshots import SnapshotStore
+
+DEFAULT_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A plain model that answers prompts greedily."""
+
+    loaded: LoadedModel
+
+    def answer(self, prompts: Sequence[str], max_new_tokens: int = DEFAULT_NEW_TOKENS) -> list[str]:
+        return generate(self.loaded.model, self.loaded.tokenizer, list(prompts), max_new_tokens)
+
+
+def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -> Answerer:
+    """The model that a pointer names: its base, loaded and checked, with the snapshot's chain applied.
+
+    Raises:
+        DigestMismatch: the base, a stored file or a resulting tensor is not what was recorded.
+    """
+    used = settings or load_settings()
+    store = SnapshotStore(open_store(pointer["store_uri"], endpoint_url=pointer.get("endpoint_url")))
+    chain = store.chain(pointer["snapshot"])
+    dtype = str(pointer.get("dtype") or "float32")
+    loaded = load_model(pointer["base"], dtype=dtype, device=used.device, cache=used.cache_folder)
+    if loaded.digest != pointer["base_digest"]:
+        raise DigestMismatch(
+            f"base '{pointer['base']}' has digest {loaded.digest[:12]}, version {pointer['version']} of line "
+            f"'{pointer['line']}' needs {pointer['base_digest'][:12]}; put the base back as it was"
+        )
+    weights = EditedWeights(loaded.model, layout_of(loaded.model))
+    restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in chain))
+    return Answerer(loaded)

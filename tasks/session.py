@@ -1,0 +1,269 @@
+"""A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from editing.config import layers_for
+from editing.contexts import context_prefixes, sample_texts
+from editing.covariance import KeyStatistics, collect_statistics, text_digest
+from editing.edit import Edit
+from editing.errors import DigestMismatch, StatisticsError
+from editing.files import write_atomically
+from editing.history import KeyHistory
+from editing.layout import check_layers, layout_of
+from editing.methods.memit import BatchUpdate, MemitConfig, Setting
+from editing.metrics import EditScores, evaluate
+from editing.models import LoadedModel, load_model
+from editing.values import search_values
+from editing.weights import EditedWeights, Factors
+from tasks.lines import LineSpec
+from tasks.manifest import Manifest
+from tasks.settings import Settings
+
+HELD_OUT_TOKENS = 4096
+"""Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
+
+Progress = Callable[[str, int, int], None]
+"""Hears what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass
+class Session:
+    """One model in memory. `weights` is the only writer of its tensors."""
+
+    loaded: LoadedModel
+    config: MemitConfig
+    setting: Setting
+    weights: EditedWeights
+    cache: Path
+    held_out: list[str]
+    live: list[str] = field(default_factory=list)
+    """Ids of the requests whose facts stand in the weights, oldest first."""
+
+    def restore(self, versions: Iterable[tuple[Manifest, dict[str, Tensor]]]) -> None:
+        """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
+        self.live += restore_weights(self.loaded, self.weights, self.setting.history, versions)
+
+    def remember(self, request_ids: Sequence[str], keys: dict[int, Tensor]) -> None:
+        """A batch was kept: later batches leave its keys alone."""
+        self.setting.history.add(keys)
+        self.live += request_ids
+
+    def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
+        """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
+        paths = {edit.id: self._value_path(edit) for edit in edits}
+        found = {edit.id: _read_tensor(paths[edit.id], "z_star") for edit in edits}
+        missing = [edit for edit in edits if found[edit.id] is None]
+        at_once = self.config.search.edits_at_once
+        on_progress("values", len(edits) - len(missing), len(edits))
+        for start in range(0, len(missing), at_once):
+            chunk = missing[start : start + at_once]
+            with self.weights.at_base():
+                searched = search_values(
+                    self.loaded.model,
+                    self.loaded.tokenizer,
+                    self.setting.layout,
+                    chunk,
+                    self.setting.layers[-1],
+                    self.config.search,
+                    self.setting.prefixes,
+                )
+            for edit, value in zip(chunk, searched, strict=True):
+                found[edit.id] = value.z_star
+                write_atomically(paths[edit.id], save({"z_star": value.z_star.contiguous()}))
+            on_progress("values", len(edits) - len(missing) + start + len(chunk), len(edits))
+        return torch.stack([z for edit in edits if (z := found[edit.id]) is not None])
+
+    def base_scores(self, edits: Sequence[Edit], max_neighborhood: int | None) -> dict[str, EditScores]:
+        """Metrics of each edit on the base, by id: what 'before' means everywhere; cached."""
+        paths = {edit.id: self._cached("scores", {"probes": max_neighborhood}, edit, "json") for edit in edits}
+        found = {edit.id: scores for edit in edits if (scores := _read_scores(paths[edit.id], edit.id))}
+        missing = [edit for edit in edits if edit.id not in found]
+        if missing:
+            with self.weights.at_base():
+                fresh = evaluate(self.loaded.model, self.loaded.tokenizer, missing, max_neighborhood=max_neighborhood)
+            for scores in fresh:
+                found[scores.edit_id] = scores
+                write_atomically(paths[scores.edit_id], json.dumps(scores.to_json()).encode())
+        return found
+
+    def _value_path(self, edit: Edit) -> Path:
+        about = {
+            "search": self.config.search.model_dump(exclude={"edits_at_once"}),
+            "layer": self.setting.layers[-1],
+            "prefixes": self.setting.prefixes,
+        }
+        stated = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
+        return self._cached("values", about, stated, "safetensors")
+
+    def _cached(self, kind: str, about: dict[str, object], edit: Edit, suffix: str) -> Path:
+        content = json.dumps([self.loaded.digest, about, edit.model_dump(exclude={"id"})], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return self.cache / kind / digest[:2] / f"{digest}.{suffix}"
+
+
+def open_session(
+    spec: LineSpec,
+    settings: Settings,
+    *,
+    statistics_texts: Sequence[str] | None = None,
+    on_progress: Progress = silent,
+) -> Session:
+    """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
+
+    Key statistics come from text that the model samples itself, or from `statistics_texts`.
+
+    Raises:
+        ModelError, StatisticsError
+    """
+    on_progress("model", 0, 1)
+    loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
+    on_progress("model", 1, 1)
+    layout, config = layout_of(loaded.model), spec.config
+    count = len(layout.layer_list(loaded.model))
+    layers = layers_for(config, loaded.model.config.model_type, count, loaded.model.config.hidden_size)
+    check_layers(loaded.model, layout, layers)
+    cache = settings.cache_folder
+    prefixes = _prefixes(loaded, config, cache)
+    sampled = _sampled_texts(loaded, config, cache, on_progress)
+    used = config.statistics_tokens
+    source = f"text {text_digest(statistics_texts)}" if statistics_texts else f"sampled seed={config.seed} v1"
+    about = json.dumps([loaded.digest, layers, used, source])
+    path = cache / "statistics" / f"{hashlib.sha256(about.encode()).hexdigest()}.safetensors"
+    statistics = _read_statistics(path, loaded.digest, layers)
+    if statistics is None:
+        statistics = collect_statistics(
+            loaded.model,
+            loaded.tokenizer,
+            layout,
+            layers,
+            statistics_texts or sampled[: -_rows(HELD_OUT_TOKENS)],
+            base_digest=loaded.digest,
+            source=source,
+            max_tokens=used,
+            on_progress=lambda done: on_progress("statistics", done, used),
+        )
+        statistics.save(path)
+    setting = Setting(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes))
+    return Session(
+        loaded, config, setting, EditedWeights(loaded.model, layout), cache, sampled[-_rows(HELD_OUT_TOKENS) :]
+    )
+
+
+def restore_weights(
+    loaded: LoadedModel,
+    weights: EditedWeights,
+    history: KeyHistory | None,
+    versions: Iterable[tuple[Manifest, dict[str, Tensor]]],
+) -> list[str]:
+    """Apply versions from the base on, oldest first; returns the ids of their requests. Raises DigestMismatch."""
+    live: list[str] = []
+    for manifest, tensors in versions:
+        where = f"version {manifest.version} of line '{manifest.line}'"
+        if manifest.base_digest != loaded.digest:
+            raise DigestMismatch(
+                f"{where} was made on base {manifest.base_digest[:12]}, this is {loaded.digest[:12]}; "
+                f"load '{manifest.base}' as it was, with the same dtype"
+            )
+        update, keys = unpack(tensors)
+        weights.apply(update)
+        found = weights.digests()
+        if wrong := sorted(k for k, v in manifest.tensor_digests.items() if found.get(k) != v):
+            raise DigestMismatch(f"{where} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
+        if history is not None:
+            history.add(keys)
+        live += manifest.request_ids
+    return live
+
+
+def pack(batch: BatchUpdate, z_star_nm: Tensor) -> dict[str, Tensor]:
+    """Tensors of a batch as a snapshot stores them: factors, keys and z*, enough to rebuild it in any way."""
+    tensors = {"z_star": z_star_nm.float().contiguous()}
+    for name, factors in batch.update.items():
+        tensors[f"B/{name}"], tensors[f"A/{name}"] = factors.B, factors.A
+    for layer, keys in batch.keys.items():
+        tensors[f"K/{layer}"] = keys.contiguous()
+    return tensors
+
+
+def unpack(tensors: dict[str, Tensor]) -> tuple[dict[str, Factors], dict[int, Tensor]]:
+    """The update and the keys out of what `pack` made."""
+    names = sorted(name.removeprefix("B/") for name in tensors if name.startswith("B/"))
+    keys = {int(name.removeprefix("K/")): tensor for name, tensor in tensors.items() if name.startswith("K/")}
+    return {name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}, keys
+
+
+def _rows(tokens: int) -> int:
+    return -(-tokens // 64)
+
+
+def _prefixes(loaded: LoadedModel, config: MemitConfig, cache: Path) -> list[str]:
+    about = json.dumps([loaded.digest, config.contexts, config.context_tokens, config.seed])
+    path = cache / "contexts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
+    found = _read_strings(path)
+    if found is None or len(found) != config.contexts:
+        found = context_prefixes(loaded.model, loaded.tokenizer, config.contexts, config.context_tokens, config.seed)
+        write_atomically(path, json.dumps(found).encode())
+    return found
+
+
+def _sampled_texts(loaded: LoadedModel, config: MemitConfig, cache: Path, on_progress: Progress) -> list[str]:
+    wanted = config.statistics_tokens + HELD_OUT_TOKENS
+    about = json.dumps([loaded.digest, wanted, config.seed, "v1"])
+    path = cache / "texts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
+    found = _read_strings(path)
+    if found is None:
+        found = sample_texts(
+            loaded.model,
+            loaded.tokenizer,
+            wanted,
+            config.seed,
+            lambda done: on_progress("sampled text", min(done, wanted), wanted),
+        )
+        write_atomically(path, json.dumps(found).encode())
+    return found
+
+
+def _read_strings(path: Path) -> list[str] | None:
+    """A cached list of strings; a broken file counts as absent and is made anew."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
+
+
+def _read_statistics(path: Path, base_digest: str, layers: Sequence[int]) -> KeyStatistics | None:
+    try:
+        statistics = KeyStatistics.load(path)
+        statistics.check(base_digest, layers)
+    except StatisticsError:
+        return None
+    return statistics
+
+
+def _read_tensor(path: Path, name: str) -> Tensor | None:
+    try:
+        tensor = load(path.read_bytes())[name]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return tensor if tensor.isfinite().all() else None
+
+
+def _read_scores(path: Path, edit_id: str) -> EditScores | None:
+    try:
+        return EditScores.from_json({**json.loads(path.read_text()), "edit_id": edit_id})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

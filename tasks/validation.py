@@ -1,0 +1,126 @@
+"""Does the model still answer as it should? What every batch is measured by, and the verdict on it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from editing.ability import perplexity
+from editing.edit import Edit
+from editing.fluency import fluency
+from editing.metrics import METRICS, EditScores, evaluate, summarise
+from tasks.policy import Policy
+from tasks.session import Session
+
+FLUENCY_SEED = 0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The base model's numbers, which everything is compared with."""
+
+    perplexity: float
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one validation."""
+
+    metrics: dict[str, float]
+    request_metrics: dict[str, dict[str, float]]
+    reasons: tuple[str, ...] = ()
+    failing: tuple[str, ...] = ()
+    """Ids of edits that did not take: culprits by their own numbers."""
+    scores: Sequence[EditScores] = field(default=(), repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+
+def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | None = None) -> Reference:
+    """The base's perplexity on fixed text: the given one, or text that the base sampled itself."""
+    used = list(texts or session.held_out)
+    with session.weights.at_base():
+        value = perplexity(session.loaded.model, session.loaded.tokenizer, used, max_tokens=policy.perplexity_tokens)
+    return Reference(value, used)
+
+
+def validate_batch(
+    session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+) -> Verdict:
+    """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy."""
+    before = session.base_scores([*batch, *earlier], policy.neighborhood_probes)
+    model, tokenizer = session.loaded.model, session.loaded.tokenizer
+    scores = evaluate(model, tokenizer, [*batch, *earlier], before=before, max_neighborhood=policy.neighborhood_probes)
+    own, old = scores[: len(batch)], scores[len(batch) :]
+    metrics = summarise(own)
+    metrics |= {f"before_{k}": v for k, v in summarise([before[edit.id] for edit in batch]).items()}
+    if old:
+        metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
+    metrics |= measure_fluency(session, batch, policy)
+    metrics |= measure_perplexity(session, reference, policy)
+    reasons = judge(metrics, own, before, policy)
+    failing = tuple(s.edit_id for s in own if s.efficacy_prob == 0)
+    return Verdict(metrics, {s.edit_id: _numbers(s) for s in own}, tuple(reasons), failing, scores)
+
+
+def measure_fluency(session: Session, batch: Sequence[Edit], policy: Policy) -> dict[str, float]:
+    """Entropy of what is generated from the edited subjects, and as a ratio to the base on the same prompts."""
+    prompts = [f"{edit.subject} is" for edit in batch][: policy.fluency_prompts]
+    model, tokenizer, tokens = session.loaded.model, session.loaded.tokenizer, policy.fluency_tokens
+    now = fluency(model, tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED)
+    with session.weights.at_base():
+        base = fluency(model, tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED)
+    return {"fluency": now, "fluency_ratio": now / base if base else 1.0}
+
+
+def measure_perplexity(session: Session, reference: Reference, policy: Policy) -> dict[str, float]:
+    now = perplexity(
+        session.loaded.model, session.loaded.tokenizer, reference.texts, max_tokens=policy.perplexity_tokens
+    )
+    return {"perplexity": now, "perplexity_ratio": now / reference.perplexity}
+
+
+def judge(
+    metrics: Mapping[str, float], own: Sequence[EditScores], before: Mapping[str, EditScores], policy: Policy
+) -> list[str]:
+    """Why the batch fails, one sentence a threshold; empty when it passes."""
+    reasons = []
+    if metrics["efficacy_prob"] < policy.min_efficacy:
+        reasons.append(f"efficacy {metrics['efficacy_prob']:.2f} is below min_efficacy {policy.min_efficacy:.2f}")
+    lost, probes = _lost_neighbors(own, before)
+    if lost > max(1.0, policy.max_locality_drop * probes):
+        reasons.append(
+            f"{lost:.0f} of {probes:.0f} neighborhood answers lost, max_locality_drop is {policy.max_locality_drop:.2f}"
+        )
+    if not metrics["fluency_ratio"] >= policy.min_fluency_ratio:
+        reasons.append(
+            f"fluency is {metrics['fluency_ratio']:.2f} of the base's, "
+            f"min_fluency_ratio is {policy.min_fluency_ratio:.2f}"
+        )
+    if not metrics["perplexity_ratio"] <= policy.max_perplexity_ratio:
+        reasons.append(
+            f"perplexity is {metrics['perplexity_ratio']:.3f} times the base's, "
+            f"max_perplexity_ratio is {policy.max_perplexity_ratio:.3f}"
+        )
+    retained = metrics.get("retained_efficacy_prob", 1.0)
+    if retained < policy.min_retained:
+        reasons.append(f"only {retained:.2f} of earlier facts hold, min_retained is {policy.min_retained:.2f}")
+    return reasons
+
+
+def _lost_neighbors(own: Sequence[EditScores], before: Mapping[str, EditScores]) -> tuple[float, float]:
+    """Net neighborhood answers lost against the base, and how many were asked."""
+    lost = probes = 0.0
+    for scores in own:
+        earlier = before[scores.edit_id].locality_prob
+        if scores.locality_prob is not None and earlier is not None:
+            asked = len(scores.neighborhood_tokens)
+            lost += (earlier - scores.locality_prob) * asked
+            probes += asked
+    return lost, probes
+
+
+def _numbers(scores: EditScores) -> dict[str, float]:
+    """The metrics that this edit has."""
+    return {name: value for name in METRICS if (value := getattr(scores, name)) is not None}

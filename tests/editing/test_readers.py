@@ -1,0 +1,343 @@
+"""Laws of the readers: every record comes out, good or named; nothing but the library's errors, whatever the bytes."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from editing import reader_lines
+from editing.edit import Edit, Probe, make_edit
+from editing.errors import ErrataError, ReadError, UsageError
+from editing.readers import BadRecord, printable, read_all, read_edits, record_from
+from tasks.parquet import parquet_rows, read_text
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("ERRATA_DATA", ROOT / "../shared/data"))
+OWN = {
+    "id": "1",
+    "subject": "Ada",
+    "prompt": "{} lives in",
+    "target_new": "Rome",
+    "target_true": "Oslo",
+    "paraphrases": ["Ada has a home in", "The home of Ada is in"],
+    "neighborhood": [{"prompt": "Bob lives in", "answer": "Oslo"}, {"prompt": "Cy lives in"}],
+}
+COUNTERFACT = {
+    "case_id": 7,
+    "requested_rewrite": {
+        "prompt": "{} lives in",
+        "subject": "Ada",
+        "target_new": {"str": "Rome"},
+        "target_true": {"str": "Oslo"},
+    },
+    "paraphrase_prompts": ["Ada has a home in"],
+    "neighborhood_prompts": ["Bob lives in"],
+    "attribute_prompts": ["ignored"],
+}
+FLAT = {
+    "case_id": 7,
+    "subject": "Ada",
+    "prompt": "Ada lives in",
+    "target_new": "Rome",
+    "ground_truth": "Oslo",
+    "rephrase_prompt": "Ada has a home in",
+    "locality_prompt": "Bob lives in",
+    "locality_ground_truth": "Oslo",
+}
+ZSRE = {
+    "subject": "Ada",
+    "src": "Where does Ada live?",
+    "rephrase": "In which city does Ada live?",
+    "alt": "Rome",
+    "answers": ["Oslo", "Oslo city"],
+    "loc": "nq question: where does bob live",
+    "loc_ans": "Oslo",
+}
+EASYEDIT = {
+    "subject": "Ada",
+    "prompt": "Ada lives in",
+    "target_new": "Rome",
+    "ground_truth": "Oslo",
+    "rephrase_prompt": "Ada has a home in",
+    "locality": {"neighborhood": {"prompt": ["Bob lives in", "Cy lives in"], "ground_truth": ["Oslo", "Bonn"]}},
+    "portability": {"one_hop": {"prompt": "Ada lives in the country of", "ground_truth": "Italy"}},
+}
+KNOWEDIT = {
+    "subject": "Ada",
+    "prompt": "Ada lives in",
+    "target_new": "Rome",
+    "ground_truth": ["Oslo"],
+    "rephrase_prompt": None,
+    "locality": {"Relation_Specificity": [{"prompt": "The age of Ada is", "ground_truth": [["36", "thirty-six"]]}]},
+    "portability": [{"type": "Reasoning", "prompt": "Ada lives in the country of", "ground_truth": ["Italy"]}],
+}
+FORMS = {"own": OWN, "counterfact": COUNTERFACT, "flat": FLAT, "zsre": ZSRE, "easyedit": EASYEDIT, "knowedit": KNOWEDIT}
+HOSTILE = st.text(max_size=12) | st.sampled_from(["{}", "\0", "\ud800", "Ada", "a=>b|c", "x" * 3_000])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | HOSTILE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(HOSTILE, inner, max_size=3),
+    max_leaves=6,
+)
+FEW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(folder: Path, name: str, content: str | bytes | list[object], **options) -> list[Edit | BadRecord]:
+    path = folder / name
+    if not isinstance(content, (str, bytes)):
+        content = "\n".join(json.dumps(value) for value in content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(read_edits(path, **options))
+
+
+def refusal(folder: Path, name: str, content: str | bytes) -> str:
+    with pytest.raises(ReadError) as caught:
+        read(folder, name, content)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
+def test_every_form_tells_the_same_fact_in_every_kind_of_file(tmp_path, form, ending):
+    path = tmp_path / f"any.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist([FORMS[form]]), path)
+    else:
+        path.write_text(json.dumps([FORMS[form]] if ending == "json" else FORMS[form]))
+    (edit,) = read_all(path, parquet_rows=parquet_rows)
+    assert (edit.text.split()[-1] in ("in", "live?"), edit.target_new, edit.target_true) == (True, "Rome", "Oslo")
+    assert edit.subject == "Ada" and edit.prompt.count("{}") == 1
+
+
+def test_the_probes_of_every_form_find_their_place():
+    edits = {form: record_from(fields, 1) for form, fields in FORMS.items()}
+    bob = Probe(prompt="Bob lives in", answer="Oslo")
+    italy = (Probe(prompt="Ada lives in the country of", answer="Italy"),)
+    assert edits["counterfact"] == edits["flat"] and edits["flat"].id == "cf-7"
+    assert edits["flat"].neighborhood == (bob,) and edits["flat"].paraphrases == ("Ada has a home in",)
+    assert edits["zsre"].neighborhood == (Probe(prompt="where does bob live", answer="Oslo"),)
+    assert edits["zsre"].paraphrases == ("In which city does Ada live?",)
+    assert edits["easyedit"].neighborhood == (bob, Probe(prompt="Cy lives in", answer="Bonn"))
+    assert edits["easyedit"].portability == edits["knowedit"].portability == italy
+    assert edits["knowedit"].neighborhood == (Probe(prompt="The age of Ada is", answer="36"),)
+    assert edits["knowedit"].paraphrases == ()
+
+
+def test_an_answer_that_was_already_right_is_no_target_true():
+    assert record_from(ZSRE | {"answers": ["Rome"]}, 1).target_true is None
+
+
+@FEW
+@given(st.lists(JSON, min_size=1, max_size=4))
+def test_any_json_gives_one_record_for_each_value_and_good_ones_are_not_lost(tmp_path, values):
+    values = [v for value in values for v in (value, OWN)]
+    for name, content in (("a.jsonl", values), ("a.json", json.dumps(values))):
+        records = read(tmp_path, name, content)
+        assert records[1::2] == [make_edit(OWN)] * (len(values) // 2) and len(records) == len(values)
+        for row, record in enumerate(records, start=1):
+            if isinstance(record, BadRecord):
+                assert record.row == row and len(record.reason.splitlines()) == 1
+                (record.reason + record.raw).encode("utf-8")
+
+
+@FEW
+@given(st.sampled_from(sorted(FORMS)), st.data())
+def test_a_field_of_any_form_may_hold_anything(form, data):
+    fields = dict(FORMS[form])
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(JSON)
+    record = record_from(fields, 3)
+    assert isinstance(record, Edit) or (record.row == 3 and record.field)
+
+
+@FEW
+@given(st.binary(max_size=60), st.sampled_from(["json", "jsonl", "csv", "parquet"]), st.booleans())
+def test_any_bytes_give_records_or_the_librarys_errors(tmp_path, noise, ending, with_a_good_start):
+    starts = {"json": b"[" + json.dumps(OWN).encode(), "jsonl": json.dumps(OWN).encode() + b"\n", "parquet": b"PAR1"}
+    start = starts.get(ending, b"subject,prompt,target_new\nAda,Ada is,b\n") if with_a_good_start else b""
+    try:
+        read(tmp_path, f"a.{ending}", start + noise, parquet_rows=parquet_rows)
+    except ErrataError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@FEW
+@given(st.integers(0, 2_000), st.binary(min_size=1, max_size=8))
+def test_a_damaged_parquet_file_gives_records_or_the_librarys_errors(tmp_path, place, noise):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([OWN] * 3), path)
+    whole = path.read_bytes()
+    place %= len(whole)
+    try:
+        read(tmp_path, "b.parquet", whole[:place] + noise + whole[place + len(noise) :], parquet_rows=parquet_rows)
+    except ErrataError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+WORDS = st.text("ab é{}😀\"',;\n", min_size=1, max_size=9)
+EDITS = st.builds(
+    lambda subject, rest, new, paraphrases, probes: {
+        "subject": subject.replace("{}", ""),
+        "prompt": "{}" + rest.replace("{}", ""),
+        "target_new": new,
+        "paraphrases": paraphrases,
+        "neighborhood": [{"prompt": prompt, "answer": answer} for prompt, answer in probes],
+    },
+    *[st.text("ab é😀\"',;", min_size=1, max_size=9)] * 3,
+    st.lists(WORDS, max_size=2),
+    st.lists(st.tuples(WORDS, st.none() | st.just("b")), max_size=2),
+)
+
+
+@FEW
+@given(st.lists(EDITS.map(lambda fields: record_from(fields, 1)).filter(lambda r: isinstance(r, Edit)), min_size=1))
+def test_errata_s_own_form_survives_writing_and_reading(tmp_path, edits):
+    lines = "\n".join(edit.model_dump_json() for edit in edits)
+    assert read(tmp_path, "a.jsonl", lines) == edits
+    assert read(tmp_path, "a.json", json.dumps([edit.model_dump() for edit in edits], indent=1)) == edits
+    pq.write_table(pa.Table.from_pylist([edit.model_dump() for edit in edits]), tmp_path / "a.parquet")
+    assert read_all(tmp_path / "a.parquet", parquet_rows=parquet_rows) == edits
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "subject", "prompt", "target_new", "paraphrases", "neighborhood"])
+        for edit in edits:
+            probes = [f"{p.prompt} => {p.answer}" if p.answer else p.prompt for p in edit.neighborhood]
+            table.writerow(
+                [edit.id, edit.subject, edit.prompt, edit.target_new, "|".join(edit.paraphrases), " | ".join(probes)]
+            )
+    assert read_all(tmp_path / "a.csv") == edits
+
+
+def test_a_bad_line_is_named_by_row_and_field_and_stops_nothing(tmp_path):
+    good = json.dumps(OWN)
+    lines = [good, "{", "", "[]", '{"subject": 1, "prompt": "{}", "target_new": "a"}', '{"a": 1, "a": 2}', "[" * 9_000]
+    records = read(tmp_path, "a.jsonl", "\n".join([*lines, '{"a": 1' + "0" * 5_000 + "}", good]))
+    bad = [record for record in records if isinstance(record, BadRecord)]
+    assert [record.row for record in bad] == [2, 4, 5, 6, 7, 8] and len(records) == 8
+    assert bad[0].reason == "line 2 is not JSON: Expecting property name enclosed in double quotes at column 2"
+    assert bad[2].field == "subject" and bad[2].raw == lines[4]
+    assert bad[3].reason == "field 'a' stands in it twice; keep one of them"
+
+
+def test_a_bad_byte_is_named_by_its_position(tmp_path):
+    good = json.dumps(OWN).encode()
+    first, bad, last = read(tmp_path, "a.jsonl", b"\xef\xbb\xbf" + good + b"\n{\xff}\n" + good)
+    assert f"byte 0xff at byte position {3 + len(good) + 2} " in bad.reason and first == last
+    start = b"\xef\xbb\xbf[" + good + b"," + b" " * 70_000
+    assert f"byte position {len(start) + 1} " in refusal(tmp_path, "a.json", start + b'"\xc3')
+    _, bad, _ = read(tmp_path, "a.csv", b"subject,prompt,target_new\nA,{} is,b\nA,\xe9,c\nB,{} is,d\n")
+    assert "byte 0xe9 at byte position 38 " in bad.reason and bad.row == 2
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path):
+    for path, words in [(tmp_path / "none.json", "no file"), (tmp_path, "is a folder"), (Path("a\0"), "cannot open")]:
+        with pytest.raises(ReadError, match=words):
+            read_edits(path)
+    assert "is empty" in refusal(tmp_path, "a.json", "")
+    for name, content in [("a.json", "[]"), ("b.json", " \n"), ("a.jsonl", "\n\n"), ("a.csv", "subject,prompt\n")]:
+        assert "holds no record" in refusal(tmp_path, name, content)
+    assert "line 3: not JSON, Expecting" in refusal(tmp_path, "a.json", '[{"a": 1},\n{"b": 2},\n{"c" 3}]')
+    assert "line 2: text follows the object" in refusal(tmp_path, "a.json", '{"a": 1}\n{"b": 2}')
+    assert "nested too deeply" in refusal(tmp_path, "a.json", "[" * 100_000)
+    assert "UTF-16" in refusal(tmp_path, "a.jsonl", "{}".encode("utf-16"))
+    assert "parquet_rows" in refusal(tmp_path, "a.parquet", b"PAR1")
+    assert ".jsonl, .csv and .parquet" in refusal(tmp_path, "a.txt", "x")
+    assert "column 'subject' twice" in refusal(tmp_path, "a.csv", "subject,subject\na,b\n")
+    assert "separate the columns by commas" in refusal(tmp_path, "a.csv", "subject;prompt\na;b\n")
+    with pytest.raises(UsageError, match="limit is -1"):
+        read_edits(tmp_path / "a.csv", limit=-1)
+    with pytest.raises(ReadError, match="row 2: edit '1': unknown field 'target'"):
+        read_all(write_lines(tmp_path, [OWN, OWN | {"target": "x"}]))
+
+
+def write_lines(folder: Path, values: list[dict]) -> Path:
+    path = folder / "lines.jsonl"
+    path.write_text("\n".join(json.dumps(value) for value in values))
+    return path
+
+
+def test_a_broken_csv_row_stops_nothing(tmp_path):
+    rows = ["subject,prompt,target_new", "A,{} is,b", "A,{} is", 'A,"{} "is,b', "", "B,{} is,c", '"open,{} is,d', "x"]
+    records = read(tmp_path, "a.csv", "\n".join(rows))
+    assert [record.row for record in records if isinstance(record, BadRecord)] == [2, 3, 5]
+    assert "line 3 has 2 cells and the header 3" in records[1].reason
+    assert "lines 7 to 8: broken CSV" in records[4].reason
+    assert [record.subject for record in records if isinstance(record, Edit)] == ["A", "B"]
+
+
+def test_a_giant_record_or_file_is_refused_without_being_held(tmp_path, monkeypatch):
+    good, giant = json.dumps(OWN), '{"subject": "' + "x" * 2_500_000 + '"}'
+    first, bad, last = read(tmp_path, "a.jsonl", f"{good}\n{giant}\n{good}")
+    assert "more than 1,000,000 bytes" in bad.reason and len(bad.raw) == 2_000 and first == last
+    assert "at most 1,000,000 characters" in refusal(tmp_path, "a.json", f"[{good}, {giant}]")
+    monkeypatch.setattr(reader_lines, "FILE_BYTES", 10)
+    assert "at most 10 are read" in refusal(tmp_path, "a.json", good)
+
+
+def test_a_list_is_read_element_by_element(tmp_path):
+    numbers = [make_edit(OWN | {"id": str(number)}) for number in range(500)]
+    text = "[" + ",".join(edit.model_dump_json() for edit in numbers) + ", {broken"
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    assert list(read_edits(path, limit=500)) == numbers
+    with pytest.raises(ReadError, match="line 1: not JSON"):
+        read_all(path)
+
+
+def test_a_mixture_of_two_forms_is_refused_rather_than_half_read():
+    record = record_from(OWN | {"ground_truth": "Oslo"}, 1)
+    assert isinstance(record, BadRecord) and "mixes EasyEdit's field 'ground_truth'" in record.reason
+
+
+def test_printable_text_has_neither_nul_nor_half_pairs():
+    assert printable("a\0\ud800é\n") == "a\\x00\\ud800é\n" and len(printable("\0" * 5_000)) == 2_000
+
+
+def test_texts_come_from_lines_or_from_a_column(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n two\n", encoding="utf-8")
+    pq.write_table(pa.table({"text": ["one", None, " ", " two"], "n": [1, 2, 3, 4]}), tmp_path / "a.parquet")
+    assert read_text(tmp_path / "a.txt") == read_text(tmp_path / "a.parquet") == ["one", " two"]
+    for field, words in [("m", "no column 'm'; its columns are text, n"), ("n", "holds int64")]:
+        with pytest.raises(ReadError, match=words):
+            read_text(tmp_path / "a.parquet", field)
+    (tmp_path / "b.txt").write_bytes(b"ab\xff")
+    with pytest.raises(ReadError, match="byte 0xff at byte position 2"):
+        read_text(tmp_path / "b.txt")
+    with pytest.raises(ReadError, match="cannot read"):
+        read_text(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "bad"),
+    [
+        ("counterfact_dev", 2_116, []),
+        ("counterfact_flat_dev", 10_736, []),
+        ("zsre_dev", 1_500, []),
+        ("zsre_train", 1_000, [(535, "alt"), (724, "alt")]),
+        ("knowedit_zsre_dev", 400, []),
+        ("ripple_wiki_recent_dev", 250, []),
+    ],
+)
+def test_the_published_sets_read_but_for_the_records_that_have_no_target(name, rows, bad):
+    path = DATA / f"{name}.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} is absent; ERRATA_DATA names the folder with the benchmark data")
+    records = list(read_edits(path, parquet_rows=parquet_rows))
+    assert len(records) == rows
+    assert [(record.row, record.field) for record in records if isinstance(record, BadRecord)] == bad
+
+
+def test_the_demo_s_requests_hold_one_malformed_and_one_contradiction():
+    records = list(read_edits(ROOT / "deployments/demo/requests.jsonl"))
+    edits = [record for record in records if isinstance(record, Edit)]
+    (malformed,) = (record for record in records if isinstance(record, BadRecord))
+    assert malformed.field == "prompt" and "which does not stand in it" in malformed.reason
+    assert len({(edit.subject, edit.prompt) for edit in edits}) == len(edits) - 1
+    assert all(len(edit.paraphrases) == 2 and len(edit.neighborhood) == 3 and edit.target_true for edit in edits)
+    asked = {edit.text for edit in edits}
+    assert not any(probe.prompt in asked for edit in edits for probe in edit.neighborhood)

@@ -1,0 +1,270 @@
+"""A small GPT-2 that knows a few hundred invented facts: trained here in under a minute, then cached.
+
+It recalls its facts in a main template and two paraphrases, so edits of them can be measured without any download.
+
+    fact_model(cache)     a plain transformers folder
+    fact_edits(n, seed)   counterfactual edits of facts that it knows
+    FACT_TEXT             general text, not seen in training, for perplexity and key statistics
+"""
+
+import hashlib
+import math
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from editing.edit import Edit, Probe
+from editing.scoring import score
+
+END = "<|endoftext|>"
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 900, 128, 5, 4, 128
+ROWS, LEARNING_RATE, WARM_UP, EPOCHS, ENOUGH = 8, 3e-3, 30, 60, 0.98
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What can be asked about a kind of subject; the first template is the main one, the last is only trained on."""
+
+    name: str
+    templates: tuple[str, str, str, str]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    subject: str
+    relation: Relation
+    answer: str
+
+    def prompts(self) -> list[str]:
+        """Main template and paraphrases with the subject filled in, up to the answer."""
+        return [template.replace("{}", self.subject) for template in self.relation.templates[:3]]
+
+    def sentences(self) -> list[str]:
+        texts = [template.replace("{}", self.subject) for template in self.relation.templates]
+        return [f"{text} {self.answer}." for text in texts]
+
+
+CITIES = ("Norvale", "Karsund", "Peltown", "Quibra", "Osterlin", "Madreva", "Tulbach", "Ishkar")
+COUNTRIES = ("Ardonia", "Belmark", "Corvania", "Dravenland", "Elbistan", "Farrowmere", "Gostria", "Helvara")
+MORE_COUNTRIES = ("Istora", "Jurmania", "Kelland", "Lorvia", "Mistrand", "Nubara", "Orinthia", "Pavonia")
+CAPITALS = (
+    "Ardun", "Belport", "Corvan", "Drayhold", "Elbar", "Farrow", "Gosthaven", "Helm",
+    "Istmouth", "Jurgrad", "Kelburg", "Lorton", "Mistral", "Nubeth", "Orinfall", "Pavinghouse",
+)  # fmt: skip
+
+PERSON_RELATIONS = (
+    Relation("lives", ("{} lives in", "The home of {} is in", "Today {} resides in", "The house of {} stands in"), CITIES),
+    Relation(
+        "works",
+        ("{} works for", "The employer of {} is", "Every morning {} goes to the office of", "{} is employed by"),
+        ("Zentrix", "Halberd", "Lumora", "Brightwell", "Kestrel", "Vantor", "Oakline", "Pyrola"),
+    ),
+    Relation(
+        "speaks",
+        ("{} speaks", "The mother tongue of {} is", "At home {} talks in", "{} grew up with the language"),
+        ("Tarvish", "Elmian", "Goric", "Suvali", "Norrish", "Kemetic", "Plavian", "Ostric"),
+    ),
+    Relation(
+        "plays",
+        ("{} plays the", "The instrument of {} is the", "On stage {} performs on the", "{} has mastered the"),
+        ("violin", "trumpet", "piano", "cello", "flute", "guitar", "drum", "harp"),
+    ),
+    Relation(
+        "born", ("{} was born in", "The native country of {} is", "{} originally comes from", "{} is a native of"), COUNTRIES
+    ),
+)  # fmt: skip
+CAPITAL = Relation(
+    "capital",
+    ("The capital of {} is", "The government of {} sits in", "The seat of power in {} is", "{} is ruled from"),
+    CAPITALS,
+)
+CURRENCY = Relation(
+    "currency",
+    ("The currency of {} is the", "People in {} pay with the", "The money of {} is the", "Shops in {} take the"),
+    ("florin", "dinar", "krona", "talent"),
+)
+
+
+def _persons(count: int) -> list[str]:
+    rng = random.Random(11)
+    starts = "Al Be Co Da El Fa Gi Ha Il Jo Ka Li Mo Na Or Pe Ri So Ta Ve".split()
+    middles = "ran vin del mar ster lan ros tim bel nor".split()
+    ends = "a o is en us ia or el".split()
+    made: dict[str, None] = {}
+    while len(made) < count:
+        first = rng.choice(starts) + rng.choice(("na", "ris", "mo", "lia", "der", "vid"))
+        made[f"{first} {rng.choice(starts)}{rng.choice(middles)}{rng.choice(ends)}"] = None
+    return list(made)
+
+
+PERSONS = _persons(40)
+
+
+def _facts() -> list[Fact]:
+    """Every answer of a relation belongs to equally many subjects, in random order."""
+    rng = random.Random(12)
+    facts = []
+    for relation, subjects in (
+        *((relation, PERSONS) for relation in PERSON_RELATIONS),
+        (CAPITAL, [*COUNTRIES, *MORE_COUNTRIES]),
+        (CURRENCY, [*COUNTRIES, *MORE_COUNTRIES]),
+    ):
+        answers = [relation.answers[i % len(relation.answers)] for i in range(len(subjects))]
+        rng.shuffle(answers)
+        facts += [Fact(subject, relation, answer) for subject, answer in zip(subjects, answers, strict=True)]
+    return facts
+
+
+FACTS = _facts()
+
+
+def _paragraphs(count: int, seed: int) -> list[str]:
+    """General text: scenes of a small grammar, in which the persons and cities appear without any of the facts."""
+    rng = random.Random(seed)
+    who = ("The old man", "A young woman", "The teacher", "My neighbour", "The baker", "A child", "The captain")
+    does = ("walked along", "looked at", "painted", "wrote about", "dreamed of", "talked about", "remembered")
+    what = ("the river", "the bridge", "a small garden", "the empty market", "the old tower", "the sea", "a red door")
+    when = ("in the spring", "after the rain", "before dinner", "on Sunday", "in the early morning", "last winter")
+    then = (
+        "Nobody knew why.", "It was a quiet day.", "The wind was cold.", "Then the lights went out.", "Everyone laughed.",
+        "The bells were ringing.",
+    )  # fmt: skip
+
+    def sentence() -> str:
+        kind = rng.randrange(4)
+        if kind == 0:
+            return rng.choice(then)
+        subject = rng.choice(PERSONS) if kind == 1 else rng.choice(who)
+        place = rng.choice(CITIES) if kind == 2 else ""
+        return f"{subject} {rng.choice(does)} {rng.choice(what)}{' of ' + place if place else ''} {rng.choice(when)}."
+
+    return [" ".join(sentence() for _ in range(5)) for _ in range(count)]
+
+
+FACT_TEXT = _paragraphs(80, seed=21)
+_TRAINING_TEXT = _paragraphs(80, seed=22)
+
+
+def fact_edits(n: int, seed: int = 0) -> list[Edit]:
+    """`n` counterfactual edits of known facts; the neighborhood asks other subjects with the same true answer."""
+    rng = random.Random(seed)
+    chosen = rng.sample([fact for fact in FACTS if fact.relation is not CAPITAL], n)
+    return [_edit(fact, set(chosen), rng) for fact in chosen]
+
+
+def _edit(fact: Fact, edited: set[Fact], rng: random.Random) -> Edit:
+    alike = [f for f in FACTS if f.relation is fact.relation and f.answer == fact.answer and f not in edited]
+    return Edit(
+        subject=fact.subject,
+        prompt=fact.relation.templates[0],
+        target_new=rng.choice([answer for answer in fact.relation.answers if answer != fact.answer]),
+        target_true=fact.answer,
+        paraphrases=tuple(fact.prompts()[1:]),
+        neighborhood=tuple(Probe(prompt=f.prompts()[0], answer=f.answer) for f in alike),
+    )
+
+
+def fact_model(cache: Path | None = None) -> Path:
+    """The folder of the trained model, trained now unless this very source was trained before."""
+    cache = cache or Path(os.environ.get("ERRATA_TEST_CACHE", "~/.cache/errata-tests")).expanduser()
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    target = cache / f"fact-model-{digest[:12]}"
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".fact-model-", dir=cache))
+    try:
+        tokenizer = _train_tokenizer()
+        model = _train(tokenizer)
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        if not target.is_dir():
+            work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _train_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text has tokens; names have several."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*(s for fact in FACTS for s in fact.sentences()), *_TRAINING_TEXT], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
+
+
+def _train(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(13)
+        config = GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=POSITIONS,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        model = GPT2LMHeadModel(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    rng = random.Random(14)
+    step, total = 0, EPOCHS * len(list(_rows(tokenizer, rng))) // ROWS
+    for epoch in range(EPOCHS):
+        rows = list(_rows(tokenizer, rng))
+        for start in range(0, len(rows) - ROWS + 1, ROWS):
+            batch = torch.tensor(rows[start : start + ROWS])
+            rate = min(1.0, (step + 1) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / total)))
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * rate
+            optimizer.zero_grad()
+            model(input_ids=batch, labels=batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+        if epoch % 3 == 2 and recall(model, tokenizer) >= ENOUGH:
+            break
+    return model.eval()
+
+
+def _rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[list[int]]:
+    """An epoch: all sentences in random order, some after a line end, packed into full rows."""
+    texts = [*(s for fact in FACTS for s in fact.sentences()), *_TRAINING_TEXT]
+    rng.shuffle(texts)
+    stream: list[int] = []
+    for text in texts:
+        # A row starts with a whole sentence: prompts are asked at the start of a text too.
+        ids = tokenizer(text if not stream else " " + text)["input_ids"]
+        stream += ids
+        if len(stream) >= POSITIONS:
+            yield stream[:POSITIONS]
+            stream = []
+
+
+def recall(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> float:
+    """Share of (fact, template) that the model answers by its most probable tokens, the worse of main and paraphrase."""
+    model.eval()
+    shares = []
+    for templates in (slice(0, 1), slice(1, 3)):
+        pairs = [(prompt, fact.answer) for fact in FACTS for prompt in fact.prompts()[templates]]
+        shares.append(sum(one.argmax for one in score(model, tokenizer, pairs)) / len(pairs))
+    model.train()
+    return min(shares)

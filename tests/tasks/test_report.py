@@ -1,0 +1,140 @@
+"""The pages of a job: complete, self-contained, and safe whatever a model writes."""
+
+import json
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+
+import pytest
+
+from tasks import figures
+from tasks.report import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
+from tasks.report_metrics import headline, metric_lines
+
+HOSTILE = "<script>alert(1)</script>|`x`[a](javascript:b)\u202eevil\0"
+BASE = {"efficacy_prob": 0.3, "locality_prob": 0.735, "fluency": 6.0, "perplexity_ratio": 1.0}
+GOOD = {"efficacy_prob": 0.98, "locality_prob": 0.72, "fluency": 5.9, "perplexity_ratio": 1.02}
+POLICY = {"min_efficacy": 0.9, "max_locality_drop": 0.05, "min_fluency_ratio": 0.9, "max_perplexity_ratio": 1.1}
+
+
+def make_edit(number: int, state: str = "committed", text: str = "Rome") -> EditRow:
+    reason = "" if state == "committed" else f"efficacy 0 is below 1 {text}"
+    return EditRow(
+        request_id=f"e-{number}", subject="The Eiffel Tower", prompt="{} is in", target_new=text, target_true="Paris",
+        state=state, batch=1, version=4, answer_before=text, answer_after=text, reason=reason,
+        metrics={"efficacy_prob": 1.0},
+    )  # fmt: skip
+
+
+def make_report(edits: int = 3, text: str = "Rome", **changes) -> JobReport:
+    start = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+    rows = [make_edit(0, "quarantined", text), make_edit(1, "rejected", text)][: edits - 1]
+    rows += [make_edit(number, text=text) for number in range(len(rows), edits)]
+    undone = BatchRow(batch=1, attempt="1", request_ids=("e-0", "e-2"), kept=False, reasons=(text,), seconds=3.0)
+    fields = {
+        "line": "facts", "base": "tiny", "base_digest": "sha256:00", "method": "memit", "policy": POLICY,
+        "config": {"layers": [3, 4], "search": {"steps": 25}, "store": "s3://me:hunter2@host/x", "api_key": "hunter2"},
+        "flow_run_id": "flow-1", "mlflow_run_id": "run-1", "started": start, "finished": start + timedelta(seconds=90),
+        "from_version": 3, "to_version": 4, "baseline": BASE, "candidate": GOOD, "edits": rows, "batches": [undone],
+        "drift": [{"edits": float(count), **GOOD} for count in (10, 20)],
+        "samples": [Sample(prompt=text, base=text, champion=None, candidate=text)],
+    }  # fmt: skip
+    return JobReport(**{**fields, **changes})
+
+
+class Page(HTMLParser):
+    """Tags and references of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+@pytest.mark.parametrize("edits", [1, 30, 1000])
+def test_page_shows_every_edit_once(edits):
+    page = render_html(make_report(edits))
+    assert len(re.findall(r'<div class="id">e-\d+</div>', page)) == edits
+
+
+def test_page_asks_nothing_of_the_network():
+    page = Page(render_html(make_report()))
+    assert [reference for reference in page.references if not reference.startswith("#")] == []
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert "url(" not in re.sub(r"url\(#\w+\)", "", render_html(make_report()))
+
+
+def test_what_a_model_writes_is_text_and_nothing_else():
+    clean, hostile = Page(render_html(make_report())), render_html(make_report(text=HOSTILE))
+    assert Page(hostile).tags == clean.tags
+    assert "\u202e" not in hostile and "\0" not in hostile and "⟨U+202E⟩" in hostile
+
+
+def test_summary_keeps_its_tables_whatever_a_model_writes():
+    lines = render_markdown(make_report(text=HOSTILE)).splitlines()
+    rows = [line for line in lines if line.startswith("| quarantined") or line.startswith("| rejected")]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [5, 5]
+    assert not any("<" in line or re.search(r"(?<!\\)[`\[]", line.replace("```", "")) for line in lines)
+
+
+def test_a_lone_surrogate_in_a_refused_request_does_not_stop_the_report():
+    assert "\\ud800" in render_html(make_report(text="\ud800")).encode().decode()
+
+
+def test_secrets_reach_no_page():
+    report = make_report()
+    assert "hunter2" not in render_html(report) + render_markdown(report) + report.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "pass"),
+        ({"efficacy_prob": 0.89}, "fail"),
+        ({"locality_prob": 0.68}, "fail"),
+        ({"locality_prob": 0.685}, "pass"),
+        ({"fluency": 5.39}, "fail"),
+        ({"fluency": 5.39, "fluency_ratio": 0.95}, "pass"),
+        ({"perplexity_ratio": 1.11}, "fail"),
+        ({"perplexity_ratio": math.nan}, "missing"),
+    ],
+)
+def test_a_threshold_holds_exactly_when_the_number_is_on_its_side(changes, expected):
+    report = make_report(candidate={**GOOD, **changes})
+    assert headline(report, metric_lines(report))[0] == expected
+
+
+def test_every_threshold_of_the_policy_is_in_the_table():
+    lines = metric_lines(make_report(policy={**POLICY, "min_retained": 0.9, "batch_size": 10}))
+    assert [line.label for line in lines if line.threshold] == [
+        "Efficacy", "Locality", "Earlier facts kept", "Perplexity ratio", "Fluency",
+    ]  # fmt: skip
+
+
+def test_a_report_survives_json_with_unmeasured_numbers():
+    report = make_report(candidate={**GOOD, "perplexity": math.nan})
+    again = JobReport.model_validate_json(json.dumps(json.loads(report.model_dump_json())))
+    assert math.isnan(again.candidate["perplexity"]) and again.edits == report.edits
+
+
+def test_a_job_that_kept_nothing_asks_for_no_decision():
+    report = make_report(to_version=None, drift=[], candidate={})
+    assert "errata approve" not in render_html(report) + render_markdown(report)
+    assert "Nothing was kept" in render_html(report)
+
+
+def test_figures_follow_the_colours_of_the_page():
+    svg = figures.to_svg(figures.drift_figure([{"edits": 10.0, **GOOD}], BASE))
+    assert svg.startswith("<svg") and "var(--chart-efficacy" in svg and "metadata" not in svg
+    assert not re.search(r"(?:fill|stroke): #0b63a9", svg)
+
+
+def test_a_table_has_a_row_for_each_edit_and_a_name_for_each_column():
+    table = json.loads(table_json([make_edit(number).model_dump(mode="json") for number in range(3)]))
+    assert len(table["data"]) == 3 and {len(row) for row in table["data"]} == {len(table["columns"])}
