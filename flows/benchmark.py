@@ -1,0 +1,198 @@
+"""A benchmark file through the library: no ledger, no snapshots, no cache of searched values."""
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from editing.ability import perplexity
+from editing.edit import Edit
+from editing.errors import UsageError
+from editing.files import write_atomically
+from editing.fluency import fluency
+from editing.methods.memit import compute_independent_updates, compute_update
+from editing.metrics import EditScores, evaluate, summarise
+from editing.readers import read_edits
+from editing.values import search_values
+from editing.weights import WeightUpdate, overlay
+from tasks.lines import LineSpec
+from tasks.parquet import parquet_rows, read_text
+from tasks.progress import progress
+from tasks.session import Session, open_session
+from tasks.settings import Settings
+
+Mode = Literal["sequential", "independent"]
+REPORTED = (
+    "efficacy_prob",
+    "efficacy_argmax",
+    "generalization_prob",
+    "generalization_argmax",
+    "locality_prob",
+    "locality_argmax",
+)
+FLUENCY_PROMPTS = 20
+FLUENCY_TOKENS = 50
+INDEPENDENT_SAMPLE = 5
+"""Edits whose perplexity and fluency stand for all in independent mode."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    data: Path
+    mode: Mode
+    batch_size: int
+    limit: int | None
+    seed: int
+    text: Path | None
+    out: Path
+    statistics_text: Path | None = None
+    perplexity_tokens: int = 16384
+
+
+def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
+    """Edits of a file in the order of random.Random(seed).shuffle, cut to `limit`; bad records are left out.
+
+    Raises:
+        UsageError: no record is an edit.
+    """
+    edits = [record for record in read_edits(path, parquet_rows=parquet_rows) if isinstance(record, Edit)]
+    unique = list({edit.id: edit for edit in edits}.values())
+    random.Random(seed).shuffle(unique)
+    if not unique:
+        raise UsageError(f"'{path}' holds no edit that can be used; look at it with `errata submit --dry-run`")
+    return unique[:limit]
+
+
+def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[str, Any]:
+    """Edit, measure, and write `result.json` into the output folder."""
+    edits = read_benchmark(asked.data, asked.limit, asked.seed)
+    statistics_texts = read_text(asked.statistics_text) if asked.statistics_text else None
+    session = open_session(spec, settings, statistics_texts=statistics_texts, on_progress=progress)
+    texts = read_text(asked.text) if asked.text else session.held_out
+    started = time.perf_counter()
+    before = {one.edit_id: one for one in _evaluate(session, edits, None)}
+    quality_before = _quality(session, edits, texts, asked)
+    evaluation = time.perf_counter() - started
+    if asked.mode == "sequential":
+        editing = _edit_in_sequence(session, edits, asked.batch_size)
+        started = time.perf_counter()
+        scores = _evaluate(session, edits, before)
+        quality_after = _quality(session, edits, texts, asked)
+    else:
+        updates, editing = _independent_updates(session, edits, asked.batch_size)
+        started = time.perf_counter()
+        scores, quality_after = _evaluate_each(session, edits, updates, before, texts, asked)
+    evaluation += time.perf_counter() - started
+    result = {
+        "edits": len(edits),
+        "model": spec.model,
+        "method": spec.config.method,
+        "mode": asked.mode,
+        "batch_size": asked.batch_size,
+        "seed": asked.seed,
+        "layers": list(session.setting.layers),
+        "config": spec.config.model_dump(mode="json"),
+        "seconds_per_edit": editing / len(edits),
+        "evaluation_seconds": evaluation,
+        "peak_rss_mb": _peak_rss_mb(),
+        "metrics": {"before": _reported(list(before.values())), "after": _reported(scores)},
+        "fluency": {"before": quality_before["fluency"], "after": quality_after["fluency"]},
+        "perplexity": {"before": quality_before["perplexity"], "after": quality_after["perplexity"]},
+    }
+    write_atomically(asked.out / "result.json", json.dumps(result, indent=1).encode())
+    rows = [one.to_json() for one in scores]
+    write_atomically(asked.out / "edits.json", json.dumps(rows, indent=1).encode())
+    return result
+
+
+def _search(session: Session, edits: Sequence[Edit], done: int, total: int) -> Tensor:
+    with session.weights.at_base():
+        found = search_values(
+            session.loaded.model,
+            session.loaded.tokenizer,
+            session.setting.layout,
+            edits,
+            session.setting.layers[-1],
+            session.config.search,
+            session.setting.prefixes,
+            lambda n: progress("edits", done + n, total),
+        )
+    return torch.stack([value.z_star for value in found])
+
+
+def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> float:
+    started = time.perf_counter()
+    for start in range(0, len(edits), size):
+        batch = edits[start : start + size]
+        z_star = _search(session, batch, start, len(edits))
+        made = compute_update(session.setting, batch, z_star, session.config)
+        session.weights.apply(made.update)
+        session.remember([edit.id for edit in batch], made.keys)
+    return time.perf_counter() - started
+
+
+def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> tuple[list[WeightUpdate], float]:
+    started = time.perf_counter()
+    updates: list[WeightUpdate] = []
+    for start in range(0, len(edits), size):
+        batch = edits[start : start + size]
+        z_star = _search(session, batch, start, len(edits))
+        updates += compute_independent_updates(session.setting, batch, z_star, session.config)
+    return updates, time.perf_counter() - started
+
+
+def _evaluate(session: Session, edits: Sequence[Edit], before: dict[str, EditScores] | None) -> list[EditScores]:
+    progress("evaluation", 0, 1)
+    scores = evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before)
+    progress("evaluation", 1, 1)
+    return scores
+
+
+def _evaluate_each(
+    session: Session,
+    edits: Sequence[Edit],
+    updates: Sequence[WeightUpdate],
+    before: dict[str, EditScores],
+    texts: Sequence[str],
+    asked: Benchmark,
+) -> tuple[list[EditScores], dict[str, float]]:
+    scores: list[EditScores] = []
+    quality: list[dict[str, float]] = []
+    every = max(1, len(edits) // INDEPENDENT_SAMPLE)
+    for i, (edit, update) in enumerate(zip(edits, updates, strict=True)):
+        with overlay(session.loaded.model, session.setting.layout, update):
+            scores += evaluate(session.loaded.model, session.loaded.tokenizer, [edit], before=before)
+            if i % every == 0 and len(quality) < INDEPENDENT_SAMPLE:
+                quality.append(_quality(session, [edit], texts, asked))
+        progress("evaluation", i + 1, len(edits))
+    return scores, {name: sum(one[name] for one in quality) / len(quality) for name in quality[0]}
+
+
+def _quality(session: Session, edits: Sequence[Edit], texts: Sequence[str], asked: Benchmark) -> dict[str, float]:
+    model, tokenizer = session.loaded.model, session.loaded.tokenizer
+    prompts = [f"{edit.subject} is" for edit in edits[:FLUENCY_PROMPTS]]
+    return {
+        "fluency": fluency(model, tokenizer, prompts, max_new_tokens=FLUENCY_TOKENS, seed=asked.seed),
+        "perplexity": perplexity(model, tokenizer, texts, max_tokens=asked.perplexity_tokens),
+    }
+
+
+def _reported(scores: Sequence[EditScores]) -> dict[str, float | None]:
+    means = summarise(scores)
+    return {name: means.get(name) for name in REPORTED} | (
+        {"locality_kept": means["locality_kept"]} if "locality_kept" in means else {}
+    )
+
+
+def _peak_rss_mb() -> float:
+    """Largest resident memory of this process; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10)

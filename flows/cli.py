@@ -1,0 +1,343 @@
+"""The command line: `errata`. Every command explains itself in `--help`; modules load when a command needs them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
+
+app = typer.Typer(
+    name="errata",
+    help="Correct facts inside a language model: submit, run, review, approve, roll back.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar="ERRATA_LINE")]
+LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the ledger.")]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    try:
+        app()
+    except (UsageError, PolicyError, InvalidEdit) as error:
+        _fail(error, 2)
+    except ErrataError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was committed stands, the rest is still queued", err=True)
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    sys.exit(code)
+
+
+def _pairs(options: list[str] | None, name: str) -> dict[str, Any]:
+    """`--set a=1 --set b=x` as a dictionary of values read as JSON, or as text where they are none."""
+    import json
+
+    found: dict[str, Any] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{name} '{option}' must read NAME=VALUE, e.g. {name} min_efficacy=0.95")
+        try:
+            found[key.strip()] = json.loads(value)
+        except ValueError:
+            found[key.strip()] = value
+    return found
+
+
+@app.command()
+def submit(
+    file: Annotated[Path | None, typer.Argument(help="Requests: .jsonl, .json, .csv or .parquet.")] = None,
+    line: LineOption = "main",
+    subject: Annotated[str | None, typer.Option(help="Whom or what the fact is about.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The question as an unfinished sentence, '{}' for the subject.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The new answer.")] = None,
+    true: Annotated[str | None, typer.Option(help="The answer that is to go.")] = None,
+    paraphrase: Annotated[list[str] | None, typer.Option(help="The same question in other words; repeatable.")] = None,
+    neighbor: Annotated[
+        list[str] | None, typer.Option(help="A question that must keep its answer, 'question => answer'; repeatable.")
+    ] = None,
+    request_id: Annotated[str, typer.Option("--id", help="An id of your own; else one from the content.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check only; nothing is written.")] = False,
+    json: Json = False,
+) -> None:
+    """Queue corrections: a file of them, or one by options.
+
+    A bad record stops nothing: it stands in the ledger as rejected, with the reason. Submitting the same file
+    again changes nothing. CounterFact, zsRE and KnowEdit files are recognised by their fields.
+
+    Examples:
+
+        errata submit requests.jsonl
+
+        errata submit --subject France --prompt "The capital of {} is" --target Lyon --true Paris
+    """
+    from flows import commands
+
+    fields = {"subject": subject, "prompt": prompt, "target_new": target, "target_true": true, "id": request_id or None}
+    single = {name: value for name, value in fields.items() if value is not None}
+    if (file is None) == (not single):
+        raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
+    commands.submit(file, line, single, paraphrase or [], neighbor or [], limit, dry_run, json)
+
+
+@app.command()
+def run(
+    line: Line = "main",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most requests to take up.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base of a new line: embedded, a folder, a hub id, a GGUF file.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method of a new line.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Policy value, NAME=VALUE; repeatable.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Text that perplexity is taken on.")] = None,
+    statistics_text: Annotated[Path | None, typer.Option(help="Text behind the key statistics.")] = None,
+    json: Json = False,
+) -> None:
+    """Write what is queued into the model, batch by batch, and register what validates for review.
+
+    Killed or interrupted, start it again: nothing is lost and nothing is applied twice.
+
+    Examples:
+
+        errata run
+
+        errata run products --model ./our-model --dtype bfloat16
+
+        errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
+    """
+    from flows import commands
+
+    commands.run(
+        line,
+        limit,
+        {"model": model, "dtype": dtype, "method": method, "fields": _pairs(option, "--option")},
+        _pairs(policy, "--set"),
+        text,
+        statistics_text,
+        json,
+    )
+
+
+@app.command()
+def trial(
+    file: Annotated[Path | None, typer.Argument(help="Requests to try; without it, what is queued.")] = None,
+    line: LineOption = "main",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    json: Json = False,
+) -> None:
+    """Try every correction alone against the base, and show what it would do. Nothing is kept.
+
+    Examples:
+
+        errata trial requests.jsonl --limit 5
+
+        errata trial
+    """
+    from flows import commands
+
+    commands.trial(file, line, limit, json)
+
+
+@app.command()
+def status(
+    line: Annotated[str | None, typer.Argument(help="One line; without it, all.")] = None, json: Json = False
+) -> None:
+    """Where every line stands: in service, waiting, queued, quarantined.
+
+    Example:
+
+        errata status
+    """
+    from flows import commands
+
+    commands.status(line, json)
+
+
+@app.command()
+def review(line: Line = "main", json: Json = False) -> None:
+    """What waits for a decision, with its numbers and its corrections.
+
+    Example:
+
+        errata review
+    """
+    from flows import commands
+
+    commands.review(line, json)
+
+
+Version = Annotated[int | None, typer.Option("--version", "-v", min=0, help="Which version; see errata review.")]
+
+
+@app.command()
+def approve(line: Line = "main", version: Version = None, reason: Reason = "", json: Json = False) -> None:
+    """Put the newest waiting version in service, or the one named, with those it builds on.
+
+    Examples:
+
+        errata approve
+
+        errata approve main --version 2 --reason "checked by the geography team"
+    """
+    from flows import commands
+
+    commands.decide("approve", line, version, reason, json)
+
+
+@app.command()
+def reject(line: Line = "main", version: Version = None, reason: Reason = "", json: Json = False) -> None:
+    """Refuse what waits: all of it, or a version and those built on it. A reason is required.
+
+    Example:
+
+        errata reject main --reason "the source was wrong"
+    """
+    from flows import commands
+
+    commands.decide("reject", line, version, reason, json)
+
+
+@app.command()
+def rollback(
+    line: Line = "main",
+    to: Annotated[int | None, typer.Option(min=0, help="The version to serve again; 0 is the base.")] = None,
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Serve an earlier version again: the one before, or the one named. Works forward again, too.
+
+    Examples:
+
+        errata rollback
+
+        errata rollback main --to 0 --reason "complaints about answers on sports"
+    """
+    from flows import commands
+
+    commands.decide("rollback", line, to, reason, json)
+
+
+@app.command()
+def history(
+    request: Annotated[str | None, typer.Argument(help="A request's id; without it, everything of the line.")] = None,
+    line: LineOption = "main",
+    version: Version = None,
+    limit: Annotated[int, typer.Option(min=1, help="The latest so many events.")] = 50,
+    json: Json = False,
+) -> None:
+    """What happened to a request, to a version, or on a line, from the ledger.
+
+    Examples:
+
+        errata history demo-03
+
+        errata history --version 2
+
+        errata history --line main --limit 200 --json
+    """
+    from flows import commands
+
+    commands.history(request, line, version, limit, json)
+
+
+@app.command()
+def ask(
+    prompt: Annotated[list[str], typer.Argument(help="Unfinished sentences for the model to go on from.")],
+    line: LineOption = "main",
+    tokens: Annotated[int, typer.Option(min=1, max=1000, help="Length of the answers.")] = 16,
+    json: Json = False,
+) -> None:
+    """Ask base, champion (in service) and challenger (waiting) the same, side by side.
+
+    Example:
+
+        errata ask "The capital of France is"
+    """
+    from flows import commands
+
+    commands.ask(prompt, line, tokens, json)
+
+
+@app.command()
+def benchmark(
+    data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit or own form.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
+    model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,
+    method: Annotated[str, typer.Option(help="Name of the method.")] = "memit",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="sequential, or independent: every edit alone on the base.")] = "sequential",
+    batch_size: Annotated[int, typer.Option(min=1, help="Edits solved together.")] = 10,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of edits, after shuffling.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle and of everything sampled.")] = 0,
+    text: Annotated[Path | None, typer.Option(help="Text that perplexity is taken on.")] = None,
+    statistics_text: Annotated[Path | None, typer.Option(help="Text behind the key statistics.")] = None,
+    json: Json = False,
+) -> None:
+    """Edit a benchmark file through the library and measure before and after.
+
+    Example:
+
+        errata benchmark counterfact.parquet --limit 50 --text wikitext.parquet --out results/
+    """
+    from flows import commands
+
+    line = {"model": model, "dtype": dtype, "method": method, "fields": _pairs(option, "--option") | {"seed": seed}}
+    asked = {"mode": mode, "batch_size": batch_size, "limit": limit, "seed": seed, "text": text}
+    commands.benchmark(data, out, line, asked | {"statistics_text": statistics_text}, json)
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine alone.")] = "127.0.0.1",
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Start the Prefect and MLflow servers and print their addresses; Ctrl-C ends them.
+
+    Example:
+
+        errata ui
+    """
+    from flows import servers
+
+    servers.serve(host, prefect_port, mlflow_port)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What is installed, reachable and writable; exit code 1 if something that is needed is not.
+
+    Example:
+
+        errata doctor
+    """
+    from flows import diagnosis
+
+    diagnosis.report(json)

@@ -1,0 +1,70 @@
+"""A trial: what each correction would do alone, against the base. Nothing accumulates and no weight is written."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict
+
+from editing.edit import Edit
+from editing.fluency import generate
+from editing.methods.memit import compute_independent_updates
+from editing.metrics import EditScores, evaluate
+from editing.weights import overlay
+from tasks.job import ANSWER_TOKENS
+from tasks.lines import LineSpec
+from tasks.progress import progress
+from tasks.session import open_session
+from tasks.settings import Settings, load_settings
+
+
+class TrialRow(BaseModel):
+    """What one correction would do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request_id: str
+    prompt: str
+    target_new: str
+    answer_before: str
+    answer_after: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+@flow(name="trial", flow_run_name="{spec.line}", persist_result=False)
+def trial(spec: LineSpec, edits: list[Edit], probes: int | None = None) -> list[TrialRow]:
+    """Each edit alone on the base of a line: answers and metrics before and after."""
+    return try_each(load_settings(), spec, edits, probes)
+
+
+def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:
+    """The same without Prefect. Edits are searched together and overlaid one by one on a model that stays as it is."""
+    session = open_session(spec, settings, on_progress=progress)
+    before = session.base_scores(edits, probes)
+    model, tokenizer = session.loaded.model, session.loaded.tokenizer
+    prompts = [edit.text for edit in edits]
+    said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
+    updates = compute_independent_updates(session.setting, edits, session.values(edits, progress), session.config)
+    rows = []
+    for i, (edit, update) in enumerate(zip(edits, updates, strict=True)):
+        with overlay(model, session.setting.layout, update):
+            [scores] = evaluate(model, tokenizer, [edit], before=before, max_neighborhood=probes)
+            [answer] = generate(model, tokenizer, [edit.text], ANSWER_TOKENS)
+        rows.append(_row(edit, said[i], answer, before[edit.id], scores))
+        progress("trials", i + 1, len(edits))
+    return rows
+
+
+def _row(edit: Edit, said: str, says: str, before: EditScores, after: EditScores) -> TrialRow:
+    def numbers(scores: EditScores) -> dict[str, float]:
+        return {name: value for name, value in scores.to_json().items() if isinstance(value, float)}
+
+    return TrialRow(
+        request_id=edit.id,
+        prompt=edit.text,
+        target_new=edit.target_new,
+        answer_before=said.strip(),
+        answer_after=says.strip(),
+        before=numbers(before),
+        after=numbers(after),
+    )
