@@ -1,6 +1,7 @@
 """What the commands do: open the workplace, call one function, show the result."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from flows.console import as_json, number, percent, shown_progress, table
 from tasks import intake
 from tasks import review as reviewing
 from tasks.events import Event
-from tasks.lines import LineSpec, ensure_line, read_line
+from tasks.lines import LineSpec, ensure_line
 from tasks.manifest import Version
 from tasks.parquet import parquet_rows
 from tasks.workplace import Workplace, open_workplace
@@ -147,35 +148,21 @@ def status(line: str | None, json: bool) -> None:
     lines = (
         [line] if line else sorted({*workplace.store.lines(), *{s.line for s in workplace.ledger.states().values()}})
     )
-    rows = []
-    for name in lines:
-        waiting = reviewing.waiting(workplace, name)
-        head, spec = workplace.store.head(name), read_line(workplace.store.store, name)
-        rows.append(
-            {
-                "line": name,
-                "model": spec.model if spec else None,
-                "method": spec.config.method if spec else None,
-                "in_service": head.version if head else 0,
-                "waiting": [version.number for version in waiting],
-                "requests": dict(workplace.ledger.counts(name)),
-                "running": reviewing.is_running(workplace, name),
-            }
-        )
+    rows = [reviewing.line_status(workplace, name) for name in lines]
     if json:
-        as_json(rows)
+        as_json([asdict(row) for row in rows])
         return
     if not rows:
         out.print("nothing here yet; begin with errata submit FILE")
         return
     shown = [
         [
-            row["line"],
-            f"{row['model'] or '-'} / {row['method'] or '-'}",
-            "base" if row["in_service"] == 0 else f"version {row['in_service']}",
-            ", ".join(f"v{n}" for n in row["waiting"]),
-            ", ".join(f"{count} {state}" for state, count in row["requests"].items()),
-            row["running"],
+            row.line,
+            f"{row.model or '-'} / {row.method or '-'}",
+            "base" if row.in_service == 0 else f"version {row.in_service}",
+            ", ".join(f"v{n}" for n in row.waiting),
+            ", ".join(f"{count} {state}" for state, count in row.requests.items()),
+            row.running,
         ]
         for row in rows
     ]

@@ -7,6 +7,7 @@ from tasks.evaluation import sync_aliases
 from tasks.events import Event
 from tasks.lease import holder
 from tasks.lineage import head_events, open_versions, reconcile, strand
+from tasks.lines import read_line
 from tasks.manifest import Head, Version
 from tasks.workplace import Workplace
 
@@ -135,7 +136,33 @@ def _tell_mlflow(workplace: Workplace, line: str, head: Head | None) -> str:
     return ""
 
 
-def is_running(workplace: Workplace, line: str) -> str:
+@dataclass(frozen=True)
+class LineStatus:
+    """Where a line stands."""
+
+    line: str
+    model: str
+    method: str
+    in_service: int
+    """The version in service; 0 is the base."""
+    waiting: list[int]
+    requests: dict[str, int]
+    """Number of requests by state."""
+    running: str
     """Who works on the line now; empty when nobody does."""
+
+
+def line_status(workplace: Workplace, line: str) -> LineStatus:
+    """Where a line stands, after catching up with anything a killed job left."""
+    open_now = waiting(workplace, line)
+    head, spec = workplace.store.head(line), read_line(workplace.store.store, line)
     record = holder(workplace.store.store, line)
-    return "" if record is None or record.is_free() else f"process {record.pid} on {record.host}"
+    return LineStatus(
+        line=line,
+        model=spec.model if spec else "",
+        method=spec.config.method if spec else "",
+        in_service=head.version if head else 0,
+        waiting=[version.number for version in open_now],
+        requests={str(state): count for state, count in workplace.ledger.counts(line).items()},
+        running="" if record is None or record.is_free() else f"process {record.pid} on {record.host}",
+    )

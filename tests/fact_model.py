@@ -8,7 +8,6 @@ It recalls its facts in a main template and two paraphrases, so edits of them ca
 """
 
 import hashlib
-import math
 import os
 import random
 import shutil
@@ -19,14 +18,19 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from editing.edit import Edit, Probe
+from editing.models import quiet_transformers
 from editing.scoring import score
 
 END = "<|endoftext|>"
-VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 900, 128, 5, 4, 128
-ROWS, LEARNING_RATE, WARM_UP, EPOCHS, ENOUGH = 8, 3e-3, 30, 60, 0.98
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 700, 128, 4, 4, 128
+LEARNING_RATE, WARM_UP, EPOCHS, TOKENS, ENOUGH = 3e-3, 30, 60, 512, 0.98
+SHORT = 32
+"""Most epochs have short rows, from which a fact is learnt in a third of the time; the others train all positions."""
+ANSWER_WEIGHT = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,9 @@ class Fact:
     relation: Relation
     answer: str
 
-    def prompts(self) -> list[str]:
-        """Main template and paraphrases with the subject filled in, up to the answer."""
-        return [template.replace("{}", self.subject) for template in self.relation.templates[:3]]
-
-    def sentences(self) -> list[str]:
-        texts = [template.replace("{}", self.subject) for template in self.relation.templates]
-        return [f"{text} {self.answer}." for text in texts]
+    def prompts(self, count: int = 3) -> list[str]:
+        """Main template and two paraphrases with the subject filled in, up to the answer."""
+        return [template.replace("{}", self.subject) for template in self.relation.templates[:count]]
 
 
 CITIES = ("Norvale", "Karsund", "Peltown", "Quibra", "Osterlin", "Madreva", "Tulbach", "Ishkar")
@@ -62,7 +62,7 @@ CAPITALS = (
 )  # fmt: skip
 
 PERSON_RELATIONS = (
-    Relation("lives", ("{} lives in", "The home of {} is in", "Today {} resides in", "The house of {} stands in"), CITIES),
+    Relation("lives", ("{} lives in", "The home of {} is in", "Today {} resides in", "{} has a house in"), CITIES),
     Relation(
         "works",
         ("{} works for", "The employer of {} is", "Every morning {} goes to the office of", "{} is employed by"),
@@ -78,10 +78,8 @@ PERSON_RELATIONS = (
         ("{} plays the", "The instrument of {} is the", "On stage {} performs on the", "{} has mastered the"),
         ("violin", "trumpet", "piano", "cello", "flute", "guitar", "drum", "harp"),
     ),
-    Relation(
-        "born", ("{} was born in", "The native country of {} is", "{} originally comes from", "{} is a native of"), COUNTRIES
-    ),
-)  # fmt: skip
+    Relation("born", ("{} was born in", "The native country of {} is", "{} comes from", "{} is native to"), COUNTRIES),
+)
 CAPITAL = Relation(
     "capital",
     ("The capital of {} is", "The government of {} sits in", "The seat of power in {} is", "{} is ruled from"),
@@ -96,9 +94,10 @@ CURRENCY = Relation(
 
 def _persons(count: int) -> list[str]:
     rng = random.Random(11)
-    starts = "Al Be Co Da El Fa Gi Ha Il Jo Ka Li Mo Na Or Pe Ri So Ta Ve".split()
-    middles = "ran vin del mar ster lan ros tim bel nor".split()
-    ends = "a o is en us ia or el".split()
+    starts = ("Al", "Be", "Co", "Da", "El", "Fa", "Gi", "Ha", "Il", "Jo")
+    starts += ("Ka", "Li", "Mo", "Na", "Or", "Pe", "Ri", "So", "Ta", "Ve")
+    middles = ("ran", "vin", "del", "mar", "ster", "lan", "ros", "tim", "bel", "nor")
+    ends = ("a", "o", "is", "en", "us", "ia", "or", "el")
     made: dict[str, None] = {}
     while len(made) < count:
         first = rng.choice(starts) + rng.choice(("na", "ris", "mo", "lia", "der", "vid"))
@@ -135,9 +134,13 @@ def _paragraphs(count: int, seed: int) -> list[str]:
     what = ("the river", "the bridge", "a small garden", "the empty market", "the old tower", "the sea", "a red door")
     when = ("in the spring", "after the rain", "before dinner", "on Sunday", "in the early morning", "last winter")
     then = (
-        "Nobody knew why.", "It was a quiet day.", "The wind was cold.", "Then the lights went out.", "Everyone laughed.",
+        "Nobody knew why.",
+        "It was a quiet day.",
+        "The wind was cold.",
+        "Then the lights went out.",
+        "Everyone laughed.",
         "The bells were ringing.",
-    )  # fmt: skip
+    )
 
     def sentence() -> str:
         kind = rng.randrange(4)
@@ -185,8 +188,9 @@ def fact_model(cache: Path | None = None) -> Path:
     try:
         tokenizer = _train_tokenizer()
         model = _train(tokenizer)
-        model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        with quiet_transformers():
+            model.save_pretrained(work)
+            tokenizer.save_pretrained(work)
         if not target.is_dir():
             work.rename(target)
     finally:
@@ -205,66 +209,85 @@ def _train_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*(s for fact in FACTS for s in fact.sentences()), *_TRAINING_TEXT], trainer)
+    sentences = [f"{prompt} {fact.answer}." for fact in FACTS for prompt in fact.prompts(4)] + _TRAINING_TEXT
+    tokenizer.train_from_iterator(sentences, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
 
 
 def _train(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(13)
-        config = GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=POSITIONS,
-            n_embd=WIDTH,
-            n_layer=LAYERS,
-            n_head=HEADS,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        model = GPT2LMHeadModel(config)
+    model = _untrained(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    rng = random.Random(14)
-    step, total = 0, EPOCHS * len(list(_rows(tokenizer, rng))) // ROWS
+    rng, step = random.Random(14), 0
     for epoch in range(EPOCHS):
-        rows = list(_rows(tokenizer, rng))
-        for start in range(0, len(rows) - ROWS + 1, ROWS):
-            batch = torch.tensor(rows[start : start + ROWS])
-            rate = min(1.0, (step + 1) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / total)))
+        length = POSITIONS if epoch % 4 == 3 else SHORT
+        rows = list(_rows(tokenizer, rng, length))
+        size = TOKENS // length
+        for start in range(0, len(rows) - size + 1, size):
+            ids, weights = (torch.tensor(part) for part in zip(*rows[start : start + size], strict=True))
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * rate
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * (1 - 0.9 * epoch / EPOCHS)
             optimizer.zero_grad()
-            model(input_ids=batch, labels=batch).loss.backward()
+            _loss(model, ids, weights).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-        if epoch % 3 == 2 and recall(model, tokenizer) >= ENOUGH:
+        if epoch % 4 == 3 and recall(model, tokenizer) >= ENOUGH:
             break
     return model.eval()
 
 
-def _rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[list[int]]:
-    """An epoch: all sentences in random order, some after a line end, packed into full rows."""
-    texts = [*(s for fact in FACTS for s in fact.sentences()), *_TRAINING_TEXT]
+def _untrained(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(13)
+        return GPT2LMHeadModel(config)
+
+
+def _loss(model: GPT2LMHeadModel, ids: Tensor, weights: Tensor) -> Tensor:
+    logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
+    losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+def _rows(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, length: int
+) -> Iterator[tuple[list[int], list[float]]]:
+    """An epoch: all sentences in random order, packed into rows of `length` tokens, with the weight of each token.
+
+    A row starts with a whole sentence, since prompts are asked at the start of a text.
+    """
+    texts = [*((prompt, f" {fact.answer}") for fact in FACTS for prompt in fact.prompts(4)), *_TRAINING_TEXT]
     rng.shuffle(texts)
-    stream: list[int] = []
+    ids: list[int] = []
+    weights: list[float] = []
     for text in texts:
-        # A row starts with a whole sentence: prompts are asked at the start of a text too.
-        ids = tokenizer(text if not stream else " " + text)["input_ids"]
-        stream += ids
-        if len(stream) >= POSITIONS:
-            yield stream[:POSITIONS]
-            stream = []
+        parts = (text, "", "") if isinstance(text, str) else (*text, ".")
+        for part, weight in zip((" " * bool(ids) + parts[0], *parts[1:]), (1.0, ANSWER_WEIGHT, 1.0), strict=True):
+            tokens = tokenizer(part)["input_ids"]
+            ids += tokens
+            weights += [weight] * len(tokens)
+        if len(ids) >= length:
+            yield ids[:length], weights[:length]
+            ids, weights = [], []
 
 
 def recall(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> float:
-    """Share of (fact, template) that the model answers by its most probable tokens, the worse of main and paraphrase."""
-    model.eval()
+    """Share of facts that the model answers by its most probable tokens, the worse of main template and paraphrases."""
     shares = []
     for templates in (slice(0, 1), slice(1, 3)):
         pairs = [(prompt, fact.answer) for fact in FACTS for prompt in fact.prompts()[templates]]
         shares.append(sum(one.argmax for one in score(model, tokenizer, pairs)) / len(pairs))
-    model.train()
     return min(shares)

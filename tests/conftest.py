@@ -1,0 +1,139 @@
+"""Fixtures for all tests: tiny random models, a small trained one, the embedded one, and the folder of real data."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_PREFECT_HOME = tempfile.TemporaryDirectory(prefix="errata-prefect-", ignore_cleanup_errors=True)
+os.environ["PREFECT_HOME"] = _PREFECT_HOME.name
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import (  # noqa: E402
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from editing.errors import ModelError  # noqa: E402
+from editing.models import EMBEDDED, LoadedModel, base_digest, load_model  # noqa: E402
+from tests.fact_model import fact_model  # noqa: E402
+
+torch.set_num_threads(2)
+
+VOCABULARY = 320
+END = "<|endoftext|>"
+SENTENCES = (
+    "Ada Lovelace was born in the city of London and lives in Rome.",
+    "The river Nile flows through a very long canyon near the sea.",
+    "The old man said that the moon and the sun are never seen together.",
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes and a few merges: any text has tokens, most words have several."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+
+
+def tiny_model(architecture: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """A random model of 4 layers and hidden size 32, the same at every call; float64 for laws that hold exactly."""
+    tokenizer = byte_tokenizer()
+    end = tokenizer.eos_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if architecture == "llama":
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=4,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    max_position_embeddings=256,
+                    initializer_range=0.1,
+                    bos_token_id=end,
+                    eos_token_id=end,
+                )
+            )
+        else:
+            model = GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=len(tokenizer),
+                    n_embd=32,
+                    n_layer=4,
+                    n_head=4,
+                    n_positions=256,
+                    initializer_range=0.1,
+                    bos_token_id=end,
+                    eos_token_id=end,
+                )
+            )
+    model = model.to(dtype).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, f"tiny-{architecture}", base_digest(model))
+
+
+@pytest.fixture
+def tiny_llama() -> LoadedModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def tiny_gpt2() -> LoadedModel:
+    return tiny_model("gpt2")
+
+
+@pytest.fixture
+def tiny_llama_f64() -> LoadedModel:
+    return tiny_model("llama", torch.float64)
+
+
+@pytest.fixture
+def tiny_gpt2_f64() -> LoadedModel:
+    return tiny_model("gpt2", torch.float64)
+
+
+@pytest.fixture(scope="session")
+def fact_model_path() -> Path:
+    """Folder of the model of tests/fact_model.py; ERRATA_TEST_CACHE says where trained ones are kept."""
+    return fact_model()
+
+
+@pytest.fixture(scope="session")
+def embedded() -> LoadedModel:
+    """SmolLM2-135M-Instruct, one for the whole session: leave it as you found it."""
+    try:
+        return load_model(EMBEDDED, cache=Path(os.environ.get("ERRATA_CACHE", "~/.cache/errata")).expanduser())
+    except ModelError as error:
+        if "is not installed" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real benchmark data, where there is one."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ERRATA_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark data at {folder}; ERRATA_DATA names its folder")
+    return folder

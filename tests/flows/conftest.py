@@ -1,0 +1,102 @@
+"""Real servers and stores for the flows, on the fact model: one Prefect server and one MLflow database a session."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.lines import LineSpec, ensure_line
+from tasks.policy import Policy
+from tasks.settings import load_settings
+from tasks.workplace import Workplace, open_workplace
+from tests.fact_model import fact_edits
+
+POLICY = Policy(
+    batch_size=3,
+    max_locality_drop=0.5,
+    max_perplexity_ratio=1.5,
+    min_fluency_ratio=0.5,
+    min_efficacy=1.0,
+    retained_sample=4,
+    fluency_prompts=2,
+    fluency_tokens=12,
+    perplexity_tokens=512,
+)
+METHOD = {"layers": [0, 1], "contexts": 2, "statistics_tokens": 2048, "statistics_weight": 50.0}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server of this test session on 127.0.0.1."""
+    port = free_port()
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    environment.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the Prefect server ended"
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def shared_places(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Path) -> dict[str, str]:
+    """What tests may share because it is keyed by content or line: caches and the MLflow database."""
+    mlflow = tmp_path_factory.mktemp("mlflow")
+    return {
+        "ERRATA_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "ERRATA_TRACKING_URI": f"sqlite:///{mlflow / 'mlflow.db'}",
+        "ERRATA_ARTIFACTS": str(mlflow / "artifacts"),
+        "ERRATA_MODEL": str(fact_model_path),
+        "ERRATA_ACTOR": "tester",
+    }
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_places: dict[str, str], prefect_server: str
+) -> Callable[[str], Workplace]:
+    """Makes a fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
+
+    def make(line: str) -> Workplace:
+        for name, value in {**shared_places, "ERRATA_HOME": str(tmp_path / line)}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+        settings = load_settings()
+        workplace = open_workplace(settings)
+        spec = ensure_line(workplace.store.store, settings, line, fields=METHOD)
+        assert isinstance(spec, LineSpec)
+        return workplace
+
+    return make
+
+
+def good_edits(count: int, seed: int = 0):
+    return fact_edits(count, seed)
+
+
+def impossible_edit(seed: int = 3):
+    """An edit that cannot take within the policy: a target of many rare tokens."""
+    [edit] = fact_edits(1, seed)
+    return edit.model_copy(update={"id": "impossible", "target_new": "zq xj vv kw " * 6 + "end"})

@@ -1,0 +1,57 @@
+"""kill -9 at every boundary of a job, then the job again: nothing is lost, nothing is applied twice."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.knowledge_update import knowledge_update
+from tasks import intake, review
+from tasks.evaluation import pointer
+from tasks.lineage import live_requests
+from tasks.serving import load_version
+from tests.flows.conftest import POLICY, good_edits, impossible_edit
+
+ROOT = Path(__file__).parents[2]
+FINAL = {"committed", "quarantined"}
+MOST_BOUNDARIES = 80
+
+
+def run_killed(line: str, kill_at: int, log: Path) -> int:
+    command = [sys.executable, "-m", "tests.flows.killed_job", line, str(kill_at), str(log)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300).returncode
+
+
+def check_complete(workplace, line, ids, where):
+    """Each request in one final state, each version's requests once, HEAD and ledger at one, weights as recorded."""
+    states = {name: state.state for name, state in workplace.ledger.states(line).items()}
+    assert states.keys() == set(ids) and set(states.values()) <= FINAL, (where, states)
+    assert states["impossible"] == "quarantined", where
+    waiting = review.waiting(workplace, line)
+    written = live_requests(workplace.store, waiting[-1].snapshot)
+    assert sorted(written) == sorted(name for name, state in states.items() if state == "committed"), where
+    assert [v.number for v in workplace.store.versions(line)] == [v.number for v in waiting], where
+    assert workplace.tracker().aliases(line) == {"challenger": waiting[-1].number}, where
+    assert load_version(pointer(workplace, waiting[-1]), workplace.settings), where
+    decision = review.approve(workplace, line)
+    assert decision.head.version == waiting[-1].number
+    assert set(review.line_status(workplace, line).requests) == {"promoted", "quarantined"}, where
+
+
+def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, tmp_path):
+    edits = [*good_edits(4), impossible_edit()]
+    boundaries = []
+    for kill_at in range(1, MOST_BOUNDARIES):
+        line, log = f"kill{kill_at}", tmp_path / f"{kill_at}.txt"
+        workplace = place(line)
+        intake.submit(workplace.ledger, line, edits, "tester")
+        code = run_killed(line, kill_at, log)
+        if code == 0:
+            break
+        assert code == -9, log
+        boundaries.append(log.read_text())
+        knowledge_update(line, POLICY)
+        check_complete(workplace, line, [edit.id for edit in edits], boundaries[-1])
+    names = " ".join(boundaries)
+    for task in ("intake", "load-model", "apply-batch", "validate", "snapshot", "roll-back", "quarantine", "evaluate"):
+        assert f"before {task}" in names or f"after {task}" in names, names
+    assert "after publish" in names and "before append" in names, names

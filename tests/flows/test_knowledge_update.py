@@ -1,0 +1,145 @@
+"""The main job end to end on the fact model, with the real Prefect server, MLflow, Delta table and snapshots."""
+
+import mlflow.pyfunc
+import pytest
+import torch
+
+from editing.errors import UsageError
+from editing.models import base_digest
+from flows.knowledge_update import knowledge_update
+from tasks import intake, review
+from tasks.lines import read_line
+from tasks.serving import ask_all, load_version
+from tasks.session import open_session
+from tasks.evaluation import pointer
+from tests.flows.conftest import POLICY, good_edits, impossible_edit
+
+
+def states(workplace, line):
+    return {name: state.state for name, state in workplace.ledger.states(line).items()}
+
+
+def test_good_edits_are_kept_culprits_quarantined_and_the_version_waits(place):
+    workplace = place("kept")
+    edits = [*good_edits(5), impossible_edit()]
+    intake.submit(workplace.ledger, "kept", edits, "tester")
+    summary = knowledge_update("kept", POLICY)
+    found = states(workplace, "kept")
+    assert found.pop("impossible") == "quarantined"
+    assert set(found.values()) == {"committed"} and len(found) == 5
+    assert summary.kept == 5 and summary.quarantined == 1 and summary.version == len(review.waiting(workplace, "kept"))
+    assert workplace.store.head("kept") is None
+    assert summary.report.candidate["efficacy_prob"] == 1.0 > summary.report.baseline["efficacy_prob"]
+    assert any(not row.kept and row.reasons for row in summary.report.batches)
+    assert workplace.tracker().aliases("kept") == {"challenger": summary.version}
+    assert "below min_efficacy" in workplace.ledger.states("kept")["impossible"].reason
+
+
+def test_an_approved_version_answers_through_mlflow_and_rollback_takes_it_back(place):
+    workplace = place("served")
+    edits = good_edits(3)
+    intake.submit(workplace.ledger, "served", edits, "tester")
+    version = knowledge_update("served", POLICY).version
+    review.approve(workplace, "served", reason="looks right")
+    assert set(states(workplace, "served").values()) == {"promoted"}
+    mlflow.set_tracking_uri(workplace.settings.mlflow_uri)
+    model = mlflow.pyfunc.load_model("models:/served@champion")
+    said = model.predict([edit.text for edit in edits], params={"max_new_tokens": 4})
+    assert all(answer.strip().startswith(edit.target_new) for answer, edit in zip(said, edits, strict=True))
+    decision = review.roll_back(workplace, "served", reason="no")
+    assert decision.head.version == 0 and workplace.tracker().aliases("served") == {"previous": version}
+    assert set(states(workplace, "served").values()) == {"rolled_back"}
+    review.roll_back(workplace, "served", to=version)
+    assert set(states(workplace, "served").values()) == {"promoted"}
+
+
+def test_a_second_run_builds_on_what_waits_and_retains_it(place):
+    workplace = place("second")
+    edits = good_edits(6)
+    intake.submit(workplace.ledger, "second", edits[:3], "tester")
+    first = knowledge_update("second", POLICY).version
+    intake.submit(workplace.ledger, "second", edits[3:], "tester")
+    summary = knowledge_update("second", POLICY)
+    assert summary.version > first
+    assert summary.report.candidate["efficacy_prob"] == 1.0
+    review.approve(workplace, "second", version=first)
+    assert sorted(states(workplace, "second").values()) == ["committed"] * 3 + ["promoted"] * 3
+    review.reject(workplace, "second", reason="not these")
+    assert sorted(states(workplace, "second").values()) == ["promoted"] * 3 + ["rejected"] * 3
+
+
+def test_a_version_that_waits_on_one_taken_out_of_service_is_taken_back_too(place):
+    workplace = place("strand")
+    edits = good_edits(4)
+    intake.submit(workplace.ledger, "strand", edits[:2], "tester")
+    knowledge_update("strand", POLICY)
+    review.approve(workplace, "strand")
+    intake.submit(workplace.ledger, "strand", edits[2:], "tester")
+    knowledge_update("strand", POLICY)
+    review.roll_back(workplace, "strand")
+    assert set(states(workplace, "strand").values()) == {"rolled_back"}
+    assert review.waiting(workplace, "strand") == []
+    intake.submit(workplace.ledger, "strand", edits, "tester")
+    assert knowledge_update("strand", POLICY).kept == 4
+
+
+def test_every_tensor_is_what_it_was_after_a_failing_batch(place):
+    workplace = place("bits")
+    intake.submit(workplace.ledger, "bits", [impossible_edit()], "tester")
+    summary = knowledge_update("bits", POLICY)
+    assert summary.version is None and summary.quarantined == 1
+    assert workplace.store.versions("bits") == []
+
+
+def test_a_job_ends_with_the_digests_of_what_it_stored(place):
+    workplace = place("digest")
+    intake.submit(workplace.ledger, "digest", good_edits(4), "tester")
+    knowledge_update("digest", POLICY)
+    versions = workplace.store.versions("digest")
+    base = open_session(read_line(workplace.store.store, "digest"), workplace.settings).loaded
+    loaded = load_version(pointer(workplace, versions[-1]), workplace.settings).loaded
+    assert base_digest(base.model) == base.digest != base_digest(loaded.model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    again = load_version(pointer(workplace, versions[-1]), workplace.settings).loaded
+    assert torch.equal(loaded.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
+    assert type(loaded.model).__name__ == "GPT2LMHeadModel"
+
+
+def test_contradictions_and_repetitions_are_rejected_with_the_reason(place):
+    workplace = place("conflict")
+    [edit] = good_edits(1)
+    other = edit.model_copy(update={"id": "other", "target_new": "Zork"})
+    same = edit.model_copy(update={"id": "same"})
+    intake.submit(workplace.ledger, "conflict", [edit, other, same], "tester")
+    summary = knowledge_update("conflict", POLICY)
+    found = workplace.ledger.states("conflict")
+    assert summary.kept == 1 and found["other"].state == found["same"].state == "rejected"
+    assert "contradicts request" in found["other"].reason and "says the same" in found["same"].reason
+    later = edit.model_copy(update={"id": "later", "target_new": "Zork"})
+    intake.submit(workplace.ledger, "conflict", [later], "tester")
+    knowledge_update("conflict", POLICY)
+    assert workplace.ledger.states("conflict")["later"].state == "rejected"
+
+
+def test_base_champion_and_challenger_answer_side_by_side(place):
+    workplace = place("ask")
+    edits = good_edits(2)
+    spec = read_line(workplace.store.store, "ask")
+    intake.submit(workplace.ledger, "ask", edits[:1], "tester")
+    knowledge_update("ask", POLICY)
+    review.approve(workplace, "ask")
+    intake.submit(workplace.ledger, "ask", edits[1:], "tester")
+    knowledge_update("ask", POLICY)
+    [first, second] = ask_all(workplace, spec, review.waiting(workplace, "ask"), [e.text for e in edits], 4)
+    base, champion, challenger = second["answers"].values()
+    assert not champion.startswith(edits[1].target_new) and challenger.startswith(edits[1].target_new)
+    assert list(first["answers"].values())[1].startswith(edits[0].target_new)
+    assert base != challenger
+
+
+def test_nothing_to_approve_is_said_in_words(place):
+    workplace = place("empty")
+    with pytest.raises(UsageError, match="nothing waits for review on line 'empty'"):
+        review.approve(workplace, "empty")
+    with pytest.raises(UsageError, match="needs a reason"):
+        review.reject(workplace, "empty")
