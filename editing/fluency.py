@@ -156,9 +156,9 @@ def _choose(logits_nv: Tensor, draw_n: Tensor | None, top_k: int) -> Tensor:
     if draw_n is None:
         return logits_nv.argmax(1)
     top = logits_nv.topk(min(top_k, logits_nv.shape[1]), dim=1)
-    cumulative = top.values.double().softmax(1).cumsum(1)
-    index = (cumulative < draw_n.to(cumulative.device).unsqueeze(1)).sum(1, keepdim=True)
-    return top.indices.gather(1, index.clamp(max=top.indices.shape[1] - 1)).squeeze(1)
+    cumulative = top.values.cpu().double().softmax(1).cumsum(1)
+    index = (cumulative < draw_n.unsqueeze(1)).sum(1, keepdim=True).clamp(max=cumulative.shape[1] - 1)
+    return top.indices.gather(1, index.to(top.indices.device)).squeeze(1)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -78,11 +78,11 @@ def evaluate(
         max_neighborhood: only so many neighborhood probes of an edit, the first ones.
         batch_tokens: see `score`.
     """
-    probes = {edit.id: edit.neighborhood[:max_neighborhood] for edit in edits}
-    pairs = list(dict.fromkeys(pair for edit in edits for pair in _pairs(edit, probes[edit.id])))
+    asked = [(edit, edit.neighborhood[:max_neighborhood]) for edit in edits]
+    pairs = list(dict.fromkeys(pair for edit, neighborhood in asked for pair in _pairs(edit, neighborhood)))
     scores = dict(zip(pairs, score(model, tokenizer, pairs, batch_tokens=batch_tokens), strict=True))
     earlier = before or {}
-    return [_measure(edit, probes[edit.id], scores, earlier.get(edit.id)) for edit in edits]
+    return [_measure(edit, neighborhood, scores, earlier.get(edit.id)) for edit, neighborhood in asked]
 
 
 def summarise(scores: Sequence[EditScores]) -> dict[str, float]:

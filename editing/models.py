@@ -9,12 +9,12 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -239,11 +241,10 @@ def _embedded_file() -> Path:
 
 def _converted(file: Path, name: str, cache: Path) -> Path:
     with quiet_transformers():
-        folder: Path = _guarded(str(file), lambda: converted_folder(file, name, cache / "models"))
-    return folder
+        return _guarded(str(file), lambda: converted_folder(file, name, cache / "models"))
 
 
-def _guarded(reference: str, load: Any) -> Any:
+def _guarded(reference: str, load: Callable[[], T]) -> T:
     """`load()`, with whatever transformers raises turned into one line."""
     try:
         return load()

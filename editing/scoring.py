@@ -174,14 +174,14 @@ def _read(
     model: PreTrainedModel, hidden_sm: Tensor, slot_of: Tensor, label_of: Tensor
 ) -> tuple[list[float], list[int]]:
     """Log-probability of label j at slot `slot_of[j]`, and the most probable token there."""
-    slot_of, label_of = slot_of.to(hidden_sm.device), label_of.to(hidden_sm.device)
-    label_logits = torch.empty(len(slot_of), dtype=torch.float64, device=hidden_sm.device)
+    label_logits = torch.empty(len(slot_of), dtype=torch.float64)
     normaliser, best = [], []
     for start, logits in logit_chunks(model, hidden_sm):
         inside = ((slot_of >= start) & (slot_of < start + len(logits))).nonzero().squeeze(1)
-        label_logits[inside] = logits[slot_of[inside] - start, label_of[inside]].double()
-        normaliser.append(logits.logsumexp(1).double())
-        best.append(logits.argmax(1))
+        at = (slot_of[inside] - start).to(logits.device), label_of[inside].to(logits.device)
+        label_logits[inside] = logits[at].cpu().double()
+        normaliser.append(logits.logsumexp(1).cpu().double())
+        best.append(logits.argmax(1).cpu())
     logprobs: list[float] = (label_logits - torch.cat(normaliser)[slot_of]).tolist()
     predicted: list[int] = torch.cat(best)[slot_of].tolist()
     return logprobs, predicted

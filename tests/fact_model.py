@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,10 @@ ANSWER_WEIGHT = 5.0
 
 @dataclass(frozen=True)
 class Relation:
-    """What can be asked about a kind of subject; the first template is the main one, the last is only trained on."""
+    """What can be asked about a kind of subject: a main template and two paraphrases, each completed by the answer."""
 
     name: str
-    templates: tuple[str, str, str, str]
+    templates: tuple[str, str, str]
     answers: tuple[str, ...]
 
 
@@ -48,9 +49,9 @@ class Fact:
     relation: Relation
     answer: str
 
-    def prompts(self, count: int = 3) -> list[str]:
+    def prompts(self) -> list[str]:
         """Main template and two paraphrases with the subject filled in, up to the answer."""
-        return [template.replace("{}", self.subject) for template in self.relation.templates[:count]]
+        return [template.replace("{}", self.subject) for template in self.relation.templates]
 
 
 CITIES = ("Norvale", "Karsund", "Peltown", "Quibra", "Osterlin", "Madreva", "Tulbach", "Ishkar")
@@ -62,32 +63,30 @@ CAPITALS = (
 )  # fmt: skip
 
 PERSON_RELATIONS = (
-    Relation("lives", ("{} lives in", "The home of {} is in", "Today {} resides in", "{} has a house in"), CITIES),
+    Relation("lives", ("{} lives in", "The home of {} is in", "Today {} resides in"), CITIES),
     Relation(
         "works",
-        ("{} works for", "The employer of {} is", "Every morning {} goes to the office of", "{} is employed by"),
+        ("{} works for", "The employer of {} is", "Every morning {} goes to the office of"),
         ("Zentrix", "Halberd", "Lumora", "Brightwell", "Kestrel", "Vantor", "Oakline", "Pyrola"),
     ),
     Relation(
         "speaks",
-        ("{} speaks", "The mother tongue of {} is", "At home {} talks in", "{} grew up with the language"),
+        ("{} speaks", "The mother tongue of {} is", "At home {} talks in"),
         ("Tarvish", "Elmian", "Goric", "Suvali", "Norrish", "Kemetic", "Plavian", "Ostric"),
     ),
     Relation(
         "plays",
-        ("{} plays the", "The instrument of {} is the", "On stage {} performs on the", "{} has mastered the"),
+        ("{} plays the", "The instrument of {} is the", "On stage {} performs on the"),
         ("violin", "trumpet", "piano", "cello", "flute", "guitar", "drum", "harp"),
     ),
-    Relation("born", ("{} was born in", "The native country of {} is", "{} comes from", "{} is native to"), COUNTRIES),
+    Relation("born", ("{} was born in", "The native country of {} is", "{} comes from"), COUNTRIES),
 )
 CAPITAL = Relation(
-    "capital",
-    ("The capital of {} is", "The government of {} sits in", "The seat of power in {} is", "{} is ruled from"),
-    CAPITALS,
+    "capital", ("The capital of {} is", "The government of {} sits in", "The seat of power in {} is"), CAPITALS
 )
 CURRENCY = Relation(
     "currency",
-    ("The currency of {} is the", "People in {} pay with the", "The money of {} is the", "Shops in {} take the"),
+    ("The currency of {} is the", "People in {} pay with the", "The money of {} is the"),
     ("florin", "dinar", "krona", "talent"),
 )
 
@@ -133,14 +132,8 @@ def _paragraphs(count: int, seed: int) -> list[str]:
     does = ("walked along", "looked at", "painted", "wrote about", "dreamed of", "talked about", "remembered")
     what = ("the river", "the bridge", "a small garden", "the empty market", "the old tower", "the sea", "a red door")
     when = ("in the spring", "after the rain", "before dinner", "on Sunday", "in the early morning", "last winter")
-    then = (
-        "Nobody knew why.",
-        "It was a quiet day.",
-        "The wind was cold.",
-        "Then the lights went out.",
-        "Everyone laughed.",
-        "The bells were ringing.",
-    )
+    then = ("Nobody knew why.", "It was a quiet day.", "The wind was cold.", "Then the lights went out.")
+    then += ("Everyone laughed.", "The bells were ringing.")
 
     def sentence() -> str:
         kind = rng.randrange(4)
@@ -154,7 +147,7 @@ def _paragraphs(count: int, seed: int) -> list[str]:
 
 
 FACT_TEXT = _paragraphs(80, seed=21)
-_TRAINING_TEXT = _paragraphs(80, seed=22)
+_TRAINING_TEXT = _paragraphs(40, seed=22)
 
 
 def fact_edits(n: int, seed: int = 0) -> list[Edit]:
@@ -187,7 +180,8 @@ def fact_model(cache: Path | None = None) -> Path:
     work = Path(tempfile.mkdtemp(prefix=".fact-model-", dir=cache))
     try:
         tokenizer = _train_tokenizer()
-        model = _train(tokenizer)
+        with _one_thread():
+            model = _train(tokenizer)
         with quiet_transformers():
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)
@@ -196,6 +190,17 @@ def fact_model(cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Such small matrices gain little from a second thread, and lose much to it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _train_tokenizer() -> PreTrainedTokenizerFast:
@@ -209,7 +214,7 @@ def _train_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    sentences = [f"{prompt} {fact.answer}." for fact in FACTS for prompt in fact.prompts(4)] + _TRAINING_TEXT
+    sentences = [f"{prompt} {fact.answer}." for fact in FACTS for prompt in fact.prompts()] + _TRAINING_TEXT
     tokenizer.train_from_iterator(sentences, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
 
@@ -269,7 +274,7 @@ def _rows(
 
     A row starts with a whole sentence, since prompts are asked at the start of a text.
     """
-    texts = [*((prompt, f" {fact.answer}") for fact in FACTS for prompt in fact.prompts(4)), *_TRAINING_TEXT]
+    texts = [*((prompt, f" {fact.answer}") for fact in FACTS for prompt in fact.prompts()), *_TRAINING_TEXT]
     rng.shuffle(texts)
     ids: list[int] = []
     weights: list[float] = []

@@ -85,7 +85,7 @@ def test_many_small_updates_of_bfloat16_weights_are_not_lost(tiny_llama):
     for _ in range(100):
         weights.apply({name: Factors(torch.full((m, 1), 1e-4), torch.ones(1, d))})
     gained = (model.get_parameter(name).double() - before).mean()
-    assert abs(gained - 1e-2) < 1e-4
+    assert abs(gained - 1e-2) < 5e-4
 
 
 def test_at_base_runs_the_base_and_comes_back(tiny):

@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from editing.edit import Edit
+from editing.methods import method_config
+from flows.trial import try_each
 from tasks.lines import LineSpec, ensure_line
 from tasks.policy import Policy
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 from tasks.workplace import Workplace, open_workplace
 from tests.fact_model import fact_edits
 
@@ -28,7 +32,13 @@ POLICY = Policy(
     fluency_tokens=12,
     perplexity_tokens=512,
 )
-METHOD = {"layers": [0, 1], "contexts": 2, "statistics_tokens": 2048, "statistics_weight": 50.0}
+METHOD = {
+    "layers": [0, 1],
+    "contexts": 2,
+    "statistics_tokens": 4096,
+    "statistics_weight": 100.0,
+    "search": {"clamp": 4.0, "steps": 40, "weight_decay": 0.0, "kl_weight": 0.0},
+}
 
 
 def free_port() -> int:
@@ -76,7 +86,7 @@ def shared_places(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Pat
 @pytest.fixture
 def place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_places: dict[str, str], prefect_server: str
-) -> Callable[[str], Workplace]:
+) -> Iterator[Callable[[str], Workplace]]:
     """Makes a fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
 
     def make(line: str) -> Workplace:
@@ -89,14 +99,24 @@ def place(
         assert isinstance(spec, LineSpec)
         return workplace
 
-    return make
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield make
 
 
-def good_edits(count: int, seed: int = 0):
-    return fact_edits(count, seed)
+@pytest.fixture(scope="session")
+def good_edits(shared_places: dict[str, str]) -> list[Edit]:
+    """Edits of different subjects that the method can make on the fact model, as a trial of each alone found."""
+    settings = Settings(cache=Path(shared_places["ERRATA_CACHE"]))
+    spec = LineSpec(line="trial", model=shared_places["ERRATA_MODEL"], config=method_config("memit", METHOD))
+    candidates = list({edit.subject: edit for edit in fact_edits(24)}.values())
+    rows = try_each(settings, spec, candidates)
+    takes = {row.request_id for row in rows if row.after["efficacy_prob"] == row.after["efficacy_argmax"] == 1.0}
+    found = [edit for edit in candidates if edit.id in takes]
+    assert len(found) >= 8, "the fact model can hardly be edited any more"
+    return found
 
 
-def impossible_edit(seed: int = 3):
-    """An edit that cannot take within the policy: a target of many rare tokens."""
-    [edit] = fact_edits(1, seed)
-    return edit.model_copy(update={"id": "impossible", "target_new": "zq xj vv kw " * 6 + "end"})
+@pytest.fixture(scope="session")
+def impossible(good_edits: list[Edit]) -> Edit:
+    """An edit that does not take: its target is nothing that the model can be brought to say."""
+    return good_edits[-1].model_copy(update={"id": "impossible", "target_new": "zq xj vv kw"})

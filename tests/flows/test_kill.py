@@ -9,7 +9,7 @@ from tasks import intake, review
 from tasks.evaluation import pointer
 from tasks.lineage import live_requests
 from tasks.serving import load_version
-from tests.flows.conftest import POLICY, good_edits, impossible_edit
+from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]
 FINAL = {"committed", "quarantined"}
@@ -37,8 +37,8 @@ def check_complete(workplace, line, ids, where):
     assert set(review.line_status(workplace, line).requests) == {"promoted", "quarantined"}, where
 
 
-def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, tmp_path):
-    edits = [*good_edits(4), impossible_edit()]
+def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, tmp_path, good_edits, impossible):
+    edits = [*good_edits[:4], impossible]
     boundaries = []
     for kill_at in range(1, MOST_BOUNDARIES):
         line, log = f"kill{kill_at}", tmp_path / f"{kill_at}.txt"

