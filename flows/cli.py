@@ -3,11 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
+
+STOPPED = 130
+"""Exit code of a command that Ctrl-C ended."""
 
 app = typer.Typer(
     name="errata",
@@ -28,18 +32,27 @@ def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     try:
-        app()
+        code = app(prog_name="errata", standalone_mode=False)
+    except TyperException as error:
+        _fail(_usage(error), error.exit_code)
     except (UsageError, PolicyError, InvalidEdit) as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
     except ErrataError as error:
-        _fail(error, 1)
-    except KeyboardInterrupt:
+        _fail(str(error), 1)
+    if code == STOPPED:
         typer.echo("stopped; what was committed stands, the rest is still queued", err=True)
-        sys.exit(130)
+    sys.exit(code or 0)
 
 
-def _fail(error: Exception, code: int) -> None:
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+def _usage(error: TyperException) -> str:
+    """Typer's message with the command whose help explains it; empty where the help itself was printed."""
+    message, context = error.format_message().strip().rstrip("."), getattr(error, "ctx", None)
+    return f"{message}; see {context.command_path} --help" if message and context else message
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if message:
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

@@ -20,6 +20,7 @@ from tasks.parquet import parquet_rows
 from tasks.workplace import Workplace, open_workplace
 
 out = console.console
+LABELS = ("takes", "says it", "paraphrases", "neighbors", "unchanged", "fluency", "perplexity")
 METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
 
 
@@ -80,7 +81,7 @@ def run(
         out.print(f"[bold]updating line {line}[/]")
     from flows.knowledge_update import knowledge_update
 
-    with shown_progress():
+    with shown_progress(json):
         summary = knowledge_update(line, checked, limit, text, statistics_text)
     if json:
         as_json(summary.model_dump(mode="json"))
@@ -121,7 +122,7 @@ def trial(file: Path | None, line: str, limit: int | None, json: bool) -> None:
         raise UsageError(f"nothing to try: no good record in the file, or nothing queued on line '{line}'")
     from flows.trial import trial as trial_flow
 
-    with shown_progress():
+    with shown_progress(json):
         rows = trial_flow(spec, edits)
     if json:
         as_json([row.model_dump() for row in rows])
@@ -181,9 +182,9 @@ def review(line: str, json: bool) -> None:
         return
     table(
         f"waiting on line {line}",
-        ["version", "edits", *METRICS, "fluency", "perplexity"],
+        ["version", "edits", *LABELS],
         [_version_row(version) for version in waiting],
-        ["version", "edits", *METRICS, "fluency", "perplexity"],
+        ["version", "edits", *LABELS],
     )
     rows = []
     for version in waiting:
@@ -279,7 +280,7 @@ def benchmark(data: Path, to: Path, line: dict[str, Any], asked: dict[str, Any],
         dtype=line["dtype"] or settings.dtype,
         config=method_config(line["method"], line["fields"]),
     )
-    with shown_progress():
+    with shown_progress(json):
         result = run_benchmark(settings, spec, Benchmark(data=data, out=to, **asked))
     if json:
         as_json(result)

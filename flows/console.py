@@ -28,9 +28,9 @@ class Terminal:
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._started.setdefault(what, time.monotonic())
-        if not console.is_terminal:
+        if not self._bars.console.is_terminal:
             if done >= total and (seconds := time.monotonic() - self._started.pop(what)) > 2 and what != "edits":
-                console.print(f"{what}: {done} of {total} in {seconds:.0f} s")
+                self._bars.console.print(f"{what}: {done} of {total} in {seconds:.0f} s")
             return
         if what not in self._rows:
             self._rows[what] = self._bars.add_task(what, total=total)
@@ -41,8 +41,8 @@ class Terminal:
 
 
 @contextmanager
-def shown_progress() -> Iterator[None]:
-    """Inside, progress is drawn on the terminal."""
+def shown_progress(json: bool = False) -> Iterator[None]:
+    """Inside, progress is drawn on the terminal; on standard error where standard output is JSON for a script."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -50,7 +50,7 @@ def shown_progress() -> Iterator[None]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars, listening(Terminal(bars)):
+    with Progress(*columns, console=errors if json else console, transient=True) as bars, listening(Terminal(bars)):
         yield
 
 

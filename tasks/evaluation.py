@@ -13,7 +13,7 @@ from tasks.manifest import Head, Version
 from tasks.progress import progress
 from tasks.report_data import EditRow, JobReport, Sample
 from tasks.tracking import Tracker
-from tasks.validation import measure_fluency, measure_perplexity
+from tasks.validation import bare, measure_fluency, measure_perplexity
 from tasks.workplace import Workplace
 
 NEW_TOKENS = 32
@@ -121,9 +121,9 @@ def _measure(job: Job, edits: list[Edit]) -> tuple[dict[str, float], dict[str, f
         base["fluency"] = spread["fluency"] / spread["fluency_ratio"] if spread["fluency_ratio"] else 0.0
         candidate |= spread
     old = set(live_requests(job.workplace.store, job.head.snapshot if job.head else None))
-    sample = [edit for edit in job.earlier_sample() if edit.id in old]
+    sample = [bare(edit) for edit in job.earlier_sample() if edit.id in old]
     if sample:
-        kept = evaluate(session.loaded.model, session.loaded.tokenizer, sample, max_neighborhood=1)
+        kept = evaluate(session.loaded.model, session.loaded.tokenizer, sample)
         candidate |= {f"retained_{k}": v for k, v in summarise(kept).items() if k.startswith("efficacy")}
     return candidate, base
 

@@ -193,6 +193,8 @@ class Ledger:
 
     def _open(self) -> DeltaTable | None:
         """The table, or None where nothing was written yet."""
+        if not self.uri.startswith("s3://") and os.path.lexists(self.uri) and not os.path.isdir(self.uri):
+            raise LedgerError(f"'{self.uri}' is no folder: choose an empty or new folder for the ledger")
         try:
             table = DeltaTable(self.uri, storage_options=self._options)
         except TableNotFoundError:
@@ -220,7 +222,7 @@ class Ledger:
         """Refuse a local path that holds something else, or a table whose log is lost."""
         if self.uri.startswith("s3://") or not os.path.lexists(self.uri):
             return
-        if not os.path.isdir(self.uri) or set(os.listdir(self.uri)) - {"_delta_log"}:
+        if set(os.listdir(self.uri)) - {"_delta_log"}:
             raise LedgerError(f"'{self.uri}' is no Delta table and not empty: choose an empty folder for the ledger")
 
     @contextmanager

@@ -23,7 +23,7 @@ class Policy(Config):
     neighborhood_probes: int = Field(5, ge=1, le=100, description="Neighborhood probes asked for each edit.")
     fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
     fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
-    perplexity_tokens: int = Field(2048, ge=64, description="Tokens of fixed text that perplexity is taken on.")
+    perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
 
     def as_thresholds(self) -> dict[str, float]:
         return {name: value for name, value in self.model_dump().items() if name.startswith(("min_", "max_"))}

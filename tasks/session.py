@@ -17,6 +17,7 @@ from editing.covariance import KeyStatistics, collect_statistics, text_digest
 from editing.edit import Edit
 from editing.errors import DigestMismatch, StatisticsError
 from editing.files import write_atomically
+from editing.fluency import fluency
 from editing.history import KeyHistory
 from editing.layout import check_layers, layout_of
 from editing.methods.memit import BatchUpdate, MemitConfig, Setting
@@ -28,6 +29,7 @@ from tasks.lines import LineSpec
 from tasks.manifest import Manifest
 from tasks.settings import Settings
 
+FLUENCY_SEED = 0
 HELD_OUT_TOKENS = 4096
 """Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
 
@@ -97,6 +99,21 @@ class Session:
             for scores in fresh:
                 found[scores.edit_id] = scores
                 write_atomically(paths[scores.edit_id], json.dumps(scores.to_json()).encode())
+        return found
+
+    def fluency(self, prompts: Sequence[str], tokens: int) -> float:
+        """Mean entropy (bits) of what the model, as it stands, writes after the prompts; the same draws every time."""
+        return fluency(self.loaded.model, self.loaded.tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED)
+
+    def base_fluency(self, prompts: Sequence[str], tokens: int) -> float:
+        """The same of the base; cached."""
+        about = json.dumps([self.loaded.digest, list(prompts), tokens, FLUENCY_SEED])
+        path = self.cache / "fluency" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
+        found = _read_number(path)
+        if found is None:
+            with self.weights.at_base():
+                found = self.fluency(prompts, tokens)
+            write_atomically(path, json.dumps(found).encode())
         return found
 
     def _value_path(self, edit: Edit) -> Path:
@@ -266,4 +283,11 @@ def _read_scores(path: Path, edit_id: str) -> EditScores | None:
     try:
         return EditScores.from_json({**json.loads(path.read_text()), "edit_id": edit_id})
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_number(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
         return None

@@ -88,6 +88,7 @@ def prepare_environment(settings: Settings) -> None:
         "PREFECT_CLI_WRAP_LINES": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -5,12 +5,9 @@ from dataclasses import dataclass, field
 
 from editing.ability import perplexity
 from editing.edit import Edit
-from editing.fluency import fluency
 from editing.metrics import METRICS, EditScores, evaluate, summarise
 from tasks.policy import Policy
 from tasks.session import Session
-
-FLUENCY_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,8 @@ def validate_batch(
     """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy."""
     before = session.base_scores([*batch, *earlier], policy.neighborhood_probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
-    scores = evaluate(model, tokenizer, [*batch, *earlier], before=before, max_neighborhood=policy.neighborhood_probes)
+    asked = [*batch, *(bare(edit) for edit in earlier)]
+    scores = evaluate(model, tokenizer, asked, before=before, max_neighborhood=policy.neighborhood_probes)
     own, old = scores[: len(batch)], scores[len(batch) :]
     metrics = summarise(own)
     metrics |= {f"before_{k}": v for k, v in summarise([before[edit.id] for edit in batch]).items()}
@@ -64,13 +62,16 @@ def validate_batch(
     return Verdict(metrics, {s.edit_id: _numbers(s) for s in own}, tuple(reasons), failing, scores)
 
 
+def bare(edit: Edit) -> Edit:
+    """Only the edited prompt: all that is asked about an earlier fact."""
+    return edit.model_copy(update={"paraphrases": (), "neighborhood": (), "portability": ()})
+
+
 def measure_fluency(session: Session, batch: Sequence[Edit], policy: Policy) -> dict[str, float]:
     """Entropy of what is generated from the edited subjects, and as a ratio to the base on the same prompts."""
     prompts = [f"{edit.subject} is" for edit in batch][: policy.fluency_prompts]
-    model, tokenizer, tokens = session.loaded.model, session.loaded.tokenizer, policy.fluency_tokens
-    now = fluency(model, tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED)
-    with session.weights.at_base():
-        base = fluency(model, tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED)
+    base = session.base_fluency(prompts, policy.fluency_tokens)
+    now = session.fluency(prompts, policy.fluency_tokens)
     return {"fluency": now, "fluency_ratio": now / base if base else 1.0}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from editing.errors import EditingError
+from editing.errors import UsageError
 from editing.methods.memit import MemitConfig
 
 METHODS: dict[str, type[MemitConfig]] = {"memit": MemitConfig}
@@ -14,14 +14,14 @@ def method_config(name: str, fields: dict[str, Any] | None = None) -> MemitConfi
     """The checked configuration of a method.
 
     Raises:
-        EditingError: no such method, an unknown field, or a value out of its range.
+        UsageError: no such method, an unknown field, or a value out of its range.
     """
     if name not in METHODS:
-        raise EditingError(f"unknown method '{name}'; known are {', '.join(sorted(METHODS))}")
+        raise UsageError(f"unknown method '{name}'; known are {', '.join(sorted(METHODS))}")
     try:
         return METHODS[name].model_validate(fields or {})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         hint = f"; fields are {', '.join(METHODS[name].model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise EditingError(f"method {name}: {field} = {first.get('input')!r}: {first['msg'].lower()}{hint}") from None
+        raise UsageError(f"method {name}: {field} = {first.get('input')!r}: {first['msg'].lower()}{hint}") from None
