@@ -147,7 +147,7 @@ def run(
     commands.run(
         line,
         limit,
-        {"model": model, "dtype": dtype, "method": method, "fields": _pairs(option, "--option")},
+        {"model": model, "dtype": dtype, "method": method, "options": _pairs(option, "--option")},
         _pairs(policy, "--set"),
         text,
         statistics_text,
@@ -321,7 +321,7 @@ def benchmark(
     """
     from flows import commands
 
-    line = {"model": model, "dtype": dtype, "method": method, "fields": _pairs(option, "--option") | {"seed": seed}}
+    line = {"model": model, "dtype": dtype, "method": method, "options": _pairs(option, "--option") | {"seed": seed}}
     asked = {"mode": mode, "batch_size": batch_size, "limit": limit, "seed": seed, "text": text}
     commands.benchmark(data, out, line, asked | {"statistics_text": statistics_text}, json)
 

@@ -14,7 +14,7 @@ from flows.console import as_json, number, percent, shown_progress, table
 from tasks import intake
 from tasks import review as reviewing
 from tasks.events import Event
-from tasks.lines import LineSpec, ensure_line
+from tasks.lines import LineSpec, resolve_line
 from tasks.manifest import Version
 from tasks.parquet import parquet_rows
 from tasks.workplace import Workplace, open_workplace
@@ -76,13 +76,13 @@ def run(
 
     checked = make_policy(**policy)
     workplace = open_workplace()
-    _line(workplace, line, definition)
+    _line(workplace, line, definition)  # a mistake here is found before Prefect starts
     if not json:
         out.print(f"[bold]updating line {line}[/]")
     from flows.knowledge_update import knowledge_update
 
     with shown_progress(json):
-        summary = knowledge_update(line, checked, limit, text, statistics_text)
+        summary = knowledge_update(line, checked, limit, text, statistics_text, **definition)
     if json:
         as_json(summary.model_dump(mode="json"))
         return
@@ -107,7 +107,7 @@ def show_report(report: dict[str, Any]) -> None:
 
 
 def _line(workplace: Workplace, line: str, definition: dict[str, Any]) -> LineSpec:
-    return ensure_line(workplace.store.store, workplace.settings, line, **definition)
+    return resolve_line(workplace.store.store, workplace.settings, line, **definition)
 
 
 def trial(file: Path | None, line: str, limit: int | None, json: bool) -> None:
@@ -278,7 +278,7 @@ def benchmark(data: Path, to: Path, line: dict[str, Any], asked: dict[str, Any],
         line="benchmark",
         model=line["model"] or settings.model,
         dtype=line["dtype"] or settings.dtype,
-        config=method_config(line["method"], line["fields"]),
+        config=method_config(line["method"], line["options"]),
     )
     with shown_progress(json):
         result = run_benchmark(settings, spec, Benchmark(data=data, out=to, **asked))

@@ -1,7 +1,9 @@
 """The main job: take queued corrections, write them in batches of at most ten, keep only what validates, register."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect import flow
@@ -10,10 +12,11 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
+from editing.errors import TrackingError
 from tasks.job import Attempt, Job, read_texts
 from tasks.lease import acquire
 from tasks.lineage import open_versions, reconcile
-from tasks.lines import ensure_line
+from tasks.lines import resolve_line
 from tasks.policy import Policy
 from tasks.progress import note, progress
 from tasks.report import render_markdown
@@ -56,6 +59,10 @@ def knowledge_update(
     limit: int | None = None,
     text: Path | None = None,
     statistics_text: Path | None = None,
+    model: str | None = None,
+    dtype: str | None = None,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> JobSummary:
     """Correct the queued facts of a line.
 
@@ -66,6 +73,7 @@ def knowledge_update(
         text: Text that perplexity is taken on (a text file, or Parquet with a column `text`); none: text that
             the base model sampled itself.
         statistics_text: Text for the key statistics; none: text that the base model sampled itself.
+        model, dtype, method, options: Definition of a new line, where it differs from the settings.
 
     Killed at any point it can be started again: what was committed is not repeated, what was not is still queued.
 
@@ -74,9 +82,10 @@ def knowledge_update(
     """
     workplace = open_workplace()
     texts, statistics_texts = read_texts(text), read_texts(statistics_text)
-    spec = ensure_line(workplace.store.store, workplace.settings, line)
-    with acquire(workplace.store.store, line, flow_run_id=flow_run.id) as lease:
-        reconcile(workplace.store, workplace.ledger, line, workplace.settings.who)
+    store, settings = workplace.store.store, workplace.settings
+    spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
+    with acquire(store, line, flow_run_id=flow_run.id) as lease:
+        reconcile(workplace.store, workplace.ledger, line, settings.who)
         job = Job(workplace, spec, policy, lease, flow_run.id or "")
         if intake(job, limit) == 0 and not _unregistered(workplace, line):
             note("nothing is queued")
@@ -88,7 +97,8 @@ def knowledge_update(
             report = evaluate(job)
             register(job, report)
         except BaseException:
-            job.tracker.finish_run(job.mlflow_run_id, "FAILED")
+            with suppress(TrackingError):
+                job.tracker.finish_run(job.mlflow_run_id, "FAILED")
             raise
         free(job)
         create_markdown_artifact(render_markdown(report), key=f"{line}-summary".lower().replace(".", "-"))
@@ -128,6 +138,7 @@ def write(job: Job, attempt: Attempt) -> None:
 def _start_tracking(job: Job) -> None:
     settings = job.spec.config.model_dump(mode="json") | {"policy": job.policy.model_dump(mode="json")}
     job.tracker = job.workplace.tracker()
+    job.tracker.end_abandoned(job.line)
     job.mlflow_run_id = job.tracker.start_run(
         job.line,
         f"{job.line} {job.started:%Y-%m-%d %H:%M}",

@@ -7,7 +7,6 @@ from typing import Any
 from editing.edit import Edit
 from editing.metrics import evaluate, summarise
 from tasks.job import Job, sample_prompts
-from tasks.lineage import live_requests
 from tasks.lines import read_line
 from tasks.manifest import Head, Version
 from tasks.progress import progress
@@ -120,8 +119,7 @@ def _measure(job: Job, edits: list[Edit]) -> tuple[dict[str, float], dict[str, f
         spread = measure_fluency(session, edits, job.policy)
         base["fluency"] = spread["fluency"] / spread["fluency_ratio"] if spread["fluency_ratio"] else 0.0
         candidate |= spread
-    old = set(live_requests(job.workplace.store, job.head.snapshot if job.head else None))
-    sample = [bare(edit) for edit in job.earlier_sample() if edit.id in old]
+    sample = [bare(edit) for edit in job.earlier_sample()]
     if sample:
         kept = evaluate(session.loaded.model, session.loaded.tokenizer, sample)
         candidate |= {f"retained_{k}": v for k, v in summarise(kept).items() if k.startswith("efficacy")}

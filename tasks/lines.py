@@ -1,5 +1,6 @@
-"""A line: one served model, made of a base and a method's configuration; fixed when it is created."""
+"""A line: one served model, made of a base and a method's configuration; fixed by its first version."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,19 +29,25 @@ def spec_key(line: str) -> str:
 
 def read_line(store: ObjectStore, line: str) -> LineSpec | None:
     """The line's definition, or None when it does not exist yet."""
+    found = _read(store, line)
+    return found[0] if found else None
+
+
+def _read(store: ObjectStore, line: str) -> tuple[LineSpec, str] | None:
+    """The definition and its etag."""
     try:
-        data, _ = store.get(spec_key(line))
+        data, etag = store.get(spec_key(line))
     except ObjectNotFound:
         return None
     try:
-        return LineSpec.model_validate_json(data)
+        return LineSpec.model_validate_json(data), etag
     except ValidationError as error:
         raise StorageError(
             f"{store.uri}/{spec_key(line)} is not a line's definition: {error.errors()[0]['msg']}"
         ) from None
 
 
-def ensure_line(
+def resolve_line(
     store: ObjectStore,
     settings: Settings,
     line: str,
@@ -48,36 +55,49 @@ def ensure_line(
     model: str | None = None,
     dtype: str | None = None,
     method: str | None = None,
-    fields: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> LineSpec:
-    """The line, created on first use from the settings and what is given.
+    """The line as it is defined, or as it would be from the settings and what is given; nothing is written.
 
     Raises:
         UsageError: the line exists and is defined otherwise than asked.
     """
+    asked = {"model": _absolute(model), "dtype": dtype, "method": method}
     found = read_line(store, line)
     if found is None:
-        spec = LineSpec(
-            line=line,
-            model=model or settings.model,
+        return LineSpec(
+            line=check_line(line),
+            model=asked["model"] or _absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
-            config=method_config(method or "memit", fields),
+            config=method_config(method or "memit", options),
         )
-        try:
-            store.put_if_absent(spec_key(line), spec.model_dump_json(indent=1).encode())
-            return spec
-        except ObjectConflict:
-            found = read_line(store, line)
-            assert found is not None
-    asked = {"model": model, "dtype": dtype, "method": method}
     fixed = {"model": found.model, "dtype": found.dtype, "method": found.config.method}
     for name, value in asked.items():
         if value is not None and value != fixed[name]:
             raise UsageError(
                 f"line '{line}' has {name} '{fixed[name]}', not '{value}'; leave --{name} out or choose another line"
             )
-    if fields and method_config(found.config.method, fields) != found.config:
+    if options and method_config(found.config.method, options) != found.config:
         raise UsageError(
-            f"line '{line}' is configured otherwise; leave the method's options out or choose another line"
+            f"line '{line}' has other options of {found.config.method} than asked; leave --option out or choose "
+            "another line"
         )
     return found
+
+
+def save_line(store: ObjectStore, spec: LineSpec) -> None:
+    """Fix a new line's definition; called once its model could be loaded, so that a mistyped one leaves nothing.
+
+    Raises:
+        UsageError: another job defined the line otherwise in the meantime.
+    """
+    try:
+        store.put_if_absent(spec_key(spec.line), spec.model_dump_json(indent=1).encode())
+    except ObjectConflict:
+        if read_line(store, spec.line) != spec:
+            raise UsageError(f"line '{spec.line}' was just defined otherwise; look at errata status") from None
+
+
+def _absolute(model: str | None) -> str | None:
+    """A model's folder or file as an absolute path, so that a job started elsewhere finds it."""
+    return str(Path(model).expanduser().resolve()) if model and Path(model).expanduser().exists() else model

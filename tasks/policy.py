@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from editing.config import Config
+from editing.edit import shown
 from editing.errors import PolicyError
 
 
@@ -12,7 +13,9 @@ class Policy(Config):
     """Thresholds of validation. The three dimensions are edit success, kept neighborhood knowledge and fluency."""
 
     batch_size: int = Field(10, ge=1, le=10, description="Edits written and validated together; at most ten.")
-    min_efficacy: float = Field(0.9, ge=0, le=1, description="Least share of a batch that takes (new > true).")
+    min_efficacy: float = Field(
+        1.0, ge=0, le=1, description="Least share of a batch that takes; at 1 nothing is kept that did not take."
+    )
     max_locality_drop: float = Field(
         0.15, ge=0, le=1, description="Most neighborhood answers lost, as a share; one lost answer always passes."
     )
@@ -37,4 +40,4 @@ def make_policy(**fields: Any) -> Policy:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         known = f"; fields are {', '.join(Policy.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise PolicyError(f"policy {field} = {first.get('input')!r}: {first['msg'].lower()}{known}") from None
+        raise PolicyError(f"policy {field} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from None

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from editing.edit import shown
 from editing.errors import PolicyError
 
 
@@ -68,7 +69,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(["ERRATA", *(str(part).upper() for part in first["loc"])])
-        raise PolicyError(f"setting {name} = {first.get('input')!r}: {first['msg']}") from None
+        raise PolicyError(f"setting {name} = {shown(first.get('input'))}: {first['msg']}") from None
     try:
         settings.home_folder.mkdir(parents=True, exist_ok=True)
         settings.cache_folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from tasks import intake as intaking
 from tasks.events import Event
 from tasks.job import Attempt, Job
 from tasks.lineage import open_versions, version_events
+from tasks.lines import save_line
 from tasks.manifest import Version
 from tasks.progress import note, progress
 from tasks.report import JobReport
@@ -71,6 +72,7 @@ def load_model(job: Job, statistics_texts: Sequence[str] | None, texts: Sequence
     job.session = open_session(
         job.spec, job.workplace.settings, statistics_texts=statistics_texts, on_progress=progress
     )
+    save_line(store.store, job.spec)
     job.reference = measure_reference(job.session, job.policy, texts)
     head = job.head.snapshot if job.head else None
     job.session.restore((manifest, store.tensors(manifest)) for manifest in store.chain(head))

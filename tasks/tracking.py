@@ -114,6 +114,14 @@ class Tracker:
         with self._refusals(f"end run {run_id}"):
             self._client.set_terminated(run_id, status)
 
+    def end_abandoned(self, line: str) -> None:
+        """Mark the line's unfinished runs as killed. For whoever holds the line's lease: nobody else can be at work."""
+        _check_line(line)
+        with self._refusals(f"look for unfinished runs of line {line!r}"):
+            wanted = f"tags.`{LINE}` = '{line}' and attributes.status = 'RUNNING'"
+            for run in self._client.search_runs([self.experiment_id], wanted):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
     def register_version(
         self, line: str, run_id: str, pointer: Mapping[str, Any], model_code: Path = SERVED_MODEL
     ) -> int:

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from editing.config import ValueSearchConfig
+from editing.edit import shown
 from editing.errors import UsageError
 from editing.methods.memit import MemitConfig
 
@@ -23,5 +25,6 @@ def method_config(name: str, fields: dict[str, Any] | None = None) -> MemitConfi
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        hint = f"; fields are {', '.join(METHODS[name].model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"method {name}: {field} = {first.get('input')!r}: {first['msg'].lower()}{hint}") from None
+        known = ValueSearchConfig.model_fields if first["loc"][0] == "search" else METHODS[name].model_fields
+        hint = f"; fields are {', '.join(known)}" if first["type"] == "extra_forbidden" else ""
+        raise UsageError(f"method {name}: {field} = {shown(first.get('input'))}: {first['msg'].lower()}{hint}") from None

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.layout import layout_of
-from editing.tokens import encode_prompt, target_ids
 from editing.values import search_values
+from tests.reference import plain_search
 
 LAYER = 1
 CONFIG = ValueSearchConfig(steps=6, stop_loss=0.0, learning_rate=0.1, edits_at_once=10)
@@ -22,53 +21,6 @@ EDITS = (
 )
 
 
-def plain_search(model, tokenizer, edit: Edit, config: ValueSearchConfig) -> Tensor:
-    """MEMIT's loop as published: every context forward and backward through the whole model at every step."""
-    module = layout_of(model).layer_list(model)[LAYER]
-    targets = torch.tensor(target_ids(tokenizer, edit.text, edit.target_new))
-    prompts = [encode_prompt(tokenizer, prefix, edit.prompt, edit.subject) for prefix in PREFIXES]
-    kl_prompt = encode_prompt(tokenizer, "", "{} is a", edit.subject)
-    hidden = model.config.hidden_size
-    delta = torch.zeros(hidden, dtype=next(model.parameters()).dtype, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
-    seen: dict[str, Tensor] = {}
-
-    def forward(ids: list[int], place: int) -> Tensor:
-        def add(module, args, output):
-            tensor = output if isinstance(output, Tensor) else output[0]
-            seen.setdefault("z", tensor[0, place].detach().clone())
-            shifted = tensor.clone()
-            shifted[0, place] = shifted[0, place] + delta
-            return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
-
-        handle = module.register_forward_hook(add)
-        logits = model(input_ids=torch.tensor([ids])).logits[0]
-        handle.remove()
-        return logits.log_softmax(-1)
-
-    base_kl: Tensor | None = None
-    for step in range(config.steps):
-        optimiser.zero_grad()
-        losses = []
-        for prompt in prompts:
-            logprobs = forward([*prompt.ids, *targets[:-1].tolist()], prompt.subject_index)
-            first = len(prompt.ids) - 1
-            losses.append(-logprobs[first : first + len(targets)].gather(1, targets[:, None]).mean())
-        now = forward(list(kl_prompt.ids), kl_prompt.subject_index)[-1]
-        base_kl = now.detach() if base_kl is None else base_kl
-        kl = (now.exp() * (now - base_kl)).sum()
-        z = seen["z"]
-        loss = torch.stack(losses).mean() + config.kl_weight * kl
-        loss = loss + config.weight_decay * (delta.square().sum() + 1e-30).sqrt() / z.square().sum()
-        if loss.item() < config.stop_loss or step == config.steps - 1:
-            break
-        loss.backward()
-        optimiser.step()
-        with torch.no_grad():
-            delta *= (config.clamp * z.norm() / delta.norm()).clamp(max=1)
-    return (seen["z"] + delta).detach().float()
-
-
 @pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_gpt2"])
 @pytest.mark.parametrize("stop_loss", [0.0, 5.75])
 def test_batched_search_equals_the_plain_loop(architecture, stop_loss, request):
@@ -76,7 +28,7 @@ def test_batched_search_equals_the_plain_loop(architecture, stop_loss, request):
     config = CONFIG.model_copy(update={"stop_loss": stop_loss})
     found = search_values(tiny.model, tiny.tokenizer, layout_of(tiny.model), EDITS, LAYER, config, PREFIXES)
     for edit, value in zip(EDITS, found, strict=True):
-        expected = plain_search(tiny.model, tiny.tokenizer, edit, config)
+        expected = plain_search(tiny.model, tiny.tokenizer, edit, LAYER, config, PREFIXES)
         torch.testing.assert_close(value.z_star, expected, atol=1e-4, rtol=1e-4)
 
 

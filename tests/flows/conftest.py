@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from editing.edit import Edit
 from editing.methods import method_config
 from flows.trial import try_each
-from tasks.lines import LineSpec, ensure_line
+from tasks.lines import LineSpec, resolve_line, save_line
 from tasks.policy import Policy
 from tasks.settings import Settings, load_settings
 from tasks.workplace import Workplace, open_workplace
@@ -95,8 +95,7 @@ def place(
         monkeypatch.setenv("PREFECT_API_URL", prefect_server)
         settings = load_settings()
         workplace = open_workplace(settings)
-        spec = ensure_line(workplace.store.store, settings, line, fields=METHOD)
-        assert isinstance(spec, LineSpec)
+        save_line(workplace.store.store, resolve_line(workplace.store.store, settings, line, options=METHOD))
         return workplace
 
     with temporary_settings({PREFECT_API_URL: prefect_server}):

@@ -1,8 +1,8 @@
 """Runs a job and kills its own process with SIGKILL at the n-th boundary; a script for test_kill.py.
 
-Boundaries are: before each task of the flow, after each task, after a version object is created (its events not yet
-written), and before and after each append to the ledger. Called as: killed_job.py LINE N FILE; the last boundary that
-was passed is written to FILE.
+Boundaries are: before each task of the flow (which is after the one before it), after a version object is created, when
+its events are not yet written, and after each append to the ledger. Called as: killed_job.py LINE N FILE; the last
+boundary that was passed is written to FILE.
 """
 
 import os
@@ -28,20 +28,22 @@ def main(line: str, kill_at: int, log: Path) -> None:
         if passed == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def around(owner: type, method: str, name) -> None:
-        original = getattr(owner, method)
+    task_call, publish, append = Task.__call__, SnapshotStore.publish, Ledger.append
 
-        def wrapped(self, *args, **kwargs):
-            boundary(f"before {name(self)}")
-            result = original(self, *args, **kwargs)
-            boundary(f"after {name(self)}")
-            return result
+    def called(self, *args, **kwargs):
+        boundary(f"before {self.name}")
+        return task_call(self, *args, **kwargs)
 
-        setattr(owner, method, wrapped)
+    def published(self, *args, **kwargs):
+        version = publish(self, *args, **kwargs)
+        boundary("after publish")
+        return version
 
-    around(Task, "__call__", lambda task: task.name)
-    around(SnapshotStore, "publish", lambda store: "publish")
-    around(Ledger, "append", lambda ledger: "append")
+    def appended(self, *args, **kwargs):
+        append(self, *args, **kwargs)
+        boundary("after append")
+
+    Task.__call__, SnapshotStore.publish, Ledger.append = called, published, appended
     knowledge_update(line, POLICY)
 
 

@@ -14,11 +14,12 @@ from deltalake import write_deltalake
 from pyarrow import table as arrow_table
 
 from flows.cli import app, main
-from tests.flows.conftest import POLICY
+from tests.flows.conftest import METHOD, POLICY
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 SET = [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={value}")]
+OPTIONS = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,9 @@ def test_a_correction_goes_from_request_to_service_and_back(errata, on_line, goo
     [answer] = errata("ask", edit.text, "--line", "journey", "--tokens", "4", "--json").json
     assert list(answer["answers"]) == ["base", "challenger (version 1)"]
     assert answer["answers"]["challenger (version 1)"].startswith(edit.target_new)
-    check_one_line(errata("approve", "journey", "--version", "7"), 2, "version 7 of line 'journey' does not wait .*1 do")
+    check_one_line(
+        errata("approve", "journey", "--version", "7"), 2, "version 7 of line 'journey' does not wait .*1 do"
+    )
     made = errata("approve", "journey", "--reason", "fine", "--json").json
     assert made == {"versions": [1], "in_service": 1, "warning": ""}
     events = errata("history", ids[0], "--line", "journey", "--json").json
@@ -270,7 +273,9 @@ def test_a_correction_goes_from_request_to_service_and_back(errata, on_line, goo
 def test_a_refused_version_leaves_its_requests_rejected(errata, on_line):
     on_line("refused", 1)
     assert errata("run", "refused", *SET, "--json").json["kept"] == 1
-    assert errata("reject", "refused", "--reason", "wrong [source]").out.startswith("rejected version 1 of line refused")
+    assert errata("reject", "refused", "--reason", "wrong [source]").out.startswith(
+        "rejected version 1 of line refused"
+    )
     [row] = errata("status", "refused", "--json").json
     assert row["waiting"] == [] and row["requests"] == {"rejected": 1}
 
@@ -293,12 +298,14 @@ def test_doctor_finds_a_good_installation_good(errata, place):
     assert wrong == [] and ran.err == ""
 
 
-def test_a_line_cannot_be_given_another_definition(errata, place, fact_model_path):
-    place("fixed")
-    check_one_line(errata("run", "fixed", "--model", "other"), 2, "line 'fixed' has model .*, not 'other'; leave --model")
+def test_a_line_that_has_versions_cannot_be_given_another_definition(errata, on_line, fact_model_path):
+    on_line("fixed", 1)
+    assert errata("run", "fixed", *SET, "--json").json["version"] == 1
+    check_one_line(
+        errata("run", "fixed", "--model", "other"), 2, "line 'fixed' has model .*, not 'other'; leave --model"
+    )
     check_one_line(errata("run", "fixed", "-o", "layers=[1]"), 2, "line 'fixed' is configured otherwise")
-    same = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
-    assert errata("run", "fixed", *same, "--model", fact_model_path, "--json").json["kept"] == 0
+    assert errata("run", "fixed", *OPTIONS, "--model", fact_model_path, "--json").json["kept"] == 0
 
 
 @pytest.mark.parametrize(
@@ -309,14 +316,16 @@ def test_a_line_cannot_be_given_another_definition(errata, place, fact_model_pat
         (("-o", "layers=[40]"), "layer 40 leaves nothing above it to search through: the model has 4 layers"),
     ],
 )
-def test_a_new_line_that_cannot_work_fails_in_one_line_and_can_be_defined_again(errata, place, options, says):
+def test_a_new_line_that_cannot_work_fails_in_one_line_and_can_be_defined_again(
+    errata, place, fact_model_path, options, says
+):
     place("first")
     errata(*single(), "--line", "wrong")
     check_one_line(errata("run", "wrong", *options), 1, says)
     [row] = errata("status", "wrong", "--json").json
     assert row["requests"] == {"queued": 1}
-    good = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
-    assert errata("run", "wrong", *good, "--dtype", "float32", *SET, "--json").code == 0
+    again = errata("run", "wrong", *OPTIONS, "--model", fact_model_path, "--dtype", "float32", *SET, "--json").json
+    assert again["kept"] + again["quarantined"] == 1
 
 
 @pytest.mark.parametrize("option", ["--text", "--statistics-text"])

@@ -1,0 +1,116 @@
+"""Benchmarks: two ways in the same run, medians of several rounds, ratios. `make bench`, or
+
+    python -m tests.benchmarks [value-search] [overlay] [--rounds 3] [--edits 4]
+
+Machines are shared and noisy: read the ratios, not the seconds.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from editing.config import ValueSearchConfig
+from editing.contexts import context_prefixes
+from editing.edit import Edit
+from editing.layout import layout_of
+from editing.metrics import evaluate
+from editing.models import LoadedModel, load_model
+from editing.readers import read_edits
+from editing.values import search_values
+from editing.weights import EditedWeights, Factors, overlay
+from tasks.settings import load_settings
+from tests.reference import plain_search
+
+REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
+LAYER = 5
+T = TypeVar("T")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Two ways in the same run.")
+    parser.add_argument("names", nargs="*", help="value-search, overlay; all without a name")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--edits", type=int, default=4)
+    arguments = parser.parse_args()
+    known = {"value-search": bench_value_search, "overlay": bench_overlay}
+    if unknown := set(arguments.names) - known.keys():
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+    loaded = load_model("embedded", cache=load_settings().cache_folder)
+    edits = list(islice((r for r in read_edits(REQUESTS) if isinstance(r, Edit)), arguments.edits))
+    print(f"{torch.get_num_threads()} threads, {len(edits)} edits, median of {arguments.rounds} rounds")
+    print(f"float32 products reach {matmul_rate():.0f} GFLOP/s here")
+    for name in arguments.names or known:
+        known[name](loaded, edits, arguments.rounds)
+
+
+def bench_value_search(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
+    """The batched, prefix-reusing search against the published loop: same edits, contexts and steps in float32."""
+    config = ValueSearchConfig(steps=10, stop_loss=0.0)
+    prefixes = context_prefixes(loaded.model, loaded.tokenizer, 5, 8, seed=0)
+    layout = layout_of(loaded.model)
+    fast, slow = [], []
+    for _ in range(rounds):
+        seconds, found = _timed(
+            lambda: search_values(loaded.model, loaded.tokenizer, layout, edits, LAYER, config, prefixes)
+        )
+        fast.append(seconds)
+        seconds, plain = _timed(
+            lambda: [plain_search(loaded.model, loaded.tokenizer, edit, LAYER, config, prefixes) for edit in edits]
+        )
+        slow.append(seconds)
+    difference = max(float((value.z_star - z).norm() / z.norm()) for value, z in zip(found, plain, strict=True))
+    each = [statistics.median(times) / len(edits) / config.steps for times in (fast, slow)]
+    print(f"value search: {each[0]:.3f} s an edit and step, the plain loop {each[1]:.3f} s;", _ratio(slow, fast))
+    print(f"              largest relative difference of z*: {difference:.1e}")
+
+
+def bench_overlay(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
+    """Evaluating single edits as overlays against writing and reverting each."""
+    layout = layout_of(loaded.model)
+    name = layout.weight_name(LAYER)
+    m, d = loaded.model.get_parameter(name).shape
+    updates = [{name: Factors(torch.randn(m, 1) * 1e-3, torch.randn(1, d) * 1e-3)} for _ in edits]
+
+    def overlaid() -> None:
+        for edit, update in zip(edits, updates, strict=True):
+            with overlay(loaded.model, layout, update):
+                evaluate(loaded.model, loaded.tokenizer, [edit])
+
+    def written() -> None:
+        weights = EditedWeights(loaded.model, layout)
+        for edit, update in zip(edits, updates, strict=True):
+            undo = weights.apply(update)
+            evaluate(loaded.model, loaded.tokenizer, [edit])
+            weights.revert(undo)
+
+    times = [(_timed(overlaid)[0], _timed(written)[0]) for _ in range(rounds)]
+    print("single edits evaluated as overlays, against written and reverted:",
+          _ratio([slow for _, slow in times], [fast for fast, _ in times]))  # fmt: skip
+
+
+def matmul_rate(size: int = 1536, repeats: int = 8) -> float:
+    """Measured GFLOP/s of a float32 matrix product."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    times = [_timed(lambda: a @ b)[0] for _ in range(repeats)]
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
+def _timed(action: Callable[[], T]) -> tuple[float, T]:
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+def _ratio(slow: list[float], fast: list[float]) -> str:
+    ratios = [s / f for s, f in zip(slow, fast, strict=True)]
+    return f"{statistics.median(ratios):.1f} times faster ({min(ratios):.1f} to {max(ratios):.1f})"
+
+
+if __name__ == "__main__":
+    main()

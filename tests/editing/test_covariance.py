@@ -1,0 +1,190 @@
+"""Laws of the key statistics, against a plain computation of E[k kᵀ]."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from editing.covariance import KeyStatistics, collect_statistics, text_digest
+from editing.errors import StatisticsError
+from editing.layout import layout_of
+from editing.models import LoadedModel
+from tests.conftest import SENTENCES, tiny_model
+
+LAYERS = (1, 2)
+TEXTS = [*SENTENCES, "I.", "", "München 🎻 and a very long text about the sea and the old man. " * 12, "The end"]
+ARCHITECTURES = ["tiny_llama", "tiny_gpt2"]
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def tiny(request) -> LoadedModel:
+    return request.getfixturevalue(request.param)
+
+
+def collect(tiny: LoadedModel, texts: list[str], layers=LAYERS, max_tokens: int = 10_000) -> KeyStatistics:
+    return collect_statistics(
+        tiny.model,
+        tiny.tokenizer,
+        layout_of(tiny.model),
+        layers,
+        iter(texts),
+        base_digest=tiny.digest,
+        source="test",
+        max_tokens=max_tokens,
+    )
+
+
+def assert_same(found: KeyStatistics, expected: KeyStatistics) -> None:
+    assert found.tokens == expected.tokens and found.moments.keys() == expected.moments.keys()
+    for layer, C in expected.moments.items():
+        torch.testing.assert_close(found.moments[layer], C, atol=1e-9, rtol=1e-5)
+
+
+def plain_moment(tiny: LoadedModel, texts: list[str], layer: int) -> torch.Tensor:
+    """The mean of k kᵀ over all tokens, one text and one token at a time."""
+    name = layout_of(tiny.model).weight_name(layer).removesuffix(".weight")
+    seen: list[torch.Tensor] = []
+    handle = tiny.model.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for text in texts:
+        ids = tiny.tokenizer(text)["input_ids"]
+        for start in range(0, len(ids), 128):
+            tiny.model(input_ids=torch.tensor([ids[start : start + 128]]))
+    handle.remove()
+    keys = [key.double() for batch in seen for key in batch[0]]
+    return sum(torch.outer(key, key) for key in keys) / len(keys)
+
+
+def test_statistics_are_the_plain_mean_of_k_kt(tiny):
+    found = collect(tiny, TEXTS)
+    for layer in LAYERS:
+        torch.testing.assert_close(found.moments[layer], plain_moment(tiny, TEXTS, layer), atol=1e-8, rtol=1e-4)
+
+
+def test_statistics_of_shards_merge_to_those_of_the_whole(tiny):
+    assert_same(collect(tiny, TEXTS[:2]).merge(collect(tiny, TEXTS[2:])), collect(tiny, TEXTS))
+
+
+def test_padding_does_not_count(tiny):
+    """A short text beside a long one is padded; alone it is not."""
+    short, long = ["I."], [TEXTS[5]]
+    together = collect(tiny, short + long)
+    assert together.tokens == sum(len(tiny.tokenizer(text)["input_ids"]) for text in short + long)
+    assert_same(together, collect(tiny, short).merge(collect(tiny, long)))
+
+
+def test_neither_order_nor_batches_of_a_stream_matter(tiny):
+    assert_same(collect(tiny, TEXTS[::-1]), collect(tiny, TEXTS))
+    many = TEXTS * 3  # more rows than one batch holds
+    assert_same(collect(tiny, many), replace(collect(tiny, TEXTS), tokens=collect(tiny, TEXTS).tokens * 3))
+
+
+def test_no_more_tokens_are_read_than_asked_for_and_the_stream_stays_lazy(tiny_llama):
+    taken = []
+
+    def stream():
+        for text in TEXTS * 100:
+            taken.append(text)
+            yield text
+
+    assert collect(tiny_llama, stream(), max_tokens=40).tokens == 40
+    assert len(taken) < 10
+
+
+def test_the_model_is_left_as_it_was(tiny):
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    collect(tiny, TEXTS)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.model.modules())
+
+
+def test_statistics_of_different_models_or_layers_do_not_merge(tiny_llama, tiny_gpt2):
+    ours = collect(tiny_llama, TEXTS)
+    for other in (collect(tiny_gpt2, TEXTS), collect(tiny_llama, TEXTS, layers=(1,))):
+        with pytest.raises(StatisticsError, match="cannot be merged with .*collect both on the same model"):
+            ours.merge(other)
+
+
+def test_statistics_of_another_base_are_refused(tiny_llama):
+    with pytest.raises(StatisticsError, match=f"belong to base {tiny_llama.digest[:12]}, the model is 0000"):
+        collect(tiny_llama, TEXTS).check("0" * 64, LAYERS)
+
+
+def test_a_missing_layer_is_named(tiny_llama):
+    statistics = collect(tiny_llama, TEXTS)
+    statistics.check(tiny_llama.digest, LAYERS)
+    with pytest.raises(StatisticsError, match=r"lack layers \[3\]; they have \[1, 2\]. Collect"):
+        statistics.check(tiny_llama.digest, (1, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_keys_that_are_not_finite_are_refused(value):
+    tiny = tiny_model("llama")
+    tiny.model.get_parameter("model.layers.2.mlp.up_proj.weight")[0, 0] = value
+    with pytest.raises(StatisticsError, match="of layer 2 are not finite; choose another layer"):
+        collect(tiny, TEXTS)
+
+
+def test_no_text_is_refused(tiny_llama):
+    with pytest.raises(StatisticsError, match=r"no text to collect key statistics from \(test\)"):
+        collect(tiny_llama, ["", ""])
+
+
+def test_saved_statistics_load_as_they_were(tiny, tmp_path):
+    statistics = collect(tiny, TEXTS)
+    statistics.save(tmp_path / "deep" / "statistics.safetensors")
+    loaded = KeyStatistics.load(tmp_path / "deep" / "statistics.safetensors")
+    assert replace(loaded, moments={}) == replace(statistics, moments={})
+    assert all(torch.equal(C, statistics.moments[layer]) for layer, C in loaded.moments.items())
+    assert loaded.moments.keys() == statistics.moments.keys()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"C.1": [1.0]}))
+
+
+def torch_saved(path: Path) -> None:
+    torch.save({"C.1": torch.ones(2, 2)}, path)
+
+
+def without_metadata(path: Path) -> None:
+    save_file({"C.1": torch.ones(2, 2)}, path)
+
+
+def with_other_names(path: Path) -> None:
+    save_file({"weights": torch.ones(2, 2)}, path, {"tokens": "1", "base_digest": "", "source": ""})
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+BREAKS = [truncated, pickled, torch_saved, without_metadata, with_other_names, empty, missing, folder]
+
+
+@pytest.mark.parametrize("damage", BREAKS)
+def test_a_broken_file_is_refused_by_name(tiny_llama, tmp_path, damage):
+    path = tmp_path / "statistics.safetensors"
+    collect(tiny_llama, SENTENCES).save(path)
+    damage(path)
+    with pytest.raises(StatisticsError, match="cannot read key statistics .*statistics.safetensors: .*delete the file"):
+        KeyStatistics.load(path)
+
+
+def test_a_digest_of_texts_knows_where_one_ends():
+    assert text_digest(["ab", "c"]) != text_digest(["a", "bc"]) and text_digest(iter(["a"])) == text_digest(["a"])

@@ -1,0 +1,60 @@
+"""Published algorithms written plainly, to compare with: slow, short, and independent of the library's own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from editing.config import ValueSearchConfig
+from editing.edit import Edit
+from editing.layout import layout_of
+from editing.tokens import encode_prompt, target_ids
+
+
+def plain_search(
+    model, tokenizer, edit: Edit, layer: int, config: ValueSearchConfig, prefixes: Sequence[str]
+) -> Tensor:
+    """MEMIT's loop as published: every context forward and backward through the whole model at every step."""
+    module = layout_of(model).layer_list(model)[layer]
+    targets = torch.tensor(target_ids(tokenizer, edit.text, edit.target_new))
+    prompts = [encode_prompt(tokenizer, prefix, edit.prompt, edit.subject) for prefix in prefixes]
+    kl_prompt = encode_prompt(tokenizer, "", "{} is a", edit.subject)
+    hidden = model.config.hidden_size
+    delta = torch.zeros(hidden, dtype=next(model.parameters()).dtype, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
+    seen: dict[str, Tensor] = {}
+
+    def forward(ids: list[int], place: int) -> Tensor:
+        def add(module, args, output):
+            tensor = output if isinstance(output, Tensor) else output[0]
+            seen.setdefault("z", tensor[0, place].detach().clone())
+            shifted = tensor.clone()
+            shifted[0, place] = shifted[0, place] + delta
+            return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
+
+        handle = module.register_forward_hook(add)
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+        handle.remove()
+        return logits.log_softmax(-1)
+
+    base_kl: Tensor | None = None
+    for step in range(config.steps):
+        optimiser.zero_grad()
+        losses = []
+        for prompt in prompts:
+            logprobs = forward([*prompt.ids, *targets[:-1].tolist()], prompt.subject_index)
+            first = len(prompt.ids) - 1
+            losses.append(-logprobs[first : first + len(targets)].gather(1, targets[:, None]).mean())
+        now = forward(list(kl_prompt.ids), kl_prompt.subject_index)[-1]
+        base_kl = now.detach() if base_kl is None else base_kl
+        kl = (now.exp() * (now - base_kl)).sum()
+        z = seen["z"]
+        loss = torch.stack(losses).mean() + config.kl_weight * kl
+        loss = loss + config.weight_decay * (delta.square().sum() + 1e-30).sqrt() / z.square().sum()
+        if loss.item() < config.stop_loss or step == config.steps - 1:
+            break
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            delta *= (config.clamp * z.norm() / delta.norm()).clamp(max=1)
+    return (seen["z"] + delta).detach().float()
