@@ -9,6 +9,10 @@ from torch import Tensor
 from editing.errors import SolveError
 from editing.weights import Factors
 
+JITTERS = (1e-12, 1e-10, 1e-8, 1e-7)
+"""What is added to the diagonal of a matrix that is not definite, as a share of its norm. The keys behind C are
+summed by float32 products, so the directions that it leaves open are undecided to about the last."""
+
 
 def memit_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tensor:
     """Kᵀ (λC + H + K Kᵀ)⁻¹, (n, d) float64: MEMIT's eq. 14 with the keys of earlier facts, Δ = R · gain.
@@ -33,11 +37,12 @@ def independent_gains(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -
 
 def _solve_symmetric(M: Tensor, K: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(M)
-    if int(info):
-        # Rank-deficient statistics (less text than the key size) are no failure yet: a jitter far below every
-        # eigenvalue that counts makes the matrix definite and changes the solution by rounding only.
-        jitter = 1e-10 * M.diagonal().mean()
-        factor, info = torch.linalg.cholesky_ex(M + jitter * torch.eye(M.shape[0], dtype=M.dtype, device=M.device))
+    for jitter in JITTERS if int(info) else ():
+        # Statistics of less text than the key size have zero eigenvalues, which rounding made slightly negative.
+        shift = jitter * M.norm() * torch.eye(M.shape[0], dtype=M.dtype, device=M.device)
+        factor, info = torch.linalg.cholesky_ex(M + shift)
+        if not int(info):
+            break
     solution = torch.cholesky_solve(K, factor)
     if int(info) or not solution.isfinite().all():
         raise SolveError(

@@ -27,4 +27,6 @@ def method_config(name: str, fields: dict[str, Any] | None = None) -> MemitConfi
         field = ".".join(str(part) for part in first["loc"])
         known = ValueSearchConfig.model_fields if first["loc"][0] == "search" else METHODS[name].model_fields
         hint = f"; fields are {', '.join(known)}" if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"method {name}: {field} = {shown(first.get('input'))}: {first['msg'].lower()}{hint}") from None
+        raise UsageError(
+            f"method {name}: {field} = {shown(first.get('input'))}: {first['msg'].lower()}{hint}"
+        ) from None
