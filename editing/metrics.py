@@ -59,10 +59,10 @@ class EditScores:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "EditScores":
-        tokens = tuple(tuple(probe) for probe in fields.get("neighborhood_tokens", ()))
-        shares = {name: fields.get(name) for name in METRICS}
-        probes = int(fields.get("locality_probes", 0))
-        return cls(edit_id=fields["edit_id"], locality_probes=probes, neighborhood_tokens=tokens, **shares)
+        """What `to_json` gave. Raises KeyError when something is missing."""
+        tokens = tuple(tuple(probe) for probe in fields["neighborhood_tokens"])
+        shares = {name: fields[name] for name in METRICS}
+        return cls(fields["edit_id"], **shares, locality_probes=fields["locality_probes"], neighborhood_tokens=tokens)
 
 
 def evaluate(

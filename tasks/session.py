@@ -30,7 +30,7 @@ from tasks.manifest import Manifest
 from tasks.settings import Settings
 
 FLUENCY_SEED = 0
-HELD_OUT_TOKENS = 4096
+HELD_OUT_TOKENS = 2048
 """Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
 
 Progress = Callable[[str, int, int], None]
@@ -109,11 +109,11 @@ class Session:
         """The same of the base; cached."""
         about = json.dumps([self.loaded.digest, list(prompts), tokens, FLUENCY_SEED])
         path = self.cache / "fluency" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-        found = _read_number(path)
+        found = _read_fluency(path)
         if found is None:
             with self.weights.at_base():
                 found = self.fluency(prompts, tokens)
-            write_atomically(path, json.dumps(found).encode())
+            write_atomically(path, json.dumps({"fluency": found}).encode())
         return found
 
     def _value_path(self, edit: Edit) -> Path:
@@ -286,8 +286,8 @@ def _read_scores(path: Path, edit_id: str) -> EditScores | None:
         return None
 
 
-def _read_number(path: Path) -> float | None:
+def _read_fluency(path: Path) -> float | None:
     try:
-        return float(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return float(json.loads(path.read_text())["fluency"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -66,7 +66,7 @@ def test_configured_layers_win_over_the_preset():
 
 
 def test_an_unknown_method_lists_the_known_ones():
-    with pytest.raises(UsageError, match="^unknown method 'rune'; known are memit"):
+    with pytest.raises(UsageError, match=r"^unknown method 'rune'; known are memit"):
         method_config("rune")
 
 
