@@ -59,6 +59,7 @@ _LLAMA = ModelLayout("model.layers", "mlp.down_proj")
 LAYOUTS = {
     "bloom": ModelLayout("transformer.h", "mlp.dense_4h_to_h"),
     "gemma2": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "gemma3": ModelLayout("model.language_model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
     "gemma3_text": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
     "gpt2": ModelLayout("transformer.h", "mlp.c_proj", transposed=True),
     "gpt_neox": ModelLayout("gpt_neox.layers", "mlp.dense_4h_to_h"),

@@ -64,7 +64,7 @@ def check_edit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edit:
     target = target_ids(tokenizer, edit.text, edit.target_new)
     if not target:
         raise InvalidEdit(f"edit '{edit.id}': target '{edit.target_new}' has no tokens; give a word")
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = len(encoded.ids) + len(target) + room
     if limit is not None and length > limit:
         raise InvalidEdit(

@@ -23,10 +23,21 @@ WINDOW = {"sliding_window": 5}
 GEMMA = {**LLAMA_SIZES, **WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
 NEOX_SIZES = {key: value for key, value in LLAMA_SIZES.items() if key not in ("num_key_value_heads", "head_dim")}
 
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+VOCABULARY_SIZE = {"vocab_size": len(byte_tokenizer())}
+
 FAMILIES = {
     "bloom": ("bloom", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
     "gemma2": ("gemma2", {**GEMMA, "final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.5}),
     "gemma3": ("gemma3_text", GEMMA),
+    "gemma3-with-vision": ("gemma3", {"text_config": {**GEMMA, **VOCABULARY_SIZE}, "vision_config": VISION}),
     "gpt2": ("gpt2", GPT_SIZES),
     "gptj": ("gptj", {**GPT_SIZES, "rotary_dim": 4}),
     "llama": ("llama", LLAMA_SIZES),
@@ -62,11 +73,8 @@ def tiny_family(name: str, dtype: torch.dtype = torch.float32, *, bos: bool = Fa
 
 def _random_model(name: str) -> PreTrainedModel:
     model_type, sizes = FAMILIES[name]
-    tokenizer = family_tokenizer(False)
-    end = tokenizer.eos_token_id
-    config = AutoConfig.for_model(
-        model_type, **{"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, **sizes}
-    )
+    end = family_tokenizer(False).eos_token_id
+    config = AutoConfig.for_model(model_type, **{**VOCABULARY_SIZE, "bos_token_id": end, "eos_token_id": end, **sizes})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)

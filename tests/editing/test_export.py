@@ -36,7 +36,7 @@ def merged_logits(tiny, update) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.filterwarnings("error:fan_in_fan_out")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "error:fan_in_fan_out")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_peft_computes_with_the_adapter_what_the_merged_model_computes(name, tmp_path):
     tiny = tiny_family(name)
@@ -49,6 +49,7 @@ def test_peft_computes_with_the_adapter_what_the_merged_model_computes(name, tmp
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_in_bfloat16_adapter_and_merged_model_differ_by_rounding_only(name, tmp_path):
     tiny = tiny_family(name, torch.bfloat16)
     update = update_for(tiny.model)
