@@ -5,11 +5,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from editing.config import ValueSearchConfig
-from editing.covariance import KeyStatistics
+from editing.covariance import KeyStatistics, collect_statistics
 from editing.edit import Edit
 from editing.errors import ModelError
+from editing.fluency import generate
 from editing.history import KeyHistory
-from editing.keys import subject_states
+from editing.keys import capture_inputs, subject_states
 from editing.layout import LAYOUTS, layout_of
 from editing.methods.memit import MemitConfig, Setting, compute_update
 from editing.models import base_digest
@@ -178,3 +179,33 @@ def test_a_wrapped_model_is_refused():
 def test_float64_is_refused_where_padding_would_become_nan():
     with pytest.raises(ModelError, match=r"'gemma2' .*gives NaN in float64; load it in float32"):
         layout_of(tiny_family("gemma2", torch.float64).model)
+
+
+@every_family
+def test_text_written_in_a_batch_is_the_argmax_of_the_plain_forward(name):
+    tiny = tiny_family(name, bos=True)
+    prompts, steps = [edit.text for edit in EDITS], 6
+    for prompt, written in zip(prompts, generate(tiny.model, tiny.tokenizer, prompts, steps), strict=True):
+        ids = tiny.tokenizer(prompt)["input_ids"]
+        start = len(ids)
+        for _ in range(steps):
+            ids.append(tiny.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item())
+        assert tiny.tokenizer.eos_token_id not in ids[start:]
+        assert written == tiny.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+@every_family
+def test_key_statistics_are_the_mean_over_texts_run_one_by_one(name):
+    tiny = tiny_family(name)
+    layout, texts = layout_of(tiny.model), [edit.text for edit in EDITS]
+    keys, modules = [], {LAYER: layout.projection(tiny.model, LAYER)}
+    for text in texts:
+        with capture_inputs(modules) as inputs:
+            tiny.model(input_ids=torch.tensor([tiny.tokenizer(text)["input_ids"]]), use_cache=False)
+        keys.append(inputs[LAYER].reshape(-1, layout.key_size(tiny.model)).double())
+    K = torch.cat(keys)
+    found = collect_statistics(
+        tiny.model, tiny.tokenizer, layout, (LAYER,), texts, base_digest=tiny.digest, source="test", max_tokens=1000
+    )
+    assert found.tokens == len(K)
+    torch.testing.assert_close(found.moments[LAYER], K.T @ K / len(K), atol=1e-6, rtol=1e-4)
