@@ -150,7 +150,9 @@ def open_session(
     on_progress("model", 1, 1)
     layout, config = layout_of(loaded.model), spec.config
     count = len(layout.layer_list(loaded.model))
-    layers = layers_for(config, loaded.model.config.model_type, count, loaded.model.config.hidden_size)
+    layers = layers_for(
+        config, loaded.model.config.model_type, count, loaded.model.config.get_text_config().hidden_size
+    )
     check_layers(loaded.model, layout, layers)
     cache = settings.cache_folder
     prefixes = _prefixes(loaded, config, cache)

@@ -9,6 +9,9 @@ the keys of earlier facts in the solve as in AlphaEdit's sequential setting (Fan
         R  = (z* − z) / (L − l + 1), z taken with the layers below already edited   (eq. 20)
         Δ  = R Kᵀ (λC + H + K Kᵀ)⁻¹                                                  (eq. 14)
 
+Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
+change of the projection's output that takes the normed one nearest to that (editing/postnorm.py).
+
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
@@ -27,6 +30,7 @@ from editing.edit import Edit
 from editing.history import KeyHistory
 from editing.keys import subject_states
 from editing.layout import ModelLayout
+from editing.postnorm import change_before_norm
 from editing.solve import factors, independent_gains, memit_gain
 from editing.tokens import encode_prompt, pad_token
 from editing.weights import Factors, WeightUpdate, overlay
@@ -95,7 +99,8 @@ def _keys_and_residual(
     setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, layer: int, updates: Sequence[WeightUpdate]
 ) -> tuple[Tensor, Tensor]:
     """K (n, d) averaged over contexts and R (m, n), with `updates[i]` in force for edit i."""
-    last, contexts, keys, hidden = setting.layers[-1], len(setting.prefixes), [], []
+    last, contexts = setting.layers[-1], len(setting.prefixes)
+    keys, written, hidden = [], [], []
     pad_id = pad_token(setting.tokenizer)
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)
@@ -109,8 +114,12 @@ def _keys_and_residual(
         with overlay(setting.model, setting.layout, in_force[0] if shared else in_force):
             states = subject_states(setting.model, setting.layout, prompts, layer, last, pad_id)
         keys.append(states.keys.view(-1, contexts, states.keys.shape[1]).mean(1))
+        written.append(states.written[::contexts])
         hidden.append(states.hidden[::contexts])
     R_nm = (z_star_nm.to(hidden[0].device) - torch.cat(hidden)) / (last - layer + 1)
+    norm = setting.layout.norm_after(setting.model, layer)
+    if norm is not None:
+        R_nm = change_before_norm(norm, torch.cat(written), R_nm)
     return torch.cat(keys), R_nm.T
 
 
