@@ -103,7 +103,7 @@ def test_the_model_is_left_as_it_was(tiny):
 def test_statistics_of_different_models_or_layers_do_not_merge(tiny_llama, tiny_gpt2):
     ours = collect(tiny_llama, TEXTS)
     for other in (collect(tiny_gpt2, TEXTS), collect(tiny_llama, TEXTS, layers=(1,))):
-        with pytest.raises(StatisticsError, match="cannot be merged with .*collect both on the same model"):
+        with pytest.raises(StatisticsError, match=r"cannot be merged with .*collect both on the same model"):
             ours.merge(other)
 
 
@@ -182,7 +182,9 @@ def test_a_broken_file_is_refused_by_name(tiny_llama, tmp_path, damage):
     path = tmp_path / "statistics.safetensors"
     collect(tiny_llama, SENTENCES).save(path)
     damage(path)
-    with pytest.raises(StatisticsError, match="cannot read key statistics .*statistics.safetensors: .*delete the file"):
+    with pytest.raises(
+        StatisticsError, match=r"cannot read key statistics .*statistics.safetensors: .*delete the file"
+    ):
         KeyStatistics.load(path)
 
 

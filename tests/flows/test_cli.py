@@ -117,7 +117,7 @@ def test_the_readme_shows_every_command(command):
         (2, "line 'main' knows no request 'nobody'; see errata history", ("history", "nobody")),
         (2, "nothing to try", ("trial",)),
         (1, "none.jsonl'", ("trial", "none.jsonl")),
-        (2, "--mode is 'together'; choose sequential or independent", ("benchmark", "x", "--out", "y", "--mode", "together")),
+        (2, "--mode is 'together'; choose sequential or independent", ("benchmark", "x", "--out", "y", "--mode", "together")),  # noqa: E501
         (2, "Missing option '--out'", ("benchmark", "x.json")),
         (1, "none.json'", ("benchmark", "none.json", "--out", "never")),
         (2, "unknown method 'rune'", ("benchmark", "x", "--out", "y", "--method", "rune")),
@@ -304,7 +304,7 @@ def test_a_line_that_has_versions_cannot_be_given_another_definition(errata, on_
     check_one_line(
         errata("run", "fixed", "--model", "other"), 2, "line 'fixed' has model .*, not 'other'; leave --model"
     )
-    check_one_line(errata("run", "fixed", "-o", "layers=[1]"), 2, "line 'fixed' is configured otherwise")
+    check_one_line(errata("run", "fixed", "-o", "layers=[1]"), 2, "line 'fixed' has other options of memit")
     assert errata("run", "fixed", *OPTIONS, "--model", fact_model_path, "--json").json["kept"] == 0
 
 
