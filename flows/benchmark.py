@@ -18,7 +18,7 @@ from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
 from editing.fluency import fluency
-from editing.methods.memit import compute_independent_updates, compute_update
+from editing.methods import compute_independent_updates, compute_update
 from editing.metrics import EditScores, evaluate, summarise
 from editing.readers import read_edits
 from editing.values import search_values
