@@ -20,6 +20,7 @@ from editing.files import write_atomically
 from editing.fluency import fluency
 from editing.history import KeyHistory
 from editing.layout import check_layers, layout_of
+from editing.methods import find_method
 from editing.methods.base import BatchUpdate, Setting
 from editing.metrics import EditScores, evaluate
 from editing.models import LoadedModel, load_model
@@ -65,6 +66,8 @@ class Session:
 
     def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
         """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
+        if not find_method(self.config.method).searches:
+            return torch.zeros(len(edits), 0)
         paths = {edit.id: self._value_path(edit) for edit in edits}
         found = {edit.id: _read_tensor(paths[edit.id], "z_star") for edit in edits}
         missing = [edit for edit in edits if found[edit.id] is None]

@@ -15,12 +15,15 @@ from editing.errors import UsageError
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.emmet import EMMET, EmmetConfig
+from editing.methods.finetune import FINETUNE, FineTuneConfig
 from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.rome import ROME, RomeConfig
 from editing.weights import WeightUpdate
 
-METHODS: dict[str, Method[Any]] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME)}
-AnyConfig = Annotated[MemitConfig | AlphaEditConfig | EmmetConfig | RomeConfig, Field(discriminator="method")]
+METHODS: dict[str, Method[Any]] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE)}
+AnyConfig = Annotated[
+    MemitConfig | AlphaEditConfig | EmmetConfig | RomeConfig | FineTuneConfig, Field(discriminator="method")
+]
 """The type of a stored config: read back as the class of its method."""
 
 

@@ -77,6 +77,8 @@ class Method(Generic[ConfigT]):
     """(setting, edits, z* (n, m), config): the update that writes the edits as one batch."""
     compute_independent_updates: Callable[[Setting, Sequence[Edit], Tensor, ConfigT], list[WeightUpdate]] | None
     """The same arguments: for each edit the update that would write it alone; None where that is not possible."""
+    searches: bool = True
+    """Whether it wants z*; otherwise it is given values of size zero."""
 
 
 @dataclass(frozen=True)

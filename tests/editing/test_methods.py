@@ -30,6 +30,7 @@ EDITS = (
     Edit(subject="the moon", prompt="Beyond {} lies", target_new="nothing"),
 )
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
+EVERY_SEARCH = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.searches])
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -92,7 +93,7 @@ def test_independent_updates_are_those_of_each_edit_alone(tiny, method):
             )
 
 
-@EVERY_METHOD
+@EVERY_SEARCH
 def test_an_update_brings_the_states_nearer_to_the_wanted_ones(tiny, method):
     setting = tiny_setting(tiny, method)
     z_star, before = wanted(setting), states(setting)
@@ -122,7 +123,7 @@ def test_with_history_two_batches_of_one_layer_are_the_one_big_batch(tiny, metho
         torch.testing.assert_close(weights.sums[name], expected, atol=1e-4 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["memit", "emmet", "rome"])
+@pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune"])
 def test_without_history_earlier_keys_do_not_matter(tiny, method):
     setting = tiny_setting(tiny, method)
     config = method_config(method, {"history": False} if method == "memit" else {})
@@ -213,7 +214,7 @@ def test_a_method_that_cannot_write_edits_alone_says_so(tiny_llama_f64, monkeypa
     monkeypatch.setitem(METHODS, "memit", Method(whole.name, whole.config, whole.compute_update, None))
     setting = tiny_setting(tiny_llama_f64, "memit")
     with pytest.raises(
-        UsageError, match=r"'memit' cannot write edits independently .* or one of alphaedit, emmet, rome"
+        UsageError, match=r"'memit' cannot write edits independently .* or one of alphaedit, emmet, rome, "
     ):
         compute_independent_updates(setting, EDITS, wanted(setting), method_config("memit"))
 
@@ -221,7 +222,11 @@ def test_a_method_that_cannot_write_edits_alone_says_so(tiny_llama_f64, monkeypa
 # The fact model: edits take.
 
 SEARCH = {"clamp": 4.0, "steps": 40, "weight_decay": 0.0, "kl_weight": 0.0}
-FITTING = {"memit": {"statistics_weight": 100.0}, "alphaedit": {"nullspace_threshold": 0.1, "ridge": 1.0}}
+FITTING = {
+    "memit": {"statistics_weight": 100.0},
+    "alphaedit": {"nullspace_threshold": 0.1, "ridge": 1.0},
+    "finetune": {"steps": 50, "learning_rate": 0.02, "norm_limit": 1.0},
+}
 
 
 @EVERY_METHOD

@@ -48,15 +48,18 @@ def test_the_benchmark_command_runs_alphaedit(mode, good_edits, shared_places, t
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == made
 
 
-@pytest.mark.parametrize("method", ["emmet", "rome"])
+@pytest.mark.parametrize("method", ["emmet", "rome", "finetune"])
 def test_a_benchmark_runs_every_other_method(method, good_edits, shared_places, tmp_path):
-    assert {"memit", "alphaedit", "emmet", "rome"} == METHODS.keys()
+    assert {"memit", "alphaedit", "emmet", "rome", "finetune"} == METHODS.keys()
     data = tmp_path / "edits.json"
     data.write_text(json.dumps([edit.model_dump(mode="json") for edit in good_edits[:2]]))
     layers = [1] if METHODS[method].config.one_layer else [0, 1]
-    spec = LineSpec(
-        line="x", model=shared_places["ERRATA_MODEL"], config=method_config(method, SHARED | {"layers": layers})
+    fields = (
+        SHARED
+        | {"layers": layers}
+        | ({"steps": 50, "learning_rate": 0.02, "norm_limit": 1.0} if method == "finetune" else {})
     )
+    spec = LineSpec(line="x", model=shared_places["ERRATA_MODEL"], config=method_config(method, fields))
     asked = Benchmark(data, "sequential", 2, None, 0, None, tmp_path, perplexity_tokens=512)
     made = run_benchmark(Settings(cache=shared_places["ERRATA_CACHE"]), spec, asked)
     assert made["metrics"]["after"]["efficacy_prob"] >= 0.5 and made["layers"] == layers
