@@ -50,7 +50,11 @@ class OneLayerConfig(MethodConfig):
     layers: OneLayerNumber | None = Field(None, description="The edited layer; none: the last of the model's preset.")
 
 
-PRESET_LAYERS = {("llama", 30, 576): (2, 3, 4, 5), ("gpt2", 48, 1600): (13, 14, 15, 16, 17)}
+PRESET_LAYERS = {
+    ("llama", 30, 576): (2, 3, 4, 5),
+    ("gpt2", 48, 1600): (13, 14, 15, 16, 17),
+    ("gptj", 28, 4096): (3, 4, 5, 6, 7, 8),
+}
 """Edited layers by (model_type, number of layers, hidden size), where they were measured or published."""
 
 

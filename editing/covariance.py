@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.body import run_body
 from editing.errors import StatisticsError
 from editing.files import write_atomically
 from editing.keys import capture_inputs, stop_after
@@ -133,11 +134,11 @@ def collect_statistics(
     for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
         aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
         with capture_inputs(modules) as inputs, stop_after(last):
-            model.base_model(
+            run_body(
+                model,
                 input_ids=aligned.input_ids,
                 attention_mask=aligned.attention_mask,
                 position_ids=aligned.position_ids,
-                use_cache=False,
             )
         real = aligned.attention_mask.bool()
         for layer in layers:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.body import takes_positions
 from editing.errors import EditingError
-from editing.scoring import check_length, encode_prompts, max_positions, output_logits, takes_positions
+from editing.scoring import check_length, encode_prompts, max_positions, output_logits
 from editing.tokens import align_rows, pad_token
 
 ROWS_AT_ONCE = 32

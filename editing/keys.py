@@ -6,13 +6,24 @@ Shapes: n = rows, d = key size, m = hidden size.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from editing.body import run_body
 from editing.layout import ModelLayout
 from editing.tokens import EncodedPrompt, align_rows
+
+LayerOutput = Tensor | tuple[Any, ...]
+"""Hidden states, or a tuple that begins with them: architectures differ."""
+
+
+def hidden_of(output: LayerOutput) -> Tensor:
+    """The hidden states of what a layer gave."""
+    hidden: Tensor = output if isinstance(output, Tensor) else output[0]
+    return hidden
 
 
 class _Enough(Exception):
@@ -55,12 +66,12 @@ def capture_inputs(modules: dict[int, nn.Module]) -> Iterator[dict[int, Tensor]]
 
 
 @contextmanager
-def capture_output(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The hidden states that `module` gave in its latest call, as a list of one."""
-    outputs: list[Tensor] = []
+def capture_output(module: nn.Module) -> Iterator[list[LayerOutput]]:
+    """What `module` gave in its latest call, as a list of one."""
+    outputs: list[LayerOutput] = []
 
-    def save(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        outputs[:] = [output if isinstance(output, Tensor) else output[0]]
+    def save(module: nn.Module, args: object, output: LayerOutput) -> None:
+        outputs[:] = [output]
 
     handle = module.register_forward_hook(save)
     try:
@@ -75,6 +86,8 @@ class SubjectStates:
 
     keys: Tensor
     """k of one layer, (n, d)."""
+    written: Tensor
+    """What that layer's down projection makes of its keys, (n, m)."""
     hidden: Tensor
     """Output of a later layer, (n, m)."""
 
@@ -96,12 +109,13 @@ def subject_states(
     rows = align_rows([p.ids[: p.subject_index + 1] for p in prompts], [p.subject_index for p in prompts], pad_id).to(
         model.device
     )
-    projection = {key_layer: layout.projection(model, key_layer)}
-    with capture_inputs(projection) as inputs, capture_output(last) as output, stop_after(last):
-        model.base_model(
-            input_ids=rows.input_ids,
-            attention_mask=rows.attention_mask,
-            position_ids=rows.position_ids,
-            use_cache=False,
-        )
-    return SubjectStates(inputs[key_layer][:, rows.anchor].float(), output[0][:, rows.anchor].float())
+    projection = layout.projection(model, key_layer)
+    with (
+        capture_inputs({key_layer: projection}) as inputs,
+        capture_output(projection) as written,
+        capture_output(last) as output,
+        stop_after(last),
+    ):
+        run_body(model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids)
+    found = (inputs[key_layer], hidden_of(written[0]), hidden_of(output[0]))
+    return SubjectStates(*(states.view(*rows.input_ids.shape, -1)[:, rows.anchor].float() for states in found))

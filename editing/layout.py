@@ -23,6 +23,8 @@ class ModelLayout:
     """Path of the MLP's down projection inside a layer."""
     transposed: bool = False
     """True when the weight is stored as (key, value), as GPT-2's Conv1D does."""
+    post_norm: str | None = None
+    """Path, inside a layer, of an RMS norm through which the MLP's output passes before it joins the hidden state."""
 
     def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
         modules = model.get_submodule(self.layers)
@@ -31,6 +33,10 @@ class ModelLayout:
 
     def projection(self, model: PreTrainedModel, layer: int) -> nn.Module:
         return self.layer_list(model)[layer].get_submodule(self.down_projection)
+
+    def norm_after(self, model: PreTrainedModel, layer: int) -> nn.Module | None:
+        """The norm between the down projection and the hidden state, where the architecture has one."""
+        return None if self.post_norm is None else self.layer_list(model)[layer].get_submodule(self.post_norm)
 
     def weight_name(self, layer: int) -> str:
         return f"{self.layers}.{layer}.{self.down_projection}.weight"
@@ -48,28 +54,79 @@ class ModelLayout:
         return self.oriented(weight).shape[1]
 
 
+_LLAMA = ModelLayout("model.layers", "mlp.down_proj")
+
 LAYOUTS = {
-    "llama": ModelLayout("model.layers", "mlp.down_proj"),
-    "mistral": ModelLayout("model.layers", "mlp.down_proj"),
-    "qwen2": ModelLayout("model.layers", "mlp.down_proj"),
+    "bloom": ModelLayout("transformer.h", "mlp.dense_4h_to_h"),
+    "gemma2": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "gemma3": ModelLayout("model.language_model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "gemma3_text": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
     "gpt2": ModelLayout("transformer.h", "mlp.c_proj", transposed=True),
+    "gpt_neox": ModelLayout("gpt_neox.layers", "mlp.dense_4h_to_h"),
+    "gptj": ModelLayout("transformer.h", "mlp.fc_out"),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "olmo2": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "phi": ModelLayout("model.layers", "mlp.fc2"),
+    "phi3": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
 }
 """One layout a `config.model_type`."""
+
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""How the configs of mixtures of experts name the number of experts."""
 
 
 def layout_of(model: PreTrainedModel) -> ModelLayout:
     """The layout of a loaded model.
 
     Raises:
-        ModelError: the architecture has no layout.
+        ModelError: the architecture has no layout, or the model is wrapped, quantised or in float64 where that fails.
     """
     model_type = model.config.model_type
+    named = f"architecture '{model_type}' ({type(model).__name__})"
+    known = ", ".join(sorted(LAYOUTS))
     if model_type not in LAYOUTS:
+        if count := expert_count(model):
+            raise ModelError(
+                f"{named} cannot be edited: each of its layers spreads the MLP over {count} experts, so no single "
+                f"down projection holds a fact; choose a dense model: {known}"
+            )
         raise ModelError(
-            f"no layout for architecture '{model_type}' ({type(model).__name__}); known are "
-            f"{', '.join(sorted(LAYOUTS))}. Add its module paths to LAYOUTS in editing/layout.py."
+            f"no layout for {named}; known are {known}. If each of its layers has one MLP down projection, add its "
+            "module paths to LAYOUTS in editing/layout.py; without one it cannot be edited, choose another model."
         )
-    return LAYOUTS[model_type]
+    layout = LAYOUTS[model_type]
+    _check_weight(model, layout, named)
+    return layout
+
+
+def expert_count(model: PreTrainedModel) -> int:
+    """How many experts a layer's MLP has, by the model's config; 0 for a dense model."""
+    config = model.config.get_text_config()
+    counts = [getattr(config, name, None) for name in EXPERT_COUNTS]
+    return max((count for count in counts if isinstance(count, int) and count > 1), default=0)
+
+
+def _check_weight(model: PreTrainedModel, layout: ModelLayout, named: str) -> None:
+    """Raises ModelError unless the first layer's down projection is a plain matrix of floating point numbers."""
+    name = layout.weight_name(0)
+    try:
+        weight = model.get_parameter(name)
+    except AttributeError:
+        raise ModelError(
+            f"{named} has no weight '{name}'; wrapped or converted models are not edited: load the plain model"
+        ) from None
+    if weight.dim() != 2 or not weight.is_floating_point():
+        raise ModelError(
+            f"weight '{name}' of {named} is {weight.dtype} of shape {tuple(weight.shape)}, not a matrix of floating "
+            "point numbers; load the model without quantisation, in float32 or bfloat16"
+        )
+    if weight.dtype == torch.float64 and model.config._attn_implementation == "eager":
+        # Its softmax runs in float32, where float64's smallest number, which masks padding, becomes -inf: padding
+        # turns into NaN, and NaN times zero reaches the real tokens.
+        raise ModelError(f"{named} computes attention in a way that gives NaN in float64; load it in float32")
 
 
 def check_layers(model: PreTrainedModel, layout: ModelLayout, layers: tuple[int, ...]) -> None:

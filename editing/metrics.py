@@ -49,6 +49,8 @@ class EditScores:
     portability_prob: float | None = None
     """As efficacy, of the portability probes' own answers against the true target."""
     portability_argmax: float | None = None
+    locality_probes: int = 0
+    """How many neighborhood probes locality_prob is the mean of: those that have another answer than the new one."""
     neighborhood_tokens: tuple[tuple[int, ...], ...] = ()
     """The most probable tokens at each neighborhood probe, for `locality_kept` of a later evaluation."""
 
@@ -57,9 +59,10 @@ class EditScores:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "EditScores":
-        tokens = tuple(tuple(probe) for probe in fields.get("neighborhood_tokens", ()))
-        shares = {name: fields.get(name) for name in METRICS}
-        return cls(edit_id=fields["edit_id"], neighborhood_tokens=tokens, **shares)
+        """What `to_json` gave. Raises KeyError when something is missing."""
+        tokens = tuple(tuple(probe) for probe in fields["neighborhood_tokens"])
+        shares = {name: fields[name] for name in METRICS}
+        return cls(fields["edit_id"], **shares, locality_probes=fields["locality_probes"], neighborhood_tokens=tokens)
 
 
 def evaluate(
@@ -111,19 +114,21 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
     prompts = edit.paraphrases
     answered = [probe for probe in edit.portability if probe.answer is not None]
     tokens = tuple(_tokens(edit, probe, scores) for probe in neighborhood)
+    keeps = [_keeps(edit, probe, scores) for probe in neighborhood]
     return EditScores(
         edit_id=edit.id,
         efficacy_prob=_wins(scores, edit.text, edit.target_new, edit.target_true),
         efficacy_argmax=float(scores[edit.text, edit.target_new].argmax),
         generalization_prob=_mean([_wins(scores, p, edit.target_new, edit.target_true) for p in prompts]),
         generalization_argmax=_mean([float(scores[p, edit.target_new].argmax) for p in prompts]),
-        locality_prob=_mean([_keeps(edit, probe, scores) for probe in neighborhood]),
+        locality_prob=_mean(keeps),
         locality_argmax=_mean([_answers(edit, probe, scores) for probe in neighborhood]),
         locality_kept=_kept(tokens, before),
         portability_prob=_mean(
             [_wins(scores, p.prompt, p.answer, edit.target_true) for p in answered if p.answer is not None]
         ),
         portability_argmax=_mean([float(scores[p.prompt, p.answer].argmax) for p in answered if p.answer is not None]),
+        locality_probes=sum(kept is not None for kept in keeps),
         neighborhood_tokens=tokens,
     )
 

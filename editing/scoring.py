@@ -5,7 +5,6 @@ len(prompt) - 1 + k. Equal rows are computed once, a row that begins another one
 later token), rows of similar length share a batch, and only the positions asked for meet the output matrix.
 """
 
-import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.body import run_body
 from editing.errors import InvalidEdit, ModelError
 from editing.tokens import Rows, align_rows, pad_token, target_ids
 
@@ -190,23 +190,10 @@ def _read(
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The last hidden states (rows, positions, m), before the output matrix; padding changes nothing."""
     rows = rows.to(model.device)
-    body = model.base_model
-    hidden: Tensor
-    if takes_positions(model):
-        hidden = body(
-            input_ids=rows.input_ids,
-            attention_mask=rows.attention_mask,
-            position_ids=rows.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-    else:  # these count positions from the attention mask
-        hidden = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).last_hidden_state
+    hidden: Tensor = run_body(
+        model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
+    ).last_hidden_state
     return hidden
-
-
-def takes_positions(model: PreTrainedModel) -> bool:
-    """True when the model's body wants to be told positions."""
-    return "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
 def logit_chunks(model: PreTrainedModel, hidden_sm: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.edit import Edit
 from editing.errors import InvalidEdit
 
+LINE_BREAK = "\n"
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -42,10 +44,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prefix: str, prompt: str, 
 
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
-    """Token ids of `target` as it goes on from `prompt`: with a space between, unless one stands there already."""
+    """Token ids of `target` as it goes on from `prompt`: with a space between, unless one stands there already.
+
+    Some tokenizers (Llama 2, Mistral, Phi-3) put a space before every text, which a target does not begin: it is
+    tokenised after a line break, whose own tokens are taken off.
+    """
     gap = "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
-    ids: list[int] = tokenizer(gap + target, add_special_tokens=False)["input_ids"]
-    return ids
+    start: list[int] = tokenizer(LINE_BREAK, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(LINE_BREAK + gap + target, add_special_tokens=False)["input_ids"]
+    if prompt and ids[: len(start)] == start:
+        return ids[len(start) :]
+    alone: list[int] = tokenizer(gap + target, add_special_tokens=False)["input_ids"]
+    return alone
 
 
 def check_edit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edit: Edit, room: int = 64) -> None:
@@ -54,7 +64,7 @@ def check_edit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edit:
     target = target_ids(tokenizer, edit.text, edit.target_new)
     if not target:
         raise InvalidEdit(f"edit '{edit.id}': target '{edit.target_new}' has no tokens; give a word")
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = len(encoded.ids) + len(target) + room
     if limit is not None and length > limit:
         raise InvalidEdit(

@@ -24,11 +24,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from editing.body import run_body
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import SearchError
-from editing.keys import capture_output
+from editing.keys import capture_output, hidden_of
 from editing.layout import ModelLayout
+from editing.scoring import output_logits
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 
 KL_PROMPT = "{} is a"
@@ -172,13 +174,14 @@ class _Search:
     def _freeze(self, rows: Rows, described: Sequence[_Row], edits: int) -> _Frozen:
         cache = DynamicCache()
         with capture_output(self.layout.layer_list(self.model)[self.layer]) as output:
-            final = self.model.base_model(
+            final = run_body(
+                self.model,
                 input_ids=rows.input_ids,
                 attention_mask=rows.attention_mask,
                 position_ids=rows.position_ids,
-                past_key_values=cache,
-                use_cache=True,
+                cache=cache,
             ).last_hidden_state
+        self.extras = None if isinstance(output[0], Tensor) else output[0][1:]
         P, device = self.prefix_length, rows.input_ids.device
         contexts = sum(1 for row in described if row.edit == 0 and row.targets)
         places, targets, weights = [], [], []
@@ -188,7 +191,7 @@ class _Search:
                 targets.append(row.targets[k] if row.targets else -1)
                 weights.append(1 / (contexts * len(row.targets)) if row.targets else self.config.kl_weight)
         frozen = _Frozen(
-            hidden=output[0][:, P:],
+            hidden=hidden_of(output[0])[:, P:],
             attention_mask=rows.attention_mask,
             position_ids=rows.position_ids[:, P:],
             keys=[layer.keys[:, :, :P] for layer in cache.layers[self.layer + 1 :]],
@@ -269,12 +272,12 @@ class _Search:
         lower = [_FixedPrefix(P, nothing, nothing)] * (self.layer + 1)
         upper = [_FixedPrefix(P, k, v) for k, v in zip(frozen.keys, frozen.values, strict=True)]
         with self._layers_give(hidden):
-            final: Tensor = self.model.base_model(
+            final: Tensor = run_body(
+                self.model,
                 inputs_embeds=torch.zeros_like(hidden),
                 attention_mask=frozen.attention_mask,
                 position_ids=frozen.position_ids,
-                past_key_values=Cache(layers=[*lower, *upper]),
-                use_cache=True,
+                cache=Cache(layers=[*lower, *upper]),
             ).last_hidden_state
         return final
 
@@ -283,11 +286,13 @@ class _Search:
         """Inside, the layers up to L do nothing and layer L gives `hidden`: the model's own forward does the rest.
 
         Masks, rotary embeddings and norms stay the architecture's own, so no family needs code of its own here.
+        Where a layer returns a tuple (GPT-J: hidden states and attention weights) so does the stand-in.
         """
         below = list(self.layout.layer_list(self.model))[: self.layer + 1]
+        given = hidden if self.extras is None else (hidden, *self.extras)
 
-        def give(*args: object, **kwargs: object) -> Tensor:
-            return hidden
+        def give(*args: object, **kwargs: object) -> Tensor | tuple[object, ...]:
+            return given
 
         try:
             for module in below:
@@ -299,11 +304,7 @@ class _Search:
 
     def _logprobs(self, final: Tensor, places: Tensor) -> Tensor:
         """Log-probabilities in float32 at (row, column) places of the final hidden states."""
-        logits = self.model.get_output_embeddings()(final[places[:, 0], places[:, 1]]).float()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        if cap:
-            logits = cap * torch.tanh(logits / cap)
-        return logits.log_softmax(-1)  # type: ignore[no-any-return]
+        return output_logits(self.model, final[places[:, 0], places[:, 1]]).float().log_softmax(-1)
 
     def _keep(self, going: Tensor) -> None:
         """Drop the rows of edits that are done, and number the others anew."""

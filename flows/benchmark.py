@@ -72,8 +72,12 @@ def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
 
 
 def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[str, Any]:
-    """Edit, measure, and write `result.json` into the output folder."""
+    """Edit, measure, and write `result.json` into the output folder. Raises UsageError for a folder that cannot be."""
     edits = read_benchmark(asked.data, asked.limit, asked.seed)
+    try:
+        asked.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from None
     statistics_texts = read_text(asked.statistics_text) if asked.statistics_text else None
     session = open_session(spec, settings, statistics_texts=statistics_texts, on_progress=progress)
     texts = read_text(asked.text) if asked.text else session.held_out

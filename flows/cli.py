@@ -31,6 +31,7 @@ Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in t
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin: machines are shared
     try:
         code = app(prog_name="errata", standalone_mode=False)
     except TyperException as error:
@@ -39,6 +40,8 @@ def main() -> None:
         _fail(str(error), 2)
     except ErrataError as error:
         _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}; look at the place and the free space", 1)
     if code == STOPPED:
         typer.echo("stopped; what was committed stands, the rest is still queued", err=True)
     sys.exit(code or 0)

@@ -80,7 +80,9 @@ def run(
     if not json:
         out.print(f"[bold]updating line {line}[/]")
     from flows.knowledge_update import knowledge_update
+    from flows.servers import check_prefect
 
+    check_prefect()
     with shown_progress(json):
         summary = knowledge_update(line, checked, limit, text, statistics_text, **definition)
     if json:
@@ -120,8 +122,10 @@ def trial(file: Path | None, line: str, limit: int | None, json: bool) -> None:
         edits = list(intake.take(workplace.ledger.queued(line), [], limit).accepted)
     if not edits:
         raise UsageError(f"nothing to try: no good record in the file, or nothing queued on line '{line}'")
+    from flows.servers import check_prefect
     from flows.trial import trial as trial_flow
 
+    check_prefect()
     with shown_progress(json):
         rows = trial_flow(spec, edits)
     if json:

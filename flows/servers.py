@@ -6,9 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from types import FrameType
+
+from prefect.settings import get_current_settings
 
 from editing.errors import UsageError
 from flows.console import console
@@ -39,11 +42,33 @@ def serve(host: str, prefect_port: int, mlflow_port: int) -> None:
             time.sleep(0.5)
         ended = [name for name, process in running.items() if process.poll() is not None]
         raise UsageError(f"the {' and '.join(ended)} server ended by itself; errata doctor may know why")
+    except KeyboardInterrupt:
+        return
     finally:
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait(timeout=30)
+
+
+def check_prefect() -> None:
+    """Without a server of the user's own a run starts one; one that is configured must answer.
+
+    Raises:
+        UsageError: it does not.
+    """
+    url = get_current_settings().api.url
+    if not url:
+        return
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # it answers, to those who have a key
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        raise UsageError(
+            f"no Prefect server answers at {url} ({why}): start it, or correct or unset PREFECT_API_URL"
+        ) from None
 
 
 def prefect_command(host: str, port: int) -> list[str]:

@@ -18,6 +18,8 @@ AT_ONCE = 1000
 """Requests in one append."""
 STANDING = {"queued", "applied", "validated", "committed", "approved", "promoted"}
 """States of a request that must not be submitted again."""
+Known = dict[str, tuple[str, Mapping[str, Any] | None]]
+"""State and content of each request, by id."""
 
 
 @dataclass
@@ -29,17 +31,17 @@ class Submitted:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-def submit(ledger: Ledger, line: str, records: Iterable[Edit | BadRecord], actor: str, first_row: int = 1) -> Submitted:
+def submit(ledger: Ledger, line: str, records: Iterable[Edit | BadRecord], actor: str) -> Submitted:
     """Write down every record as received, and as queued or as rejected with its reason.
 
     The same request again is recognised by its id and content and changes nothing, unless it was refused or taken
     back before: then it is queued again.
     """
-    states = dict(ledger.states(line))
+    known: Known = {name: (state.state, state.payload) for name, state in ledger.states(line).items()}
     done = Submitted()
     events: list[Event] = []
     for record in records:
-        events += _received(states, line, record, actor, done)
+        events += _received(known, line, record, actor, done)
         if len(events) >= AT_ONCE:
             ledger.append(events)
             events = []
@@ -48,21 +50,20 @@ def submit(ledger: Ledger, line: str, records: Iterable[Edit | BadRecord], actor
     return done
 
 
-def _received(
-    states: dict[str, RequestState], line: str, record: Edit | BadRecord, actor: str, done: Submitted
-) -> list[Event]:
+def _received(known: Known, line: str, record: Edit | BadRecord, actor: str, done: Submitted) -> list[Event]:
     if isinstance(record, BadRecord):
         payload: dict[str, Any] = {"row": record.row, "field": record.field, "raw": record.raw}
-        return _refused(line, f"bad-{_digest(payload)}", payload, record.reason, actor, done, states)
+        return _refused(line, f"bad-{_digest(payload)}", payload, record.reason, actor, done, known)
     payload = record.model_dump(mode="json")
-    known = states.get(record.id)
-    if (known and known.state in STANDING | {"received"}) or record.id in done.queued:
-        if known is None or known.payload == payload:
+    state, earlier = known.get(record.id, ("", None))
+    if state in STANDING | {"received"}:
+        if earlier == payload:
             done.present.append(record.id)
             return []
-        reason = f"request '{record.id}' is {known.state} with other content; give this one another id"
-        return _refused(line, f"{record.id}#{_digest(payload)}", payload, reason, actor, done, states)
+        reason = f"request '{record.id}' is {state} with other content; give this one another id"
+        return _refused(line, f"{record.id}#{_digest(payload)}", payload, reason, actor, done, known)
     done.queued.append(record.id)
+    known[record.id] = ("queued", payload)
     received = Event(request_id=record.id, event="received", line=line, actor=actor, payload=payload)
     return [received, Event(request_id=record.id, event="queued", line=line, actor=actor)]
 
@@ -74,11 +75,12 @@ def _refused(
     reason: str,
     actor: str,
     done: Submitted,
-    states: Mapping[str, RequestState],
+    known: Known,
 ) -> list[Event]:
     done.rejected[request_id] = reason
-    if request_id in states:
+    if request_id in known:
         return []
+    known[request_id] = ("rejected", payload)
     return [
         Event(request_id=request_id, event="received", line=line, actor=actor, payload=payload),
         Event(request_id=request_id, event="rejected", line=line, actor=actor, reason=reason),

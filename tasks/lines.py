@@ -9,6 +9,7 @@ from editing.config import Config
 from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
 from editing.methods import AnyConfig, method_config
 from editing.methods.memit import MemitConfig
+from editing.models import EMBEDDED
 from tasks.objects import ObjectStore
 from tasks.settings import Settings
 from tasks.snapshots import check_line
@@ -100,4 +101,6 @@ def save_line(store: ObjectStore, spec: LineSpec) -> None:
 
 def _absolute(model: str | None) -> str | None:
     """A model's folder or file as an absolute path, so that a job started elsewhere finds it."""
-    return str(Path(model).expanduser().resolve()) if model and Path(model).expanduser().exists() else model
+    if model is None or model == EMBEDDED or not Path(model).expanduser().exists():
+        return model
+    return str(Path(model).expanduser().resolve())

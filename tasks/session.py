@@ -31,7 +31,7 @@ from tasks.manifest import Manifest
 from tasks.settings import Settings
 
 FLUENCY_SEED = 0
-HELD_OUT_TOKENS = 4096
+HELD_OUT_TOKENS = 2048
 """Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
 
 Progress = Callable[[str, int, int], None]
@@ -112,11 +112,11 @@ class Session:
         """The same of the base; cached."""
         about = json.dumps([self.loaded.digest, list(prompts), tokens, FLUENCY_SEED])
         path = self.cache / "fluency" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-        found = _read_number(path)
+        found = _read_fluency(path)
         if found is None:
             with self.weights.at_base():
                 found = self.fluency(prompts, tokens)
-            write_atomically(path, json.dumps(found).encode())
+            write_atomically(path, json.dumps({"fluency": found}).encode())
         return found
 
     def _value_path(self, edit: Edit) -> Path:
@@ -153,7 +153,9 @@ def open_session(
     on_progress("model", 1, 1)
     layout, config = layout_of(loaded.model), spec.config
     count = len(layout.layer_list(loaded.model))
-    layers = layers_for(config, loaded.model.config.model_type, count, loaded.model.config.hidden_size)
+    layers = layers_for(
+        config, loaded.model.config.model_type, count, loaded.model.config.get_text_config().hidden_size
+    )
     check_layers(loaded.model, layout, layers)
     cache = settings.cache_folder
     prefixes = _prefixes(loaded, config, cache)
@@ -289,8 +291,8 @@ def _read_scores(path: Path, edit_id: str) -> EditScores | None:
         return None
 
 
-def _read_number(path: Path) -> float | None:
+def _read_fluency(path: Path) -> float | None:
     try:
-        return float(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return float(json.loads(path.read_text())["fluency"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -55,7 +55,10 @@ class Settings(BaseSettings):
 
     @property
     def who(self) -> str:
-        return self.actor or getpass.getuser()
+        try:
+            return self.actor or getpass.getuser()
+        except (KeyError, OSError):  # a container whose user has no entry
+            return f"user {os.getuid()}"
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -75,6 +78,8 @@ def load_settings(**overrides: Any) -> Settings:
         settings.cache_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PolicyError(f"cannot create {error.filename}: {error.strerror}; set ERRATA_HOME / ERRATA_CACHE") from None
+    except RuntimeError as error:
+        raise PolicyError(f"'~' is nowhere ({error}); set ERRATA_HOME and ERRATA_CACHE to folders") from None
     prepare_environment(settings)
     return settings
 

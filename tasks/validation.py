@@ -87,12 +87,12 @@ def judge(
 ) -> list[str]:
     """Why the batch fails, one sentence a threshold; empty when it passes."""
     reasons = []
-    if metrics["efficacy_prob"] < policy.min_efficacy:
+    if not metrics["efficacy_prob"] >= policy.min_efficacy:
         reasons.append(f"efficacy {metrics['efficacy_prob']:.2f} is below min_efficacy {policy.min_efficacy:.2f}")
     lost, probes = _lost_neighbors(own, before)
-    if lost > max(1.0, policy.max_locality_drop * probes):
+    if lost > max(1, policy.max_locality_drop * probes):
         reasons.append(
-            f"{lost:.0f} of {probes:.0f} neighborhood answers lost, max_locality_drop is {policy.max_locality_drop:.2f}"
+            f"{lost} of {probes} neighborhood answers lost, max_locality_drop is {policy.max_locality_drop:.2f}"
         )
     if not metrics["fluency_ratio"] >= policy.min_fluency_ratio:
         reasons.append(
@@ -105,20 +105,19 @@ def judge(
             f"max_perplexity_ratio is {policy.max_perplexity_ratio:.3f}"
         )
     retained = metrics.get("retained_efficacy_prob", 1.0)
-    if retained < policy.min_retained:
+    if not retained >= policy.min_retained:
         reasons.append(f"only {retained:.2f} of earlier facts hold, min_retained is {policy.min_retained:.2f}")
     return reasons
 
 
-def _lost_neighbors(own: Sequence[EditScores], before: Mapping[str, EditScores]) -> tuple[float, float]:
+def _lost_neighbors(own: Sequence[EditScores], before: Mapping[str, EditScores]) -> tuple[int, int]:
     """Net neighborhood answers lost against the base, and how many were asked."""
-    lost = probes = 0.0
+    lost = probes = 0
     for scores in own:
         earlier = before[scores.edit_id].locality_prob
         if scores.locality_prob is not None and earlier is not None:
-            asked = len(scores.neighborhood_tokens)
-            lost += (earlier - scores.locality_prob) * asked
-            probes += asked
+            lost += round((earlier - scores.locality_prob) * scores.locality_probes)
+            probes += scores.locality_probes
     return lost, probes
 
 

@@ -19,7 +19,7 @@ def plain_search(
     targets = torch.tensor(target_ids(tokenizer, edit.text, edit.target_new))
     prompts = [encode_prompt(tokenizer, prefix, edit.prompt, edit.subject) for prefix in prefixes]
     kl_prompt = encode_prompt(tokenizer, "", "{} is a", edit.subject)
-    hidden = model.config.hidden_size
+    hidden = model.config.get_text_config().hidden_size
     delta = torch.zeros(hidden, dtype=next(model.parameters()).dtype, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
     seen: dict[str, Tensor] = {}

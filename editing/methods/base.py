@@ -8,6 +8,9 @@ Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://
         R  = (z* − z) / (L − l + 1), z taken with the layers below already edited   (eq. 20)
         Δ  = R · gain(K)                                                             the method's own solve
 
+Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
+change of the projection's output that takes the normed one nearest to that (editing/postnorm.py).
+
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
@@ -26,6 +29,7 @@ from editing.errors import ModelError
 from editing.history import KeyHistory
 from editing.keys import subject_states
 from editing.layout import ModelLayout
+from editing.postnorm import change_before_norm
 from editing.solve import factors
 from editing.tokens import encode_prompt, pad_token
 from editing.weights import Factors, WeightUpdate, overlay
@@ -90,7 +94,7 @@ class Located:
     bare_nd: Tensor
     """Keys of the prompts without a context, (n, d) float32."""
     R_mn: Tensor
-    """(z* − z) / (L − l + 1), float32."""
+    """(z* − z) / (L − l + 1), or what gives it behind a norm, (m, n) float32."""
 
 
 def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> BatchUpdate:
@@ -125,7 +129,7 @@ def locate(
 ) -> Located:
     """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i."""
     last, contexts = setting.layers[-1], len(setting.prefixes)
-    keys, hidden = [], []
+    keys, written, hidden = [], [], []
     pad_id = pad_token(setting.tokenizer)
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)
@@ -139,9 +143,13 @@ def locate(
         with overlay(setting.model, setting.layout, in_force[0] if shared else in_force):
             states = subject_states(setting.model, setting.layout, prompts, layer, last, pad_id)
         keys.append(states.keys.view(-1, contexts, states.keys.shape[1]))
+        written.append(states.written[::contexts])
         hidden.append(states.hidden[::contexts])
     keys_ncd = torch.cat(keys)
     R_nm = (z_star_nm.to(hidden[0].device) - torch.cat(hidden)) / (last - layer + 1)
+    norm = setting.layout.norm_after(setting.model, layer)
+    if norm is not None:
+        R_nm = change_before_norm(norm, torch.cat(written), R_nm)
     return Located(keys_ncd.mean(1), keys_ncd[:, 0], R_nm.T)
 
 

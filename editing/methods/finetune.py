@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from editing.body import run_body
 from editing.config import OneLayerConfig
 from editing.edit import Edit
 from editing.errors import SearchError
@@ -70,11 +71,11 @@ def _tune(setting: Setting, layer: int, edits: Sequence[Edit], config: FineTuneC
     adam = torch.optim.Adam([B_mr], lr=config.learning_rate)
     for step in range(1, config.steps + 1):
         with _changed(setting.layout.projection(setting.model, layer), B_mr, Q_dr):
-            final = setting.model.base_model(
+            final = run_body(
+                setting.model,
                 input_ids=rows.input_ids,
                 attention_mask=rows.attention_mask,
                 position_ids=rows.position_ids,
-                use_cache=False,
             ).last_hidden_state
         logits = setting.model.get_output_embeddings()(final[places[:, 0], places[:, 1]]).float()
         loss = (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum()
@@ -116,11 +117,11 @@ def _basis(setting: Setting, layer: int, rows: Rows) -> Tensor:
     """Q (d, r) float32: an orthonormal basis of the inputs of the tuned weight at all real tokens."""
     module = setting.layout.layer_list(setting.model)[layer]
     with capture_inputs({layer: setting.layout.projection(setting.model, layer)}) as inputs, stop_after(module):
-        setting.model.base_model(
+        run_body(
+            setting.model,
             input_ids=rows.input_ids,
             attention_mask=rows.attention_mask,
             position_ids=rows.position_ids,
-            use_cache=False,
         )
     X_td = inputs[layer][rows.attention_mask.bool()].double()
     _, singular, Vh_rd = torch.linalg.svd(X_td, full_matrices=False)

@@ -9,7 +9,7 @@ Editing" (R-ROME), EMNLP 2024, https://arxiv.org/abs/2403.07175.
 k* is the key averaged over contexts. ROME's published code takes it in C⁻¹ k* only, and the bare prompt's key in the
 other places: where the two differ much the divisor comes near zero and the model collapses. R-ROME takes the mean key
 everywhere, which is the default here. v* is what the value search finds, since adding δ to the MLP's output or to the
-layer's output is the same: v* = W k + z* − z, at the bare prompt's key k.
+layer's output is the same: v* = W k + R, at the bare prompt's key k, with R = z* − z as in `base`.
 
 A batch is its edits one after the other, each seeing what those before it wrote. Earlier facts are not kept in the
 solve. Shapes: d = key size, m = hidden size, n = edits.

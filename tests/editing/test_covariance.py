@@ -183,7 +183,7 @@ def test_a_broken_file_is_refused_by_name(tiny_llama, tmp_path, damage):
     collect(tiny_llama, SENTENCES).save(path)
     damage(path)
     with pytest.raises(
-        StatisticsError, match=r"cannot read key statistics .*statistics.safetensors: .*delete the file"
+        StatisticsError, match=r"cannot read key statistics .*statistics\.safetensors: .*delete the file"
     ):
         KeyStatistics.load(path)
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from editing.edit import Edit
 from editing.errors import InvalidEdit
 from editing.tokens import align_rows, check_edit, encode_prompt, pad_token, target_ids
-from tests.conftest import END, byte_tokenizer
+from tests.conftest import END, SENTENCES, byte_tokenizer
 
 BOS = byte_tokenizer().convert_tokens_to_ids(END)
 
@@ -147,3 +148,25 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_both_lengths(tiny_llama):
     check_edit(tiny_llama.model, tiny_llama.tokenizer, edit(10))
     with pytest.raises(InvalidEdit, match=r"edit 'long': .* take \d+ tokens, the model reads 256 and 64 are kept"):
         check_edit(tiny_llama.model, tiny_llama.tokenizer, edit(100))
+
+
+def space_before_every_text() -> PreTrainedTokenizerFast:
+    """As Llama 2's, Mistral's and Phi-3's: a normaliser puts a space before every text."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>"], show_progress=False)
+    backend.train_from_iterator([word for sentence in SENTENCES for word in sentence.split()], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("make", [space_before_every_text, byte_tokenizer, with_bos])
+@pytest.mark.parametrize("target", ["Rome", "a very long canyon", "the sea."])
+def test_prompt_and_target_have_the_tokens_of_the_whole_text(make, target):
+    made, prompt = make(), "Ada Lovelace lives in"
+    whole = made(f"{prompt} {target}")["input_ids"]
+    assert made(prompt)["input_ids"] + target_ids(made, prompt, target) == whole
+
+
+def test_after_a_space_no_second_one_is_put():
+    made = space_before_every_text()
+    assert made.convert_ids_to_tokens(target_ids(made, "Ada lives in ", "Rome"))[0][0] == "R"

@@ -20,6 +20,7 @@ from tasks.policy import Policy
 from tasks.settings import Settings, load_settings
 from tasks.workplace import Workplace, open_workplace
 from tests.fact_model import fact_edits
+from tests.flows.command import Errata, command
 
 POLICY = Policy(
     batch_size=3,
@@ -100,6 +101,16 @@ def place(
 
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         yield make
+
+
+@pytest.fixture
+def errata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fact_model_path: Path
+) -> Errata:
+    """The command line in this process, in a fresh home unless `place` gives another."""
+    for name, value in {"HOME": tmp_path / "home", "CACHE": tmp_path / "cache", "MODEL": fact_model_path}.items():
+        monkeypatch.setenv(f"ERRATA_{name}", str(value))
+    return command(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,86 @@
+"""A tiny random model of every architecture that can be edited, made from its config class."""
+
+import torch
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from editing.models import LoadedModel, base_digest
+from tests.conftest import END, byte_tokenizer
+
+LLAMA_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+}
+GPT_SIZES = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
+WINDOW = {"sliding_window": 5}
+"""Smaller than the tests' prompts, and wide enough that two layers carry the subject to where the target begins."""
+GEMMA = {**LLAMA_SIZES, **WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
+NEOX_SIZES = {key: value for key, value in LLAMA_SIZES.items() if key not in ("num_key_value_heads", "head_dim")}
+
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+VOCABULARY_SIZE = {"vocab_size": len(byte_tokenizer())}
+
+FAMILIES = {
+    "bloom": ("bloom", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
+    "gemma2": ("gemma2", {**GEMMA, "final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.5}),
+    "gemma3": ("gemma3_text", GEMMA),
+    "gemma3-with-vision": ("gemma3", {"text_config": {**GEMMA, **VOCABULARY_SIZE}, "vision_config": VISION}),
+    "gpt2": ("gpt2", GPT_SIZES),
+    "gptj": ("gptj", {**GPT_SIZES, "rotary_dim": 4}),
+    "llama": ("llama", LLAMA_SIZES),
+    "llama-tied": ("llama", {**LLAMA_SIZES, "tie_word_embeddings": True}),
+    "mistral": ("mistral", {**LLAMA_SIZES, **WINDOW}),
+    "neox": ("gpt_neox", {**NEOX_SIZES, "rotary_pct": 0.5}),
+    "neox-sequential": ("gpt_neox", {**NEOX_SIZES, "use_parallel_residual": False}),
+    "olmo2": ("olmo2", LLAMA_SIZES),
+    "phi": ("phi", LLAMA_SIZES),
+    "phi3": ("phi3", {**LLAMA_SIZES, **WINDOW, "pad_token_id": 0}),
+    "qwen2": ("qwen2", LLAMA_SIZES),
+    "qwen2-sliding": ("qwen2", {**LLAMA_SIZES, **WINDOW, "use_sliding_window": True, "max_window_layers": 2}),
+    "qwen3": ("qwen3", LLAMA_SIZES),
+}
+"""(model_type, config) by name; every layout occurs."""
+
+
+def family_tokenizer(bos: bool) -> PreTrainedTokenizerFast:
+    """The tests' tokenizer, with a token before every text if wanted."""
+    tokenizer = byte_tokenizer()
+    if bos:
+        end = (END, tokenizer.convert_tokens_to_ids(END))
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[end])
+    return tokenizer
+
+
+def tiny_family(name: str, dtype: torch.dtype = torch.float32, *, bos: bool = False) -> LoadedModel:
+    """A random model of 4 layers and hidden size 32, the same at every call."""
+    tokenizer = family_tokenizer(bos)
+    model = _random_model(name).to(dtype).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, f"tiny-{name}", base_digest(model))
+
+
+def _random_model(name: str) -> PreTrainedModel:
+    model_type, sizes = FAMILIES[name]
+    end = family_tokenizer(False).eos_token_id
+    config = AutoConfig.for_model(model_type, **{**VOCABULARY_SIZE, "bos_token_id": end, "eos_token_id": end, **sizes})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for name_, parameter in model.named_parameters():
+            if "norm" in name_ or "ln_" in name_:  # as after training: no two gains alike
+                nn.init.uniform_(parameter, 0.5, 1.5)
+            elif parameter.dim() == 2 and "emb" not in name_ and "wte" not in name_:
+                parameter.data *= 5  # as large as in real models, where no norm's epsilon counts
+    return model

@@ -1,0 +1,152 @@
+"""The good ways through the command line on the fact model, read as a script reads them, and the two servers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from tests.flows.command import check_one_line, single
+from tests.flows.conftest import METHOD, POLICY, free_port
+
+SET = [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={value}")]
+OPTIONS = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
+
+
+@pytest.fixture
+def on_line(errata, place, good_edits, tmp_path) -> Callable[[str, int], list[str]]:
+    """Makes a line of the fact model with so many good corrections submitted; gives the file and their ids."""
+
+    def make(line: str, count: int) -> list[str]:
+        place(line)
+        records = [edit.model_dump(mode="json") for edit in good_edits[:count]]
+        (tmp_path / "requests.json").write_text(json.dumps(records))
+        made = errata("submit", tmp_path / "requests.json", "--line", line, "--json").json
+        assert made == {"queued": [edit.id for edit in good_edits[:count]], "present": [], "rejected": {}}
+        return made["queued"]
+
+    return make
+
+
+def test_a_correction_goes_from_request_to_service_and_back(errata, on_line, good_edits):
+    ids = on_line("journey", 2)
+    summary = errata("run", "journey", *SET, "--json").json
+    assert (summary["kept"], summary["quarantined"], summary["version"]) == (2, 0, 1)
+    [row] = errata("status", "journey", "--json").json
+    assert (row["in_service"], row["waiting"], row["requests"]) == (0, [1], {"committed": 2})
+    [version] = errata("review", "journey", "--json").json
+    assert version["request_ids"] == ids and version["metrics"]["efficacy_prob"] == 1.0
+    edit = good_edits[0]
+    [answer] = errata("ask", edit.text, "--line", "journey", "--tokens", "4", "--json").json
+    assert list(answer["answers"]) == ["base", "challenger (version 1)"]
+    assert answer["answers"]["challenger (version 1)"].startswith(edit.target_new)
+    check_one_line(
+        errata("approve", "journey", "--version", "7"), 2, "version 7 of line 'journey' does not wait .*1 do"
+    )
+    made = errata("approve", "journey", "--reason", "fine", "--json").json
+    assert made == {"versions": [1], "in_service": 1, "warning": ""}
+    events = errata("history", ids[0], "--line", "journey", "--json").json
+    assert [e["event"] for e in events] == [
+        "received", "queued", "applied", "validated", "committed", "approved", "promoted"
+    ]  # fmt: skip
+    assert events[-1]["reason"] == "fine" and events[-1]["actor"] == "tester"
+    check_one_line(errata("rollback", "journey", "--to", "9"), 2, "version 9 of line 'journey' was never in service")
+    assert errata("rollback", "journey", "--json").json["in_service"] == 0
+    assert errata("history", "--line", "journey", "--limit", "1", "--json").json[0]["event"] == "rolled_back"
+    for command in (("status",), ("review", "journey"), ("history", ids[0], "--line", "journey")):
+        assert errata(*command).out.strip()
+
+
+def test_a_refused_version_leaves_its_requests_rejected(errata, on_line):
+    on_line("refused", 1)
+    assert errata("run", "refused", *SET, "--json").json["kept"] == 1
+    assert errata("reject", "refused", "--reason", "wrong [source]").out.startswith(
+        "rejected version 1 of line refused"
+    )
+    [row] = errata("status", "refused", "--json").json
+    assert row["waiting"] == [] and row["requests"] == {"rejected": 1}
+
+
+def test_a_trial_shows_what_each_correction_would_do_and_keeps_nothing(errata, on_line, good_edits, tmp_path):
+    ids = on_line("tried", 2)
+    queued = errata("trial", "--line", "tried", "--json").json
+    named = errata("trial", tmp_path / "requests.json", "--line", "tried", "--limit", "1", "--json").json
+    assert [row["request_id"] for row in queued] == ids and named == queued[:1]
+    assert all(row["after"]["efficacy_argmax"] == 1.0 > row["before"]["efficacy_argmax"] for row in queued)
+    assert queued[0]["answer_after"].startswith(good_edits[0].target_new)
+    [row] = errata("status", "tried", "--json").json
+    assert row["requests"] == {"queued": 2} and row["waiting"] == []
+
+
+def test_doctor_finds_a_good_installation_good(errata, place):
+    place("healthy")
+    ran = errata("doctor", "--json")
+    wrong = [row for row in json.loads(ran.out) if not row["ok"] and row["check"] != "embedded model"]
+    assert wrong == [] and ran.err == ""
+
+
+def test_a_line_that_has_versions_cannot_be_given_another_definition(errata, on_line, fact_model_path):
+    on_line("fixed", 1)
+    assert errata("run", "fixed", *SET, "--json").json["version"] == 1
+    check_one_line(
+        errata("run", "fixed", "--model", "other"), 2, "line 'fixed' has model .*, not 'other'; leave --model"
+    )
+    check_one_line(errata("run", "fixed", "-o", "layers=[1]"), 2, "line 'fixed' has other options of memit than asked")
+    assert errata("run", "fixed", *OPTIONS, "--model", fact_model_path, "--json").json["kept"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "./no-such-folder"), r"no folder './no-such-folder'; give a folder with a config\.json"),
+        (("--dtype", "float8"), "unknown dtype 'float8'; choose one of float64"),
+        (("-o", "layers=[40]"), "layer 40 leaves nothing above it to search through: the model has 4 layers"),
+    ],
+)
+def test_a_new_line_that_cannot_work_fails_in_one_line_and_can_be_defined_again(
+    errata, place, fact_model_path, options, says
+):
+    place("first")
+    errata(*single(), "--line", "wrong")
+    check_one_line(errata("run", "wrong", *options), 1, says)
+    [row] = errata("status", "wrong", "--json").json
+    assert row["requests"] == {"queued": 1}
+    again = errata("run", "wrong", *OPTIONS, "--model", fact_model_path, "--dtype", "float32", *SET, "--json").json
+    assert again["kept"] + again["quarantined"] == 1
+
+
+@pytest.mark.parametrize("option", ["--text", "--statistics-text"])
+def test_a_missing_text_is_one_line(errata, on_line, option):
+    on_line("textless", 1)
+    check_one_line(errata("run", "textless", option, "none.txt"), 1, r"none\.txt")
+    assert errata("status", "textless", "--json").json[0]["requests"] == {"queued": 1}
+
+
+def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(tmp_path):
+    ports = {"prefect": free_port(), "mlflow": free_port()}
+    options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+    environment = {**os.environ, "ERRATA_HOME": str(tmp_path / "home"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "ui", *options]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
+        try:
+            said = ""
+            while "Ctrl-C ends both" not in said:
+                line = ui.stdout.readline()
+                assert line, ui.stderr.read()
+                said += line
+            assert all(f"http://127.0.0.1:{port}" in said for port in ports.values())
+            for path in (f"{ports['prefect']}/api/health", f"{ports['mlflow']}/health"):
+                with urllib.request.urlopen(f"http://127.0.0.1:{path}", timeout=10) as answer:
+                    assert answer.status == 200
+            ui.send_signal(signal.SIGINT)
+            assert ui.wait(timeout=60) == 0 and "Traceback" not in ui.stderr.read()
+        finally:
+            ui.kill()
+    for port in ports.values():
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)

@@ -1,0 +1,149 @@
+"""Policy and settings: every wrong value is one line, and the README knows every field."""
+
+import getpass
+import re
+from pathlib import Path
+
+import pytest
+
+from editing.errors import PolicyError
+from tasks.policy import Policy, make_policy
+from tasks.settings import Settings, load_settings, prepare_environment
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+NUMBERS = list(Policy.model_fields)
+RANGES = {
+    "batch_size": (0, 11),
+    "min_efficacy": (-0.1, 1.1),
+    "max_locality_drop": (-0.1, 1.1),
+    "min_fluency_ratio": (-0.1,),
+    "max_perplexity_ratio": (0.9,),
+    "min_retained": (-0.1, 1.1),
+    "retained_sample": (-1, 1001),
+    "neighborhood_probes": (0, 101),
+    "fluency_prompts": (0, 101),
+    "fluency_tokens": (2, 1001),
+    "perplexity_tokens": (63,),
+}
+
+
+def refusal(**fields: object) -> str:
+    with pytest.raises(PolicyError) as error:
+        make_policy(**fields)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    return str(error.value)
+
+
+def test_every_field_has_a_range_a_description_and_a_place_in_these_tests():
+    assert RANGES.keys() == Policy.model_fields.keys()
+    assert all(field.description for field in (*Policy.model_fields.values(), *Settings.model_fields.values()))
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in RANGES.items() for value in values])
+def test_a_value_out_of_range_is_named_with_its_limit(field, value):
+    message = refusal(**{field: value})
+    assert message.startswith(f"policy {field} = {value}: ") and re.search(r"(greater|less) than or equal to", message)
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), "many", None, [1], {}, "9" * 100_000])
+def test_what_is_no_finite_number_is_named(field, value):
+    assert refusal(**{field: value}).startswith(f"policy {field} = ")
+
+
+def test_an_unknown_field_names_the_known_ones():
+    message = refusal(min_beauty=1)
+    assert message.startswith("policy min_beauty = 1: ") and all(name in message for name in NUMBERS)
+
+
+def test_the_limits_themselves_are_allowed():
+    make_policy(batch_size=10, min_efficacy=0, max_locality_drop=1, max_perplexity_ratio=1, retained_sample=0)
+
+
+def test_no_policy_validates_more_than_ten_edits_together():
+    assert Policy().batch_size == 10 and Policy.model_fields["batch_size"].metadata[1].le == 10
+
+
+def test_thresholds_are_the_fields_that_a_validation_compares():
+    found = make_policy(min_efficacy=0.5).as_thresholds()
+    assert found["min_efficacy"] == 0.5 and set(found) == {n for n in NUMBERS if n.startswith(("min_", "max_"))}
+
+
+@pytest.fixture
+def readme() -> str:
+    if not README.is_file():
+        pytest.skip("there is no README.md")
+    return README.read_text()
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_the_readme_explains_every_setting(readme, field):
+    assert f"`ERRATA_{field.upper()}`" in readme, f"README.md misses the setting ERRATA_{field.upper()}"
+
+
+@pytest.mark.parametrize("field", Policy.model_fields)
+def test_the_readme_explains_every_policy_field_with_its_default(readme, field):
+    row = re.search(rf"^\| `{field}` \| ([^|]+) \|", readme, re.MULTILINE)
+    assert row, f"README.md misses the policy field {field}"
+    assert float(row[1]) == getattr(Policy(), field), f"README.md gives another default of {field}"
+
+
+def test_the_readme_explains_nothing_that_does_not_exist(readme):
+    named = set(re.findall(r"^\| `ERRATA_(\w+)` \|", readme, re.MULTILINE))
+    assert {name.lower() for name in named} == set(Settings.model_fields)
+
+
+@pytest.fixture
+def clean(monkeypatch, tmp_path):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ERRATA_{name.upper()}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_without_any_setting_everything_is_in_the_users_home(clean):
+    settings = load_settings()
+    home = clean / ".errata"
+    assert settings.home_folder == home and home.is_dir() and settings.cache_folder == clean / ".cache" / "errata"
+    assert (settings.store_uri, settings.ledger_uri) == (str(home / "snapshots"), str(home / "ledger"))
+    assert (settings.mlflow_uri, settings.artifact_root) == (f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
+
+
+def test_every_setting_comes_from_its_variable(clean, monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"ERRATA_{name.upper()}", f"{clean}/{name}")
+    settings = load_settings()
+    assert all(str(getattr(settings, name)) == f"{clean}/{name}" for name in Settings.model_fields)
+    assert settings.store_uri == f"{clean}/store" and settings.who == f"{clean}/actor"
+
+
+@pytest.mark.parametrize("name", ["home", "cache"])
+def test_a_folder_that_cannot_be_made_is_one_line(clean, monkeypatch, name):
+    (clean / "file").write_text("")
+    monkeypatch.setenv(f"ERRATA_{name.upper()}", str(clean / "file" / "below"))
+    with pytest.raises(PolicyError, match=r"cannot create .*/file.*: Not a directory; set ERRATA_HOME / ERRATA_CACHE"):
+        load_settings()
+
+
+def test_a_user_without_a_name_or_home_is_no_obstacle(clean, monkeypatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert re.fullmatch(r"user \d+", load_settings().who)
+
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    with pytest.raises(PolicyError, match="set ERRATA_HOME and ERRATA_CACHE to folders"):
+        load_settings()
+
+
+def test_what_the_user_set_for_prefect_and_mlflow_stays(clean, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", "/mine")
+    monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+    import os
+
+    prepare_environment(load_settings())
+    assert os.environ["PREFECT_HOME"] == "/mine" and os.environ["DO_NOT_TRACK"] == "1"

@@ -1,0 +1,252 @@
+"""Laws of the working state: what is cached is used, what is broken is made anew, and nothing foreign is restored."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from editing.edit import Edit, Probe
+from editing.errors import DigestMismatch, ModelError
+from editing.methods.memit import MemitConfig, compute_update
+from editing.models import base_digest, quiet_transformers
+from tasks import session as module
+from tasks.lines import LineSpec
+from tasks.manifest import Manifest
+from tasks.session import Session, open_session, pack, unpack
+from tasks.settings import Settings
+from tests.conftest import tiny_model
+
+EDITS = [
+    Edit(
+        subject="Ada Lovelace",
+        prompt="{} was born in",
+        target_new="Rome",
+        target_true="London",
+        neighborhood=(Probe(prompt="Bo was born in", answer="Oslo"),),
+    ),
+    Edit(subject="Nile", prompt="The river {} flows through", target_new="sea"),
+    Edit(subject="moon", prompt="The {} is", target_new="old"),
+]
+CONFIG = MemitConfig(
+    layers=(0, 1), contexts=2, statistics_tokens=128, statistics_weight=1.0, search={"steps": 3, "edits_at_once": 2}
+)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    made = tiny_model("llama")
+    with quiet_transformers():
+        made.model.save_pretrained(folder)
+        made.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """One for this module, as a user's is one for many jobs."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def opened(model_folder, cache) -> Callable[..., Session]:
+    def make(folder: Path = cache, config: MemitConfig = CONFIG, model: Path = model_folder, **options) -> Session:
+        spec = LineSpec(line="main", model=str(model), config=config)
+        return open_session(spec, Settings(cache=folder), **options)
+
+    return make
+
+
+def forbid(monkeypatch, *names: str) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("this was to come from the cache")
+
+    for name in names:
+        monkeypatch.setattr(module, name, never)
+
+
+ALL_WORK = ("search_values", "evaluate", "fluency", "sample_texts", "context_prefixes", "collect_statistics")
+
+
+def everything(session: Session) -> tuple[object, ...]:
+    setting = session.setting
+    scores, fluency = session.base_scores(EDITS, 5), session.base_fluency(["Ada is"], 8)
+    moments = tuple(C.sum().item() for C in setting.statistics.moments.values())
+    return session.values(EDITS).tolist(), scores, fluency, setting.prefixes, moments, session.held_out
+
+
+def test_a_second_session_does_no_work_twice(opened, monkeypatch):
+    first = everything(opened())
+    forbid(monkeypatch, *ALL_WORK)
+    assert everything(opened()) == first
+
+
+def damage_none(path: Path) -> bytes:
+    return b""
+
+
+def damage_half(path: Path) -> bytes:
+    return path.read_bytes()[: path.stat().st_size // 2]
+
+
+def damage_kind(path: Path) -> bytes:
+    return b"{}" if path.suffix == ".json" else save({"other": torch.ones(1)})
+
+
+def damage_number(path: Path) -> bytes:
+    """Whole, and not finite."""
+    if path.suffix == ".json":
+        return b"[1, 2]"
+    return save({name: tensor * float("nan") for name, tensor in load(path.read_bytes()).items()})
+
+
+@pytest.mark.parametrize("damage", [damage_none, damage_half, damage_kind, damage_number])
+def test_whatever_is_broken_in_the_cache_is_made_anew(opened, tmp_path, damage):
+    first = everything(opened(tmp_path))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kinds = {path.relative_to(tmp_path).parts[0] for path in files}
+    assert kinds == {"contexts", "texts", "statistics", "values", "scores", "fluency"}
+    whole = {path: path.read_bytes() for path in files}
+    for path in files:
+        path.write_bytes(damage(path))
+    assert everything(opened(tmp_path)) == first
+    for path, content in whole.items():
+        if path.suffix == ".json":
+            assert path.read_bytes() == content
+        else:
+            old, new = load(content), load(path.read_bytes())
+            assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
+
+
+def test_a_value_depends_on_the_question_and_the_search_alone(opened, monkeypatch):
+    session = opened()
+    [value] = session.values(EDITS[:1])
+    renamed = EDITS[0].model_copy(update={"id": "other", "paraphrases": ("p",), "target_true": None})
+    asked_otherwise = EDITS[0].model_copy(update={"target_new": "Oslo"})
+    assert not torch.equal(session.values([asked_otherwise])[0], value)
+    longer = opened(config=CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"steps": 4})}))
+    assert not torch.equal(longer.values(EDITS[:1])[0], value)
+    weight = opened(config=CONFIG.model_copy(update={"statistics_weight": 7.0}))
+    forbid(monkeypatch, "search_values")
+    assert torch.equal(session.values([renamed])[0], value) and torch.equal(weight.values(EDITS[:1])[0], value)
+
+
+def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opened, tmp_path):
+    session = opened(tmp_path)
+    one = session.values(EDITS[1:2])
+    heard = []
+    values = session.values(EDITS, lambda *said: heard.append(said))
+    assert torch.equal(values[1:2], one) and heard[0] == ("values", 1, 3) and heard[-1] == ("values", 3, 3)
+    assert torch.equal(session.values(EDITS[::-1]), values.flip(0))
+    assert list(session.base_scores(EDITS, 5)) == [edit.id for edit in EDITS]
+
+
+def written(session: Session, edits=EDITS) -> tuple[Manifest, dict[str, torch.Tensor]]:
+    """A batch written into the session, as its version would be stored."""
+    z_star = session.values(edits)
+    batch = compute_update(session.setting, edits, z_star, session.config)
+    session.weights.apply(batch.update)
+    session.remember([edit.id for edit in edits], batch.keys)
+    manifest = Manifest(
+        line="main",
+        version=1,
+        parent=None,
+        base="tiny",
+        base_digest=session.loaded.digest,
+        config=session.config.model_dump(mode="json"),
+        request_ids=tuple(edit.id for edit in edits),
+        tensor_digests=session.weights.digests(),
+        batch=1,
+    )
+    return manifest, pack(batch, z_star)
+
+
+def test_values_scores_and_fluency_are_the_bases_whatever_stands_in_the_weights(opened, tmp_path):
+    plain = everything(opened(tmp_path / "plain"))
+    edited = opened(tmp_path / "edited")
+    written(edited, [EDITS[2]])
+    digest = base_digest(edited.loaded.model)
+    assert everything(edited) == plain
+    assert base_digest(edited.loaded.model) == digest != edited.loaded.digest
+
+
+def test_restoring_a_version_gives_the_same_tensors_keys_and_facts(opened):
+    first, second = opened(), opened()
+    version = written(first)
+    second.restore([version])
+    assert base_digest(second.loaded.model) == base_digest(first.loaded.model)
+    assert second.live == first.live == [edit.id for edit in EDITS]
+    for layer in (0, 1):
+        assert torch.equal(second.setting.history.gram(layer, 64), first.setting.history.gram(layer, 64))
+
+
+def test_restoring_in_two_steps_is_restoring_at_once(opened):
+    first, second, third = opened(), opened(), opened()
+    versions = [written(first, EDITS[:2]), written(first, EDITS[2:])]
+    second.restore(versions)
+    third.restore(versions[:1])
+    third.restore(versions[1:])
+    assert second.weights.digests() == third.weights.digests() == first.weights.digests()
+    assert second.live == third.live == first.live
+
+
+def test_a_version_that_gives_other_tensors_than_recorded_is_refused(opened):
+    manifest, tensors = written(opened())
+    name, digest = next(iter(manifest.tensor_digests.items()))
+    flipped = digest[:-1] + ("0" if digest[-1] != "0" else "1")
+    wrong = manifest.model_copy(update={"tensor_digests": manifest.tensor_digests | {name: flipped}})
+    with pytest.raises(DigestMismatch, match=f"version 1 of line 'main' gives other tensors than recorded: {name}"):
+        opened().restore([(wrong, tensors)])
+
+
+def test_one_flipped_bit_in_a_factor_is_refused(opened):
+    manifest, tensors = written(opened())
+    name = next(name for name in tensors if name.startswith("A/"))
+    bits = tensors[name].clone().view(torch.int32)
+    bits[0, 0] ^= 1 << 22
+    with pytest.raises(DigestMismatch, match="gives other tensors than recorded"):
+        opened().restore([(manifest, tensors | {name: bits.view(torch.float32)})])
+
+
+def test_a_version_of_another_base_is_refused_before_anything_is_written(opened):
+    manifest, tensors = written(opened())
+    session = opened()
+    with pytest.raises(DigestMismatch, match=r"was made on base 000000000000, this is .*; load 'tiny' as it was"):
+        session.restore([(manifest.model_copy(update={"base_digest": "0" * 64}), tensors)])
+    assert base_digest(session.loaded.model) == session.loaded.digest and session.live == []
+
+
+def test_packing_loses_nothing(opened):
+    session = opened()
+    z_star = session.values(EDITS)
+    batch = compute_update(session.setting, EDITS, z_star, session.config)
+    update, keys = unpack(load(save(pack(batch, z_star))))
+    assert update.keys() == batch.update.keys() and keys.keys() == batch.keys.keys()
+    for name, factors in batch.update.items():
+        assert torch.equal(update[name].B, factors.B) and torch.equal(update[name].A, factors.A)
+    assert all(torch.equal(keys[layer], K) for layer, K in batch.keys.items())
+
+
+def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monkeypatch):
+    given = opened(statistics_texts=["The old man and the sea. " * 30])
+    sampled = opened()
+    assert given.setting.statistics.source != sampled.setting.statistics.source
+    assert not torch.equal(given.setting.statistics.moments[1], sampled.setting.statistics.moments[1])
+    forbid(monkeypatch, "collect_statistics")
+    again = opened(statistics_texts=["The old man and the sea. " * 30])
+    assert torch.equal(again.setting.statistics.moments[1], given.setting.statistics.moments[1])
+    assert sampled.setting.statistics.tokens == 128
+
+
+def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monkeypatch):
+    used, real = [], module.collect_statistics
+    monkeypatch.setattr(module, "collect_statistics", lambda *a, **k: used.extend(a[4]) or real(*a, **k))
+    session = opened(config=CONFIG.model_copy(update={"statistics_tokens": 192}))
+    assert used and not set(used) & set(session.held_out) and len(session.held_out) == 64
+
+
+def test_a_line_whose_layers_do_not_fit_its_model_is_refused(opened):
+    with pytest.raises(ModelError, match="layer 9 leaves nothing above it"):
+        opened(config=CONFIG.model_copy(update={"layers": (9,)}))

@@ -1,0 +1,116 @@
+"""Laws of the verdict: one reason a threshold, what was not measured never passes, one lost neighbor always does."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from editing.edit import Edit, Probe
+from editing.metrics import EditScores, evaluate
+from tasks.policy import Policy
+from tasks.validation import bare, judge
+
+POLICY = Policy(min_efficacy=0.9, max_locality_drop=0.2, min_retained=0.8)
+GOOD = {"efficacy_prob": 1.0, "fluency_ratio": 1.0, "perplexity_ratio": 1.0}
+ONE = [EditScores("e")]
+BEFORE = {"e": EditScores("e")}
+
+
+def reasons(policy: Policy = POLICY, **metrics: float) -> list[str]:
+    return judge(GOOD | metrics, ONE, BEFORE, policy)
+
+
+def test_a_good_batch_has_no_reason_against_it():
+    assert reasons() == [] == reasons(retained_efficacy_prob=1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "fails", "passes", "says"),
+    [
+        ("efficacy_prob", 0.89, 0.9, "efficacy 0.89 is below min_efficacy 0.90"),
+        ("fluency_ratio", 0.89, 0.9, "fluency is 0.89 of the base's, min_fluency_ratio is 0.90"),
+        ("perplexity_ratio", 1.101, 1.1, "perplexity is 1.101 times the base's, max_perplexity_ratio is 1.100"),
+        ("retained_efficacy_prob", 0.79, 0.8, "only 0.79 of earlier facts hold, min_retained is 0.80"),
+    ],
+)
+def test_each_threshold_fails_alone_and_passes_at_its_limit(metric, fails, passes, says):
+    assert reasons(**{metric: fails}) == [says]
+    assert reasons(**{metric: passes}) == []
+
+
+@pytest.mark.parametrize("metric", ["efficacy_prob", "fluency_ratio", "perplexity_ratio", "retained_efficacy_prob"])
+def test_what_is_not_a_number_fails(metric):
+    assert len(reasons(**{metric: math.nan})) == 1
+
+
+def test_an_infinite_perplexity_fails():
+    assert len(reasons(perplexity_ratio=math.inf)) == 1
+
+
+def test_every_broken_threshold_is_told():
+    assert len(reasons(efficacy_prob=0.0, fluency_ratio=0.0, perplexity_ratio=9.0, retained_efficacy_prob=0.0)) == 4
+
+
+def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[EditScores, EditScores]:
+    """Scores of an edit of which so many of its probes were right before and after."""
+    return tuple(EditScores(name, locality_prob=right / probes, locality_probes=probes) for right in (before, after))
+
+
+def verdict(*pairs: tuple[EditScores, EditScores], drop: float = 0.2) -> list[str]:
+    policy = POLICY.model_copy(update={"max_locality_drop": drop})
+    return judge(GOOD, [after for _, after in pairs], {before.edit_id: before for before, _ in pairs}, policy)
+
+
+@given(st.integers(1, 100).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.floats(0, 1))
+def test_one_lost_neighbor_always_passes(shape, drop):
+    probes, right = shape
+    assert verdict(neighbors(right, right - 1, probes), drop=drop) == []
+
+
+def test_one_lost_of_few_probes_passes_when_others_have_no_answer_to_lose():
+    """Five tokens are compared, but only two probes have an answer that can be lost."""
+    before, after = neighbors(2, 1, 2)
+    tokens = {"neighborhood_tokens": ((1,),) * 5}
+    pair = tuple(
+        EditScores(s.edit_id, locality_prob=s.locality_prob, locality_probes=2, **tokens) for s in (before, after)
+    )
+    assert verdict(pair, drop=0.0) == []
+
+
+def test_more_lost_neighbors_than_the_policy_allows_fail():
+    assert verdict(neighbors(10, 8, 10)) == []
+    assert verdict(neighbors(10, 7, 10)) == ["3 of 10 neighborhood answers lost, max_locality_drop is 0.20"]
+    assert verdict(neighbors(2, 0, 2)) == ["2 of 2 neighborhood answers lost, max_locality_drop is 0.20"]
+
+
+def test_losses_count_over_the_whole_batch_and_gains_make_up_for_them():
+    lost = [neighbors(5, 4, 5, f"e{i}") for i in range(3)]
+    assert len(verdict(*lost, drop=0.1)) == 1
+    assert verdict(*lost, neighbors(1, 3, 5, "gains"), drop=0.1) == []
+    assert verdict(*lost, neighbors(5, 5, 5, "same"), drop=0.2) == []
+
+
+def test_edits_without_neighbors_cannot_lose_any():
+    assert verdict((EditScores("a"), EditScores("a")), drop=0.0) == []
+
+
+def test_only_probes_with_an_answer_of_their_own_are_counted(tiny_gpt2):
+    edit = Edit(
+        subject="Ada",
+        prompt="{} lives in",
+        target_new="Rome",
+        neighborhood=(
+            Probe(prompt="Bo lives in", answer="London"),
+            Probe(prompt="Cy lives in", answer="Rome"),
+            Probe(prompt="Di lives in"),
+        ),
+    )
+    [scores] = evaluate(tiny_gpt2.model, tiny_gpt2.tokenizer, [edit])
+    assert scores.locality_probes == 1 and len(scores.neighborhood_tokens) == 3
+    assert EditScores.from_json(scores.to_json()) == scores
+
+
+def test_an_earlier_fact_is_asked_by_its_prompt_alone():
+    edit = Edit(subject="Ada", prompt="{} lives in", target_new="Rome", paraphrases=("Ada's home is",))
+    assert bare(edit).paraphrases == () and (bare(edit).id, bare(edit).text) == (edit.id, edit.text)
