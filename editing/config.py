@@ -1,12 +1,13 @@
 """Configurations of methods: frozen, unknown fields refused, checked where a value is given."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from editing.errors import ModelError
 
 LayerNumbers = Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
+OneLayerNumber = Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
 
 
 class Config(BaseModel):
@@ -28,7 +29,9 @@ class ValueSearchConfig(Config):
 
 
 class MethodConfig(Config):
-    """What every locate-then-edit method has."""
+    """What every locate-then-edit method has; `method` is the name that METHODS knows it by."""
+
+    one_layer: ClassVar[bool] = False
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
     contexts: int = Field(3, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
@@ -36,6 +39,15 @@ class MethodConfig(Config):
     statistics_tokens: int = Field(8192, ge=1, description="Tokens of text behind the key statistics.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
     search: ValueSearchConfig = ValueSearchConfig()
+    method: str
+
+
+class OneLayerConfig(MethodConfig):
+    """The same for methods that edit a single layer."""
+
+    one_layer: ClassVar[bool] = True
+
+    layers: OneLayerNumber | None = Field(None, description="The edited layer; none: the last of the model's preset.")
 
 
 PRESET_LAYERS = {
@@ -47,9 +59,17 @@ PRESET_LAYERS = {
 
 
 def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -> tuple[int, ...]:
-    """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth."""
+    """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth.
+
+    A method of one layer gets the last of them, at which the others search their values.
+    """
     if config.layers is not None:
         return config.layers
+    layers = _usual_layers(model_type, count, hidden)
+    return layers[-1:] if config.one_layer else layers
+
+
+def _usual_layers(model_type: str, count: int, hidden: int) -> tuple[int, ...]:
     if (model_type, count, hidden) in PRESET_LAYERS:
         return PRESET_LAYERS[model_type, count, hidden]
     if count < 3:

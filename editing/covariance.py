@@ -6,7 +6,7 @@ Meng et al., MEMIT, eq. 15 (C₀ there is λ times this). Shapes: d = key size.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,15 @@ class KeyStatistics:
     base_digest: str
     source: str
     """What the text was: a digest of it, or how it was sampled."""
+    spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `spectrum` has computed so far."""
+
+    def spectrum(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d): computed once a layer."""
+        if layer not in self.spectra:
+            self.spectra[layer] = torch.linalg.eigh(self.moments[layer].to(device, torch.float64))
+        eigenvalues_d, U_dd = self.spectra[layer]
+        return eigenvalues_d, U_dd
 
     def merge(self, other: "KeyStatistics") -> "KeyStatistics":
         """Statistics of both texts together, as if they had been collected in one go.

@@ -1,12 +1,14 @@
 """The linear algebra of locate-then-edit methods.
 
-Shapes: d = key size, m = value size, n = edits of the batch.
+A gain (n, d) is what a method makes of its keys: Δ = R · gain.
+
+Shapes: d = key size, m = value size, n = edits of the batch, r = rank of a null space.
 """
 
 import torch
 from torch import Tensor
 
-from editing.errors import SolveError
+from editing.errors import EditingError, SolveError
 from editing.weights import Factors
 
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-7)
@@ -25,17 +27,89 @@ def memit_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tenso
     """
     K = K_dn.double()
     M = weight * C_dd.double() + H_dd + K @ K.T
-    return _solve_symmetric(M, K).T
+    return _solve_symmetric(M, K, "raise statistics_weight").T
 
 
 def independent_gains(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tensor:
     """Row i is k_iᵀ (λC + H + k_i k_iᵀ)⁻¹: each edit alone, by one factorisation (Sherman-Morrison). (n, d)."""
     K = K_dn.double()
-    solved = _solve_symmetric(weight * C_dd.double() + H_dd, K)
+    solved = _solve_symmetric(weight * C_dd.double() + H_dd, K, "raise statistics_weight")
     return (solved / (1 + (K * solved).sum(0))).T
 
 
-def _solve_symmetric(M: Tensor, K: Tensor) -> Tensor:
+def rank_one_gains(C_dd: Tensor, K_dn: Tensor, at_dn: Tensor) -> Tensor:
+    """Row i is (C⁻¹ k_i)ᵀ / ((C⁻¹ k_i)ᵀ a_i): the smallest change, by tr(Δ C Δᵀ), with Δ a_i = r_i. (n, d) float64.
+
+    ROME's eq. 2, where a_i = k_i. Published ROME takes another key a_i, which can make the divisor vanish.
+
+    Raises:
+        SolveError: C is singular, or a divisor is zero.
+    """
+    K, at = K_dn.double(), at_dn.double()
+    solved = _solve_symmetric(C_dd.double(), K, "choose another layer")
+    divisor_n = (solved * at).sum(0)
+    if not divisor_n.all():
+        raise SolveError("a key is zero or meets its constraint nowhere; leave the edit out or use the mean key")
+    return (solved / divisor_n).T
+
+
+def emmet_gain(C_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
+    """(Kᵀ C⁻¹ K + ε I)⁻¹ Kᵀ C⁻¹, (n, d) float64: EMMET's eq. 9, with ε = ridge · mean diagonal of Kᵀ C⁻¹ K.
+
+    Raises:
+        SolveError: C is singular.
+    """
+    K = K_dn.double()
+    solved = _solve_symmetric(C_dd.double(), K, "choose another layer")
+    G_nn = K.T @ solved
+    G_nn.diagonal().add_(ridge * G_nn.diagonal().mean())
+    return _solve_symmetric(G_nn, solved.T, "raise ridge")
+
+
+def null_space(eigenvalues_d: Tensor, U_dd: Tensor, threshold: float, layer: int) -> Tensor:
+    """U (d, r): the eigenvectors of C whose eigenvalues are below `threshold` times the mean one; P = U Uᵀ.
+
+    Raises:
+        EditingError: there are none.
+    """
+    mean = eigenvalues_d.mean()
+    U_dr = U_dd[:, eigenvalues_d < threshold * mean]
+    if U_dr.shape[1] == 0:
+        raise EditingError(
+            f"no null space at layer {layer}: the smallest eigenvalue of C is {eigenvalues_d[0] / mean:.3g} times the "
+            f"mean one, nullspace_threshold is {threshold:.3g}; raise it or choose another layer"
+        )
+    return U_dr
+
+
+def alphaedit_gain(U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
+    """Kᵀ P (K Kᵀ P + H P + ridge · I)⁻¹ with P = U Uᵀ, (n, d) float64: AlphaEdit's eq. 14.
+
+    Computed as Kᵀ U (Uᵀ (K Kᵀ + H) U + ridge · I)⁻¹ Uᵀ, which is the same, symmetric, and of size r.
+
+    Raises:
+        SolveError: the matrix is singular or not finite.
+    """
+    K_rn = U_dr.T @ K_dn.double()
+    return _solve_symmetric(_projected(U_dr, H_dd, ridge) + K_rn @ K_rn.T, K_rn, "raise ridge").T @ U_dr.T
+
+
+def independent_alphaedit_gains(U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
+    """Row i is `alphaedit_gain` of k_i alone, by one factorisation (Sherman-Morrison). (n, d) float64."""
+    K_rn = U_dr.T @ K_dn.double()
+    solved = _solve_symmetric(_projected(U_dr, H_dd, ridge), K_rn, "raise ridge")
+    return (solved / (1 + (K_rn * solved).sum(0))).T @ U_dr.T
+
+
+def _projected(U_dr: Tensor, H_dd: Tensor, ridge: float) -> Tensor:
+    """Uᵀ H U + ridge · I, (r, r)."""
+    M_rr = U_dr.T @ H_dd.double() @ U_dr
+    M_rr.diagonal().add_(ridge)
+    return M_rr
+
+
+def _solve_symmetric(M: Tensor, K: Tensor, remedy: str) -> Tensor:
+    """M⁻¹ K of a positive (semi)definite M. Raises SolveError, which advises `remedy`."""
     factor, info = torch.linalg.cholesky_ex(M)
     for jitter in JITTERS if int(info) else ():
         # Statistics of less text than the key size have zero eigenvalues, which rounding made slightly negative.
@@ -46,8 +120,8 @@ def _solve_symmetric(M: Tensor, K: Tensor) -> Tensor:
     solution = torch.cholesky_solve(K, factor)
     if int(info) or not solution.isfinite().all():
         raise SolveError(
-            f"the keys' matrix ({M.shape[0]} x {M.shape[0]}) is singular: raise statistics_weight or collect key "
-            "statistics from more text"
+            f"the keys' matrix ({M.shape[0]} x {M.shape[0]}) is singular: {remedy} or collect key statistics from "
+            "more text"
         )
     return solution
 

@@ -61,7 +61,7 @@ def check_finite(update: WeightUpdate) -> None:
     """Raises SolveError for an update that holds NaN or infinity."""
     for name, factors in update.items():
         if not (factors.B.isfinite().all() and factors.A.isfinite().all()):
-            raise SolveError(f"the update of {name} is not finite; raise statistics_weight or leave the edit out")
+            raise SolveError(f"the update of {name} is not finite; leave the edit out or choose another layer")
 
 
 @dataclass(frozen=True)

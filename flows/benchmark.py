@@ -18,7 +18,7 @@ from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
 from editing.fluency import fluency
-from editing.methods.memit import compute_independent_updates, compute_update
+from editing.methods import compute_independent_updates, compute_update, find_method
 from editing.metrics import EditScores, evaluate, summarise
 from editing.readers import read_edits
 from editing.values import search_values
@@ -118,6 +118,8 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
 
 
 def _search(session: Session, edits: Sequence[Edit], done: int, total: int) -> Tensor:
+    if not find_method(session.config.method).searches:
+        return torch.zeros(len(edits), 0)
     with session.weights.at_base():
         found = search_values(
             session.loaded.model,

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
 from editing.fluency import generate
-from editing.methods.memit import compute_independent_updates
+from editing.methods import compute_independent_updates
 from editing.metrics import EditScores, evaluate
 from editing.weights import overlay
 from tasks.job import ANSWER_TOKENS

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editing.edit import Edit
 from editing.fluency import generate
-from editing.methods.memit import BatchUpdate
+from editing.methods.base import BatchUpdate
 from editing.metrics import EditScores, evaluate, summarise
 from editing.weights import Undo
 from tasks.lease import Lease

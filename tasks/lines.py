@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from editing.config import Config
 from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
-from editing.methods import method_config
+from editing.methods import AnyConfig, method_config
 from editing.methods.memit import MemitConfig
 from editing.models import EMBEDDED
 from tasks.objects import ObjectStore
@@ -21,7 +21,7 @@ class LineSpec(Config):
     line: str
     model: str
     dtype: str = "float32"
-    config: MemitConfig = MemitConfig()
+    config: AnyConfig = MemitConfig()
 
 
 def spec_key(line: str) -> str:

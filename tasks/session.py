@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from editing.config import layers_for
+from editing.config import MethodConfig, layers_for
 from editing.contexts import context_prefixes, sample_texts
 from editing.covariance import KeyStatistics, collect_statistics, text_digest
 from editing.edit import Edit
@@ -20,7 +20,8 @@ from editing.files import write_atomically
 from editing.fluency import fluency
 from editing.history import KeyHistory
 from editing.layout import check_layers, layout_of
-from editing.methods.memit import BatchUpdate, MemitConfig, Setting
+from editing.methods import find_method
+from editing.methods.base import BatchUpdate, Setting
 from editing.metrics import EditScores, evaluate
 from editing.models import LoadedModel, load_model
 from editing.values import search_values
@@ -46,7 +47,7 @@ class Session:
     """One model in memory. `weights` is the only writer of its tensors."""
 
     loaded: LoadedModel
-    config: MemitConfig
+    config: MethodConfig
     setting: Setting
     weights: EditedWeights
     cache: Path
@@ -65,6 +66,8 @@ class Session:
 
     def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
         """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
+        if not find_method(self.config.method).searches:
+            return torch.zeros(len(edits), 0)
         paths = {edit.id: self._value_path(edit) for edit in edits}
         found = {edit.id: _read_tensor(paths[edit.id], "z_star") for edit in edits}
         missing = [edit for edit in edits if found[edit.id] is None]
@@ -228,7 +231,7 @@ def _rows(tokens: int) -> int:
     return -(-tokens // 64)
 
 
-def _prefixes(loaded: LoadedModel, config: MemitConfig, cache: Path) -> list[str]:
+def _prefixes(loaded: LoadedModel, config: MethodConfig, cache: Path) -> list[str]:
     about = json.dumps([loaded.digest, config.contexts, config.context_tokens, config.seed])
     path = cache / "contexts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
     found = _read_strings(path)
@@ -238,7 +241,7 @@ def _prefixes(loaded: LoadedModel, config: MemitConfig, cache: Path) -> list[str
     return found
 
 
-def _sampled_texts(loaded: LoadedModel, config: MemitConfig, cache: Path, on_progress: Progress) -> list[str]:
+def _sampled_texts(loaded: LoadedModel, config: MethodConfig, cache: Path, on_progress: Progress) -> list[str]:
     wanted = config.statistics_tokens + HELD_OUT_TOKENS
     about = json.dumps([loaded.digest, wanted, config.seed, "v1"])
     path = cache / "texts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from editing.edit import Edit
 from editing.errors import SearchError, SolveError, StorageError, TrackingError
-from editing.methods.memit import compute_update
+from editing.methods import compute_update
 from tasks import intake as intaking
 from tasks.events import Event
 from tasks.job import Attempt, Job

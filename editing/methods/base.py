@@ -1,0 +1,163 @@
+"""What locate-then-edit methods share: the setting, where keys and residuals come from, the loop over layers.
+
+Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://arxiv.org/abs/2210.07229, algorithm 1:
+
+    z*  by the value search, at the last edited layer L, on the base model          (eq. 16)
+    for each layer l of the edited ones, rising:
+        K  keys at the subject's last token, averaged over contexts                  (eq. 19)
+        R  = (z* − z) / (L − l + 1), z taken with the layers below already edited   (eq. 20)
+        Δ  = R · gain(K)                                                             the method's own solve
+
+Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
+change of the projection's output that takes the normed one nearest to that (editing/postnorm.py).
+
+Shapes: d = key size, m = hidden size, n = edits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.config import MethodConfig
+from editing.covariance import KeyStatistics
+from editing.edit import Edit
+from editing.errors import ModelError
+from editing.history import KeyHistory
+from editing.keys import subject_states
+from editing.layout import ModelLayout
+from editing.postnorm import change_before_norm
+from editing.solve import factors
+from editing.tokens import encode_prompt, pad_token
+from editing.weights import Factors, WeightUpdate, overlay
+
+EDITS_AT_ONCE = 16
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+Solve = Callable[[int, Tensor], Tensor]
+"""(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method works on: the model as it stands, and what belongs to it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layout: ModelLayout
+    layers: tuple[int, ...]
+    statistics: KeyStatistics
+    history: KeyHistory
+    prefixes: tuple[str, ...]
+
+    def second_moment(self, layer: int) -> Tensor:
+        """C of a layer, (d, d) float64, where the model is."""
+        return self.statistics.moments[layer].to(self.model.device, torch.float64)
+
+    def earlier_keys(self, layer: int) -> Tensor:
+        """H = Σ k kᵀ over the live facts, (d, d) float64, where the model is."""
+        return self.history.gram(layer, self.layout.key_size(self.model, layer)).to(self.model.device)
+
+
+@dataclass(frozen=True)
+class BatchUpdate:
+    """An update that is not yet written, and the keys to remember if it is kept."""
+
+    update: WeightUpdate
+    keys: dict[int, Tensor]
+    """{layer: (n, d)} float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class Method(Generic[ConfigT]):
+    """One method as the registry knows it. Its functions leave the model as they find it."""
+
+    name: str
+    config: type[ConfigT]
+    compute_update: Callable[[Setting, Sequence[Edit], Tensor, ConfigT], BatchUpdate]
+    """(setting, edits, z* (n, m), config): the update that writes the edits as one batch."""
+    compute_independent_updates: Callable[[Setting, Sequence[Edit], Tensor, ConfigT], list[WeightUpdate]] | None
+    """The same arguments: for each edit the update that would write it alone; None where that is not possible."""
+    searches: bool = True
+    """Whether it wants z*; otherwise it is given values of size zero."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the facts of some edits are read, and what is missing there."""
+
+    K_nd: Tensor
+    """Keys averaged over contexts, (n, d) float32."""
+    bare_nd: Tensor
+    """Keys of the prompts without a context, (n, d) float32."""
+    R_mn: Tensor
+    """(z* − z) / (L − l + 1), or what gives it behind a norm, (m, n) float32."""
+
+
+def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> BatchUpdate:
+    """The update that writes `edits` in one solve a layer, each layer with those below already edited.
+
+    Raises:
+        SolveError: the linear system is singular.
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    update: dict[str, Factors] = {}
+    keys: dict[int, Tensor] = {}
+    for layer in setting.layers:
+        found = locate(setting, edits, z_star_nm, layer, [update] * len(edits))
+        update[setting.layout.weight_name(layer)] = factors(found.R_mn, solve(layer, found.K_nd.T))
+        keys[layer] = found.K_nd.cpu()
+    return BatchUpdate(update, keys)
+
+
+def compute_each(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> list[WeightUpdate]:
+    """For each edit the update that writes it alone, all in one pass a layer; row i of `solve` is edit i's alone."""
+    updates: list[dict[str, Factors]] = [{} for _ in edits]
+    for layer in setting.layers:
+        found = locate(setting, edits, z_star_nm, layer, updates)
+        gain_nd = solve(layer, found.K_nd.T)
+        for i, update in enumerate(updates):
+            update[setting.layout.weight_name(layer)] = factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1])
+    return list(updates)
+
+
+def locate(
+    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, layer: int, updates: Sequence[WeightUpdate]
+) -> Located:
+    """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i."""
+    last, contexts = setting.layers[-1], len(setting.prefixes)
+    keys, written, hidden = [], [], []
+    pad_id = pad_token(setting.tokenizer)
+    for start in range(0, len(edits), EDITS_AT_ONCE):
+        chunk = slice(start, start + EDITS_AT_ONCE)
+        prompts = [
+            encode_prompt(setting.tokenizer, prefix, edit.prompt, edit.subject)
+            for edit in edits[chunk]
+            for prefix in setting.prefixes
+        ]
+        in_force = [update for update in updates[chunk] for _ in setting.prefixes]
+        shared = all(update is in_force[0] for update in in_force)
+        with overlay(setting.model, setting.layout, in_force[0] if shared else in_force):
+            states = subject_states(setting.model, setting.layout, prompts, layer, last, pad_id)
+        keys.append(states.keys.view(-1, contexts, states.keys.shape[1]))
+        written.append(states.written[::contexts])
+        hidden.append(states.hidden[::contexts])
+    keys_ncd = torch.cat(keys)
+    R_nm = (z_star_nm.to(hidden[0].device) - torch.cat(hidden)) / (last - layer + 1)
+    norm = setting.layout.norm_after(setting.model, layer)
+    if norm is not None:
+        R_nm = change_before_norm(norm, torch.cat(written), R_nm)
+    return Located(keys_ncd.mean(1), keys_ncd[:, 0], R_nm.T)
+
+
+def only_layer(setting: Setting, method: str) -> int:
+    """The one layer that is edited. Raises ModelError when there are more."""
+    if len(setting.layers) != 1:
+        raise ModelError(
+            f"method '{method}' edits one layer, layers are {list(setting.layers)}; give one, e.g. "
+            f"[{setting.layers[-1]}]"
+        )
+    return setting.layers[0]

@@ -1,0 +1,254 @@
+"""Laws that every method keeps as a whole, from what it computes to what is stored of it."""
+
+import json
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from editing.config import layers_for
+from editing.covariance import collect_statistics
+from editing.edit import Edit
+from editing.errors import ModelError, UsageError
+from editing.history import KeyHistory
+from editing.layout import layout_of
+from editing.methods import METHODS, AnyConfig, compute_independent_updates, compute_update, method_config
+from editing.methods.base import Method, Setting, locate
+from editing.models import load_model
+from editing.scoring import score
+from editing.values import search_values
+from editing.weights import EditedWeights, overlay, tensor_digest
+from tasks.lines import LineSpec
+from tests.conftest import SENTENCES
+from tests.fact_model import FACT_TEXT, fact_edits
+
+EDITS = (
+    Edit(subject="Ada Lovelace", prompt="{} was born in the city of", target_new="Paris"),
+    Edit(subject="Nile", prompt="The river {} flows through", target_new="Rome"),
+    Edit(subject="the moon", prompt="Beyond {} lies", target_new="nothing"),
+)
+EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
+EVERY_SEARCH = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.searches])
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(params=["tiny_llama_f64", "tiny_gpt2_f64"])
+def tiny(request):
+    return request.getfixturevalue(request.param)
+
+
+def make_setting(loaded, layers, texts=SENTENCES, prefixes=("", "The old man said so. ")) -> Setting:
+    layout = layout_of(loaded.model)
+    statistics = collect_statistics(
+        loaded.model, loaded.tokenizer, layout, layers, texts, base_digest=loaded.digest, source="t", max_tokens=4000
+    )
+    return Setting(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes))
+
+
+def tiny_setting(loaded, method: str) -> Setting:
+    texts = [*SENTENCES, *(f"{word} {other} lives there." for word in "abcdef" for other in SENTENCES)]
+    return make_setting(loaded, (2,) if METHODS[method].config.one_layer else (1, 2), texts)
+
+
+def wanted(setting: Setting) -> torch.Tensor:
+    """z* somewhat off the present states."""
+    present = states(setting)
+    return present + 0.3 * random(*present.shape, seed=3).float()
+
+
+def states(setting: Setting) -> torch.Tensor:
+    """Output of the last edited layer at each subject's last token, (n, m)."""
+    zeros = torch.zeros(len(EDITS), setting.model.config.hidden_size)
+    return -locate(setting, EDITS, zeros, setting.layers[-1], [{}] * len(EDITS)).R_mn.T
+
+
+@EVERY_METHOD
+def test_computing_leaves_the_model_as_it_was(tiny, method):
+    setting, config = tiny_setting(tiny, method), method_config(method)
+    z_star, before = wanted(setting), {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()}
+    compute_update(setting, EDITS, z_star, config)
+    compute_independent_updates(setting, EDITS, z_star, config)
+    assert {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()} == before
+    assert not any(module._forward_hooks for module in tiny.model.modules())
+
+
+@EVERY_METHOD
+def test_independent_updates_are_those_of_each_edit_alone(tiny, method):
+    setting, config = tiny_setting(tiny, method), method_config(method)
+    z_star = wanted(setting)
+    setting.history.add({layer: random(5, 64 if "llama" in tiny.reference else 128, seed=9) for layer in (1, 2)})
+    for i, together in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
+        alone = compute_update(setting, EDITS[i : i + 1], z_star[i : i + 1], config).update
+        assert together.keys() == alone.keys()
+        for name, pair in together.items():
+            delta = pair.B.double() @ pair.A.double()
+            scale = float(delta.abs().max())
+            torch.testing.assert_close(
+                delta, alone[name].B.double() @ alone[name].A.double(), atol=1e-4 * scale, rtol=0
+            )
+
+
+@EVERY_SEARCH
+def test_an_update_brings_the_states_nearer_to_the_wanted_ones(tiny, method):
+    setting = tiny_setting(tiny, method)
+    z_star, before = wanted(setting), states(setting)
+    with overlay(tiny.model, setting.layout, compute_update(setting, EDITS, z_star, strong(method)).update):
+        after = states(setting)
+    assert (after - z_star).norm() < 0.9 * (before - z_star).norm()
+
+
+def strong(method: str):
+    """A config that hardly weighs general text: these tiny models have too little of it."""
+    return method_config(method, {"memit": {"statistics_weight": 1e-3}, "alphaedit": {"ridge": 1e-3}}.get(method, {}))
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+def test_with_history_two_batches_of_one_layer_are_the_one_big_batch(tiny, method):
+    setting, config = replace(tiny_setting(tiny, method), layers=(2,), prefixes=("",)), strong(method)
+    z_star = wanted(setting)
+    whole = compute_update(setting, EDITS, z_star, config).update
+    weights = EditedWeights(tiny.model, setting.layout)
+    first = compute_update(setting, EDITS[:2], z_star[:2], config)
+    weights.apply(first.update)
+    setting.history.add(first.keys)
+    weights.apply(compute_update(setting, EDITS[2:], z_star[2:], config).update)
+    for name, pair in whole.items():
+        expected = pair.B.double() @ pair.A.double()
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(weights.sums[name], expected, atol=1e-4 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune"])
+def test_without_history_earlier_keys_do_not_matter(tiny, method):
+    setting = tiny_setting(tiny, method)
+    config = method_config(method, {"history": False} if method == "memit" else {})
+    z_star = wanted(setting)
+    before = compute_update(setting, EDITS, z_star, config).update
+    setting.history.add({layer: random(5, 64 if "llama" in tiny.reference else 128, seed=9) for layer in (1, 2)})
+    after = compute_update(setting, EDITS, z_star, config).update
+    assert all(
+        torch.equal(pair.A, after[name].A) and torch.equal(pair.B, after[name].B) for name, pair in before.items()
+    )
+
+
+def test_romes_constraint_is_met(tiny):
+    """W' k* = v*, with v* = W k + δ at the bare prompt's key k, and k* the mean key."""
+    setting, config = tiny_setting(tiny, "rome"), method_config("rome")
+    z_star = wanted(setting)
+    W = setting.layout.oriented(tiny.model.get_parameter(setting.layout.weight_name(2)))
+    found = locate(setting, EDITS, z_star, 2, [{}] * len(EDITS))
+    v_star = W @ found.bare_nd.double().T + found.R_mn
+    for i, update in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
+        [pair] = update.values()
+        k_star = found.K_nd[i].double()
+        reached = W @ k_star + pair.B.double() @ (pair.A.double() @ k_star)
+        torch.testing.assert_close(reached, v_star[:, i], atol=2e-6, rtol=1e-5)
+
+
+def test_a_batch_of_rome_is_its_edits_one_after_the_other(tiny):
+    setting, config = tiny_setting(tiny, "rome"), method_config("rome")
+    z_star = wanted(setting)
+    batch = compute_update(setting, EDITS, z_star, config)
+    weights = EditedWeights(tiny.model, setting.layout)
+    for i, edit in enumerate(EDITS):
+        weights.apply(compute_update(setting, [edit], z_star[i : i + 1], config).update)
+    for name, pair in batch.update.items():
+        assert pair.A.shape[0] == len(EDITS)
+        torch.testing.assert_close(pair.B.double() @ pair.A.double(), weights.sums[name], atol=1e-5, rtol=1e-4)
+
+
+def test_rome_and_r_rome_agree_when_the_bare_prompt_is_the_only_context(tiny):
+    setting = replace(tiny_setting(tiny, "rome"), prefixes=("",))
+    z_star = wanted(setting)
+    mean, published = (
+        compute_update(setting, EDITS, z_star, method_config("rome", {"mean_key": choice})).update
+        for choice in (True, False)
+    )
+    for name, pair in mean.items():
+        torch.testing.assert_close(pair.B @ pair.A, published[name].B @ published[name].A, atol=1e-5, rtol=1e-4)
+
+
+def test_rome_refuses_several_layers(tiny):
+    setting = replace(tiny_setting(tiny, "memit"), layers=(1, 2))
+    with pytest.raises(ModelError, match=r"method 'rome' edits one layer, layers are \[1, 2\]; give one, e\.g\. \[2\]"):
+        compute_update(setting, EDITS, wanted(setting), method_config("rome"))
+    with pytest.raises(UsageError, match=r"method rome: layers = .*at most 1"):
+        method_config("rome", {"layers": [1, 2]})
+
+
+def test_a_method_of_one_layer_edits_where_the_others_search():
+    assert layers_for(method_config("rome"), "llama", 30, 576) == (5,)
+    assert layers_for(method_config("alphaedit"), "llama", 30, 576) == (2, 3, 4, 5)
+
+
+# What is stored.
+
+
+@EVERY_METHOD
+def test_a_stored_line_reads_back_as_the_class_of_its_method(method):
+    spec = LineSpec(line="x", model="m", config=method_config(method, {"contexts": 2}))
+    read = LineSpec.model_validate_json(spec.model_dump_json())
+    assert read == spec and type(read.config) is METHODS[method].config
+    stored = json.loads(spec.model_dump_json())["config"]
+    assert method_config(stored["method"], stored) == TypeAdapter(AnyConfig).validate_python(stored) == spec.config
+
+
+def test_every_method_has_its_class_in_the_stored_type_and_its_own_name():
+    union = get_args(get_args(AnyConfig)[0])
+    assert set(union) == {method.config for method in METHODS.values()} and len(union) == len(METHODS)
+    assert all(method.config().method == method.name == name for name, method in METHODS.items())
+
+
+def test_a_stored_line_of_an_unknown_method_is_refused():
+    with pytest.raises(ValidationError, match=r"rune.*does not match any of the expected tags"):
+        LineSpec.model_validate({"line": "x", "model": "m", "config": {"method": "rune"}})
+
+
+def test_a_method_that_cannot_write_edits_alone_says_so(tiny_llama_f64, monkeypatch):
+    whole = METHODS["memit"]
+    monkeypatch.setitem(METHODS, "memit", Method(whole.name, whole.config, whole.compute_update, None))
+    setting = tiny_setting(tiny_llama_f64, "memit")
+    with pytest.raises(
+        UsageError, match=r"'memit' cannot write edits independently .* or one of alphaedit, emmet, rome, "
+    ):
+        compute_independent_updates(setting, EDITS, wanted(setting), method_config("memit"))
+
+
+# The fact model: edits take.
+
+SEARCH = {"clamp": 4.0, "steps": 40, "weight_decay": 0.0, "kl_weight": 0.0}
+FITTING = {
+    "memit": {"statistics_weight": 100.0},
+    "alphaedit": {"nullspace_threshold": 0.1, "ridge": 1.0},
+    "finetune": {"steps": 50, "learning_rate": 0.02, "norm_limit": 1.0},
+}
+
+
+@EVERY_METHOD
+def test_edits_of_known_facts_take_and_spare_their_neighbors(fact_model_path, tmp_path, method):
+    facts = load_model(str(fact_model_path), cache=tmp_path)
+    config = method_config(method, {"search": SEARCH, **FITTING.get(method, {})})
+    setting = make_setting(facts, (1,) if config.one_layer else (0, 1), FACT_TEXT, ("",))
+    candidates = list({edit.subject: edit for edit in fact_edits(24)}.values())
+    found = search_values(facts.model, facts.tokenizer, setting.layout, candidates, 1, config.search, ("",))
+    # Where the search finds no value there is nothing to write.
+    edits, values = zip(*[(e, v.z_star) for e, v in zip(candidates, found, strict=True) if v.loss < 0.06], strict=True)
+    edits, z_star = edits[:5], torch.stack(values[:5])
+    asked = [(edit.text, edit.target_new) for edit in edits]
+    spared = [(probe.prompt, str(probe.answer)) for edit in edits for probe in edit.neighborhood[:2]]
+
+    def share(pairs: list[tuple[str, str]]) -> float:
+        return sum(one.argmax for one in score(facts.model, facts.tokenizer, pairs)) / len(pairs)
+
+    alone = []
+    for edit, update in zip(edits, compute_independent_updates(setting, edits, z_star, config), strict=True):
+        with overlay(facts.model, setting.layout, update):
+            alone.append(share([(edit.text, edit.target_new)]))
+    assert share(asked) == 0 and sum(alone) >= 4
+    with overlay(facts.model, setting.layout, compute_update(setting, edits, z_star, config).update):
+        assert share(asked) >= 0.6 and share(spared) >= 0.6
