@@ -244,7 +244,7 @@ def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monke
     used, real = [], module.collect_statistics
     monkeypatch.setattr(module, "collect_statistics", lambda *a, **k: used.extend(a[4]) or real(*a, **k))
     session = opened(config=CONFIG.model_copy(update={"statistics_tokens": 192}))
-    assert used and not set(used) & set(session.held_out) and len(session.held_out) == 64
+    assert used and not set(used) & set(session.held_out) and len(session.held_out) == 32
 
 
 def test_a_line_whose_layers_do_not_fit_its_model_is_refused(opened):
