@@ -9,23 +9,13 @@ import typer
 from typer.exceptions import TyperException
 
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
+from flows import cli_review
+from flows.cli_app import Json, Line, LineOption, app
+
+__all__ = ["app", "cli_review", "main"]
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""
-
-app = typer.Typer(
-    name="errata",
-    help="Correct facts inside a language model: submit, run, review, approve, roll back.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar="ERRATA_LINE")]
-LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the ledger.")]
 
 
 def main() -> None:
@@ -193,111 +183,6 @@ def status(
     from flows import commands
 
     commands.status(line, json)
-
-
-@app.command()
-def review(line: Line = "main", json: Json = False) -> None:
-    """What waits for a decision, with its numbers and its corrections.
-
-    Example:
-
-        errata review
-    """
-    from flows import commands
-
-    commands.review(line, json)
-
-
-Version = Annotated[int | None, typer.Option("--version", "-v", min=0, help="Which version; see errata review.")]
-
-
-@app.command()
-def approve(line: Line = "main", version: Version = None, reason: Reason = "", json: Json = False) -> None:
-    """Put the newest waiting version in service, or the one named, with those it builds on.
-
-    Examples:
-
-        errata approve
-
-        errata approve main --version 2 --reason "checked by the geography team"
-    """
-    from flows import commands
-
-    commands.decide("approve", line, version, reason, json)
-
-
-@app.command()
-def reject(line: Line = "main", version: Version = None, reason: Reason = "", json: Json = False) -> None:
-    """Refuse what waits: all of it, or a version and those built on it. A reason is required.
-
-    Example:
-
-        errata reject main --reason "the source was wrong"
-    """
-    from flows import commands
-
-    commands.decide("reject", line, version, reason, json)
-
-
-@app.command()
-def rollback(
-    line: Line = "main",
-    to: Annotated[int | None, typer.Option(min=0, help="The version to serve again; 0 is the base.")] = None,
-    reason: Reason = "",
-    json: Json = False,
-) -> None:
-    """Serve an earlier version again: the one before, or the one named. Works forward again, too.
-
-    Examples:
-
-        errata rollback
-
-        errata rollback main --to 0 --reason "complaints about answers on sports"
-    """
-    from flows import commands
-
-    commands.decide("rollback", line, to, reason, json)
-
-
-@app.command()
-def history(
-    request: Annotated[str | None, typer.Argument(help="A request's id; without it, everything of the line.")] = None,
-    line: LineOption = "main",
-    version: Version = None,
-    limit: Annotated[int, typer.Option(min=1, help="The latest so many events.")] = 50,
-    json: Json = False,
-) -> None:
-    """What happened to a request, to a version, or on a line, from the ledger.
-
-    Examples:
-
-        errata history demo-03
-
-        errata history --version 2
-
-        errata history --line main --limit 200 --json
-    """
-    from flows import commands
-
-    commands.history(request, line, version, limit, json)
-
-
-@app.command()
-def ask(
-    prompt: Annotated[list[str], typer.Argument(help="Unfinished sentences for the model to go on from.")],
-    line: LineOption = "main",
-    tokens: Annotated[int, typer.Option(min=1, max=1000, help="Length of the answers.")] = 16,
-    json: Json = False,
-) -> None:
-    """Ask base, champion (in service) and challenger (waiting) the same, side by side.
-
-    Example:
-
-        errata ask "The capital of France is"
-    """
-    from flows import commands
-
-    commands.ask(prompt, line, tokens, json)
 
 
 @app.command()

@@ -150,9 +150,10 @@ def trial(file: Path | None, line: str, limit: int | None, json: bool) -> None:
 
 def status(line: str | None, json: bool) -> None:
     workplace = open_workplace()
-    lines = (
-        [line] if line else sorted({*workplace.store.lines(), *{s.line for s in workplace.ledger.states().values()}})
-    )
+    known = sorted({*workplace.store.lines(), *{s.line for s in workplace.ledger.states().values()}})
+    if line is not None and line not in known:
+        raise UsageError(f"there is no line '{line}'; lines are {', '.join(known) or 'none yet'}")
+    lines = known if line is None else [line]
     rows = [reviewing.line_status(workplace, name) for name in lines]
     if json:
         as_json([asdict(row) for row in rows])
