@@ -20,7 +20,7 @@ from tasks.parquet import parquet_rows
 from tasks.workplace import Workplace, open_workplace
 
 out = console.console
-LABELS = ("takes", "says it", "paraphrases", "neighbors", "unchanged", "fluency", "perplexity")
+LABELS = ("takes", "says it", "rephrased", "neighbors", "same", "fluency", "perplexity")
 METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
 
 
@@ -214,7 +214,7 @@ def _version_row(version: Version) -> list[object]:
     return [
         version.number,
         len(version.manifest.request_ids),
-        *(percent(metrics.get(name)) for name in METRICS),
+        *("" if name not in metrics else f"{metrics[name]:.0%}" for name in METRICS),
         number(metrics.get("fluency"), 2),
         f"x{number(metrics.get('perplexity_ratio'))}",
     ]

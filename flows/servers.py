@@ -30,7 +30,9 @@ def serve(host: str, prefect_port: int, mlflow_port: int) -> None:
     signal.signal(signal.SIGTERM, _stop)
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        running["Prefect"] = _start(prefect_command(host, prefect_port), {})
+        # The pages of Prefect's server ask the address that they are told, not the one that they came from.
+        api = {"PREFECT_SERVER_UI_API_URL": f"http://{host}:{prefect_port}/api"}
+        running["Prefect"] = _start(prefect_command(host, prefect_port), api)
         running["MLflow"] = _start(mlflow_command(settings, host, mlflow_port), {})
         with console.status("starting the servers"):
             _wait(running, {"Prefect": f"http://{host}:{prefect_port}/api/health",
