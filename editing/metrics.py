@@ -54,6 +54,10 @@ class EditScores:
     neighborhood_tokens: tuple[tuple[int, ...], ...] = ()
     """The most probable tokens at each neighborhood probe, for `locality_kept` of a later evaluation."""
 
+    def numbers(self) -> dict[str, float]:
+        """The metrics that this edit has, by name."""
+        return {name: value for name in METRICS if (value := getattr(self, name)) is not None}
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

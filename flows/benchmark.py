@@ -5,23 +5,19 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from torch import Tensor
 
 from editing.ability import perplexity
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
 from editing.fluency import fluency
-from editing.methods import compute_independent_updates, compute_update, find_method
+from editing.methods import compute_independent_updates, compute_update
 from editing.metrics import EditScores, evaluate, summarise
 from editing.readers import read_edits
-from editing.values import search_values
 from editing.weights import WeightUpdate, overlay
 from tasks.lines import LineSpec
 from tasks.parquet import parquet_rows, read_text
@@ -117,28 +113,16 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     return result
 
 
-def _search(session: Session, edits: Sequence[Edit], done: int, total: int) -> Tensor:
-    if not find_method(session.config.method).searches:
-        return torch.zeros(len(edits), 0)
-    with session.weights.at_base():
-        found = search_values(
-            session.loaded.model,
-            session.loaded.tokenizer,
-            session.setting.layout,
-            edits,
-            session.setting.layers[-1],
-            session.config.search,
-            session.setting.prefixes,
-            lambda n: progress("edits", done + n, total),
-        )
-    return torch.stack([value.z_star for value in found])
+def _counting(before: int, total: int) -> Callable[[int], None]:
+    """Progress of a batch as progress of the whole."""
+    return lambda done: progress("edits", before + done, total)
 
 
 def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> float:
     started = time.perf_counter()
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
-        z_star = _search(session, batch, start, len(edits))
+        z_star = session.search(batch, _counting(start, len(edits)))
         made = compute_update(session.setting, batch, z_star, session.config)
         session.weights.apply(made.update)
         session.remember([edit.id for edit in batch], made.keys)
@@ -150,7 +134,7 @@ def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> 
     updates: list[WeightUpdate] = []
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
-        z_star = _search(session, batch, start, len(edits))
+        z_star = session.search(batch, _counting(start, len(edits)))
         updates += compute_independent_updates(session.setting, batch, z_star, session.config)
     return updates, time.perf_counter() - started
 

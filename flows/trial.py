@@ -56,15 +56,12 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
 
 
 def _row(edit: Edit, said: str, says: str, before: EditScores, after: EditScores) -> TrialRow:
-    def numbers(scores: EditScores) -> dict[str, float]:
-        return {name: value for name, value in scores.to_json().items() if isinstance(value, float)}
-
     return TrialRow(
         request_id=edit.id,
         prompt=edit.text,
         target_new=edit.target_new,
         answer_before=said.strip(),
         answer_after=says.strip(),
-        before=numbers(before),
-        after=numbers(after),
+        before=before.numbers(),
+        after=after.numbers(),
     )

@@ -111,8 +111,7 @@ def _measure(job: Job, edits: list[Edit]) -> tuple[dict[str, float], dict[str, f
     scores = evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before, max_neighborhood=probes)
     for one in scores:
         if one.edit_id in job.rows:
-            numbers = {k: v for k, v in one.to_json().items() if isinstance(v, float)}
-            job.rows[one.edit_id] = job.rows[one.edit_id].model_copy(update={"metrics": numbers})
+            job.rows[one.edit_id] = job.rows[one.edit_id].model_copy(update={"metrics": one.numbers()})
     base = summarise(list(before.values())) | {"perplexity": job.reference.perplexity, "perplexity_ratio": 1.0}
     candidate = summarise(scores) | measure_perplexity(session, job.reference, job.policy)
     if edits:

@@ -15,7 +15,7 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.fluency import generate
 from editing.methods.base import BatchUpdate
-from editing.metrics import EditScores, evaluate, summarise
+from editing.metrics import evaluate, summarise
 from editing.weights import Undo
 from tasks.lease import Lease
 from tasks.lines import LineSpec
@@ -104,7 +104,6 @@ class Job:
         self.taken: tuple[Edit, ...] = ()
         self.batches: list[BatchRow] = []
         self.rows: dict[str, EditRow] = {}
-        self.base_scores: dict[str, EditScores] = {}
 
     @property
     def line(self) -> str:
@@ -173,8 +172,7 @@ class Job:
 
     def questions(self) -> list[Edit]:
         """The edits of the versions that wait, and those that this job takes up."""
-        waiting = self.waiting()
-        return [*waiting, *(edit for edit in self.taken if edit not in waiting)]
+        return [*self.waiting(), *self.taken]
 
     def keep(self, attempt: Attempt, version: Version) -> None:
         """A batch became a version."""

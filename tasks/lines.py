@@ -30,18 +30,12 @@ def spec_key(line: str) -> str:
 
 def read_line(store: ObjectStore, line: str) -> LineSpec | None:
     """The line's definition, or None when it does not exist yet."""
-    found = _read(store, line)
-    return found[0] if found else None
-
-
-def _read(store: ObjectStore, line: str) -> tuple[LineSpec, str] | None:
-    """The definition and its etag."""
     try:
-        data, etag = store.get(spec_key(line))
+        data, _ = store.get(spec_key(line))
     except ObjectNotFound:
         return None
     try:
-        return LineSpec.model_validate_json(data), etag
+        return LineSpec.model_validate_json(data)
     except ValidationError as error:
         raise StorageError(
             f"{store.uri}/{spec_key(line)} is not a line's definition: {error.errors()[0]['msg']}"

@@ -1,6 +1,7 @@
 """Decisions about versions: put one in service, refuse what waits, go back. Events, HEAD and aliases follow."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from editing.errors import TrackingError, UsageError
 from tasks.evaluation import sync_aliases
@@ -110,14 +111,11 @@ def _chosen(open_now: list[Version], line: str, version: int | None) -> list[Ver
 
 
 def _move(
-    workplace: Workplace, line: str, head: Head | None, goal: Version | None, action: str, reason: str,
-    versions: tuple[int, ...],
+    workplace: Workplace, line: str, head: Head | None, goal: Version | None, action: Literal["promote", "rollback"],
+    reason: str, versions: tuple[int, ...],
 ) -> Decision:  # fmt: skip
     """HEAD first, by compare-and-swap; then the events; then the aliases. Killed between, `reconcile` completes it."""
-    assert action in ("promote", "rollback")
-    moved = workplace.store.move_head(
-        line, goal, head, "promote" if action == "promote" else "rollback", workplace.settings.who, reason
-    )
+    moved = workplace.store.move_head(line, goal, head, action, workplace.settings.who, reason)
     before = workplace.store.version(line, head.version) if head and head.version else None
     events = head_events(workplace.store, moved, before)
     if events:

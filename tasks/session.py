@@ -67,7 +67,7 @@ class Session:
     def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
         """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
         if not find_method(self.config.method).searches:
-            return torch.zeros(len(edits), 0)
+            return self.search(edits)
         paths = {edit.id: self._value_path(edit) for edit in edits}
         found = {edit.id: _read_tensor(paths[edit.id], "z_star") for edit in edits}
         missing = [edit for edit in edits if found[edit.id] is None]
@@ -75,21 +75,28 @@ class Session:
         on_progress("values", len(edits) - len(missing), len(edits))
         for start in range(0, len(missing), at_once):
             chunk = missing[start : start + at_once]
-            with self.weights.at_base():
-                searched = search_values(
-                    self.loaded.model,
-                    self.loaded.tokenizer,
-                    self.setting.layout,
-                    chunk,
-                    self.setting.layers[-1],
-                    self.config.search,
-                    self.setting.prefixes,
-                )
-            for edit, value in zip(chunk, searched, strict=True):
-                found[edit.id] = value.z_star
-                write_atomically(paths[edit.id], save({"z_star": value.z_star.contiguous()}))
+            for edit, z_star in zip(chunk, self.search(chunk), strict=True):
+                found[edit.id] = z_star
+                write_atomically(paths[edit.id], save({"z_star": z_star.contiguous()}))
             on_progress("values", len(edits) - len(missing) + start + len(chunk), len(edits))
         return torch.stack([z for edit in edits if (z := found[edit.id]) is not None])
+
+    def search(self, edits: Sequence[Edit], on_done: Callable[[int], None] = lambda done: None) -> Tensor:
+        """z* of each edit (n, m) float32, searched now on the base; of size zero for a method that wants none."""
+        if not find_method(self.config.method).searches:
+            return torch.zeros(len(edits), 0)
+        with self.weights.at_base():
+            found = search_values(
+                self.loaded.model,
+                self.loaded.tokenizer,
+                self.setting.layout,
+                edits,
+                self.setting.layers[-1],
+                self.config.search,
+                self.setting.prefixes,
+                on_done,
+            )
+        return torch.stack([value.z_star for value in found])
 
     def base_scores(self, edits: Sequence[Edit], max_neighborhood: int | None) -> dict[str, EditScores]:
         """Metrics of each edit on the base, by id: what 'before' means everywhere; cached."""

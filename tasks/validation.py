@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from editing.ability import perplexity
 from editing.edit import Edit
-from editing.metrics import METRICS, EditScores, evaluate, summarise
+from editing.metrics import EditScores, evaluate, summarise
 from tasks.policy import Policy
 from tasks.session import Session
 
@@ -59,7 +59,7 @@ def validate_batch(
     metrics |= measure_perplexity(session, reference, policy)
     reasons = judge(metrics, own, before, policy)
     failing = tuple(s.edit_id for s in own if s.efficacy_prob == 0)
-    return Verdict(metrics, {s.edit_id: _numbers(s) for s in own}, tuple(reasons), failing, scores)
+    return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, tuple(reasons), failing, scores)
 
 
 def bare(edit: Edit) -> Edit:
@@ -119,8 +119,3 @@ def _lost_neighbors(own: Sequence[EditScores], before: Mapping[str, EditScores])
             lost += round((earlier - scores.locality_prob) * scores.locality_probes)
             probes += scores.locality_probes
     return lost, probes
-
-
-def _numbers(scores: EditScores) -> dict[str, float]:
-    """The metrics that this edit has."""
-    return {name: value for name in METRICS if (value := getattr(scores, name)) is not None}
