@@ -1,6 +1,6 @@
 """Configurations of methods: frozen, unknown fields refused, checked where a value is given."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,19 @@ class MethodConfig(Config):
     statistics_tokens: int = Field(8192, ge=1, description="Tokens of text behind the key statistics.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
     search: ValueSearchConfig = ValueSearchConfig()
+    spread: Literal["linear", "sqrt"] = Field(
+        "linear", description="Share of the residual that a layer takes, k layers being left: 1/k, or 1/√k (PMET)."
+    )
+    norm_clamp: float | None = Field(
+        None, gt=1, description="PRUNE's α: how the total's singular values above the base weight's are lowered."
+    )
+    protect: float | None = Field(
+        None, gt=0, lt=1, description="Share of the base weight's Σ σ²: updates leave its leading directions alone."
+    )
+    protect_strength: float = Field(1.0, gt=0, le=1, description="How much of the update there is taken away.")
+    protect_side: Literal["keys", "both"] = Field(
+        "keys", description="Directions of the weight's input (SPHERE), or of its output too (REVIVE)."
+    )
     method: str
 
 

@@ -72,6 +72,16 @@ class Undo:
     sums: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class BaseSpectrum:
+    """The leading singular directions of an original weight."""
+
+    U_mk: Tensor
+    V_dk: Tensor
+    largest: float
+    """The largest singular value."""
+
+
 @dataclass
 class EditedWeights:
     """The edited weights of one plain transformers model, the only writer of them.
@@ -84,6 +94,13 @@ class EditedWeights:
     layout: ModelLayout
     base: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
+    spectra: dict[tuple[str, float], BaseSpectrum] = field(default_factory=dict, repr=False)
+    """What editing/restrain.py has computed of the base, by weight and share."""
+
+    def original(self, name: str) -> Tensor:
+        """The base tensor of a weight, edited or not."""
+        found: Tensor = self.base[name] if name in self.base else self.model.get_parameter(name).data
+        return found
 
     @torch.no_grad()
     def apply(self, update: WeightUpdate) -> Undo:
@@ -113,11 +130,13 @@ class EditedWeights:
     def at_base(self) -> Iterator[None]:
         """Run the model as the base: tensors are exchanged by reference and come back as they were."""
         edited = {name: self.model.get_parameter(name).data for name in self.base}
+        sums, self.sums = self.sums, {}
         try:
             for name, tensor in self.base.items():
                 self.model.get_parameter(name).data = tensor
             yield
         finally:
+            self.sums = sums
             for name, tensor in edited.items():
                 self.model.get_parameter(name).data = tensor
 

@@ -185,10 +185,11 @@ def open_session(
             on_progress=lambda done: on_progress("statistics", done, used),
         )
         statistics.save(path)
-    setting = Setting(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes))
-    return Session(
-        loaded, config, setting, EditedWeights(loaded.model, layout), cache, sampled[-_rows(HELD_OUT_TOKENS) :]
+    weights = EditedWeights(loaded.model, layout)
+    setting = Setting(
+        loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes), weights
     )
+    return Session(loaded, config, setting, weights, cache, sampled[-_rows(HELD_OUT_TOKENS) :])
 
 
 def restore_weights(

@@ -4,6 +4,7 @@ A method is one file with a config class, its functions and a `Method`; it joins
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -18,6 +19,7 @@ from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
 from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.rome import ROME, RomeConfig
+from editing.restrain import Restraint
 from editing.weights import WeightUpdate
 
 METHODS: dict[str, Method[Any]] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE)}
@@ -61,7 +63,9 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         InvalidEdit: a subject is lost in tokenisation.
         EditingError: the method cannot work on these layers or statistics.
     """
-    return find_method(config.method).compute_update(setting, edits, z_star_nm, config)
+    setting = _configured(setting, config)
+    made = find_method(config.method).compute_update(setting, edits, z_star_nm, config)
+    return replace(made, update=_restrained(setting, made.update))
 
 
 def compute_independent_updates(
@@ -80,4 +84,20 @@ def compute_independent_updates(
             f"method '{method.name}' cannot write edits independently of each other; use sequential mode, or one of "
             f"{', '.join(able)}"
         )
-    return method.compute_independent_updates(setting, edits, z_star_nm, config)
+    setting = _configured(setting, config)
+    updates = method.compute_independent_updates(setting, edits, z_star_nm, config)
+    return [_restrained(setting, update) for update in updates]
+
+
+def _configured(setting: Setting, config: MethodConfig) -> Setting:
+    """The setting with what the configuration asks of every method."""
+    setting = replace(setting, spread=config.spread)
+    if config.norm_clamp is None and config.protect is None:
+        return setting
+    if setting.weights is None:
+        raise UsageError("norm_clamp and protect need the original weights; make the Setting with its EditedWeights")
+    return replace(setting, restrain=Restraint(setting.weights, config))
+
+
+def _restrained(setting: Setting, update: WeightUpdate) -> WeightUpdate:
+    return {name: setting.restrain(name, factors) for name, factors in update.items()}

@@ -8,6 +8,8 @@ Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://
         R  = (z* − z) / (L − l + 1), z taken with the layers below already edited   (eq. 20)
         Δ  = R · gain(K)                                                             the method's own solve
 
+PMET (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742) divides by √(L − l + 1) instead: the option `spread`.
+
 Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
 change of the projection's output that takes the normed one nearest to that (editing/postnorm.py).
 
@@ -16,7 +18,7 @@ Shapes: d = key size, m = hidden size, n = edits.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,13 +34,18 @@ from editing.layout import ModelLayout
 from editing.postnorm import change_before_norm
 from editing.solve import factors
 from editing.tokens import encode_prompt, pad_token
-from editing.weights import Factors, WeightUpdate, overlay
+from editing.weights import EditedWeights, Factors, WeightUpdate, overlay
 
 EDITS_AT_ONCE = 16
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
+
+
+def unrestrained(name: str, factors: Factors) -> Factors:
+    """The update of a weight as a method made it."""
+    return factors
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Setting:
     statistics: KeyStatistics
     history: KeyHistory
     prefixes: tuple[str, ...]
+    weights: EditedWeights | None = None
+    """The model's edited weights; only restraints on updates want them."""
+    spread: Literal["linear", "sqrt"] = "linear"
+    restrain: Callable[[str, Factors], Factors] = unrestrained
+    """What is done to the update of a weight, by name; set from the configuration, as `spread` is."""
 
     def second_moment(self, layer: int) -> Tensor:
         """C of a layer, (d, d) float64, where the model is."""
@@ -94,7 +106,7 @@ class Located:
     bare_nd: Tensor
     """Keys of the prompts without a context, (n, d) float32."""
     R_mn: Tensor
-    """(z* − z) / (L − l + 1), or what gives it behind a norm, (m, n) float32."""
+    """(z* − z) / (L − l + 1), or its like by `spread`, or what gives it behind a norm, (m, n) float32."""
 
 
 def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> BatchUpdate:
@@ -108,7 +120,8 @@ def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor,
     keys: dict[int, Tensor] = {}
     for layer in setting.layers:
         found = locate(setting, edits, z_star_nm, layer, [update] * len(edits))
-        update[setting.layout.weight_name(layer)] = factors(found.R_mn, solve(layer, found.K_nd.T))
+        name = setting.layout.weight_name(layer)
+        update[name] = setting.restrain(name, factors(found.R_mn, solve(layer, found.K_nd.T)))
         keys[layer] = found.K_nd.cpu()
     return BatchUpdate(update, keys)
 
@@ -118,9 +131,9 @@ def compute_each(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, sol
     updates: list[dict[str, Factors]] = [{} for _ in edits]
     for layer in setting.layers:
         found = locate(setting, edits, z_star_nm, layer, updates)
-        gain_nd = solve(layer, found.K_nd.T)
+        gain_nd, name = solve(layer, found.K_nd.T), setting.layout.weight_name(layer)
         for i, update in enumerate(updates):
-            update[setting.layout.weight_name(layer)] = factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1])
+            update[name] = setting.restrain(name, factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1]))
     return list(updates)
 
 
@@ -146,7 +159,8 @@ def locate(
         written.append(states.written[::contexts])
         hidden.append(states.hidden[::contexts])
     keys_ncd = torch.cat(keys)
-    R_nm = (z_star_nm.to(hidden[0].device) - torch.cat(hidden)) / (last - layer + 1)
+    left = last - layer + 1
+    R_nm = (z_star_nm.to(hidden[0].device) - torch.cat(hidden)) / (left if setting.spread == "linear" else left**0.5)
     norm = setting.layout.norm_after(setting.model, layer)
     if norm is not None:
         R_nm = change_before_norm(norm, torch.cat(written), R_nm)

@@ -5,6 +5,12 @@ the keys of earlier facts in the solve as in AlphaEdit's sequential setting (Fan
 
     Δ = R Kᵀ (λC + H + K Kᵀ)⁻¹                                                       (eq. 14; H = 0 as published)
 
+Two options come from other papers. `ridge` ρ adds ρ |Δ|² to the objective, ρ tr(C)/d · I to the matrix, as ENCORE does
+(Gupta et al., 2025, https://arxiv.org/abs/2502.01636): the unit is C's mean eigenvalue, so that ρ does not depend on
+the scale of a model's keys and compares with λ. With history it holds for the sum of all batches. `neurons` restricts
+Δ to the key coordinates I that carry most of the batch's |k|, as NSE does (Jiang et al., ACL 2025,
+https://arxiv.org/abs/2410.04045): the same formula of K_I, C_II and H_II, zero elsewhere.
+
 The loop over layers is in `base`. Shapes: d = key size, m = hidden size, n = edits.
 """
 
@@ -26,13 +32,17 @@ class MemitConfig(MethodConfig):
     method: Literal["memit"] = "memit"
     statistics_weight: float = Field(2000.0, gt=0, description="λ: weight of general text against the facts.")
     history: bool = Field(True, description="Keep the keys of earlier facts in the solve; false: as published.")
+    ridge: float = Field(0.0, ge=0, description="Weight of |Δ|² in the objective, in units of C's mean eigenvalue.")
+    neurons: float | None = Field(
+        None, gt=0, le=1, description="Share of the batch's summed |k| whose coordinates alone are changed; none: all."
+    )
 
 
 def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig) -> BatchUpdate:
     """The update that writes `edits` together."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        return memit_gain(*_moments(setting, layer, config), K_dn, config.statistics_weight)
+        return _on_neurons(*_moments(setting, layer, config), K_dn, config)
 
     return compute_together(setting, edits, z_star_nm, solve)
 
@@ -43,15 +53,40 @@ def compute_independent_updates(
     """For each edit the update that would write it alone."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        return independent_gains(*_moments(setting, layer, config), K_dn, config.statistics_weight)
+        C_dd, H_dd = _moments(setting, layer, config)
+        if config.neurons is None:
+            return independent_gains(C_dd, H_dd, K_dn, config.statistics_weight)
+        # Each edit has coordinates of its own, so there is no matrix in common.
+        return torch.cat([_on_neurons(C_dd, H_dd, k[:, None], config) for k in K_dn.T])
 
     return compute_each(setting, edits, z_star_nm, solve)
 
 
 def _moments(setting: Setting, layer: int, config: MemitConfig) -> tuple[Tensor, Tensor]:
-    """C and H of a layer."""
+    """C and H of a layer; λC includes the ridge."""
     C_dd = setting.second_moment(layer)
+    if config.ridge:
+        shift = config.ridge / config.statistics_weight * C_dd.diagonal().mean()
+        C_dd = C_dd + shift * torch.eye(len(C_dd), dtype=C_dd.dtype, device=C_dd.device)
     return C_dd, setting.earlier_keys(layer) if config.history else torch.zeros_like(C_dd)
+
+
+def _on_neurons(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, config: MemitConfig) -> Tensor:
+    """The gain (n, d) of MEMIT, zero outside the coordinates that `neurons` selects."""
+    if config.neurons is None:
+        return memit_gain(C_dd, H_dd, K_dn, config.statistics_weight)
+    kept = most_active(K_dn, config.neurons)
+    block = (kept[:, None], kept)
+    gain_nd = torch.zeros(K_dn.shape[1], len(C_dd), dtype=torch.float64, device=K_dn.device)
+    gain_nd[:, kept] = memit_gain(C_dd[block], H_dd[block], K_dn[kept], config.statistics_weight)
+    return gain_nd
+
+
+def most_active(K_dn: Tensor, share: float) -> Tensor:
+    """The fewest coordinates that hold `share` of Σ |k| over all keys, rising."""
+    activity_d, order_d = K_dn.abs().double().sum(1).sort(descending=True)
+    held = activity_d.cumsum(0) / activity_d.sum()
+    return order_d[: int((held < share).sum()) + 1].sort().values
 
 
 MEMIT = Method("memit", MemitConfig, compute_update, compute_independent_updates)

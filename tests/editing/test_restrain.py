@@ -1,0 +1,256 @@
+"""Restraints on updates: laws of the algebra against dense decompositions, then on every method."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from editing.config import MethodConfig
+from editing.errors import SolveError, UsageError
+from editing.layout import layout_of
+from editing.methods import METHODS, compute_independent_updates, compute_update, method_config
+from editing.methods.base import Setting
+from editing.methods.memit import compute_update as memit_as_it_is
+from editing.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
+from editing.weights import EditedWeights, Factors
+from tests.conftest import tiny_model
+from tests.editing.test_methods import EDITS, states, tiny_setting, wanted
+
+M, D, ALPHA = 7, 12, 1.5
+SHAPES = pytest.mark.parametrize("shape", [(M, D), (D, M)], ids=["wide", "tall"])
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def pair(m: int, d: int, rank: int, seed: int) -> Factors:
+    return Factors(random(m, rank, seed=seed).float(), random(rank, d, seed=seed + 1).float())
+
+
+def product(factors: Factors) -> torch.Tensor:
+    return factors.B.double() @ factors.A.double()
+
+
+def lowered(sigma: torch.Tensor, limit: float, alpha: float) -> torch.Tensor:
+    """PRUNE's F for singular values above the limit, where it lowers; the others as they are."""
+    F = torch.log(sigma) / math.log(alpha) - math.log(limit) / math.log(alpha) + limit
+    return torch.where(sigma > limit, torch.minimum(F, sigma), sigma)
+
+
+# The norm clamp.
+
+
+@SHAPES
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_totals_singular_values_become_those_of_the_paper(shape, earlier):
+    before = random(*shape, seed=3) if earlier else None
+    delta = pair(*shape, rank=4, seed=1)
+    total = product(delta) + (0 if before is None else before)
+    U, sigma, Vh = torch.linalg.svd(total, full_matrices=False)
+    limit = 0.5 * float(sigma[0] + sigma[1])
+    limit = max(limit, 3.0)  # beyond 1 / ln α, where F lowers everywhere
+    after = product(clamp(delta, before, limit, ALPHA)) + (0 if before is None else before)
+    expected = lowered(sigma, limit, ALPHA)
+    assert (expected < sigma).any() and (expected[1:] == sigma[1:]).any()
+    torch.testing.assert_close(after, U @ torch.diag(expected) @ Vh, atol=1e-4, rtol=1e-5)
+
+
+@SHAPES
+def test_a_clamp_adds_a_rank_for_each_clamped_direction_and_nothing_below_the_limit(shape):
+    delta, before = pair(*shape, rank=2, seed=1), random(*shape, seed=3)
+    sigma = torch.linalg.svdvals(product(delta) + before)
+    for limit, more in ((float(sigma[0]) * 1.01, 0), (float(sigma[1]) * 1.01, 1), (float(sigma[2]) * 1.01, 2)):
+        clamped = clamp(delta, before, limit, math.e)
+        assert clamped.A.shape[0] == 2 + more
+        assert clamped is delta or more
+
+
+def test_where_the_papers_function_would_enlarge_it_leaves_alone():
+    """F has slope 1 / (σ ln α): below σ = 1 / ln α it rises faster than σ."""
+    direction = Factors(torch.eye(M, 1), torch.eye(1, D))
+    small = Factors(direction.B * 1.2, direction.A)
+    assert lowered(torch.tensor([1.2]), 1.0, 1.2) == 1.2 and math.log(1.2, 1.2) + 1 > 1.2
+    assert clamp(small, None, 1.0, 1.2) is small
+    large = product(clamp(Factors(direction.B * 100, direction.A), None, 1.0, 1.2))
+    assert float(large[0, 0]) == pytest.approx(1 + math.log(100, 1.2), rel=1e-5)
+
+
+def test_every_batch_is_clamped_against_the_original_weight():
+    """Batches that add up to too much: after each the total obeys F of what it would have been."""
+    tiny, name = tiny_model("llama"), "model.layers.1.mlp.down_proj.weight"
+    weights = EditedWeights(tiny.model, layout_of(tiny.model))
+    tiny.model.get_parameter(name).data *= 10
+    original = tiny.model.get_parameter(name).data.double()
+    limit = float(torch.linalg.svdvals(original)[0])
+    step = pair(*original.shape, rank=2, seed=5)
+    step = Factors(step.B * 0.7 * limit / float(torch.linalg.svdvals(product(step))[0]), step.A)
+    total, clamped = torch.zeros_like(original), 0
+    for _ in range(4):
+        unclamped = torch.linalg.svdvals(total + product(step))
+        weights.apply({name: Restraint(weights, MethodConfig(method="memit", norm_clamp=3.0))(name, step)})
+        total, expected = weights.sums[name], lowered(unclamped, limit, 3.0)
+        torch.testing.assert_close(torch.linalg.svdvals(total), expected, atol=1e-4, rtol=0)
+        clamped += int((expected < unclamped).sum())
+    assert clamped >= 3
+
+
+# Protected directions.
+
+
+@SHAPES
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_leading_directions_are_the_fewest_that_hold_the_share(shape, share):
+    W = random(*shape, seed=7)
+    U, sigma, Vh = torch.linalg.svd(W, full_matrices=False)
+    energy = sigma.square() / sigma.square().sum()
+    count = next(k for k in range(1, len(sigma) + 1) if energy[:k].sum() >= share)
+    found = leading_directions(W, share)
+    assert found.U_mk.shape[1] == found.V_dk.shape[1] == count
+    assert found.largest == pytest.approx(float(sigma[0]), rel=1e-5)
+    for mine, theirs in ((found.U_mk, U[:, :count]), (found.V_dk, Vh[:count].T)):
+        torch.testing.assert_close(mine.double() @ mine.double().T, theirs @ theirs.T, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+@pytest.mark.parametrize("side", ["keys", "both"])
+def test_protection_is_the_dense_projection(side, strength):
+    delta, W = pair(M, D, rank=3, seed=1), random(M, D, seed=7)
+    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+    U, V = U[:, :2], Vh[:2].T
+    left = torch.eye(M) - strength * U @ U.T if side == "both" else torch.eye(M, dtype=torch.float64)
+    right = torch.eye(D) - strength * V @ V.T
+    found = protect(delta, U.float() if side == "both" else None, V.float(), strength)
+    torch.testing.assert_close(product(found), left @ product(delta) @ right, atol=1e-5, rtol=1e-5)
+    assert found.A.shape == delta.A.shape and found.B.shape == delta.B.shape
+
+
+# With every method.
+
+
+@pytest.fixture(params=["tiny_llama_f64", "tiny_gpt2_f64"])
+def tiny(request):
+    return request.getfixturevalue(request.param)
+
+
+def settled(tiny, method: str) -> Setting:
+    setting = tiny_setting(tiny, method)
+    return replace(setting, weights=EditedWeights(tiny.model, setting.layout))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("side", ["keys", "both"])
+def test_no_method_writes_into_protected_directions(tiny, method, side):
+    setting, config = settled(tiny, method), method_config(method, {"protect": 0.3, "protect_side": side})
+    z_star = wanted(setting)
+    updates = [compute_update(setting, EDITS, z_star, config).update]
+    for update in updates + list(compute_independent_updates(setting, EDITS, z_star, config)):
+        for name, factors in update.items():
+            spectrum, delta = base_spectrum(setting.weights, name, 0.3), product(factors)
+            assert delta.norm() > 0 and (delta @ spectrum.V_dk.double()).norm() < 1e-5 * delta.norm()
+            if side == "both":
+                assert (spectrum.U_mk.double().T @ delta).norm() < 1e-5 * delta.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
+    setting, config = settled(tiny, method), method_config(method, {"norm_clamp": 50.0})
+    z_star = states(setting) + 50 * random(*states(setting).shape, seed=3).float()
+    plain = compute_update(setting, EDITS, z_star, method_config(method)).update
+    clamped = compute_update(setting, EDITS, z_star, config).update
+    name = setting.layout.weight_name(setting.layers[0])  # above it keys and residuals differ
+    limit = float(torch.linalg.svdvals(setting.weights.original(name).double())[0])
+    before, after = (torch.linalg.svdvals(product(update[name])) for update in (plain, clamped))
+    torch.testing.assert_close(after, lowered(before, limit, 50.0), atol=1e-4, rtol=1e-4)
+    exceeding = int((before > limit).sum())
+    assert clamped[name].A.shape[0] == plain[name].A.shape[0] + exceeding and (
+        exceeding or not METHODS[method].searches
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_restrained_independent_updates_are_those_of_each_edit_alone(tiny, method):
+    setting = settled(tiny, method)
+    config = method_config(method, {"protect": 0.3, "protect_strength": 0.6, "norm_clamp": 50.0, "spread": "sqrt"})
+    z_star = states(setting) + 20 * random(*states(setting).shape, seed=3).float()
+    for i, together in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
+        alone = compute_update(setting, EDITS[i : i + 1], z_star[i : i + 1], config).update
+        for name, factors in together.items():
+            expected = product(alone[name])
+            torch.testing.assert_close(product(factors), expected, atol=2e-4 * float(expected.abs().max()), rtol=0)
+
+
+def test_by_default_not_a_bit_differs(tiny):
+    setting, config = settled(tiny, "memit"), method_config("memit")
+    wrapped = compute_update(setting, EDITS, wanted(setting), config)
+    direct = memit_as_it_is(setting, EDITS, wanted(setting), config)
+    assert wrapped.update.keys() == direct.update.keys() and not setting.weights.spectra
+    for name, factors in wrapped.update.items():
+        assert torch.equal(factors.B, direct.update[name].B) and torch.equal(factors.A, direct.update[name].A)
+
+
+def test_layers_above_make_up_for_what_was_held_back_below(tiny):
+    """The loop sees restrained layers: the last one takes all that is left, as it does without restraints."""
+    setting, strict = settled(tiny, "memit"), method_config("memit", {"protect": 0.5, "statistics_weight": 1e-6})
+    z_star = wanted(setting)
+    update = compute_update(setting, EDITS, z_star, strict).update
+    first, last = (setting.layout.weight_name(layer) for layer in setting.layers)
+    plain = compute_update(setting, EDITS, z_star, method_config("memit", {"statistics_weight": 1e-6})).update
+    assert float(update[last].B.norm()) > 1.01 * float(plain[last].B.norm())
+    assert torch.equal(update[first].B, plain[first].B)
+
+
+def test_the_original_weight_decides_and_is_decomposed_once(tiny):
+    setting, config = settled(tiny, "memit"), method_config("memit", {"protect": 0.3})
+    first = compute_update(setting, EDITS[:2], wanted(setting)[:2], config)
+    kept = dict(setting.weights.spectra)
+    setting.weights.apply(first.update)
+    compute_update(setting, EDITS[2:], wanted(setting)[2:], config)
+    assert setting.weights.spectra.keys() == kept.keys()
+    assert all(setting.weights.spectra[key] is spectrum for key, spectrum in kept.items())
+
+
+def test_bfloat16_weights_are_restrained_in_float32():
+    tiny = tiny_model("llama", torch.bfloat16)
+    setting, config = settled(tiny, "memit"), method_config("memit", {"protect": 0.3, "norm_clamp": 2.0})
+    z_star = wanted(setting)
+    update = compute_update(setting, EDITS, z_star, config).update
+    setting.weights.apply(update)
+    for name, factors in update.items():
+        assert factors.B.dtype == factors.A.dtype == torch.float32
+        V = torch.linalg.svd(setting.weights.original(name).double())[2]
+        count = base_spectrum(setting.weights, name, 0.3).V_dk.shape[1]
+        assert (product(factors) @ V[:count].T).norm() < 1e-4 * product(factors).norm()
+
+
+def test_an_update_that_is_not_finite_is_refused_and_the_model_stays(tiny):
+    setting = settled(tiny, "memit")
+    restrain = Restraint(setting.weights, method_config("memit", {"norm_clamp": 2.0}))
+    name = setting.layout.weight_name(1)
+    bad = pair(*setting.layout.oriented(tiny.model.get_parameter(name)).shape, rank=2, seed=1)
+    bad.B[0, 0] = math.nan
+    with pytest.raises(SolveError, match=f"the update of {name} is not finite"):
+        restrain(name, bad)
+    assert not setting.weights.sums
+
+
+def test_a_restraint_without_the_original_weights_is_refused(tiny):
+    setting = tiny_setting(tiny, "memit")
+    with pytest.raises(UsageError, match="make the Setting with its EditedWeights"):
+        compute_update(setting, EDITS, wanted(setting), method_config("memit", {"protect": 0.3}))
+
+
+@pytest.mark.parametrize("fields", [{"norm_clamp": 1.0}, {"protect": 1.0}, {"protect": 0}, {"protect_strength": 0}])
+def test_values_that_mean_nothing_are_refused(fields):
+    with pytest.raises(UsageError, match=next(iter(fields))):
+        method_config("memit", fields)
+
+
+def test_at_base_there_is_no_earlier_total(tiny):
+    setting = settled(tiny, "memit")
+    setting.weights.apply(compute_update(setting, EDITS, wanted(setting), method_config("memit")).update)
+    sums = setting.weights.sums
+    with setting.weights.at_base():
+        assert setting.weights.sums == {}
+    assert setting.weights.sums is sums and sums
