@@ -15,9 +15,10 @@ weight from W0 on, this update included, and c the largest singular value of W0,
 
     F(σ) = log_α σ − log_α c + c,             Δ' = Δ + U diag(F(σ) − σ) Vᵀ over these σ
 
-so that Δ' has as many ranks more as directions were clamped. Two things differ from the published code: it clamps once,
-after the last edit, where here it is done with every update; and where c < 1 / ln α its F lies above σ for the σ just
-above c, which would enlarge what is to be restrained: those stay as they are.
+so that Δ' has as many ranks more as directions were clamped. Two things differ from the published code. It clamps once,
+after the last edit; here there is no last edit, every update is clamped, and a direction that stays large is brought
+nearer to c each time. And where c < 1 / ln α, F lies above σ for the σ just above c, which would enlarge what is to be
+restrained: those stay as they are.
 
 Shapes: d = key size, m = value size, r = rank of an update, k = kept directions.
 """
