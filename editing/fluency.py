@@ -20,8 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import takes_positions
 from editing.errors import EditingError
+from editing.layout import layout_of
 from editing.scoring import check_length, encode_prompts, max_positions, output_logits
 from editing.tokens import align_rows, pad_token
+from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
 ROWS_AT_ONCE = 32
 
@@ -64,15 +66,22 @@ def generate(
     *,
     seed: int | None = None,
     top_k: int = 5,
+    updates: Sequence[WeightUpdate | None] | None = None,
 ) -> list[str]:
     """What the model writes after each prompt: greedily, or with `seed` sampled from the `top_k` likeliest tokens.
 
     A prompt's random numbers depend on seed, prompt and how often it came before, never on the rest of the batch or
     on torch's global state. A row ends at the end-of-text token; all end where the model can read no further.
 
+    Args:
+        updates: one for each prompt, which is continued as if this update alone were in force; left out, by the model
+            as it stands.
+
     Raises:
         InvalidEdit: a prompt without tokens, or longer than the model reads.
+        EditingError: there is not one update for each prompt.
     """
+    in_force = one_each(updates, len(prompts), "prompt")
     encoded = encode_prompts(tokenizer, prompts)
     rows = [encoded[prompt] for prompt in prompts]
     for row, prompt in zip(rows, prompts, strict=True):
@@ -81,17 +90,20 @@ def generate(
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     texts = [""] * len(rows)
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        chosen = by_length[start : start + ROWS_AT_ONCE]
-        written = _continue(
-            model,
-            tokenizer,
-            [rows[i] for i in chosen],
-            max_new_tokens,
-            None if draws is None else draws[chosen],
-            top_k,
-        )
-        for i, ids in zip(chosen, written, strict=True):
-            texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
+        group = by_length[start : start + ROWS_AT_ONCE]
+        for part in parts_in_memory([in_force[i] for i in group]):
+            chosen = group[part]
+            with overlay(model, layout_of(model), [in_force[i] for i in chosen]):
+                written = _continue(
+                    model,
+                    tokenizer,
+                    [rows[i] for i in chosen],
+                    max_new_tokens,
+                    None if draws is None else draws[chosen],
+                    top_k,
+                )
+            for i, ids in zip(chosen, written, strict=True):
+                texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
     return texts
 
 

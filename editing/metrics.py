@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import Edit, Probe
 from editing.scoring import Score, score
+from editing.weights import WeightUpdate, one_each
 
 METRICS = (
     "efficacy_prob",
@@ -76,20 +77,34 @@ def evaluate(
     *,
     before: Mapping[str, EditScores] | None = None,
     max_neighborhood: int | None = None,
+    updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
 ) -> list[EditScores]:
     """Every metric of every edit, from one pass over all different rows.
 
     Args:
+        updates: one for each edit, which is measured as if this update alone were in force; left out, on the model as
+            it stands.
         before: scores of the same edits, by id, on the model before editing; without them no `locality_kept`.
         max_neighborhood: only so many neighborhood probes of an edit, the first ones.
         batch_tokens: see `score`.
+
+    Raises:
+        InvalidEdit: a prompt without tokens, or longer than the model reads.
+        EditingError: there is not one update for each edit.
     """
     asked = [(edit, edit.neighborhood[:max_neighborhood]) for edit in edits]
-    pairs = list(dict.fromkeys(pair for edit, neighborhood in asked for pair in _pairs(edit, neighborhood)))
-    scores = dict(zip(pairs, score(model, tokenizer, pairs, batch_tokens=batch_tokens), strict=True))
+    pairs = [list(dict.fromkeys(_pairs(edit, neighborhood))) for edit, neighborhood in asked]
+    own = one_each(updates, len(edits), "edit")
+    in_force = [update for update, some in zip(own, pairs, strict=True) for _ in some]
+    flat = [pair for some in pairs for pair in some]
+    found = iter(score(model, tokenizer, flat, updates=in_force, batch_tokens=batch_tokens))
+    scores = [{pair: next(found) for pair in some} for some in pairs]
     earlier = before or {}
-    return [_measure(edit, neighborhood, scores, earlier.get(edit.id)) for edit, neighborhood in asked]
+    return [
+        _measure(edit, neighborhood, some, earlier.get(edit.id))
+        for (edit, neighborhood), some in zip(asked, scores, strict=True)
+    ]
 
 
 def summarise(scores: Sequence[EditScores]) -> dict[str, float]:

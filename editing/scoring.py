@@ -1,13 +1,15 @@
 """How probable targets are after prompts: the one engine behind every probability metric.
 
 A row is prompt + target without its last token; token k of a target of n tokens is predicted at position
-len(prompt) - 1 + k. Equal rows are computed once, a row that begins another one comes for free (a causal model sees no
-later token), rows of similar length share a batch, and only the positions asked for meet the output matrix.
+len(prompt) - 1 + k. Rows that begin alike share what they begin with (editing/trees.py), rows of similar length share
+a batch, and only the positions asked for meet the output matrix. Every row may have an update of its own in force, so
+that independent edits are scored together with no second copy of a weight.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +17,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
 from editing.errors import InvalidEdit, ModelError
-from editing.tokens import Rows, align_rows, pad_token, target_ids
+from editing.layout import layout_of
+from editing.products import fast_products
+from editing.tokens import Rows, pad_token, target_ids
+from editing.trees import Text, Tree, grow, lay_out, may_branch
+from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
 LOGITS_AT_ONCE = 2**25
 """Logits held at a time, 128 MiB in float32: positions in a chunk times the vocabulary."""
+TREE_TOKENS = 96
+"""Tokens that share a row: more share longer beginnings, but attention's work grows with its square."""
+
+Row = TypeVar("Row", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,21 @@ class Score:
 
 @dataclass(frozen=True)
 class _Query:
-    row: tuple[int, ...]
+    row: Text
     first: int
     target: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One row of a batch: what is asked of the texts of a tree, with one update in force."""
+
+    tree: Tree
+    update: WeightUpdate
+    queries: Sequence[_Query]
+
+    def __len__(self) -> int:
+        return len(self.tree)
 
 
 def score(
@@ -45,26 +67,43 @@ def score(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[str, str]],
     *,
+    updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
 ) -> list[Score]:
     """Score each (prompt, target); a target goes on from its prompt after one space.
 
     Args:
+        updates: one for each pair, scored as if this update alone were in force (None: the model as it stands). Pairs
+            of different updates share batches; pairs of one update, the same object, share their beginnings.
         batch_tokens: tokens in a batch, padding included; a row that is longer goes alone. Chosen by the device when
             left out.
 
     Raises:
         InvalidEdit: a pair without tokens, or longer than the model reads.
+        EditingError: there is not one update for each pair.
     """
+    in_force = one_each(updates, len(pairs), "pair")
     queries = _encode(model, tokenizer, pairs)
-    owner = longest_rows(query.row for query in queries.values())
-    by_row: dict[tuple[int, ...], list[_Query]] = defaultdict(list)
-    for query in queries.values():
-        by_row[owner[query.row]].append(query)
-    results: dict[_Query, Score] = {}
-    for rows in batches(by_row, batch_tokens or tokens_at_once(model)):
-        results.update(_score_batch(model, rows, by_row, pad_token(tokenizer)))
-    return [results[queries[pair]] for pair in pairs]
+    asked: dict[int, dict[_Query, None]] = defaultdict(dict)  # by the identity of the update
+    for pair, update in zip(pairs, in_force, strict=True):
+        asked[id(update)][queries[pair]] = None
+    by_id = {id(update): update for update in in_force}
+    longest = max((len(query.row) for query in queries.values()), default=0)
+    branches = may_branch(model, longest)
+    jobs = [job for key, some in asked.items() for job in _jobs(by_id[key], some, branches)]
+    results: dict[tuple[int, _Query], Score] = {}
+    for batch in batches(jobs, batch_tokens or tokens_at_once(model)):
+        for part in parts_in_memory([job.update for job in batch]):
+            results.update(_score_batch(model, batch[part], pad_token(tokenizer)))
+    return [results[id(update), queries[pair]] for pair, update in zip(pairs, in_force, strict=True)]
+
+
+def _jobs(update: WeightUpdate, queries: Iterable[_Query], branches: bool) -> Iterator[_Job]:
+    by_row: dict[Text, list[_Query]] = defaultdict(list)
+    for query in queries:
+        by_row[query.row].append(query)
+    for tree in grow(by_row, TREE_TOKENS, branches=branches):
+        yield _Job(tree, update, [query for row in tree.paths for query in by_row[row]])
 
 
 def _encode(
@@ -121,20 +160,9 @@ def tokens_at_once(model: PreTrainedModel) -> int:
     return 512 if model.device.type == "cpu" else 16_384
 
 
-def longest_rows(rows: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """For each row the longest given row that begins with it (itself, if there is no other)."""
-    owner: dict[tuple[int, ...], tuple[int, ...]] = {}
-    following: tuple[int, ...] = ()
-    # In sorted order a row that begins others stands directly before the first of them.
-    for row in sorted(set(rows), reverse=True):
-        owner[row] = owner[following] if following[: len(row)] == row else row
-        following = row
-    return owner
-
-
-def batches(rows: Iterable[tuple[int, ...]], batch_tokens: int) -> Iterator[list[tuple[int, ...]]]:
+def batches(rows: Iterable[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Rows by falling length, in groups of at most `batch_tokens` tokens when padded to their longest."""
-    group: list[tuple[int, ...]] = []
+    group: list[Row] = []
     for row in sorted(rows, key=len, reverse=True):
         if group and len(group[0]) * (len(group) + 1) > batch_tokens:
             yield group
@@ -145,27 +173,24 @@ def batches(rows: Iterable[tuple[int, ...]], batch_tokens: int) -> Iterator[list
 
 
 @torch.inference_mode()
-def _score_batch(
-    model: PreTrainedModel,
-    rows: Sequence[tuple[int, ...]],
-    by_row: Mapping[tuple[int, ...], Sequence[_Query]],
-    pad_id: int,
-) -> dict[_Query, Score]:
-    queries = [(i, query) for i, row in enumerate(rows) for query in by_row[row]]
-    slots: dict[tuple[int, int], int] = {}
-    for i, query in queries:
-        for k in range(len(query.target)):
-            slots.setdefault((i, query.first + k), len(slots))
-    hidden = hidden_states(model, align_rows(rows, [0] * len(rows), pad_id))
-    row_of, position_of = torch.tensor(list(slots), device=hidden.device).unbind(1)
-    slot_of = torch.tensor([slots[i, query.first + k] for i, query in queries for k in range(len(query.target))])
-    label_of = torch.tensor([label for _, query in queries for label in query.target])
-    logprobs, best = _read(model, hidden[row_of, position_of], slot_of, label_of)
+def _score_batch(model: PreTrainedModel, jobs: Sequence[_Job], pad_id: int) -> dict[tuple[int, _Query], Score]:
+    asked = [(i, query, job.tree.paths[query.row]) for i, job in enumerate(jobs) for query in job.queries]
+    places = [(i, path[query.first + k]) for i, query, path in asked for k in range(len(query.target))]
+    slots = {place: slot for slot, place in enumerate(dict.fromkeys(places))}
+    additive = model.config.get_text_config()._attn_implementation == "eager"
+    rows = lay_out([job.tree for job in jobs], pad_id, model.dtype, additive=additive)
+    with overlay(model, layout_of(model), [job.update for job in jobs]):
+        hidden = hidden_states(model, rows)
+    row_of, index_of = torch.tensor(list(slots), device=hidden.device).unbind(1)
+    slot_of = torch.tensor([slots[place] for place in places])
+    label_of = torch.tensor([label for _, query, _ in asked for label in query.target])
+    logprobs, best = _read(model, hidden[row_of, index_of], slot_of, label_of)
     results, start = {}, 0
-    for _, query in queries:
+    for i, query, _ in asked:
         stop = start + len(query.target)
         predicted = tuple(best[start:stop])
-        results[query] = Score(sum(logprobs[start:stop]) / len(query.target), predicted == query.target, predicted)
+        mean = sum(logprobs[start:stop]) / len(query.target)
+        results[id(jobs[i].update), query] = Score(mean, predicted == query.target, predicted)
         start = stop
     return results
 
@@ -190,9 +215,10 @@ def _read(
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The last hidden states (rows, positions, m), before the output matrix; padding changes nothing."""
     rows = rows.to(model.device)
-    hidden: Tensor = run_body(
-        model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
-    ).last_hidden_state
+    with fast_products(model):
+        hidden: Tensor = run_body(
+            model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
+        ).last_hidden_state
     return hidden
 
 

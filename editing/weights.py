@@ -13,16 +13,19 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from editing.errors import SolveError
+from editing.errors import EditingError, SolveError
 from editing.layout import ModelLayout
 
 ROWS_AT_ONCE = 256
 """Rows of a weight that are summed in float64 together: bounds the working memory to 256 · d · 8 bytes."""
+FACTORS_AT_ONCE = 2**27
+"""Numbers in the factors of one batch's updates, 512 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -168,38 +171,70 @@ def overlay(
 
     With one update every row of a batch sees it. With a sequence, row i of every batch sees update i alone, so that
     independent edits are evaluated together. A weight's output gains (x Aᵀ) Bᵀ, computed in float32.
+
+    Raises:
+        EditingError: inside, a batch that has not one row for each update.
     """
-    names = update.keys() if isinstance(update, Mapping) else dict.fromkeys(n for u in update for n in u).keys()
+    runs = _runs(update)
+    names = dict.fromkeys(name for _, one in runs for name in one)
     handles = []
     try:
         for name in names:
-            B, A = _stack(update, name) if not isinstance(update, Mapping) else (update[name].B, update[name].A)
             module = model.get_submodule(name.removesuffix(".weight"))
-            handles.append(module.register_forward_hook(_low_rank_hook(B, A)))
+            device = model.get_parameter(name).device
+            changes = [
+                (rows, one[name].A.to(device).mT, one[name].B.to(device).mT) for rows, one in runs if name in one
+            ]
+            count = None if isinstance(update, Mapping) else len(update)
+            handles.append(module.register_forward_hook(_low_rank_hook(changes, count)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _stack(updates: Sequence[WeightUpdate], name: str) -> tuple[Tensor, Tensor]:
-    """Factors of all rows as (rows, m, r) and (rows, r, d), padded with zeros to the largest rank."""
-    found = [update.get(name) for update in updates]
-    first = next(f for f in found if f is not None)
-    rank = max(f.A.shape[0] for f in found if f is not None)
-    B = torch.zeros(len(found), first.B.shape[0], rank)
-    A = torch.zeros(len(found), rank, first.A.shape[1])
-    for row, factors in enumerate(found):
-        if factors is not None:
-            B[row, :, : factors.B.shape[1]] = factors.B
-            A[row, : factors.A.shape[0]] = factors.A
-    return B, A
+def one_each(updates: Sequence[WeightUpdate | None] | None, count: int, what: str) -> list[WeightUpdate]:
+    """The update of each of `count` things; None and no updates at all are the empty update, one object for all.
+
+    Raises:
+        EditingError: there are more or fewer updates than things.
+    """
+    if updates is not None and len(updates) != count:
+        raise EditingError(f"{count} {what}s have {len(updates)} updates; give one for each {what}, None for no update")
+    nothing: WeightUpdate = {}
+    return [nothing if update is None else update for update in updates or [None] * count]
 
 
-def _low_rank_hook(B: Tensor, A: Tensor):  # type: ignore[no-untyped-def]  # the hook's type is torch's own
+def parts_in_memory(updates: Sequence[WeightUpdate]) -> Iterator[slice]:
+    """The rows of a batch in parts whose factors hold at most FACTORS_AT_ONCE numbers, or that are single rows."""
+    start, held = 0, 0
+    for row, update in enumerate(updates):
+        size = sum(factors.A.numel() + factors.B.numel() for factors in update.values())
+        if row > start and held + size > FACTORS_AT_ONCE:
+            yield slice(start, row)
+            start, held = row, 0
+        held += size
+    if updates:
+        yield slice(start, len(updates))
+
+
+def _runs(update: WeightUpdate | Sequence[WeightUpdate]) -> list[tuple[slice, WeightUpdate]]:
+    """Neighboring rows with the same update, and that update."""
+    if isinstance(update, Mapping):
+        return [(slice(None), update)]
+    starts = [i for i, one in enumerate(update) if i == 0 or one is not update[i - 1]]
+    return [(slice(start, stop), update[start]) for start, stop in pairwise([*starts, len(update)])]
+
+
+def _low_rank_hook(changes: Sequence[tuple[slice, Tensor, Tensor]], count: int | None):  # type: ignore[no-untyped-def]  # the hook's type is torch's own
+    # Run by run instead of with all factors stacked: nothing is copied, and no rank is padded to the largest.
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = args[0].float()
-        change = (x @ A.mT.to(x.device)) @ B.mT.to(x.device)
-        return output + change.to(output.dtype)
+        x = args[0]
+        if count is not None and len(x) != count:
+            raise EditingError(f"a batch of {len(x)} rows has {count} updates; give one for each row")
+        changed = output.clone()
+        for rows, A_dr, B_rm in changes:
+            changed[rows] += ((x[rows].float() @ A_dr) @ B_rm).to(output.dtype)
+        return changed
 
     return hook

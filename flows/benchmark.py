@@ -36,6 +36,8 @@ REPORTED = (
 )
 FLUENCY_PROMPTS = 20
 FLUENCY_TOKENS = 50
+EVALUATED_AT_ONCE = 50
+"""Independent edits evaluated together: fills batches, and lets progress be seen."""
 INDEPENDENT_SAMPLE = 5
 """Edits whose perplexity and fluency stand for all in independent mode."""
 
@@ -154,15 +156,17 @@ def _evaluate_each(
     texts: Sequence[str],
     asked: Benchmark,
 ) -> tuple[list[EditScores], dict[str, float]]:
+    model, tokenizer = session.loaded.model, session.loaded.tokenizer
     scores: list[EditScores] = []
-    quality: list[dict[str, float]] = []
+    for start in range(0, len(edits), EVALUATED_AT_ONCE):
+        chunk = slice(start, start + EVALUATED_AT_ONCE)
+        scores += evaluate(model, tokenizer, edits[chunk], before=before, updates=updates[chunk])
+        progress("evaluation", len(scores), len(edits))
     every = max(1, len(edits) // INDEPENDENT_SAMPLE)
-    for i, (edit, update) in enumerate(zip(edits, updates, strict=True)):
-        with overlay(session.loaded.model, session.setting.layout, update):
-            scores += evaluate(session.loaded.model, session.loaded.tokenizer, [edit], before=before)
-            if i % every == 0 and len(quality) < INDEPENDENT_SAMPLE:
-                quality.append(_quality(session, [edit], texts, asked))
-        progress("evaluation", i + 1, len(edits))
+    quality: list[dict[str, float]] = []
+    for edit, update in list(zip(edits, updates, strict=True))[::every][:INDEPENDENT_SAMPLE]:
+        with overlay(model, session.setting.layout, update):
+            quality.append(_quality(session, [edit], texts, asked))
     return scores, {name: sum(one[name] for one in quality) / len(quality) for name in quality[0]}
 
 

@@ -9,12 +9,14 @@ from editing.edit import Edit
 from editing.fluency import generate
 from editing.methods import compute_independent_updates
 from editing.metrics import EditScores, evaluate
-from editing.weights import overlay
 from tasks.job import ANSWER_TOKENS
 from tasks.lines import LineSpec
 from tasks.progress import progress
 from tasks.session import open_session
 from tasks.settings import Settings, load_settings
+
+EDITS_AT_ONCE = 32
+"""Edits evaluated together: fills batches, and lets progress be seen."""
 
 
 class TrialRow(BaseModel):
@@ -38,20 +40,22 @@ def trial(spec: LineSpec, edits: list[Edit], probes: int | None = None) -> list[
 
 
 def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:
-    """The same without Prefect. Edits are searched together and overlaid one by one on a model that stays as it is."""
+    """The same without Prefect. Edits are searched and evaluated together, each overlaid on its own questions alone."""
     session = open_session(spec, settings, on_progress=progress)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
     said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
     updates = compute_independent_updates(session.setting, edits, session.values(edits, progress), session.config)
-    rows = []
-    for i, (edit, update) in enumerate(zip(edits, updates, strict=True)):
-        with overlay(model, session.setting.layout, update):
-            [scores] = evaluate(model, tokenizer, [edit], before=before, max_neighborhood=probes)
-            [answer] = generate(model, tokenizer, [edit.text], ANSWER_TOKENS)
-        rows.append(_row(edit, said[i], answer, before[edit.id], scores))
-        progress("trials", i + 1, len(edits))
+    rows: list[TrialRow] = []
+    for start in range(0, len(edits), EDITS_AT_ONCE):
+        chunk = slice(start, start + EDITS_AT_ONCE)
+        asked, made = edits[chunk], updates[chunk]
+        after = evaluate(model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made)
+        says = generate(model, tokenizer, prompts[chunk], ANSWER_TOKENS, updates=made)
+        for edit, then, now, scores in zip(asked, said[chunk], says, after, strict=True):
+            rows.append(_row(edit, then, now, before[edit.id], scores))
+        progress("trials", len(rows), len(edits))
     return rows
 
 

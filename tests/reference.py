@@ -58,3 +58,10 @@ def plain_search(
         with torch.no_grad():
             delta *= (config.clamp * z.norm() / delta.norm()).clamp(max=1)
     return (seen["z"] + delta).detach().float()
+
+
+def plain_logprob(model, tokenizer, prompt: str, target: str) -> float:
+    """Mean log-probability of the target's tokens after the prompt: one text, through the whole model."""
+    ids, goal = tokenizer(prompt)["input_ids"], target_ids(tokenizer, prompt, target)
+    logprobs = model(input_ids=torch.tensor([ids + goal])).logits[0].double().log_softmax(-1)
+    return sum(logprobs[len(ids) - 1 + k, token].item() for k, token in enumerate(goal)) / len(goal)

@@ -17,7 +17,7 @@ from editing.errors import EditingError, InvalidEdit, ModelError
 from editing.fluency import fluency, generate, ngram_entropy, weighted_entropy
 from editing.metrics import EditScores, evaluate, summarise
 from editing.models import load_model
-from editing.scoring import Score, batches, longest_rows, output_logits, score
+from editing.scoring import Score, batches, output_logits, score
 from editing.tokens import target_ids
 from tests.fact_model import FACT_TEXT, FACTS, fact_edits
 
@@ -89,15 +89,6 @@ def test_equal_rows_and_beginnings_of_others_are_computed_once(tiny_llama):
     assert widths == [1]
 
 
-@given(st.sets(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)))
-def test_the_owner_of_a_row_is_the_longest_that_could_be(rows):
-    owner = longest_rows(rows)
-    assert owner.keys() == rows
-    for row, longest in owner.items():
-        assert longest in rows and longest[: len(row)] == row
-        assert owner[longest] == longest
-
-
 @given(st.lists(st.lists(st.just(1), min_size=1, max_size=9).map(tuple)), st.integers(1, 30))
 def test_batches_hold_every_row_and_keep_their_size(rows, batch_tokens):
     groups = list(batches(rows, batch_tokens))
@@ -155,7 +146,7 @@ TABLE = {
 def measure(monkeypatch):
     """`evaluate` on a model whose scores are those of TABLE."""
     table = dict(TABLE)
-    monkeypatch.setattr(metrics, "score", lambda model, tokenizer, pairs, batch_tokens: [table[pair] for pair in pairs])
+    monkeypatch.setattr(metrics, "score", lambda model, tokenizer, pairs, **options: [table[pair] for pair in pairs])
     return SimpleNamespace(table=table, run=lambda edits, **options: evaluate(None, None, edits, **options))
 
 

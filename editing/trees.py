@@ -1,0 +1,121 @@
+"""Texts that begin alike as one row of a batch: every token stands once, and attends to the tokens it follows.
+
+A causal model gives a token's state by the tokens before it alone. So texts with a common beginning, a prompt with two
+targets or prompts of one template, are a tree whose tokens need one pass each: laid out in one row, each token at the
+position it has in its own text, with a mask that shows it its ancestors and nothing else. Texts that begin otherwise
+may stand in the same row, since they see nothing of each other.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from editing.body import takes_positions
+from editing.tokens import Rows, align_rows
+
+Text = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Texts in one row."""
+
+    ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    """Index of the token before each token, -1 at the beginning of a text."""
+    positions: list[int] = field(default_factory=list)
+    """Place of each token in its text."""
+    paths: dict[Text, list[int]] = field(default_factory=dict)
+    """For each text the indices of its tokens."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, text: Text, start: Sequence[int]) -> None:
+        """Add a text whose first tokens stand at the indices `start` already."""
+        path = [*start, *range(len(self.ids), len(self.ids) + len(text) - len(start))]
+        self.parents.extend([-1, *path][len(start) : -1])
+        self.positions.extend(range(len(start), len(text)))
+        self.ids.extend(text[len(start) :])
+        self.paths[text] = path
+
+    @property
+    def branched(self) -> bool:
+        """Whether this is more than one text with its beginnings."""
+        return self.positions != list(range(len(self)))
+
+
+def grow(texts: Iterable[Text], size: int, *, branches: bool) -> list[Tree]:
+    """Trees of at most `size` tokens, or twice the tokens of a longer text; each text is in one of them.
+
+    Without `branches` only texts that begin one another share a tree.
+    """
+    trees: list[Tree] = []
+    previous: Text = ()
+    for text in sorted(set(texts)):  # neighbors in this order share the longest beginnings
+        shared = _common(previous, text)
+        if trees and _joins(len(trees[-1]), len(previous), len(text), shared, size if branches else None):
+            trees[-1].add(text, trees[-1].paths[previous][:shared])
+        else:
+            trees.append(Tree())
+            trees[-1].add(text, ())
+        previous = text
+    return trees
+
+
+def _joins(held: int, previous: int, length: int, shared: int, size: int | None) -> bool:
+    """Whether a text of `length` tokens joins a tree that holds `held`, the last text's `previous` among them."""
+    if size is None:
+        return shared == previous
+    needed = held + length - shared
+    return needed <= size or (2 * shared > length and needed <= 2 * length)
+
+
+def _common(one: Text, other: Text) -> int:
+    """How many tokens both texts begin with."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def may_branch(model: PreTrainedModel, longest: int) -> bool:
+    """Whether the model takes a mask of our own: told positions, plain attention, no window shorter than a text."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    plain = config._attn_implementation in ("eager", "sdpa")
+    return plain and takes_positions(model) and (window is None or longest <= window)
+
+
+def lay_out(trees: Sequence[Tree], pad_id: int, dtype: torch.dtype, *, additive: bool) -> Rows:
+    """The trees as rows of one batch, padded on the right.
+
+    The mask is (b, s) while no tree has branches, else (b, 1, s, s): True where a token sees another, or in `dtype`
+    what is added to the attention's scores.
+    """
+    if not any(tree.branched for tree in trees):
+        return align_rows([tree.ids for tree in trees], [0] * len(trees), pad_id)
+    size = max(map(len, trees))
+    input_ids = torch.full((len(trees), size), pad_id)
+    position_ids = torch.zeros(len(trees), size, dtype=torch.long)
+    sees = np.zeros((len(trees), size, size), dtype=bool)
+    for i, tree in enumerate(trees):
+        input_ids[i, : len(tree)] = torch.tensor(tree.ids)
+        position_ids[i, : len(tree)] = torch.tensor(tree.positions)
+        for token, parent in enumerate(tree.parents):
+            if parent >= 0:
+                sees[i, token] = sees[i, parent]
+            sees[i, token, token] = True
+        sees[i, range(len(tree), size), range(len(tree), size)] = True  # padding that saw nothing would be NaN
+    mask = torch.from_numpy(sees).unsqueeze(1)
+    return Rows(input_ids, _added(mask, dtype) if additive else mask, position_ids, 0)
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
