@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import takes_positions
 from editing.errors import EditingError
 from editing.layout import layout_of
+from editing.onednn import fast_linear
 from editing.scoring import check_length, encode_prompts, max_positions, output_logits
 from editing.tokens import align_rows, pad_token
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
@@ -93,7 +94,7 @@ def generate(
         group = by_length[start : start + ROWS_AT_ONCE]
         for part in parts_in_memory([in_force[i] for i in group]):
             chosen = group[part]
-            with overlay(model, layout_of(model), [in_force[i] for i in chosen]):
+            with fast_linear(model), overlay(model, layout_of(model), [in_force[i] for i in chosen]):
                 written = _continue(
                     model,
                     tokenizer,

@@ -18,14 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import run_body
 from editing.errors import InvalidEdit, ModelError
 from editing.layout import layout_of
-from editing.products import fast_products
+from editing.onednn import fast_linear
 from editing.tokens import Rows, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
 LOGITS_AT_ONCE = 2**25
 """Logits held at a time, 128 MiB in float32: positions in a chunk times the vocabulary."""
-TREE_TOKENS = 96
+TREE_TOKENS = 192
 """Tokens that share a row: more share longer beginnings, but attention's work grows with its square."""
 
 Row = TypeVar("Row", bound=Sized)
@@ -215,7 +215,7 @@ def _read(
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The last hidden states (rows, positions, m), before the output matrix; padding changes nothing."""
     rows = rows.to(model.device)
-    with fast_products(model):
+    with fast_linear(model):
         hidden: Tensor = run_body(
             model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
         ).last_hidden_state
@@ -226,7 +226,9 @@ def logit_chunks(model: PreTrainedModel, hidden_sm: Tensor) -> Iterator[tuple[in
     """(first index, logits) of successive chunks of hidden states (s, m), few enough at a time to fit memory."""
     size = max(1, LOGITS_AT_ONCE // model.get_output_embeddings().weight.shape[0])
     for start in range(0, len(hidden_sm), size):
-        yield start, output_logits(model, hidden_sm[start : start + size])
+        with fast_linear(model):
+            logits = output_logits(model, hidden_sm[start : start + size])
+        yield start, logits
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

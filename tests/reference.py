@@ -65,3 +65,35 @@ def plain_logprob(model, tokenizer, prompt: str, target: str) -> float:
     ids, goal = tokenizer(prompt)["input_ids"], target_ids(tokenizer, prompt, target)
     logprobs = model(input_ids=torch.tensor([ids + goal])).logits[0].double().log_softmax(-1)
     return sum(logprobs[len(ids) - 1 + k, token].item() for k, token in enumerate(goal)) / len(goal)
+
+
+@torch.inference_mode()
+def plain_metrics(model, tokenizer, edit: Edit) -> dict[str, float]:
+    """CounterFact's scores of an edit as ROME's authors publish them: all prompts with both targets, one padded batch.
+
+    https://github.com/kmeng01/rome/blob/main/experiments/py/eval_utils_counterfact.py, by mean log-probability.
+    """
+    asked = [(prompt, edit.target_true) for prompt in (edit.text, *edit.paraphrases)]
+    asked += [(probe.prompt, probe.answer or edit.target_true) for probe in edit.neighborhood]
+    texts = []
+    for prompt, other in asked:
+        ids = tokenizer(prompt)["input_ids"]
+        texts += [(ids, target_ids(tokenizer, prompt, target)) for target in (edit.target_new, other)]
+    longest = max(len(ids) + len(goal) for ids, goal in texts)
+    rows = torch.zeros(len(texts), longest, dtype=torch.long)
+    mask = torch.zeros_like(rows)
+    for row, (ids, goal) in enumerate(texts):
+        rows[row, : len(ids) + len(goal)] = torch.tensor([*ids, *goal])
+        mask[row, : len(ids) + len(goal)] = 1
+    logits = model(input_ids=rows, attention_mask=mask).logits
+    means = []
+    for row, (ids, goal) in enumerate(texts):
+        logprobs = logits[row, len(ids) - 1 : len(ids) - 1 + len(goal)].double().log_softmax(-1)
+        means.append(logprobs.gather(1, torch.tensor(goal)[:, None]).mean())
+    prefers_new = (torch.stack(means[::2]) > torch.stack(means[1::2])).double()
+    rephrased = 1 + len(edit.paraphrases)
+    return {
+        "efficacy_prob": prefers_new[0].item(),
+        "generalization_prob": prefers_new[1:rephrased].mean().item(),
+        "locality_prob": (1 - prefers_new[rephrased:]).mean().item(),
+    }

@@ -1,17 +1,14 @@
 """Benchmarks: two ways in the same run, medians of several rounds, ratios. `make bench`, or
 
-    python -m tests.benchmarks [value-search] [overlay] [--rounds 3] [--edits 4]
+    python -m tests.benchmarks [value-search] [overlay] [independent] [--rounds 3] [--edits 4] [--data edits.parquet]
 
 Machines are shared and noisy: read the ratios, not the seconds.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -24,25 +21,30 @@ from editing.models import LoadedModel, load_model
 from editing.readers import read_edits
 from editing.values import search_values
 from editing.weights import EditedWeights, Factors, overlay
+from tasks.parquet import parquet_rows
 from tasks.settings import load_settings
+from tests.benchmarks.independent import bench_independent
+from tests.benchmarks.timing import ratio as _ratio
+from tests.benchmarks.timing import timed as _timed
 from tests.reference import plain_search
 
 REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
 LAYER = 5
-T = TypeVar("T")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Two ways in the same run.")
-    parser.add_argument("names", nargs="*", help="value-search, overlay; all without a name")
+    parser.add_argument("names", nargs="*", help="value-search, overlay, independent; all without a name")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--edits", type=int, default=4)
+    parser.add_argument("--data", type=Path, default=REQUESTS, help="where edits come from; those of the demo")
     arguments = parser.parse_args()
-    known = {"value-search": bench_value_search, "overlay": bench_overlay}
+    known = {"value-search": bench_value_search, "overlay": bench_overlay, "independent": bench_independent}
     if unknown := set(arguments.names) - known.keys():
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     loaded = load_model("embedded", cache=load_settings().cache_folder)
-    edits = list(islice((r for r in read_edits(REQUESTS) if isinstance(r, Edit)), arguments.edits))
+    records = read_edits(arguments.data, parquet_rows=parquet_rows)
+    edits = list(islice((r for r in records if isinstance(r, Edit)), arguments.edits))
     print(f"{torch.get_num_threads()} threads, {len(edits)} edits, median of {arguments.rounds} rounds")
     print(f"float32 products reach {matmul_rate():.0f} GFLOP/s here")
     for name in arguments.names or known:
@@ -99,17 +101,6 @@ def matmul_rate(size: int = 1536, repeats: int = 8) -> float:
     a, b = torch.randn(size, size), torch.randn(size, size)
     times = [_timed(lambda: a @ b)[0] for _ in range(repeats)]
     return 2 * size**3 / statistics.median(times) / 1e9
-
-
-def _timed(action: Callable[[], T]) -> tuple[float, T]:
-    started = time.perf_counter()
-    result = action()
-    return time.perf_counter() - started, result
-
-
-def _ratio(slow: list[float], fast: list[float]) -> str:
-    ratios = [s / f for s, f in zip(slow, fast, strict=True)]
-    return f"{statistics.median(ratios):.1f} times faster ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,13 @@ def spec(shared_places) -> LineSpec:
     return LineSpec(line="trial", model=shared_places["ERRATA_MODEL"], config=method_config("memit", METHOD))
 
 
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Edits evaluated together: not all of a test's, so that chunks meet."""
+    monkeypatch.setattr(trials, "EDITS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "EVALUATED_AT_ONCE", 3)
+
+
 @pytest.fixture
 def sessions(monkeypatch) -> list[Session]:
     """Every session that a benchmark or trial opens in this test."""

@@ -1,0 +1,95 @@
+"""Independent edits, each measured on the model that holds it alone: all together against one after the other."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from editing.config import layers_for
+from editing.edit import Edit
+from editing.layout import layout_of
+from editing.methods.memit import MemitConfig
+from editing.metrics import EditScores, evaluate
+from editing.models import LoadedModel
+from editing.weights import EditedWeights, Factors, WeightUpdate
+from tests.benchmarks.timing import ratio, timed
+from tests.reference import plain_metrics
+
+
+def bench_independent(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
+    """One evaluation with an update for each row; weights written, evaluated and put back; and the published way."""
+    edits = [edit for edit in edits if edit.target_true is not None]  # the published way compares two targets
+    model, tokenizer, layout = loaded.model, loaded.tokenizer, layout_of(loaded.model)
+    updates = random_updates(loaded, len(edits))
+    weights = EditedWeights(model, layout)
+
+    def together() -> list[EditScores]:
+        return evaluate(model, tokenizer, edits, updates=updates)
+
+    def swapped() -> list[EditScores]:
+        scores: list[EditScores] = []
+        for edit, update in zip(edits, updates, strict=True):
+            undo = weights.apply(update)
+            scores += evaluate(model, tokenizer, [edit])
+            weights.revert(undo)
+        return scores
+
+    def published() -> list[dict[str, float]]:
+        metrics = []
+        for edit, update in zip(edits, updates, strict=True):
+            kept = {name: model.get_parameter(name).clone() for name in update}
+            for name, factors in update.items():
+                model.get_parameter(name).add_(layout.oriented(factors.B @ factors.A))
+            metrics.append(plain_metrics(model, tokenizer, edit))
+            for name, tensor in kept.items():
+                model.get_parameter(name).copy_(tensor)
+        return metrics
+
+    found, other, plain = together(), swapped(), published()
+    agree = sum(one == two for one, two in zip(found, other, strict=True))
+    near = sum(values.items() <= one.numbers().items() for one, values in zip(found, plain, strict=True))
+    print(f"independent edits: {agree} of {len(edits)} measure the same one by one, {near} in the published way")
+    ways: list[Callable[[], object]] = [together, swapped, published]
+    with counted_tokens(loaded) as count:
+        tokens = [count(way) / len(edits) for way in ways]
+    times = [[timed(way)[0] for way in ways] for _ in range(rounds)]
+    fast, slow, slowest = ([one[i] for one in times] for i in range(3))
+    names = ("together", "written, evaluated and reverted", "written and evaluated as published")
+    for name, seconds, passed in zip(names, (fast, slow, slowest), tokens, strict=True):
+        each = statistics.median(seconds) / len(edits)
+        print(f"    {name}: {each:.3f} s and {passed:.0f} tokens through the layers an edit;", ratio(seconds, fast))
+
+
+def random_updates(loaded: LoadedModel, count: int) -> list[WeightUpdate]:
+    """As a locate-then-edit method makes them: rank one at each layer of the model's preset."""
+    layout, config = layout_of(loaded.model), loaded.model.config.get_text_config()
+    layers = layers_for(MemitConfig(), config.model_type, config.num_hidden_layers, config.hidden_size)
+    generator, updates = torch.Generator().manual_seed(0), []
+    for _ in range(count):
+        update = {}
+        for layer in layers:
+            name = layout.weight_name(layer)
+            m, d = layout.oriented(loaded.model.get_parameter(name)).shape
+            B, A = torch.randn(m, 1, generator=generator), torch.randn(1, d, generator=generator)
+            update[name] = Factors(0.03 * B, 0.03 * A)
+        updates.append(update)
+    return updates
+
+
+@contextmanager
+def counted_tokens(loaded: LoadedModel) -> Iterator[Callable[[Callable[[], object]], int]]:
+    """A function that calls another and says how many tokens, padding included, passed the first layer."""
+    seen: list[int] = []
+    layer = layout_of(loaded.model).layer_list(loaded.model)[0]
+    handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:2].numel()))
+
+    def count(action: Callable[[], object]) -> int:
+        seen.clear()
+        action()
+        return sum(seen)
+
+    try:
+        yield count
+    finally:
+        handle.remove()
