@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -46,19 +47,27 @@ def bench_independent(loaded: LoadedModel, edits: list[Edit], rounds: int) -> No
                 model.get_parameter(name).copy_(tensor)
         return metrics
 
-    found, other, plain = together(), swapped(), published()
-    agree = sum(one == two for one, two in zip(found, other, strict=True))
-    near = sum(values.items() <= one.numbers().items() for one, values in zip(found, plain, strict=True))
-    print(f"independent edits: {agree} of {len(edits)} measure the same one by one, {near} in the published way")
-    ways: list[Callable[[], object]] = [together, swapped, published]
-    with counted_tokens(loaded) as count:
-        tokens = [count(way) / len(edits) for way in ways]
-    times = [[timed(way)[0] for way in ways] for _ in range(rounds)]
-    fast, slow, slowest = ([one[i] for one in times] for i in range(3))
-    names = ("together", "written, evaluated and reverted", "written and evaluated as published")
-    for name, seconds, passed in zip(names, (fast, slow, slowest), tokens, strict=True):
-        each = statistics.median(seconds) / len(edits)
-        print(f"    {name}: {each:.3f} s and {passed:.0f} tokens through the layers an edit;", ratio(seconds, fast))
+    ways: dict[str, Callable[[], Any]] = {
+        "together": together,
+        "written, evaluated and reverted": swapped,
+        "written and evaluated as published": published,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    tokens, found = {}, {}
+    with passing_tokens(loaded) as passed:
+        for _ in range(rounds):
+            for name, way in ways.items():
+                passed.clear()
+                seconds, found[name] = timed(way)
+                times[name].append(seconds)
+                tokens[name] = sum(passed)
+    alone, plain = list(found.values())[1:]
+    same = sum(one == two for one, two in zip(found["together"], alone, strict=True))
+    near = sum(two.items() <= one.numbers().items() for one, two in zip(found["together"], plain, strict=True))
+    print(f"independent edits: {same} of {len(edits)} measure the same one by one, {near} in the published way")
+    for name, seconds in times.items():
+        each = f"{statistics.median(seconds) / len(edits):.3f} s and {tokens[name] / len(edits):.0f} tokens an edit"
+        print(f"    {name}: {each}; together is {ratio(seconds, times['together'])}")
 
 
 def random_updates(loaded: LoadedModel, count: int) -> list[WeightUpdate]:
@@ -78,18 +87,12 @@ def random_updates(loaded: LoadedModel, count: int) -> list[WeightUpdate]:
 
 
 @contextmanager
-def counted_tokens(loaded: LoadedModel) -> Iterator[Callable[[Callable[[], object]], int]]:
-    """A function that calls another and says how many tokens, padding included, passed the first layer."""
+def passing_tokens(loaded: LoadedModel) -> Iterator[list[int]]:
+    """The tokens, padding included, of every batch that passes the first layer."""
     seen: list[int] = []
     layer = layout_of(loaded.model).layer_list(loaded.model)[0]
     handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:2].numel()))
-
-    def count(action: Callable[[], object]) -> int:
-        seen.clear()
-        action()
-        return sum(seen)
-
     try:
-        yield count
+        yield seen
     finally:
         handle.remove()
