@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from editing.errors import ModelError
+from editing.products import Products
 
 LayerNumbers = Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
 OneLayerNumber = Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
@@ -19,12 +20,20 @@ class Config(BaseModel):
 class ValueSearchConfig(Config):
     """The search for the hidden state z* that makes the model say the target (MEMIT, section 4.2; ROME, eq. 4)."""
 
-    steps: int = Field(25, ge=1, le=1000, description="Most evaluations of the loss.")
-    learning_rate: float = Field(0.5, gt=0, description="Adam's step size on δ.")
+    steps: int = Field(15, ge=1, le=1000, description="Most evaluations of the loss; published: 25 of Adam's.")
+    optimiser: Literal["normalised", "adam"] = Field("normalised", description="How δ steps down; published: adam.")
+    step_length: float = Field(0.25, gt=0, description="First step of `normalised`, as a share of |z|.")
+    learning_rate: float = Field(0.5, gt=0, description="Step size of `adam`.")
     stop_loss: float = Field(0.05, ge=0, description="An edit leaves the search when its loss is below this.")
     clamp: float = Field(0.75, gt=0, description="Largest |δ| as a multiple of the hidden state's norm.")
     weight_decay: float = Field(0.5, ge=0, description="Weight of |δ| / |z|² in the loss.")
     kl_weight: float = Field(0.0625, ge=0, description="Weight of KL on '{subject} is a' in the loss.")
+    stop_at_argmax: bool = Field(
+        False, description="An edit also leaves when every target token is the most probable one (ENCORE, section 4.1)."
+    )
+    products: Products = Field(
+        "auto", description="Products of the search: as the weights are, or bfloat16 (auto: where that is faster)."
+    )
     edits_at_once: int = Field(10, ge=1, description="Edits searched in one batch of rows; bounds memory.")
 
 

@@ -14,39 +14,38 @@ from editing.tokens import encode_prompt, target_ids
 def plain_search(
     model, tokenizer, edit: Edit, layer: int, config: ValueSearchConfig, prefixes: Sequence[str]
 ) -> Tensor:
-    """MEMIT's loop as published: every context forward and backward through the whole model at every step."""
+    """MEMIT's loop as published: one edit, its contexts as one padded batch, all of the model at every step."""
     module = layout_of(model).layer_list(model)[layer]
     targets = torch.tensor(target_ids(tokenizer, edit.text, edit.target_new))
     prompts = [encode_prompt(tokenizer, prefix, edit.prompt, edit.subject) for prefix in prefixes]
-    kl_prompt = encode_prompt(tokenizer, "", "{} is a", edit.subject)
+    prompts.append(encode_prompt(tokenizer, "", "{} is a", edit.subject))
+    ids = [[*prompt.ids, *targets[:-1].tolist()] for prompt in prompts[:-1]] + [list(prompts[-1].ids)]
+    width = max(map(len, ids))
+    input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids])  # causal: what follows changes nothing
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+    rows, places = torch.arange(len(prompts)), torch.tensor([prompt.subject_index for prompt in prompts])
     hidden = model.config.get_text_config().hidden_size
     delta = torch.zeros(hidden, dtype=next(model.parameters()).dtype, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
     seen: dict[str, Tensor] = {}
 
-    def forward(ids: list[int], place: int) -> Tensor:
-        def add(module, args, output):
-            tensor = output if isinstance(output, Tensor) else output[0]
-            seen.setdefault("z", tensor[0, place].detach().clone())
-            shifted = tensor.clone()
-            shifted[0, place] = shifted[0, place] + delta
-            return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
+    def add(module, args, output):
+        tensor = output if isinstance(output, Tensor) else output[0]
+        seen.setdefault("z", tensor[0, places[0]].detach().clone())
+        shifted = tensor.index_put((rows, places), tensor[rows, places] + delta)
+        return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
 
-        handle = module.register_forward_hook(add)
-        logits = model(input_ids=torch.tensor([ids])).logits[0]
-        handle.remove()
-        return logits.log_softmax(-1)
-
-    base_kl: Tensor | None = None
     for step in range(config.steps):
         optimiser.zero_grad()
+        handle = module.register_forward_hook(add)
+        logprobs = model(input_ids=input_ids, attention_mask=mask).logits.log_softmax(-1)
+        handle.remove()
         losses = []
-        for prompt in prompts:
-            logprobs = forward([*prompt.ids, *targets[:-1].tolist()], prompt.subject_index)
+        for row, prompt in enumerate(prompts[:-1]):
             first = len(prompt.ids) - 1
-            losses.append(-logprobs[first : first + len(targets)].gather(1, targets[:, None]).mean())
-        now = forward(list(kl_prompt.ids), kl_prompt.subject_index)[-1]
-        base_kl = now.detach() if base_kl is None else base_kl
+            losses.append(-logprobs[row, first : first + len(targets)].gather(1, targets[:, None]).mean())
+        now = logprobs[-1, len(prompts[-1].ids) - 1]
+        base_kl = seen.setdefault("kl", now.detach())
         kl = (now.exp() * (now - base_kl)).sum()
         z = seen["z"]
         loss = torch.stack(losses).mean() + config.kl_weight * kl

@@ -22,7 +22,9 @@ from tests.families import FAMILIES, tiny_family
 from tests.reference import plain_search
 
 LAYER = 1
-CONFIG = ValueSearchConfig(steps=5, stop_loss=0.0, learning_rate=0.1, edits_at_once=10)
+CONFIG = ValueSearchConfig(
+    products="weights", steps=5, stop_loss=0.0, learning_rate=0.1, optimiser="adam", edits_at_once=10
+)
 PREFIXES = ("", "The old man said so. ")
 EDITS = (
     Edit(subject="Ada Lovelace", prompt="{} lives in", target_new="Rome"),

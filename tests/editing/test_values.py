@@ -2,16 +2,24 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from editing.config import ValueSearchConfig
+from editing.descent import Normalised
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.layout import layout_of
+from editing.models import load_model
+from editing.value_rows import SearchRow, grouped
 from editing.values import search_values
+from tests.fact_model import fact_edits
 from tests.reference import plain_search
 
 LAYER = 1
-CONFIG = ValueSearchConfig(steps=6, stop_loss=0.0, learning_rate=0.1, edits_at_once=10)
+CONFIG = ValueSearchConfig(
+    steps=6, stop_loss=0.0, learning_rate=0.1, optimiser="adam", edits_at_once=10, products="weights"
+)
 PREFIXES = ("", "The old man said so. ", "I. ")
 EDITS = (
     Edit(subject="Ada Lovelace", prompt="{} was born in the city of", target_new="Rome"),
@@ -62,5 +70,73 @@ def test_delta_never_leaves_the_clamp(tiny_llama):
 def test_a_search_that_becomes_non_finite_names_the_edit(tiny_llama):
     layout = layout_of(tiny_llama.model)
     tiny_llama.model.get_parameter(layout.weight_name(3))[0, 0] = float("nan")
-    with pytest.raises(SearchError, match=f"{EDITS[0].id}.*became nan at step 1; lower learning_rate"):
+    with pytest.raises(SearchError, match=f"{EDITS[0].id}.*became nan at step 1; lower search.learning_rate"):
         search_values(tiny_llama.model, tiny_llama.tokenizer, layout, EDITS[:1], LAYER, CONFIG, PREFIXES)
+
+
+@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_gpt2"])
+def test_normalised_steps_end_lower_than_adams(architecture, request):
+    tiny = request.getfixturevalue(architecture)
+    losses = {}
+    for optimiser in ("normalised", "adam"):
+        config = ValueSearchConfig(steps=8, stop_loss=0.0, products="weights", optimiser=optimiser)
+        found = search_values(tiny.model, tiny.tokenizer, layout_of(tiny.model), EDITS, LAYER, config, PREFIXES)
+        losses[optimiser] = [value.loss for value in found]
+    assert all(ours <= value.loss_before for ours, value in zip(losses["normalised"], found, strict=True))
+    assert sum(losses["normalised"]) < sum(losses["adam"])
+
+
+def test_normalised_steps_do_not_depend_on_the_scale_of_the_loss():
+    gradient = torch.randn(2, 8)
+    once, scaled = torch.zeros(2, 8), torch.zeros(2, 8)
+    for factor, delta in ((1.0, once), (1000.0, scaled)):
+        descent = Normalised(delta, torch.tensor([0.5, 2.0]))
+        descent.step(1, torch.arange(2), factor * gradient)
+        torch.testing.assert_close(delta.norm(dim=1), torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(once, scaled)
+
+
+def test_bfloat16_products_find_a_value_near_the_exact_one_and_leave_every_bit_of_the_model(tiny_gpt2):
+    before = {name: tensor.clone() for name, tensor in tiny_gpt2.model.state_dict().items()}
+    layout = layout_of(tiny_gpt2.model)
+    exact, rounded = (
+        search_values(
+            tiny_gpt2.model, tiny_gpt2.tokenizer, layout, EDITS, LAYER, CONFIG.model_copy(update=changed), PREFIXES
+        )
+        for changed in ({"learning_rate": 0.02}, {"learning_rate": 0.02, "products": "bfloat16"})
+    )
+    for wide, narrow in zip(exact, rounded, strict=True):
+        assert not torch.equal(wide.z_star, narrow.z_star)
+        assert abs(wide.loss - narrow.loss) < 0.05 * wide.loss_before
+    after = tiny_gpt2.model.state_dict()
+    assert all(
+        tensor.dtype == after[name].dtype and torch.equal(tensor, after[name]) for name, tensor in before.items()
+    )
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_gpt2.model.modules())
+
+
+def test_an_edit_leaves_as_soon_as_its_target_is_the_most_probable_when_that_is_asked(fact_model_path, tmp_path):
+    facts = load_model(str(fact_model_path), cache=tmp_path)
+    config = ValueSearchConfig(steps=30, stop_loss=0.0, clamp=4.0, products="weights")
+    early, late = (
+        search_values(
+            facts.model, facts.tokenizer, layout_of(facts.model), fact_edits(6), LAYER,
+            config.model_copy(update={"stop_at_argmax": asked}), [""],
+        )
+        for asked in (True, False)
+    )  # fmt: skip
+    assert any(value.steps < 30 for value in early) and all(value.steps == 30 for value in late)
+    assert all(hurried.loss >= patient.loss for hurried, patient in zip(early, late, strict=True))
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(0, 60))
+def test_groups_hold_every_row_once_and_cost_no_more_than_one_group_or_one_a_length(tails, group_cost):
+    rows = [SearchRow(i, 0, tuple(range(tail + 2)), 2, (), ()) for i, tail in enumerate(tails)]
+    groups = grouped(rows, group_cost)
+    assert sorted(row.edit for group in groups for row in group) == list(range(len(tails)))
+
+    def cost(divided):
+        return sum(len(group) * max(row.tail for row in group) + group_cost for group in divided)
+
+    by_length = [[row for row in rows if row.tail == tail] for tail in set(tails)]
+    assert cost(groups) <= min(cost([rows]), cost(by_length))
