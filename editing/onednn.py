@@ -21,7 +21,10 @@ FEWEST_TOKENS = 4
 
 
 def fast_linear(model: PreTrainedModel) -> AbstractContextManager[object]:
-    """A context in which the model's linear layers run fast, where that is known to help; not for gradients."""
+    """A context in which the model's linear layers run fast, where that is known to help.
+
+    Gradients pass through to their inputs; weights that want a gradient themselves are multiplied as ever.
+    """
     helps = (
         model.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -36,16 +39,29 @@ class _FastLinear(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is nn.functional.linear and not kwargs and _suits(*args):
-            return onednn_linear(*args)
+            return _Linear.apply(*args) if torch.is_grad_enabled() else onednn_linear(*args)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
 def _suits(x: Tensor, W_md: Tensor, bias: Tensor | None = None) -> bool:
     many = x.numel() >= FEWEST_TOKENS * x.shape[-1]
-    return many and x.dtype == W_md.dtype == torch.float32 and not torch.is_grad_enabled()
+    return many and x.dtype == W_md.dtype == torch.float32 and not W_md.requires_grad
 
 
 def onednn_linear(x: Tensor, W_md: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + bias."""
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, W_md, bias, "none", [], "")
     return made
+
+
+class _Linear(torch.autograd.Function):
+    """The same with a gradient for x; for a weight and a bias that want none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W_md: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.W_md = W_md
+        return onednn_linear(x, W_md, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return onednn_linear(gradient, ctx.W_md.T), None, None

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from editing.body import run_body
 from editing.keys import capture_output, hidden_of, stop_after
 from editing.layout import ModelLayout
+from editing.onednn import fast_linear
 from editing.scoring import output_logits
 from editing.tokens import Rows, align_rows
 from editing.value_rows import SearchRow
@@ -54,7 +55,7 @@ class UpperLayers:
     def lower(self, rows: Rows) -> tuple[Tensor, tuple[object, ...]]:
         """Layer L's output at every column (b, P + S, m), and what else the layer returns."""
         last = self.layout.layer_list(self.model)[self.layer]
-        with capture_output(last) as output, stop_after(last):
+        with capture_output(last) as output, stop_after(last), fast_linear(self.model):
             run_body(
                 self.model,
                 input_ids=rows.input_ids,
@@ -72,7 +73,7 @@ class UpperLayers:
         Masks, rotary embeddings and norms stay the architecture's own, so no family needs code of its own here.
         Where a layer returns a tuple (GPT-J: hidden states and attention weights) so does the stand-in.
         """
-        with self._layers_give((hidden, *extras) if extras else hidden):
+        with self._layers_give((hidden, *extras) if extras else hidden), fast_linear(self.model):
             final: Tensor = run_body(
                 self.model,
                 inputs_embeds=torch.zeros_like(hidden),
@@ -139,7 +140,9 @@ class TailGroup:
             self.position_ids,
             Cache(layers=[*below, *above]),
         )
-        return output_logits(self.upper.model, final[self.places[:, 0], self.places[:, 1]]).float().log_softmax(-1)
+        with fast_linear(self.upper.model):
+            logits = output_logits(self.upper.model, final[self.places[:, 0], self.places[:, 1]])
+        return logits.float().log_softmax(-1)
 
     def keep(self, going: Tensor) -> "TailGroup":
         """The rows of the edits where `going` is true, and these numbered anew."""

@@ -1,0 +1,27 @@
+"""The faster products against torch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from editing.onednn import fast_linear
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 33])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_and_their_gradients_are_torchs_own(tiny_llama, tokens, bias):
+    linear = nn.Linear(24, 40, bias=bias).requires_grad_(False)
+    x = torch.randn(2, tokens, 24, requires_grad=True)
+    with fast_linear(tiny_llama.model):
+        fast = linear(x)
+    expected = linear(x)
+    weights = torch.randn_like(expected)
+    torch.testing.assert_close(fast, expected)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x)[0] for y in (fast, expected)))
+
+
+def test_a_weight_that_wants_a_gradient_gets_it(tiny_llama):
+    linear, x = nn.Linear(24, 40), torch.randn(8, 24)
+    with fast_linear(tiny_llama.model):
+        linear(x).sum().backward()
+    torch.testing.assert_close(linear.weight.grad, x.sum(0).expand(40, 24))
