@@ -1,0 +1,124 @@
+"""Edits in sequence, measured on the way: what the quality table and the search for parameters share."""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from editing.ability import perplexity
+from editing.edit import Edit
+from editing.methods import compute_update, method_config
+from editing.metrics import EditScores, evaluate, summarise
+from editing.readers import read_edits
+from tasks.lines import LineSpec
+from tasks.parquet import parquet_rows, read_text
+from tasks.session import Session, open_session
+from tasks.settings import load_settings
+
+BATCH = 10
+PERPLEXITY_TOKENS = 16384
+
+
+@dataclass(frozen=True)
+class Point:
+    """All edits so far, asked again after the last of them."""
+
+    edits: int
+    seconds_per_edit: float
+    efficacy_prob: float
+    efficacy_argmax: float
+    generalization_prob: float
+    generalization_argmax: float
+    locality_prob: float
+    locality_change: float
+    locality_kept: float
+    perplexity_ratio: float
+
+
+class Data:
+    """Edits of a file in the order of a seeded shuffle, and text for perplexity."""
+
+    def __init__(self, data: Path, text: Path, first: int, count: int, seed: int = 0) -> None:
+        edits = [record for record in read_edits(data, parquet_rows=parquet_rows) if isinstance(record, Edit)]
+        edits = list({edit.id: edit for edit in edits}.values())
+        random.Random(seed).shuffle(edits)
+        self.edits, self.text = edits[first : first + count], text
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return read_text(self.text)
+
+
+def open_method(method: str, options: dict[str, Any]) -> Session:
+    return open_session(LineSpec(line="bench", config=method_config(method, options)), load_settings())
+
+
+def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool) -> Iterator[Point]:
+    """Write batches of ten and measure where the number of edits is in `points`; 1 is the first edit alone.
+
+    With `cached`, values come from the cache when they are there, and the seconds say nothing.
+    """
+    before = session.base_scores(data.edits, None)
+    base = _perplexity(session, data)
+    seconds = 0.0
+    for size in sorted(points):
+        if size == 1:
+            undo, alone = _write(session, data.edits[:1], cached, keep=False)
+            yield _measure(session, data, before, base, 1, alone)
+            session.weights.revert(undo)
+            continue
+        for start in range(len(session.live), size, BATCH):
+            seconds += _write(session, data.edits[start : min(start + BATCH, size)], cached, keep=True)[1]
+        yield _measure(session, data, before, base, size, seconds / size)
+
+
+def _write(session: Session, batch: Sequence[Edit], cached: bool, keep: bool) -> tuple[Any, float]:
+    started = time.perf_counter()
+    z_star = session.values(batch) if cached else session.search(batch)
+    made = compute_update(session.setting, batch, z_star, session.config)
+    undo = session.weights.apply(made.update)
+    if keep:
+        session.remember([edit.id for edit in batch], made.keys)
+    return undo, time.perf_counter() - started
+
+
+def _measure(
+    session: Session, data: Data, before: dict[str, EditScores], base: float, size: int, seconds: float
+) -> Point:
+    edits = data.edits[:size]
+    after = summarise(evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before))
+    first = summarise([before[edit.id] for edit in edits])
+    shown = {name: after[name] for name in Point.__dataclass_fields__ if name in after}
+    return Point(
+        edits=size,
+        seconds_per_edit=seconds,
+        locality_change=after["locality_prob"] - first["locality_prob"],
+        perplexity_ratio=_perplexity(session, data) / base,
+        **shown,
+    )
+
+
+def _perplexity(session: Session, data: Data) -> float:
+    return perplexity(session.loaded.model, session.loaded.tokenizer, data.texts, max_tokens=PERPLEXITY_TOKENS)
+
+
+def markdown(named: Sequence[tuple[str, Point]]) -> str:
+    """A table, a line a point."""
+    head = "| | edits | efficacy | says it | paraphrases | says it | neighbors | keep answer | perplexity | s/edit |"
+    lines = [head, "|---" + "|---:" * 9 + "|"]
+    for name, p in named:
+        shares = (p.efficacy_prob, p.efficacy_argmax, p.generalization_prob, p.generalization_argmax)
+        lines.append(
+            f"| {name} | {p.edits} | "
+            + " | ".join(f"{100 * share:.0f}" for share in shares)
+            + f" | {100 * p.locality_change:+.1f} | {100 * p.locality_kept:.0f} | x{p.perplexity_ratio:.3f}"
+            f" | {p.seconds_per_edit:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def as_json(point: Point) -> dict[str, Any]:
+    return asdict(point)
