@@ -1,6 +1,6 @@
 """Benchmarks: two ways in the same run, medians of several rounds, ratios. `make bench`, or
 
-    python -m tests.benchmarks [value-search] [overlay] [independent] [--rounds 3] [--edits 4] [--data edits.parquet]
+    python -m tests.benchmarks [name ...] [--rounds 3] [--edits 4] [--data edits.parquet]
 
 Machines are shared and noisy: read the ratios, not the seconds.
 """
@@ -12,21 +12,18 @@ from pathlib import Path
 
 import torch
 
-from editing.config import ValueSearchConfig
-from editing.contexts import context_prefixes
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.metrics import evaluate
 from editing.models import LoadedModel, load_model
 from editing.readers import read_edits
-from editing.values import search_values
 from editing.weights import EditedWeights, Factors, overlay
 from tasks.parquet import parquet_rows
 from tasks.settings import load_settings
 from tests.benchmarks.independent import bench_independent
 from tests.benchmarks.timing import ratio as _ratio
 from tests.benchmarks.timing import timed as _timed
-from tests.reference import plain_search
+from tests.benchmarks.values import bench_as_used, bench_equal_steps
 
 REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
 LAYER = 5
@@ -34,42 +31,20 @@ LAYER = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Two ways in the same run.")
-    parser.add_argument("names", nargs="*", help="value-search, overlay, independent; all without a name")
+    parser.add_argument("names", nargs="*", help=f"{', '.join(KNOWN)}; all without a name")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--edits", type=int, default=4)
     parser.add_argument("--data", type=Path, default=REQUESTS, help="where edits come from; those of the demo")
     arguments = parser.parse_args()
-    known = {"value-search": bench_value_search, "overlay": bench_overlay, "independent": bench_independent}
-    if unknown := set(arguments.names) - known.keys():
-        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+    if unknown := set(arguments.names) - KNOWN.keys():
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(KNOWN)}")
     loaded = load_model("embedded", cache=load_settings().cache_folder)
     records = read_edits(arguments.data, parquet_rows=parquet_rows)
     edits = list(islice((r for r in records if isinstance(r, Edit)), arguments.edits))
     print(f"{torch.get_num_threads()} threads, {len(edits)} edits, median of {arguments.rounds} rounds")
     print(f"float32 products reach {matmul_rate():.0f} GFLOP/s here")
-    for name in arguments.names or known:
-        known[name](loaded, edits, arguments.rounds)
-
-
-def bench_value_search(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
-    """The batched, prefix-reusing search against the published loop: same edits, contexts and steps in float32."""
-    config = ValueSearchConfig(steps=10, stop_loss=0.0)
-    prefixes = context_prefixes(loaded.model, loaded.tokenizer, 5, 8, seed=0)
-    layout = layout_of(loaded.model)
-    fast, slow = [], []
-    for _ in range(rounds):
-        seconds, found = _timed(
-            lambda: search_values(loaded.model, loaded.tokenizer, layout, edits, LAYER, config, prefixes)
-        )
-        fast.append(seconds)
-        seconds, plain = _timed(
-            lambda: [plain_search(loaded.model, loaded.tokenizer, edit, LAYER, config, prefixes) for edit in edits]
-        )
-        slow.append(seconds)
-    difference = max(float((value.z_star - z).norm() / z.norm()) for value, z in zip(found, plain, strict=True))
-    each = [statistics.median(times) / len(edits) / config.steps for times in (fast, slow)]
-    print(f"value search: {each[0]:.3f} s an edit and step, the plain loop {each[1]:.3f} s;", _ratio(slow, fast))
-    print(f"              largest relative difference of z*: {difference:.1e}")
+    for name in arguments.names or KNOWN:
+        KNOWN[name](loaded, edits, arguments.rounds)
 
 
 def bench_overlay(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
@@ -102,6 +77,13 @@ def matmul_rate(size: int = 1536, repeats: int = 8) -> float:
     times = [_timed(lambda: a @ b)[0] for _ in range(repeats)]
     return 2 * size**3 / statistics.median(times) / 1e9
 
+
+KNOWN = {
+    "value-search": bench_equal_steps,
+    "value-search-as-used": bench_as_used,
+    "overlay": bench_overlay,
+    "independent": bench_independent,
+}
 
 if __name__ == "__main__":
     main()

@@ -53,7 +53,9 @@ class Data:
 
 
 def open_method(method: str, options: dict[str, Any]) -> Session:
-    return open_session(LineSpec(line="bench", config=method_config(method, options)), load_settings())
+    return open_session(
+        LineSpec(line="bench", model="embedded", config=method_config(method, options)), load_settings()
+    )
 
 
 def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool) -> Iterator[Point]:
