@@ -51,8 +51,8 @@ def bench_equal_steps(loaded: LoadedModel, edits: list[Edit], rounds: int) -> No
     count, published = ours.get_total_flops() / len(edits) / STEPS / 1e9, theirs.get_total_flops() / STEPS / 1e9
     rate = product_rate(loaded, torch.float32)
     print(
-        f"    operations an edit and step: {count:.1f} GFLOP, published {published:.1f} (first edit); at the {rate:.0f} "
-        f"GFLOP/s of float32 products here the limit is {count / rate:.3f} s: {100 * count / rate / each[0]:.0f} % of it"
+        f"    operations an edit and step: {count:.1f} GFLOP, published {published:.1f} (first edit). The "
+        f"{rate:.0f} GFLOP/s of float32 products here allow {count / rate:.3f} s: {100 * count / rate / each[0]:.0f} %"
     )
 
 
