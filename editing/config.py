@@ -41,6 +41,7 @@ class MethodConfig(Config):
     """What every locate-then-edit method has; `method` is the name that METHODS knows it by."""
 
     one_layer: ClassVar[bool] = False
+    late_layers: ClassVar[bool] = False
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
     contexts: int = Field(3, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
@@ -83,12 +84,19 @@ PRESET_LAYERS = {
 def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -> tuple[int, ...]:
     """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth.
 
-    A method of one layer gets the last of them, at which the others search their values.
+    A method of one layer gets the last of them, at which the others search their values; one of late layers gets
+    four that begin at two thirds of the depth instead.
     """
     if config.layers is not None:
         return config.layers
-    layers = _usual_layers(model_type, count, hidden)
+    layers = _late_layers(count) if config.late_layers else _usual_layers(model_type, count, hidden)
     return layers[-1:] if config.one_layer else layers
+
+
+def _late_layers(count: int) -> tuple[int, ...]:
+    """Up to four layers that begin at two thirds of the depth, below the last one."""
+    first = min(2 * count // 3, count - 2)
+    return tuple(range(first, min(first + 4, count - 1)))
 
 
 def _usual_layers(model_type: str, count: int, hidden: int) -> tuple[int, ...]:

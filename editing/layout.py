@@ -4,11 +4,13 @@ The edited weight of a layer is the MLP's down projection W: key (d) to value (m
 (m, d); GPT-2's `Conv1D` stores the transpose (d, m).
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
 
@@ -33,6 +35,24 @@ class ModelLayout:
 
     def projection(self, model: PreTrainedModel, layer: int) -> nn.Module:
         return self.layer_list(model)[layer].get_submodule(self.down_projection)
+
+    def projections(self, model: PreTrainedModel, layers: Iterable[int], paths: Sequence[str]) -> dict[str, nn.Module]:
+        """Linear modules of `layers` by the name of their weight: at `paths` inside a layer, or the down projections.
+
+        Raises:
+            ModelError: a layer has no such module, or it is none that multiplies by a matrix.
+        """
+        kind = Conv1D if self.transposed else nn.Linear
+        found = {}
+        for layer in layers:
+            inside = dict(self.layer_list(model)[layer].named_modules())
+            for path in paths or [self.down_projection]:
+                module = inside.get(path)
+                if not isinstance(module, kind):
+                    known = ", ".join(name for name, one in inside.items() if isinstance(one, kind))
+                    raise ModelError(f"layer {layer} has no projection '{path}'; it has {known}")
+                found[f"{self.layers}.{layer}.{path}.weight"] = module
+        return found
 
     def norm_after(self, model: PreTrainedModel, layer: int) -> nn.Module | None:
         """The norm between the down projection and the hidden state, where the architecture has one."""

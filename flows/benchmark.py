@@ -127,7 +127,7 @@ def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> flo
         z_star = session.search(batch, _counting(start, len(edits)))
         made = compute_update(session.setting, batch, z_star, session.config)
         session.weights.apply(made.update)
-        session.remember([edit.id for edit in batch], made.keys)
+        session.remember([edit.id for edit in batch], made)
     return time.perf_counter() - started
 
 

@@ -113,7 +113,8 @@ def run(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="Method of a new line: memit, alphaedit, emmet, rome or finetune.")
+        str | None,
+        typer.Option(help="Method of a new line: memit (default), alphaedit, emmet, rome, finetune, ultraedit, lora."),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
@@ -191,7 +192,7 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
     model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,
-    method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, rome or finetune.")] = "memit",
+    method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, rome, finetune, ultraedit or lora.")] = "memit",
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE.")
     ] = None,

@@ -177,7 +177,7 @@ class Job:
     def keep(self, attempt: Attempt, version: Version) -> None:
         """A batch became a version."""
         assert attempt.batch is not None
-        self.session.remember(attempt.ids, attempt.batch.keys)
+        self.session.remember(attempt.ids, attempt.batch)
         self.tip = version
         self.open.append(version)
         self.batches.append(attempt.row(kept=True, version=version.number))

@@ -12,10 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from editing.config import MethodConfig, layers_for
-from editing.contexts import context_prefixes, sample_texts
-from editing.covariance import KeyStatistics, collect_statistics, text_digest
 from editing.edit import Edit
-from editing.errors import DigestMismatch, StatisticsError
+from editing.errors import DigestMismatch
 from editing.files import write_atomically
 from editing.fluency import fluency
 from editing.history import KeyHistory
@@ -28,18 +26,10 @@ from editing.values import search_values
 from editing.weights import EditedWeights, Factors
 from tasks.lines import LineSpec
 from tasks.manifest import Manifest
+from tasks.prepared import Progress, prepare, silent
 from tasks.settings import Settings
 
 FLUENCY_SEED = 0
-HELD_OUT_TOKENS = 2048
-"""Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
-
-Progress = Callable[[str, int, int], None]
-"""Hears what is being done, how much of it is done, and how much there is."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass
@@ -59,9 +49,9 @@ class Session:
         """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
         self.live += restore_weights(self.loaded, self.weights, self.setting.history, versions)
 
-    def remember(self, request_ids: Sequence[str], keys: dict[int, Tensor]) -> None:
-        """A batch was kept: later batches leave its keys alone."""
-        self.setting.history.add(keys)
+    def remember(self, request_ids: Sequence[str], batch: BatchUpdate) -> None:
+        """A batch was kept: later batches leave its keys alone and count its features."""
+        self.setting.history.add(batch.keys, batch.moments)
         self.live += request_ids
 
     def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
@@ -150,7 +140,8 @@ def open_session(
 ) -> Session:
     """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
 
-    Key statistics come from text that the model samples itself, or from `statistics_texts`.
+    Key statistics come from text that the model samples itself, or from `statistics_texts`; a method that uses none
+    gets none.
 
     Raises:
         ModelError, StatisticsError
@@ -165,31 +156,12 @@ def open_session(
     )
     check_layers(loaded.model, layout, layers)
     cache = settings.cache_folder
-    prefixes = _prefixes(loaded, config, cache)
-    sampled = _sampled_texts(loaded, config, cache, on_progress)
-    used = config.statistics_tokens
-    source = f"text {text_digest(statistics_texts)}" if statistics_texts else f"sampled seed={config.seed} v1"
-    about = json.dumps([loaded.digest, layers, used, source])
-    path = cache / "statistics" / f"{hashlib.sha256(about.encode()).hexdigest()}.safetensors"
-    statistics = _read_statistics(path, loaded.digest, layers)
-    if statistics is None:
-        statistics = collect_statistics(
-            loaded.model,
-            loaded.tokenizer,
-            layout,
-            layers,
-            statistics_texts or sampled[: -_rows(HELD_OUT_TOKENS)],
-            base_digest=loaded.digest,
-            source=source,
-            max_tokens=used,
-            on_progress=lambda done: on_progress("statistics", done, used),
-        )
-        statistics.save(path)
+    ready = prepare(loaded, layout, layers, config, cache, statistics_texts, on_progress)
     weights = EditedWeights(loaded.model, layout)
     setting = Setting(
-        loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes), weights
+        loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights
     )
-    return Session(loaded, config, setting, weights, cache, sampled[-_rows(HELD_OUT_TOKENS) :])
+    return Session(loaded, config, setting, weights, cache, ready.held_out)
 
 
 def restore_weights(
@@ -207,81 +179,33 @@ def restore_weights(
                 f"{where} was made on base {manifest.base_digest[:12]}, this is {loaded.digest[:12]}; "
                 f"load '{manifest.base}' as it was, with the same dtype"
             )
-        update, keys = unpack(tensors)
-        weights.apply(update)
+        batch = unpack(tensors)
+        weights.apply(batch.update)
         found = weights.digests()
         if wrong := sorted(k for k, v in manifest.tensor_digests.items() if found.get(k) != v):
             raise DigestMismatch(f"{where} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
         if history is not None:
-            history.add(keys)
+            history.add(batch.keys, batch.moments)
         live += manifest.request_ids
     return live
 
 
 def pack(batch: BatchUpdate, z_star_nm: Tensor) -> dict[str, Tensor]:
-    """Tensors of a batch as a snapshot stores them: factors, keys and z*, enough to rebuild it in any way."""
+    """Tensors of a batch as a snapshot stores them: factors, keys, moments and z*, enough to rebuild it in any way."""
     tensors = {"z_star": z_star_nm.float().contiguous()}
     for name, factors in batch.update.items():
         tensors[f"B/{name}"], tensors[f"A/{name}"] = factors.B, factors.A
     for layer, keys in batch.keys.items():
         tensors[f"K/{layer}"] = keys.contiguous()
-    return tensors
+    return tensors | {f"S/{name}": sums for name, sums in batch.moments.items()}
 
 
-def unpack(tensors: dict[str, Tensor]) -> tuple[dict[str, Factors], dict[int, Tensor]]:
-    """The update and the keys out of what `pack` made."""
+def unpack(tensors: dict[str, Tensor]) -> BatchUpdate:
+    """The batch out of what `pack` made."""
     names = sorted(name.removeprefix("B/") for name in tensors if name.startswith("B/"))
     keys = {int(name.removeprefix("K/")): tensor for name, tensor in tensors.items() if name.startswith("K/")}
-    return {name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}, keys
-
-
-def _rows(tokens: int) -> int:
-    return -(-tokens // 64)
-
-
-def _prefixes(loaded: LoadedModel, config: MethodConfig, cache: Path) -> list[str]:
-    about = json.dumps([loaded.digest, config.contexts, config.context_tokens, config.seed])
-    path = cache / "contexts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-    found = _read_strings(path)
-    if found is None or len(found) != config.contexts:
-        found = context_prefixes(loaded.model, loaded.tokenizer, config.contexts, config.context_tokens, config.seed)
-        write_atomically(path, json.dumps(found).encode())
-    return found
-
-
-def _sampled_texts(loaded: LoadedModel, config: MethodConfig, cache: Path, on_progress: Progress) -> list[str]:
-    wanted = config.statistics_tokens + HELD_OUT_TOKENS
-    about = json.dumps([loaded.digest, wanted, config.seed, "v1"])
-    path = cache / "texts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-    found = _read_strings(path)
-    if found is None:
-        found = sample_texts(
-            loaded.model,
-            loaded.tokenizer,
-            wanted,
-            config.seed,
-            lambda done: on_progress("sampled text", min(done, wanted), wanted),
-        )
-        write_atomically(path, json.dumps(found).encode())
-    return found
-
-
-def _read_strings(path: Path) -> list[str] | None:
-    """A cached list of strings; a broken file counts as absent and is made anew."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
-
-
-def _read_statistics(path: Path, base_digest: str, layers: Sequence[int]) -> KeyStatistics | None:
-    try:
-        statistics = KeyStatistics.load(path)
-        statistics.check(base_digest, layers)
-    except StatisticsError:
-        return None
-    return statistics
+    moments = {name.removeprefix("S/"): tensor for name, tensor in tensors.items() if name.startswith("S/")}
+    return BatchUpdate({name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}, keys, moments)
 
 
 def _read_tensor(path: Path, name: str) -> Tensor | None:

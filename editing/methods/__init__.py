@@ -17,14 +17,19 @@ from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
+from editing.methods.lora import LORA, LoraConfig
 from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.rome import ROME, RomeConfig
+from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
 from editing.restrain import Restraint
 from editing.weights import WeightUpdate
 
-METHODS: dict[str, Method[Any]] = {method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE)}
+METHODS: dict[str, Method[Any]] = {
+    method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA)
+}
 AnyConfig = Annotated[
-    MemitConfig | AlphaEditConfig | EmmetConfig | RomeConfig | FineTuneConfig, Field(discriminator="method")
+    MemitConfig | AlphaEditConfig | EmmetConfig | RomeConfig | FineTuneConfig | UltraEditConfig | LoraConfig,
+    Field(discriminator="method"),
 ]
 """The type of a stored config: read back as the class of its method."""
 

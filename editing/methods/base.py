@@ -16,8 +16,8 @@ change of the projection's output that takes the normed one nearest to that (edi
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -81,6 +81,8 @@ class BatchUpdate:
     update: WeightUpdate
     keys: dict[int, Tensor]
     """{layer: (n, d)} float32 on the CPU."""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """Sums over the batch's features by weight, (3, d + m) float64 on the CPU, of a method that normalises by them."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Method(Generic[ConfigT]):
     """The same arguments: for each edit the update that would write it alone; None where that is not possible."""
     searches: bool = True
     """Whether it wants z*; otherwise it is given values of size zero."""
+    uses_statistics: bool = True
+    """Whether it wants key statistics and contexts; otherwise `Setting` holds empty statistics and the bare context."""
 
 
 @dataclass(frozen=True)

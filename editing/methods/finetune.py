@@ -1,45 +1,57 @@
-"""Fine-tuning one down projection on the targets: the plain baseline, FT-L and FT-M.
+"""Fine-tuning one down projection on the targets: the plain baselines FT-L and FT-M, and LocFT-BF.
 
 Zhu et al., "Modifying Memories in Transformer Models", 2020, https://arxiv.org/abs/2012.00363 (a bound on the change);
-Zhang et al., "A Comprehensive Study of Knowledge Editing", 2024, https://arxiv.org/abs/2401.01286 (FT-L and FT-M).
+Zhang et al., "A Comprehensive Study of Knowledge Editing", 2024, https://arxiv.org/abs/2401.01286 (FT-L and FT-M);
+Yang et al., "Fine-tuning Done Right in Model Editing", 2025, https://arxiv.org/abs/2509.22072 (LocFT-BF).
 
     min −log p(target | prompt)  over Δ  so that  |Δ| ≤ norm_limit · |W|  (Frobenius)
 
 FT-M: cross-entropy on the target's tokens, the prompt masked. FT-L: every token of the target is asked of the prompt's
-last token. The inputs X of the tuned weight depend on the layers below alone, so they stay as they are, and every
-gradient with respect to W lies in their span: Δ = B Qᵀ, Q being an orthonormal basis of X, loses nothing against
-tuning all of W and gives factors. (For gradient descent the two are the same; Adam, used here and in the papers'
-code, rescales coordinates, here those of B.) Neither key statistics nor a value search nor history take part.
+last token. LocFT-BF: FT-M in minibatches and passes over the whole batch, the target closed by the end of text; set
+`minibatch` and `append_eos`. The inputs X of the tuned weight depend on the layers below alone, so they stay as they
+are, and every gradient with respect to W lies in their span: Δ = B Qᵀ, Q being an orthonormal basis of X, loses nothing
+against tuning all of W and gives factors. (For gradient descent the two are the same; Adam, used here and in the
+papers' code, rescales coordinates, here those of B.) Neither key statistics nor a value search nor history take part.
 
-Shapes: d = key size, m = hidden size, b = rows, t = wanted tokens, r = rank of X.
+Shapes: d = key size, m = hidden size, t = tokens, r = rank of X.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from editing.body import run_body
 from editing.config import OneLayerConfig
 from editing.edit import Edit
-from editing.errors import SearchError
 from editing.keys import capture_inputs, stop_after
 from editing.methods.base import BatchUpdate, Method, Setting, only_layer
-from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
+from editing.methods.training import descend
+from editing.targets import encode_targets
+from editing.tokens import Rows
 from editing.weights import Factors, WeightUpdate
 
 
 class FineTuneConfig(OneLayerConfig):
     method: Literal["finetune"] = "finetune"
     objective: Literal["target", "last"] = Field("target", description="target: FT-M; last: FT-L.")
-    steps: int = Field(25, ge=1, le=1000, description="Most evaluations of the loss.")
+    steps: int = Field(25, ge=1, le=1000, description="Most evaluations of the batch's loss.")
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
     stop_loss: float = Field(0.05, ge=0, description="Tuning ends when the batch's loss is below this.")
     norm_limit: float = Field(0.2, gt=0, description="Largest |Δ| of one batch as a share of |W|.")
+    minibatch: int | None = Field(None, ge=1, description="Edits of one step, for LocFT-BF; none: the whole batch.")
+    append_eos: bool = Field(False, description="Close targets by the end of text, for LocFT-BF.")
+
+    @field_validator("append_eos", mode="after")
+    @classmethod
+    def _follows_the_target(cls, append_eos: bool, info: ValidationInfo) -> bool:
+        if append_eos and info.data.get("objective") == "last":
+            raise ValueError("the end of text follows the target; take objective 'target'")
+        return append_eos
 
 
 def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: FineTuneConfig) -> BatchUpdate:
@@ -63,53 +75,37 @@ def compute_independent_updates(
 
 def _tune(setting: Setting, layer: int, edits: Sequence[Edit], config: FineTuneConfig) -> Factors:
     """Adam on B, the change kept within its bound after every step."""
-    rows, places, targets, weights = _wanted(setting, edits, config.objective)
-    Q_dr = _basis(setting, layer, rows)
+    encode = partial(
+        encode_targets,
+        setting.model,
+        setting.tokenizer,
+        at_last=config.objective == "last",
+        append_eos=config.append_eos,
+    )
+    Q_dr = _basis(setting, layer, encode(edits).rows)
     W = setting.model.get_parameter(setting.layout.weight_name(layer))
     limit = config.norm_limit * float(W.float().norm())
     B_mr = torch.zeros(setting.layout.oriented(W).shape[0], Q_dr.shape[1], device=Q_dr.device, requires_grad=True)
-    adam = torch.optim.Adam([B_mr], lr=config.learning_rate)
-    for step in range(1, config.steps + 1):
-        with _changed(setting.layout.projection(setting.model, layer), B_mr, Q_dr):
-            final = run_body(
-                setting.model,
-                input_ids=rows.input_ids,
-                attention_mask=rows.attention_mask,
-                position_ids=rows.position_ids,
-            ).last_hidden_state
-        logits = setting.model.get_output_embeddings()(final[places[:, 0], places[:, 1]]).float()
-        loss = (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum()
-        if not math.isfinite(loss.item()):
-            raise SearchError(
-                f"fine-tuning on {', '.join(edit.id for edit in edits)}: the loss became {loss.item()} at step {step}; "
-                f"lower learning_rate (now {config.learning_rate:g})"
-            )
-        if loss.item() < config.stop_loss or step == config.steps:
-            break
-        adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        adam.step()
-        with torch.no_grad():
-            B_mr *= (limit / B_mr.norm()).clamp(max=1)  # |B Qᵀ| = |B|
+
+    @torch.no_grad()
+    def bound() -> None:
+        B_mr.mul_((limit / B_mr.norm()).clamp(max=1))  # |B Qᵀ| = |B|
+
+    with _changed(setting.layout.projection(setting.model, layer), B_mr, Q_dr):
+        descend(
+            setting,
+            edits,
+            [B_mr],
+            what="fine-tuning",
+            passes=config.steps,
+            learning_rate=config.learning_rate,
+            stop_loss=config.stop_loss,
+            minibatch=config.minibatch,
+            seed=config.seed,
+            encode=encode,
+            after_step=bound,
+        )
     return Factors(B_mr.detach().cpu().contiguous(), Q_dr.T.cpu().contiguous())
-
-
-def _wanted(setting: Setting, edits: Sequence[Edit], objective: str) -> tuple[Rows, Tensor, Tensor, Tensor]:
-    """Prompts with the beginnings of their targets; (t, 2) places, the token wanted at each, and its weight."""
-    ids, ends, places, targets, weights = [], [], [], [], []
-    for row, edit in enumerate(edits):
-        prompt = encode_prompt(setting.tokenizer, "", edit.prompt, edit.subject).ids
-        target = target_ids(setting.tokenizer, edit.text, edit.target_new)
-        together = objective == "last"
-        ids.append(prompt if together else prompt + tuple(target[:-1]))
-        ends.append(len(prompt) - 1)
-        places += [(row, 0 if together else k) for k in range(len(target))]
-        targets += target
-        weights += [1 / (len(edits) * len(target))] * len(target)
-    device = setting.model.device
-    rows = align_rows(ids, ends, pad_token(setting.tokenizer)).to(device)
-    at = torch.tensor(places, device=device) + torch.tensor([0, rows.anchor], device=device)
-    return rows, at, torch.tensor(targets, device=device), torch.tensor(weights, device=device)
 
 
 @torch.no_grad()
@@ -143,4 +139,6 @@ def _changed(module: nn.Module, B_mr: Tensor, Q_dr: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-FINETUNE = Method("finetune", FineTuneConfig, compute_update, compute_independent_updates, searches=False)
+FINETUNE = Method(
+    "finetune", FineTuneConfig, compute_update, compute_independent_updates, searches=False, uses_statistics=False
+)

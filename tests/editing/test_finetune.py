@@ -1,16 +1,19 @@
 """Laws of fine-tuning one weight: nothing is lost by its factors, the change is bounded, the loss falls."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from editing.edit import Edit
-from editing.errors import SearchError
+from editing.errors import ModelError, SearchError, UsageError
 from editing.history import KeyHistory
 from editing.layout import layout_of
-from editing.methods import compute_update, method_config
+from editing.methods import compute_update, method_config, training
 from editing.methods.base import Setting
-from editing.methods.finetune import _basis, _wanted
+from editing.methods.finetune import _basis
 from editing.scoring import score
+from editing.targets import encode_targets, target_loss
 from editing.weights import overlay
 from tests.editing.test_methods import EDITS
 
@@ -31,12 +34,13 @@ def tuned(setting: Setting, edits=EDITS, **fields: object):
 
 @pytest.mark.parametrize("objective", ["target", "last"])
 def test_the_gradient_of_the_whole_weight_lies_in_the_span_that_is_tuned(setting, objective):
-    rows, places, targets, weights = _wanted(setting, EDITS, objective)
+    targets = encode_targets(setting.model, setting.tokenizer, EDITS, at_last=objective == "last")
+    rows, places = targets.rows, targets.places
     Q = _basis(setting, LAYER, rows)
     W = setting.model.get_parameter(setting.layout.weight_name(LAYER)).requires_grad_(True)
     logits = setting.model(rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids).logits
-    wanted = -logits.log_softmax(-1)[places[:, 0], places[:, 1], targets]
-    (gradient,) = torch.autograd.grad((wanted * weights).sum(), W)
+    wanted = -logits.log_softmax(-1)[places[:, 0], places[:, 1], targets.tokens]
+    (gradient,) = torch.autograd.grad((wanted * targets.weights).sum(), W)
     W.requires_grad_(False)
     G = setting.layout.oriented(gradient)
     torch.testing.assert_close(G @ Q @ Q.T, G, atol=1e-5 * float(G.abs().max()), rtol=0)
@@ -65,3 +69,49 @@ def test_a_loss_that_becomes_non_finite_names_the_edit(setting):
     setting.model.get_parameter(setting.layout.weight_name(2))[0, 0] = float("nan")
     with pytest.raises(SearchError, match=r"fine-tuning on bad: the loss became nan at step 1; lower learning_rate"):
         tuned(setting, [edit])
+
+
+def test_a_minibatch_of_all_edits_is_the_whole_batch(setting):
+    """But for the order in which the edits' losses are added."""
+    whole, parts = tuned(setting)[1], tuned(setting, minibatch=len(EDITS))[1]
+    expected = whole.B @ whole.A
+    torch.testing.assert_close(parts.B @ parts.A, expected, atol=2e-3 * float(expected.abs().max()), rtol=0)
+
+
+def test_minibatches_go_over_all_edits_in_every_pass_in_a_seeded_order(setting, monkeypatch):
+    seen, real = [], training.encode_targets
+
+    def encode(model, tokenizer, edits, **options):
+        seen.append([edit.subject for edit in edits])
+        return real(model, tokenizer, edits, **options)
+
+    monkeypatch.setattr("editing.methods.finetune.encode_targets", encode)
+    fields = {"minibatch": 2, "steps": 4, "stop_loss": 0.0}
+    _, pair = tuned(setting, **fields)
+    passes = seen[1:]  # the first call is for the basis
+    assert [len(part) for part in passes] == [2, 1] * 4
+    subjects = sorted(edit.subject for edit in EDITS)
+    assert all(sorted(passes[i] + passes[i + 1]) == subjects for i in range(0, 8, 2))
+    assert torch.equal(tuned(setting, **fields)[1].B, pair.B)
+    assert not torch.equal(tuned(setting, **fields, seed=7)[1].B, pair.B)
+
+
+def test_the_end_of_text_is_learnt_after_the_target_if_wanted(setting):
+    fields = {"norm_limit": 1.0, "learning_rate": 0.01, "minibatch": 2}
+    ended = []
+    for append in (False, True):
+        update, _ = tuned(setting, append_eos=append, **fields)
+        targets = encode_targets(setting.model, setting.tokenizer, EDITS, append_eos=True)
+        last = torch.cat([targets.places[1:, 0] != targets.places[:-1, 0], torch.tensor([True])])
+        assert set(targets.tokens[last].tolist()) == {setting.tokenizer.eos_token_id}
+        with overlay(setting.model, setting.layout, update):
+            ended.append(float(target_loss(setting.model, replace(targets, weights=last.float()))))
+    assert ended[1] < ended[0]
+
+
+def test_the_end_of_text_is_refused_where_it_cannot_be_asked_for(setting):
+    with pytest.raises(UsageError, match=r"append_eos = True: .*the end of text follows the target; take objective"):
+        method_config("finetune", {"objective": "last", "append_eos": True})
+    setting.tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="the tokenizer has no end of text to append to targets; leave append_eos out"):
+        tuned(setting, append_eos=True)

@@ -123,7 +123,7 @@ def test_with_history_two_batches_of_one_layer_are_the_one_big_batch(tiny, metho
         torch.testing.assert_close(weights.sums[name], expected, atol=1e-4 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune"])
+@pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune", "lora"])
 def test_without_history_earlier_keys_do_not_matter(tiny, method):
     setting = tiny_setting(tiny, method)
     config = method_config(method, {"history": False} if method == "memit" else {})
@@ -186,6 +186,11 @@ def test_a_method_of_one_layer_edits_where_the_others_search():
     assert layers_for(method_config("alphaedit"), "llama", 30, 576) == (2, 3, 4, 5)
 
 
+def test_a_method_of_late_layers_gets_some_that_can_be_edited_in_any_model():
+    assert layers_for(method_config("ultraedit"), "llama", 30, 576) == (20, 21, 22, 23)
+    assert [layers_for(method_config("ultraedit"), "gpt2", count, 8) for count in (3, 4, 6)] == [(1,), (2,), (4,)]
+
+
 # What is stored.
 
 
@@ -226,7 +231,11 @@ FITTING = {
     "memit": {"statistics_weight": 100.0},
     "alphaedit": {"nullspace_threshold": 0.1, "ridge": 1.0},
     "finetune": {"steps": 50, "learning_rate": 0.02, "norm_limit": 1.0},
+    "ultraedit": {"scale": 2e-3},
+    "lora": {"learning_rate": 0.02},
 }
+UNSPARING = ("ultraedit", "lora")
+"""They know the targets alone, and change more than one weight by them: neighbors with the same relation go along."""
 
 
 @EVERY_METHOD
@@ -251,4 +260,4 @@ def test_edits_of_known_facts_take_and_spare_their_neighbors(fact_model_path, tm
             alone.append(share([(edit.text, edit.target_new)]))
     assert share(asked) == 0 and sum(alone) >= 4
     with overlay(facts.model, setting.layout, compute_update(setting, edits, z_star, config).update):
-        assert share(asked) >= 0.6 and share(spared) >= 0.6
+        assert share(asked) >= 0.6 and (method in UNSPARING or share(spared) >= 0.6)

@@ -48,17 +48,20 @@ def test_the_benchmark_command_runs_alphaedit(mode, good_edits, shared_places, t
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == made
 
 
-@pytest.mark.parametrize("method", ["emmet", "rome", "finetune"])
+FITTING = {
+    "finetune": {"steps": 50, "learning_rate": 0.02, "norm_limit": 1.0},
+    "ultraedit": {"scale": 2e-3},
+    "lora": {"learning_rate": 0.02},
+}
+
+
+@pytest.mark.parametrize("method", ["emmet", "rome", *FITTING])
 def test_a_benchmark_runs_every_other_method(method, good_edits, shared_places, tmp_path):
-    assert {"memit", "alphaedit", "emmet", "rome", "finetune"} == METHODS.keys()
+    assert {"memit", "alphaedit", "emmet", "rome", *FITTING} == METHODS.keys()
     data = tmp_path / "edits.json"
     data.write_text(json.dumps([edit.model_dump(mode="json") for edit in good_edits[:2]]))
     layers = [1] if METHODS[method].config.one_layer else [0, 1]
-    fields = (
-        SHARED
-        | {"layers": layers}
-        | ({"steps": 50, "learning_rate": 0.02, "norm_limit": 1.0} if method == "finetune" else {})
-    )
+    fields = SHARED | {"layers": layers} | FITTING.get(method, {})
     spec = LineSpec(line="x", model=shared_places["ERRATA_MODEL"], config=method_config(method, fields))
     asked = Benchmark(data, "sequential", 2, None, 0, None, tmp_path, perplexity_tokens=512)
     made = run_benchmark(Settings(cache=shared_places["ERRATA_CACHE"]), spec, asked)

@@ -1,6 +1,7 @@
 """Laws of the working state: what is cached is used, what is broken is made anew, and nothing foreign is restored."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from safetensors.torch import load, save
 
 from editing.edit import Edit, Probe
 from editing.errors import DigestMismatch, ModelError
-from editing.methods.memit import MemitConfig, compute_update
+from editing.methods import compute_update, method_config
+from editing.methods.memit import MemitConfig
 from editing.models import base_digest, quiet_transformers
+from tasks import prepared
 from tasks import session as module
 from tasks.lines import LineSpec
 from tasks.manifest import Manifest
@@ -64,7 +67,7 @@ def forbid(monkeypatch, *names: str) -> None:
         raise AssertionError("this was to come from the cache")
 
     for name in names:
-        monkeypatch.setattr(module, name, never)
+        monkeypatch.setattr(module if hasattr(module, name) else prepared, name, never)
 
 
 ALL_WORK = ("search_values", "evaluate", "fluency", "sample_texts", "context_prefixes", "collect_statistics")
@@ -148,7 +151,7 @@ def written(session: Session, edits=EDITS) -> tuple[Manifest, dict[str, torch.Te
     z_star = session.values(edits)
     batch = compute_update(session.setting, edits, z_star, session.config)
     session.weights.apply(batch.update)
-    session.remember([edit.id for edit in edits], batch.keys)
+    session.remember([edit.id for edit in edits], batch)
     manifest = Manifest(
         line="main",
         version=1,
@@ -222,11 +225,13 @@ def test_packing_loses_nothing(opened):
     session = opened()
     z_star = session.values(EDITS)
     batch = compute_update(session.setting, EDITS, z_star, session.config)
-    update, keys = unpack(load(save(pack(batch, z_star))))
-    assert update.keys() == batch.update.keys() and keys.keys() == batch.keys.keys()
+    moments = {"w": torch.randn(3, 5, dtype=torch.float64)}
+    read = unpack(load(save(pack(replace(batch, moments=moments), z_star))))
+    assert read.update.keys() == batch.update.keys() and read.keys.keys() == batch.keys.keys()
     for name, factors in batch.update.items():
-        assert torch.equal(update[name].B, factors.B) and torch.equal(update[name].A, factors.A)
-    assert all(torch.equal(keys[layer], K) for layer, K in batch.keys.items())
+        assert torch.equal(read.update[name].B, factors.B) and torch.equal(read.update[name].A, factors.A)
+    assert all(torch.equal(read.keys[layer], K) for layer, K in batch.keys.items())
+    assert read.moments.keys() == moments.keys() and torch.equal(read.moments["w"], moments["w"])
 
 
 def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monkeypatch):
@@ -241,10 +246,33 @@ def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monke
 
 
 def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monkeypatch):
-    used, real = [], module.collect_statistics
-    monkeypatch.setattr(module, "collect_statistics", lambda *a, **k: used.extend(a[4]) or real(*a, **k))
+    used, real = [], prepared.collect_statistics
+    monkeypatch.setattr(prepared, "collect_statistics", lambda *a, **k: used.extend(a[4]) or real(*a, **k))
     session = opened(config=CONFIG.model_copy(update={"statistics_tokens": 192}))
     assert used and not set(used) & set(session.held_out) and len(session.held_out) == 32
+
+
+@pytest.mark.parametrize("method", ["finetune", "ultraedit", "lora"])
+@pytest.mark.parametrize("tokens", [128, 2048, 2049])
+def test_without_statistics_the_text_held_out_is_the_same(opened, tmp_path, monkeypatch, method, tokens):
+    whole = opened(config=CONFIG.model_copy(update={"statistics_tokens": tokens}))
+    forbid(monkeypatch, "collect_statistics", "context_prefixes", "search_values")
+    session = opened(tmp_path, method_config(method, {"layers": [1], "statistics_tokens": tokens}))
+    assert session.held_out == whole.held_out and session.setting.prefixes == ("",)
+    assert {path.parent.name for path in tmp_path.rglob("*.*")} == {"texts"}
+
+
+def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
+    config = method_config("ultraedit", {"layers": [1, 2], "statistics_tokens": 128})
+    one, first, second = (opened(config=config) for _ in range(3))
+    for edit in EDITS:
+        written(one, [edit])
+    second.restore([written(first, [edit]) for edit in EDITS[:2]])
+    moments = second.setting.history.moments
+    assert moments.keys() == second.weights.base.keys()
+    assert all(torch.equal(sums, first.setting.history.moments[name]) for name, sums in moments.items())
+    written(second, EDITS[2:])
+    assert second.weights.digests() == one.weights.digests()
 
 
 def test_a_line_whose_layers_do_not_fit_its_model_is_refused(opened):

@@ -1,0 +1,58 @@
+"""What the gradient of a loss with respect to a linear module's weight is made of: inputs and output gradients.
+
+    ∂loss/∂W = Σ δ uᵀ  over all tokens, u being the module's input and δ the loss's gradient at its output
+
+Shapes: b = rows, s = tokens of a row, d = key size, m = value size, t = wanted tokens.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from editing.errors import SearchError
+from editing.targets import Targets, target_loss
+
+
+def gradient_parts(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], targets: Targets
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """u (b, s, d) and δ (b, s, m) of each module for `target_loss`, in the model's dtype; no parameter's .grad is set.
+
+    Raises:
+        SearchError: the loss is NaN or infinite.
+    """
+    with _probed(modules) as (inputs, probes):
+        loss = target_loss(model, targets)
+        if not loss.isfinite():
+            raise SearchError(f"the loss of the targets is {loss.item()}; leave out the edits that are not finite")
+        gradients = torch.autograd.grad(loss, [probes[name] for name in modules])
+    return {name: (inputs[name], gradient) for name, gradient in zip(modules, gradients, strict=True)}
+
+
+def at_places(values_bsx: Tensor, targets: Targets) -> Tensor:
+    """The rows of `values_bsx` where the wanted tokens are predicted, (t, x) float64."""
+    return values_bsx[targets.places[:, 0], targets.places[:, 1]].double()
+
+
+@contextmanager
+def _probed(modules: Mapping[str, nn.Module]) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Inside, each module's input is kept, and a zero that wants a gradient is added to its output."""
+    inputs: dict[str, Tensor] = {}
+    probes: dict[str, Tensor] = {}
+
+    def probe(name: str):  # type: ignore[no-untyped-def]  # the hook's type is torch's own
+        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            inputs[name], probes[name] = args[0].detach(), torch.zeros_like(output, requires_grad=True)
+            return output + probes[name]
+
+        return add
+
+    handles = [module.register_forward_hook(probe(name)) for name, module in modules.items()]
+    try:
+        yield inputs, probes
+    finally:
+        for handle in handles:
+            handle.remove()

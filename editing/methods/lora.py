@@ -1,0 +1,140 @@
+"""LoRA by PEFT: the baseline that trains an adapter on the targets, by the library that people use for that.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, https://arxiv.org/abs/2106.09685:
+
+    W' = W + (α / r) B A,  B (m, r) = 0 and A (r, d) random at first,  −log p(target | prompt) by Adam on A and B
+
+The adapter is put into the model for the time of the training and comes back as factors, α / r in B; the model is then
+what it was. A batch trains a new adapter on the weights as they stand. Neither key statistics nor a value search nor
+history take part.
+
+Shapes: d = key size, m = value size, r = rank.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from editing.config import MethodConfig
+from editing.edit import Edit
+from editing.errors import UsageError
+from editing.methods.base import BatchUpdate, Method, Setting
+from editing.methods.training import descend
+from editing.weights import Factors, WeightUpdate
+
+ADAPTER = "errata"
+
+
+class LoraConfig(MethodConfig):
+    method: Literal["lora"] = "lora"
+    projections: tuple[str, ...] = Field(
+        (), description="Modules of a layer that get an adapter, e.g. mlp.up_proj; none: the MLP's down projection."
+    )
+    rank: int = Field(8, ge=1, description="r: rank of the adapter.")
+    alpha: float = Field(16.0, gt=0, description="α: the adapter counts α / r times.")
+    steps: int = Field(40, ge=1, le=10000, description="Most evaluations of the batch's loss.")
+    learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
+    stop_loss: float = Field(0.05, ge=0, description="Training ends when the batch's loss is below this.")
+
+
+def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig) -> BatchUpdate:
+    """The update that an adapter trained on all `edits` together is; `z_star_nm` is not looked at.
+
+    Raises:
+        UsageError: peft is not installed.
+        SearchError: the loss became NaN or infinite.
+        InvalidEdit: a subject is lost in tokenisation.
+        ModelError: a layer has no such projection.
+    """
+    return BatchUpdate(_train(setting, edits, config), {})
+
+
+def compute_independent_updates(
+    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig
+) -> list[WeightUpdate]:
+    """For each edit the update that an adapter trained on it alone is."""
+    return [_train(setting, [edit], config) for edit in edits]
+
+
+def _train(setting: Setting, edits: Sequence[Edit], config: LoraConfig) -> WeightUpdate:
+    modules = setting.layout.projections(setting.model, setting.layers, config.projections)
+    with adapted(setting.model, modules, config, transposed=setting.layout.transposed) as pairs:
+        descend(
+            setting,
+            edits,
+            [matrix for pair in pairs.values() for matrix in pair],
+            what="LoRA",
+            passes=config.steps,
+            learning_rate=config.learning_rate,
+            stop_loss=config.stop_loss,
+        )
+        share = config.alpha / config.rank
+        return {
+            name: Factors((share * B.detach()).cpu().contiguous(), A.detach().cpu().contiguous().clone())
+            for name, (B, A) in pairs.items()
+        }
+
+
+@contextmanager
+def adapted(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], config: LoraConfig, *, transposed: bool
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Inside, `modules` of the model carry a fresh adapter, given as (B, A) by the name of their weight, in float32.
+
+    Whatever happens inside, the model then has its own modules and attributes again, and no other.
+
+    Raises:
+        UsageError: peft is not installed.
+    """
+    peft = _peft()
+    attributes = dict(vars(model))
+    wanted_gradient = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    places = {name: name.removesuffix(".weight") for name in modules}
+    try:
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(config.seed)
+            peft.inject_adapter_in_model(_adapter(peft, places.values(), config, transposed), model, ADAPTER)
+        yield {name: _pair(model.get_submodule(place)) for name, place in places.items()}
+    finally:
+        for name, place in places.items():
+            parent, _, leaf = place.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, modules[name])
+        for added in vars(model).keys() - attributes.keys():
+            delattr(model, added)
+        vars(model).update(attributes)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted_gradient[name])
+
+
+def _peft() -> ModuleType:
+    try:
+        import peft
+    except ImportError:
+        raise UsageError("method 'lora' trains by the package peft, which is not installed: pip install peft") from None
+    module: ModuleType = peft
+    return module
+
+
+def _adapter(peft: ModuleType, places: Any, config: LoraConfig, transposed: bool) -> Any:
+    return peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=list(places), fan_in_fan_out=transposed
+    )
+
+
+def _pair(layer: Any) -> tuple[Tensor, Tensor]:
+    """B (m, r) and A (r, d) of a module that carries the adapter; float32 also beside weights of fewer bits."""
+    pair = layer.lora_B[ADAPTER].weight, layer.lora_A[ADAPTER].weight
+    for matrix in pair:
+        matrix.data = matrix.data.float()
+    return pair
+
+
+LORA = Method("lora", LoraConfig, compute_update, compute_independent_updates, searches=False, uses_statistics=False)

@@ -1,0 +1,133 @@
+"""UltraEdit: one step in closed form from the inputs and gradients of a few weights, normalised over all edits so far.
+
+Gu et al., "UltraEdit: Training-, Subject-, and Memory-Free Lifelong Editing in Language Models", 2025,
+https://arxiv.org/abs/2505.14679, section 3:
+
+    z  = [h ‖ g]                     input and output gradient of a weight, where a token of the target is predicted
+    ẑ  = (z − μ) / σ                 mean and deviation over the features of all edits so far, these included
+    v  = −η |ĥ|² ĝ                   the wanted change of the output
+    Δ  = argmin |Δ Hᵀ − V|² + λ |Δ|²  =  V (H Hᵀ + λI)⁻¹ H
+
+μ and σ follow from Σ 1, Σ z and Σ z², which add up over batches of any size: μ and σ after batches of 4, 4 and 2 are
+those of all 10 at once. A single feature has no deviation: it is divided by its absolute value, which leaves its signs.
+Every edit's loss is its own mean over its target, so that a feature does not depend on the size of its batch. Each
+weight has statistics of its own. Neither key statistics nor a value search take part.
+
+Shapes: d = key size, m = value size, t = tokens of the targets.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from editing.config import MethodConfig
+from editing.edit import Edit
+from editing.features import at_places, gradient_parts
+from editing.methods.base import EDITS_AT_ONCE, BatchUpdate, Method, Setting
+from editing.solve import factors
+from editing.targets import encode_targets
+from editing.weights import Factors, WeightUpdate
+
+CONSTANT = 1e-7
+"""A coordinate that varies by less than this share of its size is constant: what is left of it is rounding."""
+
+
+class UltraEditConfig(MethodConfig):
+    late_layers: ClassVar[bool] = True
+
+    method: Literal["ultraedit"] = "ultraedit"
+    projections: tuple[str, ...] = Field(
+        (), description="Edited modules of a layer, e.g. mlp.up_proj; none: the MLP's down projection."
+    )
+    scale: float = Field(1e-3, gt=0, description="η: length of the step; the paper's for models of 7B is 1e-6.")
+    ridge: float = Field(1.0, gt=0, description="λ: weight of |Δ|² in the least squares.")
+
+
+Features = list[dict[str, tuple[Tensor, Tensor]]]
+"""For each edit, by weight: H (t, d) and G (t, m), float64."""
+
+
+def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: UltraEditConfig) -> BatchUpdate:
+    """The update of `edits` together, and the moments of their features; `z_star_nm` is not looked at.
+
+    Raises:
+        SearchError: the loss is NaN or infinite.
+        InvalidEdit: a subject is lost in tokenisation.
+        ModelError: a layer has no such projection.
+    """
+    return _update(setting, _features(setting, edits, config), config)
+
+
+def compute_independent_updates(
+    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: UltraEditConfig
+) -> list[WeightUpdate]:
+    """For each edit the update that would write it alone, as the only one after those that are kept."""
+    return [_update(setting, [one], config).update for one in _features(setting, edits, config)]
+
+
+def _features(setting: Setting, edits: Sequence[Edit], config: UltraEditConfig) -> Features:
+    """h and g of each edit, all weights in one forward and backward pass of the model as it stands."""
+    modules = setting.layout.projections(setting.model, setting.layers, config.projections)
+    found: Features = []
+    for start in range(0, len(edits), EDITS_AT_ONCE):
+        chunk = edits[start : start + EDITS_AT_ONCE]
+        targets = encode_targets(setting.model, setting.tokenizer, chunk)
+        parts = gradient_parts(setting.model, modules, targets)
+        gathered = {name: (at_places(u, targets), at_places(g, targets)) for name, (u, g) in parts.items()}
+        for row in range(len(chunk)):
+            own = targets.places[:, 0] == row
+            found.append({name: (H[own], G[own]) for name, (H, G) in gathered.items()})
+    return found
+
+
+def _update(setting: Setting, features: Features, config: UltraEditConfig) -> BatchUpdate:
+    update: dict[str, Factors] = {}
+    moments: dict[str, Tensor] = {}
+    for name in features[0]:
+        H_td, G_tm = (torch.cat(parts) for parts in zip(*(one[name] for one in features), strict=True))
+        own = feature_moments(torch.cat([H_td, G_tm], dim=1))
+        before = setting.history.moments.get(name)
+        mean, deviation = mean_and_deviation(own if before is None else before.to(own.device) + own)
+        update[name] = closed_form(H_td, G_tm, mean, deviation, config)
+        moments[name] = own.cpu()
+    return BatchUpdate(update, {}, moments)
+
+
+def feature_moments(Z_tz: Tensor) -> Tensor:
+    """Σ 1, Σ z and Σ z² over the features, (3, d + m) float64."""
+    return torch.stack([torch.ones_like(Z_tz), Z_tz, Z_tz.square()]).sum(1)
+
+
+def mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and σ (d + m,), σ² unbiased; 0 and |z| of a single feature. Where nothing varies σ is tiny, never zero."""
+    count, total, squares = moments
+    size = (squares / count).sqrt()
+    if count[0] < 2:
+        mean, deviation = torch.zeros_like(total), size
+    else:
+        mean = total / count
+        deviation = ((squares - mean * total).clamp(min=0) / (count - 1)).sqrt()
+    return mean, torch.maximum(deviation, CONSTANT * size).clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def closed_form(H_td: Tensor, G_tm: Tensor, mean: Tensor, deviation: Tensor, config: UltraEditConfig) -> Factors:
+    """Δ as V times (H Hᵀ + λI)⁻¹ H: a solve of size t, where the normal equations have size d."""
+    Z = (torch.cat([H_td, G_tm], dim=1) - mean) / deviation
+    H_hat, G_hat = Z[:, : H_td.shape[1]], Z[:, H_td.shape[1] :]
+    V_tm = -config.scale * H_hat.square().sum(1, keepdim=True) * G_hat
+    M_tt = H_td @ H_td.T
+    M_tt.diagonal().add_(config.ridge)
+    return factors(V_tm.T, torch.linalg.solve(M_tt, H_td))
+
+
+ULTRAEDIT = Method(
+    "ultraedit",
+    UltraEditConfig,
+    compute_update,
+    compute_independent_updates,
+    searches=False,
+    uses_statistics=False,
+)
