@@ -39,7 +39,7 @@ from editing.weights import Factors, WeightUpdate
 class FineTuneConfig(OneLayerConfig):
     method: Literal["finetune"] = "finetune"
     objective: Literal["target", "last"] = Field("target", description="target: FT-M; last: FT-L.")
-    steps: int = Field(25, ge=1, le=1000, description="Most evaluations of the batch's loss.")
+    steps: int = Field(50, ge=1, le=1000, description="Most evaluations of the batch's loss.")
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
     stop_loss: float = Field(0.05, ge=0, description="Tuning ends when the batch's loss is below this.")
     norm_limit: float = Field(0.2, gt=0, description="Largest |Δ| of one batch as a share of |W|.")

@@ -29,6 +29,8 @@ EDITS = (
     Edit(subject="Nile", prompt="The river {} flows through", target_new="Rome"),
     Edit(subject="the moon", prompt="Beyond {} lies", target_new="nothing"),
 )
+QUICK = {"finetune": {"steps": 5}, "lora": {"steps": 5}}
+"""Where it does not matter how far the training gets."""
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
 EVERY_SEARCH = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.searches])
 
@@ -69,7 +71,7 @@ def states(setting: Setting) -> torch.Tensor:
 
 @EVERY_METHOD
 def test_computing_leaves_the_model_as_it_was(tiny, method):
-    setting, config = tiny_setting(tiny, method), method_config(method)
+    setting, config = tiny_setting(tiny, method), method_config(method, QUICK.get(method))
     z_star, before = wanted(setting), {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()}
     compute_update(setting, EDITS, z_star, config)
     compute_independent_updates(setting, EDITS, z_star, config)
@@ -79,7 +81,7 @@ def test_computing_leaves_the_model_as_it_was(tiny, method):
 
 @EVERY_METHOD
 def test_independent_updates_are_those_of_each_edit_alone(tiny, method):
-    setting, config = tiny_setting(tiny, method), method_config(method)
+    setting, config = tiny_setting(tiny, method), method_config(method, QUICK.get(method))
     z_star = wanted(setting)
     setting.history.add({layer: random(5, 64 if "llama" in tiny.reference else 128, seed=9) for layer in (1, 2)})
     for i, together in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
@@ -126,7 +128,7 @@ def test_with_history_two_batches_of_one_layer_are_the_one_big_batch(tiny, metho
 @pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune", "lora"])
 def test_without_history_earlier_keys_do_not_matter(tiny, method):
     setting = tiny_setting(tiny, method)
-    config = method_config(method, {"history": False} if method == "memit" else {})
+    config = method_config(method, {"history": False} if method == "memit" else QUICK.get(method))
     z_star = wanted(setting)
     before = compute_update(setting, EDITS, z_star, config).update
     setting.history.add({layer: random(5, 64 if "llama" in tiny.reference else 128, seed=9) for layer in (1, 2)})
