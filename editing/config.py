@@ -85,7 +85,7 @@ def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -
     """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth.
 
     A method of one layer gets the last of them, at which the others search their values; one of late layers gets
-    four that begin at two thirds of the depth instead.
+    four that begin at four fifths of the depth instead.
     """
     if config.layers is not None:
         return config.layers
@@ -94,8 +94,8 @@ def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -
 
 
 def _late_layers(count: int) -> tuple[int, ...]:
-    """Up to four layers that begin at two thirds of the depth, below the last one."""
-    first = min(2 * count // 3, count - 2)
+    """Up to four layers that begin at four fifths of the depth, below the last one."""
+    first = min(4 * count // 5, count - 2)
     return tuple(range(first, min(first + 4, count - 1)))
 
 

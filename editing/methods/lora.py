@@ -39,8 +39,8 @@ class LoraConfig(MethodConfig):
     )
     rank: int = Field(8, ge=1, description="r: rank of the adapter.")
     alpha: float = Field(8.0, gt=0, description="α: the adapter counts α / r times.")
-    steps: int = Field(60, ge=1, le=10000, description="Most evaluations of the batch's loss.")
-    learning_rate: float = Field(2e-3, gt=0, description="Adam's step size.")
+    steps: int = Field(80, ge=1, le=10000, description="Most evaluations of the batch's loss.")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
     stop_loss: float = Field(0.05, ge=0, description="Training ends when the batch's loss is below this.")
 
 

@@ -189,7 +189,7 @@ def test_a_method_of_one_layer_edits_where_the_others_search():
 
 
 def test_a_method_of_late_layers_gets_some_that_can_be_edited_in_any_model():
-    assert layers_for(method_config("ultraedit"), "llama", 30, 576) == (20, 21, 22, 23)
+    assert layers_for(method_config("ultraedit"), "llama", 30, 576) == (24, 25, 26, 27)
     assert [layers_for(method_config("ultraedit"), "gpt2", count, 8) for count in (3, 4, 6)] == [(1,), (2,), (4,)]
 
 
