@@ -46,6 +46,7 @@ class Data:
         edits = list({edit.id: edit for edit in edits}.values())
         random.Random(seed).shuffle(edits)
         self.edits, self.text = edits[first : first + count], text
+        self.base_perplexity: dict[str, float] = {}
 
     @cached_property
     def texts(self) -> list[str]:
@@ -64,8 +65,10 @@ def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool)
     With `cached`, values come from the cache when they are there, and the seconds say nothing.
     """
     before = session.base_scores(data.edits, None)
-    base = _perplexity(session, data)
-    seconds = 0.0
+    digest = session.loaded.digest
+    if digest not in data.base_perplexity:
+        data.base_perplexity[digest] = _perplexity(session, data)
+    base, seconds = data.base_perplexity[digest], 0.0
     for size in sorted(points):
         if size == 1:
             undo, alone = _write(session, data.edits[:1], cached, keep=False)
