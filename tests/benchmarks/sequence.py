@@ -86,7 +86,7 @@ def _write(session: Session, batch: Sequence[Edit], cached: bool, keep: bool) ->
     made = compute_update(session.setting, batch, z_star, session.config)
     undo = session.weights.apply(made.update)
     if keep:
-        session.remember([edit.id for edit in batch], made.keys)
+        session.remember([edit.id for edit in batch], made)
     return undo, time.perf_counter() - started
 
 

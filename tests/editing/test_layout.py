@@ -74,7 +74,7 @@ def test_an_unknown_method_lists_the_known_ones():
     ("fields", "says"),
     [
         ({"depth": 3}, "method memit: depth = 3: .*; fields are layers, contexts"),
-        ({"search": {"speed": 1}}, r"method memit: search\.speed = 1: .*; fields are steps, learning_rate"),
+        ({"search": {"speed": 1}}, r"method memit: search\.speed = 1: .*; fields are steps, optimiser"),
         ({"statistics_weight": float("nan")}, "method memit: statistics_weight = nan: .*finite"),
         ({"search": {"clamp": float("inf")}}, r"method memit: search\.clamp = inf: .*finite"),
         ({"statistics_weight": 0}, "method memit: statistics_weight = 0: .*greater than 0"),

@@ -33,7 +33,11 @@ EDITS = [
     Edit(subject="moon", prompt="The {} is", target_new="old"),
 ]
 CONFIG = MemitConfig(
-    layers=(0, 1), contexts=2, statistics_tokens=128, statistics_weight=1.0, search={"steps": 3, "edits_at_once": 2}
+    layers=(0, 1),
+    contexts=2,
+    statistics_tokens=128,
+    statistics_weight=1.0,
+    search={"steps": 3, "step_length": 0.02, "edits_at_once": 2},
 )
 
 
