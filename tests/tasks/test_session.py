@@ -37,7 +37,7 @@ CONFIG = MemitConfig(
     contexts=2,
     statistics_tokens=128,
     statistics_weight=1.0,
-    search={"steps": 3, "step_length": 0.02, "edits_at_once": 2},
+    search={"steps": 3, "weight_decay": 0.0, "edits_at_once": 2},
 )
 
 
