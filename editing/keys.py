@@ -3,18 +3,23 @@
 Shapes: n = rows, d = key size, m = hidden size.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
 
 from editing.body import run_body
 from editing.layout import ModelLayout
-from editing.tokens import EncodedPrompt, align_rows
+from editing.tokens import EncodedPrompt, Rows, align_rows
+
+SHARED_TOKENS = 4
+"""A common beginning of fewer tokens is not worth a pass of its own."""
 
 LayerOutput = Tensor | tuple[Any, ...]
 """Hidden states, or a tuple that begins with them: architectures differ."""
@@ -32,18 +37,34 @@ class _Enough(Exception):
 
 @contextmanager
 def stop_after(module: nn.Module) -> Iterator[None]:
-    """End any forward pass inside this context as soon as `module` has run."""
+    """End a forward pass inside this context as soon as `module` has run."""
 
     def stop(module: nn.Module, args: object, output: object) -> None:
         raise _Enough
 
-    handle = module.register_forward_hook(stop)
+    with _ended_by(module.register_forward_hook(stop)):
+        yield
+
+
+@contextmanager
+def stop_before(module: nn.Module) -> Iterator[None]:
+    """End a forward pass inside this context as soon as `module` is to run, hooks registered earlier done."""
+
+    def stop(module: nn.Module, args: object) -> None:
+        raise _Enough
+
+    with _ended_by(module.register_forward_pre_hook(stop)):
+        yield
+
+
+@contextmanager
+def _ended_by(hook: RemovableHandle) -> Iterator[None]:
     try:
         yield
     except _Enough:
         pass
     finally:
-        handle.remove()
+        hook.remove()
 
 
 @contextmanager
@@ -100,22 +121,89 @@ def subject_states(
     key_layer: int,
     hidden_layer: int,
     pad_id: int,
+    *,
+    alike: bool = False,
 ) -> SubjectStates:
     """Keys of `key_layer` and the output of `hidden_layer` for each prompt, in one batch.
 
-    Causal attention makes later tokens irrelevant, so each row ends at its subject and the last column is the place.
+    `alike` says that the model treats all rows alike (no overlay of its own for each), so that what the prompts begin
+    with in common runs once.
     """
-    last = layout.layer_list(model)[hidden_layer]
-    rows = align_rows([p.ids[: p.subject_index + 1] for p in prompts], [p.subject_index for p in prompts], pad_id).to(
-        model.device
-    )
-    projection = layout.projection(model, key_layer)
+    last, projection = layout.layer_list(model)[hidden_layer], layout.projection(model, key_layer)
     with (
         capture_inputs({key_layer: projection}) as inputs,
         capture_output(projection) as written,
         capture_output(last) as output,
-        stop_after(last),
     ):
-        run_body(model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids)
-    found = (inputs[key_layer], hidden_of(written[0]), hidden_of(output[0]))
-    return SubjectStates(*(states.view(*rows.input_ids.shape, -1)[:, rows.anchor].float() for states in found))
+        place = _run_to_subjects(model, prompts, pad_id, lambda: stop_after(last), alike)
+    return SubjectStates(*(place(state) for state in (inputs[key_layer], hidden_of(written[0]), hidden_of(output[0]))))
+
+
+@torch.no_grad()
+def subject_keys(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    prompts: Sequence[EncodedPrompt],
+    layer: int,
+    pad_id: int,
+    *,
+    alike: bool = False,
+) -> Tensor:
+    """The keys of `subject_states` alone, (n, d) float32: the pass ends where they are."""
+    projection = layout.projection(model, layer)
+    with capture_inputs({layer: projection}) as inputs:
+        place = _run_to_subjects(model, prompts, pad_id, lambda: stop_before(projection), alike)
+    return place(inputs[layer])
+
+
+def _run_to_subjects(
+    model: PreTrainedModel,
+    prompts: Sequence[EncodedPrompt],
+    pad_id: int,
+    stop: Callable[[], AbstractContextManager[None]],
+    alike: bool,
+) -> Callable[[Tensor], Tensor]:
+    """Run the model on the prompts; gives what picks the rows (n, ·) of the subjects out of a state of that pass.
+
+    Causal attention makes later tokens irrelevant, so each row ends at its subject. Padding is on the right, so that a
+    row goes on without a gap from a beginning that all have in common.
+    """
+    ids = [prompt.ids[: prompt.subject_index + 1] for prompt in prompts]
+    shared = _beginning(ids) if alike and len(ids) > 1 else 0
+    cache = None
+    if shared >= SHARED_TOKENS:
+        cache = DynamicCache()
+        before = align_rows([ids[0][:shared]], [0], pad_id).to(model.device)
+        with stop():
+            _run(model, before, 0, cache)
+        cache.batch_repeat_interleave(len(ids))
+        ids = [row[shared:] for row in ids]
+    rows = align_rows(ids, [0] * len(ids), pad_id).to(model.device)
+    with stop():
+        _run(model, rows, shared if cache else 0, cache)
+    last = torch.tensor([len(row) - 1 for row in ids], device=model.device)
+
+    def place(states: Tensor) -> Tensor:
+        each = torch.arange(len(last), device=last.device)
+        return states.view(*rows.input_ids.shape, -1)[each.to(states.device), last.to(states.device)].float()
+
+    return place
+
+
+def _run(model: PreTrainedModel, rows: Rows, before: int, cache: Cache | None) -> None:
+    """One pass over `rows`, whose first `before` tokens are in the cache."""
+    seen = rows.attention_mask.new_ones(len(rows.attention_mask), before)
+    run_body(
+        model,
+        input_ids=rows.input_ids,
+        attention_mask=torch.cat([seen, rows.attention_mask], dim=1),
+        position_ids=rows.position_ids + before,
+        cache=cache,
+    )
+
+
+def _beginning(rows: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all rows begin with, short of the last token of any."""
+    first, last = min(rows), max(rows)  # in the order of tuples, so what these two share all share
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return min(shared, min(map(len, rows)) - 1)

@@ -58,6 +58,12 @@ def truncate(factors: Factors, rank: int) -> tuple[Factors, float, float]:
     return Factors(B.float(), A.float()), float(squares[rank:].sum()), float(squares.sum())
 
 
+def narrowed(factors: Factors) -> Factors:
+    """The same product with a rank of at most m: cheaper where factors of many facts are multiplied with states."""
+    m, r = factors.B.shape
+    return factors if r <= m else Factors(torch.eye(m), factors.B @ factors.A)
+
+
 def without_zeros(factors: Factors) -> Factors:
     """The same product without the ranks that contribute nothing."""
     used = factors.B.any(dim=0) & factors.A.any(dim=1)

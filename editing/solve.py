@@ -26,14 +26,14 @@ def memit_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tenso
         SolveError: the matrix is singular or not finite.
     """
     K = K_dn.double()
-    M = weight * C_dd.double() + H_dd + K @ K.T
+    M = (weight * C_dd.double()).add_(H_dd).addmm_(K, K.T)
     return _solve_symmetric(M, K, "raise statistics_weight").T
 
 
 def independent_gains(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tensor:
     """Row i is k_iᵀ (λC + H + k_i k_iᵀ)⁻¹: each edit alone, by one factorisation (Sherman-Morrison). (n, d)."""
     K = K_dn.double()
-    solved = _solve_symmetric(weight * C_dd.double() + H_dd, K, "raise statistics_weight")
+    solved = _solve_symmetric((weight * C_dd.double()).add_(H_dd), K, "raise statistics_weight")
     return (solved / (1 + (K * solved).sum(0))).T
 
 
@@ -73,7 +73,7 @@ def null_space(eigenvalues_d: Tensor, U_dd: Tensor, threshold: float, layer: int
         EditingError: there are none.
     """
     mean = eigenvalues_d.mean()
-    U_dr = U_dd[:, eigenvalues_d < threshold * mean]
+    U_dr = U_dd[:, : int((eigenvalues_d < threshold * mean).sum())]  # they rise
     if U_dr.shape[1] == 0:
         raise EditingError(
             f"no null space at layer {layer}: the smallest eigenvalue of C is {eigenvalues_d[0] / mean:.3g} times the "
@@ -91,25 +91,26 @@ def alphaedit_gain(U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float) -> Te
         SolveError: the matrix is singular or not finite.
     """
     K_rn = U_dr.T @ K_dn.double()
-    return _solve_symmetric(_projected(U_dr, H_dd, ridge) + K_rn @ K_rn.T, K_rn, "raise ridge").T @ U_dr.T
+    return _solve_symmetric(projected(U_dr, H_dd, ridge).addmm_(K_rn, K_rn.T), K_rn, "raise ridge").T @ U_dr.T
 
 
 def independent_alphaedit_gains(U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
     """Row i is `alphaedit_gain` of k_i alone, by one factorisation (Sherman-Morrison). (n, d) float64."""
     K_rn = U_dr.T @ K_dn.double()
-    solved = _solve_symmetric(_projected(U_dr, H_dd, ridge), K_rn, "raise ridge")
+    solved = _solve_symmetric(projected(U_dr, H_dd, ridge), K_rn, "raise ridge")
     return (solved / (1 + (K_rn * solved).sum(0))).T @ U_dr.T
 
 
-def _projected(U_dr: Tensor, H_dd: Tensor, ridge: float) -> Tensor:
-    """Uᵀ H U + ridge · I, (r, r)."""
-    M_rr = U_dr.T @ H_dd.double() @ U_dr
+def projected(U_dr: Tensor, H_dd: Tensor | None, ridge: float) -> Tensor:
+    """Uᵀ H U + ridge · I, (r, r); None is H = 0."""
+    M_rr = U_dr.new_zeros((U_dr.shape[1],) * 2) if H_dd is None else U_dr.T @ H_dd.double() @ U_dr
     M_rr.diagonal().add_(ridge)
     return M_rr
 
 
-def _solve_symmetric(M: Tensor, K: Tensor, remedy: str) -> Tensor:
-    """M⁻¹ K of a positive (semi)definite M. Raises SolveError, which advises `remedy`."""
+def cholesky(M: Tensor, remedy: str) -> Tensor:
+    """L of a positive (semi)definite M = L Lᵀ. Raises SolveError, which advises `remedy`."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(M)
     for jitter in JITTERS if int(info) else ():
         # Statistics of less text than the key size have zero eigenvalues, which rounding made slightly negative.
@@ -117,13 +118,23 @@ def _solve_symmetric(M: Tensor, K: Tensor, remedy: str) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(M + shift)
         if not int(info):
             break
-    solution = torch.cholesky_solve(K, factor)
-    if int(info) or not solution.isfinite().all():
-        raise SolveError(
-            f"the keys' matrix ({M.shape[0]} x {M.shape[0]}) is singular: {remedy} or collect key statistics from "
-            "more text"
-        )
+    if int(info) or not factor.diagonal().isfinite().all():
+        raise SolveError(_singular(M, remedy))
+    return factor
+
+
+def _solve_symmetric(M: Tensor, K: Tensor, remedy: str) -> Tensor:
+    """M⁻¹ K of a positive (semi)definite M. Raises SolveError, which advises `remedy`."""
+    solution = torch.cholesky_solve(K, cholesky(M, remedy))
+    if not solution.isfinite().all():
+        raise SolveError(_singular(M, remedy))
     return solution
+
+
+def _singular(M: Tensor, remedy: str) -> str:
+    return (
+        f"the keys' matrix ({M.shape[0]} x {M.shape[0]}) is singular: {remedy} or collect key statistics from more text"
+    )
 
 
 def factors(R_mn: Tensor, gain_nd: Tensor) -> Factors:

@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 from editing.errors import EditingError, SolveError
 from editing.layout import ModelLayout
 
-ROWS_AT_ONCE = 256
-"""Rows of a weight that are summed in float64 together: bounds the working memory to 256 · d · 8 bytes."""
+SUMMED_AT_ONCE = 1 << 20
+"""Elements of a weight that are summed together: 8 MB of float64 stay in the processor's cache while every rank is
+added to them, and are enough that starting an operation does not cost more than the operation."""
 FACTORS_AT_ONCE = 2**27
 """Numbers in the factors of one batch's updates, 512 MiB in float32."""
 
@@ -154,11 +155,12 @@ class EditedWeights:
         if previous is not None:
             total.copy_(previous)
         written = torch.empty_like(base)
-        for start in range(0, total.shape[0], ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        rows_at_once = max(1, SUMMED_AT_ONCE // total.shape[1])
+        for start in range(0, total.shape[0], rows_at_once):
+            rows = slice(start, start + rows_at_once)
             block = total[rows]
-            for j in range(A.shape[0]):
-                block.addr_(B[rows, j], A[j])
+            for b, a in zip(B[rows].unbind(1), A.unbind(0), strict=True):
+                block.addr_(b, a)
             self.layout.oriented(written)[rows] = (base_md[rows].double() + block).to(base.dtype)
         return written, total
 

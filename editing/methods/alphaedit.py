@@ -21,8 +21,9 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
+from editing.growing import GrowingFactor, few
 from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
-from editing.solve import alphaedit_gain, independent_alphaedit_gains, null_space
+from editing.solve import alphaedit_gain, independent_alphaedit_gains, null_space, projected
 from editing.weights import WeightUpdate
 
 
@@ -43,6 +44,8 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
         U_dr, ridge = _allowed(setting, layer, config)
+        if few(K_dn):
+            return _factor(setting, layer, U_dr, ridge).gain(U_dr.T @ K_dn.double()) @ U_dr.T
         return alphaedit_gain(U_dr, setting.earlier_keys(layer), K_dn, ridge)
 
     return compute_together(setting, edits, z_star_nm, solve)
@@ -65,6 +68,17 @@ def _allowed(setting: Setting, layer: int, config: AlphaEditConfig) -> tuple[Ten
     eigenvalues_d, U_dd = setting.statistics.spectrum(layer, setting.model.device)
     U_dr = null_space(eigenvalues_d, U_dd, config.nullspace_threshold, layer)
     return U_dr, config.ridge * float(eigenvalues_d.mean())
+
+
+def _factor(setting: Setting, layer: int, U_dr: Tensor, ridge: float) -> GrowingFactor:
+    """Uᵀ H U + ridge · I, factored."""
+    return setting.history.factored(
+        layer,
+        setting.statistics,
+        ("alphaedit", U_dr.shape[1], ridge),
+        lambda H_dd: projected(U_dr, None if H_dd is None else H_dd.to(U_dr.device), ridge),
+        lambda K_dn: U_dr.T @ K_dn.to(U_dr),
+    )
 
 
 ALPHAEDIT = Method("alphaedit", AlphaEditConfig, compute_update, compute_independent_updates)

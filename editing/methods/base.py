@@ -16,7 +16,7 @@ change of the projection's output that takes the normed one nearest to that (edi
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -29,14 +29,16 @@ from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.errors import ModelError
 from editing.history import KeyHistory
-from editing.keys import subject_states
+from editing.keys import subject_keys, subject_states
 from editing.layout import ModelLayout
+from editing.low_rank import narrowed
 from editing.postnorm import change_before_norm
 from editing.solve import factors
-from editing.tokens import encode_prompt, pad_token
+from editing.tokens import EncodedPrompt, encode_prompt, pad_token
 from editing.weights import EditedWeights, Factors, WeightUpdate, overlay
 
-EDITS_AT_ONCE = 16
+TOKENS_AT_ONCE = 1024
+"""Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 Solve = Callable[[int, Tensor], Tensor]
@@ -121,11 +123,13 @@ def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor,
         InvalidEdit: a subject is lost in tokenisation.
     """
     update: dict[str, Factors] = {}
+    in_force: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
     for layer in setting.layers:
-        found = locate(setting, edits, z_star_nm, layer, [update] * len(edits))
+        found = locate(setting, edits, z_star_nm, layer, [in_force] * len(edits))
         name = setting.layout.weight_name(layer)
         update[name] = setting.restrain(name, factors(found.R_mn, solve(layer, found.K_nd.T)))
+        in_force[name] = narrowed(update[name])
         keys[layer] = found.K_nd.cpu()
     return BatchUpdate(update, keys)
 
@@ -144,31 +148,65 @@ def compute_each(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, sol
 def locate(
     setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, layer: int, updates: Sequence[WeightUpdate]
 ) -> Located:
-    """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i."""
-    last, contexts = setting.layers[-1], len(setting.prefixes)
-    keys, written, hidden = [], [], []
+    """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
+
+    Only the bare prompts run up to the last edited layer; the other contexts end at their keys.
+    """
+    model, layout, last = setting.model, setting.layout, setting.layers[-1]
     pad_id = pad_token(setting.tokenizer)
-    for start in range(0, len(edits), EDITS_AT_ONCE):
-        chunk = slice(start, start + EDITS_AT_ONCE)
-        prompts = [
-            encode_prompt(setting.tokenizer, prefix, edit.prompt, edit.subject)
-            for edit in edits[chunk]
-            for prefix in setting.prefixes
-        ]
-        in_force = [update for update in updates[chunk] for _ in setting.prefixes]
-        shared = all(update is in_force[0] for update in in_force)
-        with overlay(setting.model, setting.layout, in_force[0] if shared else in_force):
-            states = subject_states(setting.model, setting.layout, prompts, layer, last, pad_id)
-        keys.append(states.keys.view(-1, contexts, states.keys.shape[1]))
-        written.append(states.written[::contexts])
-        hidden.append(states.hidden[::contexts])
-    keys_ncd = torch.cat(keys)
+
+    def states(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
+        found = subject_states(model, layout, prompts, layer, last, pad_id, alike=alike)
+        return [found.keys, found.written, found.hidden]
+
+    def keys(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
+        return [subject_keys(model, layout, prompts, layer, pad_id, alike=alike)]
+
+    bare, *others = setting.prefixes
+    bare_nd, written_nm, hidden_nm = _gather(setting, edits, bare, updates, states)
+    K_nd = bare_nd.clone()
+    for prefix in others:
+        K_nd += _gather(setting, edits, prefix, updates, keys)[0]
     left = last - layer + 1
-    R_nm = (z_star_nm.to(hidden[0].device) - torch.cat(hidden)) / (left if setting.spread == "linear" else left**0.5)
-    norm = setting.layout.norm_after(setting.model, layer)
+    R_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
+    norm = layout.norm_after(model, layer)
     if norm is not None:
-        R_nm = change_before_norm(norm, torch.cat(written), R_nm)
-    return Located(keys_ncd.mean(1), keys_ncd[:, 0], R_nm.T)
+        R_nm = change_before_norm(norm, written_nm, R_nm)
+    return Located(K_nd / len(setting.prefixes), bare_nd, R_nm.T)
+
+
+def _gather(
+    setting: Setting,
+    edits: Sequence[Edit],
+    prefix: str,
+    updates: Sequence[WeightUpdate],
+    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
+) -> list[Tensor]:
+    """What `read` finds for each edit after `prefix`, (n, ·) each: prompts of like length are read together."""
+    model, layout = setting.model, setting.layout
+    prompts = [encode_prompt(setting.tokenizer, prefix, edit.prompt, edit.subject) for edit in edits]
+    alike = not any(updates) or all(update is updates[0] for update in updates)
+    found: list[Tensor] = []
+    with overlay(model, layout, updates[0] if alike else {}):
+        for chunk in _chunks([prompt.subject_index + 1 for prompt in prompts]):
+            with overlay(model, layout, {} if alike else [updates[i] for i in chunk]):
+                parts = read([prompts[i] for i in chunk], alike)
+            found = found or [part.new_empty(len(edits), part.shape[1]) for part in parts]
+            for whole, part in zip(found, parts, strict=True):
+                whole[chunk] = part
+    return found
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows, shortest first, in chunks of at most TOKENS_AT_ONCE tokens with their padding."""
+    chunk: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if chunk and lengths[i] * (len(chunk) + 1) > TOKENS_AT_ONCE:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk
 
 
 def only_layer(setting: Setting, method: str) -> int:

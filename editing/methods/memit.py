@@ -24,6 +24,7 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
+from editing.growing import GrowingFactor, few
 from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
 from editing.solve import independent_gains, memit_gain
 from editing.weights import WeightUpdate
@@ -43,6 +44,8 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
     """The update that writes `edits` together."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
+        if config.history and config.neurons is None and few(K_dn):
+            return _factor(setting, layer, config).gain(K_dn)
         return _on_neurons(*_moments(setting, layer, config), K_dn, config)
 
     return compute_together(setting, edits, z_star_nm, solve)
@@ -94,6 +97,17 @@ def most_active(K_dn: Tensor, share: float) -> Tensor:
     activity_d, order_d = K_dn.abs().double().sum(1).sort(descending=True)
     held = activity_d.cumsum(0) / activity_d.sum()
     return order_d[: int((held < share).sum()) + 1].sort().values
+
+
+def _factor(setting: Setting, layer: int, config: MemitConfig) -> GrowingFactor:
+    """λC + H, and the ridge, factored."""
+
+    def matrix(H_dd: Tensor | None) -> Tensor:
+        M_dd = config.statistics_weight * _second_moment(setting, layer, config)
+        return M_dd if H_dd is None else M_dd.add_(H_dd.to(M_dd.device))
+
+    about = ("memit", config.statistics_weight, config.ridge)
+    return setting.history.factored(layer, setting.statistics, about, matrix)
 
 
 MEMIT = Method("memit", MemitConfig, compute_update, compute_independent_updates)
