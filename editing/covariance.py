@@ -40,6 +40,17 @@ class KeyStatistics:
     spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `spectrum` has computed so far."""
 
+    def moment(self, layer: int, size: int) -> Tensor:
+        """C of a layer, (d, d). Raises StatisticsError when there is none, or keys here have another size."""
+        C_dd = self.moments.get(layer)
+        if C_dd is None or len(C_dd) != size:
+            found = f"only of layers {sorted(self.moments)}" if C_dd is None else f"for keys of size {len(C_dd)}"
+            raise StatisticsError(
+                f"there are no key statistics of layer {layer} for keys of size {size}, {found}; collect them on this "
+                "model and these layers"
+            )
+        return C_dd
+
     def spectrum(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d): computed once a layer."""
         if layer not in self.spectra:

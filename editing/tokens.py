@@ -73,6 +73,15 @@ def check_edit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edit:
         )
 
 
+def check_edits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], prefixes: Sequence[str]
+) -> None:
+    """Raises InvalidEdit if one of the edits cannot be carried out on this model in these contexts."""
+    room = max(len(tokenizer(prefix)["input_ids"]) for prefix in prefixes)
+    for edit in edits:
+        check_edit(model, tokenizer, edit, room)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of unequal length in one rectangle: padded on both sides so that every anchor stands in one column."""

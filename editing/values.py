@@ -25,9 +25,9 @@ from editing.config import ValueSearchConfig
 from editing.descent import Adam, Normalised
 from editing.edit import Edit
 from editing.errors import SearchError
-from editing.layout import ModelLayout
+from editing.layout import ModelLayout, check_layers
 from editing.products import bfloat16_products, wants_bfloat16
-from editing.tokens import pad_token
+from editing.tokens import check_edits, pad_token
 from editing.value_pass import UpperLayers, freeze
 from editing.value_rows import SearchRow, grouped, rows_of
 
@@ -59,7 +59,11 @@ def search_values(
 
     Raises:
         SearchError: the loss of an edit became NaN or infinite.
+        InvalidEdit: a subject is lost in tokenisation, or an edit is longer than the model reads.
+        ModelError: the model has no such layer, or nothing above it.
     """
+    check_layers(model, layout, (layer,))
+    check_edits(model, tokenizer, edits, prefixes)
     found: list[SearchedValue] = []
     upper = UpperLayers(model, layout, layer)
     narrow = wants_bfloat16(config.products, model.dtype, model.device)

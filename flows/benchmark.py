@@ -15,7 +15,7 @@ from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
 from editing.fluency import fluency
-from editing.methods import compute_independent_updates, compute_update
+from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
 from editing.metrics import EditScores, evaluate, summarise
 from editing.readers import read_edits
 from editing.weights import WeightUpdate, overlay
@@ -25,7 +25,7 @@ from tasks.progress import progress
 from tasks.session import Session, open_session
 from tasks.settings import Settings
 
-Mode = Literal["sequential", "independent"]
+Mode = Literal["sequential", "independent", "rebase"]
 REPORTED = (
     "efficacy_prob",
     "efficacy_argmax",
@@ -70,7 +70,12 @@ def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
 
 
 def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[str, Any]:
-    """Edit, measure, and write `result.json` into the output folder. Raises UsageError for a folder that cannot be."""
+    """Edit, measure, and write `result.json` into the output folder.
+
+    Raises:
+        UsageError: the method cannot work in this mode, or the folder cannot be.
+    """
+    check_mode(spec.config.method, asked.mode)
     edits = read_benchmark(asked.data, asked.limit, asked.seed)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -83,8 +88,9 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     before = {one.edit_id: one for one in _evaluate(session, edits, None)}
     quality_before = _quality(session, edits, texts, asked)
     evaluation = time.perf_counter() - started
-    if asked.mode == "sequential":
-        editing = _edit_in_sequence(session, edits, asked.batch_size)
+    if asked.mode != "independent":
+        together = asked.mode == "rebase"
+        editing = _edit_together(session, edits) if together else _edit_in_sequence(session, edits, asked.batch_size)
         started = time.perf_counter()
         scores = _evaluate(session, edits, before)
         quality_after = _quality(session, edits, texts, asked)
@@ -128,6 +134,18 @@ def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> flo
         made = compute_update(session.setting, batch, z_star, session.config)
         session.weights.apply(made.update)
         session.remember([edit.id for edit in batch], made)
+    return time.perf_counter() - started
+
+
+def _edit_together(session: Session, edits: Sequence[Edit]) -> float:
+    """Values in batches, all of them on the base, then one solve over all facts."""
+    started = time.perf_counter()
+    z_star = session.search(edits, _counting(0, len(edits)))
+    progress("solve", 0, 1)
+    made = compute_rebase(session.setting, edits, z_star, session.config)
+    session.weights.apply(made.update)
+    session.remember([edit.id for edit in edits], made.keys)
+    progress("solve", 1, 1)
     return time.perf_counter() - started
 
 

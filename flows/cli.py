@@ -196,7 +196,9 @@ def benchmark(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE.")
     ] = None,
-    mode: Annotated[str, typer.Option(help="sequential, or independent: every edit alone on the base.")] = "sequential",
+    mode: Annotated[
+        str, typer.Option(help="sequential, independent (every edit alone), or rebase (all in one solve).")
+    ] = "sequential",
     batch_size: Annotated[int, typer.Option(min=1, help="Edits solved together.")] = 10,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of edits, after shuffling.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle and of everything sampled.")] = 0,

@@ -272,12 +272,11 @@ def ask(prompts: list[str], line: str, tokens: int, json: bool) -> None:
 
 
 def benchmark(data: Path, to: Path, line: dict[str, Any], asked: dict[str, Any], json: bool) -> None:
-    from editing.methods import method_config
+    from editing.methods import check_mode, method_config
     from flows.benchmark import Benchmark, run_benchmark
     from tasks.settings import load_settings
 
-    if asked["mode"] not in ("sequential", "independent"):
-        raise UsageError(f"--mode is '{asked['mode']}'; choose sequential or independent")
+    check_mode(line["method"], asked["mode"])
     settings = load_settings()
     spec = LineSpec(
         line="benchmark",

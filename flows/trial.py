@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
 from editing.fluency import generate
-from editing.methods import compute_independent_updates
+from editing.methods import check_mode, compute_independent_updates
 from editing.metrics import EditScores, evaluate
 from tasks.job import ANSWER_TOKENS
 from tasks.lines import LineSpec
@@ -41,6 +41,7 @@ def trial(spec: LineSpec, edits: list[Edit], probes: int | None = None) -> list[
 
 def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:
     """The same without Prefect. Edits are searched and evaluated together, each overlaid on its own questions alone."""
+    check_mode(spec.config.method, "independent")
     session = open_session(spec, settings, on_progress=progress)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer

@@ -23,7 +23,7 @@ from editing.methods.base import BatchUpdate, Setting
 from editing.metrics import EditScores, evaluate
 from editing.models import LoadedModel, load_model
 from editing.values import search_values
-from editing.weights import EditedWeights, Factors
+from editing.weights import EditedWeights, Factors, concatenate
 from tasks.lines import LineSpec
 from tasks.manifest import Manifest
 from tasks.prepared import Progress, prepare, silent
@@ -170,24 +170,40 @@ def restore_weights(
     history: KeyHistory | None,
     versions: Iterable[tuple[Manifest, dict[str, Tensor]]],
 ) -> list[str]:
-    """Apply versions from the base on, oldest first; returns the ids of their requests. Raises DigestMismatch."""
+    """Apply further versions, oldest first; returns the ids of their requests.
+
+    The sum of all factors is taken once, in their order, so its bits are those of one version after the other. What
+    must come out is what the last of them recorded; that each one's bytes are the stored ones is the store's to say.
+
+    Raises:
+        DigestMismatch: a version is of another base, or the tensors are not the recorded ones; nothing is changed.
+    """
     live: list[str] = []
-    for manifest, tensors in versions:
-        where = f"version {manifest.version} of line '{manifest.line}'"
-        if manifest.base_digest != loaded.digest:
+    batches: list[BatchUpdate] = []
+    last: Manifest | None = None
+    for last, tensors in versions:
+        if last.base_digest != loaded.digest:
             raise DigestMismatch(
-                f"{where} was made on base {manifest.base_digest[:12]}, this is {loaded.digest[:12]}; "
-                f"load '{manifest.base}' as it was, with the same dtype"
+                f"{_named(last)} was made on base {last.base_digest[:12]}, this is {loaded.digest[:12]}; "
+                f"load '{last.base}' as it was, with the same dtype"
             )
-        batch = unpack(tensors)
-        weights.apply(batch.update)
-        found = weights.digests()
-        if wrong := sorted(k for k, v in manifest.tensor_digests.items() if found.get(k) != v):
-            raise DigestMismatch(f"{where} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
-        if history is not None:
+        batches.append(unpack(tensors))
+        live += last.request_ids
+    if last is None:
+        return live
+    undo = weights.apply(concatenate([batch.update for batch in batches]))
+    found = weights.digests()
+    if wrong := sorted(k for k, v in last.tensor_digests.items() if found.get(k) != v):
+        weights.revert(undo)
+        raise DigestMismatch(f"{_named(last)} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
+    if history is not None:
+        for batch in batches:
             history.add(batch.keys, batch.moments)
-        live += manifest.request_ids
     return live
+
+
+def _named(manifest: Manifest) -> str:
+    return f"version {manifest.version} of line '{manifest.line}'"
 
 
 def pack(batch: BatchUpdate, z_star_nm: Tensor) -> dict[str, Tensor]:

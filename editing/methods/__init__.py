@@ -13,6 +13,7 @@ from torch import Tensor
 from editing.config import MethodConfig, ValueSearchConfig
 from editing.edit import Edit, shown
 from editing.errors import UsageError
+from editing.layout import check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -22,11 +23,15 @@ from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.rome import ROME, RomeConfig
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
 from editing.restrain import Restraint
+from editing.tokens import check_edits
 from editing.weights import WeightUpdate
 
 METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA)
 }
+MODES = ("sequential", "independent", "rebase")
+CANNOT = {"independent": "edits independently of each other", "rebase": "all facts together from the base"}
+"""What a method that lacks a mode cannot do."""
 AnyConfig = Annotated[
     MemitConfig | AlphaEditConfig | EmmetConfig | RomeConfig | FineTuneConfig | UltraEditConfig | LoraConfig,
     Field(discriminator="method"),
@@ -60,17 +65,53 @@ def find_method(name: str) -> Method[Any]:
     return METHODS[name]
 
 
+def check_mode(name: str, mode: str) -> None:
+    """Raises UsageError when there is no such mode, or the method cannot work in it."""
+    if mode not in MODES:
+        raise UsageError(f"mode is '{mode}'; choose one of {', '.join(MODES)}")
+    able = [method.name for method in METHODS.values() if mode in method.modes]
+    if mode not in find_method(name).modes:
+        raise UsageError(
+            f"method '{name}' cannot write {CANNOT[mode]}; use sequential mode, or one of {', '.join(able)}"
+        )
+
+
 def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
     """The update that writes `edits` as one batch by the method of `config`; the model is left as it is.
 
     Raises:
         SolveError: the linear system is singular.
-        InvalidEdit: a subject is lost in tokenisation.
+        InvalidEdit: a subject is lost in tokenisation, or an edit is longer than the model reads.
+        StatisticsError: the key statistics are those of other layers or of another model.
         EditingError: the method cannot work on these layers or statistics.
     """
+    _check(setting, edits)
     setting = _configured(setting, config)
     made = find_method(config.method).compute_update(setting, edits, z_star_nm, config)
     return replace(made, update=_restrained(setting, made.update))
+
+
+def compute_rebase(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
+    """The one update that writes all facts together, on the model at its base and with an empty history.
+
+    MEMIT and AlphaEdit solve once a layer over all keys: what batches in sequence with history come to, exactly so at
+    one layer and one context (keys are means over contexts, residuals are the bare prompts'). EMMET puts all
+    constraints into one solve, ROME writes its rank-one changes in their order. Memory is linear in the edits beside
+    what the solve itself needs; z* may come from a cache.
+
+    Raises:
+        UsageError: the method cannot do this, the history holds facts, or there is not one z* for each edit.
+        SolveError, InvalidEdit, EditingError: as `compute_update`.
+    """
+    check_mode(config.method, "rebase")
+    if setting.history.count:
+        raise UsageError(
+            f"a rebase starts from the base, the history holds {setting.history.count} facts; put the base back and "
+            "give an empty history with all facts as edits"
+        )
+    if len(edits) != len(z_star_nm):
+        raise UsageError(f"{len(edits)} edits have {len(z_star_nm)} values z*; search one for each edit")
+    return compute_update(setting, edits, z_star_nm, config) if edits else BatchUpdate({}, {})
 
 
 def compute_independent_updates(
@@ -82,13 +123,10 @@ def compute_independent_updates(
         UsageError: the method cannot compute edits alone.
         SolveError, InvalidEdit, EditingError: as `compute_update`.
     """
+    check_mode(config.method, "independent")
+    _check(setting, edits)
     method = find_method(config.method)
-    if method.compute_independent_updates is None:
-        able = [one.name for one in METHODS.values() if one.compute_independent_updates is not None]
-        raise UsageError(
-            f"method '{method.name}' cannot write edits independently of each other; use sequential mode, or one of "
-            f"{', '.join(able)}"
-        )
+    assert method.compute_independent_updates is not None
     setting = _configured(setting, config)
     updates = method.compute_independent_updates(setting, edits, z_star_nm, config)
     return [_restrained(setting, update) for update in updates]
@@ -106,3 +144,9 @@ def _configured(setting: Setting, config: MethodConfig) -> Setting:
 
 def _restrained(setting: Setting, update: WeightUpdate) -> WeightUpdate:
     return {name: setting.restrain(name, factors) for name, factors in update.items()}
+
+
+def _check(setting: Setting, edits: Sequence[Edit]) -> None:
+    """Raises ModelError or InvalidEdit for layers or edits that this model cannot take."""
+    check_layers(setting.model, setting.layout, setting.layers)
+    check_edits(setting.model, setting.tokenizer, edits, setting.prefixes)

@@ -65,7 +65,7 @@ def compute_independent_updates(
 
 def _allowed(setting: Setting, layer: int, config: AlphaEditConfig) -> tuple[Tensor, float]:
     """U (d, r), the directions that may change, and the ridge in the units of C."""
-    eigenvalues_d, U_dd = setting.statistics.spectrum(layer, setting.model.device)
+    eigenvalues_d, U_dd = setting.spectrum(layer)
     U_dr = null_space(eigenvalues_d, U_dd, config.nullspace_threshold, layer)
     return U_dr, config.ridge * float(eigenvalues_d.mean())
 
@@ -81,4 +81,4 @@ def _factor(setting: Setting, layer: int, U_dr: Tensor, ridge: float) -> Growing
     )
 
 
-ALPHAEDIT = Method("alphaedit", AlphaEditConfig, compute_update, compute_independent_updates)
+ALPHAEDIT = Method("alphaedit", AlphaEditConfig, compute_update, compute_independent_updates, rebases=True)

@@ -69,7 +69,14 @@ class Setting:
 
     def second_moment(self, layer: int) -> Tensor:
         """C of a layer, (d, d) float64, where the model is."""
-        return self.statistics.moments[layer].to(self.model.device, torch.float64)
+        size = self.layout.key_size(self.model, layer)
+        return self.statistics.moment(layer, size).to(self.model.device, torch.float64)
+
+    def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d), where the model is."""
+        self.statistics.moment(layer, self.layout.key_size(self.model, layer))
+        self.statistics.moment(layer, self.layout.key_size(self.model, layer))
+        return self.statistics.spectrum(layer, self.model.device)
 
     def earlier_keys(self, layer: int) -> Tensor:
         """H = Σ k kᵀ over the live facts, (d, d) float64, where the model is."""
@@ -101,6 +108,14 @@ class Method(Generic[ConfigT]):
     """Whether it wants z*; otherwise it is given values of size zero."""
     uses_statistics: bool = True
     """Whether it wants key statistics and contexts; otherwise `Setting` holds empty statistics and the bare context."""
+    rebases: bool = False
+    """Whether `compute_update` takes any number of edits at once, in memory linear in them: rebase mode."""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can do: every method writes batches in sequence."""
+        alone = ("independent",) if self.compute_independent_updates is not None else ()
+        return ("sequential", *alone, *(("rebase",) if self.rebases else ()))
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,11 @@ class Located:
     bare_nd: Tensor
     """Keys of the prompts without a context, (n, d) float32."""
     R_mn: Tensor
-    """(z* − z) / (L − l + 1), or its like by `spread`, or what gives it behind a norm, (m, n) float32."""
+    """What the layer is to write in addition, (m, n) float32."""
+    missing_nm: Tensor
+    """(z* − z) / (L − l + 1), or its like by `spread`: R before a norm behind the layer is looked at, (n, m) float32."""
+    written_nm: Tensor
+    """What the layer's down projection writes at the bare prompts, (n, m) float32."""
 
 
 def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> BatchUpdate:
@@ -168,11 +187,10 @@ def locate(
     for prefix in others:
         K_nd += _gather(setting, edits, prefix, updates, keys)[0]
     left = last - layer + 1
-    R_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
+    missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
     norm = layout.norm_after(model, layer)
-    if norm is not None:
-        R_nm = change_before_norm(norm, written_nm, R_nm)
-    return Located(K_nd / len(setting.prefixes), bare_nd, R_nm.T)
+    R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
+    return Located(K_nd / len(setting.prefixes), bare_nd, R_nm.T, missing_nm, written_nm)
 
 
 def _gather(

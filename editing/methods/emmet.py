@@ -48,4 +48,4 @@ def compute_independent_updates(
     return compute_each(setting, edits, z_star_nm, solve)
 
 
-EMMET = Method("emmet", EmmetConfig, compute_update, compute_independent_updates)
+EMMET = Method("emmet", EmmetConfig, compute_update, compute_independent_updates, rebases=True)

@@ -110,4 +110,4 @@ def _factor(setting: Setting, layer: int, config: MemitConfig) -> GrowingFactor:
     return setting.history.factored(layer, setting.statistics, about, matrix)
 
 
-MEMIT = Method("memit", MemitConfig, compute_update, compute_independent_updates)
+MEMIT = Method("memit", MemitConfig, compute_update, compute_independent_updates, rebases=True)

@@ -20,13 +20,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from editing.config import OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
 from editing.methods.base import BatchUpdate, Located, Method, Setting, locate, only_layer
+from editing.postnorm import change_before_norm
 from editing.solve import factors, rank_one_gains
-from editing.weights import Factors, WeightUpdate, concatenate
+from editing.weights import WeightUpdate
 
 
 class RomeSearchConfig(ValueSearchConfig):
@@ -43,19 +44,25 @@ class RomeConfig(OneLayerConfig):
 def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: RomeConfig) -> BatchUpdate:
     """The update that writes `edits` in their order.
 
+    Keys of a layer do not depend on what is written into it, so all are read in one go, and what an edit finds changed
+    by those before it is Δ k.
+
     Raises:
         SolveError: C is singular.
         InvalidEdit: a subject is lost in tokenisation.
     """
     layer = only_layer(setting, "rome")
-    update: dict[str, Factors] = {}
-    keys = []
-    for i, edit in enumerate(edits):
-        found = locate(setting, [edit], z_star_nm[i : i + 1], layer, [update])
-        [written] = _rank_ones(setting, layer, found, update, config)
-        update = concatenate([update, written])
-        keys.append(found.K_nd.cpu())
-    return BatchUpdate(update, {layer: torch.cat(keys)})
+    found = locate(setting, edits, z_star_nm, layer, [{}] * len(edits))
+    gain_nd = _gains(setting, layer, found, config).float()
+    R_mn = torch.empty_like(found.R_mn)
+    norm, own_mn = setting.layout.norm_after(setting.model, layer), _own(setting, layer, found, config)
+    at_nd = found.K_nd if config.mean_key else found.bare_nd
+    for i in range(len(edits)):
+        changed_mk = R_mn[:, :i] @ (gain_nd[:i] @ torch.stack([found.bare_nd[i], at_nd[i]]).T)
+        left_m = _left(norm, found.written_nm[i], found.missing_nm[i], changed_mk[:, 0])
+        R_mn[:, i] = left_m + own_mn[:, i] + changed_mk[:, 0] - changed_mk[:, 1]
+    name = setting.layout.weight_name(layer)
+    return BatchUpdate({name: factors(R_mn, gain_nd)}, {layer: found.K_nd.cpu()})
 
 
 def compute_independent_updates(
@@ -64,29 +71,32 @@ def compute_independent_updates(
     """For each edit the update that would write it alone."""
     layer = only_layer(setting, "rome")
     found = locate(setting, edits, z_star_nm, layer, [{}] * len(edits))
-    return _rank_ones(setting, layer, found, {}, config)
-
-
-def _rank_ones(
-    setting: Setting, layer: int, found: Located, update: WeightUpdate, config: RomeConfig
-) -> list[WeightUpdate]:
-    """Each edit's Δ of rank one, with `update` in force."""
+    gain_nd, R_mn = _gains(setting, layer, found, config), found.R_mn + _own(setting, layer, found, config)
     name = setting.layout.weight_name(layer)
-    C_dd = setting.second_moment(layer)
-    if config.mean_key:
-        R_mn = found.R_mn + _product(setting, name, update, (found.bare_nd - found.K_nd).T)  # v* − W k*
-        gain_nd = rank_one_gains(C_dd, found.K_nd.T, found.K_nd.T)
-    else:
-        R_mn, gain_nd = found.R_mn, rank_one_gains(C_dd, found.K_nd.T, found.bare_nd.T)
-    return [{name: factors(R_mn[:, i : i + 1], gain_nd[i : i + 1])} for i in range(len(gain_nd))]
+    return [{name: factors(R_mn[:, i : i + 1], gain_nd[i : i + 1])} for i in range(len(edits))]
 
 
-def _product(setting: Setting, name: str, update: WeightUpdate, X_dn: Tensor) -> Tensor:
-    """W X (m, n) float32 with `update` in force."""
-    product = setting.layout.oriented(setting.model.get_parameter(name)).float() @ X_dn
-    if name in update:
-        product += update[name].B.to(X_dn.device) @ (update[name].A.to(X_dn.device) @ X_dn)
-    return product
+def _gains(setting: Setting, layer: int, found: Located, config: RomeConfig) -> Tensor:
+    """Each edit's gain of rank one, (n, d) float64."""
+    at_nd = found.K_nd if config.mean_key else found.bare_nd
+    return rank_one_gains(setting.second_moment(layer), found.K_nd.T, at_nd.T)
 
 
-ROME = Method("rome", RomeConfig, compute_update, compute_independent_updates)
+def _own(setting: Setting, layer: int, found: Located, config: RomeConfig) -> Tensor:
+    """W (k − k*), (m, n): what makes v* − W k* of v* − W k, k being the bare prompt's key; zero for published ROME."""
+    if not config.mean_key:
+        return torch.zeros_like(found.R_mn)
+    W_md = setting.layout.oriented(setting.model.get_parameter(setting.layout.weight_name(layer))).float()
+    return W_md @ (found.bare_nd - found.K_nd).T
+
+
+def _left(norm: nn.Module | None, written_m: Tensor, missing_m: Tensor, changed_m: Tensor) -> Tensor:
+    """The residual of an edit after edits before it have changed what its layer writes."""
+    if norm is None:
+        return missing_m - changed_m
+    now_m, dtype = written_m + changed_m, next(norm.parameters()).dtype
+    moved_m = norm(now_m.to(dtype)).float() - norm(written_m.to(dtype)).float()
+    return change_before_norm(norm, now_m[None], (missing_m - moved_m)[None])[0]
+
+
+ROME = Method("rome", RomeConfig, compute_update, compute_independent_updates, rebases=True)

@@ -26,11 +26,12 @@ from torch import Tensor
 from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.features import at_places, gradient_parts
-from editing.methods.base import EDITS_AT_ONCE, BatchUpdate, Method, Setting
+from editing.methods.base import BatchUpdate, Method, Setting
 from editing.solve import factors
 from editing.targets import encode_targets
 from editing.weights import Factors, WeightUpdate
 
+EDITS_AT_ONCE = 16
 CONSTANT = 1e-7
 """A coordinate that varies by less than this share of its size is constant: what is left of it is rounding."""
 

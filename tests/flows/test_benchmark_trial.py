@@ -76,7 +76,7 @@ def unchanged(session: Session) -> bool:
     return base_digest(session.loaded.model) == session.loaded.digest
 
 
-@pytest.mark.parametrize("mode", ["sequential", "independent"])
+@pytest.mark.parametrize("mode", ["sequential", "independent", "rebase"])
 def test_a_benchmark_writes_the_documented_fields(run, sessions, mode, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(FACT_TEXT))
     result, rows = run(mode, EDITS, text=tmp_path / "text.txt")

@@ -74,7 +74,7 @@ def test_the_readme_shows_every_command(command):
         (2, "line 'main' knows no request 'nobody'; see errata history", ("history", "nobody")),
         (2, "nothing to try", ("trial",)),
         (1, "none.jsonl'", ("trial", "none.jsonl")),
-        (2, "--mode is 'together'; choose sequential", ("benchmark", "x", "--out", "y", "--mode", "together")),
+        (2, "mode is 'together'; choose one of sequential", ("benchmark", "x", "--out", "y", "--mode", "together")),
         (2, "Missing option '--out'", ("benchmark", "x.json")),
         (1, "none.json'", ("benchmark", "none.json", "--out", "never")),
         (2, "unknown method 'rune'", ("benchmark", "x", "--out", "y", "--method", "rune")),

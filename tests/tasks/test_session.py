@@ -13,12 +13,15 @@ from editing.errors import DigestMismatch, ModelError
 from editing.methods import compute_update, method_config
 from editing.methods.memit import MemitConfig
 from editing.models import base_digest, quiet_transformers
+from editing.weights import EditedWeights
 from tasks import prepared
 from tasks import session as module
 from tasks.lines import LineSpec
 from tasks.manifest import Manifest
+from tasks.objects import open_store
 from tasks.session import Session, open_session, pack, unpack
 from tasks.settings import Settings
+from tasks.snapshots import SnapshotStore
 from tests.conftest import tiny_model
 
 EDITS = [
@@ -199,13 +202,39 @@ def test_restoring_in_two_steps_is_restoring_at_once(opened):
     assert second.live == third.live == first.live
 
 
+def test_a_stored_line_goes_on_with_the_bits_it_would_have_had(opened, tmp_path):
+    """Through the store: factors, keys and digests are what the next batch needs."""
+    first, store, parent = opened(), SnapshotStore(open_store(str(tmp_path))), None
+    for number, edit in enumerate(EDITS[:2], start=1):
+        manifest, tensors = written(first, [edit])
+        published = store.publish(manifest.model_copy(update={"version": number, "parent": parent}), tensors)
+        parent = published.snapshot
+    second = opened()
+    second.restore((manifest, store.tensors(manifest)) for manifest in store.chain(parent))
+    assert second.live == first.live and second.weights.digests() == first.weights.digests()
+    assert written(second, EDITS[2:])[0].tensor_digests == written(first, EDITS[2:])[0].tensor_digests
+
+
+def test_a_chain_is_summed_once_and_digested_once(opened, monkeypatch):
+    first, second, calls = opened(), opened(), []
+    versions = [written(first, [edit]) for edit in EDITS]
+    for name in ("apply", "digests"):
+        real = getattr(EditedWeights, name)
+        monkeypatch.setattr(EditedWeights, name, lambda *a, real=real, name=name: calls.append(name) or real(*a))
+    second.restore(versions)
+    assert calls == ["apply", "digests"]
+
+
 def test_a_version_that_gives_other_tensors_than_recorded_is_refused(opened):
     manifest, tensors = written(opened())
     name, digest = next(iter(manifest.tensor_digests.items()))
     flipped = digest[:-1] + ("0" if digest[-1] != "0" else "1")
     wrong = manifest.model_copy(update={"tensor_digests": manifest.tensor_digests | {name: flipped}})
+    session = opened()
     with pytest.raises(DigestMismatch, match=f"version 1 of line 'main' gives other tensors than recorded: {name}"):
-        opened().restore([(wrong, tensors)])
+        session.restore([(wrong, tensors)])
+    assert base_digest(session.loaded.model) == session.loaded.digest
+    assert session.live == [] and session.setting.history.count == 0
 
 
 def test_one_flipped_bit_in_a_factor_is_refused(opened):
