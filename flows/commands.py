@@ -113,8 +113,11 @@ def _line(workplace: Workplace, line: str, definition: dict[str, Any]) -> LineSp
 
 
 def trial(file: Path | None, line: str, limit: int | None, json: bool) -> None:
+    from editing.methods import check_mode
+
     workplace = open_workplace()
     spec = _line(workplace, line, {})
+    check_mode(spec.config.method, "independent")
     if file is not None:
         records = islice(read_edits(file, parquet_rows=parquet_rows), limit)
         edits = [record for record in records if isinstance(record, Edit)]

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.config import MethodConfig
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.errors import ModelError
+from editing.errors import ModelError, SolveError
 from editing.history import KeyHistory
 from editing.keys import subject_keys, subject_states
 from editing.layout import ModelLayout
@@ -170,6 +170,10 @@ def locate(
     """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
 
     Only the bare prompts run up to the last edited layer; the other contexts end at their keys.
+
+    Raises:
+        SolveError: a key or a residual is not finite.
+        InvalidEdit: a subject is lost in tokenisation.
     """
     model, layout, last = setting.model, setting.layout, setting.layers[-1]
     pad_id = pad_token(setting.tokenizer)
@@ -188,6 +192,12 @@ def locate(
         K_nd += _gather(setting, edits, prefix, updates, keys)[0]
     left = last - layer + 1
     missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
+    for edit, finite in zip(edits, (K_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
+        if not finite:
+            raise SolveError(
+                f"edit '{edit.id}': its keys at layer {layer} or its value z* are not finite; leave it out, or choose "
+                "other layers"
+            )
     norm = layout.norm_after(model, layer)
     R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
     return Located(K_nd / len(setting.prefixes), bare_nd, R_nm.T, missing_nm, written_nm)

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from deltalake import write_deltalake
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pyarrow import table as arrow_table
 
+from editing.methods import METHODS
 from flows.cli import app
 from tests.flows.command import check_one_line, single
 
@@ -75,6 +77,8 @@ def test_the_readme_shows_every_command(command):
         (2, "nothing to try", ("trial",)),
         (1, "none.jsonl'", ("trial", "none.jsonl")),
         (2, "mode is 'together'; choose one of sequential", ("benchmark", "x", "--out", "y", "--mode", "together")),
+        (2, "method 'finetune' cannot write all facts together from the base; use sequential mode, or one of memit",
+         ("benchmark", "x", "--out", "never", "--method", "finetune", "--mode", "rebase")),
         (2, "Missing option '--out'", ("benchmark", "x.json")),
         (1, "none.json'", ("benchmark", "none.json", "--out", "never")),
         (2, "unknown method 'rune'", ("benchmark", "x", "--out", "y", "--method", "rune")),
@@ -85,6 +89,15 @@ def test_a_mistake_is_one_line_that_names_it(errata, monkeypatch, tmp_path, code
     monkeypatch.chdir(tmp_path)
     check_one_line(errata(*arguments), code, says)
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("benchmark", "x", "--out", "never", "--mode", "independent"), ("trial", "x"), ("trial",)]
+)
+def test_a_method_that_writes_no_edit_alone_is_refused_before_anything_is_read(errata, monkeypatch, arguments):
+    monkeypatch.setitem(METHODS, "memit", replace(METHODS["memit"], compute_independent_updates=None))
+    says = "method 'memit' cannot write edits independently of each other; use sequential mode, or one of alphaedit"
+    check_one_line(errata(*arguments), 2, says)
 
 
 @pytest.mark.parametrize(
