@@ -18,13 +18,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import run_body
 from editing.errors import StatisticsError
 from editing.files import write_atomically
-from editing.keys import capture_inputs, stop_after
+from editing.keys import capture_inputs, stop_before
 from editing.layout import ModelLayout
 from editing.tokens import align_rows, pad_token
 
 WINDOW = 128
 """Tokens of one row of text."""
 ROWS_AT_ONCE = 8
+SUMMED_AT_ONCE = 2048
+"""Tokens whose keys are multiplied together."""
+COLUMNS_AT_ONCE = 256
+"""Width of the blocks in which the upper triangle is computed."""
+SUMMATION = 2
+"""Raised when the numbers that the same text gives change: cached statistics are of one summation."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +138,17 @@ def collect_statistics(
 ) -> KeyStatistics:
     """Stream `texts` through the layers up to the last edited one and average k kᵀ over at most `max_tokens` tokens.
 
-    Products run in float32, sums in float64. Texts are cut into windows; `on_progress` hears the tokens done.
+    Texts are cut into windows; `on_progress` hears the tokens done.
 
     Raises:
         StatisticsError: there is no text, or the keys are not finite.
     """
     modules = {layer: layout.projection(model, layer) for layer in layers}
-    size = layout.key_size(model, layers[0])
-    sums = {layer: torch.zeros(size, size, dtype=torch.float64, device=model.device) for layer in layers}
-    last = layout.layer_list(model)[layers[-1]]
+    sums = {layer: _Sum(layout.key_size(model, layer), model.device) for layer in layers}
     done = 0
     for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
         aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
-        with capture_inputs(modules) as inputs, stop_after(last):
+        with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
             run_body(
                 model,
                 input_ids=aligned.input_ids,
@@ -153,15 +157,49 @@ def collect_statistics(
             )
         real = aligned.attention_mask.bool()
         for layer in layers:
-            keys = inputs[layer][real].float()
-            sums[layer] += keys.T @ keys
+            sums[layer].add(inputs[layer][real])
         done += int(real.sum())
         on_progress(done)
     if done == 0:
         raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
-    statistics = KeyStatistics({layer: (S / done).cpu() for layer, S in sums.items()}, done, base_digest, source)
+    moments = {layer: total.matrix().div_(done).cpu() for layer, total in sums.items()}
+    statistics = KeyStatistics(moments, done, base_digest, source)
     statistics.check(base_digest, layers)
     return statistics
+
+
+class _Sum:
+    """Σ k kᵀ of one layer, symmetric: only blocks on and above the diagonal are computed, half of the products.
+
+    Products run in float32 over a block of many tokens, where they are fast; blocks are summed in float64.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.waiting_td = torch.empty(SUMMED_AT_ONCE, size, device=device)
+        self.count = 0
+        self.upper_dd = torch.zeros(size, size, dtype=torch.float64, device=device)
+
+    def add(self, keys_td: Tensor) -> None:
+        """Keys of further tokens, in any precision."""
+        while len(keys_td):
+            fitting = keys_td[: SUMMED_AT_ONCE - self.count]
+            self.waiting_td[self.count : self.count + len(fitting)] = fitting
+            self.count += len(fitting)
+            keys_td = keys_td[len(fitting) :]
+            if self.count == SUMMED_AT_ONCE:
+                self._sum_up()
+
+    def matrix(self) -> Tensor:
+        """Σ k kᵀ, (d, d) float64; nothing can be added any more."""
+        self._sum_up()
+        upper_dd = self.upper_dd.triu_()
+        return upper_dd.add_(upper_dd.triu(1).T)
+
+    def _sum_up(self) -> None:
+        keys_td, self.count = self.waiting_td[: self.count], 0
+        for start in range(0, keys_td.shape[1], COLUMNS_AT_ONCE):
+            product = keys_td[:, start : start + COLUMNS_AT_ONCE].T @ keys_td[:, start:]
+            self.upper_dd[start : start + COLUMNS_AT_ONCE, start:] += product
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> Iterable[list[int]]:

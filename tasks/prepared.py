@@ -8,7 +8,7 @@ from pathlib import Path
 
 from editing.config import MethodConfig
 from editing.contexts import ROWS_AT_ONCE, TEXT_TOKENS, context_prefixes, sample_texts
-from editing.covariance import KeyStatistics, collect_statistics, text_digest
+from editing.covariance import SUMMATION, KeyStatistics, collect_statistics, text_digest
 from editing.errors import StatisticsError
 from editing.files import write_atomically
 from editing.layout import ModelLayout
@@ -86,7 +86,7 @@ def _statistics(
     on_progress: Progress,
 ) -> KeyStatistics:
     used = config.statistics_tokens
-    about = json.dumps([loaded.digest, layers, used, source])
+    about = json.dumps([loaded.digest, layers, used, source, SUMMATION])
     path = cache / "statistics" / f"{hashlib.sha256(about.encode()).hexdigest()}.safetensors"
     statistics = _read_statistics(path, loaded.digest, layers)
     if statistics is None:
