@@ -46,7 +46,7 @@ class MethodConfig(Config):
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
     contexts: int = Field(3, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
     context_tokens: int = Field(8, ge=1, le=64, description="Length of each sampled prefix.")
-    statistics_tokens: int = Field(8192, ge=1, description="Tokens of text behind the key statistics.")
+    statistics_tokens: int = Field(32768, ge=1, description="Tokens of text behind the key statistics.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
     search: ValueSearchConfig = ValueSearchConfig()
     spread: Literal["linear", "sqrt"] = Field(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from editing.edit import Edit
-from editing.tokens import encode_prompt, target_ids
+from editing.tokens import encode_in_context, target_ids
 
 KL_PROMPT = "{} is a"
 GROUP_COST = 40
@@ -42,8 +42,8 @@ def rows_of(
     Raises:
         InvalidEdit: the subject is lost in tokenisation.
     """
-    for context, prefix in enumerate(prefixes):
-        prompt = encode_prompt(tokenizer, prefix, edit.prompt, edit.subject)
+    for context in range(len(prefixes)):
+        prompt = encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject)
         targets = target_ids(tokenizer, edit.text, edit.target_new)
         first = len(prompt.ids) - 1
         yield SearchRow(
@@ -54,7 +54,7 @@ def rows_of(
             tuple(range(first, first + len(targets))),
             tuple(targets),
         )
-    prompt = encode_prompt(tokenizer, "", KL_PROMPT, edit.subject)
+    prompt = encode_in_context(tokenizer, prefixes, 0, KL_PROMPT, edit.subject)
     yield SearchRow(number, None, prompt.ids, prompt.subject_index, (len(prompt.ids) - 1,), ())
 
 

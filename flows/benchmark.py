@@ -144,7 +144,7 @@ def _edit_together(session: Session, edits: Sequence[Edit]) -> float:
     progress("solve", 0, 1)
     made = compute_rebase(session.setting, edits, z_star, session.config)
     session.weights.apply(made.update)
-    session.remember([edit.id for edit in edits], made.keys)
+    session.remember([edit.id for edit in edits], made)
     progress("solve", 1, 1)
     return time.perf_counter() - started
 

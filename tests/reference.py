@@ -19,6 +19,10 @@ def plain_search(
     targets = torch.tensor(target_ids(tokenizer, edit.text, edit.target_new))
     prompts = [encode_prompt(tokenizer, prefix, edit.prompt, edit.subject) for prefix in prefixes]
     prompts.append(encode_prompt(tokenizer, "", "{} is a", edit.subject))
+    for row, prompt in enumerate(prompts):  # ours, not published: no change at the first token of a text
+        if prompt.subject_index == 0 and len(prefixes) > 1:
+            template = "{} is a" if row == len(prefixes) else edit.prompt
+            prompts[row] = encode_prompt(tokenizer, prefixes[1], template, edit.subject)
     ids = [[*prompt.ids, *targets[:-1].tolist()] for prompt in prompts[:-1]] + [list(prompts[-1].ids)]
     width = max(map(len, ids))
     input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids])  # causal: what follows changes nothing

@@ -34,7 +34,7 @@ from editing.layout import ModelLayout
 from editing.low_rank import narrowed
 from editing.postnorm import change_before_norm
 from editing.solve import factors
-from editing.tokens import EncodedPrompt, encode_prompt, pad_token
+from editing.tokens import EncodedPrompt, encode_in_context, pad_token
 from editing.weights import EditedWeights, Factors, WeightUpdate, overlay
 
 TOKENS_AT_ONCE = 1024
@@ -129,7 +129,7 @@ class Located:
     R_mn: Tensor
     """What the layer is to write in addition, (m, n) float32."""
     missing_nm: Tensor
-    """(z* − z) / (L − l + 1), or its like by `spread`: R before a norm behind the layer is looked at, (n, m) float32."""
+    """(z* − z) / (L − l + 1), or its like by `spread`: R before the layer is looked at, (n, m) float32."""
     written_nm: Tensor
     """What the layer's down projection writes at the bare prompts, (n, m) float32."""
 
@@ -185,11 +185,10 @@ def locate(
     def keys(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
         return [subject_keys(model, layout, prompts, layer, pad_id, alike=alike)]
 
-    bare, *others = setting.prefixes
-    bare_nd, written_nm, hidden_nm = _gather(setting, edits, bare, updates, states)
+    bare_nd, written_nm, hidden_nm = _gather(setting, edits, 0, updates, states)
     K_nd = bare_nd.clone()
-    for prefix in others:
-        K_nd += _gather(setting, edits, prefix, updates, keys)[0]
+    for context in range(1, len(setting.prefixes)):
+        K_nd += _gather(setting, edits, context, updates, keys)[0]
     left = last - layer + 1
     missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
     for edit, finite in zip(edits, (K_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
@@ -206,13 +205,15 @@ def locate(
 def _gather(
     setting: Setting,
     edits: Sequence[Edit],
-    prefix: str,
+    context: int,
     updates: Sequence[WeightUpdate],
     read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
 ) -> list[Tensor]:
-    """What `read` finds for each edit after `prefix`, (n, ·) each: prompts of like length are read together."""
+    """What `read` finds for each edit in that context, (n, ·) each: prompts of like length are read together."""
     model, layout = setting.model, setting.layout
-    prompts = [encode_prompt(setting.tokenizer, prefix, edit.prompt, edit.subject) for edit in edits]
+    prompts = [
+        encode_in_context(setting.tokenizer, setting.prefixes, context, edit.prompt, edit.subject) for edit in edits
+    ]
     alike = not any(updates) or all(update is updates[0] for update in updates)
     found: list[Tensor] = []
     with overlay(model, layout, updates[0] if alike else {}):

@@ -32,7 +32,7 @@ from editing.weights import WeightUpdate
 
 class MemitConfig(MethodConfig):
     method: Literal["memit"] = "memit"
-    statistics_weight: float = Field(2000.0, gt=0, description="λ: weight of general text against the facts.")
+    statistics_weight: float = Field(1000.0, gt=0, description="λ: weight of general text against the facts.")
     history: bool = Field(True, description="Keep the keys of earlier facts in the solve; false: as published.")
     ridge: float = Field(0.0, ge=0, description="Weight of |Δ|² in the objective, in units of C's mean eigenvalue.")
     neurons: float | None = Field(

@@ -88,7 +88,7 @@ def without_offsets(made: Setting) -> Setting:
 
 TOO_LONG = "edit 'long': prompt and target take .* tokens, the model reads 256 .*; shorten the prompt"
 LOST = "subject 'Ada Lovelace' is lost when .* is tokenised; write it without unusual characters"
-DIVERGED = "the loss became nan at step 1; lower learning_rate .* or leave the edit out"
+DIVERGED = "the loss became nan at step 1; lower search.step_length .* or leave the edit out"
 ANY_METHOD = {
     "NaN in a search": (with_weight(3, float("nan")), search(), SearchError, DIVERGED),
     "infinity in a search": (with_weight(3, float("inf")), search(), SearchError, DIVERGED),
