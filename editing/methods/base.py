@@ -129,7 +129,7 @@ class Located:
     R_mn: Tensor
     """What the layer is to write in addition, (m, n) float32."""
     missing_nm: Tensor
-    """(z* − z) / (L − l + 1), or its like by `spread`: R before the layer is looked at, (n, m) float32."""
+    """(z* − z) / (L − l + 1), or its like by `spread`: R but for a norm behind the layer, (n, m) float32."""
     written_nm: Tensor
     """What the layer's down projection writes at the bare prompts, (n, m) float32."""
 
