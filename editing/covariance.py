@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
@@ -20,6 +20,7 @@ from editing.errors import StatisticsError
 from editing.files import write_atomically
 from editing.keys import capture_inputs, stop_before
 from editing.layout import ModelLayout
+from editing.onednn import fast_linear
 from editing.tokens import align_rows, pad_token
 
 WINDOW = 128
@@ -27,7 +28,7 @@ WINDOW = 128
 ROWS_AT_ONCE = 8
 SUMMED_AT_ONCE = 2048
 """Tokens whose keys are multiplied together."""
-COLUMNS_AT_ONCE = 256
+BLOCK = 256
 """Width of the blocks in which the upper triangle is computed."""
 SUMMATION = 2
 """Raised when the numbers that the same text gives change: cached statistics are of one summation."""
@@ -146,23 +147,24 @@ def collect_statistics(
     modules = {layer: layout.projection(model, layer) for layer in layers}
     sums = {layer: _Sum(layout.key_size(model, layer), model.device) for layer in layers}
     done = 0
-    for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
-        aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
-        with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
-            run_body(
-                model,
-                input_ids=aligned.input_ids,
-                attention_mask=aligned.attention_mask,
-                position_ids=aligned.position_ids,
-            )
-        real = aligned.attention_mask.bool()
-        for layer in layers:
-            sums[layer].add(inputs[layer][real])
-        done += int(real.sum())
-        on_progress(done)
-    if done == 0:
-        raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
-    moments = {layer: total.matrix().div_(done).cpu() for layer, total in sums.items()}
+    with fast_linear(model):
+        for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
+            aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
+            with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
+                run_body(
+                    model,
+                    input_ids=aligned.input_ids,
+                    attention_mask=aligned.attention_mask,
+                    position_ids=aligned.position_ids,
+                )
+            real = aligned.attention_mask.bool()
+            for layer in layers:
+                sums[layer].add(inputs[layer][real])
+            done += int(real.sum())
+            on_progress(done)
+        if done == 0:
+            raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
+        moments = {layer: total.matrix().div_(done).cpu() for layer, total in sums.items()}
     statistics = KeyStatistics(moments, done, base_digest, source)
     statistics.check(base_digest, layers)
     return statistics
@@ -191,15 +193,16 @@ class _Sum:
 
     def matrix(self) -> Tensor:
         """Σ k kᵀ, (d, d) float64; nothing can be added any more."""
-        self._sum_up()
+        if self.count:
+            self._sum_up()
         upper_dd = self.upper_dd.triu_()
         return upper_dd.add_(upper_dd.triu(1).T)
 
     def _sum_up(self) -> None:
-        keys_td, self.count = self.waiting_td[: self.count], 0
-        for start in range(0, keys_td.shape[1], COLUMNS_AT_ONCE):
-            product = keys_td[:, start : start + COLUMNS_AT_ONCE].T @ keys_td[:, start:]
-            self.upper_dd[start : start + COLUMNS_AT_ONCE, start:] += product
+        keys_dt, self.count = self.waiting_td[: self.count].T.contiguous(), 0
+        for start in range(0, len(keys_dt), BLOCK):
+            product = nn.functional.linear(keys_dt[start : start + BLOCK], keys_dt[start:])  # x Wᵀ, which may run fast
+            self.upper_dd[start : start + BLOCK, start:] += product
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> Iterable[list[int]]:

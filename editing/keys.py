@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from editing.body import run_body
 from editing.layout import ModelLayout
+from editing.onednn import fast_linear
 from editing.tokens import EncodedPrompt, Rows, align_rows
 
 SHARED_TOKENS = 4
@@ -193,13 +194,14 @@ def _run_to_subjects(
 def _run(model: PreTrainedModel, rows: Rows, before: int, cache: Cache | None) -> None:
     """One pass over `rows`, whose first `before` tokens are in the cache."""
     seen = rows.attention_mask.new_ones(len(rows.attention_mask), before)
-    run_body(
-        model,
-        input_ids=rows.input_ids,
-        attention_mask=torch.cat([seen, rows.attention_mask], dim=1),
-        position_ids=rows.position_ids + before,
-        cache=cache,
-    )
+    with fast_linear(model):
+        run_body(
+            model,
+            input_ids=rows.input_ids,
+            attention_mask=torch.cat([seen, rows.attention_mask], dim=1),
+            position_ids=rows.position_ids + before,
+            cache=cache,
+        )
 
 
 def _beginning(rows: Sequence[tuple[int, ...]]) -> int:

@@ -21,6 +21,9 @@ from editing.weights import EditedWeights, Factors, overlay
 from tasks.parquet import parquet_rows
 from tasks.settings import load_settings
 from tests.benchmarks.independent import bench_independent
+from tests.benchmarks.rebase import bench_rebase
+from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
+from tests.benchmarks.statistics import bench_statistics
 from tests.benchmarks.timing import ratio as _ratio
 from tests.benchmarks.timing import timed as _timed
 from tests.benchmarks.values import bench_as_used, bench_equal_steps
@@ -83,6 +86,11 @@ KNOWN = {
     "value-search-as-used": bench_as_used,
     "overlay": bench_overlay,
     "independent": bench_independent,
+    "statistics": bench_statistics,
+    "rebase": bench_rebase,
+    "batch": bench_batch,
+    "accumulation": bench_accumulation,
+    "large": bench_large,
 }
 
 if __name__ == "__main__":
