@@ -1,0 +1,42 @@
+"""Keys and states are each prompt's own, whatever stands beside it in the batch and whatever they begin with."""
+
+import pytest
+import torch
+
+from editing.keys import subject_keys, subject_states
+from editing.layout import layout_of
+from editing.tokens import encode_prompt
+from tests.families import FAMILIES, tiny_family
+
+PREFIX = "The old man said that the sea is near. "
+PROMPTS = [("{} lives in", "Ada Lovelace"), ("The river {} flows", "Nile"), ("{}", "x"), ("I saw {} there", "the moon")]
+KEY_LAYER, LAST = 1, 2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_common_beginning_that_runs_once_changes_nothing(name):
+    tiny = tiny_family(name)
+    layout, passes = layout_of(tiny.model), []
+    prompts = [encode_prompt(tiny.tokenizer, PREFIX, prompt, subject) for prompt, subject in PROMPTS]
+    handle = tiny.model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    together = subject_states(tiny.model, layout, prompts, KEY_LAYER, LAST, 0, alike=True)
+    keys = subject_keys(tiny.model, layout, prompts, KEY_LAYER, 0, alike=True)
+    handle.remove()
+    beginning = passes[0][1]
+    assert passes[0][0] == 1 and beginning >= 8 and passes[2:] == passes[:2]
+    assert passes[1] == (4, max(p.subject_index + 1 for p in prompts) - beginning)
+    for i, prompt in enumerate(prompts):
+        alone = subject_states(tiny.model, layout, [prompt], KEY_LAYER, LAST, 0)
+        for found, expected in zip(vars(together).values(), vars(alone).values(), strict=True):
+            torch.testing.assert_close(found[i : i + 1], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(keys[i : i + 1], alone.keys, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_prompts_that_are_the_same_text_are_no_special_case(tiny_llama, count):
+    prompts = [encode_prompt(tiny_llama.tokenizer, PREFIX, "{} lives in", "Ada")] * count
+    states = subject_states(tiny_llama.model, layout_of(tiny_llama.model), prompts, KEY_LAYER, LAST, 0, alike=True)
+    plain = subject_states(tiny_llama.model, layout_of(tiny_llama.model), prompts[:1], KEY_LAYER, LAST, 0)
+    torch.testing.assert_close(states.hidden, plain.hidden.repeat(count, 1), atol=1e-5, rtol=1e-4)
