@@ -1,5 +1,6 @@
 """All facts written together from the base, their values given: `--data counterfact_dev.parquet --edits 1000`."""
 
+import time
 from unittest.mock import patch
 
 import torch
@@ -31,14 +32,16 @@ def bench_rebase(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     noise_nm = torch.randn(present_nm.shape, generator=torch.Generator().manual_seed(0))
     z_star_nm = present_nm + NOISE * present_nm.norm(dim=1, keepdim=True) * noise_nm / hidden**0.5
     reading: list[float] = []
+    started = time.process_time()
     with patch("editing.methods.base.locate", timing(locate, reading)):
         computing, made = timed(lambda: compute_rebase(setting, edits, z_star_nm, config))
     weights = EditedWeights(loaded.model, layout)
     writing, undo = timed(lambda: weights.apply(made.update))
+    processor = time.process_time() - started
     weights.revert(undo)
     keys = sum(reading)
     print(
         f"rebase of {len(edits)} facts, layers {list(layers)}, {len(prefixes)} contexts: {computing + writing:.1f} s: "
         f"keys {keys:.1f} s ({', '.join(f'{s:.1f}' for s in reading)}), solve {computing - keys:.2f} s, "
-        f"apply {writing:.2f} s"
+        f"apply {writing:.2f} s; {processor:.1f} s of processor time on {torch.get_num_threads()} threads"
     )
