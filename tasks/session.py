@@ -30,6 +30,8 @@ from tasks.prepared import Progress, prepare, silent
 from tasks.settings import Settings
 
 FLUENCY_SEED = 0
+VALUES_VERSION = 2
+"""Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Session:
 
     def _value_path(self, edit: Edit) -> Path:
         about = {
+            "version": VALUES_VERSION,
             "search": self.config.search.model_dump(exclude={"edits_at_once"}),
             "layer": self.setting.layers[-1],
             "prefixes": self.setting.prefixes,
