@@ -15,7 +15,7 @@ from editing.layout import LAYOUTS, layout_of
 from editing.methods.memit import MemitConfig, Setting, compute_update
 from editing.models import base_digest
 from editing.scoring import score
-from editing.tokens import encode_prompt, target_ids
+from editing.tokens import encode_in_context, target_ids
 from editing.values import search_values
 from editing.weights import EditedWeights
 from tests.families import FAMILIES, tiny_family
@@ -57,8 +57,8 @@ def setting_for(tiny, layers=(1,), prefixes=("",)) -> Setting:
     return Setting(tiny.model, tiny.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
 
 
-def states(tiny, edits, layer, hidden_layer=None):
-    prompts = [encode_prompt(tiny.tokenizer, "", edit.prompt, edit.subject) for edit in edits]
+def states(tiny, edits, layer, hidden_layer=None, prefixes=("",)):
+    prompts = [encode_in_context(tiny.tokenizer, prefixes, 0, edit.prompt, edit.subject) for edit in edits]
     return subject_states(tiny.model, layout_of(tiny.model), prompts, layer, hidden_layer or layer, 0)
 
 
@@ -111,13 +111,13 @@ def test_bfloat16_runs_from_search_to_written_weights(name):
     found = search_values(tiny.model, tiny.tokenizer, layout, EDITS, 2, CONFIG, PREFIXES)
     z_star = torch.stack([value.z_star for value in found])
     batch = compute_update(setting, EDITS, z_star, MemitConfig(statistics_weight=1e-6))
-    before, distance = dict(tiny.model.named_parameters()), (z_star - states(tiny, EDITS, 1, 2).hidden).norm()
+    before, distance = dict(tiny.model.named_parameters()), (z_star - states(tiny, EDITS, 1, 2, PREFIXES).hidden).norm()
     before = {name: before[name].clone() for name in batch.update}
     EditedWeights(tiny.model, layout).apply(batch.update)
     for weight, old in before.items():
         new = tiny.model.get_parameter(weight)
         assert new.dtype == torch.bfloat16 and new.isfinite().all() and not torch.equal(new, old)
-    assert (z_star - states(tiny, EDITS, 1, 2).hidden).norm() < distance
+    assert (z_star - states(tiny, EDITS, 1, 2, PREFIXES).hidden).norm() < distance
 
 
 @every_family

@@ -165,13 +165,15 @@ def test_a_linear_layer_by_onednn_gives_the_same(bias):
     torch.testing.assert_close(onednn_linear(x.mT.contiguous().mT, W, b), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_fast_products_leave_gradients_and_other_dtypes_to_torch(tiny_llama, monkeypatch):
+def test_fast_products_leave_gradients_of_weights_few_tokens_and_other_dtypes_to_torch(tiny_llama, monkeypatch):
     calls: list[torch.dtype] = []
     monkeypatch.setattr(onednn, "onednn_linear", lambda x, W, b: calls.append(x.dtype) or x @ W.T)
     layer = tiny_llama.model.model.layers[1].mlp.down_proj
     x = torch.randn(3, 30, 64)
     with onednn.fast_linear(tiny_llama.model):
+        layer.requires_grad_(True)
         layer(x)
+        layer.requires_grad_(False)
         with torch.no_grad():
             layer(x[:1, :3])
             layer.double()(x.double())
