@@ -18,12 +18,11 @@ from tests.benchmarks.sequence import Data, Point, as_json, follow, markdown, op
 FIRST, COUNT = 200, 100
 CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("memit", {"statistics_weight": weight}) for weight in (500.0, 1000.0, 2000.0)),
-    *(("memit", {"statistics_weight": weight, "protect": 0.1}) for weight in (250.0, 500.0, 1000.0, 2000.0)),
-    *(
-        ("memit", {"statistics_weight": 500.0, "protect": 0.1, "layers": layers})
-        for layers in ([3, 4, 5], [3, 4, 5, 6])
-    ),
-    ("memit", {"statistics_weight": 500.0, "protect": 0.1, "contexts": 5}),
+    *(("memit", {"statistics_weight": weight, "protect": 0.1}) for weight in (500.0, 1000.0)),
+    *(("memit", {"statistics_weight": weight, "contexts": 5}) for weight in (500.0, 1000.0)),
+    *(("memit", {"statistics_tokens": tokens}) for tokens in (8192, 65536)),
+    *(("memit", {"layers": layers}) for layers in ([3, 4, 5], [2, 3, 4, 5, 6])),
+    ("memit", {"search": {"stop_loss": 0.02}}),
     *(("alphaedit", {"nullspace_threshold": threshold}) for threshold in (0.3, 1.0)),
 )
 
