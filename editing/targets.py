@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import run_body
 from editing.edit import Edit
 from editing.errors import ModelError
+from editing.scoring import output_logits
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 
 
@@ -69,7 +70,7 @@ def target_loss(model: PreTrainedModel, targets: Targets) -> Tensor:
     final = run_body(
         model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
     ).last_hidden_state
-    logits = model.get_output_embeddings()(final[targets.places[:, 0], targets.places[:, 1]]).float()
+    logits = output_logits(model, final[targets.places[:, 0], targets.places[:, 1]]).float()
     return (nn.functional.cross_entropy(logits, targets.tokens, reduction="none") * targets.weights).sum()
 
 
