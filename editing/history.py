@@ -23,7 +23,6 @@ class _Known:
     factor: GrowingFactor
     source: object
     about: tuple[object, ...]
-    folds: int
 
 
 @dataclass
@@ -39,7 +38,6 @@ class KeyHistory:
     moments: dict[str, Tensor] = field(default_factory=dict)
     """Σ 1, Σ z and Σ z² of a weight's features z, (3, d + m) float64."""
     count: int = 0
-    _folds: dict[int, int] = field(default_factory=dict, repr=False)
     _known: dict[int, _Known] = field(default_factory=dict, repr=False)
 
     def add(self, keys: dict[int, Tensor], moments: Mapping[str, Tensor] | None = None) -> None:
@@ -48,7 +46,6 @@ class KeyHistory:
             K = torch.cat([self.recent.get(layer, K_nd[:0]), K_nd])
             if len(K) * RECENT_SHARE >= K.shape[1]:
                 self.grams[layer], K = _plus(self.grams.get(layer), K), K[:0]
-                self._folds[layer] = self._folds.get(layer, 0) + 1
                 self._known.pop(layer, None)
             self.recent[layer] = K
         for name, sums in (moments or {}).items():
@@ -78,10 +75,10 @@ class KeyHistory:
         Raises:
             SolveError: M(H) is singular or not finite.
         """
-        known, folds = self._known.get(layer), self._folds.get(layer, 0)
-        if known is None or known.source is not source or (known.about, known.folds) != (about, folds):
+        known = self._known.get(layer)
+        if known is None or known.source is not source or known.about != about:
             self._known.pop(layer, None)  # first, so that two factors never stand in memory
-            known = _Known(GrowingFactor.of(matrix(self.grams.get(layer))), source, about, folds)
+            known = _Known(GrowingFactor.of(matrix(self.grams.get(layer))), source, about)
             self._known[layer] = known
         recent = self.recent.get(layer)
         if recent is not None and len(recent) > known.factor.count:

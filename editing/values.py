@@ -115,7 +115,7 @@ class _Search:
                 before[i] = value if step == 1 else before[i]
                 steps[i] = step
             # Published Adam ends where it stands; steps of fixed length may pass the best place, so it is kept.
-            taken = loss.detach() < kept_loss_n[active] if config.optimiser != "adam" else torch.ones_like(missed) > 0
+            taken = (loss.detach() < kept_loss_n[active]) | (config.optimiser == "adam")
             kept_nm[active[taken]], kept_loss_n[active[taken]] = delta.detach()[taken], loss.detach()[taken]
             going = loss.detach() >= config.stop_loss
             if config.stop_at_argmax:

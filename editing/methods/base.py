@@ -75,7 +75,6 @@ class Setting:
     def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
         """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d), where the model is."""
         self.statistics.moment(layer, self.layout.key_size(self.model, layer))
-        self.statistics.moment(layer, self.layout.key_size(self.model, layer))
         return self.statistics.spectrum(layer, self.model.device)
 
     def earlier_keys(self, layer: int) -> Tensor:

@@ -16,14 +16,13 @@ papers' code, rescales coordinates, here those of B.) Neither key statistics nor
 Shapes: d = key size, m = hidden size, t = tokens, r = rank of X.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from editing.body import run_body
 from editing.config import OneLayerConfig
@@ -33,7 +32,7 @@ from editing.methods.base import BatchUpdate, Method, Setting, only_layer
 from editing.methods.training import descend
 from editing.targets import encode_targets
 from editing.tokens import Rows
-from editing.weights import Factors, WeightUpdate
+from editing.weights import Factors, WeightUpdate, overlay
 
 
 class FineTuneConfig(OneLayerConfig):
@@ -83,7 +82,8 @@ def _tune(setting: Setting, layer: int, edits: Sequence[Edit], config: FineTuneC
         append_eos=config.append_eos,
     )
     Q_dr = _basis(setting, layer, encode(edits).rows)
-    W = setting.model.get_parameter(setting.layout.weight_name(layer))
+    name = setting.layout.weight_name(layer)
+    W = setting.model.get_parameter(name)
     limit = config.norm_limit * float(W.float().norm())
     B_mr = torch.zeros(setting.layout.oriented(W).shape[0], Q_dr.shape[1], device=Q_dr.device, requires_grad=True)
 
@@ -91,7 +91,7 @@ def _tune(setting: Setting, layer: int, edits: Sequence[Edit], config: FineTuneC
     def bound() -> None:
         B_mr.mul_((limit / B_mr.norm()).clamp(max=1))  # |B Qᵀ| = |B|
 
-    with _changed(setting.layout.projection(setting.model, layer), B_mr, Q_dr):
+    with overlay(setting.model, setting.layout, {name: Factors(B_mr, Q_dr.T)}):  # gradients pass through to B
         descend(
             setting,
             edits,
@@ -123,20 +123,6 @@ def _basis(setting: Setting, layer: int, rows: Rows) -> Tensor:
     _, singular, Vh_rd = torch.linalg.svd(X_td, full_matrices=False)
     Q_rd: Tensor = Vh_rd[singular > 1e-6 * singular[0]]
     return Q_rd.T.float()
-
-
-@contextmanager
-def _changed(module: nn.Module, B_mr: Tensor, Q_dr: Tensor) -> Iterator[None]:
-    """Inside, `module` computes with W + B Qᵀ, and gradients reach B."""
-
-    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + ((args[0].float() @ Q_dr) @ B_mr.T).to(output.dtype)
-
-    handle = module.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 FINETUNE = Method(

@@ -24,8 +24,7 @@ from tests.benchmarks.independent import bench_independent
 from tests.benchmarks.rebase import bench_rebase
 from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
 from tests.benchmarks.statistics import bench_statistics
-from tests.benchmarks.timing import ratio as _ratio
-from tests.benchmarks.timing import timed as _timed
+from tests.benchmarks.timing import ratio, timed
 from tests.benchmarks.values import bench_as_used, bench_equal_steps
 
 REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
@@ -69,15 +68,15 @@ def bench_overlay(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
             evaluate(loaded.model, loaded.tokenizer, [edit])
             weights.revert(undo)
 
-    times = [(_timed(overlaid)[0], _timed(written)[0]) for _ in range(rounds)]
+    times = [(timed(overlaid)[0], timed(written)[0]) for _ in range(rounds)]
     print("single edits evaluated as overlays, against written and reverted:",
-          _ratio([slow for _, slow in times], [fast for fast, _ in times]))  # fmt: skip
+          ratio([slow for _, slow in times], [fast for fast, _ in times]))  # fmt: skip
 
 
 def matmul_rate(size: int = 1536, repeats: int = 8) -> float:
     """Measured GFLOP/s of a float32 matrix product."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    times = [_timed(lambda: a @ b)[0] for _ in range(repeats)]
+    times = [timed(lambda: a @ b)[0] for _ in range(repeats)]
     return 2 * size**3 / statistics.median(times) / 1e9
 
 

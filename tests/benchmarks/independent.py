@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from editing.config import layers_for
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.methods.memit import MemitConfig
 from editing.metrics import EditScores, evaluate
 from editing.models import LoadedModel
 from editing.weights import EditedWeights, Factors, WeightUpdate
+from tests.benchmarks.statistics import preset_layers
 from tests.benchmarks.timing import ratio, timed
 from tests.reference import plain_metrics
 
@@ -72,8 +71,7 @@ def bench_independent(loaded: LoadedModel, edits: list[Edit], rounds: int) -> No
 
 def random_updates(loaded: LoadedModel, count: int) -> list[WeightUpdate]:
     """As a locate-then-edit method makes them: rank one at each layer of the model's preset."""
-    layout, config = layout_of(loaded.model), loaded.model.config.get_text_config()
-    layers = layers_for(MemitConfig(), config.model_type, config.num_hidden_layers, config.hidden_size)
+    layout, layers = layout_of(loaded.model), preset_layers(loaded.model)
     generator, updates = torch.Generator().manual_seed(0), []
     for _ in range(count):
         update = {}

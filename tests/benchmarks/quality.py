@@ -7,11 +7,12 @@ Each method's result is kept under --out as soon as it is there; the command goe
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from editing.files import write_atomically
-from tests.benchmarks.sequence import Data, Point, as_json, follow, markdown, open_method
+from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MEMIT with history (default)": ("memit", {}),
@@ -44,8 +45,8 @@ def main() -> None:
             session = open_method(*METHODS[name])
             points = []
             for point in follow(session, data, POINTS, cached=False):
-                print(name, as_json(point), flush=True)
-                points.append(as_json(point))
+                print(name, asdict(point), flush=True)
+                points.append(asdict(point))
             about = {"config": session.config.model_dump(mode="json"), "layers": session.setting.layers}
             write_atomically(path, json.dumps(about | {"points": points}, indent=1).encode())
         table += [(name, Point(**point)) for point in json.loads(path.read_text())["points"]]

@@ -1,9 +1,8 @@
 """Edits in sequence, measured on the way: what the quality table and the search for parameters share."""
 
-import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from editing.ability import perplexity
 from editing.edit import Edit
 from editing.methods import compute_update, method_config
 from editing.metrics import EditScores, evaluate, summarise
-from editing.readers import read_edits
+from flows.benchmark import read_benchmark
 from tasks.lines import LineSpec
-from tasks.parquet import parquet_rows, read_text
+from tasks.parquet import read_text
 from tasks.session import Session, open_session
 from tasks.settings import load_settings
 
@@ -42,10 +41,7 @@ class Data:
     """Edits of a file in the order of a seeded shuffle, and text for perplexity."""
 
     def __init__(self, data: Path, text: Path, first: int, count: int, seed: int = 0) -> None:
-        edits = [record for record in read_edits(data, parquet_rows=parquet_rows) if isinstance(record, Edit)]
-        edits = list({edit.id: edit for edit in edits}.values())
-        random.Random(seed).shuffle(edits)
-        self.edits, self.text = edits[first : first + count], text
+        self.edits, self.text = read_benchmark(data, first + count, seed)[first:], text
         self.base_perplexity: dict[str, float] = {}
 
     @cached_property
@@ -123,7 +119,3 @@ def markdown(named: Sequence[tuple[str, Point]]) -> str:
             f" | {p.seconds_per_edit:.2f} |"
         )
     return "\n".join(lines)
-
-
-def as_json(point: Point) -> dict[str, Any]:
-    return asdict(point)

@@ -9,11 +9,12 @@ Values are searched once for each place and search, and read from the cache by e
 import argparse
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from editing.files import write_atomically
-from tests.benchmarks.sequence import Data, Point, as_json, follow, markdown, open_method
+from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
 
 FIRST, COUNT = 200, 100
 CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -43,7 +44,7 @@ def main() -> None:
         path = asked.out / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
         if not path.exists():
             [point] = follow(open_method(method, options), data, (COUNT,), cached=True)
-            write_atomically(path, json.dumps({"name": name, **as_json(point)}, indent=1).encode())
+            write_atomically(path, json.dumps({"name": name, **asdict(point)}, indent=1).encode())
         found = json.loads(path.read_text())
         table.append((found.pop("name"), Point(**found)))
         print(markdown(table[-1:]).splitlines()[-1], flush=True)
