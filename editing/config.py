@@ -44,9 +44,9 @@ class MethodConfig(Config):
     late_layers: ClassVar[bool] = False
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
-    contexts: int = Field(3, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
-    context_tokens: int = Field(8, ge=1, le=64, description="Length of each sampled prefix.")
-    statistics_tokens: int = Field(32768, ge=1, description="Tokens of text behind the key statistics.")
+    contexts: int = Field(5, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
+    context_tokens: int = Field(16, ge=1, le=64, description="Length of each sampled prefix.")
+    statistics_tokens: int = Field(65536, ge=1, description="Tokens of text behind the key statistics.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
     search: ValueSearchConfig = ValueSearchConfig()
     spread: Literal["linear", "sqrt"] = Field(

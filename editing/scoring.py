@@ -177,8 +177,7 @@ def _score_batch(model: PreTrainedModel, jobs: Sequence[_Job], pad_id: int) -> d
     asked = [(i, query, job.tree.paths[query.row]) for i, job in enumerate(jobs) for query in job.queries]
     places = [(i, path[query.first + k]) for i, query, path in asked for k in range(len(query.target))]
     slots = {place: slot for slot, place in enumerate(dict.fromkeys(places))}
-    additive = model.config.get_text_config()._attn_implementation == "eager"
-    rows = lay_out([job.tree for job in jobs], pad_id, model.dtype, additive=additive)
+    rows = lay_out([job.tree for job in jobs], pad_id, model)
     with overlay(model, layout_of(model), [job.update for job in jobs]):
         hidden = hidden_states(model, rows)
     row_of, index_of = torch.tensor(list(slots), device=hidden.device).unbind(1)

@@ -6,7 +6,7 @@ position it has in its own text, with a mask that shows it its ancestors and not
 may stand in the same row, since they see nothing of each other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,14 @@ class Tree:
         self.positions.extend(range(len(start), len(text)))
         self.ids.extend(text[len(start) :])
         self.paths[text] = path
+
+    def beginnings(self, lengths: Mapping[Text, int]) -> tuple["Tree", list[int]]:
+        """The tree of the first tokens of its texts, so many of each, and where each of its tokens stood."""
+        kept = sorted({index for text, length in lengths.items() for index in self.paths[text][:length]})
+        place = {index: i for i, index in enumerate(kept)} | {-1: -1}
+        paths = {text[:length]: [place[i] for i in self.paths[text][:length]] for text, length in lengths.items()}
+        parts = [self.ids[i] for i in kept], [place[self.parents[i]] for i in kept], [self.positions[i] for i in kept]
+        return Tree(*parts, paths), kept
 
     @property
     def branched(self) -> bool:
@@ -93,14 +101,14 @@ def may_branch(model: PreTrainedModel, longest: int) -> bool:
     return plain and takes_positions(model) and (window is None or longest <= window)
 
 
-def lay_out(trees: Sequence[Tree], pad_id: int, dtype: torch.dtype, *, additive: bool) -> Rows:
-    """The trees as rows of one batch, padded on the right.
+def lay_out(trees: Sequence[Tree], pad_id: int, model: PreTrainedModel) -> Rows:
+    """The trees as rows of one batch for this model, padded on the right, where the model is.
 
-    The mask is (b, s) while no tree has branches, else (b, 1, s, s): True where a token sees another, or in `dtype`
-    what is added to the attention's scores.
+    The mask is (b, s) while no tree has branches, else (b, 1, s, s): True where a token sees another, or what eager
+    attention adds to its scores.
     """
     if not any(tree.branched for tree in trees):
-        return align_rows([tree.ids for tree in trees], [0] * len(trees), pad_id)
+        return align_rows([tree.ids for tree in trees], [0] * len(trees), pad_id).to(model.device)
     size = max(map(len, trees))
     input_ids = torch.full((len(trees), size), pad_id)
     position_ids = torch.zeros(len(trees), size, dtype=torch.long)
@@ -114,7 +122,9 @@ def lay_out(trees: Sequence[Tree], pad_id: int, dtype: torch.dtype, *, additive:
             sees[i, token, token] = True
         sees[i, range(len(tree), size), range(len(tree), size)] = True  # padding that saw nothing would be NaN
     mask = torch.from_numpy(sees).unsqueeze(1)
-    return Rows(input_ids, _added(mask, dtype) if additive else mask, position_ids, 0)
+    if model.config.get_text_config()._attn_implementation == "eager":
+        mask = _added(mask, model.dtype)
+    return Rows(input_ids, mask, position_ids, 0).to(model.device)
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

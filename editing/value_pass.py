@@ -7,22 +7,21 @@ columns through the later layers only.
 Shapes: b = rows, P = columns before the subject's last token, S = columns from it on, m = hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from editing.body import run_body
 from editing.keys import capture_output, hidden_of, stop_after
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
 from editing.scoring import output_logits
-from editing.tokens import Rows, align_rows
-from editing.value_rows import SearchRow
+from editing.tokens import Rows
 
 
 class _FixedPrefix(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
@@ -164,37 +163,3 @@ class TailGroup:
             weights=self.weights[keep_place],
             base_logprobs=None if self.base_logprobs is None else self.base_logprobs[keep_place[self.targets < 0]],
         )
-
-
-@torch.no_grad()
-def freeze(upper: UpperLayers, rows: Sequence[SearchRow], contexts: int, kl_weight: float, pad_id: int) -> TailGroup:
-    """Run once what does not depend on δ: the layers up to L everywhere, the later ones before the subject's end.
-
-    A position of a target weighs 1 / (contexts · target tokens) in its edit's loss.
-    """
-    device = upper.model.device
-    aligned = align_rows([row.ids for row in rows], [row.anchor for row in rows], pad_id).to(device)
-    hidden, extras = upper.lower(aligned)
-    P, cache = aligned.anchor, DynamicCache()
-    if P:
-        upper.run(hidden[:, :P], extras, aligned.attention_mask[:, :P], aligned.position_ids[:, :P], cache)
-    above = cache.layers[upper.layer + 1 :] if P else []
-    places, targets, weights = [], [], []
-    for i, row in enumerate(rows):
-        for k, position in enumerate(row.predicting):
-            places.append((i, position - row.anchor))
-            targets.append(row.targets[k] if row.targets else -1)
-            weights.append(1 / (contexts * len(row.targets)) if row.targets else kl_weight)
-    return TailGroup(
-        upper=upper,
-        extras=extras,
-        hidden=hidden[:, P:],
-        attention_mask=aligned.attention_mask,
-        position_ids=aligned.position_ids[:, P:],
-        keys=[layer.keys for layer in above],
-        values=[layer.values for layer in above],
-        row_edit=torch.tensor([row.edit for row in rows], device=device),
-        places=torch.tensor(places, device=device),
-        targets=torch.tensor(targets, device=device),
-        weights=torch.tensor(weights, device=device),
-    )

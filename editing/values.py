@@ -28,7 +28,8 @@ from editing.errors import SearchError
 from editing.layout import ModelLayout, check_layers
 from editing.products import bfloat16_products, wants_bfloat16
 from editing.tokens import check_edits, pad_token
-from editing.value_pass import UpperLayers, freeze
+from editing.value_freeze import freeze
+from editing.value_pass import UpperLayers
 from editing.value_rows import SearchRow, grouped, rows_of
 
 
@@ -85,7 +86,7 @@ class _Search:
     ) -> None:
         self.config = config
         together = grouped(rows)
-        self.groups = [freeze(upper, group, contexts, config.kl_weight, pad_id) for group in together]
+        self.groups = freeze(upper, together, contexts, config.kl_weight, pad_id)
         bare = {
             row.edit: frozen.hidden[i, 0]
             for group, frozen in zip(together, self.groups, strict=True)

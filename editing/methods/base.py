@@ -131,10 +131,23 @@ class Located:
     """(z* − z) / (L − l + 1), or its like by `spread`: R but for a norm behind the layer, (n, m) float32."""
     written_nm: Tensor
     """What the layer's down projection writes at the bare prompts, (n, m) float32."""
+    contexts: int
+
+    def columns(self, bare_apart: bool) -> Tensor:
+        """K (d, n); or (d, 2n), the bare prompts' keys before the means of the other contexts', where there are any."""
+        if not bare_apart or self.contexts == 1:
+            return self.K_nd.T
+        others_nd = (self.K_nd * self.contexts - self.bare_nd) / (self.contexts - 1)
+        return torch.cat([self.bare_nd, others_nd]).T
 
 
-def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> BatchUpdate:
+def compute_together(
+    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
+) -> BatchUpdate:
     """The update that writes `edits` in one solve a layer, each layer with those below already edited.
+
+    `bare_apart`: `solve` gets two columns an edit, see `Located.columns`. Both ask for the same residual, so their
+    gains add up and the update keeps one rank an edit.
 
     Raises:
         SolveError: the linear system is singular.
@@ -146,18 +159,25 @@ def compute_together(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor,
     for layer in setting.layers:
         found = locate(setting, edits, z_star_nm, layer, [in_force] * len(edits))
         name = setting.layout.weight_name(layer)
-        update[name] = setting.restrain(name, factors(found.R_mn, solve(layer, found.K_nd.T)))
+        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        update[name] = setting.restrain(name, factors(found.R_mn, gain_nd))
         in_force[name] = narrowed(update[name])
         keys[layer] = found.K_nd.cpu()
     return BatchUpdate(update, keys)
 
 
-def compute_each(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve) -> list[WeightUpdate]:
-    """For each edit the update that writes it alone, all in one pass a layer; row i of `solve` is edit i's alone."""
+def compute_each(
+    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
+) -> list[WeightUpdate]:
+    """For each edit the update that writes it alone, all in one pass a layer.
+
+    The rows of `solve` for an edit's columns (one, or two as in `compute_together`) depend on no other's.
+    """
     updates: list[dict[str, Factors]] = [{} for _ in edits]
     for layer in setting.layers:
         found = locate(setting, edits, z_star_nm, layer, updates)
-        gain_nd, name = solve(layer, found.K_nd.T), setting.layout.weight_name(layer)
+        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        name = setting.layout.weight_name(layer)
         for i, update in enumerate(updates):
             update[name] = setting.restrain(name, factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1]))
     return list(updates)
@@ -198,7 +218,8 @@ def locate(
             )
     norm = layout.norm_after(model, layer)
     R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
-    return Located(K_nd / len(setting.prefixes), bare_nd, R_nm.T, missing_nm, written_nm)
+    contexts = len(setting.prefixes)
+    return Located(K_nd / contexts, bare_nd, R_nm.T, missing_nm, written_nm, contexts)
 
 
 def _gather(

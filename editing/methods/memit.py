@@ -12,6 +12,11 @@ SmolLM2-135M, layer 2, ρ = 50 takes 40 % off |Δ| and 1000 takes 86 %. `neurons
 that carry most of the batch's |k|, as NSE does (Jiang et al., ACL 2025, https://arxiv.org/abs/2410.04045): the same
 formula of K_I, C_II and H_II, zero elsewhere.
 
+A fact is read behind many beginnings, and the mean of its keys is nobody's key: with `bare_apart` the solve has two
+columns a fact, the bare prompt's key and the mean of the contexts', and both are to give what is missing. Measured on
+SmolLM2-135M, 100 facts: nine in ten of the targets that one column leaves unsaid at the bare prompt are said with two.
+H holds one key a fact, the mean over all.
+
 The loop over layers is in `base`. Shapes: d = key size, m = hidden size, n = edits.
 """
 
@@ -32,7 +37,11 @@ from editing.weights import WeightUpdate
 
 class MemitConfig(MethodConfig):
     method: Literal["memit"] = "memit"
-    statistics_weight: float = Field(1000.0, gt=0, description="λ: weight of general text against the facts.")
+    statistics_weight: float = Field(2000.0, gt=0, description="λ: weight of general text against the facts.")
+    bare_apart: bool = Field(
+        True,
+        description="Solve for the bare prompt's key and the mean of the other contexts' as two; false: for one mean.",
+    )
     history: bool = Field(True, description="Keep the keys of earlier facts in the solve; false: as published.")
     ridge: float = Field(0.0, ge=0, description="Weight of |Δ|² in the objective, in units of C's mean eigenvalue.")
     neurons: float | None = Field(
@@ -48,7 +57,7 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
             return _factor(setting, layer, config).gain(K_dn)
         return _on_neurons(*_moments(setting, layer, config), K_dn, config)
 
-    return compute_together(setting, edits, z_star_nm, solve)
+    return compute_together(setting, edits, z_star_nm, solve, bare_apart=config.bare_apart)
 
 
 def compute_independent_updates(
@@ -58,12 +67,13 @@ def compute_independent_updates(
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
         C_dd, H_dd = _moments(setting, layer, config)
+        K_dcn = K_dn.reshape(len(K_dn), -1, len(edits))
         if config.neurons is None:
-            return independent_gains(C_dd, H_dd, K_dn, config.statistics_weight)
+            return independent_gains(C_dd, H_dd, K_dcn, config.statistics_weight)
         # Each edit has coordinates of its own, so there is no matrix in common.
-        return torch.cat([_on_neurons(C_dd, H_dd, k[:, None], config) for k in K_dn.T])
+        return torch.stack([_on_neurons(C_dd, H_dd, K_dc, config) for K_dc in K_dcn.unbind(2)], dim=1)
 
-    return compute_each(setting, edits, z_star_nm, solve)
+    return compute_each(setting, edits, z_star_nm, solve, bare_apart=config.bare_apart)
 
 
 def _moments(setting: Setting, layer: int, config: MemitConfig) -> tuple[Tensor, Tensor]:

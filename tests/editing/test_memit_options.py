@@ -1,5 +1,7 @@
 """MEMIT's ridge and neurons, and the spread of residuals, against the formulas written densely."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,6 +44,30 @@ def dense(made: Setting, edits: tuple[Edit, ...], z_star: torch.Tensor, ridge: f
     return result
 
 
+def dense_of_two(made: Setting, edits: tuple[Edit, ...], z_star: torch.Tensor, share: float) -> torch.Tensor:
+    """The same for two columns an edit, of three contexts read one by one."""
+    bare, *others = (
+        locate(
+            replace(made, prefixes=(made.prefixes[0],) if i == 0 else ("", made.prefixes[i])),
+            edits,
+            z_star,
+            LAYER,
+            [{}] * len(edits),
+        )
+        for i in range(3)
+    )
+    means = [2 * found.K_nd - found.bare_nd for found in others]
+    K = torch.cat([bare.K_nd, sum(means) / 2]).T.double()
+    M = 0.5 * made.second_moment(LAYER) + K @ K.T
+    activity = K.abs().sum(1)
+    order = activity.argsort(descending=True)
+    kept = next(order[:n] for n in range(1, len(M) + 1) if activity[order[:n]].sum() >= share * activity.sum() - 1e-9)
+    result = torch.zeros(len(bare.R_mn), len(M), dtype=M.dtype)
+    R = torch.cat([bare.R_mn, bare.R_mn], dim=1).double()
+    result[:, kept] = R @ K[kept].T @ torch.linalg.inv(M[kept][:, kept])
+    return result
+
+
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
@@ -55,6 +81,32 @@ def test_ridge_and_neurons_are_the_dense_formula(made, ridge, share):
     close(delta(compute_update(made, EDITS, z_star, asked).update), dense(made, EDITS, z_star, ridge, share or 1))
     for i, update in enumerate(compute_independent_updates(made, EDITS, z_star, asked)):
         close(delta(update), dense(made, EDITS[i : i + 1], z_star[i : i + 1], ridge, share or 1))
+
+
+@pytest.mark.parametrize("share", [None, 0.6])
+def test_the_bare_key_and_the_mean_of_the_others_are_columns_of_one_solve(made, share):
+    """K = [bare, mean of the other contexts], R = [R, R]: the dense formula, and one rank an edit."""
+    made = replace(made, prefixes=("", "I. ", "You. "))
+    z_star = wanted(made, EDITS)
+    asked = config(neurons=share, bare_apart=True)
+    update = compute_update(made, EDITS, z_star, asked).update
+    close(delta(update), dense_of_two(made, EDITS, z_star, share or 1))
+    assert all(len(factors.A) == len(EDITS) for factors in update.values())
+    for i, alone in enumerate(compute_independent_updates(made, EDITS, z_star, asked)):
+        close(delta(alone), dense_of_two(made, EDITS[i : i + 1], z_star[i : i + 1], share or 1))
+
+
+def test_the_bare_prompt_gets_more_of_what_is_missing_with_a_column_of_its_own(made):
+    made = replace(made, prefixes=("", "I. ", "You. "))
+    z_star, z = wanted(made, EDITS), states(made, EDITS, LAYER).hidden
+    left = []
+    for apart in (True, False):
+        update = compute_update(
+            made, EDITS, z_star, method_config("memit", {"statistics_weight": 1e-3, "bare_apart": apart})
+        )
+        with overlay(made.model, made.layout, update.update):
+            left.append(float((z_star - states(made, EDITS, LAYER).hidden).norm() / (z_star - z).norm()))
+    assert left[0] < 0.5 * left[1]
 
 
 def test_a_ridge_makes_the_change_smaller(made):

@@ -60,12 +60,14 @@ def test_batches_in_sequence_with_history_give_the_one_big_solve(problem):
     torch.testing.assert_close(first + second, whole, atol=1e-10, rtol=0)
 
 
-def test_independent_gains_are_the_solves_of_single_edits(problem):
+@pytest.mark.parametrize("columns", [1, 2])
+def test_independent_gains_are_the_solves_of_single_edits(problem, columns):
     C, K, _ = problem
-    together = independent_gains(C, torch.zeros(D, D), K, 0.3)
+    K_dcn = torch.stack([K, K.roll(1, dims=0)][:columns], dim=1)
+    together = independent_gains(C, torch.zeros(D, D), K_dcn, 0.3)
     for i in range(N):
-        alone = memit_gain(C, torch.zeros(D, D), K[:, i : i + 1], 0.3)
-        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-12, rtol=1e-10)
+        alone = memit_gain(C, torch.zeros(D, D), K_dcn[:, :, i], 0.3)
+        torch.testing.assert_close(together[:, i], alone, atol=1e-12, rtol=1e-10)
 
 
 def test_statistics_of_too_little_text_still_solve(problem):

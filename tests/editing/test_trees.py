@@ -39,6 +39,16 @@ def test_with_room_a_token_stands_once_for_every_beginning_it_ends(rows):
     assert sum(map(len, trees)) == len(beginnings) and len(trees) == (1 if rows else 0)
 
 
+@given(texts, st.data())
+def test_beginnings_of_a_tree_are_the_tree_of_the_beginnings(rows, data):
+    for tree in grow(rows, 30, branches=True):
+        lengths = {text: data.draw(st.integers(0, len(text))) for text in tree.paths}
+        begun, places = tree.beginnings(lengths)
+        assert all(spelled(begun, text[:length]) for text, length in lengths.items() if length)
+        assert [tree.ids[place] for place in places] == begun.ids
+        assert len(begun) == len({text[:end] for text, length in lengths.items() for end in range(1, length + 1)})
+
+
 @given(texts)
 def test_without_branches_a_text_shares_a_row_only_with_its_beginnings(rows):
     for tree in grow(rows, 10**6, branches=False):
@@ -52,8 +62,7 @@ def test_texts_in_one_row_give_what_they_give_alone(name, dtype):
     tiny = tiny_family(name, dtype)
     rows = [(5, 6, 7), (5, 6, 8, 9), (5, 6), (4, 6, 7, 8, 2), (4, 3)]
     trees = grow(rows, 100, branches=may_branch(tiny.model, 5))
-    additive = tiny.model.config.get_text_config()._attn_implementation == "eager"
-    hidden = hidden_states(tiny.model, lay_out([*trees, Tree([1, 2], [-1, 0], [0, 1])], 0, dtype, additive=additive))
+    hidden = hidden_states(tiny.model, lay_out([*trees, Tree([1, 2], [-1, 0], [0, 1])], 0, tiny.model))
     for i, tree in enumerate(trees):
         for text, path in tree.paths.items():
             alone = tiny.model.base_model(input_ids=torch.tensor([text])).last_hidden_state[0]
