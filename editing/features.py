@@ -2,11 +2,12 @@
 
     ∂loss/∂W = Σ δ uᵀ  over all tokens, u being the module's input and δ the loss's gradient at its output
 
-Shapes: b = rows, s = tokens of a row, d = key size, m = value size, t = wanted tokens.
+Shapes: b = rows, s = tokens of a row, d = key size, m = value size, t = tokens.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,38 @@ def gradient_parts(
             raise SearchError(f"the loss of the targets is {loss.item()}; leave out the edits that are not finite")
         gradients = torch.autograd.grad(loss, [probes[name] for name in modules])
     return {name: (inputs[name], gradient) for name, gradient in zip(modules, gradients, strict=True)}
+
+
+@dataclass(frozen=True)
+class TokenGradients:
+    """What all tokens of some rows contribute to the gradient of one weight: ∂loss/∂W = δᵀ u."""
+
+    u_td: Tensor
+    delta_tm: Tensor
+    lengths: tuple[int, ...]
+    """How many of the tokens belong to each row, in order."""
+
+
+def token_gradients(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], targets: Targets
+) -> dict[str, TokenGradients]:
+    """u and δ of every token whose output the loss depends on, float32, where the model is.
+
+    Raises:
+        SearchError: the loss is NaN or infinite.
+    """
+    found = {}
+    for name, (u_bsd, delta_bsm) in gradient_parts(model, modules, targets).items():
+        counts = targets.rows.attention_mask.bool() & delta_bsm.ne(0).any(dim=2)
+        lengths = tuple(counts.sum(1).tolist())
+        found[name] = TokenGradients(u_bsd[counts].float(), delta_bsm[counts].float(), lengths)
+    return found
+
+
+def feature_moments(Z_tz: Tensor) -> Tensor:
+    """Σ 1, Σ z and Σ z² over the features, (3, d + m) float64."""
+    Z_tz = Z_tz.double()
+    return torch.stack([torch.ones_like(Z_tz), Z_tz, Z_tz.square()]).sum(1)
 
 
 def at_places(values_bsx: Tensor, targets: Targets) -> Tensor:

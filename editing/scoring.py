@@ -44,8 +44,11 @@ class Score:
 
 
 @dataclass(frozen=True)
-class _Query:
+class Query:
+    """A target after a prompt, as token ids."""
+
     row: Text
+    """The prompt and the target without its last token."""
     first: int
     target: tuple[int, ...]
 
@@ -56,7 +59,7 @@ class _Job:
 
     tree: Tree
     update: WeightUpdate
-    queries: Sequence[_Query]
+    queries: Sequence[Query]
 
     def __len__(self) -> int:
         return len(self.tree)
@@ -83,33 +86,37 @@ def score(
         EditingError: there is not one update for each pair.
     """
     in_force = one_each(updates, len(pairs), "pair")
-    queries = _encode(model, tokenizer, pairs)
-    asked: dict[int, dict[_Query, None]] = defaultdict(dict)  # by the identity of the update
+    queries = encode_queries(model, tokenizer, pairs)
+    asked: dict[int, dict[Query, None]] = defaultdict(dict)  # by the identity of the update
     for pair, update in zip(pairs, in_force, strict=True):
         asked[id(update)][queries[pair]] = None
     by_id = {id(update): update for update in in_force}
     longest = max((len(query.row) for query in queries.values()), default=0)
     branches = may_branch(model, longest)
     jobs = [job for key, some in asked.items() for job in _jobs(by_id[key], some, branches)]
-    results: dict[tuple[int, _Query], Score] = {}
+    results: dict[tuple[int, Query], Score] = {}
     for batch in batches(jobs, batch_tokens or tokens_at_once(model)):
         for part in parts_in_memory([job.update for job in batch]):
             results.update(_score_batch(model, batch[part], pad_token(tokenizer)))
     return [results[id(update), queries[pair]] for pair, update in zip(pairs, in_force, strict=True)]
 
 
-def _jobs(update: WeightUpdate, queries: Iterable[_Query], branches: bool) -> Iterator[_Job]:
-    by_row: dict[Text, list[_Query]] = defaultdict(list)
+def _jobs(update: WeightUpdate, queries: Iterable[Query], branches: bool) -> Iterator[_Job]:
+    by_row: dict[Text, list[Query]] = defaultdict(list)
     for query in queries:
         by_row[query.row].append(query)
     for tree in grow(by_row, TREE_TOKENS, branches=branches):
         yield _Job(tree, update, [query for row in tree.paths for query in by_row[row]])
 
 
-def _encode(
+def encode_queries(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], _Query]:
-    """Every different pair as token ids."""
+) -> dict[tuple[str, str], Query]:
+    """Every different pair as token ids.
+
+    Raises:
+        InvalidEdit: a pair without tokens, or longer than the model reads.
+    """
     prompts = encode_prompts(tokenizer, {prompt for prompt, _ in pairs})
     targets: dict[tuple[str, str], tuple[int, ...]] = {}
     queries = {}
@@ -122,7 +129,7 @@ def _encode(
             raise InvalidEdit(f"target '{target}' of prompt '{prompt}' has no tokens; give a word")
         row = (*ids, *goal[:-1])
         check_length(model, row, prompt)
-        queries[prompt, target] = _Query(row, len(ids) - 1, goal)
+        queries[prompt, target] = Query(row, len(ids) - 1, goal)
     return queries
 
 
@@ -173,7 +180,7 @@ def batches(rows: Iterable[Row], batch_tokens: int) -> Iterator[list[Row]]:
 
 
 @torch.inference_mode()
-def _score_batch(model: PreTrainedModel, jobs: Sequence[_Job], pad_id: int) -> dict[tuple[int, _Query], Score]:
+def _score_batch(model: PreTrainedModel, jobs: Sequence[_Job], pad_id: int) -> dict[tuple[int, Query], Score]:
     asked = [(i, query, job.tree.paths[query.row]) for i, job in enumerate(jobs) for query in job.queries]
     places = [(i, path[query.first + k]) for i, query, path in asked for k in range(len(query.target))]
     slots = {place: slot for slot, place in enumerate(dict.fromkeys(places))}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import run_body
 from editing.edit import Edit
 from editing.errors import ModelError
-from editing.scoring import output_logits
+from editing.scoring import encode_queries, output_logits
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 
 
@@ -49,10 +49,34 @@ def encode_targets(
         ModelError: the tokenizer has no end of text to append.
     """
     end = [_end_of_text(tokenizer)] if append_eos else []
+    prompts = [encode_prompt(tokenizer, "", edit.prompt, edit.subject).ids for edit in edits]
+    wanted = [target_ids(tokenizer, edit.text, edit.target_new) + end for edit in edits]
+    return _laid_out(model, tokenizer, prompts, wanted, at_last)
+
+
+def encode_pairs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> Targets:
+    """Prompts, whole sentences, and their targets.
+
+    Raises:
+        InvalidEdit: a prompt or a target has no tokens, or they are longer than the model reads.
+    """
+    encoded = encode_queries(model, tokenizer, pairs)
+    queries = [encoded[pair] for pair in pairs]
+    prompts = [query.row[: query.first + 1] for query in queries]
+    return _laid_out(model, tokenizer, prompts, [list(query.target) for query in queries], at_last=False)
+
+
+def _laid_out(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    wanted: Sequence[list[int]],
+    at_last: bool,
+) -> Targets:
     ids, ends, places, tokens, weights = [], [], [], [], []
-    for row, edit in enumerate(edits):
-        prompt = encode_prompt(tokenizer, "", edit.prompt, edit.subject).ids
-        target = target_ids(tokenizer, edit.text, edit.target_new) + end
+    for row, (prompt, target) in enumerate(zip(prompts, wanted, strict=True)):
         ids.append(prompt if at_last else prompt + tuple(target[:-1]))
         ends.append(len(prompt) - 1)
         places += [(row, 0 if at_last else k) for k in range(len(target))]
@@ -66,12 +90,17 @@ def encode_targets(
 
 def target_loss(model: PreTrainedModel, targets: Targets) -> Tensor:
     """Σ over edits of the mean −log p of the target's tokens: a sum, so each edit adds what it adds alone."""
+    logits = target_logits(model, targets)
+    return (nn.functional.cross_entropy(logits, targets.tokens, reduction="none") * targets.weights).sum()
+
+
+def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
+    """Logits at each place, (t, vocabulary), in float32 or wider."""
     rows = targets.rows
     final = run_body(
         model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
     ).last_hidden_state
-    logits = output_logits(model, final[targets.places[:, 0], targets.places[:, 1]]).float()
-    return (nn.functional.cross_entropy(logits, targets.tokens, reduction="none") * targets.weights).sum()
+    return output_logits(model, final[targets.places[:, 0], targets.places[:, 1]])
 
 
 def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:

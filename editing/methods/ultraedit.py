@@ -25,7 +25,7 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.features import at_places, gradient_parts
+from editing.features import at_places, feature_moments, gradient_parts
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.solve import factors
 from editing.targets import encode_targets
@@ -95,11 +95,6 @@ def _update(setting: Setting, features: Features, config: UltraEditConfig) -> Ba
         update[name] = closed_form(H_td, G_tm, mean, deviation, config)
         moments[name] = own.cpu()
     return BatchUpdate(update, {}, moments)
-
-
-def feature_moments(Z_tz: Tensor) -> Tensor:
-    """Σ 1, Σ z and Σ z² over the features, (3, d + m) float64."""
-    return torch.stack([torch.ones_like(Z_tz), Z_tz, Z_tz.square()]).sum(1)
 
 
 def mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
