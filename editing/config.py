@@ -42,6 +42,7 @@ class MethodConfig(Config):
 
     one_layer: ClassVar[bool] = False
     late_layers: ClassVar[bool] = False
+    last_layers: ClassVar[int | None] = None
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
     contexts: int = Field(5, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
@@ -85,10 +86,12 @@ def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -
     """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth.
 
     A method of one layer gets the last of them, at which the others search their values; one of late layers gets
-    four that begin at four fifths of the depth instead.
+    four that begin at four fifths of the depth instead, one of the last layers as many as it says below the very last.
     """
     if config.layers is not None:
         return config.layers
+    if config.last_layers is not None:
+        return tuple(range(max(0, count - 1 - config.last_layers), count - 1))
     layers = _late_layers(count) if config.late_layers else _usual_layers(model_type, count, hidden)
     return layers[-1:] if config.one_layer else layers
 

@@ -6,6 +6,7 @@ ErrataError
 │   ├── ReadError         a file of edits that cannot be read
 │   ├── ModelError        a model that cannot be loaded or has no layout
 │   ├── StatisticsError   key statistics that are missing, broken or of another model
+│   ├── HypernetworkError a hypernetwork that is missing, broken, of another model, or cannot be trained
 │   ├── SearchError       a value search that became non-finite
 │   └── SolveError        a singular or non-finite solve
 ├── StorageError          snapshots, HEAD and the lease of a line
@@ -43,6 +44,10 @@ class ModelError(EditingError):
 
 class StatisticsError(EditingError):
     """Key statistics are missing, broken or belong to another model or layer."""
+
+
+class HypernetworkError(EditingError):
+    """A hypernetwork is missing, broken, belongs to another model or other weights, or cannot be trained."""
 
 
 class SearchError(EditingError):

@@ -172,8 +172,8 @@ def overlay(
     """Run the model as if edited, its tensors untouched.
 
     With one update every row of a batch sees it. With a sequence, row i of every batch sees update i alone, so that
-    independent edits are evaluated together. A weight's output gains (x Aᵀ) Bᵀ, computed in float32; gradients reach the
-    factors.
+    independent edits are evaluated together. A weight's output gains (x Aᵀ) Bᵀ, computed in float32;
+    gradients reach the factors.
 
     Raises:
         EditingError: inside, a batch that has not one row for each update.

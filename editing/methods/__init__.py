@@ -20,6 +20,7 @@ from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
 from editing.methods.lora import LORA, LoraConfig
 from editing.methods.memit import MEMIT, MemitConfig
+from editing.methods.mend import MEND, MendConfig
 from editing.methods.rome import ROME, RomeConfig
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
 from editing.restrain import Restraint
@@ -27,13 +28,20 @@ from editing.tokens import check_edits
 from editing.weights import WeightUpdate
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA)
+    method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA, MEND)
 }
 MODES = ("sequential", "independent", "rebase")
 CANNOT = {"independent": "edits independently of each other", "rebase": "all facts together from the base"}
 """What a method that lacks a mode cannot do."""
 AnyConfig = Annotated[
-    MemitConfig | AlphaEditConfig | EmmetConfig | RomeConfig | FineTuneConfig | UltraEditConfig | LoraConfig,
+    MemitConfig
+    | AlphaEditConfig
+    | EmmetConfig
+    | RomeConfig
+    | FineTuneConfig
+    | UltraEditConfig
+    | LoraConfig
+    | MendConfig,
     Field(discriminator="method"),
 ]
 """The type of a stored config: read back as the class of its method."""

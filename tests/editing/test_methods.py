@@ -1,6 +1,7 @@
 """Laws that every method keeps as a whole, from what it computes to what is stored of it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import get_args
 
@@ -23,6 +24,7 @@ from editing.weights import EditedWeights, overlay, tensor_digest
 from tasks.lines import LineSpec
 from tests.conftest import SENTENCES
 from tests.fact_model import FACT_TEXT, fact_edits
+from tests.hypernetworks import options
 
 EDITS = (
     Edit(subject="Ada Lovelace", prompt="{} was born in the city of", target_new="Paris"),
@@ -31,6 +33,14 @@ EDITS = (
 )
 QUICK = {"finetune": {"steps": 5}, "lora": {"steps": 5}}
 """Where it does not matter how far the training gets."""
+
+
+def quick(setting: Setting, method: str, fields: Mapping[str, object] | None = None) -> AnyConfig:
+    """A config that computes something in little time, whatever the method wants."""
+    wanted = options(setting) if method == "mend" else QUICK.get(method, {})
+    return method_config(method, {**wanted, **(fields or {})})
+
+
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
 EVERY_SEARCH = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.searches])
 
@@ -71,7 +81,8 @@ def states(setting: Setting) -> torch.Tensor:
 
 @EVERY_METHOD
 def test_computing_leaves_the_model_as_it_was(tiny, method):
-    setting, config = tiny_setting(tiny, method), method_config(method, QUICK.get(method))
+    setting = tiny_setting(tiny, method)
+    config = quick(setting, method)
     z_star, before = wanted(setting), {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()}
     compute_update(setting, EDITS, z_star, config)
     compute_independent_updates(setting, EDITS, z_star, config)
@@ -81,7 +92,8 @@ def test_computing_leaves_the_model_as_it_was(tiny, method):
 
 @EVERY_METHOD
 def test_independent_updates_are_those_of_each_edit_alone(tiny, method):
-    setting, config = tiny_setting(tiny, method), method_config(method, QUICK.get(method))
+    setting = tiny_setting(tiny, method)
+    config = quick(setting, method)
     z_star = wanted(setting)
     setting.history.add({layer: random(5, 64 if "llama" in tiny.reference else 128, seed=9) for layer in (1, 2)})
     for i, together in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
@@ -125,10 +137,10 @@ def test_with_history_two_batches_of_one_layer_are_the_one_big_batch(tiny, metho
         torch.testing.assert_close(weights.sums[name], expected, atol=1e-4 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune", "lora"])
+@pytest.mark.parametrize("method", ["memit", "emmet", "rome", "finetune", "lora", "mend"])
 def test_without_history_earlier_keys_do_not_matter(tiny, method):
     setting = tiny_setting(tiny, method)
-    config = method_config(method, {"history": False} if method == "memit" else QUICK.get(method))
+    config = quick(setting, method, {"history": False} if method == "memit" else None)
     z_star = wanted(setting)
     before = compute_update(setting, EDITS, z_star, config).update
     setting.history.add({layer: random(5, 64 if "llama" in tiny.reference else 128, seed=9) for layer in (1, 2)})
@@ -240,7 +252,7 @@ UNSPARING = ("ultraedit", "lora")
 """They know the targets alone, and change more than one weight by them: neighbors with the same relation go along."""
 
 
-@EVERY_METHOD
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mend"])  # which is to be trained first
 def test_edits_of_known_facts_take_and_spare_their_neighbors(fact_model_path, tmp_path, method):
     facts = load_model(str(fact_model_path), cache=tmp_path)
     config = method_config(method, {"search": SEARCH, **FITTING.get(method, {})})

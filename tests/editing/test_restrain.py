@@ -15,7 +15,7 @@ from editing.methods.memit import compute_update as memit_as_it_is
 from editing.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
 from editing.weights import EditedWeights, Factors
 from tests.conftest import tiny_model
-from tests.editing.test_methods import EDITS, states, tiny_setting, wanted
+from tests.editing.test_methods import EDITS, quick, states, tiny_setting, wanted
 
 M, D, ALPHA = 7, 12, 1.5
 SHAPES = pytest.mark.parametrize("shape", [(M, D), (D, M)], ids=["wide", "tall"])
@@ -142,7 +142,8 @@ def settled(tiny, method: str) -> Setting:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("side", ["keys", "both"])
 def test_no_method_writes_into_protected_directions(tiny, method, side):
-    setting, config = settled(tiny, method), method_config(method, {"protect": 0.3, "protect_side": side})
+    setting = settled(tiny, method)
+    config = quick(setting, method, {"protect": 0.3, "protect_side": side})
     z_star = wanted(setting)
     updates = [compute_update(setting, EDITS, z_star, config).update]
     for update in updates + list(compute_independent_updates(setting, EDITS, z_star, config)):
@@ -155,9 +156,10 @@ def test_no_method_writes_into_protected_directions(tiny, method, side):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
-    setting, config = settled(tiny, method), method_config(method, {"norm_clamp": 50.0})
+    setting = settled(tiny, method)
+    config = quick(setting, method, {"norm_clamp": 50.0})
     z_star = states(setting) + 50 * random(*states(setting).shape, seed=3).float()
-    plain = compute_update(setting, EDITS, z_star, method_config(method)).update
+    plain = compute_update(setting, EDITS, z_star, quick(setting, method)).update
     clamped = compute_update(setting, EDITS, z_star, config).update
     name = setting.layout.weight_name(setting.layers[0])  # above it keys and residuals differ
     limit = float(torch.linalg.svdvals(setting.weights.original(name).double())[0])
@@ -172,7 +174,7 @@ def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_restrained_independent_updates_are_those_of_each_edit_alone(tiny, method):
     setting = settled(tiny, method)
-    config = method_config(method, {"protect": 0.3, "protect_strength": 0.6, "norm_clamp": 50.0, "spread": "sqrt"})
+    config = quick(setting, method, {"protect": 0.3, "protect_strength": 0.6, "norm_clamp": 50.0, "spread": "sqrt"})
     z_star = states(setting) + 20 * random(*states(setting).shape, seed=3).float()
     for i, together in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
         alone = compute_update(setting, EDITS[i : i + 1], z_star[i : i + 1], config).update

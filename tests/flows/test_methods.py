@@ -1,15 +1,19 @@
 """The commands with another method than the default one."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from editing.methods import METHODS, method_config
+from editing.methods.mend_files import save_network
+from editing.models import load_model
 from flows.benchmark import Benchmark, run_benchmark
 from flows.cli import main
 from tasks.lines import LineSpec, read_line
 from tasks.settings import Settings
 from tests.flows.conftest import METHOD, POLICY
+from tests.hypernetworks import untrained
 
 SHARED = {name: value for name, value in METHOD.items() if name != "statistics_weight"}
 ALPHAEDIT = SHARED | {"nullspace_threshold": 0.1, "ridge": 1.0}
@@ -55,13 +59,22 @@ FITTING = {
 }
 
 
-@pytest.mark.parametrize("method", ["emmet", "rome", *FITTING])
+def gradient_step(model: str, layers: list[int], folder: Path) -> Path:
+    """A hypernetwork for that base, not trained: its update is a step along the gradient."""
+    loaded, path = load_model(model, cache=folder), folder / "hypernetwork.safetensors"
+    save_network(untrained(loaded.model, loaded.digest, layers, step_size=0.3), path)
+    return path
+
+
+@pytest.mark.parametrize("method", ["emmet", "rome", "mend", *FITTING])
 def test_a_benchmark_runs_every_other_method(method, good_edits, shared_places, tmp_path):
-    assert {"memit", "alphaedit", "emmet", "rome", *FITTING} == METHODS.keys()
+    assert {"memit", "alphaedit", "emmet", "rome", "mend", *FITTING} == METHODS.keys()
     data = tmp_path / "edits.json"
     data.write_text(json.dumps([edit.model_dump(mode="json") for edit in good_edits[:2]]))
     layers = [1] if METHODS[method].config.one_layer else [0, 1]
     fields = SHARED | {"layers": layers} | FITTING.get(method, {})
+    if method == "mend":
+        fields |= {"hypernetwork": str(gradient_step(shared_places["ERRATA_MODEL"], layers, tmp_path))}
     spec = LineSpec(line="x", model=shared_places["ERRATA_MODEL"], config=method_config(method, fields))
     asked = Benchmark(data, "sequential", 2, None, 0, None, tmp_path, perplexity_tokens=512)
     made = run_benchmark(Settings(cache=shared_places["ERRATA_CACHE"]), spec, asked)

@@ -1,0 +1,92 @@
+"""MEND: a hypernetwork, trained beforehand, turns the gradient of an edit into an update, in one step.
+
+Mitchell et al., "Fast Model Editing at Scale", ICLR 2022, https://arxiv.org/abs/2110.11309; what the hypernetwork does
+stands in editing/methods/mend_network.py, how it is trained in editing/methods/mend_training.py.
+
+Updates of several edits are added up, each from its own gradient at the model as it stands (section 3.1); an update has
+one rank for each token of the prompt and the target's beginnings whose output the loss depends on. Neither key
+statistics nor a value search nor history take part.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from editing.config import MethodConfig
+from editing.edit import Edit
+from editing.errors import HypernetworkError
+from editing.features import token_gradients
+from editing.layout import ModelLayout
+from editing.methods.base import BatchUpdate, Method, Setting
+from editing.methods.mend_files import load_network
+from editing.targets import encode_targets
+from editing.weights import Factors, WeightUpdate, concatenate
+
+EDITS_AT_ONCE = 16
+
+
+class MendConfig(MethodConfig):
+    last_layers: ClassVar[int | None] = 3
+
+    method: Literal["mend"] = "mend"
+    hypernetwork: str = Field("", description="File of the trained hypernetwork; it belongs to one base.")
+    hypernetwork_digest: str | None = Field(None, description="sha256 that the file must have.")
+    projections: tuple[str, ...] = Field(
+        (), description="Edited modules of a layer, as trained, e.g. mlp.up_proj; none: the MLP's down projection."
+    )
+
+
+def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig) -> BatchUpdate:
+    """The sum of the edits' updates; `z_star_nm` is not looked at.
+
+    Raises:
+        HypernetworkError: there is no hypernetwork, or it belongs to another base or other weights.
+        SearchError: the loss is NaN or infinite.
+        InvalidEdit: a subject is lost in tokenisation.
+        ModelError: a layer has no such projection.
+    """
+    return BatchUpdate(concatenate(compute_independent_updates(setting, edits, z_star_nm, config)), {})
+
+
+def compute_independent_updates(
+    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig
+) -> list[WeightUpdate]:
+    """For each edit the update that would write it alone, all in one forward and backward pass."""
+    if not config.hypernetwork:
+        raise HypernetworkError("mend needs the file of a trained hypernetwork: train one, then give hypernetwork=PATH")
+    modules = setting.layout.projections(setting.model, setting.layers, config.projections)
+    network = load_network(Path(config.hypernetwork), config.hypernetwork_digest)
+    network.spec.check(setting.statistics.base_digest, weight_shapes(setting.model, setting.layout, modules))
+    network.to(setting.model.device)
+    made: list[WeightUpdate] = []
+    for start in range(0, len(edits), EDITS_AT_ONCE):
+        targets = encode_targets(setting.model, setting.tokenizer, edits[start : start + EDITS_AT_ONCE])
+        gradients = token_gradients(setting.model, modules, targets)
+        with torch.no_grad():
+            found = network.updates(gradients)
+        made += [{name: _stored(factors) for name, factors in update.items()} for update in found]
+    return made
+
+
+def weight_shapes(
+    model: PreTrainedModel, layout: ModelLayout, modules: dict[str, nn.Module]
+) -> dict[str, tuple[int, int]]:
+    """(m, d) of the weights of `modules`."""
+    shapes = {}
+    for name in modules:
+        m, d = layout.oriented(model.get_parameter(name)).shape
+        shapes[name] = (m, d)
+    return shapes
+
+
+def _stored(factors: Factors) -> Factors:
+    """Copies: a view would keep the factors of all edits in memory."""
+    return Factors(*(part.cpu().clone(memory_format=torch.contiguous_format) for part in (factors.B, factors.A)))
+
+
+MEND = Method("mend", MendConfig, compute_update, compute_independent_updates, searches=False, uses_statistics=False)

@@ -1,0 +1,249 @@
+"""Training of MEND's hypernetwork: step by step, resumable to the bit.
+
+Adam on the losses of editing/methods/mend_loss.py, averaged over a batch. Which edits a step sees, and which of their
+prompts, follows from the seed and the step's number alone: there is no state of a generator to keep.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from editing.config import Config
+from editing.edit import Edit
+from editing.errors import HypernetworkError, SearchError
+from editing.layout import layout_of
+from editing.methods.mend import weight_shapes
+from editing.methods.mend_examples import check_examples, edits_digest, examples_at
+from editing.methods.mend_files import read_network, save_network
+from editing.methods.mend_loss import edit_gradients, losses
+from editing.methods.mend_network import MendNetwork, MendSpec
+from editing.models import LoadedModel
+
+
+class MendTraining(Config):
+    """How a hypernetwork is trained."""
+
+    rank: int = Field(256, ge=1, description="Rank of the shared blocks; published: 1920.")
+    step_size: float | None = Field(None, gt=0, description="α at first; none: of some, the best on the first batch.")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
+    step_learning_rate: float = Field(1e-2, gt=0, description="The same for log α.")
+    edit_weight: float = Field(1.0, gt=0, description="c_edit; published: 0.1.")
+    batch: int = Field(8, ge=1, description="Updates that one step averages over.")
+    edits_together: int = Field(1, ge=1, description="Edits whose updates are added up and in force together.")
+    updates_at_once: int = Field(8, ge=1, description="Updates of one pass: a step accumulates passes; bounds memory.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    max_skipped: int = Field(10, ge=1, description="The training ends at so many losses in a row that are not finite.")
+    seed: int = Field(0, ge=0, description="Seed of the first weights and of the order of the edits.")
+
+
+class MendProgress(Config):
+    """How far a training is, beside its tensors."""
+
+    config: MendTraining
+    edits: str = Field(description="Digest of the edits.")
+    step: int
+    skipped: int
+    skipped_in_a_row: int
+
+
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter."""
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What a step saw, means over its edits; where it was skipped, one of them is not finite."""
+
+    step: int
+    loss: float
+    edit: float
+    locality: float
+    gradient_norm: float
+    skipped: bool
+
+
+class MendTrainer:
+    """A hypernetwork, its optimiser, and how far they are; `start` or `resume` makes one."""
+
+    def __init__(
+        self, loaded: LoadedModel, edits: Sequence[Edit], network: MendNetwork, config: MendTraining, step: int = 0
+    ) -> None:
+        self.loaded, self.edits, self.config, self.step = loaded, list(edits), config, step
+        self.modules = {name: loaded.model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
+        self.network = network.to(loaded.model.device)
+        self.parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
+        steps = [parameter for name, parameter in self.parameters.items() if name.endswith("log_step")]
+        others = [parameter for name, parameter in self.parameters.items() if not name.endswith("log_step")]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": steps, "lr": config.step_learning_rate}]
+        self.adam = torch.optim.Adam(groups, lr=config.learning_rate)
+        self.skipped = self.skipped_in_a_row = 0
+
+    @classmethod
+    def start(
+        cls,
+        loaded: LoadedModel,
+        edits: Sequence[Edit],
+        layers: Sequence[int],
+        projections: Sequence[str] = (),
+        config: MendTraining | None = None,
+    ) -> "MendTrainer":
+        """A new hypernetwork for the weights at `projections` of `layers`; none: their down projections.
+
+        Raises:
+            InvalidEdit: a prompt or a target has no tokens, or is longer than the model reads.
+            HypernetworkError: there are no edits, nothing says what is to stay as it is, or no step size works.
+            ModelError: a layer has no such projection.
+        """
+        config = config or MendTraining()
+        layout = layout_of(loaded.model)
+        modules = layout.projections(loaded.model, layers, projections)
+        shapes = weight_shapes(loaded.model, layout, modules)
+        spec = MendSpec(base_digest=loaded.digest, shapes=shapes, rank=config.rank)
+        check_examples(loaded, edits)
+        trainer = cls(loaded, edits, MendNetwork(spec, config.step_size or 1.0, config.seed), config)
+        if config.step_size is None:
+            trainer.network.set_step_size(trainer.best_step_size())
+        return trainer
+
+    @classmethod
+    def resume(
+        cls, path: Path, loaded: LoadedModel, edits: Sequence[Edit], config: MendTraining | None = None
+    ) -> "MendTrainer":
+        """Go on where `save` was called; with the file's own configuration, as if nothing had come between.
+
+        Raises:
+            HypernetworkError: the file is missing, broken, holds no training, or belongs to another base, other edits
+                or another rank.
+        """
+        network, tensors, about = read_network(path)
+        network.spec.check(loaded.digest, network.spec.shapes)
+        try:
+            progress = MendProgress.model_validate(about.get("training"))
+        except ValidationError:
+            raise HypernetworkError(f"'{path}' holds no training to go on with; give what `save` wrote") from None
+        if progress.edits != edits_digest(edits):
+            raise HypernetworkError(
+                f"the training in '{path}' has other edits than these {len(edits)}; give its own, in their order"
+            )
+        config = config or progress.config
+        if config.rank != network.spec.rank:
+            raise HypernetworkError(f"'{path}' has rank {network.spec.rank}, not {config.rank}; keep the rank")
+        trainer = cls(loaded, edits, network, config, progress.step)
+        trainer.skipped, trainer.skipped_in_a_row = progress.skipped, progress.skipped_in_a_row
+        if progress.step > progress.skipped:
+            trainer._restore(path, tensors)
+        return trainer
+
+    def save(self, path: Path) -> None:
+        """Write all that `resume` needs, whole or not at all; `load_network` reads the hypernetwork out of it."""
+        moments = {
+            f"adam.{key}.{name}": self.adam.state[parameter][key]
+            for name, parameter in self.parameters.items()
+            if parameter in self.adam.state
+            for key in ADAM
+        }
+        progress = MendProgress(
+            config=self.config,
+            edits=edits_digest(self.edits),
+            step=self.step,
+            skipped=self.skipped,
+            skipped_in_a_row=self.skipped_in_a_row,
+        )
+        save_network(self.network, path, more=moments, about={"training": progress.model_dump(mode="json")})
+
+    def train_step(self) -> StepLosses:
+        """Take one step of Adam, or none if a loss or its gradient is not finite; the base is left as it is.
+
+        Raises:
+            HypernetworkError: `max_skipped` steps in a row were skipped.
+        """
+        seen = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        edit, locality, gradients = self._accumulated()
+        self.step += 1
+        loss = self.config.edit_weight * edit + locality
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm()) if gradients else math.nan
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if skipped:
+            self._skip(seen)
+        else:
+            self.skipped_in_a_row = 0
+            for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+                parameter.grad = gradient * min(1.0, self.config.clip / (norm + 1e-12))
+            self.adam.step()
+            self.adam.zero_grad()
+        return StepLosses(self.step, loss, edit, locality, norm, skipped)
+
+    def best_step_size(self) -> float:
+        """Of powers of √10, that with which plain gradients have the least loss on the first batch.
+
+        Raises:
+            HypernetworkError: none gives a finite loss.
+        """
+        found = {}
+        for step_size in (10 ** (k / 2) for k in range(-8, 3)):
+            self.network.set_step_size(step_size)
+            edit, locality, _ = self._accumulated(learning=False)
+            loss = self.config.edit_weight * edit + locality
+            found[step_size] = loss if math.isfinite(loss) else math.inf
+        best = min(found, key=lambda step_size: found[step_size])
+        if found[best] == math.inf:
+            raise HypernetworkError(
+                "no step size gives a finite loss on the first batch; look at the base and the edits"
+            )
+        return best
+
+    def _accumulated(self, learning: bool = True) -> tuple[float, float, list[Tensor]]:
+        """L_e and L_loc of this step's examples, means, and the gradient of L; none where the base is not finite.
+
+        `learning`: μ and σ hear of the examples, all before any is looked at with them, so that passes may be small.
+        """
+        config = self.config
+        count = config.batch * config.edits_together
+        drawn = examples_at(self.edits, self.step * count, count, config.seed)
+        at_once = config.updates_at_once * config.edits_together
+        passes = [drawn[start : start + at_once] for start in range(0, count, at_once)]
+        try:
+            tokens = [edit_gradients(self.loaded, self.modules, examples) for examples in passes]
+        except SearchError:
+            return math.nan, math.nan, []
+        for gradients in tokens if learning else ():
+            self.network.observe(gradients)
+        edit = locality = 0.0
+        summed: list[Tensor] = []
+        for examples, gradients in zip(passes, tokens, strict=True):
+            with torch.set_grad_enabled(learning):
+                edit_loss, kept = losses(self.loaded, self.network, examples, gradients, config.edits_together)
+            edit, locality = edit + edit_loss.item() / count, locality + kept.item() / count
+            if learning:
+                loss = (config.edit_weight * edit_loss + kept) / count
+                parts = torch.autograd.grad(loss, list(self.parameters.values()))
+                summed = [total + part for total, part in zip(summed, parts, strict=True)] if summed else list(parts)
+        return edit, locality, summed
+
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Give Adam back what `save` kept of it."""
+        for name, parameter in self.parameters.items():
+            kept = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}
+            if len(kept) < len(ADAM):
+                raise HypernetworkError(f"'{path}' lacks what Adam kept of {name}; give what `save` wrote")
+            count = kept.pop("step")  # Adam counts on the CPU
+            moments = {key: tensor.to(parameter.device) for key, tensor in kept.items()}
+            self.adam.state[parameter] = {"step": count, **moments}
+
+    def _skip(self, seen: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(seen[name])
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.config.max_skipped:
+            raise HypernetworkError(
+                f"the loss was not finite in {self.skipped_in_a_row} steps in a row, the last one step {self.step}; "
+                f"go on from an earlier file with a lower learning_rate (now {self.config.learning_rate:g}), or start "
+                "with a smaller step_size"
+            )

@@ -1,0 +1,39 @@
+"""Hypernetworks without a training, for laws that hold of any."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from editing.layout import layout_of
+from editing.methods.base import Setting
+from editing.methods.mend import weight_shapes
+from editing.methods.mend_files import save_network
+from editing.methods.mend_network import MendNetwork, MendSpec
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="errata-hypernetworks-", ignore_cleanup_errors=True)
+
+
+def untrained(model, digest: str, layers, projections=(), *, step_size: float = 0.1, rank: int = 8) -> MendNetwork:
+    """The identity: its updates are steps along the plain gradient."""
+    layout = layout_of(model)
+    shapes = weight_shapes(model, layout, layout.projections(model, layers, projections))
+    return MendNetwork(MendSpec(base_digest=digest, shapes=shapes, rank=rank), step_size)
+
+
+def moved(network: MendNetwork) -> MendNetwork:
+    """The same with every parameter somewhere else, as after a training."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+def options(setting: Setting) -> dict[str, object]:
+    """What the configuration of mend needs for a setting: some hypernetwork of its layers."""
+    base = setting.statistics.base_digest
+    path = Path(_FOLDER.name) / f"{base[:12]}-{'-'.join(map(str, setting.layers))}.safetensors"
+    if not path.is_file():
+        save_network(moved(untrained(setting.model, base, setting.layers)), path)
+    return {"hypernetwork": str(path)}
