@@ -86,12 +86,12 @@ def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -
     """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth.
 
     A method of one layer gets the last of them, at which the others search their values; one of late layers gets
-    four that begin at four fifths of the depth instead, one of the last layers as many as it says below the very last.
+    four that begin at four fifths of the depth instead, one of the last layers as many as it says, the very last included.
     """
     if config.layers is not None:
         return config.layers
     if config.last_layers is not None:
-        return tuple(range(max(0, count - 1 - config.last_layers), count - 1))
+        return tuple(range(max(0, count - config.last_layers), count))
     layers = _late_layers(count) if config.late_layers else _usual_layers(model_type, count, hidden)
     return layers[-1:] if config.one_layer else layers
 

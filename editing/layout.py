@@ -149,12 +149,19 @@ def _check_weight(model: PreTrainedModel, layout: ModelLayout, named: str) -> No
         raise ModelError(f"{named} computes attention in a way that gives NaN in float64; load it in float32")
 
 
-def check_layers(model: PreTrainedModel, layout: ModelLayout, layers: tuple[int, ...]) -> None:
-    """Raises ModelError unless `layers` rise strictly and lie inside the model."""
+def check_layers(
+    model: PreTrainedModel, layout: ModelLayout, layers: tuple[int, ...], *, searched: bool = True
+) -> None:
+    """Raises ModelError unless `layers` rise strictly and lie inside the model.
+
+    `searched`: values are searched at the last of them, which needs a layer above it.
+    """
     count = len(layout.layer_list(model))
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
         raise ModelError(f"layers {list(layers)} must be distinct, rising and not negative, e.g. [2, 3, 4]")
-    if layers[-1] >= count - 1:
+    if not searched and layers[-1] >= count:
+        raise ModelError(f"layer {layers[-1]} is above the model's last one; choose layers of 0 to {count - 1}")
+    if searched and layers[-1] >= count - 1:
         raise ModelError(
             f"layer {layers[-1]} leaves nothing above it to search through: the model has {count} layers; "
             f"choose layers below {count - 1}"

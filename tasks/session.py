@@ -157,7 +157,7 @@ def open_session(
     layers = layers_for(
         config, loaded.model.config.model_type, count, loaded.model.config.get_text_config().hidden_size
     )
-    check_layers(loaded.model, layout, layers)
+    check_layers(loaded.model, layout, layers, searched=find_method(config.method).searches)
     cache = settings.cache_folder
     ready = prepare(loaded, layout, layers, config, cache, statistics_texts, on_progress)
     weights = EditedWeights(loaded.model, layout)

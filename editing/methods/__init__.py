@@ -93,7 +93,7 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         StatisticsError: the key statistics are those of other layers or of another model.
         EditingError: the method cannot work on these layers or statistics.
     """
-    _check(setting, edits)
+    _check(setting, edits, config)
     setting = _configured(setting, config)
     made = find_method(config.method).compute_update(setting, edits, z_star_nm, config)
     return replace(made, update=_restrained(setting, made.update))
@@ -132,7 +132,7 @@ def compute_independent_updates(
         SolveError, InvalidEdit, EditingError: as `compute_update`.
     """
     check_mode(config.method, "independent")
-    _check(setting, edits)
+    _check(setting, edits, config)
     method = find_method(config.method)
     assert method.compute_independent_updates is not None
     setting = _configured(setting, config)
@@ -154,7 +154,8 @@ def _restrained(setting: Setting, update: WeightUpdate) -> WeightUpdate:
     return {name: setting.restrain(name, factors) for name, factors in update.items()}
 
 
-def _check(setting: Setting, edits: Sequence[Edit]) -> None:
+def _check(setting: Setting, edits: Sequence[Edit], config: MethodConfig) -> None:
     """Raises ModelError or InvalidEdit for layers or edits that this model cannot take."""
-    check_layers(setting.model, setting.layout, setting.layers)
+    searched = find_method(config.method).searches
+    check_layers(setting.model, setting.layout, setting.layers, searched=searched)
     check_edits(setting.model, setting.tokenizer, edits, setting.prefixes)

@@ -194,9 +194,9 @@ def test_the_targets_become_more_probable_and_the_model_stays_as_it_is(kind, dty
     assert {parameter.dtype for parameter in setting.model.parameters()} == {dtype}
 
 
-def test_by_default_the_last_three_layers_with_something_above_them_are_edited():
-    assert layers_for(method_config("mend"), "llama", 30, 576) == (26, 27, 28)
-    assert layers_for(method_config("mend"), "gpt2", 3, 8) == (0, 1)
+def test_by_default_the_last_three_layers_are_edited():
+    assert layers_for(method_config("mend"), "llama", 30, 576) == (27, 28, 29)
+    assert layers_for(method_config("mend"), "gpt2", 2, 8) == (0, 1)
 
 
 # Files.

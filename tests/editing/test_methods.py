@@ -43,6 +43,7 @@ def quick(setting: Setting, method: str, fields: Mapping[str, object] | None = N
 
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
 EVERY_SEARCH = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.searches])
+EVERY_OTHER = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if not method.searches])
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -105,6 +106,26 @@ def test_independent_updates_are_those_of_each_edit_alone(tiny, method):
             torch.testing.assert_close(
                 delta, alone[name].B.double() @ alone[name].A.double(), atol=1e-4 * scale, rtol=0
             )
+
+
+@EVERY_OTHER
+def test_a_method_that_searches_no_value_edits_the_very_last_layer(tiny, method):
+    setting = replace(tiny_setting(tiny, method), layers=(3,))
+    update = compute_update(setting, EDITS, torch.zeros(len(EDITS), 0), quick(setting, method)).update
+    assert update.keys() == {setting.layout.weight_name(3)}
+    asked = [(edit.text, edit.target_new) for edit in EDITS]
+    before = sum(one.mean_logprob for one in score(tiny.model, tiny.tokenizer, asked))
+    with overlay(tiny.model, setting.layout, update):
+        assert sum(one.mean_logprob for one in score(tiny.model, tiny.tokenizer, asked)) > before
+    with pytest.raises(ModelError, match=r"layer 4 is above the model's last one; choose layers of 0 to 3"):
+        compute_update(replace(setting, layers=(4,)), EDITS, torch.zeros(len(EDITS), 0), quick(setting, method))
+
+
+@EVERY_SEARCH
+def test_a_method_that_searches_a_value_refuses_the_very_last_layer(tiny, method):
+    setting = replace(tiny_setting(tiny, method), layers=(3,))
+    with pytest.raises(ModelError, match="layer 3 leaves nothing above it to search through"):
+        compute_update(setting, EDITS, torch.zeros(len(EDITS), 32), quick(setting, method))
 
 
 @EVERY_SEARCH
