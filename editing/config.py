@@ -86,7 +86,7 @@ def layers_for(config: MethodConfig, model_type: str, count: int, hidden: int) -
     """The configured layers, the preset for this model, or four layers that begin at a twelfth of its depth.
 
     A method of one layer gets the last of them, at which the others search their values; one of late layers gets
-    four that begin at four fifths of the depth instead, one of the last layers as many as it says, the very last included.
+    four that begin at four fifths of the depth instead, one of the last layers as many as it says.
     """
     if config.layers is not None:
         return config.layers

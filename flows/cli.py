@@ -9,10 +9,10 @@ import typer
 from typer.exceptions import TyperException
 
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
-from flows import cli_review
-from flows.cli_app import Json, Line, LineOption, app
+from flows import cli_review, cli_train
+from flows.cli_app import Hypernetwork, Json, Line, LineOption, app, pairs
 
-__all__ = ["app", "cli_review", "main"]
+__all__ = ["app", "cli_review", "cli_train", "main"]
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""
@@ -49,20 +49,9 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _pairs(options: list[str] | None, name: str) -> dict[str, Any]:
-    """`--set a=1 --set b=x` as a dictionary of values read as JSON, or as text where they are none."""
-    import json
-
-    found: dict[str, Any] = {}
-    for option in options or []:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise UsageError(f"{name} '{option}' must read NAME=VALUE, e.g. {name} min_efficacy=0.95")
-        try:
-            found[key.strip()] = json.loads(value)
-        except ValueError:
-            found[key.strip()] = value
-    return found
+def _options(options: list[str] | None, hypernetwork: str | None) -> dict[str, Any]:
+    """The method's options, its hypernetwork among them where one is named."""
+    return pairs(options, "--option") | ({"hypernetwork": hypernetwork} if hypernetwork else {})
 
 
 @app.command()
@@ -114,8 +103,9 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Method of a new line: memit (default), alphaedit, emmet, rome, finetune, ultraedit, lora."),
+        typer.Option(help="Method of a new line: memit, alphaedit, emmet, rome, finetune, ultraedit, lora, mend."),
     ] = None,
+    hypernetwork: Hypernetwork = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
     ] = None,
@@ -137,14 +127,16 @@ def run(
         errata run products --model ./our-model --dtype bfloat16
 
         errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
+
+        errata run quick --method mend --hypernetwork models:/mend-embedded/1
     """
     from flows import commands
 
     commands.run(
         line,
         limit,
-        {"model": model, "dtype": dtype, "method": method, "options": _pairs(option, "--option")},
-        _pairs(policy, "--set"),
+        {"model": model, "dtype": dtype, "method": method, "options": _options(option, hypernetwork)},
+        pairs(policy, "--set"),
         text,
         statistics_text,
         json,
@@ -156,6 +148,12 @@ def trial(
     file: Annotated[Path | None, typer.Argument(help="Requests to try; without it, what is queued.")] = None,
     line: LineOption = "main",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base, where the line does not exist yet.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
+    hypernetwork: Hypernetwork = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Try every correction alone against the base, and show what it would do. Nothing is kept.
@@ -165,10 +163,13 @@ def trial(
         errata trial requests.jsonl --limit 5
 
         errata trial
+
+        errata trial requests.jsonl --line new --method mend --hypernetwork models:/mend-embedded/1
     """
     from flows import commands
 
-    commands.trial(file, line, limit, json)
+    definition = {"model": model, "method": method, "options": _options(option, hypernetwork)}
+    commands.trial(file, line, limit, definition, json)
 
 
 @app.command()
@@ -192,7 +193,10 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
     model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,
-    method: Annotated[str, typer.Option(help="memit, alphaedit, emmet, rome, finetune, ultraedit or lora.")] = "memit",
+    method: Annotated[
+        str, typer.Option(help="memit, alphaedit, emmet, rome, finetune, ultraedit, lora, mend.")
+    ] = "memit",
+    hypernetwork: Hypernetwork = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE.")
     ] = None,
@@ -208,13 +212,16 @@ def benchmark(
 ) -> None:
     """Edit a benchmark file through the library and measure before and after.
 
-    Example:
+    Examples:
 
         errata benchmark counterfact.parquet --limit 50 --text wikitext.parquet --out results/
+
+        errata benchmark zsre.parquet --method mend --hypernetwork models:/mend-embedded/1 --out results/
     """
     from flows import commands
 
-    line = {"model": model, "dtype": dtype, "method": method, "options": _pairs(option, "--option") | {"seed": seed}}
+    options = _options(option, hypernetwork) | {"seed": seed}
+    line = {"model": model, "dtype": dtype, "method": method, "options": options}
     asked = {"mode": mode, "batch_size": batch_size, "limit": limit, "seed": seed, "text": text}
     commands.benchmark(data, out, line, asked | {"statistics_text": statistics_text}, json)
 

@@ -1,8 +1,10 @@
 """The command line's root, and the arguments that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from editing.errors import UsageError
 
 app = typer.Typer(
     name="errata",
@@ -17,3 +19,27 @@ Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar=
 LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the ledger.")]
+Hypernetwork = Annotated[
+    str | None,
+    typer.Option(
+        "--hypernetwork",
+        help="The hypernetwork of the method mend: a file or folder, models:/NAME/VERSION, runs:/RUN_ID, a sha256 or "
+        "trainings/ID of the store.",
+    ),
+]
+
+
+def pairs(options: list[str] | None, name: str) -> dict[str, Any]:
+    """`--set a=1 --set b=x` as a dictionary of values read as JSON, or as text where they are none."""
+    import json
+
+    found: dict[str, Any] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{name} '{option}' must read NAME=VALUE, e.g. {name} min_efficacy=0.95")
+        try:
+            found[key.strip()] = json.loads(value)
+        except ValueError:
+            found[key.strip()] = value
+    return found

@@ -112,11 +112,11 @@ def _line(workplace: Workplace, line: str, definition: dict[str, Any]) -> LineSp
     return resolve_line(workplace.store.store, workplace.settings, line, **definition)
 
 
-def trial(file: Path | None, line: str, limit: int | None, json: bool) -> None:
+def trial(file: Path | None, line: str, limit: int | None, definition: dict[str, Any], json: bool) -> None:
     from editing.methods import check_mode
 
     workplace = open_workplace()
-    spec = _line(workplace, line, {})
+    spec = _line(workplace, line, definition)
     check_mode(spec.config.method, "independent")
     if file is not None:
         records = islice(read_edits(file, parquet_rows=parquet_rows), limit)
@@ -277,6 +277,7 @@ def ask(prompts: list[str], line: str, tokens: int, json: bool) -> None:
 def benchmark(data: Path, to: Path, line: dict[str, Any], asked: dict[str, Any], json: bool) -> None:
     from editing.methods import check_mode, method_config
     from flows.benchmark import Benchmark, run_benchmark
+    from tasks.hypernetworks import resolved_options
     from tasks.settings import load_settings
 
     check_mode(line["method"], asked["mode"])
@@ -285,7 +286,7 @@ def benchmark(data: Path, to: Path, line: dict[str, Any], asked: dict[str, Any],
         line="benchmark",
         model=line["model"] or settings.model,
         dtype=line["dtype"] or settings.dtype,
-        config=method_config(line["method"], line["options"]),
+        config=method_config(line["method"], resolved_options(line["method"], line["options"], settings)),
     )
     with shown_progress(json):
         result = run_benchmark(settings, spec, Benchmark(data=data, out=to, **asked))

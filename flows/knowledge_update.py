@@ -73,7 +73,8 @@ def knowledge_update(
         text: Text that perplexity is taken on (a text file, or Parquet with a column `text`); none: text that
             the base model sampled itself.
         statistics_text: Text for the key statistics; none: text that the base model sampled itself.
-        model, dtype, method, options: Definition of a new line, where it differs from the settings.
+        model, dtype, method, options: Definition of a new line, where it differs from the settings. For mend,
+            options["hypernetwork"] names the hypernetwork: a file, an MLflow version, or one in the store.
 
     Killed at any point it can be started again: what was committed is not repeated, what was not is still queued.
 

@@ -156,7 +156,7 @@ class Job:
             parent=self.tip_snapshot,
             base=self.spec.model,
             base_digest=self.session.loaded.digest,
-            config=self.session.config.model_dump(mode="json"),
+            config=self.spec.config.model_dump(mode="json"),
             request_ids=attempt.ids,
             tensor_digests=self.session.weights.digests(),
             metrics=attempt.verdict.metrics,

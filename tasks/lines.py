@@ -9,7 +9,9 @@ from editing.config import Config
 from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
 from editing.methods import AnyConfig, method_config
 from editing.methods.memit import MemitConfig
+from editing.methods.mend import MendConfig
 from editing.models import EMBEDDED
+from tasks.hypernetworks import resolved_options
 from tasks.objects import ObjectStore
 from tasks.settings import Settings
 from tasks.snapshots import check_line
@@ -57,14 +59,15 @@ def resolve_line(
     Raises:
         UsageError: the line exists and is defined otherwise than asked.
     """
-    asked = {"model": _absolute(model), "dtype": dtype, "method": method}
+    asked = {"model": absolute(model), "dtype": dtype, "method": method}
     found = read_line(store, line)
     if found is None:
+        name = method or "memit"
         return LineSpec(
             line=check_line(line),
-            model=asked["model"] or _absolute(settings.model) or settings.model,
+            model=asked["model"] or absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
-            config=method_config(method or "memit", options),
+            config=method_config(name, resolved_options(name, options, settings)),
         )
     fixed = {"model": found.model, "dtype": found.dtype, "method": found.config.method}
     for name, value in asked.items():
@@ -72,12 +75,20 @@ def resolve_line(
             raise UsageError(
                 f"line '{line}' has {name} '{fixed[name]}', not '{value}'; leave --{name} out or choose another line"
             )
-    if options and method_config(found.config.method, options) != found.config:
+    if options and _asked(found, options, settings) != found.config:
         raise UsageError(
             f"line '{line}' has other options of {found.config.method} than asked; leave --option out or choose "
             "another line"
         )
     return found
+
+
+def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyConfig:
+    """The configuration that these options give the method of a line; its hypernetwork need not be named again."""
+    if isinstance(found.config, MendConfig):
+        options = {"hypernetwork_digest": found.config.hypernetwork_digest} | options
+    name = found.config.method
+    return method_config(name, resolved_options(name, options, settings))
 
 
 def save_line(store: ObjectStore, spec: LineSpec) -> None:
@@ -93,7 +104,7 @@ def save_line(store: ObjectStore, spec: LineSpec) -> None:
             raise UsageError(f"line '{spec.line}' was just defined otherwise; look at errata status") from None
 
 
-def _absolute(model: str | None) -> str | None:
+def absolute(model: str | None) -> str | None:
     """A model's folder or file as an absolute path, so that a job started elsewhere finds it."""
     if model is None or model == EMBEDDED or not Path(model).expanduser().exists():
         return model

@@ -49,6 +49,10 @@ class ObjectStore(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
+    def delete(self, key: str) -> None:
+        """Remove the object; one that is not there is no error. Only for what can be made again."""
+        ...
+
     def list(self, prefix: str) -> list[str]:
         """All keys that begin with `prefix`, sorted."""
         ...
@@ -157,6 +161,12 @@ class FolderStore:
         path = self._path(key)
         self._check_root()
         return path.is_file()
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        self._check_root()
+        with _explained(path, "removed"):
+            path.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> list[str]:
         folder = prefix.rpartition("/")[0]

@@ -102,6 +102,10 @@ class S3Store:
             return False
         return True
 
+    def delete(self, key: str) -> None:
+        full = self._full(key)
+        self._call(key, lambda: self._client.delete_object(Bucket=self.bucket, Key=full))
+
     def list(self, prefix: str) -> list[str]:
         def read() -> list[str]:
             pages = self._client.get_paginator("list_objects_v2")

@@ -20,10 +20,12 @@ from editing.history import KeyHistory
 from editing.layout import check_layers, layout_of
 from editing.methods import find_method
 from editing.methods.base import BatchUpdate, Setting
+from editing.methods.mend import MendConfig, network_for
 from editing.metrics import EditScores, evaluate
 from editing.models import LoadedModel, load_model
 from editing.values import search_values
 from editing.weights import EditedWeights, Factors, concatenate
+from tasks.hypernetworks import located
 from tasks.lines import LineSpec
 from tasks.manifest import Manifest
 from tasks.prepared import Progress, prepare, silent
@@ -148,16 +150,20 @@ def open_session(
 
     Raises:
         ModelError, StatisticsError
+        HypernetworkError: the hypernetwork is missing, broken, or belongs to another base or other weights.
     """
+    config = located(spec.config, settings)
     on_progress("model", 0, 1)
     loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
     on_progress("model", 1, 1)
-    layout, config = layout_of(loaded.model), spec.config
+    layout = layout_of(loaded.model)
     count = len(layout.layer_list(loaded.model))
     layers = layers_for(
         config, loaded.model.config.model_type, count, loaded.model.config.get_text_config().hidden_size
     )
     check_layers(loaded.model, layout, layers, searched=find_method(config.method).searches)
+    if isinstance(config, MendConfig):  # refused before anything long begins
+        network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = settings.cache_folder
     ready = prepare(loaded, layout, layers, config, cache, statistics_texts, on_progress)
     weights = EditedWeights(loaded.model, layout)

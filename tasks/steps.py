@@ -15,6 +15,7 @@ from editing.errors import SearchError, SolveError, StorageError, TrackingError
 from editing.methods import compute_update
 from tasks import intake as intaking
 from tasks.events import Event
+from tasks.hypernetworks import keep
 from tasks.job import Attempt, Job
 from tasks.lineage import open_versions, version_events
 from tasks.lines import save_line
@@ -72,6 +73,7 @@ def load_model(job: Job, statistics_texts: Sequence[str] | None, texts: Sequence
     job.session = open_session(
         job.spec, job.workplace.settings, statistics_texts=statistics_texts, on_progress=progress
     )
+    keep(store.store, job.session.config)
     save_line(store.store, job.spec)
     job.reference = measure_reference(job.session, job.policy, texts)
     head = job.head.snapshot if job.head else None

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.config import MethodConfig
 from editing.edit import Edit
@@ -24,6 +24,7 @@ from editing.features import token_gradients
 from editing.layout import ModelLayout
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.mend_files import load_network
+from editing.methods.mend_network import MendNetwork
 from editing.targets import encode_targets
 from editing.weights import Factors, WeightUpdate, concatenate
 
@@ -57,20 +58,44 @@ def compute_independent_updates(
     setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone, all in one forward and backward pass."""
-    if not config.hypernetwork:
-        raise HypernetworkError("mend needs the file of a trained hypernetwork: train one, then give hypernetwork=PATH")
-    modules = setting.layout.projections(setting.model, setting.layers, config.projections)
-    network = load_network(Path(config.hypernetwork), config.hypernetwork_digest)
-    network.spec.check(setting.statistics.base_digest, weight_shapes(setting.model, setting.layout, modules))
-    network.to(setting.model.device)
+    network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
+    return updates_of(network.to(setting.model.device), setting.model, setting.tokenizer, edits)
+
+
+def updates_of(
+    network: MendNetwork, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]
+) -> list[WeightUpdate]:
+    """What the hypernetwork makes of each edit's gradient at the model as it stands, alone, on the CPU.
+
+    Raises:
+        SearchError: the loss is NaN or infinite.
+    """
+    modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
     made: list[WeightUpdate] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
-        targets = encode_targets(setting.model, setting.tokenizer, edits[start : start + EDITS_AT_ONCE])
-        gradients = token_gradients(setting.model, modules, targets)
+        targets = encode_targets(model, tokenizer, edits[start : start + EDITS_AT_ONCE])
+        gradients = token_gradients(model, modules, targets)
         with torch.no_grad():
             found = network.updates(gradients)
         made += [{name: _stored(factors) for name, factors in update.items()} for update in found]
     return made
+
+
+def network_for(
+    model: PreTrainedModel, layout: ModelLayout, layers: Sequence[int], base_digest: str, config: MendConfig
+) -> MendNetwork:
+    """The configured hypernetwork, on the CPU.
+
+    Raises:
+        HypernetworkError: there is none, or it belongs to another base or other weights.
+        ModelError: a layer has no such projection.
+    """
+    if not config.hypernetwork:
+        raise HypernetworkError("mend needs the file of a trained hypernetwork: train one, then give hypernetwork=PATH")
+    modules = layout.projections(model, layers, config.projections)
+    network = load_network(Path(config.hypernetwork), config.hypernetwork_digest)
+    network.spec.check(base_digest, weight_shapes(model, layout, modules))
+    return network
 
 
 def weight_shapes(

@@ -28,13 +28,21 @@ def save_network(
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a hypernetwork, and what goes with it: further tensors, and what JSON can hold."""
+    write_atomically(path, network_bytes(network, more=more, about=about))
+
+
+def network_bytes(
+    network: MendNetwork, *, more: Mapping[str, Tensor] | None = None, about: Mapping[str, Any] | None = None
+) -> bytes:
+    """What `save_network` writes; the same for the same tensors."""
     tensors = {NETWORK + name: tensor for name, tensor in network.state_dict().items()} | dict(more or {})
     described = {"format": FORMAT, "spec": network.spec.model_dump(mode="json"), **(about or {})}
-    data = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {"about": json.dumps(described, sort_keys=True)},
+    return bytes(
+        save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {"about": json.dumps(described, sort_keys=True)},
+        )
     )
-    write_atomically(path, data)
 
 
 def load_network(path: Path, digest: str | None = None) -> MendNetwork:
@@ -62,6 +70,11 @@ def read_network(path: Path, digest: str | None = None) -> tuple[MendNetwork, di
         raise HypernetworkError(
             f"hypernetwork '{path}' has digest {found[:12]}, {digest[:12]} is wanted; put the file back as it was"
         )
+    return parse_network(data, str(path))
+
+
+def parse_network(data: bytes, named: str) -> tuple[MendNetwork, dict[str, Tensor], dict[str, Any]]:
+    """The same from the file's bytes; `named` says in messages where they are from."""
     try:
         tensors, about = load(data), _description(data)
         if about["format"] != FORMAT:
@@ -72,10 +85,10 @@ def read_network(path: Path, digest: str | None = None) -> tuple[MendNetwork, di
     except (SafetensorError, KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HypernetworkError(
-            f"'{path}' is no hypernetwork, or a broken one ({reason}); train it again or give another file"
+            f"'{named}' is no hypernetwork, or a broken one ({reason}); train it again or give another file"
         ) from None
     if not all(tensor.isfinite().all() for tensor in own.values()):
-        raise HypernetworkError(f"hypernetwork '{path}' is not finite; go back to an earlier file")
+        raise HypernetworkError(f"hypernetwork '{named}' is not finite; go back to an earlier file")
     return network, {name: tensor for name, tensor in tensors.items() if not name.startswith(NETWORK)}, about
 
 

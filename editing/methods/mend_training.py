@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from editing.config import Config
 from editing.edit import Edit
 from editing.errors import HypernetworkError, SearchError
+from editing.files import write_atomically
 from editing.layout import layout_of
 from editing.methods.mend import weight_shapes
 from editing.methods.mend_examples import check_examples, edits_digest, examples_at
-from editing.methods.mend_files import read_network, save_network
+from editing.methods.mend_files import network_bytes, parse_network
 from editing.methods.mend_loss import edit_gradients, losses
 from editing.methods.mend_network import MendNetwork, MendSpec
 from editing.models import LoadedModel
@@ -33,6 +34,7 @@ class MendTraining(Config):
     step_size: float | None = Field(None, gt=0, description="α at first; none: of some, the best on the first batch.")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
     step_learning_rate: float = Field(1e-2, gt=0, description="The same for log α.")
+    warm_up: int = Field(20, ge=0, description="Steps in which the step sizes rise to these; then they stay.")
     edit_weight: float = Field(1.0, gt=0, description="c_edit; published: 0.1.")
     batch: int = Field(8, ge=1, description="Updates that one step averages over.")
     edits_together: int = Field(1, ge=1, description="Edits whose updates are added up and in force together.")
@@ -80,8 +82,11 @@ class MendTrainer:
         self.parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
         steps = [parameter for name, parameter in self.parameters.items() if name.endswith("log_step")]
         others = [parameter for name, parameter in self.parameters.items() if not name.endswith("log_step")]
-        groups: list[dict[str, Any]] = [{"params": others}, {"params": steps, "lr": config.step_learning_rate}]
-        self.adam = torch.optim.Adam(groups, lr=config.learning_rate)
+        groups: list[dict[str, Any]] = [
+            {"params": others, "full": config.learning_rate},
+            {"params": steps, "full": config.step_learning_rate},
+        ]
+        self.adam = torch.optim.Adam(groups)
         self.skipped = self.skipped_in_a_row = 0
 
     @classmethod
@@ -115,13 +120,32 @@ class MendTrainer:
     def resume(
         cls, path: Path, loaded: LoadedModel, edits: Sequence[Edit], config: MendTraining | None = None
     ) -> "MendTrainer":
-        """Go on where `save` was called; with the file's own configuration, as if nothing had come between.
+        """Go on where `save` was called; see `resume_from`."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise HypernetworkError(f"cannot read the training '{path}' ({error.strerror})") from None
+        return cls.resume_from(data, str(path), loaded, edits, config)
+
+    @classmethod
+    def resume_from(
+        cls,
+        data: bytes,
+        path: str,
+        loaded: LoadedModel,
+        edits: Sequence[Edit],
+        config: MendTraining | None = None,
+    ) -> "MendTrainer":
+        """Go on from what `to_bytes` gave, with its own configuration, as if nothing had come between.
+
+        Args:
+            path: how messages name the data.
 
         Raises:
             HypernetworkError: the file is missing, broken, holds no training, or belongs to another base, other edits
                 or another rank.
         """
-        network, tensors, about = read_network(path)
+        network, tensors, about = parse_network(data, path)
         network.spec.check(loaded.digest, network.spec.shapes)
         try:
             progress = MendProgress.model_validate(about.get("training"))
@@ -142,6 +166,10 @@ class MendTrainer:
 
     def save(self, path: Path) -> None:
         """Write all that `resume` needs, whole or not at all; `load_network` reads the hypernetwork out of it."""
+        write_atomically(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         moments = {
             f"adam.{key}.{name}": self.adam.state[parameter][key]
             for name, parameter in self.parameters.items()
@@ -155,7 +183,7 @@ class MendTrainer:
             skipped=self.skipped,
             skipped_in_a_row=self.skipped_in_a_row,
         )
-        save_network(self.network, path, more=moments, about={"training": progress.model_dump(mode="json")})
+        return network_bytes(self.network, more=moments, about={"training": progress.model_dump(mode="json")})
 
     def train_step(self) -> StepLosses:
         """Take one step of Adam, or none if a loss or its gradient is not finite; the base is left as it is.
@@ -175,6 +203,9 @@ class MendTrainer:
             self.skipped_in_a_row = 0
             for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
                 parameter.grad = gradient * min(1.0, self.config.clip / (norm + 1e-12))
+            rise = min(1.0, self.step / (self.config.warm_up + 1))
+            for group in self.adam.param_groups:
+                group["lr"] = group["full"] * rise
             self.adam.step()
             self.adam.zero_grad()
         return StepLosses(self.step, loss, edit, locality, norm, skipped)
@@ -226,7 +257,7 @@ class MendTrainer:
                 summed = [total + part for total, part in zip(summed, parts, strict=True)] if summed else list(parts)
         return edit, locality, summed
 
-    def _restore(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    def _restore(self, path: str, tensors: Mapping[str, Tensor]) -> None:
         """Give Adam back what `save` kept of it."""
         for name, parameter in self.parameters.items():
             kept = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}

@@ -1,0 +1,162 @@
+"""The steps of a training, one Prefect task each; only those that talk to storage or MLflow are retried."""
+
+import time
+from collections.abc import Callable
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from editing.errors import StorageError, TrackingError
+from editing.files import write_atomically
+from editing.methods.mend_files import network_bytes, parse_network
+from editing.methods.mend_training import MendTrainer
+from editing.methods.mend_validation import validate as measure
+from editing.metrics import evaluate
+from editing.models import load_model
+from tasks.checkpoints import Checkpoint
+from tasks.hypernetworks import cached, store_key
+from tasks.objects import sha256
+from tasks.progress import note, progress
+from tasks.tracking_hypernetworks import BASE, TRAINING
+from tasks.training import TrainingJob, TrainingSummary
+
+SHOWN_EVERY_SECONDS = 5.0
+
+
+@task(task_run_name="prepare", cache_policy=NO_CACHE)
+def prepare(job: TrainingJob, model: str, dtype: str) -> None:
+    """Load the base, and the training's last whole checkpoint where there is one; check every edit."""
+    settings = job.workplace.settings
+    progress("model", 0, 1)
+    job.identify(load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder))
+    progress("model", 1, 1)
+    found, learnt = job.checkpoints.newest(), job.data.learnt
+    if found is None:
+        job.trainer = MendTrainer.start(job.loaded, learnt, job.layers, job.plan.projections, job.plan.training)
+    else:
+        job.last, data = found
+        job.trainer = MendTrainer.resume_from(data, f"trainings/{job.id}", job.loaded, learnt)
+        note(f"training {job.id} goes on from step {job.last.step}")
+    job.before = {one.edit_id: one for one in evaluate(job.loaded.model, job.loaded.tokenizer, job.data.validated)}
+    job.begin()
+
+
+@task(task_run_name="train-from-{job.trainer.step}", cache_policy=NO_CACHE)
+def train(job: TrainingJob, on_progress: Callable[[], None]) -> None:
+    """Steps up to the next checkpoint: the next multiple of `every`, the last step, or when the time is over.
+
+    Raises:
+        HypernetworkError: too many losses in a row were not finite.
+    """
+    plan, shown = job.plan, 0.0
+    until = min(plan.steps, (job.trainer.step // plan.every + 1) * plan.every)
+    while job.trainer.step < until and not (job.seen and job.out_of_time):
+        job.seen.append(job.trainer.train_step())
+        job.show()
+        if time.monotonic() - shown > SHOWN_EVERY_SECONDS:
+            on_progress()
+            shown = time.monotonic()
+
+
+@task(task_run_name="validate-{job.trainer.step}", cache_policy=NO_CACHE)
+def validate(job: TrainingJob) -> dict[str, float]:
+    """Measure the hypernetwork as it is on the edits that are held out."""
+    progress("validation", 0, 1)
+    found = measure(job.loaded, job.trainer.network, job.data.validated, job.before)
+    progress("validation", 1, 1)
+    return found
+
+
+def _is_plain_storage_error(state: object) -> bool:
+    error = getattr(getattr(state, "data", None), "__cause__", None) or getattr(state, "data", None)
+    return type(error) is StorageError
+
+
+@task(
+    task_run_name="checkpoint-{job.trainer.step}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=lambda task, run, state: _is_plain_storage_error(state),
+)
+def checkpoint(job: TrainingJob, validation: dict[str, float]) -> None:
+    """Publish how far the training is; killed before, during or after, it goes on from the last whole one."""
+    best, stale = (job.last.best_score, job.last.stale) if job.last else (-1.0, 0)
+    better = validation["score"] > best
+    job.last = job.checkpoints.publish(
+        Checkpoint(
+            step=job.trainer.step,
+            seconds=job.seconds,
+            validation=validation,
+            best_score=max(best, validation["score"]),
+            stale=0 if better else stale + 1,
+        ),
+        job.trainer.to_bytes(),
+    )
+    job.seen = []
+
+
+@task(
+    task_run_name="curves-{job.trainer.step}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=lambda task, run, state: isinstance(getattr(state, "data", None), TrackingError),
+)
+def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
+    """The losses of each step since the last checkpoint, and the validation, to MLflow in one go."""
+    curves = [
+        (
+            one.step,
+            {
+                "train_loss": one.loss,
+                "train_edit_loss": one.edit,
+                "train_locality_loss": one.locality,
+                "gradient_norm": one.gradient_norm,
+            },
+        )
+        for one in job.seen
+    ]
+    whole = {f"validation_{name}": value for name, value in validation.items()}
+    whole |= {"skipped": float(job.trainer.skipped), "steps_per_second": job.rate}
+    whole |= {f"step_size_{i}": size for i, size in enumerate(job.trainer.network.step_sizes().values())}
+    job.tracker.log_steps(job.run_id, [*curves, (job.trainer.step, whole)])
+
+
+@task(
+    task_run_name="register",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=lambda task, run, state: isinstance(getattr(state, "data", None), TrackingError),
+)
+def register(job: TrainingJob, name: str, model: str, dtype: str) -> TrainingSummary:
+    """The best checkpoint's hypernetwork into the store, the cache and MLflow's registry; each once."""
+    found = job.checkpoints.best()
+    if found is None:
+        raise StorageError(f"training '{job.id}' lost its checkpoints; run the command again")
+    best, data = found
+    network, _, _ = parse_network(data, f"trainings/{job.id}")
+    data = network_bytes(network)
+    digest = sha256(data)
+    job.workplace.store.store.put(store_key(digest), data)
+    write_atomically(cached(job.workplace.settings, digest), data)
+    tags = {TRAINING: job.id, BASE: job.loaded.digest, "model": model, "dtype": dtype, "step": str(best.step)}
+    measured = {f"validation_{key}": f"{value:.4f}" for key, value in best.validation.items()}
+    version = job.tracker.register_hypernetwork(name, job.run_id, data, digest, tags | measured)
+    job.tracker.finish_run(job.run_id)
+    assert job.last is not None
+    return TrainingSummary(
+        name=name,
+        version=version,
+        hypernetwork=digest,
+        training=job.id,
+        ended=job.ended(),
+        steps=job.last.step,
+        best_step=best.step,
+        seconds=job.last.seconds,
+        skipped=job.trainer.skipped,
+        learnt=len(job.data.learnt),
+        refused=len(job.data.refused),
+        validation=best.validation,
+    )
