@@ -46,8 +46,11 @@ def run(
 
 def show(summary: TrainingSummary) -> None:
     rows = [[name, percent(value)] for name, value in summary.validation.items()]
-    title = f"training {summary.training}: {summary.steps} steps in {summary.seconds / 60:.1f} minutes, the best at "
-    table(f"{title}{summary.best_step} (ended: {summary.ended})", ["validation", "share"], rows, ["share"])
+    console.print(
+        f"training {summary.training}: {summary.steps} steps in {summary.seconds / 60:.1f} minutes "
+        f"(ended: {summary.ended}), the best at step {summary.best_step}"
+    )
+    table("validation", ["metric", "share"], rows, ["share"])
     if summary.refused or summary.skipped:
         console.print(f"{summary.refused} records refused, {summary.skipped} steps skipped")
     reference = f"models:/{summary.name}/{summary.version}"

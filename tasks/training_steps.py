@@ -36,7 +36,10 @@ def prepare(job: TrainingJob, model: str, dtype: str) -> None:
     else:
         job.last, data = found
         job.trainer = MendTrainer.resume_from(data, f"trainings/{job.id}", job.loaded, learnt)
-        note(f"training {job.id} goes on from step {job.last.step}")
+        done = job.ended()
+        note(f"training {job.id} {'is complete' if done else 'goes on'}: step {job.last.step}")
+        if done:
+            return
     job.before = {one.edit_id: one for one in evaluate(job.loaded.model, job.loaded.tokenizer, job.data.validated)}
     job.begin()
 
