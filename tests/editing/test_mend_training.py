@@ -153,6 +153,16 @@ def test_the_gradient_is_clipped(tiny):
         torch.testing.assert_close(kept, expected, atol=1e-9, rtol=1e-3)
 
 
+def test_the_step_sizes_rise_in_the_warm_up_and_stay(tiny_llama):
+    trainer = started(tiny_llama, SMALL.model_copy(update={"warm_up": 3}))
+    rates = []
+    for _ in range(6):
+        trainer.train_step()
+        rates.append([group["lr"] for group in trainer.adam.param_groups])
+    for rate, share in zip(rates, (0.25, 0.5, 0.75, 1, 1, 1), strict=True):
+        assert rate == pytest.approx([share * SMALL.learning_rate, share * SMALL.step_learning_rate])
+
+
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_killed_training_goes_on_to_the_very_same_bits(tiny, tmp_path, together):
     config = SMALL.model_copy(update={"edits_together": together})
