@@ -21,6 +21,7 @@ from editing.weights import EditedWeights, Factors, overlay
 from tasks.parquet import parquet_rows
 from tasks.settings import load_settings
 from tests.benchmarks.independent import bench_independent
+from tests.benchmarks.mend import bench_mend
 from tests.benchmarks.rebase import bench_rebase
 from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
 from tests.benchmarks.statistics import bench_statistics
@@ -88,6 +89,7 @@ KNOWN = {
     "statistics": bench_statistics,
     "rebase": bench_rebase,
     "batch": bench_batch,
+    "mend": bench_mend,
     "accumulation": bench_accumulation,
     "large": bench_large,
 }
