@@ -90,7 +90,8 @@ def keep(store: ObjectStore, config: MethodConfig) -> None:
     """Store the hypernetwork of a located configuration, so that other machines find it by its digest."""
     if isinstance(config, MendConfig) and config.hypernetwork:
         data = Path(config.hypernetwork).read_bytes()
-        store.put(store_key(sha256(data)), data)
+        if not store.exists(store_key(sha256(data))):
+            store.put(store_key(sha256(data)), data)
 
 
 def _found(reference: str, settings: Settings) -> bytes:

@@ -1,0 +1,68 @@
+"""Hypernetworks by digest: fetched where they are missing, and never taken for what they are not."""
+
+import pytest
+
+from editing.errors import HypernetworkError
+from editing.methods import method_config
+from editing.methods.mend_files import load_network, network_bytes
+from tasks.hypernetworks import cached, keep, located, resolve, store_key
+from tasks.objects import open_store, sha256
+from tasks.settings import Settings
+from tests.conftest import tiny_model
+from tests.hypernetworks import untrained
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(home=tmp_path / "home", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def data() -> bytes:
+    tiny = tiny_model("llama")
+    return network_bytes(untrained(tiny.model, tiny.digest, (2, 3)))
+
+
+@pytest.fixture
+def config(data):
+    return method_config("mend", {"hypernetwork_digest": sha256(data)})
+
+
+def test_a_kept_hypernetwork_is_found_by_its_digest_where_the_cache_is_empty(settings, data, config, tmp_path):
+    (tmp_path / "h.safetensors").write_bytes(data)
+    assert resolve(str(tmp_path / "h.safetensors"), settings) == sha256(data)
+    first = located(config, settings)
+    store = open_store(settings.store_uri, create=True)
+    keep(store, first)
+    cached(settings, sha256(data)).unlink()
+    assert located(config, settings) == first and load_network(cached(settings, sha256(data))).spec.rank == 8
+
+
+def test_a_changed_file_of_the_cache_is_fetched_again(settings, data, config):
+    open_store(settings.store_uri, create=True).put(store_key(sha256(data)), data)
+    path = cached(settings, sha256(data))
+    located(config, settings)
+    path.write_bytes(data[:-1])
+    assert located(config, settings).hypernetwork == str(path) and path.read_bytes() == data
+
+
+def test_what_is_missing_or_changed_in_the_store_is_refused_by_name(settings, data, config):
+    store, key = open_store(settings.store_uri, create=True), store_key(sha256(data))
+    with pytest.raises(HypernetworkError, match=f"no hypernetwork {sha256(data)[:12]} in the cache or in .* as {key}"):
+        located(config, settings)
+    store.put(key, data[:-1])
+    with pytest.raises(HypernetworkError, match=rf"'{key}' in '.*' has sha256 .*; restore it from a copy"):
+        located(config, settings)
+    assert not cached(settings, sha256(data)).exists()
+
+
+def test_a_folder_with_several_files_names_none(settings, data, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.safetensors").write_bytes(data)
+    with pytest.raises(HypernetworkError, match=r"holds 2 \.safetensors files, not one; name the file"):
+        resolve(str(tmp_path), settings)
+
+
+def test_other_methods_have_nothing_to_locate(settings):
+    config = method_config("memit")
+    assert located(config, settings) is config
