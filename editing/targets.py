@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import run_body
 from editing.edit import Edit
 from editing.errors import ModelError
+from editing.lower_states import LowerStates
+from editing.onednn import fast_linear
 from editing.scoring import encode_queries, output_logits
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 
@@ -28,6 +30,8 @@ class Targets:
     """The wanted tokens, (t,)."""
     weights: Tensor
     """1 / length of the target that each belongs to, (t,): every edit counts the same."""
+    below: LowerStates | None = None
+    """What knows the layers below the edited ones, where nothing changes them."""
 
 
 def encode_targets(
@@ -97,10 +101,15 @@ def target_loss(model: PreTrainedModel, targets: Targets) -> Tensor:
 def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
     """Logits at each place, (t, vocabulary), in float32 or wider."""
     rows = targets.rows
-    final = run_body(
-        model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
-    ).last_hidden_state
-    return output_logits(model, final[targets.places[:, 0], targets.places[:, 1]])
+    if targets.below is not None:
+        final = targets.below.final(rows)
+    else:
+        with fast_linear(model):
+            final = run_body(
+                model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
+            ).last_hidden_state
+    with fast_linear(model):
+        return output_logits(model, final[targets.places[:, 0], targets.places[:, 1]])
 
 
 def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -65,7 +65,12 @@ class UpperLayers:
         return hidden_of(output[0]), extras
 
     def run(
-        self, hidden: Tensor, extras: tuple[object, ...], attention_mask: Tensor, position_ids: Tensor, cache: Cache
+        self,
+        hidden: Tensor,
+        extras: tuple[object, ...],
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: Cache | None,
     ) -> Tensor:
         """Final hidden states, given layer L's output: the model's own forward, in which the layers up to L give it.
 

@@ -11,12 +11,14 @@ reach the hypernetwork through its factors, and no tensor of the base is ever wr
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from editing.features import TokenGradients, token_gradients
 from editing.layout import layout_of
+from editing.lower_states import LowerStates
 from editing.methods.mend_examples import Example
 from editing.methods.mend_network import MendNetwork
 from editing.models import LoadedModel
@@ -25,15 +27,20 @@ from editing.weights import concatenate, overlay
 
 
 def edit_gradients(
-    loaded: LoadedModel, modules: Mapping[str, nn.Module], examples: Sequence[Example]
+    loaded: LoadedModel,
+    modules: Mapping[str, nn.Module],
+    examples: Sequence[Example],
+    below: LowerStates | None = None,
 ) -> dict[str, TokenGradients]:
     """What the gradients of the examples' edits on the base are made of, by weight.
+
+    `below`, where it is given, knows the layers below those of `modules`.
 
     Raises:
         SearchError: the base's loss is not finite.
     """
     targets = encode_targets(loaded.model, loaded.tokenizer, [one.edit for one in examples])
-    return token_gradients(loaded.model, modules, targets)
+    return token_gradients(loaded.model, modules, replace(targets, below=below))
 
 
 def losses(
@@ -42,11 +49,12 @@ def losses(
     examples: Sequence[Example],
     gradients: Mapping[str, TokenGradients],
     together: int = 1,
+    below: LowerStates | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L_e and L_loc summed over the examples; each `together` of them have the sum of their updates in force."""
     model, tokenizer = loaded.model, loaded.tokenizer
-    asked = encode_pairs(model, tokenizer, [one.asked for one in examples])
-    spared = encode_pairs(model, tokenizer, [one.spared for one in examples])
+    asked = replace(encode_pairs(model, tokenizer, [one.asked for one in examples]), below=below)
+    spared = replace(encode_pairs(model, tokenizer, [one.spared for one in examples]), below=below)
     with torch.no_grad():
         base = target_logits(model, spared).log_softmax(-1)
     alone = network.updates(gradients)

@@ -19,6 +19,7 @@ from editing.edit import Edit
 from editing.errors import HypernetworkError, SearchError
 from editing.files import write_atomically
 from editing.layout import layout_of
+from editing.lower_states import lower_states
 from editing.methods.mend import weight_shapes
 from editing.methods.mend_examples import check_examples, edits_digest, examples_at
 from editing.methods.mend_files import network_bytes, parse_network
@@ -78,6 +79,8 @@ class MendTrainer:
     ) -> None:
         self.loaded, self.edits, self.config, self.step = loaded, list(edits), config, step
         self.modules = {name: loaded.model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
+        layout = layout_of(loaded.model)
+        self.below = lower_states(loaded.model, min(layout.weight_layer(name) for name in network.spec.shapes))
         self.network = network.to(loaded.model.device)
         self.parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
         steps = [parameter for name, parameter in self.parameters.items() if name.endswith("log_step")]
@@ -240,7 +243,7 @@ class MendTrainer:
         at_once = config.updates_at_once * config.edits_together
         passes = [drawn[start : start + at_once] for start in range(0, count, at_once)]
         try:
-            tokens = [edit_gradients(self.loaded, self.modules, examples) for examples in passes]
+            tokens = [edit_gradients(self.loaded, self.modules, examples, self.below) for examples in passes]
         except SearchError:
             return math.nan, math.nan, []
         for gradients in tokens if learning else ():
@@ -249,7 +252,9 @@ class MendTrainer:
         summed: list[Tensor] = []
         for examples, gradients in zip(passes, tokens, strict=True):
             with torch.set_grad_enabled(learning):
-                edit_loss, kept = losses(self.loaded, self.network, examples, gradients, config.edits_together)
+                edit_loss, kept = losses(
+                    self.loaded, self.network, examples, gradients, config.edits_together, self.below
+                )
             edit, locality = edit + edit_loss.item() / count, locality + kept.item() / count
             if learning:
                 loss = (config.edit_weight * edit_loss + kept) / count

@@ -103,7 +103,7 @@ ANY_METHOD = {
         ModelError,
         "has 4 layers; choose layers below 3",
     ),
-    "layers that are not there": (with_layers(9), update(), ModelError, "has 4 layers; choose layers below 3"),
+    "layers that are not there": (with_layers(9), update(), ModelError, "choose layers (below 3|of 0 to 3)"),
     "layers that fall": (with_layers(2, 1), update(), ModelError, r"\[2, 1\] must be distinct, rising"),
 }
 ANY_SOLVE = {
