@@ -1,5 +1,6 @@
 """Contexts: sampled beginnings before which a fact must hold too, and text that a model samples from itself."""
 
+import random
 from collections.abc import Callable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,9 +16,12 @@ TEXT_OPENINGS = (
     "One of the most", "Located in", "The president", "Many people", "At the end of", "Water", "How to",
 )  # fmt: skip
 """First words of self-sampled text: common ones, so that what follows is spread over the model's knowledge."""
-ROWS_AT_ONCE = 32
+ROWS_AT_ONCE = 64
 TEXT_TOKENS = 64
 TEXT_TOP_K = 1000
+WORD_BEGINS = ("Ġ", "▁")
+"""How byte-level and SentencePiece vocabularies mark a token that begins a word."""
+SHORTEST_WORD = 4
 
 
 def context_prefixes(
@@ -39,14 +43,29 @@ def sample_texts(
     seed: int,
     on_progress: Callable[[int], None] = lambda tokens: None,
 ) -> list[str]:
-    """About `tokens` tokens of text that the model samples itself, in rows of 64 tokens, seeded."""
-    texts: list[str] = []
+    """About `tokens` tokens of text that the model samples itself, in rows of 64 tokens, seeded.
+
+    Each text begins with a common opening and a word of the vocabulary, drawn alike from frequent and rare ones: left
+    to itself a small model writes about few things. Measured on SmolLM2-135M with a hundred edits: perplexity x1.020,
+    and x1.023 without the words.
+    """
+    words, texts = _words(tokenizer), list[str]()
     while len(texts) * TEXT_TOKENS < tokens:
-        openings = [TEXT_OPENINGS[i % len(TEXT_OPENINGS)] for i in range(ROWS_AT_ONCE)]
-        sampled = generate(model, tokenizer, openings, TEXT_TOKENS, seed=seed + len(texts), top_k=TEXT_TOP_K)
+        chunk = seed + len(texts)
+        drawn = random.Random(chunk).choices(words, k=ROWS_AT_ONCE)
+        openings = [f"{TEXT_OPENINGS[i % len(TEXT_OPENINGS)]} {word}".rstrip() for i, word in enumerate(drawn)]
+        sampled = generate(model, tokenizer, openings, TEXT_TOKENS, seed=chunk, top_k=TEXT_TOP_K)
         texts += [opening + continued for opening, continued in zip(openings, sampled, strict=True)]
         on_progress(len(texts) * TEXT_TOKENS)
     return texts
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What of the vocabulary is a word of its own, by rising id; the empty word where nothing is."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    begins = [i for i, token in enumerate(tokens) if token and token[0] in WORD_BEGINS]
+    words = [word for i in begins if len(word := tokenizer.decode([i]).strip()) >= SHORTEST_WORD and word.isalpha()]
+    return words or [""]
 
 
 def _plain(text: str) -> str:

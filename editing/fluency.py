@@ -26,7 +26,7 @@ from editing.scoring import check_length, encode_prompts, max_positions, output_
 from editing.tokens import align_rows, pad_token
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
-ROWS_AT_ONCE = 32
+ROWS_AT_ONCE = 64
 
 
 def fluency(

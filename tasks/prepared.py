@@ -58,7 +58,7 @@ def prepare(
         source, texts = f"text {text_digest(statistics_texts)}", statistics_texts
         held_out = _held_out_text(loaded, config, cache, on_progress)
     else:
-        source = f"sampled seed={config.seed} v1"
+        source = f"sampled seed={config.seed} v2"
         sampled = _sampled_texts(loaded, config.statistics_tokens + HELD_OUT_TOKENS, config.seed, cache, on_progress)
         texts, held_out = sampled[: -_rows(HELD_OUT_TOKENS)], sampled[-_rows(HELD_OUT_TOKENS) :]
     statistics = _statistics(loaded, layout, layers, config, cache, texts, source, on_progress)
@@ -116,7 +116,7 @@ def _held_out_text(loaded: LoadedModel, config: MethodConfig, cache: Path, on_pr
 
 
 def _sampled_texts(loaded: LoadedModel, wanted: int, seed: int, cache: Path, on_progress: Progress) -> list[str]:
-    about = json.dumps([loaded.digest, wanted, seed, "v1"])
+    about = json.dumps([loaded.digest, wanted, seed, "v2"])
     path = cache / "texts" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
     found = _read_strings(path)
     if found is None:
