@@ -23,6 +23,7 @@ METRICS = (
     "locality_prob",
     "locality_argmax",
     "locality_kept",
+    "locality_kept_tokens",
     "portability_prob",
     "portability_argmax",
 )
@@ -47,6 +48,8 @@ class EditScores:
     """Share of the neighborhood probes whose answer's tokens are all the most probable ones."""
     locality_kept: float | None = None
     """Share of the neighborhood probes where the most probable tokens are those of before editing."""
+    locality_kept_tokens: float | None = None
+    """The same by token: the share of an answer's tokens, the mean over the probes, as zsRE is measured."""
     portability_prob: float | None = None
     """As efficacy, of the portability probes' own answers against the true target."""
     portability_argmax: float | None = None
@@ -85,7 +88,8 @@ def evaluate(
     Args:
         updates: one for each edit, which is measured as if this update alone were in force; left out, on the model as
             it stands.
-        before: scores of the same edits, by id, on the model before editing; without them no `locality_kept`.
+        before: scores of the same edits, by id, on the model before editing; without them no `locality_kept`
+            and no `locality_kept_tokens`.
         max_neighborhood: only so many neighborhood probes of an edit, the first ones.
         batch_tokens: see `score`.
 
@@ -134,6 +138,8 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
     answered = [probe for probe in edit.portability if probe.answer is not None]
     tokens = tuple(_tokens(edit, probe, scores) for probe in neighborhood)
     keeps = [_keeps(edit, probe, scores) for probe in neighborhood]
+    # One side may have measured fewer probes.
+    both = [] if before is None else list(zip(tokens, before.neighborhood_tokens, strict=False))
     return EditScores(
         edit_id=edit.id,
         efficacy_prob=_wins(scores, edit.text, edit.target_new, edit.target_true),
@@ -142,7 +148,8 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
         generalization_argmax=_mean([float(scores[p, edit.target_new].argmax) for p in prompts]),
         locality_prob=_mean(keeps),
         locality_argmax=_mean([_answers(edit, probe, scores) for probe in neighborhood]),
-        locality_kept=_kept(tokens, before),
+        locality_kept=_mean([float(now == then) for now, then in both]),
+        locality_kept_tokens=_mean([_same(now, then) for now, then in both]),
         portability_prob=_mean(
             [_wins(scores, p.prompt, p.answer, edit.target_true) for p in answered if p.answer is not None]
         ),
@@ -183,11 +190,8 @@ def _tokens(edit: Edit, probe: Probe, scores: _Scores) -> tuple[int, ...]:
     return scores[probe.prompt, answer].predicted
 
 
-def _kept(tokens: Sequence[tuple[int, ...]], before: EditScores | None) -> float | None:
-    if before is None:
-        return None
-    both = zip(tokens, before.neighborhood_tokens, strict=False)  # one side may have measured fewer probes
-    return _mean([float(now == then) for now, then in both])
+def _same(now: tuple[int, ...], then: tuple[int, ...]) -> float:
+    return sum(a == b for a, b in zip(now, then, strict=True)) / len(now)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -199,9 +199,8 @@ def _quality(session: Session, edits: Sequence[Edit], texts: Sequence[str], aske
 
 def _reported(scores: Sequence[EditScores]) -> dict[str, float | None]:
     means = summarise(scores)
-    return {name: means.get(name) for name in REPORTED} | (
-        {"locality_kept": means["locality_kept"]} if "locality_kept" in means else {}
-    )
+    compared = ("locality_kept", "locality_kept_tokens")
+    return {name: means.get(name) for name in REPORTED} | {name: means[name] for name in compared if name in means}
 
 
 def _peak_rss_mb() -> float:

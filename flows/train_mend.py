@@ -104,7 +104,7 @@ def _pace(job: TrainingJob) -> str:
 
 
 def _line(job: TrainingJob, found: dict[str, float]) -> str:
-    shares = ("efficacy_argmax", "generalization_argmax", "locality_kept", "score")
+    shares = ("efficacy_argmax", "generalization_argmax", "locality_kept_tokens", "score")
     shown = "  ".join(f"{name} {found[name]:.3f}" for name in shares if name in found)
     skipped = f"  {job.trainer.skipped} skipped" if job.trainer.skipped else ""
     return f"{_pace(job)}: {shown}{skipped}"

@@ -152,7 +152,7 @@ def measure(monkeypatch):
 
 def test_every_metric_is_what_its_definition_says(measure):
     [found] = measure.run([EDIT])
-    efficacy, generalization, locality, portability = (1.0, 1.0), (0.5, 0.0), (0.5, 0.5, None), (1.0, 0.0)
+    efficacy, generalization, locality, portability = (1.0, 1.0), (0.5, 0.0), (0.5, 0.5, None, None), (1.0, 0.0)
     shares = dict(zip(metrics.METRICS, (*efficacy, *generalization, *locality, *portability), strict=True))
     expected = EditScores(edit_id="one", **shares, locality_probes=2, neighborhood_tokens=((7,), (5,)))
     assert found == expected
@@ -166,6 +166,14 @@ def test_locality_kept_compares_with_the_tokens_of_before(measure):
     assert measure.run([EDIT], before=before)[0].locality_kept == 0.5
     assert measure.run([EDIT], before=before, max_neighborhood=1)[0].locality_kept == 1.0
     assert measure.run([EDIT], before={})[0].locality_kept is None
+
+
+def test_tokens_kept_are_counted_one_by_one_within_an_answer(measure):
+    measure.table["Eve lives in", "Paris"] = Score(-1.0, False, (5, 8, 9, 4))
+    before = {one.edit_id: one for one in measure.run([EDIT])}
+    measure.table["Eve lives in", "Paris"] = Score(-1.0, False, (5, 8, 9, 6))
+    [found] = measure.run([EDIT], before=before)
+    assert (found.locality_kept, found.locality_kept_tokens) == (0.5, 0.875)
 
 
 def test_without_a_true_target_only_the_argmax_can_tell(measure):

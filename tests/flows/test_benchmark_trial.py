@@ -82,7 +82,7 @@ def test_a_benchmark_writes_the_documented_fields(run, sessions, mode, tmp_path)
     result, rows = run(mode, EDITS, text=tmp_path / "text.txt")
     assert result.keys() == FIELDS and result["edits"] == len(rows) == len(EDITS) and result["mode"] == mode
     before, after = result["metrics"]["before"], result["metrics"]["after"]
-    assert before.keys() == METRICS and after.keys() == METRICS | {"locality_kept"}
+    assert before.keys() == METRICS and after.keys() == METRICS | {"locality_kept", "locality_kept_tokens"}
     assert all(0 <= value <= 1 for value in (*before.values(), *after.values()))
     assert before["efficacy_argmax"] == 0.0 and after["efficacy_prob"] > before["efficacy_prob"]
     for name in ("fluency", "perplexity"):
