@@ -31,8 +31,8 @@ def train_mend(
         typer.Option(
             "--option",
             "-o",
-            help="rank, learning_rate, step_size, step_learning_rate, warm_up, edit_weight, batch, edits_together, "
-            "updates_at_once (bounds memory), clip or max_skipped; NAME=VALUE, repeatable.",
+            help="rank, learning_rate, step_size, step_learning_rate, warm_up, decay_after, edit_weight, batch, "
+            "edits_together, updates_at_once (bounds memory), clip or max_skipped; NAME=VALUE, repeatable.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in MLflow's registry; mend- and the base's.")] = None,

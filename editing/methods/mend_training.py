@@ -35,8 +35,9 @@ class MendTraining(Config):
     step_size: float | None = Field(None, gt=0, description="α at first; none: of some, the best on the first batch.")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
     step_learning_rate: float = Field(1e-2, gt=0, description="The same for log α.")
-    warm_up: int = Field(20, ge=0, description="Steps in which the step sizes rise to these; then they stay.")
-    edit_weight: float = Field(1.0, gt=0, description="c_edit; published: 0.1.")
+    warm_up: int = Field(20, ge=0, description="Steps in which the step sizes rise to these.")
+    decay_after: int = Field(500, ge=1, description="Step from which on they fall, as 1 / √step.")
+    edit_weight: float = Field(0.1, gt=0, description="c_edit, as published.")
     batch: int = Field(8, ge=1, description="Updates that one step averages over.")
     edits_together: int = Field(1, ge=1, description="Edits whose updates are added up and in force together.")
     updates_at_once: int = Field(8, ge=1, description="Updates of one pass: a step accumulates passes; bounds memory.")
@@ -206,12 +207,16 @@ class MendTrainer:
             self.skipped_in_a_row = 0
             for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
                 parameter.grad = gradient * min(1.0, self.config.clip / (norm + 1e-12))
-            rise = min(1.0, self.step / (self.config.warm_up + 1))
             for group in self.adam.param_groups:
-                group["lr"] = group["full"] * rise
+                group["lr"] = group["full"] * self._share()
             self.adam.step()
             self.adam.zero_grad()
         return StepLosses(self.step, loss, edit, locality, norm, skipped)
+
+    def _share(self) -> float:
+        """Of the full step sizes, at this step."""
+        config = self.config
+        return min(1.0, self.step / (config.warm_up + 1), (config.decay_after / self.step) ** 0.5)
 
     def best_step_size(self) -> float:
         """Of powers of √10, that with which plain gradients have the least loss on the first batch.

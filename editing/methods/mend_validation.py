@@ -9,7 +9,7 @@ from editing.metrics import EditScores, evaluate, summarise
 from editing.models import LoadedModel
 
 JUDGED = ("efficacy_argmax", "generalization_argmax", "locality_kept_tokens")
-"""The shares whose mean is the score: the target is said, in other words too, and neighbors answer by the same tokens."""
+"""The shares whose mean is the score: the target is said, in other words too, and neighbors answer as before."""
 EVALUATED_AT_ONCE = 50
 """Edits evaluated together: fills batches, and bounds the memory for their updates."""
 

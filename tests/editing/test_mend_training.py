@@ -31,7 +31,7 @@ EDITS = (
     Edit(subject="the moon", prompt="Beyond {} lies", target_new="nothing", target_true="the sea"),
     Edit(subject="the sun", prompt="In the morning {} is", target_new="seen", paraphrases=("Every day the sun is",)),
 )  # fmt: skip
-SMALL = MendTraining(rank=6, batch=3, updates_at_once=2, step_size=0.1)
+SMALL = MendTraining(rank=6, edit_weight=1.0, batch=3, updates_at_once=2, step_size=0.1)
 LAYERS = (1, 2)
 
 
@@ -153,13 +153,13 @@ def test_the_gradient_is_clipped(tiny):
         torch.testing.assert_close(kept, expected, atol=1e-9, rtol=1e-3)
 
 
-def test_the_step_sizes_rise_in_the_warm_up_and_stay(tiny_llama):
-    trainer = started(tiny_llama, SMALL.model_copy(update={"warm_up": 3}))
+def test_the_step_sizes_rise_in_the_warm_up_and_fall_in_the_end(tiny_llama):
+    trainer = started(tiny_llama, SMALL.model_copy(update={"warm_up": 3, "decay_after": 5}))
     rates = []
     for _ in range(6):
         trainer.train_step()
         rates.append([group["lr"] for group in trainer.adam.param_groups])
-    for rate, share in zip(rates, (0.25, 0.5, 0.75, 1, 1, 1), strict=True):
+    for rate, share in zip(rates, (0.25, 0.5, 0.75, 1, 1, (5 / 6) ** 0.5), strict=True):
         assert rate == pytest.approx([share * SMALL.learning_rate, share * SMALL.step_learning_rate])
 
 
@@ -278,7 +278,7 @@ def test_a_training_of_seconds_edits_held_out_facts_better_than_any_plain_gradie
     rng.shuffle(pool)
     held_out = [_edit(fact, set(pool[:40]), rng) for fact in pool[:40]]
     learnt = [_edit(fact, set(pool[:40]), rng) for fact in pool[40:] for _ in range(3)]
-    trainer = MendTrainer.start(facts, learnt, (0, 1, 2), config=MendTraining(rank=64, step_size=0.1))
+    trainer = MendTrainer.start(facts, learnt, (0, 1, 2), config=MendTraining(rank=64, edit_weight=1.0, step_size=0.1))
     plain = []
     for step_size in (0.03, 0.05, 0.07, 0.1):
         trainer.network.set_step_size(step_size)

@@ -32,7 +32,10 @@ from tests.hypernetworks import untrained
 ROOT = Path(__file__).parents[2]
 EDITS = fact_edits(60, seed=5)
 PLAN = TrainingPlan(
-    training=MendTraining(rank=32, step_size=0.1, learning_rate=3e-3), steps=90, every=30, validation_edits=6
+    training=MendTraining(rank=32, edit_weight=1.0, step_size=0.1, learning_rate=3e-3),
+    steps=90,
+    every=30,
+    validation_edits=6,
 )
 SMALL = ["--steps", 2, "--every", 1, "--validation-edits", 3, "-o", "rank=4", "-o", "step_size=0.1", "-o", "batch=2"]
 LENIENT = ["min_efficacy=0", "max_locality_drop=1", "max_perplexity_ratio=99", "min_fluency_ratio=0", "min_retained=0",
