@@ -112,7 +112,7 @@ def _held_out_text(loaded: LoadedModel, config: MethodConfig, cache: Path, on_pr
     """
     before = _rows(config.statistics_tokens + HELD_OUT_TOKENS) - 1
     seed = config.seed + before // ROWS_AT_ONCE * ROWS_AT_ONCE
-    return _sampled_texts(loaded, HELD_OUT_TOKENS, seed, cache, on_progress)
+    return _sampled_texts(loaded, HELD_OUT_TOKENS, seed, cache, on_progress)[-_rows(HELD_OUT_TOKENS) :]
 
 
 def _sampled_texts(loaded: LoadedModel, wanted: int, seed: int, cache: Path, on_progress: Progress) -> list[str]:
