@@ -18,11 +18,14 @@ from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
 
 FIRST, COUNT = 200, 100
 CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
-    *(("memit", {"statistics_weight": weight}) for weight in (500.0, 1000.0, 2000.0)),
-    *(("memit", {"statistics_weight": weight, "protect": 0.1}) for weight in (500.0, 1000.0)),
-    *(("memit", {"statistics_weight": weight, "contexts": 5}) for weight in (500.0, 1000.0)),
-    *(("memit", {"statistics_tokens": tokens}) for tokens in (8192, 65536)),
-    *(("memit", {"layers": layers}) for layers in ([3, 4, 5], [2, 3, 4, 5, 6])),
+    *(("memit", {"statistics_weight": weight}) for weight in (1000.0, 2000.0, 2500.0, 3000.0)),
+    *(("memit", {"statistics_tokens": tokens}) for tokens in (32768, 131072)),
+    *(("memit", {"bare_apart": False, "contexts": contexts}) for contexts in (3, 5)),
+    *(("memit", {"context_tokens": tokens}) for tokens in (8, 24)),
+    *(("memit", {"protect": share, "statistics_weight": 2500.0}) for share in (0.1, 0.2)),
+    *(("memit", {"ridge": ridge}) for ridge in (20, 200)),
+    *(("memit", {"layers": layers}) for layers in ([3, 4, 5], [1, 2, 3, 4, 5], [2, 3, 4, 5, 6])),
+    *(("memit", {"search": {"step_length": length}}) for length in (0.15, 0.35)),
     ("memit", {"search": {"stop_loss": 0.02}}),
     *(("alphaedit", {"nullspace_threshold": threshold}) for threshold in (0.3, 1.0)),
 )
