@@ -156,8 +156,9 @@ def compute_together(
     update: dict[str, Factors] = {}
     in_force: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
+    prompts = encoded(setting, edits)
     for layer in setting.layers:
-        found = locate(setting, edits, z_star_nm, layer, [in_force] * len(edits))
+        found = locate(setting, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
         name = setting.layout.weight_name(layer)
         gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
         update[name] = setting.restrain(name, factors(found.R_mn, gain_nd))
@@ -174,8 +175,9 @@ def compute_each(
     The rows of `solve` for an edit's columns (one, or two as in `compute_together`) depend on no other's.
     """
     updates: list[dict[str, Factors]] = [{} for _ in edits]
+    prompts = encoded(setting, edits)
     for layer in setting.layers:
-        found = locate(setting, edits, z_star_nm, layer, updates)
+        found = locate(setting, edits, z_star_nm, layer, updates, prompts)
         gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
         name = setting.layout.weight_name(layer)
         for i, update in enumerate(updates):
@@ -183,19 +185,38 @@ def compute_each(
     return list(updates)
 
 
+def encoded(setting: Setting, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
+    """The prompt of each edit in each context: context by context, edit by edit.
+
+    Raises:
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    tokenizer, prefixes = setting.tokenizer, setting.prefixes
+    return [
+        [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
+        for context in range(len(prefixes))
+    ]
+
+
 def locate(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, layer: int, updates: Sequence[WeightUpdate]
+    setting: Setting,
+    edits: Sequence[Edit],
+    z_star_nm: Tensor,
+    layer: int,
+    updates: Sequence[WeightUpdate],
+    prompts: Sequence[Sequence[EncodedPrompt]] | None = None,
 ) -> Located:
     """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
 
-    Only the bare prompts run up to the last edited layer; the other contexts end at their keys.
+    `prompts` are `encoded`'s, where they are there already. Only the bare ones run up to the last edited layer;
+    those in the other contexts end at their keys.
 
     Raises:
         SolveError: a key or a residual is not finite.
         InvalidEdit: a subject is lost in tokenisation.
     """
     model, layout, last = setting.model, setting.layout, setting.layers[-1]
-    pad_id = pad_token(setting.tokenizer)
+    pad_id, prompts = pad_token(setting.tokenizer), prompts or encoded(setting, edits)
 
     def states(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
         found = subject_states(model, layout, prompts, layer, last, pad_id, alike=alike)
@@ -204,10 +225,10 @@ def locate(
     def keys(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
         return [subject_keys(model, layout, prompts, layer, pad_id, alike=alike)]
 
-    bare_nd, written_nm, hidden_nm = _gather(setting, edits, 0, updates, states)
+    bare_nd, written_nm, hidden_nm = _gather(setting, prompts[0], updates, states)
     K_nd = bare_nd.clone()
-    for context in range(1, len(setting.prefixes)):
-        K_nd += _gather(setting, edits, context, updates, keys)[0]
+    for in_context in prompts[1:]:
+        K_nd += _gather(setting, in_context, updates, keys)[0]
     left = last - layer + 1
     missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
     for edit, finite in zip(edits, (K_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
@@ -224,23 +245,19 @@ def locate(
 
 def _gather(
     setting: Setting,
-    edits: Sequence[Edit],
-    context: int,
+    prompts: Sequence[EncodedPrompt],
     updates: Sequence[WeightUpdate],
     read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
 ) -> list[Tensor]:
-    """What `read` finds for each edit in that context, (n, ·) each: prompts of like length are read together."""
+    """What `read` finds for each prompt, (n, ·) each: prompts of like length are read together."""
     model, layout = setting.model, setting.layout
-    prompts = [
-        encode_in_context(setting.tokenizer, setting.prefixes, context, edit.prompt, edit.subject) for edit in edits
-    ]
     alike = not any(updates) or all(update is updates[0] for update in updates)
     found: list[Tensor] = []
     with overlay(model, layout, updates[0] if alike else {}):
         for chunk in _chunks([prompt.subject_index + 1 for prompt in prompts]):
             with overlay(model, layout, {} if alike else [updates[i] for i in chunk]):
                 parts = read([prompts[i] for i in chunk], alike)
-            found = found or [part.new_empty(len(edits), part.shape[1]) for part in parts]
+            found = found or [part.new_empty(len(prompts), part.shape[1]) for part in parts]
             for whole, part in zip(found, parts, strict=True):
                 whole[chunk] = part
     return found

@@ -216,7 +216,7 @@ class MendTrainer:
     def _share(self) -> float:
         """Of the full step sizes, at this step."""
         config = self.config
-        return min(1.0, self.step / (config.warm_up + 1), (config.decay_after / self.step) ** 0.5)
+        return min(1.0, self.step / (config.warm_up + 1), math.sqrt(config.decay_after / self.step))
 
     def best_step_size(self) -> float:
         """Of powers of √10, that with which plain gradients have the least loss on the first batch.
