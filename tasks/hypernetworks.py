@@ -152,9 +152,10 @@ def _trained(reference: str, settings: Settings) -> bytes:
 
 
 def _tracked(reference: str, settings: Settings) -> bytes:
-    from tasks.tracking_hypernetworks import HypernetworkTracker
+    from tasks.tracking_hypernetworks import HypernetworkTracker, check_reference
     from tasks.workplace import EXPERIMENT
 
+    check_reference(reference)  # before MLflow is asked, which would make a database where there is none
     tracker = HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
     run_id, path, digest = tracker.locate(reference)
     if digest is not None:
