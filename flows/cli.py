@@ -21,6 +21,8 @@ STOPPED = 130
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # Where no server is configured Prefect starts one for itself; on a busy machine its 20 seconds are too few.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin: machines are shared
     try:
         code = app(prog_name="errata", standalone_mode=False)
