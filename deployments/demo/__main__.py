@@ -41,7 +41,7 @@ def main() -> None:
     asked = " ".join(f'"{prompt}"' for prompt in PROMPTS)
     step("1. Corrections come in", f"errata submit {REQUESTS.name} --line {LINE}",
          lambda: commands.submit(REQUESTS, LINE, {}, [], [], None, False, False))  # fmt: skip
-    step("2. The job writes them into the model; damage is undone", f"errata run {LINE}",
+    step("2. The job writes them into the model; what fails is undone", f"errata run {LINE}",
          lambda: commands.run(LINE, None, {}, {}, None, None, False))  # fmt: skip
     step("3. What waits for a person", f"errata review {LINE}", lambda: commands.review(LINE, False))
     step("4. Before and after", f"errata ask {asked} --line {LINE}",
