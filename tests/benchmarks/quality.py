@@ -16,7 +16,7 @@ from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MEMIT with history (default)": ("memit", {}),
-    "MEMIT as published": ("memit", {"history": False}),
+    "MEMIT without history": ("memit", {"history": False}),
     "AlphaEdit": ("alphaedit", {}),
     "EMMET": ("emmet", {}),
     "R-ROME": ("rome", {}),
