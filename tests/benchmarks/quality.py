@@ -2,7 +2,9 @@
 
     python -m tests.benchmarks.quality --data counterfact_dev.parquet --text wikitext2_valid.parquet
 
-Each method's result is kept under --out as soon as it is there; the command goes on where it was stopped.
+Key statistics are of text that the model samples itself; in one row they are of the text given, behind the part that
+perplexity is taken on. Each method's result is kept under --out as soon as it is there; the command goes on where it
+was stopped.
 """
 
 import argparse
@@ -14,8 +16,10 @@ from typing import Any
 from editing.files import write_atomically
 from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
 
+REAL_TEXT = "MEMIT with history, statistics of real text"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MEMIT with history (default)": ("memit", {}),
+    REAL_TEXT: ("memit", {}),
     "MEMIT without history": ("memit", {"history": False}),
     "AlphaEdit": ("alphaedit", {}),
     "EMMET": ("emmet", {}),
@@ -42,7 +46,7 @@ def main() -> None:
     for name in asked.methods:
         path = asked.out / f"{name}.json"
         if not path.exists():
-            session = open_method(*METHODS[name])
+            session = open_method(*METHODS[name], data.further_texts if name == REAL_TEXT else None)
             points = []
             for point in follow(session, data, POINTS, cached=False):
                 print(name, asdict(point), flush=True)

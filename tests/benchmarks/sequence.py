@@ -48,11 +48,15 @@ class Data:
     def texts(self) -> list[str]:
         return read_text(self.text)
 
+    @property
+    def further_texts(self) -> list[str]:
+        """Two thirds of the text, of which perplexity sees nothing: it is taken on the beginning."""
+        return self.texts[len(self.texts) // 3 :]
 
-def open_method(method: str, options: dict[str, Any]) -> Session:
-    return open_session(
-        LineSpec(line="bench", model="embedded", config=method_config(method, options)), load_settings()
-    )
+
+def open_method(method: str, options: dict[str, Any], statistics_texts: Sequence[str] | None = None) -> Session:
+    line = LineSpec(line="bench", model="embedded", config=method_config(method, options))
+    return open_session(line, load_settings(), statistics_texts=statistics_texts)
 
 
 def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool) -> Iterator[Point]:
