@@ -131,7 +131,9 @@ def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(tmp_p
     options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
     environment = {**os.environ, "ERRATA_HOME": str(tmp_path / "home"), "PREFECT_HOME": str(tmp_path / "prefect")}
     environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "ui", *options]
+    # A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", heard + "from flows.cli import main; main()", "ui", *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
         try:
             said = ""
