@@ -101,14 +101,13 @@ def target_loss(model: PreTrainedModel, targets: Targets) -> Tensor:
 def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
     """Logits at each place, (t, vocabulary), in float32 or wider."""
     rows = targets.rows
-    if targets.below is not None:
-        final = targets.below.final(rows)
-    else:
-        with fast_linear(model):
+    with fast_linear(model):
+        if targets.below is not None:
+            final = targets.below.final(rows)
+        else:
             final = run_body(
                 model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
             ).last_hidden_state
-    with fast_linear(model):
         return output_logits(model, final[targets.places[:, 0], targets.places[:, 1]])
 
 

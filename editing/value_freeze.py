@@ -67,8 +67,7 @@ def _run_trunk(upper: UpperLayers, rows: Sequence[SearchRow], pad_id: int) -> _T
         places = torch.zeros_like(laid.input_ids)
         for j, i in enumerate(filled):
             places[j, : len(cut[i][1])] = torch.tensor(cut[i][1])
-            place = {old: new for new, old in enumerate(cut[i][1])}
-            begun |= {text: (j, [place[k] for k in path[: anchors[text]]]) for text, path in trees[i].paths.items()}
+            begun |= {text: (j, cut[i][0].paths[text[: anchors[text]]]) for text in trees[i].paths}
         there = torch.tensor(filled, device=hidden.device)[:, None]
         upper.run(hidden[there, places.to(hidden.device)], extras, laid.attention_mask, laid.position_ids, cache)
     above = cache.layers[upper.layer + 1 :]

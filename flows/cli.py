@@ -1,6 +1,5 @@
 """The command line: `errata`. Every command explains itself in `--help`; modules load when a command needs them."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -10,7 +9,7 @@ from typer.exceptions import TyperException
 
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 from flows import cli_review, cli_train
-from flows.cli_app import Hypernetwork, Json, Line, LineOption, app, pairs
+from flows.cli_app import Hypernetwork, Json, Line, LineOption, app, pairs, set_defaults
 
 __all__ = ["app", "cli_review", "cli_train", "main"]
 
@@ -20,10 +19,7 @@ STOPPED = 130
 
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    # Where no server is configured Prefect starts one for itself; on a busy machine its 20 seconds are too few.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin: machines are shared
+    set_defaults()
     try:
         code = app(prog_name="errata", standalone_mode=False)
     except TyperException as error:

@@ -1,5 +1,6 @@
 """The command line's root, and the arguments that several commands share."""
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,14 @@ Hypernetwork = Annotated[
         "trainings/ID of the store.",
     ),
 ]
+
+
+def set_defaults() -> None:
+    """What libraries read from the environment when they are imported; what the user has set stays."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # Where no server is configured Prefect starts one for itself; on a busy machine its 20 seconds are too few.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin: machines are shared
 
 
 def pairs(options: list[str] | None, name: str) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from editing.config import MethodConfig, layers_for
+from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.errors import DigestMismatch
 from editing.files import write_atomically
 from editing.fluency import fluency
 from editing.history import KeyHistory
-from editing.layout import check_layers, layout_of
-from editing.methods import find_method
+from editing.layout import layout_of
+from editing.methods import edited_layers, find_method
 from editing.methods.base import BatchUpdate, Setting
 from editing.methods.mend import MendConfig, network_for
 from editing.metrics import EditScores, evaluate
@@ -157,11 +157,7 @@ def open_session(
     loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
     on_progress("model", 1, 1)
     layout = layout_of(loaded.model)
-    count = len(layout.layer_list(loaded.model))
-    layers = layers_for(
-        config, loaded.model.config.model_type, count, loaded.model.config.get_text_config().hidden_size
-    )
-    check_layers(loaded.model, layout, layers, searched=find_method(config.method).searches)
+    layers = edited_layers(loaded.model, layout, config)
     if isinstance(config, MendConfig):  # refused before anything long begins
         network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = settings.cache_folder

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from editing.edit import Edit
-from editing.errors import SearchError, SolveError, StorageError, TrackingError
+from editing.errors import SearchError, SolveError
 from editing.methods import compute_update
 from tasks import intake as intaking
 from tasks.events import Event
@@ -22,6 +22,7 @@ from tasks.lines import save_line
 from tasks.manifest import Version
 from tasks.progress import note, progress
 from tasks.report import JobReport
+from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
 from tasks.session import open_session, pack
 from tasks.validation import Verdict, measure_reference, validate_batch
 
@@ -117,13 +118,7 @@ def validate(job: Job, attempt: Attempt) -> Verdict:
     return attempt.verdict
 
 
-@task(
-    task_run_name="snapshot-{attempt.name}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=lambda task, run, state: _is_plain_storage_error(state),
-)
+@task(task_run_name="snapshot-{attempt.name}", cache_policy=NO_CACHE, **STORAGE_RETRIES)
 def snapshot(job: Job, attempt: Attempt) -> Version:
     """Publish the batch as the next version, then write its events; safe to repeat, each part happens once."""
     assert attempt.batch is not None and attempt.z_star is not None and attempt.verdict is not None
@@ -135,12 +130,6 @@ def snapshot(job: Job, attempt: Attempt) -> Version:
     job.workplace.ledger.append(version_events(version, job.actor), once=True)
     job.keep(attempt, version)
     return version
-
-
-def _is_plain_storage_error(state: object) -> bool:
-    """Retry what a network can do; a lost race, a stolen lease or a wrong digest stays lost."""
-    error = getattr(getattr(state, "data", None), "__cause__", None) or getattr(state, "data", None)
-    return type(error) is StorageError
 
 
 @task(task_run_name="roll-back-{attempt.name}", cache_policy=NO_CACHE)
@@ -177,13 +166,7 @@ def evaluate(job: Job) -> JobReport:
     return job_report(job)
 
 
-@task(
-    task_run_name="register",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=lambda task, run, state: isinstance(getattr(state, "data", None), TrackingError),
-)
+@task(task_run_name="register", cache_policy=NO_CACHE, **TRACKING_RETRIES)
 def register(job: Job, report: JobReport) -> None:
     """Put the report into MLflow and the newest waiting version there as challenger."""
     from tasks.evaluation import register_candidate
@@ -192,7 +175,7 @@ def register(job: Job, report: JobReport) -> None:
 
 
 def halves(attempt: Attempt) -> tuple[Sequence[Edit], Sequence[Edit]]:
-    """How a failed batch is tried again: those that took and those that did not, or else the two halves."""
+    """How a failed batch is tried again: those that did well and those that did not, or else the two halves."""
     assert attempt.verdict is not None
     failing = set(attempt.verdict.failing)
     if 0 < len(failing) < len(attempt.edits):

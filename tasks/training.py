@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from editing.config import Config, LayerNumbers, layers_for
-from editing.layout import check_layers, layout_of
+from editing.config import Config, LayerNumbers
+from editing.layout import layout_of
+from editing.methods import edited_layers
 from editing.methods.mend import MendConfig
 from editing.methods.mend_examples import edits_digest
 from editing.methods.mend_training import MendTrainer, MendTraining, StepLosses
@@ -89,9 +90,7 @@ class TrainingJob:
         """Which training this is: base, weights, data and configuration make its id."""
         self.loaded, model = loaded, loaded.model
         layout, config = layout_of(model), MendConfig(layers=self.plan.layers, projections=self.plan.projections)
-        count, hidden = len(layout.layer_list(model)), model.config.get_text_config().hidden_size
-        self.layers = layers_for(config, model.config.model_type, count, hidden)
-        check_layers(model, layout, self.layers, searched=False)
+        self.layers = edited_layers(model, layout, config)
         layout.projections(model, self.layers, self.plan.projections)
         description = self.description()
         self.id = sha256(canonical_json(description))[:16]

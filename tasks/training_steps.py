@@ -6,7 +6,7 @@ from collections.abc import Callable
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from editing.errors import StorageError, TrackingError
+from editing.errors import StorageError
 from editing.files import write_atomically
 from editing.methods.mend_files import network_bytes, parse_network
 from editing.methods.mend_training import MendTrainer
@@ -17,6 +17,7 @@ from tasks.checkpoints import Checkpoint
 from tasks.hypernetworks import cached, store_key
 from tasks.objects import sha256
 from tasks.progress import note, progress
+from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
 from tasks.tracking_hypernetworks import BASE, TRAINING
 from tasks.training import TrainingJob, TrainingSummary
 
@@ -70,18 +71,7 @@ def validate(job: TrainingJob) -> dict[str, float]:
     return found
 
 
-def _is_plain_storage_error(state: object) -> bool:
-    error = getattr(getattr(state, "data", None), "__cause__", None) or getattr(state, "data", None)
-    return type(error) is StorageError
-
-
-@task(
-    task_run_name="checkpoint-{job.trainer.step}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=lambda task, run, state: _is_plain_storage_error(state),
-)
+@task(task_run_name="checkpoint-{job.trainer.step}", cache_policy=NO_CACHE, **STORAGE_RETRIES)
 def checkpoint(job: TrainingJob, validation: dict[str, float]) -> None:
     """Publish how far the training is; killed before, during or after, it goes on from the last whole one."""
     best, stale = (job.last.best_score, job.last.stale) if job.last else (-1.0, 0)
@@ -99,13 +89,7 @@ def checkpoint(job: TrainingJob, validation: dict[str, float]) -> None:
     job.seen = []
 
 
-@task(
-    task_run_name="curves-{job.trainer.step}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=lambda task, run, state: isinstance(getattr(state, "data", None), TrackingError),
-)
+@task(task_run_name="curves-{job.trainer.step}", cache_policy=NO_CACHE, **TRACKING_RETRIES)
 def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
     """The losses of each step since the last checkpoint, and the validation, to MLflow in one go."""
     curves = [
@@ -126,13 +110,7 @@ def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
     job.tracker.log_steps(job.run_id, [*curves, (job.trainer.step, whole)])
 
 
-@task(
-    task_run_name="register",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=lambda task, run, state: isinstance(getattr(state, "data", None), TrackingError),
-)
+@task(task_run_name="register", cache_policy=NO_CACHE, **TRACKING_RETRIES)
 def register(job: TrainingJob, name: str, model: str, dtype: str) -> TrainingSummary:
     """The best checkpoint's hypernetwork into the store, the cache and MLflow's registry; each once."""
     found = job.checkpoints.best()

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.cli_app import set_defaults
+
 REQUESTS = Path(__file__).parent / "requests.jsonl"
 LINE = "demo"
 PROMPTS = ["The capital of Japan is", "The capital city of Japan is", "The capital of South Korea is"]
@@ -23,9 +25,7 @@ def main() -> None:
     home = parser.parse_args().home.resolve()
     _empty(home)
     os.environ |= {"ERRATA_HOME": str(home)}
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_defaults()
     started = time.monotonic()
 
     # Only now, since these read the environment when they are imported.

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from editing.config import MethodConfig, ValueSearchConfig
+from editing.config import MethodConfig, ValueSearchConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
-from editing.layout import check_layers
+from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -152,6 +153,14 @@ def _configured(setting: Setting, config: MethodConfig) -> Setting:
 
 def _restrained(setting: Setting, update: WeightUpdate) -> WeightUpdate:
     return {name: setting.restrain(name, factors) for name, factors in update.items()}
+
+
+def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodConfig) -> tuple[int, ...]:
+    """The layers that a configuration edits in this model. Raises ModelError when it cannot."""
+    count, hidden = len(layout.layer_list(model)), model.config.get_text_config().hidden_size
+    layers = layers_for(config, model.config.model_type, count, hidden)
+    check_layers(model, layout, layers, searched=find_method(config.method).searches)
+    return layers
 
 
 def _check(setting: Setting, edits: Sequence[Edit], config: MethodConfig) -> None:

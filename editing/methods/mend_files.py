@@ -54,11 +54,6 @@ def load_network(path: Path, digest: str | None = None) -> MendNetwork:
     Raises:
         HypernetworkError: the file is missing, broken, no hypernetwork, or has another digest.
     """
-    return read_network(path, digest)[0]
-
-
-def read_network(path: Path, digest: str | None = None) -> tuple[MendNetwork, dict[str, Tensor], dict[str, Any]]:
-    """The same, with the further tensors and the description."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -70,11 +65,14 @@ def read_network(path: Path, digest: str | None = None) -> tuple[MendNetwork, di
         raise HypernetworkError(
             f"hypernetwork '{path}' has digest {found[:12]}, {digest[:12]} is wanted; put the file back as it was"
         )
-    return parse_network(data, str(path))
+    return parse_network(data, str(path))[0]
 
 
 def parse_network(data: bytes, named: str) -> tuple[MendNetwork, dict[str, Tensor], dict[str, Any]]:
-    """The same from the file's bytes; `named` says in messages where they are from."""
+    """The hypernetwork out of a file's bytes, with the further tensors and the description.
+
+    `named` says in messages where they are from. Raises HypernetworkError as `load_network` does.
+    """
     try:
         tensors, about = load(data), _description(data)
         if about["format"] != FORMAT:

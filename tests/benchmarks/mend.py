@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from editing.config import MethodConfig, layers_for
+from editing.config import MethodConfig
 from editing.contexts import context_prefixes
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.features import token_gradients
 from editing.history import KeyHistory
 from editing.layout import layout_of
-from editing.methods import compute_update, method_config
+from editing.methods import compute_update, edited_layers, method_config
 from editing.methods.base import Setting
 from editing.methods.mend_files import load_network, save_network
 from editing.methods.mend_training import MendTraining
@@ -38,7 +38,7 @@ def bench_mend(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     model, tokenizer, layout = loaded.model, loaded.tokenizer, layout_of(loaded.model)
     weights, rome = EditedWeights(model, layout), method_config("rome")
     prefixes = context_prefixes(model, tokenizer, rome.contexts, rome.context_tokens, rome.seed)
-    at_rome = setting_of(loaded, rome, statistics_of_text(loaded, layers_of(loaded, rome)), tuple(prefixes))
+    at_rome = setting_of(loaded, rome, statistics_of_text(loaded, edited_layers(model, layout, rome)), tuple(prefixes))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "hypernetwork.safetensors"
         mend = method_config("mend", {"hypernetwork": str(file)})
@@ -95,14 +95,9 @@ def bench_mend(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     print(f"    {statistics.median(times):.1f} times faster than a ROME edit ({middle['rome']:.2f} s)")
 
 
-def layers_of(loaded: LoadedModel, config: MethodConfig) -> tuple[int, ...]:
-    own = loaded.model.config.get_text_config()
-    return layers_for(config, loaded.model.config.model_type, own.num_hidden_layers, own.hidden_size)
-
-
 def setting_of(
     loaded: LoadedModel, config: MethodConfig, statistics: KeyStatistics, prefixes: tuple[str, ...]
 ) -> Setting:
-    layers = layers_of(loaded, config)
     layout = layout_of(loaded.model)
+    layers = edited_layers(loaded.model, layout, config)
     return Setting(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
