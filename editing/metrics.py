@@ -55,6 +55,8 @@ class EditScores:
     portability_argmax: float | None = None
     locality_probes: int = 0
     """How many neighborhood probes locality_prob is the mean of: those that have another answer than the new one."""
+    locality_answers: int = 0
+    """How many locality_argmax is the mean of: those that have an answer."""
     neighborhood_tokens: tuple[tuple[int, ...], ...] = ()
     """The most probable tokens at each neighborhood probe, for `locality_kept` of a later evaluation."""
 
@@ -70,7 +72,8 @@ class EditScores:
         """What `to_json` gave. Raises KeyError when something is missing."""
         tokens = tuple(tuple(probe) for probe in fields["neighborhood_tokens"])
         shares = {name: fields[name] for name in METRICS}
-        return cls(fields["edit_id"], **shares, locality_probes=fields["locality_probes"], neighborhood_tokens=tokens)
+        counts = {name: fields[name] for name in ("locality_probes", "locality_answers")}
+        return cls(fields["edit_id"], **shares, **counts, neighborhood_tokens=tokens)
 
 
 def evaluate(
@@ -138,6 +141,7 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
     answered = [probe for probe in edit.portability if probe.answer is not None]
     tokens = tuple(_tokens(edit, probe, scores) for probe in neighborhood)
     keeps = [_keeps(edit, probe, scores) for probe in neighborhood]
+    answers = [_answers(edit, probe, scores) for probe in neighborhood]
     # One side may have measured fewer probes.
     both = [] if before is None else list(zip(tokens, before.neighborhood_tokens, strict=False))
     return EditScores(
@@ -147,7 +151,7 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
         generalization_prob=_mean([_wins(scores, p, edit.target_new, edit.target_true) for p in prompts]),
         generalization_argmax=_mean([float(scores[p, edit.target_new].argmax) for p in prompts]),
         locality_prob=_mean(keeps),
-        locality_argmax=_mean([_answers(edit, probe, scores) for probe in neighborhood]),
+        locality_argmax=_mean(answers),
         locality_kept=_mean([float(now == then) for now, then in both]),
         locality_kept_tokens=_mean([_same(now, then) for now, then in both]),
         portability_prob=_mean(
@@ -155,6 +159,7 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
         ),
         portability_argmax=_mean([float(scores[p.prompt, p.answer].argmax) for p in answered if p.answer is not None]),
         locality_probes=sum(kept is not None for kept in keeps),
+        locality_answers=sum(answer is not None for answer in answers),
         neighborhood_tokens=tokens,
     )
 

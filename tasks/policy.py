@@ -19,6 +19,9 @@ class Policy(Config):
     max_locality_drop: float = Field(
         0.15, ge=0, le=1, description="Most neighborhood answers lost, as a share; one lost answer always passes."
     )
+    max_edit_locality_drop: float = Field(
+        0.5, ge=0, le=1, description="The same at any one edit, so that a batch of ten does not hide it."
+    )
     min_fluency_ratio: float = Field(0.9, ge=0, description="Least fluency, as a multiple of the base model's.")
     max_perplexity_ratio: float = Field(1.1, ge=1, description="Most perplexity, as a multiple of the base model's.")
     min_retained: float = Field(0.9, ge=0, le=1, description="Least share of sampled earlier facts that still hold.")

@@ -1,7 +1,7 @@
 """Does the model still answer as it should? What every batch is measured by, and the verdict on it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from editing.ability import perplexity
 from editing.edit import Edit
@@ -26,7 +26,7 @@ class Verdict:
     request_metrics: dict[str, dict[str, float]]
     reasons: tuple[str, ...] = ()
     failing: tuple[str, ...] = ()
-    """Ids of edits that did not take: culprits by their own numbers."""
+    """Ids of edits that did not take or cost their neighborhood: suspects by their own numbers."""
     scores: Sequence[EditScores] = field(default=(), repr=False)
 
     @property
@@ -58,7 +58,11 @@ def validate_batch(
     metrics |= measure_fluency(session, batch, policy)
     metrics |= measure_perplexity(session, reference, policy)
     reasons = judge(metrics, own, before, policy)
-    failing = tuple(s.edit_id for s in own if s.efficacy_prob == 0)
+    failing = tuple(
+        s.edit_id
+        for s in own
+        if s.efficacy_prob == 0 or lost_at(s, before[s.edit_id]).faults(policy.max_edit_locality_drop)
+    )
     return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, tuple(reasons), failing, scores)
 
 
@@ -89,11 +93,7 @@ def judge(
     reasons = []
     if not metrics["efficacy_prob"] >= policy.min_efficacy:
         reasons.append(f"efficacy {metrics['efficacy_prob']:.2f} is below min_efficacy {policy.min_efficacy:.2f}")
-    lost, probes = _lost_neighbors(own, before)
-    if lost > max(1, policy.max_locality_drop * probes):
-        reasons.append(
-            f"{lost} of {probes} neighborhood answers lost, max_locality_drop is {policy.max_locality_drop:.2f}"
-        )
+    reasons += _locality_reasons(own, before, policy)
     if not metrics["fluency_ratio"] >= policy.min_fluency_ratio:
         reasons.append(
             f"fluency is {metrics['fluency_ratio']:.2f} of the base's, "
@@ -110,12 +110,54 @@ def judge(
     return reasons
 
 
-def _lost_neighbors(own: Sequence[EditScores], before: Mapping[str, EditScores]) -> tuple[int, int]:
-    """Net neighborhood answers lost against the base, and how many were asked."""
-    lost = probes = 0
-    for scores in own:
-        earlier = before[scores.edit_id].locality_prob
-        if scores.locality_prob is not None and earlier is not None:
-            lost += round((earlier - scores.locality_prob) * scores.locality_probes)
-            probes += scores.locality_probes
-    return lost, probes
+@dataclass(frozen=True)
+class Lost:
+    """Neighborhood answers lost against the base, net, and how many probes could lose one.
+
+    Preferring its own answer to the new target says nothing of a neighbor that now gives the target of another request;
+    what the base said and the model no longer says does.
+    """
+
+    unpreferred: int = 0
+    probes: int = 0
+    unsaid: int = 0
+    answers: int = 0
+
+    def __add__(self, other: "Lost") -> "Lost":
+        return Lost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def faults(self, most: float) -> list[str]:
+        """What exceeds the share `most`; one lost answer never does."""
+        counts = ((self.unpreferred, self.probes, "preferred"), (self.unsaid, self.answers, "said"))
+        return [
+            f"{lost} of {of} neighborhood answers no longer {how}"
+            for lost, of, how in counts
+            if lost > max(1, most * of)
+        ]
+
+
+def lost_at(now: EditScores, before: EditScores) -> Lost:
+    """What the neighborhood of one edit lost."""
+    return Lost(
+        _fall(before.locality_prob, now.locality_prob, now.locality_probes),
+        now.locality_probes,
+        _fall(before.locality_argmax, now.locality_argmax, now.locality_answers),
+        now.locality_answers,
+    )
+
+
+def _fall(before: float | None, now: float | None, count: int) -> int:
+    return 0 if before is None or now is None else round((before - now) * count)
+
+
+def _locality_reasons(own: Sequence[EditScores], before: Mapping[str, EditScores], policy: Policy) -> list[str]:
+    lost = [lost_at(scores, before[scores.edit_id]) for scores in own]
+    reasons = [
+        f"{fault}, max_locality_drop is {policy.max_locality_drop:.2f}"
+        for fault in sum(lost, Lost()).faults(policy.max_locality_drop)
+    ]
+    return reasons + [
+        f"request '{scores.edit_id}': {fault}, max_edit_locality_drop is {policy.max_edit_locality_drop:.2f}"
+        for scores, here in zip(own, lost, strict=True)
+        for fault in here.faults(policy.max_edit_locality_drop)
+    ]

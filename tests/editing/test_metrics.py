@@ -154,7 +154,9 @@ def test_every_metric_is_what_its_definition_says(measure):
     [found] = measure.run([EDIT])
     efficacy, generalization, locality, portability = (1.0, 1.0), (0.5, 0.0), (0.5, 0.5, None, None), (1.0, 0.0)
     shares = dict(zip(metrics.METRICS, (*efficacy, *generalization, *locality, *portability), strict=True))
-    expected = EditScores(edit_id="one", **shares, locality_probes=2, neighborhood_tokens=((7,), (5,)))
+    expected = EditScores(
+        edit_id="one", **shares, locality_probes=2, locality_answers=2, neighborhood_tokens=((7,), (5,))
+    )
     assert found == expected
     assert EditScores.from_json(found.to_json()) == found
 

@@ -57,8 +57,8 @@ def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[Ed
     return tuple(EditScores(name, locality_prob=right / probes, locality_probes=probes) for right in (before, after))
 
 
-def verdict(*pairs: tuple[EditScores, EditScores], drop: float = 0.2) -> list[str]:
-    policy = POLICY.model_copy(update={"max_locality_drop": drop})
+def verdict(*pairs: tuple[EditScores, EditScores], drop: float = 0.2, alone: float = 1.0) -> list[str]:
+    policy = POLICY.model_copy(update={"max_locality_drop": drop, "max_edit_locality_drop": alone})
     return judge(GOOD, [after for _, after in pairs], {before.edit_id: before for before, _ in pairs}, policy)
 
 
@@ -80,8 +80,10 @@ def test_one_lost_of_few_probes_passes_when_others_have_no_answer_to_lose():
 
 def test_more_lost_neighbors_than_the_policy_allows_fail():
     assert verdict(neighbors(10, 8, 10)) == []
-    assert verdict(neighbors(10, 7, 10)) == ["3 of 10 neighborhood answers lost, max_locality_drop is 0.20"]
-    assert verdict(neighbors(2, 0, 2)) == ["2 of 2 neighborhood answers lost, max_locality_drop is 0.20"]
+    assert verdict(neighbors(10, 7, 10)) == [
+        "3 of 10 neighborhood answers no longer preferred, max_locality_drop is 0.20"
+    ]
+    assert verdict(neighbors(2, 0, 2)) == ["2 of 2 neighborhood answers no longer preferred, max_locality_drop is 0.20"]
 
 
 def test_losses_count_over_the_whole_batch_and_gains_make_up_for_them():
@@ -89,6 +91,32 @@ def test_losses_count_over_the_whole_batch_and_gains_make_up_for_them():
     assert len(verdict(*lost, drop=0.1)) == 1
     assert verdict(*lost, neighbors(1, 3, 5, "gains"), drop=0.1) == []
     assert verdict(*lost, neighbors(5, 5, 5, "same"), drop=0.2) == []
+
+
+def sayers(before: int, after: int, answers: int, name: str = "e") -> tuple[EditScores, EditScores]:
+    """Scores of an edit whose neighbors all prefer their own answers to its target, and so many say them."""
+    return tuple(
+        EditScores(
+            name, locality_prob=1.0, locality_probes=answers, locality_argmax=said / answers, locality_answers=answers
+        )
+        for said in (before, after)
+    )
+
+
+def test_neighbors_that_give_the_target_of_another_request_are_lost_though_they_prefer_their_own_to_this_one():
+    assert verdict(sayers(10, 8, 10)) == []
+    assert verdict(sayers(10, 7, 10)) == ["3 of 10 neighborhood answers no longer said, max_locality_drop is 0.20"]
+    assert verdict(sayers(1, 0, 10), drop=0.0) == []
+
+
+def test_one_edit_that_costs_its_neighborhood_is_named_though_its_batch_passes():
+    batch = [sayers(5, 5, 5, f"e{i}") for i in range(9)]
+    assert verdict(*batch, sayers(5, 2, 5, "bad"), drop=0.15, alone=0.6) == []
+    found = verdict(*batch, sayers(5, 2, 5, "bad"), neighbors(5, 1, 5, "worse"), drop=0.15, alone=0.5)
+    assert found == [
+        "request 'bad': 3 of 5 neighborhood answers no longer said, max_edit_locality_drop is 0.50",
+        "request 'worse': 4 of 5 neighborhood answers no longer preferred, max_edit_locality_drop is 0.50",
+    ]
 
 
 def test_edits_without_neighbors_cannot_lose_any():
