@@ -29,22 +29,29 @@ def asked_of(edit: Edit) -> list[tuple[str, str]]:
 
 
 def spared_by(edit: Edit, other: Edit | None) -> list[tuple[str, str]]:
-    """Where it is to say what the base says: the edit's neighborhood, or else the prompt of an edit of other things.
+    """Where it is to say what the base says: the edit's neighborhood, and one prompt of an edit of other things.
 
-    An answer that is not known is the edit's true target, or the new one: there it must not be said either.
+    With another at every pass, edits that have one prompt to spare do not learn it by heart. Where the other edit has
+    no neighborhood, its own prompt serves. An answer that is not known is the true target, or the new one: there it
+    must not be said either.
 
     Raises:
         HypernetworkError: there is neither.
     """
-    if edit.neighborhood:
-        answer = edit.target_true or edit.target_new
-        return [(probe.prompt, probe.answer or answer) for probe in edit.neighborhood]
-    if other is None:
+    pairs = _neighborhood(edit)
+    if other is not None:
+        theirs = [pair for pair in _neighborhood(other) if edit.subject not in pair[0]]
+        pairs += theirs[:1] or [(other.text, other.target_true or edit.target_new)]
+    if not pairs:
         raise HypernetworkError(
             f"edit '{edit.id}' has no neighborhood and no edit is of another subject, so nothing says what is to "
             "stay as it is; give neighborhoods, or edits of several subjects"
         )
-    return [(other.text, other.target_true or edit.target_new)]
+    return pairs
+
+
+def _neighborhood(edit: Edit) -> list[tuple[str, str]]:
+    return [(probe.prompt, probe.answer or edit.target_true or edit.target_new) for probe in edit.neighborhood]
 
 
 def examples_at(edits: Sequence[Edit], start: int, count: int, seed: int) -> list[Example]:

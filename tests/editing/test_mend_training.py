@@ -98,13 +98,17 @@ def test_gradients_reach_every_parameter(tiny):
         assert gradient.isfinite().all() and gradient.abs().max() > 0
 
 
-def test_an_edit_is_asked_by_all_its_prompts_and_spares_its_neighborhood_or_another_edit():
+def test_an_edit_is_asked_by_all_its_prompts_and_spares_its_neighborhood_and_anothers():
     ada, nile, moon = EDITS[:3]
     assert asked_of(ada) == [(ada.text, "Paris"), ("The birthplace of Ada Lovelace is", "Paris")]
     assert asked_of(nile) == [("The river Nile flows through", "Rome")]
     assert spared_by(ada, None) == [("The old man lives in", "London")]
+    assert spared_by(nile, ada) == [("The old man lives in", "London")]
+    assert spared_by(ada, nile) == [("The old man lives in", "London"), ("The river Nile flows through", "Paris")]
     assert spared_by(nile, moon) == [("Beyond the moon lies", "the sea")]
     assert spared_by(moon, nile) == [("The river Nile flows through", "nothing")]
+    about = ada.model_copy(update={"neighborhood": (Probe(prompt="The Nile and"), Probe(prompt="The end is"))})
+    assert spared_by(nile, about) == [("The end is", "London")]
 
 
 def test_every_pass_has_all_edits_once_and_any_part_of_the_stream_can_be_had_alone():
