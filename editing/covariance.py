@@ -151,12 +151,7 @@ def collect_statistics(
         for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
             aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
             with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
-                run_body(
-                    model,
-                    input_ids=aligned.input_ids,
-                    attention_mask=aligned.attention_mask,
-                    position_ids=aligned.position_ids,
-                )
+                run_body(model, **aligned.inputs)
             real = aligned.attention_mask.bool()
             for layer in layers:
                 sums[layer].add(inputs[layer][real])

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from editing.kept import Kept
 from editing.layout import layout_of
 from editing.tokens import Rows, align_rows
 from editing.value_pass import UpperLayers
-
-KEPT_BYTES = 512 * 2**20
-"""What is kept at most, on the CPU; texts beyond that run anew each time."""
 
 
 class LowerStates:
@@ -23,9 +21,8 @@ class LowerStates:
 
     def __init__(self, model: PreTrainedModel, first: int) -> None:
         self.upper = UpperLayers(model, layout_of(model), first - 1)
-        self.kept: dict[tuple[int, ...], Tensor] = {}
+        self.kept = Kept()
         self.extras: tuple[object, ...] = ()
-        self.bytes = 0
 
     def final(self, rows: Rows) -> Tensor:
         """The model's last hidden states on `rows`, (b, s, m)."""
@@ -39,17 +36,14 @@ class LowerStates:
         hidden[real] = torch.cat(states).to(model.device)
         return hidden
 
-    @torch.no_grad()
     def _one(self, ids: tuple[int, ...]) -> Tensor:
-        found = self.kept.get(ids)
-        if found is None:
-            row = align_rows([ids], [0], 0).to(self.upper.model.device)
-            hidden, self.extras = self.upper.lower(row)
-            found = hidden[0].cpu()
-            size = found.numel() * found.element_size()
-            if self.bytes + size <= KEPT_BYTES:
-                self.kept[ids], self.bytes = found, self.bytes + size
-        return found
+        [states] = self.kept.get(ids, lambda: (self._run(ids),))
+        return states
+
+    @torch.no_grad()
+    def _run(self, ids: tuple[int, ...]) -> Tensor:
+        hidden, self.extras = self.upper.lower(align_rows([ids], [0], 0).to(self.upper.model.device))
+        return hidden[0]
 
 
 def lower_states(model: PreTrainedModel, first: int) -> LowerStates | None:

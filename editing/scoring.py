@@ -222,9 +222,7 @@ def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The last hidden states (rows, positions, m), before the output matrix; padding changes nothing."""
     rows = rows.to(model.device)
     with fast_linear(model):
-        hidden: Tensor = run_body(
-            model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
-        ).last_hidden_state
+        hidden: Tensor = run_body(model, **rows.inputs).last_hidden_state
     return hidden
 
 

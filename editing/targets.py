@@ -105,9 +105,7 @@ def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
         if targets.below is not None:
             final = targets.below.final(rows)
         else:
-            final = run_body(
-                model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids
-            ).last_hidden_state
+            final = run_body(model, **rows.inputs).last_hidden_state
         return output_logits(model, final[targets.places[:, 0], targets.places[:, 1]])
 
 

@@ -106,6 +106,11 @@ class Rows:
     position_ids: Tensor
     anchor: int
 
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a pass over the whole rows is given."""
+        return {name: getattr(self, name) for name in ("input_ids", "attention_mask", "position_ids")}
+
     def to(self, device: torch.device) -> "Rows":
         return Rows(
             self.input_ids.to(device),

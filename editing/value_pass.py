@@ -55,12 +55,7 @@ class UpperLayers:
         """Layer L's output at every column (b, P + S, m), and what else the layer returns."""
         last = self.layout.layer_list(self.model)[self.layer]
         with capture_output(last) as output, stop_after(last), fast_linear(self.model):
-            run_body(
-                self.model,
-                input_ids=rows.input_ids,
-                attention_mask=rows.attention_mask,
-                position_ids=rows.position_ids,
-            )
+            run_body(self.model, **rows.inputs)
         extras = () if isinstance(output[0], Tensor) else output[0][1:]
         return hidden_of(output[0]), extras
 

@@ -113,12 +113,7 @@ def _basis(setting: Setting, layer: int, rows: Rows) -> Tensor:
     """Q (d, r) float32: an orthonormal basis of the inputs of the tuned weight at all real tokens."""
     module = setting.layout.layer_list(setting.model)[layer]
     with capture_inputs({layer: setting.layout.projection(setting.model, layer)}) as inputs, stop_after(module):
-        run_body(
-            setting.model,
-            input_ids=rows.input_ids,
-            attention_mask=rows.attention_mask,
-            position_ids=rows.position_ids,
-        )
+        run_body(setting.model, **rows.inputs)
     X_td = inputs[layer][rows.attention_mask.bool()].double()
     _, singular, Vh_rd = torch.linalg.svd(X_td, full_matrices=False)
     Q_rd: Tensor = Vh_rd[singular > 1e-6 * singular[0]]

@@ -10,37 +10,54 @@ The paraphrase may be the edit's own prompt. The update runs as an overlay, each
 reach the hypernetwork through its factors, and no tensor of the base is ever written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from editing.edit import Edit
 from editing.features import TokenGradients, token_gradients
+from editing.kept import Kept
 from editing.layout import layout_of
 from editing.lower_states import LowerStates
 from editing.methods.mend_examples import Example
 from editing.methods.mend_network import MendNetwork
 from editing.models import LoadedModel
-from editing.targets import encode_pairs, encode_targets, target_logits, target_loss
+from editing.targets import encode_pairs, encode_targets, target_logits
 from editing.weights import concatenate, overlay
 
 
-def edit_gradients(
-    loaded: LoadedModel,
-    modules: Mapping[str, nn.Module],
-    examples: Sequence[Example],
-    below: LowerStates | None = None,
-) -> dict[str, TokenGradients]:
-    """What the gradients of the examples' edits on the base are made of, by weight.
+class EditGradients:
+    """What the gradients of edits on the base are made of.
 
-    `below`, where it is given, knows the layers below those of `modules`.
-
-    Raises:
-        SearchError: the base's loss is not finite.
+    The base stays as it is, so each edit's are computed once, by itself: to the last bit they do not depend on what
+    else is in a batch, and a training that goes on after a stop meets the same numbers as one that never stopped.
     """
-    targets = encode_targets(loaded.model, loaded.tokenizer, [one.edit for one in examples])
-    return token_gradients(loaded.model, modules, replace(targets, below=below))
+
+    def __init__(self, loaded: LoadedModel, names: Iterable[str], below: LowerStates | None) -> None:
+        self.loaded, self.below, self.kept = loaded, below, Kept()
+        self.modules = {name: loaded.model.get_submodule(name.removesuffix(".weight")) for name in names}
+
+    def of(self, edits: Sequence[Edit]) -> dict[str, TokenGradients]:
+        """By weight, the tokens of all `edits` in their order.
+
+        Raises:
+            SearchError: the base's loss is not finite.
+        """
+        device = self.loaded.model.device
+        each = [self.kept.get((edit.prompt, edit.subject, edit.target_new), partial(self._one, edit)) for edit in edits]
+        found = {}
+        for i, name in enumerate(self.modules):
+            u_td, delta_tm = (torch.cat([parts[2 * i + k] for parts in each]).to(device) for k in (0, 1))
+            found[name] = TokenGradients(u_td, delta_tm, tuple(len(parts[2 * i]) for parts in each))
+        return found
+
+    def _one(self, edit: Edit) -> tuple[Tensor, ...]:
+        targets = replace(encode_targets(self.loaded.model, self.loaded.tokenizer, [edit]), below=self.below)
+        found = token_gradients(self.loaded.model, self.modules, targets)
+        return tuple(part for name in self.modules for part in (found[name].u_td, found[name].delta_tm))
 
 
 def losses(
@@ -51,15 +68,21 @@ def losses(
     together: int = 1,
     below: LowerStates | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """L_e and L_loc summed over the examples; each `together` of them have the sum of their updates in force."""
-    model, tokenizer = loaded.model, loaded.tokenizer
-    asked = replace(encode_pairs(model, tokenizer, [one.asked for one in examples]), below=below)
-    spared = replace(encode_pairs(model, tokenizer, [one.spared for one in examples]), below=below)
+    """L_e and L_loc summed over the examples; each `together` of them have the sum of their updates in force.
+
+    `below`, where it is given, knows the layers below those of the updates.
+    """
+    model, tokenizer, count = loaded.model, loaded.tokenizer, len(examples)
+    asked, spared = [one.asked for one in examples], [one.spared for one in examples]
+    alone = replace(encode_pairs(model, tokenizer, spared), below=below)
     with torch.no_grad():
-        base = target_logits(model, spared).log_softmax(-1)
-    alone = network.updates(gradients)
-    summed = [concatenate(alone[start : start + together]) for start in range(0, len(alone), together)]
-    with overlay(model, layout_of(model), [summed[row // together] for row in range(len(alone))]):
-        edit_loss = target_loss(model, asked)
-        edited = target_logits(model, spared).log_softmax(-1)
-    return edit_loss, ((base.exp() * (base - edited)).sum(1) * spared.weights).sum()
+        base = target_logits(model, alone).log_softmax(-1)
+    both = replace(encode_pairs(model, tokenizer, [*asked, *spared]), below=below)
+    parts = network.updates(gradients)
+    summed = [concatenate(parts[start : start + together]) for start in range(0, count, together)]
+    with overlay(model, layout_of(model), [summed[row // together] for row in range(count)] * 2):
+        logits = target_logits(model, both)
+    is_asked = both.places[:, 0] < count
+    nll = nn.functional.cross_entropy(logits[is_asked], both.tokens[is_asked], reduction="none")
+    edited = logits[~is_asked].log_softmax(-1)
+    return (nll * both.weights[is_asked]).sum(), ((base.exp() * (base - edited)).sum(1) * alone.weights).sum()

@@ -4,8 +4,11 @@ Mitchell et al., "Fast Model Editing at Scale", ICLR 2022, https://arxiv.org/abs
 
     z  = [u ‖ δ],  ẑ = (z − μ) / σ       input of the weight and gradient at its output; μ, σ over the training stream
     h  = ẑ + ReLU(s₁ ⊙ (U₁ V₁ ẑ + b₁) + o₁)
-    g  = h + ReLU(s₂ ⊙ (U₂ V₂ h + b₂) + o₂)
+    g  = h + s₂ ⊙ (U₂ V₂ h + b₂) + o₂
     Δ  = −α Σ_t δ̃ ũᵀ,  [ũ ‖ δ̃] = z + σ ⊙ (g − ẑ)
+
+The last block has no ReLU, as in the authors' experiments (the paper's equation has one there, too): what is only ever
+added to can lose no direction, and which directions of u other texts share is what locality hangs on.
 
 U, V and b are shared by all weights of one shape; s, o, α, μ and σ are each weight's own. U, b and o are zero at first,
 so that the first update is a step along the plain gradient; as g − ẑ is brought back to the units of z, this holds
@@ -58,7 +61,7 @@ def _named(shapes: Mapping[str, tuple[int, int]]) -> str:
 
 
 class Block(nn.Module):
-    """x + ReLU(s ⊙ (U V x + b) + o), less the x: one residual of low rank, with s and o of each weight."""
+    """s ⊙ (U V x + b) + o: one residual of low rank, with s and o of each weight."""
 
     def __init__(self, size: int, rank: int, weights: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -69,8 +72,7 @@ class Block(nn.Module):
         self.offset = nn.Parameter(torch.zeros(weights, size))
 
     def forward(self, x_tz: Tensor, weight: int) -> Tensor:
-        inner_tz = self.scale[weight] * (x_tz @ self.V.T @ self.U.T + self.bias) + self.offset[weight]
-        return inner_tz.clamp(min=0)  # unlike relu's, its gradient at zero is one: the identity can be left
+        return self.scale[weight] * (x_tz @ self.V.T @ self.U.T + self.bias) + self.offset[weight]
 
 
 class Transform(nn.Module):
@@ -92,9 +94,9 @@ class Transform(nn.Module):
         """ũ (t, d) and −α δ̃ (t, m) of one weight."""
         mean, deviation = self.normal(weight)
         x_tz = (z_tz - mean) / deviation
-        residual_tz = torch.zeros_like(z_tz)
-        for block in self.blocks:
-            residual_tz = residual_tz + block(x_tz + residual_tz, weight)
+        first, last = self.blocks
+        residual_tz = first(x_tz, weight).clamp(min=0)  # unlike relu's, its gradient at zero is one: it can be left
+        residual_tz = residual_tz + last(x_tz + residual_tz, weight)
         z_tz = z_tz + deviation * residual_tz
         return z_tz[:, : self.d], -self.log_step[weight].exp() * z_tz[:, self.d :]
 

@@ -23,7 +23,7 @@ from editing.lower_states import lower_states
 from editing.methods.mend import weight_shapes
 from editing.methods.mend_examples import check_examples, edits_digest, examples_at
 from editing.methods.mend_files import network_bytes, parse_network
-from editing.methods.mend_loss import edit_gradients, losses
+from editing.methods.mend_loss import EditGradients, losses
 from editing.methods.mend_network import MendNetwork, MendSpec
 from editing.models import LoadedModel
 
@@ -33,7 +33,7 @@ class MendTraining(Config):
 
     rank: int = Field(256, ge=1, description="Rank of the shared blocks; published: 1920.")
     step_size: float | None = Field(None, gt=0, description="α at first; none: of some, the best on the first batch.")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
+    learning_rate: float = Field(3e-4, gt=0, description="Adam's step size.")
     step_learning_rate: float = Field(1e-2, gt=0, description="The same for log α.")
     warm_up: int = Field(20, ge=0, description="Steps in which the step sizes rise to these.")
     decay_after: int = Field(500, ge=1, description="Step from which on they fall, as 1 / √step.")
@@ -79,9 +79,9 @@ class MendTrainer:
         self, loaded: LoadedModel, edits: Sequence[Edit], network: MendNetwork, config: MendTraining, step: int = 0
     ) -> None:
         self.loaded, self.edits, self.config, self.step = loaded, list(edits), config, step
-        self.modules = {name: loaded.model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
         layout = layout_of(loaded.model)
         self.below = lower_states(loaded.model, min(layout.weight_layer(name) for name in network.spec.shapes))
+        self.gradients = EditGradients(loaded, network.spec.shapes, self.below)
         self.network = network.to(loaded.model.device)
         self.parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
         steps = [parameter for name, parameter in self.parameters.items() if name.endswith("log_step")]
@@ -248,7 +248,7 @@ class MendTrainer:
         at_once = config.updates_at_once * config.edits_together
         passes = [drawn[start : start + at_once] for start in range(0, count, at_once)]
         try:
-            tokens = [edit_gradients(self.loaded, self.modules, examples, self.below) for examples in passes]
+            tokens = [self.gradients.of([one.edit for one in examples]) for examples in passes]
         except SearchError:
             return math.nan, math.nan, []
         for gradients in tokens if learning else ():

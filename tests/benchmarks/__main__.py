@@ -6,7 +6,6 @@ Machines are shared and noisy: read the ratios, not the seconds.
 """
 
 import argparse
-import statistics
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from tests.benchmarks.rebase import bench_rebase
 from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
 from tests.benchmarks.statistics import bench_statistics
 from tests.benchmarks.timing import ratio, timed
-from tests.benchmarks.values import bench_as_used, bench_equal_steps
+from tests.benchmarks.values import bench_as_used, bench_equal_steps, product_rate
 
 REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
 LAYER = 5
@@ -45,7 +44,7 @@ def main() -> None:
     records = read_edits(arguments.data, parquet_rows=parquet_rows)
     edits = list(islice((r for r in records if isinstance(r, Edit)), arguments.edits))
     print(f"{torch.get_num_threads()} threads, {len(edits)} edits, median of {arguments.rounds} rounds")
-    print(f"float32 products reach {matmul_rate():.0f} GFLOP/s here")
+    print(f"float32 products reach {product_rate(loaded, torch.float32):.0f} GFLOP/s here")
     for name in arguments.names or KNOWN:
         KNOWN[name](loaded, edits, arguments.rounds)
 
@@ -72,13 +71,6 @@ def bench_overlay(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     times = [(timed(overlaid)[0], timed(written)[0]) for _ in range(rounds)]
     print("single edits evaluated as overlays, against written and reverted:",
           ratio([slow for _, slow in times], [fast for fast, _ in times]))  # fmt: skip
-
-
-def matmul_rate(size: int = 1536, repeats: int = 8) -> float:
-    """Measured GFLOP/s of a float32 matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    times = [timed(lambda: a @ b)[0] for _ in range(repeats)]
-    return 2 * size**3 / statistics.median(times) / 1e9
 
 
 KNOWN = {

@@ -38,7 +38,7 @@ def bench_statistics(loaded: LoadedModel, edits: list[Edit], rounds: int) -> Non
             whole(rows)
 
     def whole(rows: Rows) -> None:
-        run_body(model, input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids)
+        run_body(model, **rows.inputs)
 
     times = [
         [

@@ -25,13 +25,15 @@ from tests.reference import plain_search
 LAYER = 5
 STEPS = 20
 PUBLISHED = ValueSearchConfig(steps=25, optimiser="adam", products="weights")
-"""With five contexts, and the early stop at a loss of 0.05."""
+"""With the early stop at a loss of 0.05."""
+PUBLISHED_CONTEXTS = 6, 10
+"""Contexts, the bare prompt included, and sampled tokens of each."""
 
 
 def bench_equal_steps(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     """The same edits, contexts, steps and arithmetic: float32, no early stop, Adam."""
     config = PUBLISHED.model_copy(update={"steps": STEPS, "stop_loss": 0.0, "edits_at_once": 20})
-    prefixes = context_prefixes(loaded.model, loaded.tokenizer, 5, 8, seed=0)
+    prefixes = context_prefixes(loaded.model, loaded.tokenizer, *PUBLISHED_CONTEXTS, seed=0)
     fast, slow = [], []
     for _ in range(rounds):
         seconds, found = timed(lambda: _search(loaded, edits, config, prefixes))
@@ -60,7 +62,7 @@ def bench_as_used(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     """Our defaults against the published ones: each with its own contexts, steps and early stop."""
     config = MemitConfig()
     ours = context_prefixes(loaded.model, loaded.tokenizer, config.contexts, config.context_tokens, seed=0)
-    theirs = context_prefixes(loaded.model, loaded.tokenizer, 5, 8, seed=0)
+    theirs = context_prefixes(loaded.model, loaded.tokenizer, *PUBLISHED_CONTEXTS, seed=0)
     fast, slow = [], []
     for _ in range(rounds):
         seconds, found = timed(lambda: _search(loaded, edits, config.search, ours))

@@ -99,9 +99,9 @@ def plain_transform(network, name: str, u, g, seen):
     z = torch.cat([u, g]).double()
     mean, deviation = seen.mean(0), seen.std(0)
     x = h = (z - mean) / deviation
-    for block in ("blocks.0.", "blocks.1."):
+    for block, activation in (("blocks.0.", torch.relu), ("blocks.1.", lambda values: values)):
         low_rank = own[block + "U"] @ (own[block + "V"] @ h) + own[block + "bias"]
-        h = h + torch.relu(own[block + "scale"][weight] * low_rank + own[block + "offset"][weight])
+        h = h + activation(own[block + "scale"][weight] * low_rank + own[block + "offset"][weight])
     z = z + deviation * (h - x)
     return z[: len(u)], -own["log_step"][weight].exp() * z[len(u) :]
 

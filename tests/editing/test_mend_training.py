@@ -14,7 +14,7 @@ from editing.layout import layout_of
 from editing.methods import compute_update, method_config
 from editing.methods.mend_examples import asked_of, examples_at, spared_by
 from editing.methods.mend_files import load_network, save_network
-from editing.methods.mend_loss import edit_gradients, losses
+from editing.methods.mend_loss import losses
 from editing.methods.mend_training import MendTrainer, MendTraining
 from editing.metrics import evaluate
 from editing.models import load_model
@@ -66,7 +66,7 @@ def test_the_losses_are_those_of_each_edit_in_a_pass_of_its_own(tiny, together):
     network = moved(untrained(model, tiny.digest, LAYERS, step_size=2.0))
     examples = examples_at(EDITS, 0, 4, seed=0)
     trainer = MendTrainer(tiny, EDITS, network, SMALL)
-    tokens = edit_gradients(tiny, trainer.modules, examples)
+    tokens = trainer.gradients.of([one.edit for one in examples])
     updates = network.updates(tokens)
     edit_loss, locality = 0.0, 0.0
 
@@ -93,7 +93,7 @@ def test_gradients_reach_every_parameter(tiny):
     trainer = started(tiny)
     trainer.train_step()  # at first U is zero, so that V and s have no effect yet
     examples = examples_at(EDITS, 0, 4, seed=0)
-    found = losses(tiny, trainer.network, examples, edit_gradients(tiny, trainer.modules, examples))
+    found = losses(tiny, trainer.network, examples, trainer.gradients.of([one.edit for one in examples]))
     for gradient in torch.autograd.grad(found[0] + found[1], list(trainer.parameters.values())):
         assert gradient.isfinite().all() and gradient.abs().max() > 0
 
@@ -264,7 +264,7 @@ class Measured:
 def measured(trainer: MendTrainer, edits: list[Edit]) -> Measured:
     """L, and shares of held-out edits that say the target and of neighbors that say what they said."""
     facts, examples = trainer.loaded, examples_at(edits, 0, len(edits), seed=0)
-    tokens = edit_gradients(facts, trainer.modules, examples)
+    tokens = trainer.gradients.of([one.edit for one in examples])
     with torch.no_grad():
         updates = trainer.network.updates(tokens)
         edit_loss, locality = losses(facts, trainer.network, examples, tokens)

@@ -38,11 +38,11 @@ def test_kept_states_give_what_a_whole_pass_gives(name):
         torch.testing.assert_close(
             target_logits(tiny.model, replace(targets, below=below)), whole, atol=1e-4, rtol=1e-4
         )
-    assert below is not None and len(below.kept) == len(EDITS) and lower_states(tiny.model, 0) is None
+    assert below is not None and len(below.kept.found) == len(EDITS) and lower_states(tiny.model, 0) is None
 
 
 def test_what_finds_no_room_is_run_anew(tiny_llama, monkeypatch):
-    monkeypatch.setattr("editing.lower_states.KEPT_BYTES", 1)
+    monkeypatch.setattr("editing.kept.KEPT_BYTES", 1)
     targets, below = encode_targets(tiny_llama.model, tiny_llama.tokenizer, EDITS), lower_states(tiny_llama.model, 2)
     first, second = (target_logits(tiny_llama.model, replace(targets, below=below)) for _ in range(2))
-    assert below is not None and not below.kept and torch.equal(first, second)
+    assert below is not None and not below.kept.found and torch.equal(first, second)

@@ -1,0 +1,26 @@
+"""Tensors that are the same at every step of a training, kept on the CPU from step to step."""
+
+from collections.abc import Callable, Hashable
+
+from torch import Tensor
+
+KEPT_BYTES = 512 * 2**20
+"""What one `Kept` holds at most; what is beyond that is computed anew each time."""
+
+
+class Kept:
+    """Tuples of tensors by key."""
+
+    def __init__(self) -> None:
+        self.found: dict[Hashable, tuple[Tensor, ...]] = {}
+        self.bytes = 0
+
+    def get(self, key: Hashable, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `make` gave for this key, on the CPU."""
+        found = self.found.get(key)
+        if found is None:
+            found = tuple(tensor.cpu() for tensor in make())
+            size = sum(tensor.numel() * tensor.element_size() for tensor in found)
+            if self.bytes + size <= KEPT_BYTES:
+                self.found[key], self.bytes = found, self.bytes + size
+        return found
