@@ -47,7 +47,7 @@ class MethodConfig(Config):
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
     contexts: int = Field(5, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
     context_tokens: int = Field(16, ge=1, le=64, description="Length of each sampled prefix.")
-    statistics_tokens: int = Field(65536, ge=1, description="Tokens of text behind the key statistics.")
+    statistics_tokens: int = Field(98304, ge=1, description="Tokens of text behind the key statistics.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
     search: ValueSearchConfig = ValueSearchConfig()
     spread: Literal["linear", "sqrt"] = Field(

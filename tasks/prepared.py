@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editing.config import MethodConfig
-from editing.contexts import ROWS_AT_ONCE, TEXT_TOKENS, context_prefixes, sample_texts
+from editing.contexts import APPENDED_WORDS, ROWS_AT_ONCE, TEXT_TOKENS, append_words, context_prefixes, sample_texts
 from editing.covariance import SUMMATION, KeyStatistics, collect_statistics, text_digest
 from editing.errors import StatisticsError
 from editing.files import write_atomically
@@ -58,9 +58,10 @@ def prepare(
         source, texts = f"text {text_digest(statistics_texts)}", statistics_texts
         held_out = _held_out_text(loaded, config, cache, on_progress)
     else:
-        source = f"sampled seed={config.seed} v2"
-        sampled = _sampled_texts(loaded, config.statistics_tokens + HELD_OUT_TOKENS, config.seed, cache, on_progress)
-        texts, held_out = sampled[: -_rows(HELD_OUT_TOKENS)], sampled[-_rows(HELD_OUT_TOKENS) :]
+        source = f"sampled seed={config.seed} v3"
+        sampled = _sampled_texts(loaded, _sampled_tokens(config), config.seed, cache, on_progress)
+        texts = append_words(loaded.tokenizer, sampled[: -_rows(HELD_OUT_TOKENS)], config.seed)
+        held_out = sampled[-_rows(HELD_OUT_TOKENS) :]
     statistics = _statistics(loaded, layout, layers, config, cache, texts, source, on_progress)
     return Prepared(tuple(prefixes), statistics, held_out)
 
@@ -110,7 +111,7 @@ def _held_out_text(loaded: LoadedModel, config: MethodConfig, cache: Path, on_pr
 
     Every ROWS_AT_ONCE rows of sampled text have a seed of their own, and the text held out is the last of them.
     """
-    before = _rows(config.statistics_tokens + HELD_OUT_TOKENS) - 1
+    before = _rows(_sampled_tokens(config)) - 1
     seed = config.seed + before // ROWS_AT_ONCE * ROWS_AT_ONCE
     return _sampled_texts(loaded, HELD_OUT_TOKENS, seed, cache, on_progress)[-_rows(HELD_OUT_TOKENS) :]
 
@@ -129,6 +130,11 @@ def _sampled_texts(loaded: LoadedModel, wanted: int, seed: int, cache: Path, on_
         )
         write_atomically(path, json.dumps(found).encode())
     return found
+
+
+def _sampled_tokens(config: MethodConfig) -> int:
+    """Of the tokens behind the statistics those that are not appended words, and the text held out."""
+    return config.statistics_tokens * TEXT_TOKENS // (TEXT_TOKENS + APPENDED_WORDS) + HELD_OUT_TOKENS
 
 
 def _rows(tokens: int) -> int:

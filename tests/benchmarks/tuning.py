@@ -19,7 +19,7 @@ from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
 FIRST, COUNT = 200, 100
 CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("memit", {"statistics_weight": weight}) for weight in (1000.0, 2000.0, 2500.0, 3000.0)),
-    *(("memit", {"statistics_tokens": tokens}) for tokens in (32768, 131072)),
+    *(("memit", {"statistics_tokens": tokens}) for tokens in (65536, 131072)),
     *(("memit", {"bare_apart": False, "contexts": contexts}) for contexts in (3, 5)),
     *(("memit", {"context_tokens": tokens}) for tokens in (8, 24)),
     *(("memit", {"protect": share, "statistics_weight": 2500.0}) for share in (0.1, 0.2)),

@@ -1,8 +1,18 @@
 """What a model samples from itself: contexts for facts, and text for key statistics."""
 
+from collections import Counter
+
 import pytest
 
-from editing.contexts import ROWS_AT_ONCE, TEXT_OPENINGS, TEXT_TOKENS, context_prefixes, sample_texts
+from editing.contexts import (
+    APPENDED_WORDS,
+    ROWS_AT_ONCE,
+    TEXT_OPENINGS,
+    TEXT_TOKENS,
+    append_words,
+    context_prefixes,
+    sample_texts,
+)
 from tests.families import tiny_family
 
 WORDS = {5: "Ġriver", 6: "▁Ohio", 7: "Ġof", 8: "Ġ1945", 9: "house", 10: "Ġ"}
@@ -31,6 +41,21 @@ def test_texts_begin_with_openings_and_words_of_the_vocabulary(tiny_llama, monke
     ]
     assert len(texts) == ROWS_AT_ONCE and set(begun) == set(TEXT_OPENINGS)
     assert {word for word in ("river", "Ohio") for text in texts if word in text} == {"river", "Ohio"}
+
+
+def test_all_words_of_the_vocabulary_are_appended_alike_often(tiny_llama, monkeypatch):
+    with_words(tiny_llama.tokenizer, monkeypatch)
+    texts = [f"text {i}." for i in range(5)]
+    found = append_words(tiny_llama.tokenizer, texts, seed=1)
+    words = [one.removeprefix(text).split() for one, text in zip(found, texts, strict=True)]
+    assert all(len(some) == APPENDED_WORDS for some in words)
+    counts = Counter(word for some in words for word in some)
+    assert counts.keys() == {"river", "Ohio"} and counts["river"] == counts["Ohio"]
+
+
+def test_a_vocabulary_without_words_leaves_texts_as_they_are(tiny_llama, monkeypatch):
+    monkeypatch.setattr(tiny_llama.tokenizer, "convert_ids_to_tokens", lambda ids: ["x" for _ in ids])
+    assert append_words(tiny_llama.tokenizer, ["one", "two"], seed=0) == ["one", "two"]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
