@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from editing.errors import StorageError
 from editing.files import write_atomically
+from editing.kept import release_memory
 from editing.methods.mend_files import network_bytes, parse_network
 from editing.methods.mend_training import MendTrainer
 from editing.methods.mend_validation import validate as measure
@@ -59,6 +60,7 @@ def train(job: TrainingJob, on_progress: Callable[[], None]) -> None:
         job.show()
         if time.monotonic() - shown > SHOWN_EVERY_SECONDS:
             on_progress()
+            release_memory()
             shown = time.monotonic()
 
 

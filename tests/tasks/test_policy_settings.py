@@ -16,6 +16,7 @@ RANGES = {
     "batch_size": (0, 11),
     "min_efficacy": (-0.1, 1.1),
     "max_locality_drop": (-0.1, 1.1),
+    "max_edit_locality_drop": (-0.1, 1.1),
     "min_fluency_ratio": (-0.1,),
     "max_perplexity_ratio": (0.9,),
     "min_retained": (-0.1, 1.1),
