@@ -30,10 +30,11 @@ def moved(network: MendNetwork) -> MendNetwork:
     return network
 
 
-def options(setting: Setting) -> dict[str, object]:
-    """What the configuration of mend needs for a setting: some hypernetwork of its layers."""
+def options(setting: Setting, *, plain: bool = False) -> dict[str, object]:
+    """What the configuration of mend needs for a setting: some hypernetwork of its layers, or that of plain steps."""
     base = setting.statistics.base_digest
-    path = Path(_FOLDER.name) / f"{base[:12]}-{'-'.join(map(str, setting.layers))}.safetensors"
+    path = Path(_FOLDER.name) / f"{base[:12]}-{'-'.join(map(str, setting.layers))}-{plain}.safetensors"
     if not path.is_file():
-        save_network(moved(untrained(setting.model, base, setting.layers)), path)
+        made = untrained(setting.model, base, setting.layers)
+        save_network(made if plain else moved(made), path)
     return {"hypernetwork": str(path)}

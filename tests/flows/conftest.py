@@ -25,6 +25,7 @@ from tests.flows.command import Errata, command
 POLICY = Policy(
     batch_size=3,
     max_locality_drop=0.5,
+    max_edit_locality_drop=1.0,
     max_perplexity_ratio=1.5,
     min_fluency_ratio=0.5,
     min_efficacy=1.0,
