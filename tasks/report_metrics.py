@@ -56,9 +56,21 @@ METRICS = (
         form="share",
     ),
     Metric(
+        name="locality_kept_tokens",
+        label="Locality, kept by token",
+        hint="of their answers' tokens",
+        form="share",
+    ),
+    Metric(
         name="retained_efficacy_prob",
         label="Earlier facts kept",
         hint="a sample of earlier edits still holds",
+        form="share",
+    ),
+    Metric(
+        name="retained_efficacy_argmax",
+        label="Earlier facts, exact",
+        hint="the model writes them",
         form="share",
     ),
     Metric(
