@@ -18,9 +18,13 @@ _RUN = re.compile(r"runs:/([^/]+)(?:/(.+))?")
 def check_reference(reference: str) -> None:
     """Raises HypernetworkError unless `reference` has a form that `HypernetworkTracker.locate` knows."""
     if not (_MODEL.fullmatch(reference) or _RUN.fullmatch(reference)):
-        raise HypernetworkError(
-            f"'{reference}' names no hypernetwork; write models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
-        )
+        raise _unknown(reference)
+
+
+def _unknown(reference: str) -> HypernetworkError:
+    return HypernetworkError(
+        f"'{reference}' names no hypernetwork; write models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
+    )
 
 
 class HypernetworkTracker(Tracker):
@@ -73,10 +77,9 @@ class HypernetworkTracker(Tracker):
             if HYPERNETWORK not in version.tags:
                 raise HypernetworkError(f"{reference} is no hypernetwork (no tag {HYPERNETWORK}); name another model")
             return str(version.run_id), ARTIFACT, str(version.tags[HYPERNETWORK])
-        check_reference(reference)
-        match = _RUN.fullmatch(reference)
-        assert match is not None
-        return match[1], match[2] or ARTIFACT, None
+        if match := _RUN.fullmatch(reference):
+            return match[1], match[2] or ARTIFACT, None
+        raise _unknown(reference)
 
     def download(self, run_id: str, path: str) -> bytes:
         """The bytes of an artifact: a file, or the one .safetensors file of a folder."""

@@ -57,11 +57,10 @@ def validate_batch(
         metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
     metrics |= measure_fluency(session, batch, policy)
     metrics |= measure_perplexity(session, reference, policy)
-    reasons = judge(metrics, own, before, policy)
+    lost = {scores.edit_id: lost_at(scores, before[scores.edit_id]) for scores in own}
+    reasons = judge(metrics, lost, policy)
     failing = tuple(
-        s.edit_id
-        for s in own
-        if s.efficacy_prob == 0 or lost_at(s, before[s.edit_id]).faults(policy.max_edit_locality_drop)
+        s.edit_id for s in own if s.efficacy_prob == 0 or lost[s.edit_id].faults(policy.max_edit_locality_drop)
     )
     return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, tuple(reasons), failing, scores)
 
@@ -86,14 +85,12 @@ def measure_perplexity(session: Session, reference: Reference, policy: Policy) -
     return {"perplexity": now, "perplexity_ratio": now / reference.perplexity}
 
 
-def judge(
-    metrics: Mapping[str, float], own: Sequence[EditScores], before: Mapping[str, EditScores], policy: Policy
-) -> list[str]:
-    """Why the batch fails, one sentence a threshold; empty when it passes."""
+def judge(metrics: Mapping[str, float], lost: Mapping[str, "Lost"], policy: Policy) -> list[str]:
+    """Why the batch fails, one sentence a threshold; empty when it passes. `lost`: by the edits' ids."""
     reasons = []
     if not metrics["efficacy_prob"] >= policy.min_efficacy:
         reasons.append(f"efficacy {metrics['efficacy_prob']:.2f} is below min_efficacy {policy.min_efficacy:.2f}")
-    reasons += _locality_reasons(own, before, policy)
+    reasons += _locality_reasons(lost, policy)
     if not metrics["fluency_ratio"] >= policy.min_fluency_ratio:
         reasons.append(
             f"fluency is {metrics['fluency_ratio']:.2f} of the base's, "
@@ -150,14 +147,13 @@ def _fall(before: float | None, now: float | None, count: int) -> int:
     return 0 if before is None or now is None else round((before - now) * count)
 
 
-def _locality_reasons(own: Sequence[EditScores], before: Mapping[str, EditScores], policy: Policy) -> list[str]:
-    lost = [lost_at(scores, before[scores.edit_id]) for scores in own]
+def _locality_reasons(lost: Mapping[str, Lost], policy: Policy) -> list[str]:
     reasons = [
         f"{fault}, max_locality_drop is {policy.max_locality_drop:.2f}"
-        for fault in sum(lost, Lost()).faults(policy.max_locality_drop)
+        for fault in sum(lost.values(), Lost()).faults(policy.max_locality_drop)
     ]
     return reasons + [
-        f"request '{scores.edit_id}': {fault}, max_edit_locality_drop is {policy.max_edit_locality_drop:.2f}"
-        for scores, here in zip(own, lost, strict=True)
+        f"request '{edit_id}': {fault}, max_edit_locality_drop is {policy.max_edit_locality_drop:.2f}"
+        for edit_id, here in lost.items()
         for fault in here.faults(policy.max_edit_locality_drop)
     ]

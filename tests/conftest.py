@@ -4,17 +4,16 @@ import os
 import tempfile
 from pathlib import Path
 
+from flows.cli_app import set_defaults
+
 # Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
+set_defaults()
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A waiting thread sleeps. By default it spins, which on a busy machine makes tiny models a hundred times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _PREFECT_HOME = tempfile.TemporaryDirectory(prefix="errata-prefect-", ignore_cleanup_errors=True)
 os.environ["PREFECT_HOME"] = _PREFECT_HOME.name
 

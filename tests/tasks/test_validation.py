@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 from editing.edit import Edit, Probe
 from editing.metrics import EditScores, evaluate
 from tasks.policy import Policy
-from tasks.validation import bare, judge
+from tasks.validation import Lost, bare, judge, lost_at
 
 POLICY = Policy(min_efficacy=0.9, max_locality_drop=0.2, min_retained=0.8)
 GOOD = {"efficacy_prob": 1.0, "fluency_ratio": 1.0, "perplexity_ratio": 1.0}
-ONE = [EditScores("e")]
-BEFORE = {"e": EditScores("e")}
+NONE_LOST = {"e": Lost()}
 
 
 def reasons(policy: Policy = POLICY, **metrics: float) -> list[str]:
-    return judge(GOOD | metrics, ONE, BEFORE, policy)
+    return judge(GOOD | metrics, NONE_LOST, policy)
 
 
 def test_a_good_batch_has_no_reason_against_it():
@@ -59,7 +58,7 @@ def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[Ed
 
 def verdict(*pairs: tuple[EditScores, EditScores], drop: float = 0.2, alone: float = 1.0) -> list[str]:
     policy = POLICY.model_copy(update={"max_locality_drop": drop, "max_edit_locality_drop": alone})
-    return judge(GOOD, [after for _, after in pairs], {before.edit_id: before for before, _ in pairs}, policy)
+    return judge(GOOD, {before.edit_id: lost_at(after, before) for before, after in pairs}, policy)
 
 
 @given(st.integers(1, 100).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.floats(0, 1))
