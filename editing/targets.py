@@ -4,7 +4,7 @@ Shapes: b = rows, t = wanted tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class Targets:
     """1 / length of the target that each belongs to, (t,): every edit counts the same."""
     below: LowerStates | None = None
     """What knows the layers below the edited ones, where nothing changes them."""
+
+    def summed(self) -> "Targets":
+        """The same, every token counting the same: the loss is −log p of the whole targets."""
+        return replace(self, weights=torch.ones_like(self.weights))
 
 
 def encode_targets(

@@ -24,7 +24,7 @@ from tasks.tracking_hypernetworks import HypernetworkTracker
 from tasks.training_data import TrainingData
 from tasks.workplace import EXPERIMENT, Workplace
 
-FORMAT = 1
+FORMAT = 2
 """Counts the changes of what a training does for one configuration: checkpoints of another are not gone on from."""
 
 

@@ -3,9 +3,10 @@
 Mitchell et al., "Fast Model Editing at Scale", ICLR 2022, https://arxiv.org/abs/2110.11309; what the hypernetwork does
 stands in editing/methods/mend_network.py, how it is trained in editing/methods/mend_training.py.
 
-Updates of several edits are added up, each from its own gradient at the model as it stands (section 3.1); an update has
-one rank for each token of the prompt and the target's beginnings whose output the loss depends on. Neither key
-statistics nor a value search nor history take part.
+Updates of several edits are added up, each from its own gradient at the model as it stands (section 3.1). An update has
+one rank for each token of the prompt and the target's beginnings whose output the loss depends on. The loss of an edit
+is −log p of its whole target, no mean over tokens: what one token needs does not depend on how many others there are,
+and dates have nine. Neither key statistics nor a value search nor history take part.
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def updates_of(
     modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
     made: list[WeightUpdate] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
-        targets = encode_targets(model, tokenizer, edits[start : start + EDITS_AT_ONCE])
+        targets = encode_targets(model, tokenizer, edits[start : start + EDITS_AT_ONCE]).summed()
         gradients = token_gradients(model, modules, targets)
         with torch.no_grad():
             found = network.updates(gradients)

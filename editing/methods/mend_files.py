@@ -15,7 +15,7 @@ from editing.errors import HypernetworkError
 from editing.files import write_atomically
 from editing.methods.mend_network import MendNetwork, MendSpec
 
-FORMAT = "errata-mend-1"
+FORMAT = "errata-mend-2"
 NETWORK = "network."
 """What the names of the hypernetwork's own tensors begin with."""
 

@@ -6,8 +6,9 @@ Mitchell et al., "Fast Model Editing at Scale", ICLR 2022, https://arxiv.org/abs
     L_e   = −log p̃(target | paraphrase)             p̃: the model with the edit's update in force
     L_loc = KL(p(· | locality) ‖ p̃(· | locality))   at the tokens of the locality prompt's answer
 
-The paraphrase may be the edit's own prompt. The update runs as an overlay, each edit its own in its own rows: gradients
-reach the hypernetwork through its factors, and no tensor of the base is ever written.
+−log p is the sum over the target's tokens, KL the mean over the answer's. The paraphrase may be the edit's own prompt.
+The update runs as an overlay, each edit its own in its own rows: gradients reach the hypernetwork through its factors,
+and no tensor of the base is ever written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,8 @@ class EditGradients:
         return found
 
     def _one(self, edit: Edit) -> tuple[Tensor, ...]:
-        targets = replace(encode_targets(self.loaded.model, self.loaded.tokenizer, [edit]), below=self.below)
+        targets = encode_targets(self.loaded.model, self.loaded.tokenizer, [edit]).summed()
+        targets = replace(targets, below=self.below)
         found = token_gradients(self.loaded.model, self.modules, targets)
         return tuple(part for name in self.modules for part in (found[name].u_td, found[name].delta_tm))
 
@@ -83,6 +85,6 @@ def losses(
     with overlay(model, layout_of(model), [summed[row // together] for row in range(count)] * 2):
         logits = target_logits(model, both)
     is_asked = both.places[:, 0] < count
-    nll = nn.functional.cross_entropy(logits[is_asked], both.tokens[is_asked], reduction="none")
+    edit_loss = nn.functional.cross_entropy(logits[is_asked], both.tokens[is_asked], reduction="sum")
     edited = logits[~is_asked].log_softmax(-1)
-    return (nll * both.weights[is_asked]).sum(), ((base.exp() * (base - edited)).sum(1) * alone.weights).sum()
+    return edit_loss, ((base.exp() * (base - edited)).sum(1) * alone.weights).sum()

@@ -60,13 +60,13 @@ def delta(factors) -> torch.Tensor:
 
 def tokens_of(setting: Setting, names, edits=EDITS):
     modules = {name: setting.model.get_submodule(name.removesuffix(".weight")) for name in names}
-    return token_gradients(setting.model, modules, encode_targets(setting.model, setting.tokenizer, edits))
+    return token_gradients(setting.model, modules, encode_targets(setting.model, setting.tokenizer, edits).summed())
 
 
 def gradient_of(setting: Setting, names) -> list[torch.Tensor]:
     """Autograd's own gradient of the weights, (m, d)."""
     weights = [setting.model.get_parameter(name).requires_grad_(True) for name in names]
-    loss = target_loss(setting.model, encode_targets(setting.model, setting.tokenizer, EDITS))
+    loss = target_loss(setting.model, encode_targets(setting.model, setting.tokenizer, EDITS).summed())
     found = torch.autograd.grad(loss, weights)
     for weight in weights:
         weight.requires_grad_(False)
@@ -130,7 +130,7 @@ def test_tokens_are_those_whose_output_the_loss_depends_on(kind):
     setting = a_setting(kind, layers=(2, 3))
     below, last = network_of(setting).spec.shapes
     modules = {name: setting.model.get_submodule(name.removesuffix(".weight")) for name in (below, last)}
-    targets = encode_targets(setting.model, setting.tokenizer, EDITS)
+    targets = encode_targets(setting.model, setting.tokenizer, EDITS).summed()
     tokens, parts = tokens_of(setting, modules), gradient_parts(setting.model, modules, targets)
     wanted = torch.bincount(targets.places[:, 0]).tolist()
     assert list(tokens[last].lengths) == wanted  # above it nothing mixes tokens
@@ -237,7 +237,7 @@ def test_a_broken_file_is_refused(path):
     network = network_of(setting)
     save_network(network, path)
     whole = path.read_bytes()
-    for broken in (b"", b"no tensors", whole[:-9], whole.replace(b"errata-mend-1", b"errata-mend-9")):
+    for broken in (b"", b"no tensors", whole[:-9], whole.replace(b"errata-mend-2", b"errata-mend-9")):
         path.write_bytes(broken)
         refused(path, setting, "is no hypernetwork, or a broken one .*; train it again or give another file")
     torch.save(network.state_dict(), path)

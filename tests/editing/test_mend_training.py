@@ -81,7 +81,7 @@ def test_the_losses_are_those_of_each_edit_in_a_pass_of_its_own(tiny, together):
             said, goal = logprobs(*one.asked)
             after, _ = logprobs(*one.spared)
         before, _ = logprobs(*one.spared)
-        edit_loss += -said.gather(1, goal[:, None]).mean()
+        edit_loss += -said.gather(1, goal[:, None]).sum()
         locality += torch.nn.functional.kl_div(after, before, log_target=True, reduction="none").sum(1).mean()
     found = losses(tiny, network, examples, tokens, together)
     assert float(locality.detach()) > 1e-4
@@ -282,15 +282,15 @@ def test_a_training_of_seconds_edits_held_out_facts_better_than_any_plain_gradie
     rng.shuffle(pool)
     held_out = [_edit(fact, set(pool[:40]), rng) for fact in pool[:40]]
     learnt = [_edit(fact, set(pool[:40]), rng) for fact in pool[40:] for _ in range(3)]
-    trainer = MendTrainer.start(facts, learnt, (0, 1, 2), config=MendTraining(rank=64, edit_weight=1.0, step_size=0.1))
+    trainer = MendTrainer.start(facts, learnt, (0, 1, 2), config=MendTraining(rank=64, edit_weight=0.5, step_size=0.1))
     plain = []
-    for step_size in (0.03, 0.05, 0.07, 0.1):
+    for step_size in (0.02, 0.03, 0.05, 0.07, 0.1):
         trainer.network.set_step_size(step_size)
         plain.append(measured(trainer, held_out))
     trainer.network.set_step_size(0.1)
-    for _ in range(50):
+    for _ in range(80):
         trainer.train_step()
     made = measured(trainer, held_out)
     assert made.success >= 0.4 and made.kept >= 0.4
-    assert made.loss < 0.8 * min(one.loss for one in plain)
+    assert made.loss < 0.85 * min(one.loss for one in plain)
     assert all(one.kept < made.kept - 0.05 for one in plain if one.success >= made.success)

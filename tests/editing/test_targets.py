@@ -15,7 +15,7 @@ from tests.reference import plain_logprob
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "llama"])
 @torch.no_grad()
-def test_the_loss_is_the_sum_of_each_targets_mean_as_the_model_itself_scores_it(family):
+def test_the_loss_is_the_sum_of_each_targets_mean_or_all_their_tokens_as_the_model_itself_scores_them(family):
     tiny = tiny_family(family)
     tiny.model.get_output_embeddings().weight.mul_(20)  # so large that it shows where Gemma 2 caps logits
     pairs = [(edit.text, edit.target_new) for edit in EDITS]
@@ -25,6 +25,12 @@ def test_the_loss_is_the_sum_of_each_targets_mean_as_the_model_itself_scores_it(
         encode_pairs(tiny.model, tiny.tokenizer, pairs),
     ):
         assert float(target_loss(tiny.model, targets)) == pytest.approx(expected, rel=1e-4)
+    lengths = [len(tiny.tokenizer(" " + target)["input_ids"]) for _, target in pairs]
+    whole = -sum(
+        length * plain_logprob(tiny.model, tiny.tokenizer, *pair) for length, pair in zip(lengths, pairs, strict=True)
+    )
+    assert len(set(lengths)) > 1
+    assert float(target_loss(tiny.model, targets.summed())) == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
