@@ -10,6 +10,7 @@ and dates have nine. Neither key statistics nor a value search nor history take 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -85,7 +86,7 @@ def updates_of(
 def network_for(
     model: PreTrainedModel, layout: ModelLayout, layers: Sequence[int], base_digest: str, config: MendConfig
 ) -> MendNetwork:
-    """The configured hypernetwork, on the CPU.
+    """The configured hypernetwork, the same object for the same file, to be used as it is.
 
     Raises:
         HypernetworkError: there is none, or it belongs to another base or other weights.
@@ -94,9 +95,20 @@ def network_for(
     if not config.hypernetwork:
         raise HypernetworkError("mend needs the file of a trained hypernetwork: train one, then give hypernetwork=PATH")
     modules = layout.projections(model, layers, config.projections)
-    network = load_network(Path(config.hypernetwork), config.hypernetwork_digest)
+    network = _read(Path(config.hypernetwork), config.hypernetwork_digest)
     network.spec.check(base_digest, weight_shapes(model, layout, modules))
     return network
+
+
+def _read(path: Path, digest: str | None) -> MendNetwork:
+    """The hypernetwork of a file, read anew only when it is another file than the last time."""
+    found = path.stat() if path.is_file() else None
+    return _last_read(path, digest, (found.st_ino, found.st_size, found.st_mtime_ns) if found else None)
+
+
+@lru_cache(maxsize=1)
+def _last_read(path: Path, digest: str | None, version: tuple[int, int, int] | None) -> MendNetwork:
+    return load_network(path, digest)
 
 
 def weight_shapes(

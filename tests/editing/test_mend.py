@@ -1,5 +1,7 @@
 """Laws of MEND's updates: what an untrained hypernetwork does, what a trained one computes, what is refused."""
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -211,6 +213,20 @@ def test_a_hypernetwork_is_read_back_to_the_bit(kind, path):
     assert read.spec == network.spec and list(read.state_dict()) == list(before)
     assert all(torch.equal(tensor, before[name]) for name, tensor in read.state_dict().items())
     assert list(read.spec.shapes) == list(network.spec.shapes)  # their order says which scale is whose
+
+
+def test_a_file_is_read_once_and_anew_when_it_changes(path):
+    setting = a_setting("llama")
+    save_network(network_of(setting, step_size=0.5), path)
+    first = updated(setting, path)
+    with mock.patch("editing.methods.mend.load_network", side_effect=load_network) as read:
+        updated(setting, path)
+        assert not read.called
+        save_network(network_of(setting, step_size=0.25), path)
+        second = updated(setting, path)
+    assert read.call_count == 1
+    for name, factors in second.items():
+        torch.testing.assert_close(2 * delta(factors), delta(first[name]))
 
 
 def refused(path, setting: Setting, says: str, **fields) -> None:
