@@ -5,7 +5,7 @@
 Shapes: b = rows, s = tokens of a row, d = key size, m = value size, t = tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,6 +42,12 @@ class TokenGradients:
     lengths: tuple[int, ...]
     """How many of the tokens belong to each row, in order."""
 
+    def rows(self, first: int, last: int) -> "TokenGradients":
+        """Those of the rows from `first` up to `last`."""
+        start, count = sum(self.lengths[:first]), sum(self.lengths[first:last])
+        at = slice(start, start + count)
+        return TokenGradients(self.u_td[at], self.delta_tm[at], self.lengths[first:last])
+
 
 def token_gradients(
     model: PreTrainedModel, modules: Mapping[str, nn.Module], targets: Targets
@@ -57,6 +63,15 @@ def token_gradients(
         lengths = tuple(counts.sum(1).tolist())
         found[name] = TokenGradients(u_bsd[counts].float(), delta_bsm[counts].float(), lengths)
     return found
+
+
+def join(parts: Sequence[TokenGradients]) -> TokenGradients:
+    """The rows of all `parts`, in order."""
+    return TokenGradients(
+        torch.cat([part.u_td for part in parts]),
+        torch.cat([part.delta_tm for part in parts]),
+        tuple(length for part in parts for length in part.lengths),
+    )
 
 
 def feature_moments(Z_tz: Tensor) -> Tensor:

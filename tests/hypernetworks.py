@@ -14,11 +14,13 @@ from editing.methods.mend_network import MendNetwork, MendSpec
 _FOLDER = tempfile.TemporaryDirectory(prefix="errata-hypernetworks-", ignore_cleanup_errors=True)
 
 
-def untrained(model, digest: str, layers, projections=(), *, step_size: float = 0.1, rank: int = 8) -> MendNetwork:
-    """The identity: its updates are steps along the plain gradient."""
+def untrained(
+    model, digest: str, layers, projections=(), *, step_size: float = 0.1, rank: int = 8, ridge: float | None = None
+) -> MendNetwork:
+    """The identity: its updates are steps along the plain gradient; without a ridge they are added up."""
     layout = layout_of(model)
     shapes = weight_shapes(model, layout, layout.projections(model, layers, projections))
-    return MendNetwork(MendSpec(base_digest=digest, shapes=shapes, rank=rank), step_size)
+    return MendNetwork(MendSpec(base_digest=digest, shapes=shapes, rank=rank, ridge=ridge), step_size)
 
 
 def moved(network: MendNetwork) -> MendNetwork:

@@ -3,13 +3,14 @@
 Mitchell et al., "Fast Model Editing at Scale", ICLR 2022, https://arxiv.org/abs/2110.11309; what the hypernetwork does
 stands in editing/methods/mend_network.py, how it is trained in editing/methods/mend_training.py.
 
-Updates of several edits are added up, each from its own gradient at the model as it stands (section 3.1). An update has
-one rank for each token of the prompt and the target's beginnings whose output the loss depends on. The loss of an edit
-is −log p of its whole target, no mean over tokens: what one token needs does not depend on how many others there are,
-and dates have nine. Neither key statistics nor a value search nor history take part.
+Each edit's update is from its own gradient at the model as it stands (section 3.1); out of a batch's one is made by
+editing/methods/mend_combine.py. An update has one rank for each token of the prompt and the target's beginnings whose
+output the loss depends on. The loss of an edit is −log p of its whole target, no mean over tokens: what one token needs
+does not depend on how many others there are, and dates have nine. Neither key statistics nor a value search nor history
+take part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,13 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.errors import HypernetworkError
-from editing.features import token_gradients
+from editing.features import TokenGradients, join, token_gradients
 from editing.layout import ModelLayout
 from editing.methods.base import BatchUpdate, Method, Setting
+from editing.methods.mend_combine import combine
 from editing.methods.mend_files import load_network
 from editing.methods.mend_network import MendNetwork
 from editing.targets import encode_targets
-from editing.weights import Factors, WeightUpdate, concatenate
+from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16
 
@@ -45,7 +47,7 @@ class MendConfig(MethodConfig):
 
 
 def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig) -> BatchUpdate:
-    """The sum of the edits' updates; `z_star_nm` is not looked at.
+    """One update that writes all edits; `z_star_nm` is not looked at.
 
     Raises:
         HypernetworkError: there is no hypernetwork, or it belongs to another base or other weights.
@@ -53,7 +55,11 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         InvalidEdit: a subject is lost in tokenisation.
         ModelError: a layer has no such projection.
     """
-    return BatchUpdate(concatenate(compute_independent_updates(setting, edits, z_star_nm, config)), {})
+    network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
+    made = list(_made(network.to(setting.model.device), setting.model, setting.tokenizer, edits))
+    gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
+    update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge)
+    return BatchUpdate({name: _stored(factors) for name, factors in update.items()}, {})
 
 
 def compute_independent_updates(
@@ -72,15 +78,24 @@ def updates_of(
     Raises:
         SearchError: the loss is NaN or infinite.
     """
+    return [
+        {name: _stored(factors) for name, factors in update.items()}
+        for _, updates in _made(network, model, tokenizer, edits)
+        for update in updates
+    ]
+
+
+def _made(
+    network: MendNetwork, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]
+) -> Iterator[tuple[dict[str, TokenGradients], list[dict[str, Factors]]]]:
+    """The tokens of some edits at a time, and the edits' updates, where the model is."""
     modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
-    made: list[WeightUpdate] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
         targets = encode_targets(model, tokenizer, edits[start : start + EDITS_AT_ONCE]).summed()
         gradients = token_gradients(model, modules, targets)
         with torch.no_grad():
             found = network.updates(gradients)
-        made += [{name: _stored(factors) for name, factors in update.items()} for update in found]
-    return made
+        yield gradients, found
 
 
 def network_for(

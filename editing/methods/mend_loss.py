@@ -23,11 +23,12 @@ from editing.features import TokenGradients, token_gradients
 from editing.kept import Kept
 from editing.layout import layout_of
 from editing.lower_states import LowerStates
+from editing.methods.mend_combine import combine
 from editing.methods.mend_examples import Example
 from editing.methods.mend_network import MendNetwork
 from editing.models import LoadedModel
 from editing.targets import encode_pairs, encode_targets, target_logits
-from editing.weights import concatenate, overlay
+from editing.weights import overlay
 
 
 class EditGradients:
@@ -70,7 +71,7 @@ def losses(
     together: int = 1,
     below: LowerStates | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """L_e and L_loc summed over the examples; each `together` of them have the sum of their updates in force.
+    """L_e and L_loc summed over the examples; each `together` of them have their one common update in force.
 
     `below`, where it is given, knows the layers below those of the updates.
     """
@@ -81,8 +82,11 @@ def losses(
         base = target_logits(model, alone).log_softmax(-1)
     both = replace(encode_pairs(model, tokenizer, [*asked, *spared]), below=below)
     parts = network.updates(gradients)
-    summed = [concatenate(parts[start : start + together]) for start in range(0, count, together)]
-    with overlay(model, layout_of(model), [summed[row // together] for row in range(count)] * 2):
+    common = []
+    for start, stop in ((start, start + together) for start in range(0, count, together)):
+        tokens = {name: one.rows(start, stop) for name, one in gradients.items()}
+        common.append(combine(parts[start:stop], tokens, network.spec.ridge))
+    with overlay(model, layout_of(model), [common[row // together] for row in range(count)] * 2):
         logits = target_logits(model, both)
     is_asked = both.places[:, 0] < count
     edit_loss = nn.functional.cross_entropy(logits[is_asked], both.tokens[is_asked], reduction="sum")

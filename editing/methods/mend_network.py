@@ -31,6 +31,7 @@ from editing.errors import HypernetworkError
 from editing.features import TokenGradients, feature_moments
 from editing.weights import Factors
 
+RIDGE = 1e-3
 CONSTANT = 1e-3
 """Coordinates that vary less than this share of what their neighbors do are not enlarged any further."""
 
@@ -41,6 +42,7 @@ class MendSpec(Config):
     base_digest: str
     shapes: dict[str, tuple[int, int]] = Field(description="(m, d) of each weight by its name.")
     rank: int = Field(ge=1, description="Largest r of the shared blocks.")
+    ridge: float | None = Field(RIDGE, gt=0, description="Of several edits' updates as one; none: their plain sum.")
 
     def check(self, base_digest: str, shapes: Mapping[str, tuple[int, int]]) -> None:
         """Raises HypernetworkError unless it was made for this base and exactly these weights."""

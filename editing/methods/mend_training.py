@@ -24,7 +24,7 @@ from editing.methods.mend import weight_shapes
 from editing.methods.mend_examples import check_examples, edits_digest, examples_at
 from editing.methods.mend_files import network_bytes, parse_network
 from editing.methods.mend_loss import EditGradients, losses
-from editing.methods.mend_network import MendNetwork, MendSpec
+from editing.methods.mend_network import RIDGE, MendNetwork, MendSpec
 from editing.models import LoadedModel
 
 
@@ -39,7 +39,8 @@ class MendTraining(Config):
     decay_after: int = Field(500, ge=1, description="Step from which on they fall, as 1 / √step.")
     edit_weight: float = Field(0.1, gt=0, description="c_edit, as published.")
     batch: int = Field(8, ge=1, description="Updates that one step averages over.")
-    edits_together: int = Field(1, ge=1, description="Edits whose updates are added up and in force together.")
+    edits_together: int = Field(1, ge=1, description="Edits that are written and in force together.")
+    ridge: float | None = Field(RIDGE, gt=0, description="Of what keeps them apart; none: updates are added up.")
     updates_at_once: int = Field(8, ge=1, description="Updates of one pass: a step accumulates passes; bounds memory.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     max_skipped: int = Field(10, ge=1, description="The training ends at so many losses in a row that are not finite.")
@@ -113,7 +114,7 @@ class MendTrainer:
         layout = layout_of(loaded.model)
         modules = layout.projections(loaded.model, layers, projections)
         shapes = weight_shapes(loaded.model, layout, modules)
-        spec = MendSpec(base_digest=loaded.digest, shapes=shapes, rank=config.rank)
+        spec = MendSpec(base_digest=loaded.digest, shapes=shapes, rank=config.rank, ridge=config.ridge)
         check_examples(loaded, edits)
         trainer = cls(loaded, edits, MendNetwork(spec, config.step_size or 1.0, config.seed), config)
         if config.step_size is None:
@@ -160,8 +161,11 @@ class MendTrainer:
                 f"the training in '{path}' has other edits than these {len(edits)}; give its own, in their order"
             )
         config = config or progress.config
-        if config.rank != network.spec.rank:
-            raise HypernetworkError(f"'{path}' has rank {network.spec.rank}, not {config.rank}; keep the rank")
+        spec = network.spec
+        if (config.rank, config.ridge) != (spec.rank, spec.ridge):
+            raise HypernetworkError(
+                f"'{path}' has rank {spec.rank} and ridge {spec.ridge}, not {config.rank} and {config.ridge}; keep them"
+            )
         trainer = cls(loaded, edits, network, config, progress.step)
         trainer.skipped, trainer.skipped_in_a_row = progress.skipped, progress.skipped_in_a_row
         if progress.step > progress.skipped:

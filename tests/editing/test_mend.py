@@ -13,6 +13,7 @@ from editing.history import KeyHistory
 from editing.layout import layout_of
 from editing.methods import compute_independent_updates, compute_update, method_config
 from editing.methods.base import Setting
+from editing.methods.mend_combine import combine
 from editing.methods.mend_files import load_network, save_network
 from editing.models import base_digest
 from editing.scoring import score
@@ -167,6 +168,20 @@ def test_a_batch_is_the_sum_of_its_edits_and_each_is_a_batch_of_one(kind, path):
         for edit, one in zip(EDITS, each, strict=True):
             batch_of_one = delta(updated(setting, path, [edit])[name])
             torch.testing.assert_close(delta(one[name]), batch_of_one, atol=1e-5 * scale, rtol=0)
+
+
+def test_a_batch_is_what_makes_one_update_of_its_edits(kind, path):
+    setting = a_setting(kind)
+    network = moved(network_of(setting, ridge=0.1))
+    save_network(network, path)
+    together, each = updated(setting, path), alone(setting, path)
+    wanted = combine(each, tokens_of(setting, network.spec.shapes), 0.1)
+    for name, factors in together.items():
+        scale = float(delta(factors).abs().max())
+        torch.testing.assert_close(delta(factors), delta(wanted[name]), atol=1e-4 * scale, rtol=0)
+        assert not torch.allclose(delta(factors), sum(delta(one[name]) for one in each), atol=0.01 * scale)
+        batch_of_one = delta(updated(setting, path, EDITS[:1])[name])
+        torch.testing.assert_close(batch_of_one, delta(each[0][name]), atol=1e-5 * scale, rtol=0)
 
 
 def test_a_second_edit_starts_from_the_weights_that_the_first_left(kind, path):

@@ -20,8 +20,10 @@ from tests.fact_model import fact_edits
 
 EDITS = fact_edits(20, seed=5)
 LAYERS = (1, 2, 3)
-TOGETHER = MendTraining(rank=64, edit_weight=1.0, step_size=0.03, learning_rate=1e-2, edits_together=20, batch=1)
-"""A hypernetwork learns to make as many edits as are then in force together."""
+TOGETHER = MendTraining(
+    rank=64, edit_weight=1.0, step_size=0.03, learning_rate=1e-2, edits_together=20, batch=1, ridge=None
+)
+"""A hypernetwork learns to make as many edits as are then in force together, here each written by itself."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from editing.edit import Edit, Probe
 from editing.errors import HypernetworkError, InvalidEdit
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
+from editing.methods.mend_combine import combine
 from editing.methods.mend_examples import asked_of, examples_at, spared_by
 from editing.methods.mend_files import load_network, save_network
 from editing.methods.mend_loss import losses
@@ -59,11 +60,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # The losses.
 
 
-@pytest.mark.parametrize("together", [1, 2])
-def test_the_losses_are_those_of_each_edit_in_a_pass_of_its_own(tiny, together):
+@pytest.mark.parametrize(("together", "ridge"), [(1, 0.1), (2, None), (2, 0.1)])
+def test_the_losses_are_those_of_each_edit_in_a_pass_of_its_own(tiny, together, ridge):
     """−log p of the target and KL(base ‖ edited), text by text, whole sequences through the whole model."""
     model, tokenizer = tiny.model, tiny.tokenizer
-    network = moved(untrained(model, tiny.digest, LAYERS, step_size=2.0))
+    network = moved(untrained(model, tiny.digest, LAYERS, step_size=2.0, ridge=ridge))
     examples = examples_at(EDITS, 0, 4, seed=0)
     trainer = MendTrainer(tiny, EDITS, network, SMALL)
     tokens = trainer.gradients.of([one.edit for one in examples])
@@ -77,7 +78,10 @@ def test_the_losses_are_those_of_each_edit_in_a_pass_of_its_own(tiny, together):
 
     for i, one in enumerate(examples):
         first = i // together * together
-        with overlay(model, layout_of(model), concatenate(updates[first : first + together])):
+        both = slice(first, first + together)
+        inputs = {name: one.rows(first, first + together) for name, one in tokens.items()}
+        common = concatenate(updates[both]) if ridge is None else combine(updates[both], inputs, ridge)
+        with overlay(model, layout_of(model), common):
             said, goal = logprobs(*one.asked)
             after, _ = logprobs(*one.spared)
         before, _ = logprobs(*one.spared)
@@ -240,7 +244,7 @@ def test_a_training_goes_on_only_with_what_it_began_with(tiny_llama, tmp_path):
     for loaded, edits, config, says in (
         (other, EDITS, None, "belongs to base .*; train one on this model"),
         (tiny_llama, EDITS[::-1], None, "has other edits than these 4; give its own, in their order"),
-        (tiny_llama, EDITS, MendTraining(rank=7), "has rank 6, not 7; keep the rank"),
+        (tiny_llama, EDITS, MendTraining(rank=7), "has rank 6 and ridge 0.001, not 7 and 0.001; keep them"),
     ):
         with pytest.raises(HypernetworkError, match=says):
             MendTrainer.resume(path, loaded, edits, config)
