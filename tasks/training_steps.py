@@ -66,9 +66,10 @@ def train(job: TrainingJob, on_progress: Callable[[], None]) -> None:
 
 @task(task_run_name="validate-{job.trainer.step}", cache_policy=NO_CACHE)
 def validate(job: TrainingJob) -> dict[str, float]:
-    """Measure the hypernetwork as it is on the edits that are held out."""
+    """Measure the hypernetwork as it is on the edits that are held out, as many together as it is trained for."""
     progress("validation", 0, 1)
-    found = measure(job.loaded, job.trainer.network, job.data.validated, job.before)
+    together = job.plan.training.edits_together
+    found = measure(job.loaded, job.trainer.network, job.data.validated, job.before, together)
     progress("validation", 1, 1)
     return found
 

@@ -56,10 +56,8 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         ModelError: a layer has no such projection.
     """
     network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
-    made = list(_made(network.to(setting.model.device), setting.model, setting.tokenizer, edits))
-    gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
-    update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge)
-    return BatchUpdate({name: _stored(factors) for name, factors in update.items()}, {})
+    update = update_together(network.to(setting.model.device), setting.model, setting.tokenizer, edits)
+    return BatchUpdate(update, {})
 
 
 def compute_independent_updates(
@@ -68,6 +66,20 @@ def compute_independent_updates(
     """For each edit the update that would write it alone, all in one forward and backward pass."""
     network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
     return updates_of(network.to(setting.model.device), setting.model, setting.tokenizer, edits)
+
+
+def update_together(
+    network: MendNetwork, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]
+) -> WeightUpdate:
+    """What the hypernetwork makes of all edits' gradients at the model as it stands, one update on the CPU.
+
+    Raises:
+        SearchError: the loss is NaN or infinite.
+    """
+    made = list(_made(network, model, tokenizer, edits))
+    gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
+    update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge)
+    return {name: _stored(factors) for name, factors in update.items()}
 
 
 def updates_of(

@@ -1,9 +1,9 @@
-"""How good a hypernetwork is on edits that it does not learn from: each alone, on the base."""
+"""How good a hypernetwork is on edits that it does not learn from: on the base, each alone or some together."""
 
 from collections.abc import Mapping, Sequence
 
 from editing.edit import Edit
-from editing.methods.mend import updates_of
+from editing.methods.mend import update_together
 from editing.methods.mend_network import MendNetwork
 from editing.metrics import EditScores, evaluate, summarise
 from editing.models import LoadedModel
@@ -15,9 +15,13 @@ EVALUATED_AT_ONCE = 50
 
 
 def validate(
-    loaded: LoadedModel, network: MendNetwork, edits: Sequence[Edit], before: Mapping[str, EditScores]
+    loaded: LoadedModel,
+    network: MendNetwork,
+    edits: Sequence[Edit],
+    before: Mapping[str, EditScores],
+    together: int = 1,
 ) -> dict[str, float]:
-    """The metrics' means over `edits`, each with its own update in force alone, and their `score`.
+    """The metrics' means over `edits`, each `together` of them with their one update in force, and their `score`.
 
     Args:
         before: the edits' scores on the base, by id.
@@ -26,10 +30,16 @@ def validate(
         SearchError: the base's loss is not finite.
     """
     scores: list[EditScores] = []
-    for start in range(0, len(edits), EVALUATED_AT_ONCE):
-        chunk = edits[start : start + EVALUATED_AT_ONCE]
-        updates = updates_of(network, loaded.model, loaded.tokenizer, chunk)
-        scores += evaluate(loaded.model, loaded.tokenizer, chunk, before=before, updates=updates)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    groups = [edits[start : start + together] for start in range(0, len(edits), together)]
+    at_once = max(1, EVALUATED_AT_ONCE // together)
+    for start in range(0, len(groups), at_once):
+        some = groups[start : start + at_once]
+        updates = [update_together(network, model, tokenizer, group) for group in some]
+        asked = [(edit, update) for group, update in zip(some, updates, strict=True) for edit in group]
+        scores += evaluate(
+            model, tokenizer, [edit for edit, _ in asked], before=before, updates=[update for _, update in asked]
+        )
     means = summarise(scores)
     judged = [means[name] for name in JUDGED if name in means]
     return means | {"score": sum(judged) / len(judged)}

@@ -12,12 +12,14 @@ from editing.edit import Edit, Probe
 from editing.errors import HypernetworkError, InvalidEdit
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
+from editing.methods.mend import update_together
 from editing.methods.mend_combine import combine
 from editing.methods.mend_examples import asked_of, examples_at, spared_by
 from editing.methods.mend_files import load_network, save_network
 from editing.methods.mend_loss import losses
 from editing.methods.mend_training import MendTrainer, MendTraining
-from editing.metrics import evaluate
+from editing.methods.mend_validation import validate
+from editing.metrics import evaluate, summarise
 from editing.models import load_model
 from editing.weights import concatenate, overlay, tensor_digest
 from tests.conftest import tiny_model
@@ -91,6 +93,21 @@ def test_the_losses_are_those_of_each_edit_in_a_pass_of_its_own(tiny, together, 
     assert float(locality.detach()) > 1e-4
     torch.testing.assert_close(found[0], edit_loss, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1], locality, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_validation_measures_as_many_edits_together_as_are_asked_for(tiny, together):
+    network = moved(untrained(tiny.model, tiny.digest, LAYERS, step_size=2.0, ridge=0.1))
+    before = {one.edit_id: one for one in evaluate(tiny.model, tiny.tokenizer, EDITS)}
+    found, scores = validate(tiny, network, EDITS, before, together), []
+    for start in range(0, len(EDITS), together):
+        group = EDITS[start : start + together]
+        with overlay(tiny.model, layout_of(tiny.model), update_together(network, tiny.model, tiny.tokenizer, group)):
+            scores += evaluate(tiny.model, tiny.tokenizer, group, before=before)
+    wanted = summarise(scores)
+    judged = [wanted[name] for name in ("efficacy_argmax", "generalization_argmax", "locality_kept_tokens")]
+    assert found == pytest.approx(wanted | {"score": sum(judged) / 3})
+    assert found["locality_kept_tokens"] < 1
 
 
 def test_gradients_reach_every_parameter(tiny):
