@@ -6,11 +6,11 @@ stands in editing/methods/mend_network.py, how it is trained in editing/methods/
 Each edit's update is from its own gradient at the model as it stands (section 3.1); out of a batch's one is made by
 editing/methods/mend_combine.py. An update has one rank for each token of the prompt and the target's beginnings whose
 output the loss depends on. The loss of an edit is −log p of its whole target, no mean over tokens: what one token needs
-does not depend on how many others there are, and dates have nine. Neither key statistics nor a value search nor history
-take part.
+does not depend on how many others there are, and dates have nine. Neither key statistics nor a value search take part;
+the history holds the inputs of down projections at the tokens of earlier edits, which later ones leave alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -26,7 +26,7 @@ from editing.errors import HypernetworkError
 from editing.features import TokenGradients, join, token_gradients
 from editing.layout import ModelLayout
 from editing.methods.base import BatchUpdate, Method, Setting
-from editing.methods.mend_combine import combine
+from editing.methods.mend_combine import combine, unit_inputs
 from editing.methods.mend_files import load_network
 from editing.methods.mend_network import MendNetwork
 from editing.targets import encode_targets
@@ -56,16 +56,37 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         ModelError: a layer has no such projection.
     """
     network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
-    update = update_together(network.to(setting.model.device), setting.model, setting.tokenizer, edits)
-    return BatchUpdate(update, {})
+    update, gradients = _together(
+        network.to(setting.model.device), setting.model, setting.tokenizer, edits, _earlier(setting, network)
+    )
+    keys = {layer: unit_inputs(gradients[name]).float().cpu() for name, layer in _remembered(setting, network).items()}
+    return BatchUpdate(update, keys)
 
 
 def compute_independent_updates(
     setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig
 ) -> list[WeightUpdate]:
-    """For each edit the update that would write it alone, all in one forward and backward pass."""
+    """For each edit the update that would write it alone."""
     network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
-    return updates_of(network.to(setting.model.device), setting.model, setting.tokenizer, edits)
+    model, tokenizer, network = setting.model, setting.tokenizer, network.to(setting.model.device)
+    if earlier := _earlier(setting, network):
+        return [_together(network, model, tokenizer, [edit], earlier)[0] for edit in edits]
+    return updates_of(network, model, tokenizer, edits)
+
+
+def _remembered(setting: Setting, network: MendNetwork) -> dict[str, int]:
+    """The weights whose inputs later batches are to leave alone, and their layers."""
+    if network.spec.ridge is None:
+        return {}
+    names = {setting.layout.weight_name(layer): layer for layer in setting.layers}
+    return {name: layer for name, layer in names.items() if name in network.spec.shapes}
+
+
+def _earlier(setting: Setting, network: MendNetwork) -> dict[str, Tensor]:
+    """H (d, d) float64 by weight; empty when there are no earlier batches."""
+    if not setting.history.count:
+        return {}
+    return {name: setting.earlier_keys(layer) for name, layer in _remembered(setting, network).items()}
 
 
 def update_together(
@@ -76,10 +97,21 @@ def update_together(
     Raises:
         SearchError: the loss is NaN or infinite.
     """
+    return _together(network, model, tokenizer, edits, {})[0]
+
+
+def _together(
+    network: MendNetwork,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    earlier: Mapping[str, Tensor],
+) -> tuple[WeightUpdate, dict[str, TokenGradients]]:
+    """One update of all edits, and the tokens that it is made of."""
     made = list(_made(network, model, tokenizer, edits))
     gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
-    update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge)
-    return {name: _stored(factors) for name, factors in update.items()}
+    update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge, earlier)
+    return {name: _stored(factors) for name, factors in update.items()}, gradients
 
 
 def updates_of(

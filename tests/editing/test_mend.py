@@ -184,6 +184,27 @@ def test_a_batch_is_what_makes_one_update_of_its_edits(kind, path):
         torch.testing.assert_close(batch_of_one, delta(each[0][name]), atol=1e-5 * scale, rtol=0)
 
 
+@pytest.mark.parametrize("ridge", [1e-6, None])
+def test_a_batch_leaves_the_tokens_of_kept_ones_alone_unless_updates_are_added_up(kind, path, ridge):
+    setting = a_setting(kind)
+    save_network(network_of(setting, step_size=0.5, ridge=ridge), path)
+    config = method_config("mend", {"hypernetwork": str(path)})
+    nothing, name = torch.zeros(1, 0), setting.layout.weight_name(LAYERS[0])
+    first = compute_update(setting, EDITS[:1], nothing, config)
+    before = compute_update(setting, EDITS[1:], nothing, config)
+    setting.history.add(first.keys)
+    after, [each, *_] = compute_update(setting, EDITS[1:], nothing, config), alone(setting, path)
+    if ridge is None:
+        assert first.keys == {} and torch.equal(delta(after.update[name]), delta(before.update[name]))
+        return
+    inputs = tokens_of(setting, [name], EDITS[:1])[name].u_td
+    torch.testing.assert_close(first.keys[LAYERS[0]], torch.nn.functional.normalize(inputs))
+    moved_by = [(delta(one.update[name]) @ first.keys[LAYERS[0]].double().T).norm() for one in (before, after)]
+    assert moved_by[1] < 0.5 * moved_by[0]
+    of_one = delta(compute_update(setting, EDITS[:1], nothing, config).update[name])
+    torch.testing.assert_close(delta(each[name]), of_one, atol=1e-6 * float(of_one.abs().max()), rtol=0)
+
+
 def test_a_second_edit_starts_from_the_weights_that_the_first_left(kind, path):
     setting = a_setting(kind)
     save_network(network_of(setting, step_size=0.5), path)

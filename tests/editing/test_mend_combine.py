@@ -32,7 +32,12 @@ def dense(factors: Factors) -> torch.Tensor:
     return factors.B.double() @ factors.A.double()
 
 
-def plain(updates, tokens, name: str, ridge: float) -> torch.Tensor:
+def some_earlier(count: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.nn.functional.normalize(torch.randn(count, D, generator=generator, dtype=torch.float64) + 1)
+
+
+def plain(updates, tokens, name: str, ridge: float, earlier: torch.Tensor) -> torch.Tensor:
     """S by the equations of the module, token by token, as one stacked least squares problem for R."""
     S = [dense(update[name]) for update in updates]
     A = torch.cat([update[name].A for update in updates]).double()
@@ -44,6 +49,9 @@ def plain(updates, tokens, name: str, ridge: float) -> torch.Tensor:
         wanted.append(-sum((S[j] @ u for j in range(len(S)) if j != i), torch.zeros(M).double()))
     gram = sum(torch.outer(row, row) for row in rows)
     rho = ridge * gram.diagonal().mean()
+    for u in earlier:
+        rows.append(A @ u)
+        wanted.append(-sum(one @ u for one in S))
     stacked = torch.cat([torch.stack(rows), rho.sqrt() * torch.eye(len(A)).double()])
     goal = torch.cat([torch.stack(wanted), torch.zeros(len(A), M).double()])
     return sum(S) + torch.linalg.lstsq(stacked, goal).solution.T @ A
@@ -51,13 +59,15 @@ def plain(updates, tokens, name: str, ridge: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 10.0])
-def test_it_is_the_solution_of_the_plain_problem(ridge, dtype):
-    updates, tokens = some(dtype=dtype)
-    found = combine(updates, tokens, ridge)
+@pytest.mark.parametrize("lengths", [LENGTHS, (3,)])
+@pytest.mark.parametrize("earlier", [0, 6])
+def test_it_is_the_solution_of_the_plain_problem(ridge, dtype, lengths, earlier):
+    (updates, tokens), before = some(lengths, dtype), some_earlier(earlier)
+    found = combine(updates, tokens, ridge, dict.fromkeys(NAMES, before.T @ before) if earlier else None)
     tolerance = 1e-8 if dtype is torch.float64 else 1e-5
     for name in NAMES:
         assert found[name].B.dtype is dtype and found[name].A.dtype is dtype
-        wanted = plain(updates, tokens, name, ridge)
+        wanted = plain(updates, tokens, name, ridge, before)
         torch.testing.assert_close(dense(found[name]), wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
 
@@ -72,6 +82,15 @@ def test_a_small_ridge_lets_every_token_see_its_own_edit_alone():
             torch.testing.assert_close(dense(found[name]) @ u, alone, atol=1e-4 * float(alone.abs().max()), rtol=0)
             assert not torch.allclose(dense(summed[name]) @ u, alone, atol=0.1 * float(alone.abs().max()), rtol=0)
             start += length
+
+
+def test_what_many_earlier_edits_met_is_left_alone_but_only_in_weights_that_they_changed():
+    updates, tokens = some()
+    before = some_earlier(2)
+    found, summed = combine(updates, tokens, 1e-3, {"up": 1e9 * before.T @ before}), concatenate(updates)
+    scale = float((dense(summed["up"]) @ before.T).abs().max())
+    torch.testing.assert_close(dense(found["up"]) @ before.T, torch.zeros(M, 2).double(), atol=1e-4 * scale, rtol=0)
+    torch.testing.assert_close(dense(found["down"]), dense(combine(updates, tokens, 1e-3)["down"]))
 
 
 def test_an_edit_alone_and_edits_without_a_ridge_are_the_plain_sum():
