@@ -59,7 +59,9 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
     update, gradients = _together(
         network.to(setting.model.device), setting.model, setting.tokenizer, edits, _earlier(setting, network)
     )
-    keys = {layer: unit_inputs(gradients[name]).float().cpu() for name, layer in _remembered(setting, network).items()}
+    keys = {
+        layer: unit_inputs(gradients[name]).float().cpu() for name, layer in remembered(setting.layout, network).items()
+    }
     return BatchUpdate(update, keys)
 
 
@@ -74,19 +76,19 @@ def compute_independent_updates(
     return updates_of(network, model, tokenizer, edits)
 
 
-def _remembered(setting: Setting, network: MendNetwork) -> dict[str, int]:
-    """The weights whose inputs later batches are to leave alone, and their layers."""
+def remembered(layout: ModelLayout, network: MendNetwork) -> dict[str, int]:
+    """The weights whose inputs later batches are to leave alone, down projections all, and their layers."""
     if network.spec.ridge is None:
         return {}
-    names = {setting.layout.weight_name(layer): layer for layer in setting.layers}
-    return {name: layer for name, layer in names.items() if name in network.spec.shapes}
+    layers = {name: layout.weight_layer(name) for name in network.spec.shapes}
+    return {name: layer for name, layer in layers.items() if name == layout.weight_name(layer)}
 
 
 def _earlier(setting: Setting, network: MendNetwork) -> dict[str, Tensor]:
     """H (d, d) float64 by weight; empty when there are no earlier batches."""
     if not setting.history.count:
         return {}
-    return {name: setting.earlier_keys(layer) for name, layer in _remembered(setting, network).items()}
+    return {name: setting.earlier_keys(layer) for name, layer in remembered(setting.layout, network).items()}
 
 
 def update_together(

@@ -23,7 +23,8 @@ from editing.features import TokenGradients, token_gradients
 from editing.kept import Kept
 from editing.layout import layout_of
 from editing.lower_states import LowerStates
-from editing.methods.mend_combine import combine
+from editing.methods.mend import remembered
+from editing.methods.mend_combine import combine, unit_inputs
 from editing.methods.mend_examples import Example
 from editing.methods.mend_network import MendNetwork
 from editing.models import LoadedModel
@@ -63,6 +64,19 @@ class EditGradients:
         return tuple(part for name in self.modules for part in (found[name].u_td, found[name].delta_tm))
 
 
+def left_alone(network: MendNetwork, gradients: EditGradients, edits: Sequence[Edit]) -> dict[str, Tensor]:
+    """H (d, d) float64 by weight as `combine` wants it, `edits` being those of earlier batches.
+
+    Raises:
+        SearchError: the base's loss is not finite.
+    """
+    names = remembered(layout_of(gradients.loaded.model), network)
+    if not edits or not names:
+        return {}
+    inputs = {name: unit_inputs(one) for name, one in gradients.of(edits).items() if name in names}
+    return {name: U_td.T @ U_td for name, U_td in inputs.items()}
+
+
 def losses(
     loaded: LoadedModel,
     network: MendNetwork,
@@ -70,10 +84,13 @@ def losses(
     gradients: Mapping[str, TokenGradients],
     together: int = 1,
     below: LowerStates | None = None,
+    earlier: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L_e and L_loc summed over the examples; each `together` of them have their one common update in force.
 
-    `below`, where it is given, knows the layers below those of the updates.
+    Args:
+        below: what knows the layers below those of the updates, if anything does.
+        earlier: H of what the updates are to leave alone, see `combine`.
     """
     model, tokenizer, count = loaded.model, loaded.tokenizer, len(examples)
     asked, spared = [one.asked for one in examples], [one.spared for one in examples]
@@ -85,7 +102,7 @@ def losses(
     common = []
     for start, stop in ((start, start + together) for start in range(0, count, together)):
         tokens = {name: one.rows(start, stop) for name, one in gradients.items()}
-        common.append(combine(parts[start:stop], tokens, network.spec.ridge))
+        common.append(combine(parts[start:stop], tokens, network.spec.ridge, earlier))
     with overlay(model, layout_of(model), [common[row // together] for row in range(count)] * 2):
         logits = target_logits(model, both)
     is_asked = both.places[:, 0] < count

@@ -21,9 +21,9 @@ from editing.files import write_atomically
 from editing.layout import layout_of
 from editing.lower_states import lower_states
 from editing.methods.mend import weight_shapes
-from editing.methods.mend_examples import check_examples, edits_digest, examples_at
+from editing.methods.mend_examples import Example, check_examples, edits_digest, examples_at
 from editing.methods.mend_files import network_bytes, parse_network
-from editing.methods.mend_loss import EditGradients, losses
+from editing.methods.mend_loss import EditGradients, left_alone, losses
 from editing.methods.mend_network import RIDGE, MendNetwork, MendSpec
 from editing.models import LoadedModel
 
@@ -40,6 +40,9 @@ class MendTraining(Config):
     edit_weight: float = Field(0.1, gt=0, description="c_edit, as published.")
     batch: int = Field(8, ge=1, description="Updates that one step averages over.")
     edits_together: int = Field(1, ge=1, description="Edits that are written and in force together.")
+    edits_before: int = Field(
+        0, ge=0, description="Further edits, whose tokens they leave alone, as if written before."
+    )
     ridge: float | None = Field(RIDGE, gt=0, description="Of what keeps them apart; none: updates are added up.")
     updates_at_once: int = Field(8, ge=1, description="Updates of one pass: a step accumulates passes; bounds memory.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
@@ -253,6 +256,7 @@ class MendTrainer:
         passes = [drawn[start : start + at_once] for start in range(0, count, at_once)]
         try:
             tokens = [self.gradients.of([one.edit for one in examples]) for examples in passes]
+            earlier = left_alone(self.network, self.gradients, self._before(drawn))
         except SearchError:
             return math.nan, math.nan, []
         for gradients in tokens if learning else ():
@@ -262,7 +266,7 @@ class MendTrainer:
         for examples, gradients in zip(passes, tokens, strict=True):
             with torch.set_grad_enabled(learning):
                 edit_loss, kept = losses(
-                    self.loaded, self.network, examples, gradients, config.edits_together, self.below
+                    self.loaded, self.network, examples, gradients, config.edits_together, self.below, earlier
                 )
             edit, locality = edit + edit_loss.item() / count, locality + kept.item() / count
             if learning:
@@ -270,6 +274,12 @@ class MendTrainer:
                 parts = torch.autograd.grad(loss, list(self.parameters.values()))
                 summed = [total + part for total, part in zip(summed, parts, strict=True)] if summed else list(parts)
         return edit, locality, summed
+
+    def _before(self, drawn: Sequence[Example]) -> list[Edit]:
+        """The edits that count as written before this step's."""
+        count, subjects = self.config.edits_before, {one.edit.subject for one in drawn}
+        examples = examples_at(self.edits, self.step * count, count, self.config.seed + 1)
+        return [one.edit for one in examples if one.edit.subject not in subjects]
 
     def _restore(self, path: str, tensors: Mapping[str, Tensor]) -> None:
         """Give Adam back what `save` kept of it."""

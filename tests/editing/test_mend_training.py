@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from editing.edit import Edit, Probe
 from editing.errors import HypernetworkError, InvalidEdit
@@ -108,6 +109,21 @@ def test_validation_measures_as_many_edits_together_as_are_asked_for(tiny, toget
     judged = [wanted[name] for name in ("efficacy_argmax", "generalization_argmax", "locality_kept_tokens")]
     assert found == pytest.approx(wanted | {"score": sum(judged) / 3})
     assert found["locality_kept_tokens"] < 1
+
+
+def test_edits_that_count_as_written_before_are_left_alone(tiny):
+    config = SMALL.model_copy(update={"edits_before": 2, "batch": 1, "ridge": 0.1})
+    network = moved(untrained(tiny.model, tiny.digest, LAYERS, step_size=2.0, ridge=0.1))
+    trainer = MendTrainer(tiny, EDITS, network, config)
+    [example] = examples_at(EDITS, 0, 1, seed=config.seed)
+    before = [one.edit for one in examples_at(EDITS, 0, 2, seed=config.seed + 1) if one.edit != example.edit]
+    inputs = {name: normalize(one.u_td.double()) for name, one in trainer.gradients.of(before).items()}
+    gradients = trainer.gradients.of([example.edit])
+    grams = {name: sum(torch.outer(u, u) for u in U_td) for name, U_td in inputs.items()}
+    wanted = [float(loss) for loss in losses(tiny, network, [example], gradients, earlier=grams)]
+    edit, locality, _ = trainer._accumulated(learning=False)  # a step would first let μ and σ hear of the example
+    assert before and [edit, locality] == pytest.approx(wanted, rel=1e-4)
+    assert edit != pytest.approx(float(losses(tiny, network, [example], gradients)[0]), rel=1e-3)
 
 
 def test_gradients_reach_every_parameter(tiny):
