@@ -19,6 +19,12 @@ def train_mend(
         list[str] | None,
         typer.Option(help="An edited module of a layer, e.g. mlp.up_proj; repeatable. The down projection."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Hypernetwork to begin with: models:/NAME/VERSION, a file, a sha256 or trainings/ID. A new one."
+        ),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Most time, all runs together.")] = None,
     steps: Annotated[int, typer.Option(help="Most steps, all runs together.")] = 2000,
     every: Annotated[int, typer.Option(help="Steps between validations, each with a checkpoint.")] = 200,
@@ -32,7 +38,8 @@ def train_mend(
             "--option",
             "-o",
             help="rank, learning_rate, step_size, step_learning_rate, warm_up, decay_after, edit_weight, batch, "
-            "edits_together, updates_at_once (bounds memory), clip or max_skipped; NAME=VALUE, repeatable.",
+            "edits_together, edits_before, ridge, updates_at_once (bounds memory), clip or max_skipped; NAME=VALUE, "
+            "repeatable.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in MLflow's registry; mend- and the base's.")] = None,
@@ -47,11 +54,13 @@ def train_mend(
 
         errata train-mend zsre_train.parquet --minutes 60
 
+        errata train-mend zsre_train.parquet --start models:/mend-embedded/1 -o edits_together=10 -o batch=1
+
         errata train-mend edits.jsonl --model ./our-model --layer 10 --layer 11 -o rank=512 -o batch=16
     """
     from flows import training
 
     asked: dict[str, Any] = {"layers": layer, "projections": projection or [], "steps": steps, "minutes": minutes}
-    asked |= {"every": every, "patience": patience, "validation_edits": validation_edits}
+    asked |= {"every": every, "patience": patience, "validation_edits": validation_edits, "start": start}
     plan = training.make_plan(asked, pairs(option, "--option") | {"seed": seed})
     training.run(data, plan, validation, limit, {"model": model, "dtype": dtype, "name": name}, json)

@@ -9,6 +9,7 @@ from editing.edit import shown
 from editing.errors import UsageError
 from editing.methods.mend_training import MendTraining
 from flows.console import as_json, console, percent, shown_progress, table
+from tasks.hypernetworks import resolve
 from tasks.lines import absolute
 from tasks.settings import load_settings
 from tasks.training import TrainingPlan, TrainingSummary
@@ -29,7 +30,9 @@ def make_plan(asked: dict[str, Any], options: dict[str, Any]) -> TrainingPlan:
 def run(
     data: Path, plan: TrainingPlan, validation: Path | None, limit: int | None, base: dict[str, Any], json: bool
 ) -> None:
-    load_settings()
+    settings = load_settings()
+    if plan.start:
+        resolve(plan.start, settings)
     read_training(data, validation, plan.validation_edits, limit, plan.training.seed)  # before Prefect starts
     from flows.servers import check_prefect
     from flows.train_mend import train_mend

@@ -18,6 +18,7 @@ from editing.methods.mend_training import MendTrainer, MendTraining, StepLosses
 from editing.metrics import EditScores
 from editing.models import LoadedModel
 from tasks.checkpoints import Checkpoint, Checkpoints
+from tasks.hypernetworks import resolve
 from tasks.objects import canonical_json, sha256
 from tasks.progress import progress
 from tasks.tracking_hypernetworks import HypernetworkTracker
@@ -34,6 +35,7 @@ class TrainingPlan(Config):
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the last three.")
     projections: tuple[str, ...] = Field((), description="Edited modules of a layer; none: the MLP's down projection.")
     training: MendTraining = MendTraining()
+    start: str | None = Field(None, description="Hypernetwork to begin with, by reference; none: a new one.")
     steps: int = Field(2000, ge=1, description="Most steps, all runs together.")
     minutes: float | None = Field(None, gt=0, description="Most time, all runs together; none: as long as it takes.")
     every: int = Field(200, ge=1, description="Steps between validations, each with a checkpoint.")
@@ -68,6 +70,8 @@ class TrainingJob:
 
     loaded: LoadedModel
     layers: tuple[int, ...]
+    start: str | None
+    """sha256 of the hypernetwork that it begins with."""
     id: str
     checkpoints: Checkpoints
     trainer: MendTrainer
@@ -92,6 +96,7 @@ class TrainingJob:
         layout, config = layout_of(model), MendConfig(layers=self.plan.layers, projections=self.plan.projections)
         self.layers = edited_layers(model, layout, config)
         layout.projections(model, self.layers, self.plan.projections)
+        self.start = resolve(self.plan.start, self.workplace.settings) if self.plan.start else None
         description = self.description()
         self.id = sha256(canonical_json(description))[:16]
         self.checkpoints = Checkpoints(self.workplace.store.store, self.id)
@@ -107,6 +112,7 @@ class TrainingJob:
             "learnt": edits_digest(self.data.learnt),
             "validated": edits_digest(self.data.validated),
             "training": self.plan.training.model_dump(mode="json"),
+            "start_digest": self.start,
         }
 
     def new_tracker(self) -> HypernetworkTracker:

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from editing.errors import StorageError
 from editing.files import write_atomically
 from editing.kept import release_memory
-from editing.methods.mend_files import network_bytes, parse_network
+from editing.methods.mend_files import load_network, network_bytes, parse_network
 from editing.methods.mend_training import MendTrainer
 from editing.methods.mend_validation import validate as measure
 from editing.metrics import evaluate
@@ -34,7 +34,10 @@ def prepare(job: TrainingJob, model: str, dtype: str) -> None:
     progress("model", 1, 1)
     found, learnt = job.checkpoints.newest(), job.data.learnt
     if found is None:
-        job.trainer = MendTrainer.start(job.loaded, learnt, job.layers, job.plan.projections, job.plan.training)
+        earlier = load_network(cached(settings, job.start), job.start) if job.start else None
+        job.trainer = MendTrainer.start(
+            job.loaded, learnt, job.layers, job.plan.projections, job.plan.training, earlier
+        )
     else:
         job.last, data = found
         job.trainer = MendTrainer.resume_from(data, f"trainings/{job.id}", job.loaded, learnt)

@@ -105,12 +105,17 @@ class MendTrainer:
         layers: Sequence[int],
         projections: Sequence[str] = (),
         config: MendTraining | None = None,
+        network: MendNetwork | None = None,
     ) -> "MendTrainer":
-        """A new hypernetwork for the weights at `projections` of `layers`; none: their down projections.
+        """A hypernetwork for the weights at `projections` of `layers`; none: their down projections.
+
+        Args:
+            network: an earlier one to begin with; left out, a new one.
 
         Raises:
             InvalidEdit: a prompt or a target has no tokens, or is longer than the model reads.
-            HypernetworkError: there are no edits, nothing says what is to stay as it is, or no step size works.
+            HypernetworkError: there are no edits, nothing says what is to stay as it is, no step size works, or
+                `network` belongs to another base or other weights, or is of another rank.
             ModelError: a layer has no such projection.
         """
         config = config or MendTraining()
@@ -119,9 +124,19 @@ class MendTrainer:
         shapes = weight_shapes(loaded.model, layout, modules)
         spec = MendSpec(base_digest=loaded.digest, shapes=shapes, rank=config.rank, ridge=config.ridge)
         check_examples(loaded, edits)
-        trainer = cls(loaded, edits, MendNetwork(spec, config.step_size or 1.0, config.seed), config)
-        if config.step_size is None:
-            trainer.network.set_step_size(trainer.best_step_size())
+        started = MendNetwork(spec, config.step_size or 1.0, config.seed)
+        if network is not None:
+            network.spec.check(loaded.digest, shapes)
+            if network.spec.rank != config.rank:
+                raise HypernetworkError(
+                    f"the hypernetwork to begin with has rank {network.spec.rank}, not {config.rank}; give its rank"
+                )
+            started.load_state_dict(network.state_dict())
+            if config.step_size is not None:
+                started.set_step_size(config.step_size)
+        trainer = cls(loaded, edits, started, config)
+        if network is None and config.step_size is None:
+            started.set_step_size(trainer.best_step_size())
         return trainer
 
     @classmethod

@@ -12,7 +12,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.edit import Edit
-from editing.methods.mend_files import save_network
+from editing.methods.mend_files import load_network, save_network
 from editing.methods.mend_training import MendTraining
 from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
@@ -131,6 +131,16 @@ def test_the_same_training_again_is_the_same_version_and_run(trained, here):
     assert len(client.search_runs(client.get_experiment_by_name(EXPERIMENT).experiment_id)) == runs
 
 
+def test_a_training_begins_with_an_earlier_one_and_is_another(trained, here):
+    training = PLAN.training.model_copy(update={"step_size": None})
+    plan = PLAN.model_copy(update={"start": trained.reference, "training": training, "steps": 1, "every": 1})
+    summary = train_mend(trained.data, plan)
+    assert summary.training != trained.summary.training and summary.steps == 1
+    first, second = (load_network(cached(here, one.hypernetwork)) for one in (trained.summary, summary))
+    moved = [float((first.get_parameter(n) - p).abs().max()) for n, p in second.named_parameters()]
+    assert 0 < max(moved) < 0.01  # one warm step away, not a training away
+
+
 def test_every_form_of_reference_names_the_same_hypernetwork(trained, here, tmp_path):
     digest = trained.summary.hypernetwork
     run_id = tracker(here).locate(trained.reference)[0]
@@ -245,6 +255,7 @@ def test_records_without_an_answer_are_named_and_left_out(elsewhere, tmp_path):
         (("-o", "depth=3"), "train-mend depth = 3: .*options are rank"),
         (("-o", "rank=many"), "train-mend rank = 'many'"),
         (("--layer", 9, "--layer", 9), r"layers \[9, 9\] must be distinct, rising"),
+        (("--start", "nothing.safetensors"), "there is no hypernetwork 'nothing.safetensors'; give a file"),
         (("--layer", 40), "layer 40 is above the model's last one"),
         (("--projection", "mlp.nothing"), "has no projection 'mlp.nothing'; it has .*mlp.c_proj"),
     ],
