@@ -11,6 +11,7 @@ the history holds the inputs of down projections at the tokens of earlier edits,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,11 +25,13 @@ from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.errors import HypernetworkError
 from editing.features import TokenGradients, join, token_gradients
-from editing.layout import ModelLayout
+from editing.layout import ModelLayout, layout_of
+from editing.lower_states import lower_states
 from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.mend_combine import combine, unit_inputs
 from editing.methods.mend_files import load_network
 from editing.methods.mend_network import MendNetwork
+from editing.methods.mend_shares import CONFIDENCE, scaled, shares_needed
 from editing.targets import encode_targets
 from editing.weights import Factors, WeightUpdate
 
@@ -41,6 +44,9 @@ class MendConfig(MethodConfig):
     method: Literal["mend"] = "mend"
     hypernetwork: str = Field("", description="File of the trained hypernetwork; it belongs to one base.")
     hypernetwork_digest: str | None = Field(None, description="sha256 that the file must have.")
+    confidence: float | None = Field(
+        CONFIDENCE, gt=0, lt=1, description="An edit takes only as much of its update as this needs; none: all of it."
+    )
     projections: tuple[str, ...] = Field(
         (), description="Edited modules of a layer, as trained, e.g. mlp.up_proj; none: the MLP's down projection."
     )
@@ -57,7 +63,12 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
     """
     network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
     update, gradients = _together(
-        network.to(setting.model.device), setting.model, setting.tokenizer, edits, _earlier(setting, network)
+        network.to(setting.model.device),
+        setting.model,
+        setting.tokenizer,
+        edits,
+        config.confidence,
+        _earlier(setting, network),
     )
     keys = {
         layer: unit_inputs(gradients[name]).float().cpu() for name, layer in remembered(setting.layout, network).items()
@@ -72,8 +83,8 @@ def compute_independent_updates(
     network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
     model, tokenizer, network = setting.model, setting.tokenizer, network.to(setting.model.device)
     if earlier := _earlier(setting, network):
-        return [_together(network, model, tokenizer, [edit], earlier)[0] for edit in edits]
-    return updates_of(network, model, tokenizer, edits)
+        return [_together(network, model, tokenizer, [edit], config.confidence, earlier)[0] for edit in edits]
+    return updates_of(network, model, tokenizer, edits, config.confidence)
 
 
 def remembered(layout: ModelLayout, network: MendNetwork) -> dict[str, int]:
@@ -92,14 +103,18 @@ def _earlier(setting: Setting, network: MendNetwork) -> dict[str, Tensor]:
 
 
 def update_together(
-    network: MendNetwork, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]
+    network: MendNetwork,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    confidence: float | None = CONFIDENCE,
 ) -> WeightUpdate:
     """What the hypernetwork makes of all edits' gradients at the model as it stands, one update on the CPU.
 
     Raises:
         SearchError: the loss is NaN or infinite.
     """
-    return _together(network, model, tokenizer, edits, {})[0]
+    return _together(network, model, tokenizer, edits, confidence, {})[0]
 
 
 def _together(
@@ -107,17 +122,22 @@ def _together(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     edits: Sequence[Edit],
+    confidence: float | None,
     earlier: Mapping[str, Tensor],
 ) -> tuple[WeightUpdate, dict[str, TokenGradients]]:
     """One update of all edits, and the tokens that it is made of."""
-    made = list(_made(network, model, tokenizer, edits))
+    made = list(_made(network, model, tokenizer, edits, confidence))
     gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
     update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge, earlier)
     return {name: _stored(factors) for name, factors in update.items()}, gradients
 
 
 def updates_of(
-    network: MendNetwork, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]
+    network: MendNetwork,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    confidence: float | None = CONFIDENCE,
 ) -> list[WeightUpdate]:
     """What the hypernetwork makes of each edit's gradient at the model as it stands, alone, on the CPU.
 
@@ -126,21 +146,32 @@ def updates_of(
     """
     return [
         {name: _stored(factors) for name, factors in update.items()}
-        for _, updates in _made(network, model, tokenizer, edits)
+        for _, updates in _made(network, model, tokenizer, edits, confidence)
         for update in updates
     ]
 
 
 def _made(
-    network: MendNetwork, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]
+    network: MendNetwork,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    confidence: float | None,
 ) -> Iterator[tuple[dict[str, TokenGradients], list[dict[str, Factors]]]]:
     """The tokens of some edits at a time, and the edits' updates, where the model is."""
+    layout = layout_of(model)
     modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
     for start in range(0, len(edits), EDITS_AT_ONCE):
-        targets = encode_targets(model, tokenizer, edits[start : start + EDITS_AT_ONCE]).summed()
-        gradients = token_gradients(model, modules, targets)
+        some = edits[start : start + EDITS_AT_ONCE]
+        below = lower_states(model, min(layout.weight_layer(name) for name in modules))
+        gradients = token_gradients(
+            model, modules, replace(encode_targets(model, tokenizer, some).summed(), below=below)
+        )
         with torch.no_grad():
             found = network.updates(gradients)
+        if confidence is not None:
+            shares = shares_needed(model, tokenizer, some, found, confidence, below)
+            found = [scaled(update, share) for update, share in zip(found, shares, strict=True)]
         yield gradients, found
 
 

@@ -48,12 +48,12 @@ def path(tmp_path):
 
 
 def updated(setting: Setting, path, edits=EDITS, **fields):
-    config = method_config("mend", {"hypernetwork": str(path), **fields})
+    config = method_config("mend", {"hypernetwork": str(path), "confidence": None, **fields})
     return compute_update(setting, edits, torch.zeros(len(edits), 0), config).update
 
 
 def alone(setting: Setting, path, edits=EDITS):
-    config = method_config("mend", {"hypernetwork": str(path)})
+    config = method_config("mend", {"hypernetwork": str(path), "confidence": None})
     return compute_independent_updates(setting, edits, torch.zeros(len(edits), 0), config)
 
 
@@ -188,7 +188,7 @@ def test_a_batch_is_what_makes_one_update_of_its_edits(kind, path):
 def test_a_batch_leaves_the_tokens_of_kept_ones_alone_unless_updates_are_added_up(kind, path, ridge):
     setting = a_setting(kind)
     save_network(network_of(setting, step_size=0.5, ridge=ridge), path)
-    config = method_config("mend", {"hypernetwork": str(path)})
+    config = method_config("mend", {"hypernetwork": str(path), "confidence": None})
     nothing, name = torch.zeros(1, 0), setting.layout.weight_name(LAYERS[0])
     first = compute_update(setting, EDITS[:1], nothing, config)
     before = compute_update(setting, EDITS[1:], nothing, config)

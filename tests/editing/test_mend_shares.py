@@ -1,0 +1,73 @@
+"""Laws of how much of its update an edit takes: the smallest share that is enough, each edit by itself."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from editing.features import token_gradients
+from editing.lower_states import lower_states
+from editing.methods.mend import update_together, updates_of
+from editing.methods.mend_combine import combine
+from editing.methods.mend_shares import SHARES, scaled, shares_needed
+from editing.scoring import score
+from editing.targets import encode_targets
+from tests.conftest import tiny_model
+from tests.editing.test_methods import EDITS
+from tests.hypernetworks import untrained
+
+LAYERS = (2, 3)
+CASES = [("llama", 3.0), ("llama", 30.0), ("llama", 100.0), ("gpt2", 0.1), ("gpt2", 0.3), ("gpt2", 1.0)]
+
+
+def made(tiny, step_size: float):
+    """Steps along the plain gradient, large enough that a part of them is enough for some edits."""
+    network = untrained(tiny.model, tiny.digest, LAYERS, step_size=step_size, ridge=0.1)
+    return network, updates_of(network, tiny.model, tiny.tokenizer, EDITS, None)
+
+
+def plain_share(tiny, edit, update, confidence: float) -> float:
+    """Share by share, each in a pass of its own."""
+    found = {}
+    for share in SHARES:
+        [one] = score(tiny.model, tiny.tokenizer, [(edit.text, edit.target_new)], updates=[scaled(update, share)])
+        found[share] = one
+    enough = [share for share in SHARES if found[share].argmax and found[share].mean_logprob >= math.log(confidence)]
+    return enough[0] if enough else max(SHARES, key=lambda share: found[share].mean_logprob)
+
+
+@pytest.mark.parametrize(("kind", "step_size"), CASES)
+@pytest.mark.parametrize("confidence", [0.5, 1 - 1e-12])
+@pytest.mark.parametrize("below", [False, True])
+def test_it_is_the_smallest_that_is_enough_or_else_the_most_probable(kind, step_size, below, confidence):
+    tiny = tiny_model(kind, torch.float64)
+    _, updates = made(tiny, step_size)
+    states = lower_states(tiny.model, LAYERS[0]) if below else None
+    found = shares_needed(tiny.model, tiny.tokenizer, EDITS, updates, confidence, states)
+    assert found == [plain_share(tiny, *pair, confidence) for pair in zip(EDITS, updates, strict=True)]
+
+
+def test_the_cases_have_small_shares_and_large_ones():
+    found = set()
+    for kind, step_size in CASES:
+        tiny = tiny_model(kind, torch.float64)
+        found |= set(shares_needed(tiny.model, tiny.tokenizer, EDITS, made(tiny, step_size)[1], 0.5))
+    assert {SHARES[0], SHARES[-1]} < found
+
+
+@pytest.mark.parametrize(("kind", "step_size"), [("llama", 100.0), ("gpt2", 0.3)])
+def test_updates_alone_and_together_take_their_shares(kind, step_size):
+    tiny = tiny_model(kind, torch.float64)
+    network, updates = made(tiny, step_size)
+    shares = shares_needed(tiny.model, tiny.tokenizer, EDITS, updates, 0.5)
+    wanted = [scaled(update, share) for update, share in zip(updates, shares, strict=True)]
+    found = updates_of(network, tiny.model, tiny.tokenizer, EDITS, 0.5)
+    modules = {name: tiny.model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
+    targets = encode_targets(tiny.model, tiny.tokenizer, EDITS).summed()
+    gradients = token_gradients(tiny.model, modules, replace(targets, below=lower_states(tiny.model, LAYERS[0])))
+    together = update_together(network, tiny.model, tiny.tokenizer, EDITS, 0.5)
+    for one, other in [*zip(found, wanted, strict=True), (together, combine(wanted, gradients, 0.1))]:
+        for name, factors in one.items():
+            delta, expected = factors.B @ factors.A, other[name].B @ other[name].A
+            torch.testing.assert_close(delta, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
