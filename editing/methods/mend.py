@@ -163,7 +163,8 @@ def _made(
     modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
     for start in range(0, len(edits), EDITS_AT_ONCE):
         some = edits[start : start + EDITS_AT_ONCE]
-        below = lower_states(model, min(layout.weight_layer(name) for name in modules))
+        first = min(layout.weight_layer(name) for name in modules)
+        below = None if confidence is None else lower_states(model, first)
         gradients = token_gradients(
             model, modules, replace(encode_targets(model, tokenizer, some).summed(), below=below)
         )

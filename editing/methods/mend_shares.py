@@ -1,4 +1,4 @@
-"""How much of its update an edit takes: the smallest of some shares with which the target is said with confidence.
+"""How much of its update an edit takes: the smallest share with which the target is said with confidence, or all of it.
 
 A hypernetwork learns one step size for all edits; most are said with less of it, and what is not written disturbs
 nothing. The shares are tried side by side in one forward pass of the layers that are edited and those above. Ours: as
@@ -7,6 +7,7 @@ published every edit takes its update whole.
 Shapes: r = rows, one for every share of every edit; t = wanted tokens of all rows.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ from editing.lower_states import LowerStates
 from editing.targets import encode_targets, target_logits
 from editing.weights import Factors, WeightUpdate, overlay
 
-SHARES = (0.5, 0.6, 0.7, 0.85, 1.0)
+SHARES = (0.5, 0.7)
+WHOLE = 1.0
 CONFIDENCE = 0.9
 """Probability of a target's token, their geometric mean, that is enough."""
 
@@ -35,7 +37,7 @@ def shares_needed(
     below: LowerStates | None = None,
 ) -> list[float]:
     """For each edit, alone, the smallest of SHARES with which all its target's tokens are the most probable ones and
-    have `confidence`; where there is none, that with which they are most probable.
+    have `confidence`; where there is none, WHOLE.
 
     `below`, where it is given, knows the layers below those of the updates.
     """
@@ -47,9 +49,8 @@ def shares_needed(
     nothing_r = logprobs_t.new_zeros(len(edits) * len(SHARES))
     means = nothing_r.index_add(0, targets.places[:, 0], logprobs_t * targets.weights).view(-1, len(SHARES))
     missed = nothing_r.index_add(0, targets.places[:, 0], missed_t).view(-1, len(SHARES))
-    enough = ((missed == 0) & (means >= math.log(confidence))).int()
-    chosen = torch.where(enough.any(1), enough.argmax(1), means.argmax(1))
-    return [SHARES[i] for i in chosen.tolist()]
+    enough = (missed == 0) & (means >= math.log(confidence))
+    return [next(itertools.compress(SHARES, row), WHOLE) for row in enough.tolist()]
 
 
 def scaled(update: WeightUpdate, share: float) -> dict[str, Factors]:
