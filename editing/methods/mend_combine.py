@@ -74,7 +74,7 @@ def _correction(B_mt: Tensor, M_tt: Tensor, others_tt: Tensor, P_tt: Tensor | No
     if P_tt is not None:
         left_tt, right_mt = left_tt + P_tt, right_mt + B_mt @ P_tt
     left_tt = left_tt + rho * torch.eye(len(left_tt), dtype=left_tt.dtype, device=left_tt.device)
-    R_tm: Tensor = -torch.linalg.solve(left_tt, right_mt.T)
+    R_tm: Tensor = torch.linalg.solve_ex(left_tt, -right_mt.T).result  # not finite rather than an error
     return R_tm.T
 
 

@@ -124,6 +124,13 @@ def test_more_tokens_than_one_problem_takes_are_solved_for_in_turn():
         torch.testing.assert_close(dense(found[name]), sum(dense(part[name]) for part in parts))
 
 
+def test_what_is_not_finite_stays_so_and_is_no_error():
+    updates, tokens = some()
+    updates[1]["up"] = Factors(updates[1]["up"].B * float("inf"), updates[1]["up"].A)
+    found = combine(updates, tokens, 1e-3)
+    assert not found["up"].B.isfinite().all() and found["down"].B.isfinite().all()
+
+
 def test_gradients_pass_through_it():
     updates, tokens = some()
     leaves = [part.requires_grad_(True) for update in updates for one in update.values() for part in (one.B, one.A)]
