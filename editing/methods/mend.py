@@ -45,7 +45,7 @@ class MendConfig(MethodConfig):
     hypernetwork: str = Field("", description="File of the trained hypernetwork; it belongs to one base.")
     hypernetwork_digest: str | None = Field(None, description="sha256 that the file must have.")
     confidence: float | None = Field(
-        CONFIDENCE, gt=0, lt=1, description="An edit takes only as much of its update as this needs; none: all of it."
+        CONFIDENCE, gt=0, lt=1, description="An edit written alone takes only as much of its update as this needs."
     )
     projections: tuple[str, ...] = Field(
         (), description="Edited modules of a layer, as trained, e.g. mlp.up_proj; none: the MLP's down projection."
@@ -126,7 +126,8 @@ def _together(
     earlier: Mapping[str, Tensor],
 ) -> tuple[WeightUpdate, dict[str, TokenGradients]]:
     """One update of all edits, and the tokens that it is made of."""
-    made = list(_made(network, model, tokenizer, edits, confidence))
+    # What is enough for an edit alone is too little beside others.
+    made = list(_made(network, model, tokenizer, edits, confidence if len(edits) == 1 else None))
     gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
     update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge, earlier)
     return {name: _stored(factors) for name, factors in update.items()}, gradients

@@ -1,8 +1,9 @@
 """How much of its update an edit takes: the smallest share with which the target is said with confidence, or all of it.
 
 A hypernetwork learns one step size for all edits; most are said with less of it, and what is not written disturbs
-nothing. The shares are tried side by side in one forward pass of the layers that are edited and those above. Ours: as
-published every edit takes its update whole.
+nothing. That holds for an edit that is written alone; beside others each wants its whole update. The shares are tried
+side by side in one forward pass of the layers that are edited and those above. Ours: as published every edit takes its
+update whole.
 
 Shapes: r = rows, one for every share of every edit; t = wanted tokens of all rows.
 """

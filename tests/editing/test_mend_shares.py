@@ -59,7 +59,7 @@ def test_the_cases_have_small_shares_and_large_ones():
 
 
 @pytest.mark.parametrize(("kind", "step_size"), [("llama", 20.0), ("gpt2", 0.1)])
-def test_updates_alone_and_together_take_their_shares(kind, step_size):
+def test_updates_alone_take_their_shares_and_those_of_a_batch_are_whole(kind, step_size):
     tiny = tiny_model(kind, torch.float64)
     network, updates = made(tiny, step_size)
     shares = shares_needed(tiny.model, tiny.tokenizer, EDITS, updates, SAID)
@@ -70,7 +70,12 @@ def test_updates_alone_and_together_take_their_shares(kind, step_size):
     targets = encode_targets(tiny.model, tiny.tokenizer, EDITS).summed()
     gradients = token_gradients(tiny.model, modules, replace(targets, below=lower_states(tiny.model, LAYERS[0])))
     together = update_together(network, tiny.model, tiny.tokenizer, EDITS, SAID)
-    for one, other in [*zip(found, wanted, strict=True), (together, combine(wanted, gradients, 0.1))]:
+    of_one = update_together(network, tiny.model, tiny.tokenizer, EDITS[:1], SAID)
+    for one, other in [
+        *zip(found, wanted, strict=True),
+        (together, combine(updates, gradients, 0.1)),
+        (of_one, wanted[0]),
+    ]:
         for name, factors in one.items():
             delta, expected = factors.B @ factors.A, other[name].B @ other[name].A
             torch.testing.assert_close(delta, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
