@@ -137,7 +137,7 @@ def test_a_training_begins_with_an_earlier_one_and_is_another(trained, here):
     summary = train_mend(trained.data, plan)
     assert summary.training != trained.summary.training and summary.steps == 1
     first, second = (load_network(cached(here, one.hypernetwork)) for one in (trained.summary, summary))
-    moved = [float((first.get_parameter(n) - p).abs().max()) for n, p in second.named_parameters()]
+    moved = [float((first.get_parameter(n) - p).abs().max().detach()) for n, p in second.named_parameters()]
     assert 0 < max(moved) < 0.01  # one warm step away, not a training away
 
 
