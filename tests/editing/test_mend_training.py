@@ -343,9 +343,9 @@ def test_a_training_of_seconds_edits_held_out_facts_better_than_any_plain_gradie
         trainer.network.set_step_size(step_size)
         plain.append(measured(trainer, held_out))
     trainer.network.set_step_size(0.1)
-    for _ in range(80):
+    for _ in range(100):
         trainer.train_step()
     made = measured(trainer, held_out)
     assert made.success >= 0.4 and made.kept >= 0.4
-    assert made.loss < 0.85 * min(one.loss for one in plain)
+    assert made.loss < 0.8 * min(one.loss for one in plain)
     assert all(one.kept < made.kept - 0.05 for one in plain if one.success >= made.success)
