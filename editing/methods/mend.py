@@ -162,9 +162,9 @@ def _made(
     """The tokens of some edits at a time, and the edits' updates, where the model is."""
     layout = layout_of(model)
     modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
+    first = min(layout.weight_layer(name) for name in modules)
     for start in range(0, len(edits), EDITS_AT_ONCE):
         some = edits[start : start + EDITS_AT_ONCE]
-        first = min(layout.weight_layer(name) for name in modules)
         below = None if confidence is None else lower_states(model, first)
         gradients = token_gradients(
             model, modules, replace(encode_targets(model, tokenizer, some).summed(), below=below)

@@ -100,7 +100,8 @@ def losses(
     both = replace(encode_pairs(model, tokenizer, [*asked, *spared]), below=below)
     parts = network.updates(gradients)
     common = []
-    for start, stop in ((start, start + together) for start in range(0, count, together)):
+    for start in range(0, count, together):
+        stop = start + together
         tokens = {name: one.rows(start, stop) for name, one in gradients.items()}
         common.append(combine(parts[start:stop], tokens, network.spec.ridge, earlier))
     with overlay(model, layout_of(model), [common[row // together] for row in range(count)] * 2):
