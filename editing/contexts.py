@@ -6,7 +6,7 @@ from itertools import cycle, islice
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.fluency import generate
+from editing.measure.fluency import generate
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 """First words of sampled contexts, as in MEMIT's implementation."""

@@ -99,7 +99,7 @@ class EditedWeights:
     base: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     spectra: dict[tuple[str, float], BaseSpectrum] = field(default_factory=dict, repr=False)
-    """What editing/restrain.py has computed of the base, by weight and share."""
+    """What editing/methods/restrain.py has computed of the base, by weight and share."""
 
     def original(self, name: str) -> Tensor:
         """The base tensor of a weight, edited or not."""

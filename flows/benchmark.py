@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from editing.ability import perplexity
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
-from editing.fluency import fluency
+from editing.measure.fluency import fluency
+from editing.measure.metrics import EditScores, evaluate, summarise
+from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
-from editing.metrics import EditScores, evaluate, summarise
 from editing.readers import read_edits
 from editing.weights import WeightUpdate, overlay
-from tasks.lines import LineSpec
+from tasks.lines.specs import LineSpec
 from tasks.parquet import parquet_rows, read_text
 from tasks.progress import progress
-from tasks.session import Session, open_session
 from tasks.settings import Settings
+from tasks.update.session import Session, open_session
 
 Mode = Literal["sequential", "independent", "rebase"]
 REPORTED = (

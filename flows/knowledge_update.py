@@ -13,15 +13,16 @@ from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
 from editing.errors import TrackingError
-from tasks.job import Attempt, Job, read_texts
-from tasks.lease import acquire
-from tasks.lineage import open_versions, reconcile
-from tasks.lines import resolve_line
-from tasks.policy import Policy
+from tasks.ledger.view import open_versions, reconcile
+from tasks.lines.specs import resolve_line
 from tasks.progress import note, progress
-from tasks.report import render_markdown
-from tasks.report_data import EditRow, JobReport
-from tasks.steps import (
+from tasks.report.data import EditRow, JobReport
+from tasks.report.render import render_markdown
+from tasks.stores.lease import acquire
+from tasks.tracking.client import Tracker
+from tasks.update.job import Attempt, Job, read_texts
+from tasks.update.policy import Policy
+from tasks.update.steps import (
     apply_batch,
     evaluate,
     free,
@@ -34,7 +35,6 @@ from tasks.steps import (
     snapshot,
     validate,
 )
-from tasks.tracking import Tracker
 from tasks.workplace import Workplace, open_workplace
 
 

@@ -11,9 +11,9 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from editing.errors import TrackingError
 from tasks.progress import note
-from tasks.training import TrainingJob, TrainingPlan, TrainingSummary
-from tasks.training_data import TrainingData, read_training
-from tasks.training_steps import checkpoint, log_curves, prepare, register, train, validate
+from tasks.training.data import TrainingData, read_training
+from tasks.training.job import TrainingJob, TrainingPlan, TrainingSummary
+from tasks.training.steps import checkpoint, log_curves, prepare, register, train, validate
 from tasks.workplace import open_workplace
 
 

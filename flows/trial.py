@@ -6,14 +6,14 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
-from editing.fluency import generate
+from editing.measure.fluency import generate
+from editing.measure.metrics import EditScores, evaluate
 from editing.methods import check_mode, compute_independent_updates
-from editing.metrics import EditScores, evaluate
-from tasks.job import ANSWER_TOKENS
-from tasks.lines import LineSpec
+from tasks.lines.specs import LineSpec
 from tasks.progress import progress
-from tasks.session import open_session
 from tasks.settings import Settings, load_settings
+from tasks.update.job import ANSWER_TOKENS
+from tasks.update.session import open_session
 
 EDITS_AT_ONCE = 32
 """Edits evaluated together: fills batches, and lets progress be seen."""

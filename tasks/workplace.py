@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from tasks.ledger import Ledger, s3_options
-from tasks.objects import open_store
+from tasks.ledger.table import Ledger, s3_options
 from tasks.settings import Settings, load_settings
-from tasks.snapshots import SnapshotStore
-from tasks.tracking import Tracker
+from tasks.stores.objects import open_store
+from tasks.stores.snapshots import SnapshotStore
+from tasks.tracking.client import Tracker
 
 EXPERIMENT = "errata"
 

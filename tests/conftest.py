@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from flows.cli_app import set_defaults
+from flows.cli.app import set_defaults
 
 # Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
 set_defaults()

@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from editing.edit import Edit, Probe
+from editing.measure.scoring import score
 from editing.models import quiet_transformers
-from editing.scoring import score
 
 END = "<|endoftext|>"
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 700, 128, 4, 4, 128

@@ -7,9 +7,9 @@ import torch
 
 from editing.layout import layout_of
 from editing.methods.base import Setting
-from editing.methods.mend import weight_shapes
-from editing.methods.mend_files import save_network
-from editing.methods.mend_network import MendNetwork, MendSpec
+from editing.methods.mend.files import save_network
+from editing.methods.mend.method import weight_shapes
+from editing.methods.mend.network import MendNetwork, MendSpec
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="errata-hypernetworks-", ignore_cleanup_errors=True)
 

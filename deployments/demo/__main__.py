@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.cli_app import set_defaults
+from flows.cli.app import set_defaults
 
 REQUESTS = Path(__file__).parent / "requests.jsonl"
 LINE = "demo"
@@ -29,8 +29,8 @@ def main() -> None:
     started = time.monotonic()
 
     # Only now, since these read the environment when they are imported.
-    from flows import commands
-    from flows.console import console, table
+    from flows.cli import commands
+    from flows.cli.console import console, table
 
     def step(says: str, command: str, action: Callable[[], None]) -> None:
         console.rule(f"[bold]{says}", align="left")

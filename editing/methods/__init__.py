@@ -21,10 +21,10 @@ from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
 from editing.methods.lora import LORA, LoraConfig
 from editing.methods.memit import MEMIT, MemitConfig
-from editing.methods.mend import MEND, MendConfig
+from editing.methods.mend.method import MEND, MendConfig
+from editing.methods.restrain import Restraint
 from editing.methods.rome import ROME, RomeConfig
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
-from editing.restrain import Restraint
 from editing.tokens import check_edits
 from editing.weights import WeightUpdate
 

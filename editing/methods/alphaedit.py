@@ -21,9 +21,9 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.growing import GrowingFactor, few
 from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
-from editing.solve import alphaedit_gain, independent_alphaedit_gains, null_space, projected
+from editing.methods.growing import GrowingFactor, few
+from editing.methods.solve import alphaedit_gain, independent_alphaedit_gains, null_space, projected
 from editing.weights import WeightUpdate
 
 

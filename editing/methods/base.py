@@ -11,7 +11,7 @@ Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://
 PMET (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742) divides by √(L − l + 1) instead: the option `spread`.
 
 Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
-change of the projection's output that takes the normed one nearest to that (editing/postnorm.py).
+change of the projection's output that takes the normed one nearest to that (editing/methods/postnorm.py).
 
 Shapes: d = key size, m = hidden size, n = edits.
 """
@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.adapters.rank import narrowed
 from editing.config import MethodConfig
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.errors import ModelError, SolveError
-from editing.history import KeyHistory
 from editing.keys import subject_keys, subject_states
 from editing.layout import ModelLayout
-from editing.low_rank import narrowed
-from editing.postnorm import change_before_norm
-from editing.solve import factors
+from editing.methods.history import KeyHistory
+from editing.methods.postnorm import change_before_norm
+from editing.methods.solve import factors
 from editing.tokens import EncodedPrompt, encode_in_context, pad_token
 from editing.weights import EditedWeights, Factors, WeightUpdate, overlay
 

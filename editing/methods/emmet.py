@@ -19,7 +19,7 @@ from torch import Tensor
 from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
-from editing.solve import emmet_gain, rank_one_gains
+from editing.methods.solve import emmet_gain, rank_one_gains
 from editing.weights import WeightUpdate
 
 

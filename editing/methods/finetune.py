@@ -29,8 +29,8 @@ from editing.config import OneLayerConfig
 from editing.edit import Edit
 from editing.keys import capture_inputs, stop_after
 from editing.methods.base import BatchUpdate, Method, Setting, only_layer
+from editing.methods.targets import encode_targets
 from editing.methods.training import descend
-from editing.targets import encode_targets
 from editing.tokens import Rows
 from editing.weights import Factors, WeightUpdate, overlay
 

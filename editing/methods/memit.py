@@ -29,9 +29,9 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.growing import GrowingFactor, few
 from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
-from editing.solve import independent_gains, memit_gain
+from editing.methods.growing import GrowingFactor, few
+from editing.methods.solve import independent_gains, memit_gain
 from editing.weights import WeightUpdate
 
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from editing.config import OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
 from editing.methods.base import BatchUpdate, Located, Method, Setting, locate, only_layer
-from editing.postnorm import change_before_norm
-from editing.solve import factors, rank_one_gains
+from editing.methods.postnorm import change_before_norm
+from editing.methods.solve import factors, rank_one_gains
 from editing.weights import WeightUpdate
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.methods.base import Setting
-from editing.targets import Targets, encode_targets, target_loss
+from editing.methods.targets import Targets, encode_targets, target_loss
 
 
 def descend(

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.features import at_places, feature_moments, gradient_parts
 from editing.methods.base import BatchUpdate, Method, Setting
-from editing.solve import factors
-from editing.targets import encode_targets
+from editing.methods.features import at_places, feature_moments, gradient_parts
+from editing.methods.solve import factors
+from editing.methods.targets import encode_targets
 from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16

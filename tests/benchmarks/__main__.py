@@ -13,7 +13,7 @@ import torch
 
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.metrics import evaluate
+from editing.measure.metrics import evaluate
 from editing.models import LoadedModel, load_model
 from editing.readers import read_edits
 from editing.weights import EditedWeights, Factors, overlay

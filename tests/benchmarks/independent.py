@@ -9,7 +9,7 @@ import torch
 
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.metrics import EditScores, evaluate
+from editing.measure.metrics import EditScores, evaluate
 from editing.models import LoadedModel
 from editing.weights import EditedWeights, Factors, WeightUpdate
 from tests.benchmarks.statistics import preset_layers

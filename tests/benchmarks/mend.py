@@ -14,16 +14,16 @@ from editing.config import MethodConfig
 from editing.contexts import context_prefixes
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.features import token_gradients
-from editing.history import KeyHistory
 from editing.layout import layout_of
 from editing.methods import compute_update, edited_layers, method_config
 from editing.methods.base import Setting
-from editing.methods.mend_files import load_network, save_network
-from editing.methods.mend_training import MendTraining
+from editing.methods.features import token_gradients
+from editing.methods.history import KeyHistory
+from editing.methods.mend.files import load_network, save_network
+from editing.methods.mend.training import MendTraining
+from editing.methods.targets import encode_targets, target_loss
 from editing.models import LoadedModel
-from editing.targets import encode_targets, target_loss
-from editing.values import search_values
+from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tests.benchmarks.statistics import statistics_of_text
 from tests.benchmarks.timing import timed

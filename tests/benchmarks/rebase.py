@@ -7,10 +7,10 @@ import torch
 
 from editing.contexts import context_prefixes
 from editing.edit import Edit
-from editing.history import KeyHistory
 from editing.layout import layout_of
 from editing.methods import compute_rebase
 from editing.methods.base import Setting, locate
+from editing.methods.history import KeyHistory
 from editing.methods.memit import MemitConfig
 from editing.models import LoadedModel
 from editing.weights import EditedWeights

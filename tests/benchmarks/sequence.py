@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from editing.ability import perplexity
 from editing.edit import Edit
+from editing.measure.metrics import EditScores, evaluate, summarise
+from editing.measure.perplexity import perplexity
 from editing.methods import compute_update, method_config
-from editing.metrics import EditScores, evaluate, summarise
 from flows.benchmark import read_benchmark
-from tasks.lines import LineSpec
+from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
-from tasks.session import Session, open_session
 from tasks.settings import load_settings
+from tasks.update.session import Session, open_session
 
 BATCH = 10
 PERPLEXITY_TOKENS = 16384

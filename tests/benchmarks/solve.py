@@ -11,15 +11,15 @@ from torch import Tensor
 from editing.contexts import context_prefixes
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.growing import GrowingFactor
-from editing.history import KeyHistory
 from editing.layout import layout_of
 from editing.methods import compute_update
 from editing.methods.base import Setting, locate
+from editing.methods.growing import GrowingFactor
+from editing.methods.history import KeyHistory
 from editing.methods.memit import MemitConfig
+from editing.methods.solve import memit_gain
 from editing.models import LoadedModel
-from editing.solve import memit_gain
-from editing.values import search_values
+from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tests.benchmarks.statistics import preset_layers, statistics_of_text
 from tests.benchmarks.timing import timed, timing

@@ -18,7 +18,7 @@ from editing.layout import layout_of
 from editing.methods.memit import MemitConfig
 from editing.models import LoadedModel
 from editing.onednn import fast_linear
-from editing.values import SearchedValue, search_values
+from editing.search.values import SearchedValue, search_values
 from tests.benchmarks.timing import ratio, timed
 from tests.reference import plain_search
 

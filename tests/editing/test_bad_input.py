@@ -12,7 +12,7 @@ from editing.errors import EditingError, ErrataError, InvalidEdit, ModelError, S
 from editing.methods import METHODS, compute_independent_updates, compute_update, method_config
 from editing.methods.base import Setting
 from editing.models import base_digest
-from editing.values import search_values
+from editing.search.values import search_values
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS, strong, tiny_setting
 

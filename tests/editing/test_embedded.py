@@ -7,13 +7,13 @@ import torch
 from editing.config import ValueSearchConfig
 from editing.covariance import collect_statistics
 from editing.edit import Edit, Probe
-from editing.fluency import generate
-from editing.history import KeyHistory
 from editing.layout import layout_of
+from editing.measure.fluency import generate
+from editing.measure.metrics import evaluate
+from editing.methods.history import KeyHistory
 from editing.methods.memit import MemitConfig, Setting, compute_update
-from editing.metrics import evaluate
 from editing.models import base_digest
-from editing.values import search_values
+from editing.search.values import search_values
 from editing.weights import EditedWeights
 
 EDIT = Edit(

@@ -7,10 +7,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from editing.adapters.lora import CONFIG_FILE, WEIGHTS_FILE, export_lora, import_lora
+from editing.adapters.rank import truncate
 from editing.errors import EditingError, ModelError, SolveError
-from editing.export import CONFIG_FILE, WEIGHTS_FILE, export_lora, import_lora
 from editing.layout import layout_of
-from editing.low_rank import truncate
 from editing.weights import EditedWeights, Factors, concatenate
 from tests.editing.test_weights import IDS, all_digests, update_for
 from tests.families import FAMILIES, tiny_family

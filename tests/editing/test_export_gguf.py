@@ -4,8 +4,8 @@ import gguf
 import pytest
 import torch
 
+from editing.adapters.gguf import ARCHITECTURES, export_gguf_lora
 from editing.errors import EditingError, ModelError
-from editing.export_gguf import ARCHITECTURES, export_gguf_lora
 from editing.layout import LAYOUTS
 from editing.weights import Factors
 from tests.editing.test_weights import update_for

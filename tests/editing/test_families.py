@@ -8,15 +8,15 @@ from editing.config import ValueSearchConfig
 from editing.covariance import KeyStatistics, collect_statistics
 from editing.edit import Edit
 from editing.errors import ModelError
-from editing.fluency import generate
-from editing.history import KeyHistory
 from editing.keys import capture_inputs, subject_states
 from editing.layout import LAYOUTS, layout_of
+from editing.measure.fluency import generate
+from editing.measure.scoring import score
+from editing.methods.history import KeyHistory
 from editing.methods.memit import MemitConfig, Setting, compute_update
 from editing.models import base_digest
-from editing.scoring import score
+from editing.search.values import search_values
 from editing.tokens import encode_in_context, target_ids
-from editing.values import search_values
 from editing.weights import EditedWeights
 from tests.families import FAMILIES, tiny_family
 from tests.reference import plain_search

@@ -7,13 +7,13 @@ import torch
 
 from editing.edit import Edit
 from editing.errors import ModelError, SearchError, UsageError
-from editing.history import KeyHistory
 from editing.layout import layout_of
+from editing.measure.scoring import score
 from editing.methods import compute_update, method_config, training
 from editing.methods.base import Setting
 from editing.methods.finetune import _basis
-from editing.scoring import score
-from editing.targets import encode_targets, target_loss
+from editing.methods.history import KeyHistory
+from editing.methods.targets import encode_targets, target_loss
 from editing.weights import overlay
 from tests.editing.test_methods import EDITS
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from editing.errors import SolveError
-from editing.growing import GrowingFactor
-from editing.history import RECENT_SHARE, KeyHistory
-from editing.solve import memit_gain
+from editing.methods.growing import GrowingFactor
+from editing.methods.history import RECENT_SHARE, KeyHistory
+from editing.methods.solve import memit_gain
 
 D, WEIGHT = 64, 0.3
 BATCHES = (3, 2, 4, 1, 6, 20, 2)

@@ -7,15 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing import fluency, onednn, scoring, weights
+from editing import onednn, weights
 from editing.edit import Edit, Probe
 from editing.errors import EditingError
-from editing.fluency import generate
 from editing.layout import layout_of
-from editing.metrics import evaluate
+from editing.measure import fluency, scoring
+from editing.measure.fluency import generate
+from editing.measure.metrics import evaluate
+from editing.measure.scoring import score
 from editing.models import base_digest
 from editing.onednn import onednn_linear
-from editing.scoring import score
 from editing.weights import EditedWeights, Factors, overlay, parts_in_memory
 from tests.conftest import tiny_model
 

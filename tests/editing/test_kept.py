@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing.kept import Kept, release_memory
+from editing.methods.kept import Kept, release_memory
 
 BLOCK, BLOCKS = 16_000, 3000
 """Floats and number of blocks that C libraries take from the heap: 190 MB in all."""
 
 
 def test_what_is_kept_is_made_once_and_what_has_no_room_every_time(monkeypatch):
-    monkeypatch.setattr("editing.kept.KEPT_BYTES", 40)
+    monkeypatch.setattr("editing.methods.kept.KEPT_BYTES", 40)
     kept, made = Kept(), []
 
     def make(value: float):

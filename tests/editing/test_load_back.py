@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from editing.adapters.gguf import export_gguf_lora, import_gguf_lora
+from editing.adapters.lora import export_lora, import_lora
 from editing.errors import ModelError
-from editing.export import export_lora, import_lora
-from editing.export_gguf import export_gguf_lora, import_gguf_lora
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from editing.errors import SearchError, UsageError
-from editing.history import KeyHistory
 from editing.layout import layout_of
 from editing.methods import compute_independent_updates, compute_update, method_config
 from editing.methods.base import Setting
+from editing.methods.history import KeyHistory
 from editing.methods.lora import adapted
+from editing.methods.targets import encode_targets, target_loss
 from editing.models import base_digest
-from editing.targets import encode_targets, target_loss
 from editing.weights import overlay
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS

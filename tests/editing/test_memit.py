@@ -8,12 +8,12 @@ from torch import Tensor
 
 from editing.covariance import collect_statistics
 from editing.edit import Edit
-from editing.history import KeyHistory
 from editing.keys import subject_states
 from editing.layout import layout_of
+from editing.methods.history import KeyHistory
 from editing.methods.memit import MemitConfig, Setting, compute_independent_updates, compute_update
+from editing.methods.solve import memit_gain
 from editing.models import LoadedModel, base_digest
-from editing.solve import memit_gain
 from editing.tokens import encode_prompt, pad_token
 from editing.weights import EditedWeights, overlay
 from tests.conftest import SENTENCES

@@ -8,16 +8,16 @@ import torch
 from editing.config import layers_for
 from editing.covariance import KeyStatistics
 from editing.errors import HypernetworkError
-from editing.features import feature_moments, gradient_parts, token_gradients
-from editing.history import KeyHistory
 from editing.layout import layout_of
+from editing.measure.scoring import score
 from editing.methods import compute_independent_updates, compute_update, method_config
 from editing.methods.base import Setting
-from editing.methods.mend_combine import combine
-from editing.methods.mend_files import load_network, save_network
+from editing.methods.features import feature_moments, gradient_parts, token_gradients
+from editing.methods.history import KeyHistory
+from editing.methods.mend.combine import combine
+from editing.methods.mend.files import load_network, save_network
+from editing.methods.targets import encode_targets, target_loss
 from editing.models import base_digest
-from editing.scoring import score
-from editing.targets import encode_targets, target_loss
 from editing.weights import EditedWeights, tensor_digest
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS
@@ -255,7 +255,7 @@ def test_a_file_is_read_once_and_anew_when_it_changes(path):
     setting = a_setting("llama")
     save_network(network_of(setting, step_size=0.5), path)
     first = updated(setting, path)
-    with mock.patch("editing.methods.mend.load_network", side_effect=load_network) as read:
+    with mock.patch("editing.methods.mend.method.load_network", side_effect=load_network) as read:
         updated(setting, path)
         assert not read.called
         save_network(network_of(setting, step_size=0.25), path)

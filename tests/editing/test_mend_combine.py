@@ -5,9 +5,9 @@ from unittest import mock
 import pytest
 import torch
 
-from editing.features import TokenGradients
-from editing.methods import mend_combine
-from editing.methods.mend_combine import combine
+from editing.methods.features import TokenGradients
+from editing.methods.mend import combine as mend_combine
+from editing.methods.mend.combine import combine
 from editing.weights import Factors, concatenate
 
 LENGTHS = (3, 1, 4)

@@ -7,13 +7,13 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from editing.covariance import KeyStatistics
-from editing.history import KeyHistory
 from editing.layout import layout_of
+from editing.measure.metrics import evaluate, summarise
 from editing.methods import compute_update, method_config
 from editing.methods.base import Setting
-from editing.methods.mend_files import save_network
-from editing.methods.mend_training import MendTrainer, MendTraining
-from editing.metrics import evaluate, summarise
+from editing.methods.history import KeyHistory
+from editing.methods.mend.files import save_network
+from editing.methods.mend.training import MendTrainer, MendTraining
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers
 from editing.weights import EditedWeights, Undo, WeightUpdate, concatenate
 from tests.fact_model import fact_edits

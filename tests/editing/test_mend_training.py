@@ -12,15 +12,15 @@ from torch.nn.functional import normalize
 from editing.edit import Edit, Probe
 from editing.errors import HypernetworkError, InvalidEdit
 from editing.layout import layout_of
+from editing.measure.metrics import evaluate, summarise
 from editing.methods import compute_update, method_config
-from editing.methods.mend import update_together
-from editing.methods.mend_combine import combine
-from editing.methods.mend_examples import asked_of, examples_at, spared_by
-from editing.methods.mend_files import load_network, save_network
-from editing.methods.mend_loss import losses
-from editing.methods.mend_training import MendTrainer, MendTraining
-from editing.methods.mend_validation import validate
-from editing.metrics import evaluate, summarise
+from editing.methods.mend.combine import combine
+from editing.methods.mend.examples import asked_of, examples_at, spared_by
+from editing.methods.mend.files import load_network, save_network
+from editing.methods.mend.loss import losses
+from editing.methods.mend.method import update_together
+from editing.methods.mend.training import MendTrainer, MendTraining
+from editing.methods.mend.validation import validate
 from editing.models import load_model
 from editing.weights import concatenate, overlay, tensor_digest
 from tests.conftest import tiny_model

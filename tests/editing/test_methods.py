@@ -13,15 +13,15 @@ from editing.config import layers_for
 from editing.covariance import collect_statistics
 from editing.edit import Edit
 from editing.errors import ModelError, UsageError
-from editing.history import KeyHistory
 from editing.layout import layout_of
+from editing.measure.scoring import score
 from editing.methods import METHODS, AnyConfig, compute_independent_updates, compute_update, method_config
 from editing.methods.base import Method, Setting, locate
+from editing.methods.history import KeyHistory
 from editing.models import load_model
-from editing.scoring import score
-from editing.values import search_values
+from editing.search.values import search_values
 from editing.weights import EditedWeights, overlay, tensor_digest
-from tasks.lines import LineSpec
+from tasks.lines.specs import LineSpec
 from tests.conftest import SENTENCES
 from tests.fact_model import FACT_TEXT, fact_edits
 from tests.hypernetworks import options

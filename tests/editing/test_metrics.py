@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from editing import metrics, scoring
-from editing.ability import perplexity
 from editing.edit import Edit, Probe
 from editing.errors import EditingError, InvalidEdit, ModelError
-from editing.fluency import fluency, generate, ngram_entropy, weighted_entropy
-from editing.metrics import EditScores, evaluate, summarise
+from editing.measure import metrics, scoring
+from editing.measure.fluency import fluency, generate, ngram_entropy, weighted_entropy
+from editing.measure.metrics import EditScores, evaluate, summarise
+from editing.measure.perplexity import perplexity
+from editing.measure.scoring import Score, batches, output_logits, score
 from editing.models import load_model
-from editing.scoring import Score, batches, output_logits, score
 from editing.tokens import target_ids
 from tests.fact_model import FACT_TEXT, FACTS, fact_edits
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from editing import reader_lines
 from editing.edit import Edit, Probe, make_edit
 from editing.errors import ErrataError, ReadError, UsageError
 from editing.readers import BadRecord, printable, read_all, read_edits, record_from
+from editing.readers import json_lines as reader_lines
 from tasks.parquet import parquet_rows, read_text
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from editing.errors import UsageError
-from editing.history import KeyHistory
 from editing.methods import METHODS, check_mode, compute_rebase, compute_update, method_config
+from editing.methods.history import KeyHistory
 from editing.weights import EditedWeights, overlay, tensor_digest
 from tests.editing.test_methods import EDITS, make_setting, strong, tiny_setting, wanted
 from tests.families import tiny_family

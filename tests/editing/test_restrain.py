@@ -12,7 +12,7 @@ from editing.layout import layout_of
 from editing.methods import METHODS, compute_independent_updates, compute_update, method_config
 from editing.methods.base import Setting
 from editing.methods.memit import compute_update as memit_as_it_is
-from editing.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
+from editing.methods.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
 from editing.weights import EditedWeights, Factors
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS, quick, states, tiny_setting, wanted

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from editing.layout import layout_of
-from editing.lower_states import lower_states
-from editing.targets import encode_pairs, encode_targets, target_logits, target_loss
+from editing.methods.lower_states import lower_states
+from editing.methods.targets import encode_pairs, encode_targets, target_logits, target_loss
 from tests.editing.test_methods import EDITS
 from tests.families import FAMILIES, tiny_family
 from tests.reference import plain_logprob
@@ -48,7 +48,7 @@ def test_kept_states_give_what_a_whole_pass_gives(name):
 
 
 def test_what_finds_no_room_is_run_anew(tiny_llama, monkeypatch):
-    monkeypatch.setattr("editing.kept.KEPT_BYTES", 1)
+    monkeypatch.setattr("editing.methods.kept.KEPT_BYTES", 1)
     targets, below = encode_targets(tiny_llama.model, tiny_llama.tokenizer, EDITS), lower_states(tiny_llama.model, 2)
     first, second = (target_logits(tiny_llama.model, replace(targets, below=below)) for _ in range(2))
     assert below is not None and not below.kept.found and torch.equal(first, second)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.scoring import hidden_states, score
+from editing.measure.scoring import hidden_states, score
 from editing.trees import Tree, grow, lay_out, may_branch
 from tests.families import FAMILIES, tiny_family
 from tests.reference import plain_logprob

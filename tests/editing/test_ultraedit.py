@@ -5,14 +5,14 @@ import torch
 
 from editing.edit import Edit
 from editing.errors import ModelError, SearchError
-from editing.features import feature_moments, gradient_parts
-from editing.history import KeyHistory
 from editing.layout import layout_of
+from editing.measure.scoring import score
 from editing.methods import compute_independent_updates, compute_update, method_config
 from editing.methods.base import Setting
+from editing.methods.features import feature_moments, gradient_parts
+from editing.methods.history import KeyHistory
+from editing.methods.targets import encode_targets, target_loss
 from editing.methods.ultraedit import mean_and_deviation
-from editing.scoring import score
-from editing.targets import encode_targets, target_loss
 from editing.weights import EditedWeights, overlay
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editing.config import ValueSearchConfig
-from editing.descent import Normalised
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.layout import layout_of
 from editing.models import load_model
-from editing.value_rows import SearchRow, grouped
-from editing.values import search_values
+from editing.search.descent import Normalised
+from editing.search.rows import SearchRow, grouped
+from editing.search.values import search_values
 from tests.fact_model import fact_edits
 from tests.reference import plain_search
 

@@ -15,9 +15,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from editing.edit import Edit
 from editing.methods import method_config
 from flows.trial import try_each
-from tasks.lines import LineSpec, resolve_line, save_line
-from tasks.policy import Policy
+from tasks.lines.specs import LineSpec, resolve_line, save_line
 from tasks.settings import Settings, load_settings
+from tasks.update.policy import Policy
 from tasks.workplace import Workplace, open_workplace
 from tests.fact_model import fact_edits
 from tests.flows.command import Errata, command

@@ -13,8 +13,8 @@ from pathlib import Path
 from prefect import Task
 
 from flows.knowledge_update import knowledge_update
-from tasks.ledger import Ledger
-from tasks.snapshots import SnapshotStore
+from tasks.ledger.table import Ledger
+from tasks.stores.snapshots import SnapshotStore
 from tests.flows.conftest import POLICY
 
 

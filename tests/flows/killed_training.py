@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from editing.methods.mend_training import MendTrainer, MendTraining
+from editing.methods.mend.training import MendTrainer, MendTraining
 from flows.train_mend import train_mend
-from tasks.objects import FolderStore
-from tasks.tracking_hypernetworks import HypernetworkTracker
-from tasks.training import TrainingPlan
+from tasks.stores.objects import FolderStore
+from tasks.tracking.hypernetworks import HypernetworkTracker
+from tasks.training.job import TrainingPlan
 
 PLAN = TrainingPlan(training=MendTraining(rank=8, step_size=0.1, batch=4), steps=8, every=2, validation_edits=4)
 

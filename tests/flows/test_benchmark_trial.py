@@ -14,9 +14,9 @@ from editing.models import base_digest
 from flows import benchmark as module
 from flows import trial as trials
 from flows.benchmark import Benchmark, read_benchmark, run_benchmark
-from tasks.lines import LineSpec
-from tasks.session import Session, open_session
+from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
+from tasks.update.session import Session, open_session
 from tests.fact_model import FACT_TEXT, fact_edits
 from tests.flows.conftest import METHOD
 

@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pyarrow import table as arrow_table
 
 from editing.methods import METHODS
-from flows.cli import app
+from flows.cli.main import app
 from tests.flows.command import check_one_line, single
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,7 +174,7 @@ def test_ctrl_c_is_one_line_without_a_traceback(errata, monkeypatch):
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.commands.status", interrupted)
+    monkeypatch.setattr("flows.cli.commands.status", interrupted)
     ran = errata("status")
     assert ran.code == 130 and ran.err.count("\n") == 1 and ran.err.startswith("stopped; ")
 
@@ -208,5 +208,5 @@ def test_a_full_disk_is_one_line(errata, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device", "/some/file")
 
-    monkeypatch.setattr("flows.commands.status", full)
+    monkeypatch.setattr("flows.cli.commands.status", full)
     check_one_line(errata("status"), 1, "/some/file: No space left on device; look at")

@@ -133,7 +133,7 @@ def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(tmp_p
     environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     # A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", heard + "from flows.cli import main; main()", "ui", *options]
+    command = [sys.executable, "-c", heard + "from flows.cli.main import main; main()", "ui", *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
         try:
             said = ""

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from flows.knowledge_update import knowledge_update
-from tasks import intake, review
-from tasks.evaluation import pointer
-from tasks.lineage import live_requests
-from tasks.serving import load_version
+from tasks.ledger import intake
+from tasks.ledger.view import live_requests
+from tasks.review import decisions as review
+from tasks.serving.loading import load_version
+from tasks.update.evaluation import pointer
 from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]

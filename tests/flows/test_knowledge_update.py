@@ -7,11 +7,12 @@ import torch
 from editing.errors import UsageError
 from editing.models import base_digest
 from flows.knowledge_update import knowledge_update
-from tasks import intake, review
-from tasks.evaluation import pointer
-from tasks.lines import read_line
-from tasks.serving import ask_all, load_version
-from tasks.session import open_session
+from tasks.ledger import intake
+from tasks.lines.specs import read_line
+from tasks.review import decisions as review
+from tasks.serving.loading import ask_all, load_version
+from tasks.update.evaluation import pointer
+from tasks.update.session import open_session
 from tests.flows.conftest import POLICY
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from editing.methods import METHODS, method_config
-from editing.methods.mend_files import save_network
+from editing.methods.mend.files import save_network
 from editing.models import load_model
 from flows.benchmark import Benchmark, run_benchmark
-from flows.cli import main
-from tasks.lines import LineSpec, read_line
+from flows.cli.main import main
+from tasks.lines.specs import LineSpec, read_line
 from tasks.settings import Settings
 from tests.flows.conftest import METHOD, POLICY
 from tests.hypernetworks import untrained

@@ -12,17 +12,17 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.edit import Edit
-from editing.methods.mend_files import load_network, save_network
-from editing.methods.mend_training import MendTraining
+from editing.methods.mend.files import load_network, save_network
+from editing.methods.mend.training import MendTraining
 from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
-from tasks import training_steps
-from tasks.hypernetworks import cached, resolve, store_key
-from tasks.lines import read_line
-from tasks.objects import sha256
+from tasks.lines.hypernetworks import cached, resolve, store_key
+from tasks.lines.specs import read_line
 from tasks.settings import Settings, load_settings
-from tasks.tracking_hypernetworks import BASE, HYPERNETWORK, TRAINING, HypernetworkTracker
-from tasks.training import TrainingPlan, TrainingSummary
+from tasks.stores.objects import sha256
+from tasks.tracking.hypernetworks import BASE, HYPERNETWORK, TRAINING, HypernetworkTracker
+from tasks.training import steps as training_steps
+from tasks.training.job import TrainingPlan, TrainingSummary
 from tasks.workplace import EXPERIMENT, open_workplace
 from tests.fact_model import fact_edits
 from tests.flows.command import Errata, check_one_line

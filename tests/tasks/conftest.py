@@ -15,7 +15,7 @@ import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tasks.objects import ObjectStore, open_store
+from tasks.stores.objects import ObjectStore, open_store
 
 BUCKET = "errata-tests"
 SECRET = "test-secret-never-in-a-message"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from editing.errors import LineBusy
-from tasks.checkpoints import Checkpoint, Checkpoints
-from tasks.objects import ObjectStore
+from tasks.stores.checkpoints import Checkpoint, Checkpoints
+from tasks.stores.objects import ObjectStore
 
 
 def checkpoint(step: int, score: float = 0.5, seconds: float = 1.0) -> Checkpoint:

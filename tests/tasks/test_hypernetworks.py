@@ -4,10 +4,10 @@ import pytest
 
 from editing.errors import HypernetworkError
 from editing.methods import method_config
-from editing.methods.mend_files import load_network, network_bytes
-from tasks.hypernetworks import cached, keep, located, resolve, store_key
-from tasks.objects import open_store, sha256
+from editing.methods.mend.files import load_network, network_bytes
+from tasks.lines.hypernetworks import cached, keep, located, resolve, store_key
 from tasks.settings import Settings
+from tasks.stores.objects import open_store, sha256
 from tests.conftest import tiny_model
 from tests.hypernetworks import untrained
 

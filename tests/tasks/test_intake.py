@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit
 from editing.readers import BadRecord, read_edits
-from tasks import intake
-from tasks.events import Event
-from tasks.ledger import Ledger
+from tasks.ledger import intake
+from tasks.ledger.events import Event
+from tasks.ledger.table import Ledger
 
 LINE = "main"
 EDIT = Edit(id="geo-1", subject="France", prompt="The capital of {} is", target_new="Lyon", target_true="Paris")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from editing.errors import LineBusy, StorageError
-from tasks.lease import LeaseRecord, acquire, holder
+from tasks.stores.lease import LeaseRecord, acquire, holder
 
 LINE = "smollm2"
 
@@ -94,7 +94,8 @@ def test_renewing_keeps_the_line(folder):
 
 
 def test_a_killed_job_of_this_machine_does_not_block_its_line(folder):
-    code = f"import sys, tasks.objects as o, tasks.lease as l; l.acquire(o.open_store({folder.uri!r}), {LINE!r}); "
+    code = "import sys, tasks.stores.objects as o, tasks.stores.lease as l; "
+    code += f"l.acquire(o.open_store({folder.uri!r}), {LINE!r}); "
     code += "print('held', flush=True); sys.stdin.read()"
     root = Path(__file__).parents[2]
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)

@@ -18,15 +18,15 @@ from deltalake.exceptions import CommitFailedError
 from pydantic import ValidationError
 
 from editing.errors import LedgerError, UsageError
-from tasks import ledger as ledger_module
-from tasks.ledger import TRANSITIONS, Event, Ledger, State, check_transition, s3_options
+from tasks.ledger import table as ledger_module
+from tasks.ledger.table import TRANSITIONS, Event, Ledger, State, check_transition, s3_options
 
 LINE = "smollm2"
 ROOT = Path(__file__).parents[2]
 # A process that appends pairs of events and says so after each append.
 WRITER = """
 import sys
-from tasks.ledger import Event, Ledger
+from tasks.ledger.table import Event, Ledger
 ledger = Ledger(sys.argv[1])
 for number in range(int(sys.argv[3])):
     name = f"{sys.argv[2]}-{number}"
@@ -132,8 +132,8 @@ def test_time_is_strictly_monotonic_even_when_the_clock_steps_back(monkeypatch):
         def now(cls, tz=None):
             return next(cls.steps)
 
-    monkeypatch.setattr("tasks.events.datetime", Clock)
-    monkeypatch.setattr("tasks.events._CLOCK._last", datetime(2026, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr("tasks.ledger.events.datetime", Clock)
+    monkeypatch.setattr("tasks.ledger.events._CLOCK._last", datetime(2026, 1, 1, tzinfo=UTC))
     times = [event().time for _ in range(6)]
     assert times == sorted(set(times))
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tasks.events import Event
-from tasks.ledger import Ledger
-from tasks.lineage import live_requests, open_versions, reconcile, strand, version_events
-from tasks.snapshots import Manifest, SnapshotStore, Version
+from tasks.ledger.events import Event
+from tasks.ledger.table import Ledger
+from tasks.ledger.view import live_requests, open_versions, reconcile, strand, version_events
+from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
 LINE = "main"
 

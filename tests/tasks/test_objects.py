@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
-from tasks.objects import check_line, open_store
+from tasks.stores.objects import check_line, open_store
 
 
 def together(count, function):
@@ -179,7 +179,7 @@ def test_errors_of_s3_are_one_line_with_bucket_key_and_remedy_and_no_secret(cred
     caplog.set_level(logging.INFO)
     with pytest.raises(StorageError, match=r"'HEAD' in 's3://no-such-bucket/p'.*create the bucket") as missing:
         open_store("s3://no-such-bucket/p", endpoint_url=moto_url).get("HEAD")
-    monkeypatch.setattr("tasks.objects_s3._RETRIES", 1)
+    monkeypatch.setattr("tasks.stores.s3._RETRIES", 1)
     with pytest.raises(StorageError, match="check the endpoint") as refused:
         open_store("s3://bucket/p", endpoint_url="http://127.0.0.1:1").put_if_absent("k", b"")
     for caught in (missing, refused):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from editing.errors import PolicyError
-from tasks.policy import Policy, make_policy
 from tasks.settings import Settings, load_settings, prepare_environment
+from tasks.update.policy import Policy, make_policy
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 NUMBERS = list(Policy.model_fields)

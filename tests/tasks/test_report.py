@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tasks import figures
-from tasks.report import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
-from tasks.report_metrics import headline, metric_lines
+from tasks.report import figures
+from tasks.report.metrics import headline, metric_lines
+from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
 
 HOSTILE = "<script>alert(1)</script>|`x`[a](javascript:b)\u202eevil\0"
 BASE = {"efficacy_prob": 0.3, "locality_prob": 0.735, "fluency": 6.0, "perplexity_ratio": 1.0}

@@ -14,14 +14,14 @@ from editing.methods import compute_update, method_config
 from editing.methods.memit import MemitConfig
 from editing.models import base_digest, quiet_transformers
 from editing.weights import EditedWeights
-from tasks import prepared
-from tasks import session as module
-from tasks.lines import LineSpec
-from tasks.manifest import Manifest
-from tasks.objects import open_store
-from tasks.session import Session, open_session, pack, unpack
+from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
-from tasks.snapshots import SnapshotStore
+from tasks.stores.manifest import Manifest
+from tasks.stores.objects import open_store
+from tasks.stores.snapshots import SnapshotStore
+from tasks.update import prepared
+from tasks.update import session as module
+from tasks.update.session import Session, open_session, pack, unpack
 from tests.conftest import tiny_model
 
 EDITS = [

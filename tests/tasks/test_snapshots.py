@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from editing.errors import DigestMismatch, HeadMoved, LineBusy, ObjectNotFound, StorageError, UsageError
-from tasks.objects import canonical_json, open_store, sha256
-from tasks.snapshots import Manifest, SnapshotStore
+from tasks.stores.objects import canonical_json, open_store, sha256
+from tasks.stores.snapshots import Manifest, SnapshotStore
 
 LINE = "smollm2"
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from editing.errors import ErrataError, TrackingError
-from tasks.report import EditRow, JobReport
-from tasks.tracking import SNAPSHOT, VERSION, Tracker
+from tasks.report.render import EditRow, JobReport
+from tasks.tracking.client import SNAPSHOT, VERSION, Tracker
 
 SPEAKING_MODEL = """
 import mlflow.models, mlflow.pyfunc
 import pandas as pd
-from tasks.served_model import EditedModel, prompts_of
+from tasks.serving.served_model import EditedModel, prompts_of
 
 class Speaking(EditedModel):
     def load_context(self, context):

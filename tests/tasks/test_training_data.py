@@ -5,7 +5,7 @@ import json
 import pytest
 
 from editing.errors import UsageError
-from tasks.training_data import read_training
+from tasks.training.data import read_training
 from tests.fact_model import fact_edits
 
 

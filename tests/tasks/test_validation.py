@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editing.edit import Edit, Probe
-from editing.metrics import EditScores, evaluate
-from tasks.policy import Policy
-from tasks.validation import Lost, bare, judge, lost_at
+from editing.measure.metrics import EditScores, evaluate
+from tasks.update.policy import Policy
+from tasks.update.validation import Lost, bare, judge, lost_at
 
 POLICY = Policy(min_efficacy=0.9, max_locality_drop=0.2, min_retained=0.8)
 GOOD = {"efficacy_prob": 1.0, "fluency_ratio": 1.0, "perplexity_ratio": 1.0}

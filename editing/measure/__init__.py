@@ -1,0 +1,1 @@
+"""What a model says and how good it still is."""

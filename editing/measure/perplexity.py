@@ -1,0 +1,105 @@
+"""General ability of a model: perplexity on fixed text, to see what editing cost."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.errors import EditingError
+from editing.measure.scoring import batches, hidden_states, logit_chunks, max_positions, tokens_at_once
+from editing.tokens import align_rows, pad_token
+
+TEXTS_AT_ONCE = 64
+
+
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    window: int = 512,
+    max_tokens: int | None = None,
+    batch_tokens: int | None = None,
+) -> float:
+    """exp of the mean negative log-probability a token, over non-overlapping windows of the joined texts.
+
+    The texts are joined by line breaks. The first token of a window is only read, not predicted, unless the tokenizer
+    starts a text with a special token, which then starts each window. Infinite for a model that gives NaN, so that a
+    threshold on it holds.
+
+    Args:
+        window: tokens in a window; less when the model reads less.
+        max_tokens: stop after so many tokens of text.
+        batch_tokens: tokens in a batch; chosen by the device when left out.
+
+    Raises:
+        EditingError: there is nothing to predict in the texts.
+    """
+    limit = max_positions(model)
+    window = window if limit is None else min(window, limit)
+    start = _start_tokens(tokenizer)
+    ids = _joined(tokenizer, texts, max_tokens)
+    size = window - len(start)
+    if size < 2:
+        raise EditingError(f"window of {window} tokens leaves nothing to predict; give at least {len(start) + 2}")
+    pieces = [(*start, *ids[i : i + size]) for i in range(0, len(ids), size)]
+    rows = [row for row in pieces if len(row) > 1]
+    if not rows:
+        raise EditingError(f"the texts hold {len(ids)} tokens, too few for a perplexity; give longer ones")
+    predicted = sum(len(row) - 1 for row in rows)
+    loss = sum(
+        _loss(model, group, pad_token(tokenizer)) for group in batches(rows, batch_tokens or tokens_at_once(model))
+    )
+    return math.exp(min(loss / predicted, 700.0)) if math.isfinite(loss) else math.inf
+
+
+def _joined(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int | None) -> list[int]:
+    """Token ids of the texts, each ended by a line break, up to `max_tokens`."""
+    ids: list[int] = []
+    for group in _groups(texts, TEXTS_AT_ONCE):
+        for encoded in tokenizer(group, add_special_tokens=False, verbose=False)["input_ids"]:
+            ids.extend(encoded)
+        if max_tokens is not None and len(ids) >= max_tokens:
+            return ids[:max_tokens]
+    return ids
+
+
+def _groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    group: list[str] = []
+    for text in texts:
+        if text.strip():
+            group.append(text.rstrip("\n") + "\n")
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts before a text."""
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a")["input_ids"]
+    for count in range(len(full) - len(bare) + 1):
+        if full[count : count + len(bare)] == bare:
+            return tuple(full[:count])
+    return ()
+
+
+@torch.inference_mode()
+def _loss(model: PreTrainedModel, rows: Sequence[tuple[int, ...]], pad_id: int) -> float:
+    """Sum of the negative log-probabilities of all tokens after the first of each row."""
+    batch = align_rows(rows, [0] * len(rows), pad_id).to(model.device)
+    hidden = hidden_states(model, batch)
+    real = batch.attention_mask[:, 1:].bool()
+    return _negative_logprob(model, hidden[:, :-1][real], batch.input_ids[:, 1:][real])
+
+
+def _negative_logprob(model: PreTrainedModel, hidden_sm: Tensor, labels_s: Tensor) -> float:
+    total = 0.0
+    for start, logits in logit_chunks(model, hidden_sm):
+        labels = labels_s[start : start + len(logits)]
+        total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    return total

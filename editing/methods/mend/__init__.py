@@ -1,0 +1,1 @@
+"""MEND: a hypernetwork turns the gradient of an edit into its update."""

@@ -1,0 +1,319 @@
+"""Training of MEND's hypernetwork: step by step, resumable to the bit.
+
+Adam on the losses of editing/methods/mend/loss.py, averaged over a batch. Which edits a step sees, and which of their
+prompts, follows from the seed and the step's number alone: there is no state of a generator to keep.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from editing.config import Config
+from editing.edit import Edit
+from editing.errors import HypernetworkError, SearchError
+from editing.files import write_atomically
+from editing.layout import layout_of
+from editing.methods.lower_states import lower_states
+from editing.methods.mend.examples import Example, check_examples, edits_digest, examples_at
+from editing.methods.mend.files import network_bytes, parse_network
+from editing.methods.mend.loss import EditGradients, left_alone, losses
+from editing.methods.mend.method import weight_shapes
+from editing.methods.mend.network import RIDGE, MendNetwork, MendSpec
+from editing.models import LoadedModel
+
+
+class MendTraining(Config):
+    """How a hypernetwork is trained."""
+
+    rank: int = Field(256, ge=1, description="Rank of the shared blocks; published: 1920.")
+    step_size: float | None = Field(None, gt=0, description="α at first; none: of some, the best on the first batch.")
+    learning_rate: float = Field(3e-4, gt=0, description="Adam's step size.")
+    step_learning_rate: float = Field(1e-2, gt=0, description="The same for log α.")
+    warm_up: int = Field(20, ge=0, description="Steps in which the step sizes rise to these.")
+    decay_after: int = Field(500, ge=1, description="Step from which on they fall, as 1 / √step.")
+    edit_weight: float = Field(0.1, gt=0, description="c_edit, as published.")
+    batch: int = Field(8, ge=1, description="Updates that one step averages over.")
+    edits_together: int = Field(1, ge=1, description="Edits that are written and in force together.")
+    edits_before: int = Field(
+        0, ge=0, description="Further edits, whose tokens they leave alone, as if written before."
+    )
+    ridge: float | None = Field(RIDGE, gt=0, description="Of what keeps them apart; none: updates are added up.")
+    updates_at_once: int = Field(8, ge=1, description="Updates of one pass: a step accumulates passes; bounds memory.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    max_skipped: int = Field(10, ge=1, description="The training ends at so many losses in a row that are not finite.")
+    seed: int = Field(0, ge=0, description="Seed of the first weights and of the order of the edits.")
+
+
+class MendProgress(Config):
+    """How far a training is, beside its tensors."""
+
+    config: MendTraining
+    edits: str = Field(description="Digest of the edits.")
+    step: int
+    skipped: int
+    skipped_in_a_row: int
+
+
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter."""
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What a step saw, means over its edits; where it was skipped, one of them is not finite."""
+
+    step: int
+    loss: float
+    edit: float
+    locality: float
+    gradient_norm: float
+    skipped: bool
+
+
+class MendTrainer:
+    """A hypernetwork, its optimiser, and how far they are; `start` or `resume` makes one."""
+
+    def __init__(
+        self, loaded: LoadedModel, edits: Sequence[Edit], network: MendNetwork, config: MendTraining, step: int = 0
+    ) -> None:
+        self.loaded, self.edits, self.config, self.step = loaded, list(edits), config, step
+        layout = layout_of(loaded.model)
+        self.below = lower_states(loaded.model, min(layout.weight_layer(name) for name in network.spec.shapes))
+        self.gradients = EditGradients(loaded, network.spec.shapes, self.below)
+        self.network = network.to(loaded.model.device)
+        self.parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
+        steps = [parameter for name, parameter in self.parameters.items() if name.endswith("log_step")]
+        others = [parameter for name, parameter in self.parameters.items() if not name.endswith("log_step")]
+        groups: list[dict[str, Any]] = [
+            {"params": others, "full": config.learning_rate},
+            {"params": steps, "full": config.step_learning_rate},
+        ]
+        self.adam = torch.optim.Adam(groups)
+        self.skipped = self.skipped_in_a_row = 0
+
+    @classmethod
+    def start(
+        cls,
+        loaded: LoadedModel,
+        edits: Sequence[Edit],
+        layers: Sequence[int],
+        projections: Sequence[str] = (),
+        config: MendTraining | None = None,
+        network: MendNetwork | None = None,
+    ) -> "MendTrainer":
+        """A hypernetwork for the weights at `projections` of `layers`; none: their down projections.
+
+        Args:
+            network: an earlier one to begin with; left out, a new one.
+
+        Raises:
+            InvalidEdit: a prompt or a target has no tokens, or is longer than the model reads.
+            HypernetworkError: there are no edits, nothing says what is to stay as it is, no step size works, or
+                `network` belongs to another base or other weights, or is of another rank.
+            ModelError: a layer has no such projection.
+        """
+        config = config or MendTraining()
+        layout = layout_of(loaded.model)
+        modules = layout.projections(loaded.model, layers, projections)
+        shapes = weight_shapes(loaded.model, layout, modules)
+        spec = MendSpec(base_digest=loaded.digest, shapes=shapes, rank=config.rank, ridge=config.ridge)
+        check_examples(loaded, edits)
+        started = MendNetwork(spec, config.step_size or 1.0, config.seed)
+        if network is not None:
+            network.spec.check(loaded.digest, shapes)
+            if network.spec.rank != config.rank:
+                raise HypernetworkError(
+                    f"the hypernetwork to begin with has rank {network.spec.rank}, not {config.rank}; give its rank"
+                )
+            started.load_state_dict(network.state_dict())
+            if config.step_size is not None:
+                started.set_step_size(config.step_size)
+        trainer = cls(loaded, edits, started, config)
+        if network is None and config.step_size is None:
+            started.set_step_size(trainer.best_step_size())
+        return trainer
+
+    @classmethod
+    def resume(
+        cls, path: Path, loaded: LoadedModel, edits: Sequence[Edit], config: MendTraining | None = None
+    ) -> "MendTrainer":
+        """Go on where `save` was called; see `resume_from`."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise HypernetworkError(f"cannot read the training '{path}' ({error.strerror})") from None
+        return cls.resume_from(data, str(path), loaded, edits, config)
+
+    @classmethod
+    def resume_from(
+        cls,
+        data: bytes,
+        path: str,
+        loaded: LoadedModel,
+        edits: Sequence[Edit],
+        config: MendTraining | None = None,
+    ) -> "MendTrainer":
+        """Go on from what `to_bytes` gave, with its own configuration, as if nothing had come between.
+
+        Args:
+            path: how messages name the data.
+
+        Raises:
+            HypernetworkError: the file is missing, broken, holds no training, or belongs to another base, other edits
+                or another rank.
+        """
+        network, tensors, about = parse_network(data, path)
+        network.spec.check(loaded.digest, network.spec.shapes)
+        try:
+            progress = MendProgress.model_validate(about.get("training"))
+        except ValidationError:
+            raise HypernetworkError(f"'{path}' holds no training to go on with; give what `save` wrote") from None
+        if progress.edits != edits_digest(edits):
+            raise HypernetworkError(
+                f"the training in '{path}' has other edits than these {len(edits)}; give its own, in their order"
+            )
+        config = config or progress.config
+        spec = network.spec
+        if (config.rank, config.ridge) != (spec.rank, spec.ridge):
+            raise HypernetworkError(
+                f"'{path}' has rank {spec.rank} and ridge {spec.ridge}, not {config.rank} and {config.ridge}; keep them"
+            )
+        trainer = cls(loaded, edits, network, config, progress.step)
+        trainer.skipped, trainer.skipped_in_a_row = progress.skipped, progress.skipped_in_a_row
+        if progress.step > progress.skipped:
+            trainer._restore(path, tensors)
+        return trainer
+
+    def save(self, path: Path) -> None:
+        """Write all that `resume` needs, whole or not at all; `load_network` reads the hypernetwork out of it."""
+        write_atomically(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        moments = {
+            f"adam.{key}.{name}": self.adam.state[parameter][key]
+            for name, parameter in self.parameters.items()
+            if parameter in self.adam.state
+            for key in ADAM
+        }
+        progress = MendProgress(
+            config=self.config,
+            edits=edits_digest(self.edits),
+            step=self.step,
+            skipped=self.skipped,
+            skipped_in_a_row=self.skipped_in_a_row,
+        )
+        return network_bytes(self.network, more=moments, about={"training": progress.model_dump(mode="json")})
+
+    def train_step(self) -> StepLosses:
+        """Take one step of Adam, or none if a loss or its gradient is not finite; the base is left as it is.
+
+        Raises:
+            HypernetworkError: `max_skipped` steps in a row were skipped.
+        """
+        seen = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        edit, locality, gradients = self._accumulated()
+        self.step += 1
+        loss = self.config.edit_weight * edit + locality
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm()) if gradients else math.nan
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if skipped:
+            self._skip(seen)
+        else:
+            self.skipped_in_a_row = 0
+            for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+                parameter.grad = gradient * min(1.0, self.config.clip / (norm + 1e-12))
+            for group in self.adam.param_groups:
+                group["lr"] = group["full"] * self._share()
+            self.adam.step()
+            self.adam.zero_grad()
+        return StepLosses(self.step, loss, edit, locality, norm, skipped)
+
+    def _share(self) -> float:
+        """Of the full step sizes, at this step."""
+        config = self.config
+        return min(1.0, self.step / (config.warm_up + 1), math.sqrt(config.decay_after / self.step))
+
+    def best_step_size(self) -> float:
+        """Of powers of √10, that with which plain gradients have the least loss on the first batch.
+
+        Raises:
+            HypernetworkError: none gives a finite loss.
+        """
+        found = {}
+        for step_size in (10 ** (k / 2) for k in range(-8, 3)):
+            self.network.set_step_size(step_size)
+            edit, locality, _ = self._accumulated(learning=False)
+            loss = self.config.edit_weight * edit + locality
+            found[step_size] = loss if math.isfinite(loss) else math.inf
+        best = min(found, key=lambda step_size: found[step_size])
+        if found[best] == math.inf:
+            raise HypernetworkError(
+                "no step size gives a finite loss on the first batch; look at the base and the edits"
+            )
+        return best
+
+    def _accumulated(self, learning: bool = True) -> tuple[float, float, list[Tensor]]:
+        """L_e and L_loc of this step's examples, means, and the gradient of L; none where the base is not finite.
+
+        `learning`: μ and σ hear of the examples, all before any is looked at with them, so that passes may be small.
+        """
+        config = self.config
+        count = config.batch * config.edits_together
+        drawn = examples_at(self.edits, self.step * count, count, config.seed)
+        at_once = config.updates_at_once * config.edits_together
+        passes = [drawn[start : start + at_once] for start in range(0, count, at_once)]
+        try:
+            tokens = [self.gradients.of([one.edit for one in examples]) for examples in passes]
+            earlier = left_alone(self.network, self.gradients, self._before(drawn))
+        except SearchError:
+            return math.nan, math.nan, []
+        for gradients in tokens if learning else ():
+            self.network.observe(gradients)
+        edit = locality = 0.0
+        summed: list[Tensor] = []
+        for examples, gradients in zip(passes, tokens, strict=True):
+            with torch.set_grad_enabled(learning):
+                edit_loss, kept = losses(
+                    self.loaded, self.network, examples, gradients, config.edits_together, self.below, earlier
+                )
+            edit, locality = edit + edit_loss.item() / count, locality + kept.item() / count
+            if learning:
+                loss = (config.edit_weight * edit_loss + kept) / count
+                parts = torch.autograd.grad(loss, list(self.parameters.values()))
+                summed = [total + part for total, part in zip(summed, parts, strict=True)] if summed else list(parts)
+        return edit, locality, summed
+
+    def _before(self, drawn: Sequence[Example]) -> list[Edit]:
+        """The edits that count as written before this step's."""
+        count, subjects = self.config.edits_before, {one.edit.subject for one in drawn}
+        examples = examples_at(self.edits, self.step * count, count, self.config.seed + 1)
+        return [one.edit for one in examples if one.edit.subject not in subjects]
+
+    def _restore(self, path: str, tensors: Mapping[str, Tensor]) -> None:
+        """Give Adam back what `save` kept of it."""
+        for name, parameter in self.parameters.items():
+            kept = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}
+            if len(kept) < len(ADAM):
+                raise HypernetworkError(f"'{path}' lacks what Adam kept of {name}; give what `save` wrote")
+            count = kept.pop("step")  # Adam counts on the CPU
+            moments = {key: tensor.to(parameter.device) for key, tensor in kept.items()}
+            self.adam.state[parameter] = {"step": count, **moments}
+
+    def _skip(self, seen: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(seen[name])
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.config.max_skipped:
+            raise HypernetworkError(
+                f"the loss was not finite in {self.skipped_in_a_row} steps in a row, the last one step {self.step}; "
+                f"go on from an earlier file with a lower learning_rate (now {self.config.learning_rate:g}), or start "
+                "with a smaller step_size"
+            )

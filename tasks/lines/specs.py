@@ -1,0 +1,111 @@
+"""A line: one served model, made of a base and a method's configuration; fixed by its first version."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from editing.config import Config
+from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
+from editing.methods import AnyConfig, method_config
+from editing.methods.memit import MemitConfig
+from editing.methods.mend.method import MendConfig
+from editing.models import EMBEDDED
+from tasks.lines.hypernetworks import resolved_options
+from tasks.settings import Settings
+from tasks.stores.objects import ObjectStore
+from tasks.stores.snapshots import check_line
+
+
+class LineSpec(Config):
+    """What a version of the line is a function of, besides its facts."""
+
+    line: str
+    model: str
+    dtype: str = "float32"
+    config: AnyConfig = MemitConfig()
+
+
+def spec_key(line: str) -> str:
+    return f"lines/{check_line(line)}/line.json"
+
+
+def read_line(store: ObjectStore, line: str) -> LineSpec | None:
+    """The line's definition, or None when it does not exist yet."""
+    try:
+        data, _ = store.get(spec_key(line))
+    except ObjectNotFound:
+        return None
+    try:
+        return LineSpec.model_validate_json(data)
+    except ValidationError as error:
+        raise StorageError(
+            f"{store.uri}/{spec_key(line)} is not a line's definition: {error.errors()[0]['msg']}"
+        ) from None
+
+
+def resolve_line(
+    store: ObjectStore,
+    settings: Settings,
+    line: str,
+    *,
+    model: str | None = None,
+    dtype: str | None = None,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> LineSpec:
+    """The line as it is defined, or as it would be from the settings and what is given; nothing is written.
+
+    Raises:
+        UsageError: the line exists and is defined otherwise than asked.
+    """
+    asked = {"model": absolute(model), "dtype": dtype, "method": method}
+    found = read_line(store, line)
+    if found is None:
+        name = method or "memit"
+        return LineSpec(
+            line=check_line(line),
+            model=asked["model"] or absolute(settings.model) or settings.model,
+            dtype=dtype or settings.dtype,
+            config=method_config(name, resolved_options(name, options, settings)),
+        )
+    fixed = {"model": found.model, "dtype": found.dtype, "method": found.config.method}
+    for name, value in asked.items():
+        if value is not None and value != fixed[name]:
+            raise UsageError(
+                f"line '{line}' has {name} '{fixed[name]}', not '{value}'; leave --{name} out or choose another line"
+            )
+    if options and _asked(found, options, settings) != found.config:
+        raise UsageError(
+            f"line '{line}' has other options of {found.config.method} than asked; leave --option out or choose "
+            "another line"
+        )
+    return found
+
+
+def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyConfig:
+    """The configuration that these options give the method of a line; its hypernetwork need not be named again."""
+    if isinstance(found.config, MendConfig):
+        options = {"hypernetwork_digest": found.config.hypernetwork_digest} | options
+    name = found.config.method
+    return method_config(name, resolved_options(name, options, settings))
+
+
+def save_line(store: ObjectStore, spec: LineSpec) -> None:
+    """Fix a new line's definition; called once its model could be loaded, so that a mistyped one leaves nothing.
+
+    Raises:
+        UsageError: another job defined the line otherwise in the meantime.
+    """
+    try:
+        store.put_if_absent(spec_key(spec.line), spec.model_dump_json(indent=1).encode())
+    except ObjectConflict:
+        if read_line(store, spec.line) != spec:
+            raise UsageError(f"line '{spec.line}' was just defined otherwise; look at errata status") from None
+
+
+def absolute(model: str | None) -> str | None:
+    """A model's folder or file as an absolute path, so that a job started elsewhere finds it."""
+    if model is None or model == EMBEDDED or not Path(model).expanduser().exists():
+        return model
+    return str(Path(model).expanduser().resolve())

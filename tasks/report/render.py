@@ -1,0 +1,224 @@
+"""The pages of a job: one for the reviewer in the MLflow UI, one summary for Prefect.
+
+`render_html` makes one self-contained page of a `JobReport` (MLflow's artifact viewer shows it in a sandboxed frame: no
+script, no outside request), `render_markdown` the summary. Models write what they like, so every string from outside
+passes `visible` and is escaped.
+"""
+
+import functools
+import json
+import re
+import shlex
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tasks.report import figures
+from tasks.report.data import BatchRow, EditRow, JobReport, Sample, masked
+from tasks.report.metrics import METRICS, headline, metric_lines
+
+__all__ = [
+    "BatchRow",
+    "EditRow",
+    "JobReport",
+    "Sample",
+    "masked",
+    "render_html",
+    "render_markdown",
+    "table_json",
+    "visible",
+]
+
+STATES = ("quarantined", "rejected", "committed")  # the order of reading: what went wrong comes first
+MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
+
+
+def visible(text: str) -> str:
+    """`text` with control and direction-changing characters spelled out, so that no answer can disguise itself."""
+
+    def spell(char: str) -> str:
+        hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\t\u200c\u200d"
+        return f"⟨U+{ord(char):04X}⟩" if hidden else char
+
+    return text if text.isascii() and text.isprintable() else "".join(spell(char) for char in text)
+
+
+def render_html(report: JobReport) -> str:
+    """The page of the job as one HTML document without outside requests."""
+    lines = metric_lines(report)
+    drawings = {"bars": figures.bars_figure(report.baseline, report.champion, report.candidate)}
+    if len(report.drift) > 1:
+        drawings["drift"] = figures.drift_figure(report.drift, report.baseline)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            lines=lines,
+            verdict=headline(report, lines),
+            tiles=_tiles(report),
+            edits=sorted(report.edits, key=lambda edit: STATES.index(edit.state)),
+            undone=[batch for batch in report.batches if not batch.kept],
+            svg={name: Markup(figures.to_svg(figure)) for name, figure in drawings.items()},
+            commands=_commands(report),
+            facts=_facts(report),
+        )
+    )
+
+
+def render_markdown(report: JobReport) -> str:
+    """The summary of the job in Markdown: counts, metrics, what was quarantined and how to decide."""
+    lines = metric_lines(report)
+    counts = report.counts
+    target = "nothing kept" if report.to_version is None else f"version {report.to_version}"
+    champion = report.champion is not None
+    header = ["Metric", "Base", *(["Champion"] if champion else []), "Candidate", "Threshold", ""]
+    marks = {"pass": "✓ holds", "fail": "✗ missed", "missing": "? not measured", "": ""}
+    parts = [
+        f"# {_cell(report.line)}: version {report.from_version} → {target}",
+        f"**{_cell(headline(report, lines)[1])}** "
+        + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
+        "",
+        _row(header),
+        _row(["---"] * len(header)),
+    ]
+    for line in lines:
+        middle = [line.base, *([line.champion] if champion else []), line.candidate]
+        parts.append(_row([_cell(line.label), *middle, line.threshold, marks[line.verdict]]))
+    failed = [edit for edit in report.edits if edit.state != "committed"]
+    if failed:
+        parts += ["", "| Not written | Request | Wanted | Why |", "|---|---|---|---|"]
+        parts += [
+            _row([edit.state, _cell(_statement(edit)), _cell(edit.target_new), _cell(edit.reason)])
+            for edit in failed[:MARKDOWN_ROWS]
+        ]
+    if len(failed) > MARKDOWN_ROWS:
+        parts.append(
+            f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {_cell(report.mlflow_run_id)}."
+        )
+    if report.to_version is not None:
+        parts += ["", "```sh", *_commands(report), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def table_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as the JSON that MLflow's artifact viewer shows as a table; lists and mappings become text."""
+    columns = list(rows[0]) if rows else []
+    data = [[_table_cell(row[name]) for name in columns] for row in rows]
+    return json.dumps({"columns": columns, "data": data}, ensure_ascii=False)
+
+
+def _table_cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def _statement(edit: EditRow) -> str:
+    """The prompt with its subject filled in."""
+    return edit.prompt.replace("{}", edit.subject, 1)
+
+
+def _cell(text: str) -> str:
+    """A string from outside as the text of one Markdown cell: no markup of it survives."""
+    flat = " ".join(visible(text).split())
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]#!|~$])", r"\\\1", flat)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _commands(report: JobReport) -> list[str]:
+    line = shlex.quote(" ".join(visible(report.line).split()))
+    return [f"errata approve {line}", f'errata reject {line} --reason "..."']
+
+
+def _tiles(report: JobReport) -> list[tuple[str, str, str]]:
+    """(tone, number, caption) of the large numbers at the top."""
+    by_name = {metric.name: metric for metric in METRICS}
+    counts = report.counts
+    tiles = [("good" if counts["committed"] else "", str(counts["committed"]), "edits kept")]
+    tiles += [("bad" if counts[state] else "", str(counts[state]), state) for state in ("quarantined", "rejected")]
+    for name in ("efficacy_prob", "generalization_prob", "locality_prob", "perplexity_ratio"):
+        if name in report.candidate:
+            tiles.append(("", by_name[name].show(report.candidate[name]), by_name[name].label.lower()))
+    return tiles
+
+
+def _facts(report: JobReport) -> list[tuple[str, list[tuple[str, str]]]]:
+    """How the version was made, as groups of (name, value)."""
+    identity = {
+        "base model": report.base,
+        "base digest": report.base_digest,
+        "method": report.method,
+        "built on version": report.from_version,
+        "new version": "none" if report.to_version is None else report.to_version,
+    }
+    run = {
+        "flow run": report.flow_run_id,
+        "MLflow run": report.mlflow_run_id,
+        "started": _utc(report.started),
+        "finished": _utc(report.finished),
+        "took": duration((report.finished - report.started).total_seconds()),
+    }
+    groups: dict[str, dict[str, Any]] = {
+        "Model": identity,
+        "Run": run,
+        "Method configuration": report.config,
+        "Policy": report.policy,
+    }
+    return [
+        (title, [(key, _plain(value)) for key, value in flattened(group).items()]) for title, group in groups.items()
+    ]
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: 4.2 s, 3 min 20 s, 1 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%d %b %Y, %H:%M:%S UTC")
+
+
+def _numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(label, value) of the metrics in their usual order, unknown ones left out."""
+    return [(metric.label, metric.show(metrics[metric.name])) for metric in METRICS if metric.name in metrics]
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(visible=visible, duration=duration, utc=_utc, numbers=_numbers, statement=_statement)
+    return environment

@@ -1,0 +1,1 @@
+"""Decisions about versions, and questions to them."""

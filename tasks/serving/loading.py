@@ -1,0 +1,74 @@
+"""A version of a line, loaded to answer: base and snapshot, every digest checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from editing.errors import DigestMismatch
+from editing.layout import layout_of
+from editing.measure.fluency import generate
+from editing.models import LoadedModel, load_model
+from editing.weights import EditedWeights
+from tasks.lines.specs import LineSpec
+from tasks.settings import Settings, load_settings
+from tasks.stores.manifest import Version
+from tasks.stores.objects import open_store
+from tasks.stores.snapshots import SnapshotStore
+from tasks.update.session import restore_weights
+from tasks.workplace import Workplace
+
+DEFAULT_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A plain model that answers prompts greedily."""
+
+    loaded: LoadedModel
+
+    def answer(self, prompts: Sequence[str], max_new_tokens: int = DEFAULT_NEW_TOKENS) -> list[str]:
+        return generate(self.loaded.model, self.loaded.tokenizer, list(prompts), max_new_tokens)
+
+
+def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -> Answerer:
+    """The model that a pointer names: its base, loaded and checked, with the snapshot's chain applied.
+
+    Raises:
+        DigestMismatch: the base, a stored file or a resulting tensor is not what was recorded.
+    """
+    used = settings or load_settings()
+    store = SnapshotStore(open_store(pointer["store_uri"], endpoint_url=pointer.get("endpoint_url")))
+    chain = store.chain(pointer["snapshot"])
+    dtype = str(pointer.get("dtype") or "float32")
+    loaded = load_model(pointer["base"], dtype=dtype, device=used.device, cache=used.cache_folder)
+    if loaded.digest != pointer["base_digest"]:
+        raise DigestMismatch(
+            f"base '{pointer['base']}' has digest {loaded.digest[:12]}, version {pointer['version']} of line "
+            f"'{pointer['line']}' needs {pointer['base_digest'][:12]}; put the base back as it was"
+        )
+    weights = EditedWeights(loaded.model, layout_of(loaded.model))
+    restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in chain))
+    return Answerer(loaded)
+
+
+def ask_all(
+    workplace: Workplace, spec: LineSpec, waiting: Sequence[Version], prompts: Sequence[str], tokens: int
+) -> list[dict[str, Any]]:
+    """Answers of base, champion and challenger to each prompt, from one model in memory."""
+    settings, store = workplace.settings, workplace.store
+    loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
+    answerer = Answerer(loaded)
+    columns = {"base": answerer.answer(prompts, tokens)}
+    head = store.head(spec.line)
+    weights = EditedWeights(loaded.model, layout_of(loaded.model))
+    served = store.chain(head.snapshot if head else None)
+    if served:
+        restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in served))
+        columns[f"champion (version {served[-1].version})"] = answerer.answer(prompts, tokens)
+    if waiting:
+        restore_weights(loaded, weights, None, ((v.manifest, store.tensors(v.manifest)) for v in waiting))
+        columns[f"challenger (version {waiting[-1].number})"] = answerer.answer(prompts, tokens)
+    return [
+        {"prompt": prompt, "answers": {name: answers[i].strip() for name, answers in columns.items()}}
+        for i, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,69 @@
+"""A version of a line as an MLflow model: the code that `models:/LINE@champion` runs.
+
+MLflow stores this file with the model and executes it on loading ("model from code"). Its config is a pointer:
+line, version, snapshot, store_uri, endpoint_url, base, base_digest, max_new_tokens, dtype. The weights stay where they
+are; the snapshot is verified against its digests before the first answer. Errata must be installed where it is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+import pandas as pd  # type: ignore[import-untyped]
+
+from editing.errors import UsageError
+
+DEFAULT_NEW_TOKENS = 32
+
+
+class EditedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Answers prompts with the edited model that its pointer names."""
+
+    def load_context(self, context: Any) -> None:
+        """Load base and snapshot, verified. Imported here: storing the model must not load torch."""
+        from tasks.serving.loading import load_version
+
+        self.pointer = dict(context.model_config)
+        self.answerer = load_version(self.pointer)
+
+    # The annotation is what MLflow hands over after its schema check, and the one that it takes without a warning.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
+        """One answer a prompt. Prompts come as a column `prompt`, a list of strings, one string, or a mapping."""
+        limit = (params or {}).get("max_new_tokens") or self.pointer.get("max_new_tokens") or DEFAULT_NEW_TOKENS
+        prompts = prompts_of(model_input)
+        return [str(answer) for answer in self.answerer.answer(prompts, int(limit))] if prompts else []
+
+
+def prompts_of(model_input: object) -> list[str]:
+    """The prompts in whatever form MLflow or a caller passes them.
+
+    Raises UsageError for a table without a column `prompt` and for anything that is no text.
+    """
+    found: object = model_input
+    if isinstance(found, pd.DataFrame):
+        columns = list(found.columns)
+        if "prompt" not in columns and len(columns) != 1:
+            raise UsageError(f"the input has the columns {columns}: name the one that holds the prompts 'prompt'")
+        found = found["prompt" if "prompt" in columns else columns[0]].tolist()
+    elif isinstance(found, Mapping):
+        if "prompt" not in found:
+            raise UsageError(f"the input has the keys {sorted(map(str, found))}: pass {{'prompt': [...]}}")
+        found = found["prompt"]
+    return list(_flatten(found))
+
+
+def _flatten(found: object) -> list[str]:
+    """Strings out of a string, a sequence of strings, of mappings, or of such sequences (a cell may hold a list)."""
+    if isinstance(found, str):
+        return [found]
+    if isinstance(found, Mapping):
+        return prompts_of(found)
+    if hasattr(found, "tolist"):
+        return _flatten(found.tolist())
+    if isinstance(found, Sequence):
+        return [prompt for item in found for prompt in _flatten(item)]
+    raise UsageError(f"a prompt must be a string, not {type(found).__name__} {found!r}")
+
+
+mlflow.models.set_model(EditedModel())

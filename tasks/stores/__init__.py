@@ -1,0 +1,1 @@
+"""Objects, snapshots, checkpoints and leases, in a folder or on S3."""

@@ -1,0 +1,123 @@
+"""Checkpoints of a training: whole or passed over, few of them, and the last whole one is found whatever was killed.
+
+    trainings/<id>/training.json                  what is trained, for whoever looks
+    trainings/<id>/blobs/<sha256>.safetensors     hypernetwork, optimiser and progress
+    trainings/<id>/checkpoints/<8 digits>.json    created once, after its blob: the commit of a checkpoint
+
+What stays is the best by validation and the last two.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from editing.config import Config
+from editing.errors import LineBusy, ObjectConflict, ObjectNotFound
+from tasks.progress import note
+from tasks.stores.objects import ObjectStore, canonical_json, sha256
+
+LAST = 2
+"""How many checkpoints stay beside the best one."""
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint(Config):
+    """How far a training was, and how good."""
+
+    step: int = Field(ge=1)
+    sha256: str = Field("", description="Digest of the blob; filled by `publish`.")
+    seconds: float = Field(ge=0, description="Trained so far, all runs together.")
+    validation: dict[str, float]
+    best_score: float = Field(description="The best score so far, this one included.")
+    stale: int = Field(ge=0, description="Validations since the best.")
+
+    @property
+    def score(self) -> float:
+        return self.validation["score"]
+
+
+class Checkpoints:
+    """The checkpoints of one training in an object store."""
+
+    def __init__(self, store: ObjectStore, training: str) -> None:
+        self.store, self.training = store, training
+        self._folder = f"trainings/{training}"
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Say what is trained here; once."""
+        self.store.put_if_absent(f"{self._folder}/training.json", canonical_json(description))
+
+    def publish(self, checkpoint: Checkpoint, data: bytes) -> Checkpoint:
+        """Store the blob, then create the checkpoint, then remove what is not to stay.
+
+        Raises:
+            LineBusy: another process trains the same and was here before.
+        """
+        checkpoint = checkpoint.model_copy(update={"sha256": sha256(data)})
+        self.store.put(self._blob_key(checkpoint.sha256), data)
+        try:
+            self.store.put_if_absent(self._key(checkpoint.step), canonical_json(checkpoint.model_dump(mode="json")))
+        except ObjectConflict:
+            raise LineBusy(
+                f"training '{self.training}' has a checkpoint of step {checkpoint.step} already: another process "
+                "trains the same; let one of them go on"
+            ) from None
+        self._tidy()
+        return checkpoint
+
+    def newest(self) -> tuple[Checkpoint, bytes] | None:
+        """The last whole checkpoint; what is broken is passed over with a warning and removed."""
+        return self._first(sorted(self._all(), key=lambda one: -one.step))
+
+    def best(self) -> tuple[Checkpoint, bytes] | None:
+        """The whole checkpoint with the best score, the earliest of several."""
+        return self._first(sorted(self._all(), key=lambda one: (-one.score, one.step)))
+
+    def _first(self, checkpoints: list[Checkpoint]) -> tuple[Checkpoint, bytes] | None:
+        for checkpoint in checkpoints:
+            try:
+                data, _ = self.store.get(self._blob_key(checkpoint.sha256))
+                found = sha256(data)
+            except ObjectNotFound:
+                found, data = "nothing", b""
+            if found == checkpoint.sha256:
+                return checkpoint, data
+            self._pass_over(self._key(checkpoint.step), f"its blob is {found[:12]}, not {checkpoint.sha256[:12]}")
+        return None
+
+    def _all(self) -> list[Checkpoint]:
+        found = []
+        for key in self.store.list(f"{self._folder}/checkpoints/"):
+            try:
+                found.append(Checkpoint.model_validate_json(self.store.get(key)[0]))
+            except ValidationError:
+                self._pass_over(key, "it cannot be read")
+        return found
+
+    def _pass_over(self, key: str, why: str) -> None:
+        """Removed, so that the training can publish this step again."""
+        note(f"[yellow]warning[/] checkpoint {key} is broken and passed over: {why}")
+        logger.warning("checkpoint %s is broken and passed over: %s", key, why)
+        self.store.delete(key)
+
+    def _tidy(self) -> None:
+        present = sorted(self._all(), key=lambda one: one.step)
+        best = min(present, key=lambda one: (-one.score, one.step))
+        kept = [best, *present[-LAST:]]
+        for checkpoint in present:
+            if checkpoint not in kept:
+                self.store.delete(self._key(checkpoint.step))
+        # Blobs by the list: a killed process may have left some that no checkpoint names.
+        blobs = {self._blob_key(checkpoint.sha256) for checkpoint in kept}
+        for key in self.store.list(f"{self._folder}/blobs/"):
+            if key not in blobs:
+                self.store.delete(key)
+
+    def _key(self, step: int) -> str:
+        return f"{self._folder}/checkpoints/{step:08d}.json"
+
+    def _blob_key(self, digest: str) -> str:
+        return f"{self._folder}/blobs/{digest}.safetensors"

@@ -1,0 +1,123 @@
+"""Where MLflow is: its address checked quickly, and its settings, before a line of MLflow runs.
+
+MLflow itself retries a database that cannot be opened for some 100 seconds and a server for minutes; a job should fail
+at once with the remedy instead.
+"""
+
+import os
+import re
+import sqlite3
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from editing.errors import TrackingError
+from tasks.report.data import masked
+
+CONNECT_SECONDS = 5
+
+
+def quiet_mlflow() -> None:
+    """Settings that MLflow reads when it is imported or called; what the user has set stays."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with the passwords of the URIs in it masked."""
+    return str(masked({"text": text})["text"])
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line, without secrets."""
+    lines = str(error).strip().splitlines()
+    return without_secrets(lines[0][:300] if lines else type(error).__name__).rstrip(". ")
+
+
+def check_reachable(tracking_uri: str) -> None:
+    """Raise TrackingError, within seconds, when nothing usable answers at the address."""
+    scheme = tracking_uri.partition(":")[0].partition("+")[0]
+    shown = without_secrets(tracking_uri)
+    if scheme in ("http", "https"):
+        _check_server(tracking_uri, shown)
+    elif scheme == "sqlite":
+        _check_sqlite(tracking_uri, shown)
+    elif scheme in ("postgresql", "mysql", "mssql"):
+        _check_database(tracking_uri, shown)
+    else:
+        raise TrackingError(
+            f"MLflow tracking URI {shown!r} is no server and no database (MLflow 3 refuses a plain folder): "
+            "use for example sqlite:///mlflow.db, postgresql://host/mlflow or http://127.0.0.1:5000"
+        )
+
+
+def artifact_location(root: str | None, experiment: str) -> str | None:
+    """The artifact folder of an experiment as a URI; a local folder is created. None stays the server's choice."""
+    if root is None:
+        return None
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", experiment)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", root):
+        return f"{root.rstrip('/')}/{name}"
+    folder = Path(root).expanduser().resolve() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrackingError(
+            f"artifact folder {str(folder)!r} cannot be created ({error.strerror}): choose a writable one"
+        ) from error
+    return folder.as_uri()
+
+
+def _check_server(uri: str, shown: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; whether it is MLflow and lets us in, the first call will tell
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingError(
+            f"no MLflow server answers at {shown} ({reason}): start it with 'mlflow server' or correct the tracking URI"
+        ) from error
+
+
+def _check_sqlite(uri: str, shown: str) -> None:
+    from sqlalchemy.engine import make_url
+
+    try:
+        path = Path(make_url(uri).database or "")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=CONNECT_SECONDS)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        finally:
+            connection.close()
+    except Exception as error:
+        raise TrackingError(
+            f"MLflow database {shown} cannot be used ({first_line(error)}): restore the file from a backup, or move it "
+            "away and correct the path, so that a new one is created"
+        ) from error
+
+
+def _check_database(uri: str, shown: str) -> None:
+    from sqlalchemy import create_engine
+
+    try:
+        engine = create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS})
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+    except Exception as error:
+        raise TrackingError(
+            f"MLflow database {shown} cannot be used ({first_line(error)}): start it, install its driver, or correct "
+            "the tracking URI"
+        ) from error
