@@ -1,5 +1,7 @@
 """The exceptions of Errata: every failure that a user can cause or mend is one of these, with a one-line message.
 
+Those of storage, ledger and tracking stand in tasks/stores, tasks/ledger and tasks/tracking.
+
 ErrataError
 ├── EditingError          the library of editing
 │   ├── InvalidEdit       an edit that cannot be carried out as written
@@ -9,14 +11,6 @@ ErrataError
 │   ├── HypernetworkError a hypernetwork that is missing, broken, of another model, or cannot be trained
 │   ├── SearchError       a value search that became non-finite
 │   └── SolveError        a singular or non-finite solve
-├── StorageError          snapshots, HEAD and the lease of a line
-│   ├── ObjectNotFound
-│   ├── ObjectConflict    a compare-and-swap that lost
-│   ├── DigestMismatch    bytes that are not what their address says
-│   ├── LineBusy          another job holds the line
-│   └── HeadMoved         HEAD is no longer what the caller saw
-├── LedgerError           the table of events
-├── TrackingError         MLflow
 ├── PolicyError           thresholds and settings
 └── UsageError            a command or call that asks for something impossible
 """
@@ -56,38 +50,6 @@ class SearchError(EditingError):
 
 class SolveError(EditingError):
     """The linear system of a batch is singular or its solution is non-finite."""
-
-
-class StorageError(ErrataError):
-    """Snapshots, HEAD or the lease of a line."""
-
-
-class ObjectNotFound(StorageError):
-    """No object under this key."""
-
-
-class ObjectConflict(StorageError):
-    """A conditional write lost against another writer."""
-
-
-class DigestMismatch(StorageError):
-    """Stored bytes are not what their address says."""
-
-
-class LineBusy(StorageError):
-    """Another job holds the line."""
-
-
-class HeadMoved(StorageError):
-    """HEAD is no longer what the caller saw."""
-
-
-class LedgerError(ErrataError):
-    """The table of events cannot be read or written."""
-
-
-class TrackingError(ErrataError):
-    """MLflow cannot be reached or refuses."""
 
 
 class PolicyError(ErrataError):

@@ -12,7 +12,6 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
-from editing.errors import TrackingError
 from tasks.ledger.view import open_versions, reconcile
 from tasks.lines.specs import resolve_line
 from tasks.progress import note, progress
@@ -20,6 +19,7 @@ from tasks.report.data import EditRow, JobReport
 from tasks.report.render import render_markdown
 from tasks.stores.lease import acquire
 from tasks.tracking.client import Tracker
+from tasks.tracking.errors import TrackingError
 from tasks.update.job import Attempt, Job, read_texts
 from tasks.update.policy import Policy
 from tasks.update.steps import (
@@ -131,7 +131,7 @@ def write(job: Job, attempt: Attempt) -> None:
     if len(attempt.edits) == 1:
         quarantine(job, attempt)
         return
-    note(f"[yellow]undone[/] batch {attempt.name} ({len(attempt.edits)} edits): {'; '.join(attempt.verdict.reasons)}")
+    note(f"batch {attempt.name} ({len(attempt.edits)} edits): {'; '.join(attempt.verdict.reasons)}", "undone")
     for part, edits in enumerate(halves(attempt), start=1):
         write(job, Attempt(f"{attempt.name}.{part}", edits))
 

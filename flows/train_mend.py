@@ -9,8 +9,8 @@ from uuid import UUID
 from prefect import flow
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from editing.errors import TrackingError
 from tasks.progress import note
+from tasks.tracking.errors import TrackingError
 from tasks.training.data import TrainingData, read_training
 from tasks.training.job import TrainingJob, TrainingPlan, TrainingSummary
 from tasks.training.steps import checkpoint, log_curves, prepare, register, train, validate
@@ -69,7 +69,7 @@ def train_mend(
 def refuse(data: TrainingData) -> None:
     """Name the records that are left out."""
     for reason in data.refused:
-        note(f"[red]refused[/] {reason}")
+        note(reason, "refused")
 
 
 def default_name(model: str) -> str:

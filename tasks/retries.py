@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from editing.errors import StorageError, TrackingError
+from tasks.stores.errors import StorageError
+from tasks.tracking.errors import TrackingError
 
 _TWICE: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 10]}
 

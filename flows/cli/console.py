@@ -11,10 +11,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tasks.progress import listening
+from tasks.progress import NoteKind, listening
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+COLOURS: dict[NoteKind, str] = {
+    "kept": "green",
+    "undone": "yellow",
+    "quarantined": "yellow",
+    "rejected": "red",
+    "refused": "red",
+    "warning": "yellow",
+}
+"""How the terminal shows each kind of note."""
 
 
 class Terminal:
@@ -36,8 +45,9 @@ class Terminal:
             self._rows[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._rows[what], completed=done, total=total)
 
-    def note(self, text: str) -> None:
-        self._bars.console.print(text)
+    def note(self, text: str, kind: NoteKind) -> None:
+        label = f"[{COLOURS[kind]}]{kind}[/] " if kind else ""
+        self._bars.console.print(f"{label}{escape(text)}")
 
 
 @contextmanager

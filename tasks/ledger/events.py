@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from editing.errors import LedgerError
+from tasks.ledger.errors import LedgerError
 from tasks.stores.objects import check_line
 
 State = Literal[

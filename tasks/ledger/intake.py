@@ -9,10 +9,8 @@ from typing import Any
 from editing.edit import Edit, make_edit
 from editing.errors import InvalidEdit
 from editing.readers import BadRecord
-from editing.tokens import check_edit
 from tasks.ledger.events import Event, RequestState
 from tasks.ledger.table import Ledger
-from tasks.update.session import Session
 
 AT_ONCE = 1000
 """Requests in one append."""
@@ -123,18 +121,6 @@ def take(queued: Sequence[RequestState], live: Sequence[Edit], limit: int | None
                 f"contradicts request '{other.id}': '{edit.text}' is to answer '{other.target_new}' there and "
                 f"'{edit.target_new}' here; take the other back first"
             )
-    return Intake(tuple(accepted), rejected)
-
-
-def screen(session: Session, edits: Sequence[Edit]) -> Intake:
-    """Refuse what this model cannot take: a subject lost in tokens, a prompt longer than it reads."""
-    accepted, rejected = [], {}
-    for edit in edits:
-        try:
-            check_edit(session.loaded.model, session.loaded.tokenizer, edit)
-            accepted.append(edit)
-        except InvalidEdit as error:
-            rejected[edit.id] = str(error)
     return Intake(tuple(accepted), rejected)
 
 

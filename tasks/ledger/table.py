@@ -19,7 +19,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from editing.errors import LedgerError
+from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import TRANSITIONS, Event, RequestState, State, check_transition
 from tasks.stores.objects import check_line
 

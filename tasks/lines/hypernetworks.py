@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from editing.config import MethodConfig
-from editing.errors import HypernetworkError, ObjectNotFound, StorageError, UsageError
+from editing.errors import HypernetworkError, UsageError
 from editing.files import write_atomically
 from editing.methods.mend.files import network_bytes, parse_network
 from editing.methods.mend.method import MendConfig
 from tasks.settings import Settings
 from tasks.stores.checkpoints import Checkpoints
+from tasks.stores.errors import ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore, open_store, sha256
 
 FOLDER = "hypernetworks"

@@ -6,13 +6,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from editing.config import Config
-from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
+from editing.errors import UsageError
 from editing.methods import AnyConfig, method_config
 from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
 from tasks.lines.hypernetworks import resolved_options
 from tasks.settings import Settings
+from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore
 from tasks.stores.snapshots import check_line
 

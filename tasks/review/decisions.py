@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from editing.errors import TrackingError, UsageError
+from editing.errors import UsageError
 from tasks.ledger.events import Event
 from tasks.ledger.view import head_events, open_versions, reconcile, strand
 from tasks.lines.specs import read_line
+from tasks.review.aliases import sync_aliases
 from tasks.stores.lease import holder
 from tasks.stores.manifest import Head, Version
-from tasks.update.evaluation import sync_aliases
+from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
 
 

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from editing.errors import DigestMismatch
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings, load_settings
+from tasks.stores.batches import restore_weights
+from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Version
 from tasks.stores.objects import open_store
 from tasks.stores.snapshots import SnapshotStore
-from tasks.update.session import restore_weights
 from tasks.workplace import Workplace
 
 DEFAULT_NEW_TOKENS = 32

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from editing.config import Config
-from editing.errors import LineBusy, ObjectConflict, ObjectNotFound
 from tasks.progress import note
+from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound
 from tasks.stores.objects import ObjectStore, canonical_json, sha256
 
 LAST = 2
@@ -99,7 +99,7 @@ class Checkpoints:
 
     def _pass_over(self, key: str, why: str) -> None:
         """Removed, so that the training can publish this step again."""
-        note(f"[yellow]warning[/] checkpoint {key} is broken and passed over: {why}")
+        note(f"checkpoint {key} is broken and passed over: {why}", "warning")
         logger.warning("checkpoint %s is broken and passed over: %s", key, why)
         self.store.delete(key)
 

@@ -16,7 +16,7 @@ from types import TracebackType
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from editing.errors import LineBusy, ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore, canonical_json, check_line
 
 _logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from editing.errors import StorageError
+from tasks.stores.errors import StorageError
 from tasks.stores.objects import canonical_json, check_line
 
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
+from editing.errors import UsageError
+from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
 _LINE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

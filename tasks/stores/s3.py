@@ -11,7 +11,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from editing.errors import ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.objects import check_key
 
 T = TypeVar("T")

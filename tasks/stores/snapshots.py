@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from editing.errors import DigestMismatch, HeadMoved, LineBusy, ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.manifest import Head, Manifest, Version, head_bytes, manifest_bytes
 from tasks.stores.objects import ObjectStore, canonical_json, check_line, sha256
 

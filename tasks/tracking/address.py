@@ -11,8 +11,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from editing.errors import TrackingError
 from tasks.report.data import masked
+from tasks.tracking.errors import TrackingError
 
 CONNECT_SECONDS = 5
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from editing.errors import TrackingError
 from tasks.report import figures
 from tasks.report.render import JobReport, flattened, masked, render_html, render_markdown, table_json
 from tasks.tracking.address import (
@@ -28,6 +27,7 @@ from tasks.tracking.address import (
     quiet_mlflow,
     without_secrets,
 )
+from tasks.tracking.errors import TrackingError
 
 logger = logging.getLogger(__name__)
 

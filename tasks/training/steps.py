@@ -6,7 +6,6 @@ from collections.abc import Callable
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from editing.errors import StorageError
 from editing.files import write_atomically
 from editing.measure.metrics import evaluate
 from editing.methods.kept import release_memory
@@ -18,6 +17,7 @@ from tasks.lines.hypernetworks import cached, store_key
 from tasks.progress import note, progress
 from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
 from tasks.stores.checkpoints import Checkpoint
+from tasks.stores.errors import StorageError
 from tasks.stores.objects import sha256
 from tasks.tracking.hypernetworks import BASE, TRAINING
 from tasks.training.job import TrainingJob, TrainingSummary

@@ -184,7 +184,7 @@ class Job:
         for edit in attempt.edits:
             self.remember(edit, "committed", attempt=attempt, version=version.number)
         shown = "  ".join(f"{name} {version.manifest.metrics[name]:.3f}" for name in SHOWN)
-        note(f"[green]kept[/] batch {attempt.name} ({len(attempt.edits)} edits) as version {version.number}: {shown}")
+        note(f"batch {attempt.name} ({len(attempt.edits)} edits) as version {version.number}: {shown}", "kept")
 
     def remember(
         self,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.errors import DigestMismatch
 from editing.files import write_atomically
 from editing.layout import layout_of
 from editing.measure.fluency import fluency
@@ -24,10 +23,11 @@ from editing.methods.history import KeyHistory
 from editing.methods.mend.method import MendConfig, network_for
 from editing.models import LoadedModel, load_model
 from editing.search.values import search_values
-from editing.weights import EditedWeights, Factors, concatenate
+from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
+from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
 from tasks.update.prepared import Progress, prepare, silent
 
@@ -167,66 +167,6 @@ def open_session(
         loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights
     )
     return Session(loaded, config, setting, weights, cache, ready.held_out)
-
-
-def restore_weights(
-    loaded: LoadedModel,
-    weights: EditedWeights,
-    history: KeyHistory | None,
-    versions: Iterable[tuple[Manifest, dict[str, Tensor]]],
-) -> list[str]:
-    """Apply further versions, oldest first; returns the ids of their requests.
-
-    The sum of all factors is taken once, in their order, so its bits are those of one version after the other. What
-    must come out is what the last of them recorded; that each one's bytes are the stored ones is the store's to say.
-
-    Raises:
-        DigestMismatch: a version is of another base, or the tensors are not the recorded ones; nothing is changed.
-    """
-    live: list[str] = []
-    batches: list[BatchUpdate] = []
-    last: Manifest | None = None
-    for last, tensors in versions:
-        if last.base_digest != loaded.digest:
-            raise DigestMismatch(
-                f"{_named(last)} was made on base {last.base_digest[:12]}, this is {loaded.digest[:12]}; "
-                f"load '{last.base}' as it was, with the same dtype"
-            )
-        batches.append(unpack(tensors))
-        live += last.request_ids
-    if last is None:
-        return live
-    undo = weights.apply(concatenate([batch.update for batch in batches]))
-    found = weights.digests()
-    if wrong := sorted(k for k, v in last.tensor_digests.items() if found.get(k) != v):
-        weights.revert(undo)
-        raise DigestMismatch(f"{_named(last)} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
-    if history is not None:
-        for batch in batches:
-            history.add(batch.keys, batch.moments)
-    return live
-
-
-def _named(manifest: Manifest) -> str:
-    return f"version {manifest.version} of line '{manifest.line}'"
-
-
-def pack(batch: BatchUpdate, z_star_nm: Tensor) -> dict[str, Tensor]:
-    """Tensors of a batch as a snapshot stores them: factors, keys, moments and z*, enough to rebuild it in any way."""
-    tensors = {"z_star": z_star_nm.float().contiguous()}
-    for name, factors in batch.update.items():
-        tensors[f"B/{name}"], tensors[f"A/{name}"] = factors.B, factors.A
-    for layer, keys in batch.keys.items():
-        tensors[f"K/{layer}"] = keys.contiguous()
-    return tensors | {f"S/{name}": sums for name, sums in batch.moments.items()}
-
-
-def unpack(tensors: dict[str, Tensor]) -> BatchUpdate:
-    """The batch out of what `pack` made."""
-    names = sorted(name.removeprefix("B/") for name in tensors if name.startswith("B/"))
-    keys = {int(name.removeprefix("K/")): tensor for name, tensor in tensors.items() if name.startswith("K/")}
-    moments = {name.removeprefix("S/"): tensor for name, tensor in tensors.items() if name.startswith("S/")}
-    return BatchUpdate({name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}, keys, moments)
 
 
 def _read_tensor(path: Path, name: str) -> Tensor | None:

@@ -21,9 +21,11 @@ from tasks.lines.specs import save_line
 from tasks.progress import note, progress
 from tasks.report.render import JobReport
 from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
+from tasks.stores.batches import pack
 from tasks.stores.manifest import Version
 from tasks.update.job import Attempt, Job
-from tasks.update.session import open_session, pack
+from tasks.update.screening import screen
+from tasks.update.session import open_session
 from tasks.update.validation import Verdict, measure_reference, validate_batch
 
 
@@ -62,7 +64,7 @@ def reject(job: Job, taken: intaking.Intake) -> None:
         ]
     )
     for request_id, reason in taken.rejected.items():
-        note(f"[red]rejected[/] {request_id}: {reason}")
+        note(f"{request_id}: {reason}", "rejected")
         if edit := job.known.get(request_id):
             job.remember(edit, "rejected", reason=reason)
 
@@ -79,7 +81,7 @@ def load_model(job: Job, statistics_texts: Sequence[str] | None, texts: Sequence
     job.reference = measure_reference(job.session, job.policy, texts)
     head = job.head.snapshot if job.head else None
     job.session.restore((manifest, store.tensors(manifest)) for manifest in store.chain(head))
-    screened = intaking.screen(job.session, job.taken)
+    screened = screen(job.session, job.taken)
     reject(job, screened)
     job.taken = screened.accepted
     job.open = open_versions(store, job.workplace.ledger, job.line)
@@ -155,7 +157,7 @@ def quarantine(job: Job, attempt: Attempt) -> None:
     undone = Event.model_validate({**common, **run, "event": "quarantined", "reason": reason, "metrics": metrics})
     job.workplace.ledger.append([applied, undone])
     job.remember(edit, "quarantined", attempt=attempt, reason=reason)
-    note(f"[yellow]quarantined[/] {edit.id}: {reason}")
+    note(f"{edit.id}: {reason}", "quarantined")
 
 
 @task(task_run_name="evaluate", cache_policy=NO_CACHE)

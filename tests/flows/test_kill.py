@@ -10,8 +10,8 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import live_requests
 from tasks.review import decisions as review
+from tasks.review.aliases import pointer
 from tasks.serving.loading import load_version
-from tasks.update.evaluation import pointer
 from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]

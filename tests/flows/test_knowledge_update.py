@@ -10,8 +10,8 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.lines.specs import read_line
 from tasks.review import decisions as review
+from tasks.review.aliases import pointer
 from tasks.serving.loading import ask_all, load_version
-from tasks.update.evaluation import pointer
 from tasks.update.session import open_session
 from tests.flows.conftest import POLICY
 

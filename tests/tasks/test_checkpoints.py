@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from editing.errors import LineBusy
 from tasks.stores.checkpoints import Checkpoint, Checkpoints
+from tasks.stores.errors import LineBusy
 from tasks.stores.objects import ObjectStore
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from editing.errors import LineBusy, StorageError
+from tasks.stores.errors import LineBusy, StorageError
 from tasks.stores.lease import LeaseRecord, acquire, holder
 
 LINE = "smollm2"

@@ -17,8 +17,9 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from pydantic import ValidationError
 
-from editing.errors import LedgerError, UsageError
+from editing.errors import UsageError
 from tasks.ledger import table as ledger_module
+from tasks.ledger.errors import LedgerError
 from tasks.ledger.table import TRANSITIONS, Event, Ledger, State, check_transition, s3_options
 
 LINE = "smollm2"

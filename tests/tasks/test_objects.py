@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from editing.errors import ObjectConflict, ObjectNotFound, StorageError, UsageError
+from editing.errors import UsageError
+from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.objects import check_line, open_store
 
 

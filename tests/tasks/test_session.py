@@ -9,19 +9,21 @@ import torch
 from safetensors.torch import load, save
 
 from editing.edit import Edit, Probe
-from editing.errors import DigestMismatch, ModelError
+from editing.errors import ModelError
 from editing.methods import compute_update, method_config
 from editing.methods.memit import MemitConfig
 from editing.models import base_digest, quiet_transformers
 from editing.weights import EditedWeights
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
+from tasks.stores.batches import pack, unpack
+from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest
 from tasks.stores.objects import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module
-from tasks.update.session import Session, open_session, pack, unpack
+from tasks.update.session import Session, open_session
 from tests.conftest import tiny_model
 
 EDITS = [

@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from editing.errors import DigestMismatch, HeadMoved, LineBusy, ObjectNotFound, StorageError, UsageError
+from editing.errors import UsageError
+from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectNotFound, StorageError
 from tasks.stores.objects import canonical_json, open_store, sha256
 from tasks.stores.snapshots import Manifest, SnapshotStore
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from editing.errors import ErrataError, TrackingError
+from editing.errors import ErrataError
 from tasks.report.render import EditRow, JobReport
 from tasks.tracking.client import SNAPSHOT, VERSION, Tracker
+from tasks.tracking.errors import TrackingError
 
 SPEAKING_MODEL = """
 import mlflow.models, mlflow.pyfunc

@@ -1,0 +1,35 @@
+"""What can go wrong with objects, versions, HEAD and the lease of a line; each is one line for a person.
+
+StorageError
+├── ObjectNotFound
+├── ObjectConflict    a compare-and-swap that lost
+├── DigestMismatch    bytes that are not what their address says
+├── LineBusy          another job holds the line
+└── HeadMoved         HEAD is no longer what the caller saw
+"""
+
+from editing.errors import ErrataError
+
+
+class StorageError(ErrataError):
+    """Snapshots, HEAD or the lease of a line."""
+
+
+class ObjectNotFound(StorageError):
+    """No object under this key."""
+
+
+class ObjectConflict(StorageError):
+    """A conditional write lost against another writer."""
+
+
+class DigestMismatch(StorageError):
+    """Stored bytes are not what their address says."""
+
+
+class LineBusy(StorageError):
+    """Another job holds the line."""
+
+
+class HeadMoved(StorageError):
+    """HEAD is no longer what the caller saw."""
