@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tasks.ledger.catching_up import catch_up, count_states, standings, version_events
 from tasks.ledger.events import Event
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import catch_up, chain, count_states, look, members, standings, version_events
+from tasks.ledger.view import chain, look, members
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
 LINE = "main"
