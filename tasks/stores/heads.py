@@ -17,7 +17,7 @@ from tasks.stores.objects import ObjectStore, sha256
 from tasks.stores.records import read_record
 
 REPAIR = "errata repair"
-"""The command that puts a HEAD back."""
+"""The command that makes a line's pointers again where they cannot be read."""
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Heads:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self._recorded: dict[str, Head] = {}  # created once under their digest: never stale
+        self._seen: dict[str, Head] = {}  # created once under their digest: never stale
 
     def head(self, line: str) -> Head | None:
         """HEAD of the line, or None where nothing was ever promoted.
@@ -44,7 +44,7 @@ class Heads:
     def heads(self, line: str) -> list[Head]:
         """Every HEAD the line has had, oldest first, the present one last; a record that is damaged is left out."""
         head = self.head(line)
-        found = {item.token: item for item in self._history(line) if head is None or item.token != head.token}
+        found = {item.token: item for item in self.recorded(line) if head is None or item.token != head.token}
         return [*found.values(), *([head] if head else [])]
 
     def move(
@@ -136,6 +136,20 @@ class Heads:
         self._keep(head)
         return head.model_copy(update={"etag": etag})
 
+    def recorded(self, line: str) -> list[Head]:
+        """The recorded HEADs that can be read, oldest first; each is read once."""
+        found = []
+        for key in self._keys(line):
+            try:
+                if key not in self._seen:
+                    self._seen[key] = read_record(Head, self.store.get(key)[0], self._where(key))
+                found.append(self._seen[key])
+            except NewerFormat:
+                raise
+            except RecordError as error:
+                _logger.warning("left out of the history of line '%s': %s", line, error)
+        return found
+
     def _read(self, line: str) -> Head | None:
         key = _head_key(check_line(line))
         try:
@@ -151,22 +165,8 @@ class Heads:
                 f"HEAD of line '{line}' in '{self.store.uri}' cannot be read, it is damaged: {self._way_back(line)}"
             ) from error
 
-    def _history(self, line: str) -> list[Head]:
-        """The recorded HEADs that can be read, oldest first; each is read once."""
-        found = []
-        for key in self._keys(line):
-            try:
-                if key not in self._recorded:
-                    self._recorded[key] = read_record(Head, self.store.get(key)[0], self._where(key))
-                found.append(self._recorded[key])
-            except NewerFormat:
-                raise
-            except RecordError as error:
-                _logger.warning("left out of the history of line '%s': %s", line, error)
-        return found
-
     def _newest(self, line: str) -> Head | None:
-        return max(self._history(line), key=lambda head: head.sequence, default=None)
+        return max(self.recorded(line), key=lambda head: head.sequence, default=None)
 
     def _way_back(self, line: str) -> str:
         last = self._newest(line)

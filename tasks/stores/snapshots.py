@@ -20,7 +20,7 @@ from safetensors.torch import save as save_safetensors
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
-from tasks.stores.heads import Heads
+from tasks.stores.heads import REPAIR, Heads
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
 from tasks.stores.objects import ObjectStore, sha256
 from tasks.stores.records import read_record, record_bytes
@@ -57,7 +57,7 @@ class SnapshotStore:
         self._blobs.put(blob)
         self._manifest_blobs.put(data)
         try:
-            self.store.put_if_absent(_version_key(manifest.line, manifest.version), record_bytes(pointer))
+            self.store.put_if_absent(version_key(manifest.line, manifest.version), record_bytes(pointer))
         except ObjectConflict as error:
             other = self.version(manifest.line, manifest.version).manifest
             raise LineBusy(
@@ -97,6 +97,10 @@ class SnapshotStore:
             self._manifests[snapshot] = read_record(Manifest, data, f"'{where}' in '{self.store.uri}'")
         return self._manifests[snapshot]
 
+    def snapshots(self) -> list[str]:
+        """The digests of all manifests, those that no version points to included."""
+        return self._manifest_blobs.list()
+
     def chain(self, snapshot: str | None) -> list[Manifest]:
         """The manifests from the base up to this snapshot, oldest first; none for the base itself."""
         manifests: list[Manifest] = []
@@ -126,6 +130,10 @@ class SnapshotStore:
         """Every HEAD the line has had, oldest first, the present one last."""
         return self._heads.heads(line)
 
+    def past_heads(self, line: str) -> list[Head]:
+        """The HEADs that are recorded, oldest first; asked where HEAD itself may be damaged."""
+        return self._heads.recorded(line)
+
     def move_head(
         self,
         line: str,
@@ -143,13 +151,15 @@ class SnapshotStore:
         return self._heads.repair(line, actor)
 
     def _read_version(self, line: str, number: int) -> Version:
-        key = _version_key(line, number)
+        key = version_key(line, number)
         try:
             data, _ = self.store.get(key)
         except ObjectNotFound as error:
             known = ", ".join(map(str, self.numbers(line))) or "none"
             raise ObjectNotFound(f"line '{line}' has no version {number}; it has: {known}") from error
-        pointer = read_record(VersionPointer, data, f"'{key}' in '{self.store.uri}'")
+        pointer = read_record(
+            VersionPointer, data, f"'{key}' in '{self.store.uri}'", f"'{REPAIR} {line}' makes it again"
+        )
         manifest = self.manifest(pointer.snapshot)
         if (manifest.line, manifest.version) != (line, number):
             raise StorageError(
@@ -171,5 +181,6 @@ def _tensor_bytes(tensors: Mapping[str, torch.Tensor], what: str) -> bytes:
     return bytes(save_safetensors(copies))
 
 
-def _version_key(line: str, number: int) -> str:
+def version_key(line: str, number: int) -> str:
+    """Where the object is whose creation commits a version."""
     return f"lines/{line}/versions/{number:08d}.json"

@@ -1,12 +1,15 @@
-"""Laws of HEAD where it cannot be read: it says what to do, and the last one that was recorded comes back."""
+"""Laws of pointers that cannot be read: they say what to do, and what was recorded last comes back."""
 
 import threading
 
 import pytest
 
 from editing.errors import UsageError
-from tasks.stores.errors import HeadMoved, NewerFormat, RecordError
+from tasks.stores.errors import HeadMoved, LineBusy, NewerFormat, RecordError
+from tasks.stores.manifest import VersionPointer
 from tasks.stores.opening import open_store
+from tasks.stores.records import record_bytes
+from tasks.stores.repair import repair_line
 from tasks.stores.snapshots import SnapshotStore
 from tests.tasks.test_snapshots import LINE, killed_at, manifest, tensors
 
@@ -116,3 +119,34 @@ def test_a_repair_killed_anywhere_can_be_repeated(tmp_path):
         if not killed:
             break
     assert 4 < step < 99
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\x00\xff"])
+def test_a_line_whose_every_pointer_is_damaged_is_repaired_in_one_go(served, damage):
+    before = served.versions(LINE)
+    for key in (HEAD, *served.store.list(f"lines/{LINE}/versions/")):
+        served.store.put(key, damage)
+    fresh = SnapshotStore(served.store)
+    with pytest.raises(RecordError, match=rf"00000001\.json.*damaged.*'errata repair {LINE}' makes it again"):
+        fresh.versions(LINE)
+    assert len(repair_line(fresh, LINE, "cy")) == 3
+    assert fresh.versions(LINE) == before and fresh.head(LINE).version == 2
+    assert repair_line(fresh, LINE, "cy") == []
+
+
+def test_what_lost_the_race_for_a_number_is_never_taken_for_the_version(folder):
+    snapshots = SnapshotStore(folder)
+    with pytest.raises(LineBusy):
+        for run in ("won", "lost"):
+            snapshots.publish(manifest(flow_run_id=run), tensors())
+    key = f"lines/{LINE}/versions/00000001.json"
+    first = snapshots.version(LINE, 1)
+    folder.put(key, b"?")
+    with pytest.raises(RecordError, match=r"version 1 of line 'smollm2': no manifests .*restore '.*00000001\.json'"):
+        repair_line(SnapshotStore(folder), LINE, "cy")
+    folder.delete(key)
+    folder.put(key, record_bytes(VersionPointer(line=LINE, version=1, snapshot=first.snapshot)))
+    snapshots.move_head(LINE, first, None, "promote", "ann", "good")
+    folder.put(key, b"?")
+    repair_line(SnapshotStore(folder), LINE, "cy")
+    assert SnapshotStore(folder).version(LINE, 1) == first
