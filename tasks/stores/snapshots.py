@@ -20,7 +20,7 @@ from safetensors.torch import save as save_safetensors
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
-from tasks.stores.heads import REPAIR, Heads
+from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
 from tasks.stores.objects import ObjectStore, sha256
 from tasks.stores.records import read_record, record_bytes
@@ -126,9 +126,9 @@ class SnapshotStore:
         """HEAD of the line, or None where nothing was ever promoted; see `Heads.head`."""
         return self._heads.head(line)
 
-    def heads(self, line: str) -> list[Head]:
-        """Every HEAD the line has had, oldest first, the present one last."""
-        return self._heads.heads(line)
+    def heads(self, line: str, since: int = 0) -> list[Head]:
+        """Every HEAD the line has had from this sequence on, oldest first, the present one last."""
+        return self._heads.heads(line, since)
 
     def past_heads(self, line: str) -> list[Head]:
         """The HEADs that are recorded, oldest first; asked where HEAD itself may be damaged."""
@@ -139,12 +139,13 @@ class SnapshotStore:
         line: str,
         version: Version | None,
         expected: Head | None,
-        action: Literal["promote", "rollback"],
+        action: Literal["promote", "rollback", "reject"],
         actor: str,
         reason: str,
+        rejected: tuple[int, ...] = (),
     ) -> Head:
         """Put a version (None: the base) in service, if HEAD is still the one expected; see `Heads.move`."""
-        return self._heads.move(line, version, expected, action, actor, reason)
+        return self._heads.move(line, expected, Move(version, action, actor, reason, rejected))
 
     def repair_head(self, line: str, actor: str = "errata repair") -> Head:
         """Put the last recorded HEAD back where it is damaged or gone; see `Heads.repair`."""

@@ -86,6 +86,15 @@ def test_a_manifest_of_release_0_1_keeps_its_bytes_and_so_its_snapshot_id():
     assert b"based_on" in manifest_bytes(manifest())
 
 
+def test_a_head_is_spelled_as_release_0_1_did_unless_it_refuses_versions():
+    """The digest of those bytes names its entry in the history."""
+    assert json.loads(head_bytes(head())).keys() == {
+        "line", "sequence", "version", "snapshot", "previous", "action", "actor", "reason", "moved", "token"
+    }  # fmt: skip
+    refusal = head(action="reject", rejected=(2, 3))
+    assert read_record(Head, head_bytes(refusal), "it") == refusal
+
+
 def test_a_chain_of_release_0_1_is_gone_on_with(folder):
     pointer = {"line": "old", "version": 1, "snapshot": sha256(OLD)}
     folder.put(f"manifests/{sha256(OLD)}.json", OLD)
