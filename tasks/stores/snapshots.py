@@ -10,6 +10,8 @@ but HEAD is never changed, so it is read once.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,6 +30,8 @@ from tasks.stores.records import read_record, record_bytes
 __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 
 TENSORS = "update.safetensors"
+READERS = 8
+"""Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
 
 
 class SnapshotStore:
@@ -78,7 +82,11 @@ class SnapshotStore:
 
     def versions(self, line: str) -> list[Version]:
         """All versions of the line in order; at first look two objects each are read, later those that are new."""
-        return [self.version(line, number) for number in self.numbers(line)]
+        numbers = self.numbers(line)
+        if unknown := [number for number in numbers if (line, number) not in self._versions]:
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(partial(self.version, line), unknown))
+        return [self.version(line, number) for number in numbers]
 
     def version(self, line: str, number: int) -> Version:
         """One version. Raises ObjectNotFound."""

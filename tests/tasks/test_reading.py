@@ -1,5 +1,6 @@
 """Laws of reading: what never changes is read once, however long the line is."""
 
+import threading
 from collections import Counter
 
 import pytest
@@ -14,11 +15,12 @@ class Counting:
     """A store that counts what is asked of it; nothing is answered otherwise."""
 
     def __init__(self, store):
-        self.inner, self.uri, self.asked = store, store.uri, Counter()
+        self.inner, self.uri, self.asked, self.lock = store, store.uri, Counter(), threading.Lock()
 
     def __getattr__(self, name):
         def call(*args):
-            self.asked[name] += 1
+            with self.lock:  # versions are read by several threads
+                self.asked[name] += 1
             return getattr(self.inner, name)(*args)
 
         return call
