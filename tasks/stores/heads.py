@@ -57,11 +57,14 @@ class Heads:
     def heads(self, line: str, since: int = 0) -> list[Head]:
         """Every HEAD the line has had from this sequence on, oldest first, the present one last.
 
-        A record that is damaged is left out, with a warning.
+        A record that is damaged is left out, with a warning. HEAD is read again after its history, and so on until it
+        did not move in between: a move that came in the middle is neither missing nor out of its place.
         """
-        head = self.head(line)
-        past = {item.token: item for item in self.recorded(line, since) if head is None or item.token != head.token}
-        return [*past.values(), *([head] if head else [])]
+        head, past = self.head(line), self.recorded(line, since)
+        while (now := self.head(line)) != head:
+            head, past = now, self.recorded(line, since)
+        before = {item.token: item for item in past if head is None or item.token != head.token}
+        return [*before.values(), *([head] if head else [])]
 
     def move(self, line: str, expected: Head | None, move: Move) -> Head:
         """Move HEAD, if it is still the one expected. Raises HeadMoved.

@@ -61,8 +61,8 @@ def test_a_chain_is_each_manifest_once_and_none_later(line):
 
 def test_the_history_of_head_is_one_object_each_at_first_and_head_alone_later(line):
     snapshots = SnapshotStore(line)
-    assert line.since(lambda: snapshots.heads(LINE)) == {"list": 1, "get": 1 + VERSIONS}
-    assert line.since(lambda: snapshots.heads(LINE)) == {"list": 1, "get": 1}
+    assert line.since(lambda: snapshots.heads(LINE)) == {"list": 1, "get": 2 + VERSIONS}
+    assert line.since(lambda: snapshots.heads(LINE)) == {"list": 1, "get": 2}
 
 
 def test_what_another_process_adds_is_seen_at_the_next_look(line):
@@ -73,6 +73,21 @@ def test_what_another_process_adds_is_seen_at_the_next_look(line):
     moved = working.move_head(LINE, new, head, "promote", "bob", "")
     assert looking.versions(LINE)[-1] == new
     assert looking.head(LINE) == moved == looking.heads(LINE)[-1]
+
+
+def test_a_move_in_the_middle_of_a_look_is_in_its_place(line):
+    looking, working = SnapshotStore(line), SnapshotStore(line.inner)
+    plain, moves = line.inner.list, [1, 2]
+
+    def list_and_move(prefix):
+        found = plain(prefix)
+        if prefix.endswith("heads/") and moves:
+            working.move_head(LINE, None, working.head(LINE), "rollback", "bob", str(moves.pop()))
+        return found
+
+    line.inner.list = list_and_move
+    found = looking.heads(LINE)
+    assert [head.sequence for head in found] == list(range(1, VERSIONS + 3)) and not moves
 
 
 def test_a_version_that_was_missing_is_found_once_it_is_there(folder):
