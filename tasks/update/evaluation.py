@@ -34,7 +34,7 @@ def job_report(job: Job) -> JobReport:
         base=job.spec.model,
         base_digest=job.session.loaded.digest,
         method=job.session.config.method,
-        config=job.session.config.model_dump(mode="json") | {"layers": list(job.session.setting.layers)},
+        config=job.session.config.model_dump(mode="json") | {"layers": list(job.session.method_input.layers)},
         policy=job.policy.model_dump(mode="json"),
         flow_run_id=job.flow_run_id,
         mlflow_run_id=job.mlflow_run_id,

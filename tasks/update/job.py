@@ -15,7 +15,7 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.metrics import evaluate, summarise
-from editing.methods.base import BatchUpdate
+from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo
 from tasks.lines.specs import LineSpec
 from tasks.progress import note

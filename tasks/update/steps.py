@@ -101,7 +101,7 @@ def apply_batch(job: Job, attempt: Attempt) -> bool:
     try:
         attempt.z_star = job.session.values(attempt.edits, progress)
         attempt.search_seconds = time.perf_counter() - started
-        attempt.batch = compute_update(job.session.setting, attempt.edits, attempt.z_star, job.session.config)
+        attempt.batch = compute_update(job.session.method_input, attempt.edits, attempt.z_star, job.session.config)
         attempt.undo = job.session.weights.apply(attempt.batch.update)
     except (SearchError, SolveError) as error:
         attempt.verdict = Verdict({}, {}, (str(error),))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.errors import SolveError
-from editing.methods.solve import factors, independent_gains, memit_gain
+from editing.methods.shared.solve import factors, independent_gains, memit_gain
 
 D, M, N = 24, 7, 5
 

@@ -83,10 +83,10 @@ ALL_WORK = ("search_values", "evaluate", "fluency", "sample_texts", "context_pre
 
 
 def everything(session: Session) -> tuple[object, ...]:
-    setting = session.setting
+    given = session.method_input
     scores, fluency = session.base_scores(EDITS, 5), session.base_fluency(["Ada is"], 8)
-    moments = tuple(C.sum().item() for C in setting.statistics.moments.values())
-    return session.values(EDITS).tolist(), scores, fluency, setting.prefixes, moments, session.held_out
+    moments = tuple(C.sum().item() for C in given.statistics.moments.values())
+    return session.values(EDITS).tolist(), scores, fluency, given.prefixes, moments, session.held_out
 
 
 def test_a_second_session_does_no_work_twice(opened, monkeypatch):
@@ -158,7 +158,7 @@ def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opene
 def written(session: Session, edits=EDITS) -> tuple[Manifest, dict[str, torch.Tensor]]:
     """A batch written into the session, as its version would be stored."""
     z_star = session.values(edits)
-    batch = compute_update(session.setting, edits, z_star, session.config)
+    batch = compute_update(session.method_input, edits, z_star, session.config)
     session.weights.apply(batch.update)
     session.remember([edit.id for edit in edits], batch)
     manifest = Manifest(
@@ -191,7 +191,7 @@ def test_restoring_a_version_gives_the_same_tensors_keys_and_facts(opened):
     assert base_digest(second.loaded.model) == base_digest(first.loaded.model)
     assert second.live == first.live == [edit.id for edit in EDITS]
     for layer in (0, 1):
-        assert torch.equal(second.setting.history.gram(layer, 64), first.setting.history.gram(layer, 64))
+        assert torch.equal(second.method_input.history.gram(layer, 64), first.method_input.history.gram(layer, 64))
 
 
 def test_restoring_in_two_steps_is_restoring_at_once(opened):
@@ -236,7 +236,7 @@ def test_a_version_that_gives_other_tensors_than_recorded_is_refused(opened):
     with pytest.raises(DigestMismatch, match=f"version 1 of line 'main' gives other tensors than recorded: {name}"):
         session.restore([(wrong, tensors)])
     assert base_digest(session.loaded.model) == session.loaded.digest
-    assert session.live == [] and session.setting.history.count == 0
+    assert session.live == [] and session.method_input.history.count == 0
 
 
 def test_one_flipped_bit_in_a_factor_is_refused(opened):
@@ -259,7 +259,7 @@ def test_a_version_of_another_base_is_refused_before_anything_is_written(opened)
 def test_packing_loses_nothing(opened):
     session = opened()
     z_star = session.values(EDITS)
-    batch = compute_update(session.setting, EDITS, z_star, session.config)
+    batch = compute_update(session.method_input, EDITS, z_star, session.config)
     moments = {"w": torch.randn(3, 5, dtype=torch.float64)}
     read = unpack(load(save(pack(replace(batch, moments=moments), z_star))))
     assert read.update.keys() == batch.update.keys() and read.keys.keys() == batch.keys.keys()
@@ -272,12 +272,12 @@ def test_packing_loses_nothing(opened):
 def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monkeypatch):
     given = opened(statistics_texts=["The old man and the sea. " * 30])
     sampled = opened()
-    assert given.setting.statistics.source != sampled.setting.statistics.source
-    assert not torch.equal(given.setting.statistics.moments[1], sampled.setting.statistics.moments[1])
+    assert given.method_input.statistics.source != sampled.method_input.statistics.source
+    assert not torch.equal(given.method_input.statistics.moments[1], sampled.method_input.statistics.moments[1])
     forbid(monkeypatch, "collect_statistics")
     again = opened(statistics_texts=["The old man and the sea. " * 30])
-    assert torch.equal(again.setting.statistics.moments[1], given.setting.statistics.moments[1])
-    assert sampled.setting.statistics.tokens == 128
+    assert torch.equal(again.method_input.statistics.moments[1], given.method_input.statistics.moments[1])
+    assert sampled.method_input.statistics.tokens == 128
 
 
 def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monkeypatch):
@@ -294,7 +294,7 @@ def test_without_statistics_the_text_held_out_is_the_same(opened, tmp_path, monk
     whole = opened(config=CONFIG.model_copy(update={"statistics_tokens": tokens}))
     forbid(monkeypatch, "collect_statistics", "context_prefixes", "search_values")
     session = opened(tmp_path, method_config(method, {"layers": [1], "statistics_tokens": tokens}))
-    assert session.held_out == whole.held_out and session.setting.prefixes == ("",)
+    assert session.held_out == whole.held_out and session.method_input.prefixes == ("",)
     assert {path.parent.name for path in tmp_path.rglob("*.*")} == {"texts"}
 
 
@@ -304,9 +304,9 @@ def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
     for edit in EDITS:
         written(one, [edit])
     second.restore([written(first, [edit]) for edit in EDITS[:2]])
-    moments = second.setting.history.moments
+    moments = second.method_input.history.moments
     assert moments.keys() == second.weights.base.keys()
-    assert all(torch.equal(sums, first.setting.history.moments[name]) for name, sums in moments.items())
+    assert all(torch.equal(sums, first.method_input.history.moments[name]) for name, sums in moments.items())
     written(second, EDITS[2:])
     assert second.weights.digests() == one.weights.digests()
 

@@ -1,6 +1,5 @@
 """Hypernetworks as files: safetensors with a description as JSON, whole or absent, never pickle."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from editing.digests import sha256
 from editing.errors import HypernetworkError
 from editing.files import write_atomically
 from editing.methods.mend.network import MendNetwork, MendSpec
@@ -60,7 +60,7 @@ def load_network(path: Path, digest: str | None = None) -> MendNetwork:
         raise HypernetworkError(
             f"cannot read hypernetwork '{path}' ({error.strerror}); give the file that the training wrote"
         ) from None
-    found = hashlib.sha256(data).hexdigest()
+    found = sha256(data)
     if digest is not None and found != digest:
         raise HypernetworkError(
             f"hypernetwork '{path}' has digest {found[:12]}, {digest[:12]} is wanted; put the file back as it was"

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from editing.config import Config
 from editing.errors import HypernetworkError
-from editing.methods.features import TokenGradients, feature_moments
+from editing.methods.gradients.features import TokenGradients, feature_moments
 from editing.weights import Factors
 
 RIDGE = 1e-3

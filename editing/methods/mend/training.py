@@ -19,7 +19,7 @@ from editing.edit import Edit
 from editing.errors import HypernetworkError, SearchError
 from editing.files import write_atomically
 from editing.layout import layout_of
-from editing.methods.lower_states import lower_states
+from editing.methods.gradients.lower_states import lower_states
 from editing.methods.mend.examples import Example, check_examples, edits_digest, examples_at
 from editing.methods.mend.files import network_bytes, parse_network
 from editing.methods.mend.loss import EditGradients, left_alone, losses

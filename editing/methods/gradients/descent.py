@@ -13,12 +13,12 @@ from torch import Tensor
 
 from editing.edit import Edit
 from editing.errors import SearchError
-from editing.methods.base import Setting
-from editing.methods.targets import Targets, encode_targets, target_loss
+from editing.methods.gradients.targets import Targets, encode_targets, target_loss
+from editing.methods.shared.interface import MethodInput
 
 
 def descend(
-    setting: Setting,
+    given: MethodInput,
     edits: Sequence[Edit],
     parameters: Sequence[Tensor],
     *,
@@ -44,14 +44,14 @@ def descend(
     Raises:
         SearchError: the loss became NaN or infinite.
     """
-    encode = encode or (lambda some: encode_targets(setting.model, setting.tokenizer, some))
+    encode = encode or (lambda some: encode_targets(given.model, given.tokenizer, some))
     shuffled = random.Random(seed)
     whole = encode(edits) if minibatch is None else None
     adam = torch.optim.Adam(parameters, lr=learning_rate)
     for count in range(1, passes + 1):
         total = 0.0
         for part in _parts(edits, minibatch, shuffled):
-            loss = target_loss(setting.model, whole or encode(part)) / len(part)
+            loss = target_loss(given.model, whole or encode(part)) / len(part)
             if not math.isfinite(loss.item()):
                 raise SearchError(
                     f"{what} on {', '.join(edit.id for edit in part)}: the loss became {loss.item()} at step {count}; "

@@ -1,4 +1,4 @@
-"""What locate-then-edit methods share: the setting, where keys and residuals come from, the loop over layers.
+"""What locate-then-edit methods share: where keys and residuals come from, and the loop over layers.
 
 Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://arxiv.org/abs/2210.07229, algorithm 1:
 
@@ -11,110 +11,32 @@ Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://
 PMET (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742) divides by √(L − l + 1) instead: the option `spread`.
 
 Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
-change of the projection's output that takes the normed one nearest to that (editing/methods/postnorm.py).
+change of the projection's output that takes the normed one nearest to that (editing/methods/shared/postnorm.py).
 
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.adapters.rank import narrowed
-from editing.config import MethodConfig
-from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.errors import ModelError, SolveError
+from editing.errors import SolveError
 from editing.keys import subject_keys, subject_states
-from editing.layout import ModelLayout
-from editing.methods.history import KeyHistory
-from editing.methods.postnorm import change_before_norm
-from editing.methods.solve import factors
+from editing.methods.shared.interface import BatchUpdate, MethodInput
+from editing.methods.shared.postnorm import change_before_norm
+from editing.methods.shared.solve import factors
 from editing.tokens import EncodedPrompt, encode_in_context, pad_token
-from editing.weights import EditedWeights, Factors, WeightUpdate, overlay
+from editing.weights import Factors, WeightUpdate, overlay
 
 TOKENS_AT_ONCE = 1024
 """Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
 
-ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
-
-
-def unrestrained(name: str, factors: Factors) -> Factors:
-    """The update of a weight as a method made it."""
-    return factors
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a method works on: the model as it stands, and what belongs to it."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    layout: ModelLayout
-    layers: tuple[int, ...]
-    statistics: KeyStatistics
-    history: KeyHistory
-    prefixes: tuple[str, ...]
-    weights: EditedWeights | None = None
-    """The model's edited weights; only restraints on updates want them."""
-    spread: Literal["linear", "sqrt"] = "linear"
-    restrain: Callable[[str, Factors], Factors] = unrestrained
-    """What is done to the update of a weight, by name; set from the configuration, as `spread` is."""
-
-    def second_moment(self, layer: int) -> Tensor:
-        """C of a layer, (d, d) float64, where the model is."""
-        size = self.layout.key_size(self.model, layer)
-        return self.statistics.moment(layer, size).to(self.model.device, torch.float64)
-
-    def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d), where the model is."""
-        self.statistics.moment(layer, self.layout.key_size(self.model, layer))
-        return self.statistics.spectrum(layer, self.model.device)
-
-    def earlier_keys(self, layer: int) -> Tensor:
-        """H = Σ k kᵀ over the live facts, (d, d) float64, where the model is."""
-        return self.history.gram(layer, self.layout.key_size(self.model, layer)).to(self.model.device)
-
-
-@dataclass(frozen=True)
-class BatchUpdate:
-    """An update that is not yet written, and the keys to remember if it is kept."""
-
-    update: WeightUpdate
-    keys: dict[int, Tensor]
-    """{layer: (n, d)} float32 on the CPU."""
-    moments: Mapping[str, Tensor] = field(default_factory=dict)
-    """Sums over the batch's features by weight, (3, d + m) float64 on the CPU, of a method that normalises by them."""
-
-
-@dataclass(frozen=True)
-class Method(Generic[ConfigT]):
-    """One method as the registry knows it. Its functions leave the model as they find it."""
-
-    name: str
-    config: type[ConfigT]
-    compute_update: Callable[[Setting, Sequence[Edit], Tensor, ConfigT], BatchUpdate]
-    """(setting, edits, z* (n, m), config): the update that writes the edits as one batch."""
-    compute_independent_updates: Callable[[Setting, Sequence[Edit], Tensor, ConfigT], list[WeightUpdate]] | None
-    """The same arguments: for each edit the update that would write it alone; None where that is not possible."""
-    searches: bool = True
-    """Whether it wants z*; otherwise it is given values of size zero."""
-    uses_statistics: bool = True
-    """Whether it wants key statistics and contexts; otherwise `Setting` holds empty statistics and the bare context."""
-    rebases: bool = False
-    """Whether `compute_update` takes any number of edits at once, in memory linear in them: rebase mode."""
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """What it can do: every method writes batches in sequence."""
-        alone = ("independent",) if self.compute_independent_updates is not None else ()
-        return ("sequential", *alone, *(("rebase",) if self.rebases else ()))
 
 
 @dataclass(frozen=True)
@@ -142,7 +64,7 @@ class Located:
 
 
 def compute_together(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
 ) -> BatchUpdate:
     """The update that writes `edits` in one solve a layer, each layer with those below already edited.
 
@@ -156,42 +78,42 @@ def compute_together(
     update: dict[str, Factors] = {}
     in_force: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
-    prompts = encoded(setting, edits)
-    for layer in setting.layers:
-        found = locate(setting, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
-        name = setting.layout.weight_name(layer)
+    prompts = encoded(given, edits)
+    for layer in given.layers:
+        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
+        name = given.layout.weight_name(layer)
         gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
-        update[name] = setting.restrain(name, factors(found.R_mn, gain_nd))
+        update[name] = given.restrain(name, factors(found.R_mn, gain_nd))
         in_force[name] = narrowed(update[name])
         keys[layer] = found.K_nd.cpu()
     return BatchUpdate(update, keys)
 
 
 def compute_each(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
 ) -> list[WeightUpdate]:
     """For each edit the update that writes it alone, all in one pass a layer.
 
     The rows of `solve` for an edit's columns (one, or two as in `compute_together`) depend on no other's.
     """
     updates: list[dict[str, Factors]] = [{} for _ in edits]
-    prompts = encoded(setting, edits)
-    for layer in setting.layers:
-        found = locate(setting, edits, z_star_nm, layer, updates, prompts)
+    prompts = encoded(given, edits)
+    for layer in given.layers:
+        found = locate(given, edits, z_star_nm, layer, updates, prompts)
         gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
-        name = setting.layout.weight_name(layer)
+        name = given.layout.weight_name(layer)
         for i, update in enumerate(updates):
-            update[name] = setting.restrain(name, factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1]))
+            update[name] = given.restrain(name, factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1]))
     return list(updates)
 
 
-def encoded(setting: Setting, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
+def encoded(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
     """The prompt of each edit in each context: context by context, edit by edit.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
     """
-    tokenizer, prefixes = setting.tokenizer, setting.prefixes
+    tokenizer, prefixes = given.tokenizer, given.prefixes
     return [
         [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
         for context in range(len(prefixes))
@@ -199,7 +121,7 @@ def encoded(setting: Setting, edits: Sequence[Edit]) -> list[list[EncodedPrompt]
 
 
 def locate(
-    setting: Setting,
+    given: MethodInput,
     edits: Sequence[Edit],
     z_star_nm: Tensor,
     layer: int,
@@ -215,8 +137,8 @@ def locate(
         SolveError: a key or a residual is not finite.
         InvalidEdit: a subject is lost in tokenisation.
     """
-    model, layout, last = setting.model, setting.layout, setting.layers[-1]
-    pad_id, prompts = pad_token(setting.tokenizer), prompts or encoded(setting, edits)
+    model, layout, last = given.model, given.layout, given.layers[-1]
+    pad_id, prompts = pad_token(given.tokenizer), prompts or encoded(given, edits)
 
     def states(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
         found = subject_states(model, layout, prompts, layer, last, pad_id, alike=alike)
@@ -225,12 +147,12 @@ def locate(
     def keys(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
         return [subject_keys(model, layout, prompts, layer, pad_id, alike=alike)]
 
-    bare_nd, written_nm, hidden_nm = _gather(setting, prompts[0], updates, states)
+    bare_nd, written_nm, hidden_nm = _gather(given, prompts[0], updates, states)
     K_nd = bare_nd.clone()
     for in_context in prompts[1:]:
-        K_nd += _gather(setting, in_context, updates, keys)[0]
+        K_nd += _gather(given, in_context, updates, keys)[0]
     left = last - layer + 1
-    missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if setting.spread == "linear" else left**0.5)
+    missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if given.spread == "linear" else left**0.5)
     for edit, finite in zip(edits, (K_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
         if not finite:
             raise SolveError(
@@ -239,18 +161,18 @@ def locate(
             )
     norm = layout.norm_after(model, layer)
     R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
-    contexts = len(setting.prefixes)
+    contexts = len(given.prefixes)
     return Located(K_nd / contexts, bare_nd, R_nm.T, missing_nm, written_nm, contexts)
 
 
 def _gather(
-    setting: Setting,
+    given: MethodInput,
     prompts: Sequence[EncodedPrompt],
     updates: Sequence[WeightUpdate],
     read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
 ) -> list[Tensor]:
     """What `read` finds for each prompt, (n, ·) each: prompts of like length are read together."""
-    model, layout = setting.model, setting.layout
+    model, layout = given.model, given.layout
     alike = not any(updates) or all(update is updates[0] for update in updates)
     found: list[Tensor] = []
     with overlay(model, layout, updates[0] if alike else {}):
@@ -273,13 +195,3 @@ def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
         chunk.append(i)
     if chunk:
         yield chunk
-
-
-def only_layer(setting: Setting, method: str) -> int:
-    """The one layer that is edited. Raises ModelError when there are more."""
-    if len(setting.layers) != 1:
-        raise ModelError(
-            f"method '{method}' edits one layer, layers are {list(setting.layers)}; give one, e.g. "
-            f"[{setting.layers[-1]}]"
-        )
-    return setting.layers[0]
