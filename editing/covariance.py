@@ -112,7 +112,7 @@ class KeyStatistics:
                 moments = {int(name.removeprefix("C.")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return KeyStatistics(moments, int(about["tokens"]), about["base_digest"], about["source"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise StatisticsError(f"cannot read key statistics {path}: {error}; delete the file") from None
+            raise StatisticsError(f"cannot read key statistics {path}: {error}; delete the file") from error
 
 
 def text_digest(texts: Iterable[str]) -> str:

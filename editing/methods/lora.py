@@ -117,8 +117,8 @@ def adapted(
 def _peft() -> ModuleType:
     try:
         import peft
-    except ImportError:
-        raise UsageError("method 'lora' trains by the package peft, which is not installed: pip install peft") from None
+    except ImportError as error:
+        raise UsageError("method 'lora' trains by the package peft, which is not installed: pip install peft") from error
     module: ModuleType = peft
     return module
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from editing.config import layers_for
+from editing.config import ValueSearchConfig, layers_for
 from editing.covariance import collect_statistics
 from editing.digests import tensor_digest
 from editing.edit import Edit
@@ -236,7 +236,7 @@ def test_a_method_of_late_layers_gets_some_that_can_be_edited_in_any_model():
 
 @EVERY_METHOD
 def test_a_stored_line_reads_back_as_the_class_of_its_method(method):
-    spec = LineSpec(line="x", model="m", config=method_config(method, {"contexts": 2}))
+    spec = LineSpec(line="x", model="m", config=method_config(method, {"seed": 2}))
     read = LineSpec.model_validate_json(spec.model_dump_json())
     assert read == spec and type(read.config) is METHODS[method].config
     stored = json.loads(spec.model_dump_json())["config"]
@@ -281,10 +281,11 @@ UNSPARING = ("ultraedit", "lora")
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "mend"])  # which is to be trained first
 def test_edits_of_known_facts_take_and_spare_their_neighbors(fact_model_path, tmp_path, method):
     facts = load_model(str(fact_model_path), cache=tmp_path)
-    config = method_config(method, {"search": SEARCH, **FITTING.get(method, {})})
+    search = {"search": SEARCH} if METHODS[method].searches else {}
+    config = method_config(method, {**search, **FITTING.get(method, {})})
     given = make_input(facts, (1,) if config.one_layer else (0, 1), FACT_TEXT, ("",))
     candidates = list({edit.subject: edit for edit in fact_edits(24)}.values())
-    found = search_values(facts.model, facts.tokenizer, given.layout, candidates, 1, config.search, ("",))
+    found = search_values(facts.model, facts.tokenizer, given.layout, candidates, 1, ValueSearchConfig(**SEARCH), ("",))
     # Where the search finds no value there is nothing to write.
     edits, values = zip(*[(e, v.z_star) for e, v in zip(candidates, found, strict=True) if v.loss < 0.06], strict=True)
     edits, z_star = edits[:5], torch.stack(values[:5])

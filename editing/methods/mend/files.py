@@ -59,7 +59,7 @@ def load_network(path: Path, digest: str | None = None) -> MendNetwork:
     except OSError as error:
         raise HypernetworkError(
             f"cannot read hypernetwork '{path}' ({error.strerror}); give the file that the training wrote"
-        ) from None
+        ) from error
     found = sha256(data)
     if digest is not None and found != digest:
         raise HypernetworkError(
@@ -84,7 +84,7 @@ def parse_network(data: bytes, named: str) -> tuple[MendNetwork, dict[str, Tenso
         reason = " ".join(str(error).split())[:200]
         raise HypernetworkError(
             f"'{named}' is no hypernetwork, or a broken one ({reason}); train it again or give another file"
-        ) from None
+        ) from error
     if not all(tensor.isfinite().all() for tensor in own.values()):
         raise HypernetworkError(f"hypernetwork '{named}' is not finite; go back to an earlier file")
     return network, {name: tensor for name, tensor in tensors.items() if not name.startswith(NETWORK)}, about

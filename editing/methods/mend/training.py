@@ -147,7 +147,7 @@ class MendTrainer:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise HypernetworkError(f"cannot read the training '{path}' ({error.strerror})") from None
+            raise HypernetworkError(f"cannot read the training '{path}' ({error.strerror})") from error
         return cls.resume_from(data, str(path), loaded, edits, config)
 
     @classmethod
@@ -172,8 +172,8 @@ class MendTrainer:
         network.spec.check(loaded.digest, network.spec.shapes)
         try:
             progress = MendProgress.model_validate(about.get("training"))
-        except ValidationError:
-            raise HypernetworkError(f"'{path}' holds no training to go on with; give what `save` wrote") from None
+        except ValidationError as error:
+            raise HypernetworkError(f"'{path}' holds no training to go on with; give what `save` wrote") from error
         if progress.edits != edits_digest(edits):
             raise HypernetworkError(
                 f"the training in '{path}' has other edits than these {len(edits)}; give its own, in their order"
