@@ -1,7 +1,7 @@
 """Where a model comes from: the embedded one, a folder, a hub id or a GGUF file; always a plain transformers model.
 
-Weights are read from safetensors only, and no code of a repository is run: a folder that asks for it is refused. A GGUF file is dequantised to float32
-once and kept as an ordinary folder in the cache.
+Weights are read from safetensors only. No code of a repository is run, and a folder that asks for it is refused. A GGUF
+file is dequantised to float32 once and kept as an ordinary folder in the cache.
 """
 
 import importlib.util
@@ -73,7 +73,9 @@ def load_model(
     torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
     source, revision = _resolve(reference, revision, cache)
     with quiet_transformers():
-        config = _guarded(reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False))
+        config = _guarded(
+            reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        )
         _check_causal(reference, config)
         model, report = _guarded(
             reference,

@@ -28,7 +28,7 @@ from editing.body import run_body
 from editing.config import OneLayerConfig
 from editing.edit import Edit
 from editing.keys import capture_inputs, stop_after
-from editing.methods.gradients.descent import descend
+from editing.methods.gradients.descent import Descent
 from editing.methods.gradients.targets import encode_targets
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.tokens import Rows
@@ -92,19 +92,10 @@ def _tune(given: MethodInput, layer: int, edits: Sequence[Edit], config: FineTun
         B_mr.mul_((limit / B_mr.norm()).clamp(max=1))  # |B Qᵀ| = |B|
 
     with overlay(given.model, given.layout, {name: Factors(B_mr, Q_dr.T)}):  # gradients pass through to B
-        descend(
-            given,
-            edits,
-            [B_mr],
-            what="fine-tuning",
-            passes=config.steps,
-            learning_rate=config.learning_rate,
-            stop_loss=config.stop_loss,
-            minibatch=config.minibatch,
-            seed=config.seed,
-            encode=encode,
-            after_step=bound,
+        descent = Descent(
+            "fine-tuning", config.steps, config.learning_rate, config.stop_loss, config.minibatch, config.seed
         )
+        descent.run(given.model, edits, [B_mr], encode, bound)
     return Factors(B_mr.detach().cpu().contiguous(), Q_dr.T.cpu().contiguous())
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
 from editing.errors import SolveError
-from editing.keys import subject_keys, subject_states
+from editing.keys import SubjectReader
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors
@@ -138,14 +138,14 @@ def locate(
         InvalidEdit: a subject is lost in tokenisation.
     """
     model, layout, last = given.model, given.layout, given.layers[-1]
-    pad_id, prompts = pad_token(given.tokenizer), prompts or encoded(given, edits)
+    reader, prompts = SubjectReader(model, layout, pad_token(given.tokenizer)), prompts or encoded(given, edits)
 
-    def states(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
-        found = subject_states(model, layout, prompts, layer, last, pad_id, alike=alike)
+    def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
+        found = reader.states(prompts, layer, last, uniform=uniform)
         return [found.keys, found.written, found.hidden]
 
-    def keys(prompts: Sequence[EncodedPrompt], alike: bool) -> list[Tensor]:
-        return [subject_keys(model, layout, prompts, layer, pad_id, alike=alike)]
+    def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
+        return [reader.keys(prompts, layer, uniform=uniform)]
 
     bare_nd, written_nm, hidden_nm = _gather(given, prompts[0], updates, states)
     K_nd = bare_nd.clone()
@@ -171,14 +171,14 @@ def _gather(
     updates: Sequence[WeightUpdate],
     read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
 ) -> list[Tensor]:
-    """What `read` finds for each prompt, (n, ·) each: prompts of like length are read together."""
+    """What `read` finds for each prompt, (n, ·) each: prompts of similar length are read together."""
     model, layout = given.model, given.layout
-    alike = not any(updates) or all(update is updates[0] for update in updates)
+    uniform = not any(updates) or all(update is updates[0] for update in updates)
     found: list[Tensor] = []
-    with overlay(model, layout, updates[0] if alike else {}):
+    with overlay(model, layout, updates[0] if uniform else {}):
         for chunk in _chunks([prompt.subject_index + 1 for prompt in prompts]):
-            with overlay(model, layout, {} if alike else [updates[i] for i in chunk]):
-                parts = read([prompts[i] for i in chunk], alike)
+            with overlay(model, layout, {} if uniform else [updates[i] for i in chunk]):
+                parts = read([prompts[i] for i in chunk], uniform)
             found = found or [part.new_empty(len(prompts), part.shape[1]) for part in parts]
             for whole, part in zip(found, parts, strict=True):
                 whole[chunk] = part

@@ -14,6 +14,7 @@ Shapes: d = key size, m = value size, r = rank.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ from transformers import PreTrainedModel
 from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.errors import UsageError
-from editing.methods.gradients.descent import descend
+from editing.methods.gradients.descent import Descent
+from editing.methods.gradients.targets import encode_targets
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.weights import Factors, WeightUpdate
 
@@ -66,15 +68,9 @@ def compute_independent_updates(
 def _train(given: MethodInput, edits: Sequence[Edit], config: LoraConfig) -> WeightUpdate:
     modules = given.layout.projections(given.model, given.layers, config.projections)
     with adapted(given.model, modules, config, transposed=given.layout.transposed) as pairs:
-        descend(
-            given,
-            edits,
-            [matrix for pair in pairs.values() for matrix in pair],
-            what="LoRA",
-            passes=config.steps,
-            learning_rate=config.learning_rate,
-            stop_loss=config.stop_loss,
-        )
+        descent = Descent("LoRA", config.steps, config.learning_rate, config.stop_loss)
+        encode = partial(encode_targets, given.model, given.tokenizer)
+        descent.run(given.model, edits, [matrix for pair in pairs.values() for matrix in pair], encode)
         share = config.alpha / config.rank
         return {
             name: Factors((share * B.detach()).cpu().contiguous(), A.detach().cpu().contiguous().clone())
@@ -116,9 +112,11 @@ def adapted(
 
 def _peft() -> ModuleType:
     try:
-        import peft
+        import peft  # here, since it need not be installed
     except ImportError as error:
-        raise UsageError("method 'lora' trains by the package peft, which is not installed: pip install peft") from error
+        raise UsageError(
+            "method 'lora' trains by the package peft, which is not installed: pip install peft"
+        ) from error
     module: ModuleType = peft
     return module
 

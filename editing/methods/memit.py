@@ -96,10 +96,10 @@ def _on_neurons(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, config: MemitConfig) -
     """The gain (n, d) of MEMIT, zero outside the coordinates that `neurons` selects."""
     if config.neurons is None:
         return memit_gain(C_dd, H_dd, K_dn, config.statistics_weight)
-    kept = most_active(K_dn, config.neurons)
-    block = (kept[:, None], kept)
+    active = most_active(K_dn, config.neurons)
+    block = (active[:, None], active)
     gain_nd = torch.zeros(K_dn.shape[1], len(C_dd), dtype=torch.float64, device=K_dn.device)
-    gain_nd[:, kept] = memit_gain(C_dd[block], H_dd[block], K_dn[kept], config.statistics_weight)
+    gain_nd[:, active] = memit_gain(C_dd[block], H_dd[block], K_dn[active], config.statistics_weight)
     return gain_nd
 
 

@@ -90,23 +90,19 @@ TOO_LONG = "edit 'long': prompt and target take .* tokens, the model reads 256 .
 LOST = "subject 'Ada Lovelace' is lost when .* is tokenised; write it without unusual characters"
 DIVERGED = "the loss became nan at step 1; lower search.step_length .* or leave the edit out"
 ANY_METHOD = {
-    "NaN in a search": (with_weight(3, float("nan")), search(), SearchError, DIVERGED),
-    "infinity in a search": (with_weight(3, float("inf")), search(), SearchError, DIVERGED),
-    "a prompt too long to search": (as_it_is, search([LONG]), InvalidEdit, TOO_LONG),
     "a prompt too long to write": (as_it_is, update([*EDITS, LONG]), InvalidEdit, TOO_LONG),
     "a prompt too long to try": (as_it_is, alone([LONG]), InvalidEdit, TOO_LONG),
-    "a subject lost in the search": (without_offsets, search(), InvalidEdit, LOST),
     "a subject lost in writing": (without_offsets, update(), InvalidEdit, LOST),
-    "a layer to search that is not there": (
-        as_it_is,
-        search(layer=9),
-        ModelError,
-        "has 4 layers; choose layers below 3",
-    ),
     "layers that are not there": (with_layers(9), update(), ModelError, "choose layers (below 3|of 0 to 3)"),
     "layers that fall": (with_layers(2, 1), update(), ModelError, r"\[2, 1\] must be distinct, rising"),
 }
 ANY_SOLVE = {
+    "NaN in a search": (with_weight(3, float("nan")), search(), SearchError, DIVERGED),
+    "infinity in a search": (with_weight(3, float("inf")), search(), SearchError, DIVERGED),
+    "a prompt too long to search": (as_it_is, search([LONG]), InvalidEdit, TOO_LONG),
+    "a subject lost in the search": (without_offsets, search(), InvalidEdit, LOST),
+    "a layer to search that is not there": (
+        as_it_is, search(layer=9), ModelError, "has 4 layers; choose layers below 3"),
     "statistics of other layers": (
         with_layers(0), update(), StatisticsError, "no key statistics of layer 0 .* only of layers .*; collect them"),
     "statistics of another model": (
@@ -136,7 +132,7 @@ def test_what_no_method_can_carry_out_is_refused(name, method):
 
 @pytest.mark.parametrize("method", SOLVING)
 @pytest.mark.parametrize("name", ANY_SOLVE)
-def test_what_no_solve_can_work_with_is_refused(name, method):
+def test_what_no_search_or_solve_can_work_with_is_refused(name, method):
     check(ANY_SOLVE[name], method)
 
 

@@ -8,7 +8,7 @@ from editing.config import ValueSearchConfig
 from editing.covariance import KeyStatistics, collect_statistics
 from editing.edit import Edit
 from editing.errors import ModelError
-from editing.keys import capture_inputs, subject_states
+from editing.keys import SubjectReader, capture_inputs
 from editing.layout import LAYOUTS, layout_of
 from editing.measure.fluency import generate
 from editing.measure.scoring import score
@@ -59,7 +59,7 @@ def input_for(tiny, layers=(1,), prefixes=("",)) -> MethodInput:
 
 def states(tiny, edits, layer, hidden_layer=None, prefixes=("",)):
     prompts = [encode_in_context(tiny.tokenizer, prefixes, 0, edit.prompt, edit.subject) for edit in edits]
-    return subject_states(tiny.model, layout_of(tiny.model), prompts, layer, hidden_layer or layer, 0)
+    return SubjectReader(tiny.model, layout_of(tiny.model), 0).states(prompts, layer, hidden_layer or layer)
 
 
 def reachable(tiny, edits, layer):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from editing.covariance import collect_statistics
 from editing.edit import Edit
-from editing.keys import subject_states
+from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.methods.memit import MemitConfig, MethodInput, compute_independent_updates, compute_update
 from editing.methods.shared.history import KeyHistory
@@ -54,7 +54,7 @@ def given(tiny: LoadedModel, layers: tuple[int, ...], prefixes: tuple[str, ...] 
 
 def states(made: MethodInput, edits, layer: int):
     prompts = [encode_prompt(made.tokenizer, "", edit.prompt, edit.subject) for edit in edits]
-    return subject_states(made.model, made.layout, prompts, layer, made.layers[-1], pad_token(made.tokenizer))
+    return SubjectReader(made.model, made.layout, pad_token(made.tokenizer)).states(prompts, layer, made.layers[-1])
 
 
 def wanted(made: MethodInput, edits) -> Tensor:
@@ -186,7 +186,7 @@ def test_the_keys_of_a_batch_are_the_mean_over_contexts(tiny):
     for prefix in made.prefixes:
         prompts = [encode_prompt(made.tokenizer, prefix, edit.prompt, edit.subject) for edit in EDITS]
         pad = pad_token(made.tokenizer)
-        singles.append(torch.cat([subject_states(made.model, made.layout, [p], 2, 2, pad).keys for p in prompts]))
+        singles.append(torch.cat([SubjectReader(made.model, made.layout, pad).states([p], 2, 2).keys for p in prompts]))
     torch.testing.assert_close(keys, torch.stack(singles).mean(0), atol=1e-6, rtol=1e-5)
 
 

@@ -61,7 +61,7 @@ class MendProgress(Config):
 
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of each parameter."""
+"""What Adam knows of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -280,12 +280,12 @@ class MendTrainer:
         summed: list[Tensor] = []
         for examples, gradients in zip(passes, tokens, strict=True):
             with torch.set_grad_enabled(learning):
-                edit_loss, kept = losses(
+                edit_loss, locality_loss = losses(
                     self.loaded, self.network, examples, gradients, config.edits_together, self.below, earlier
                 )
-            edit, locality = edit + edit_loss.item() / count, locality + kept.item() / count
+            edit, locality = edit + edit_loss.item() / count, locality + locality_loss.item() / count
             if learning:
-                loss = (config.edit_weight * edit_loss + kept) / count
+                loss = (config.edit_weight * edit_loss + locality_loss) / count
                 parts = torch.autograd.grad(loss, list(self.parameters.values()))
                 summed = [total + part for total, part in zip(summed, parts, strict=True)] if summed else list(parts)
         return edit, locality, summed
@@ -297,13 +297,13 @@ class MendTrainer:
         return [one.edit for one in examples if one.edit.subject not in subjects]
 
     def _restore(self, path: str, tensors: Mapping[str, Tensor]) -> None:
-        """Give Adam back what `save` kept of it."""
+        """Give Adam back what `save` stored of it."""
         for name, parameter in self.parameters.items():
-            kept = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}
-            if len(kept) < len(ADAM):
-                raise HypernetworkError(f"'{path}' lacks what Adam kept of {name}; give what `save` wrote")
-            count = kept.pop("step")  # Adam counts on the CPU
-            moments = {key: tensor.to(parameter.device) for key, tensor in kept.items()}
+            stored = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}
+            if len(stored) < len(ADAM):
+                raise HypernetworkError(f"'{path}' lacks what Adam knows of {name}; give what `save` wrote")
+            count = stored.pop("step")  # Adam counts on the CPU
+            moments = {key: tensor.to(parameter.device) for key, tensor in stored.items()}
             self.adam.state[parameter] = {"step": count, **moments}
 
     def _skip(self, seen: Mapping[str, Tensor]) -> None:
