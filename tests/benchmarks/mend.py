@@ -19,7 +19,7 @@ from editing.methods import compute_update, edited_layers, method_config
 from editing.methods.gradients.features import token_gradients
 from editing.methods.gradients.targets import encode_targets, target_loss
 from editing.methods.mend.files import load_network, save_network
-from editing.methods.mend.training import MendTraining
+from editing.methods.mend.options import MendTraining
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel

@@ -11,7 +11,8 @@ from editing.layout import layout_of
 from editing.measure.metrics import evaluate, summarise
 from editing.methods import compute_update, method_config
 from editing.methods.mend.files import save_network
-from editing.methods.mend.training import MendTrainer, MendTraining
+from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers

@@ -20,7 +20,8 @@ from editing.methods.mend.examples import asked_of, examples_at, spared_by
 from editing.methods.mend.files import load_network, save_network
 from editing.methods.mend.loss import losses
 from editing.methods.mend.method import update_together
-from editing.methods.mend.training import MendTrainer, MendTraining
+from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate
 from editing.models import load_model
 from editing.weights import concatenate, overlay
