@@ -11,7 +11,6 @@ from editing.layout import layout_of
 from editing.measure.scoring import score
 from editing.methods import compute_update, method_config
 from editing.methods.finetune import _basis
-from editing.methods.gradients import descent
 from editing.methods.gradients.targets import encode_targets, target_loss
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
@@ -80,7 +79,7 @@ def test_a_minibatch_of_all_edits_is_the_whole_batch(given):
 
 
 def test_minibatches_go_over_all_edits_in_every_pass_in_a_seeded_order(given, monkeypatch):
-    seen, real = [], descent.encode_targets
+    seen, real = [], encode_targets
 
     def encode(model, tokenizer, edits, **options):
         seen.append([edit.subject for edit in edits])
