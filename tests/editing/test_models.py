@@ -178,6 +178,17 @@ def test_an_unfinished_conversion_is_never_used(source, conversions, tmp_path, m
     assert len(conversions) == 2 and (folder / gguf.SEAL).read_text() == seal
 
 
+def test_where_nothing_can_be_kept_it_is_converted_each_time_and_one_line_says_so(
+    source, conversions, tmp_path, tiny_llama, caplog
+):
+    (tmp_path / "cache").write_text("a file in the place of the folder")
+    for count in (1, 2):
+        assert load_model(str(source), cache=tmp_path / "cache").digest == tiny_llama.digest
+        assert len(conversions) == count and not conversions[-1].parent.exists()
+    assert len(caplog.records) == 2
+    assert "cache/models' (Not a directory), so '" in caplog.records[0].getMessage()
+
+
 def test_a_failed_conversion_leaves_nothing_behind(source, tmp_path, monkeypatch):
     def fail(file: Path, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")

@@ -1,5 +1,6 @@
 """Laws of the working state: what is cached is used, what is broken is made anew, and nothing foreign is restored."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -319,3 +320,13 @@ def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
 def test_a_line_whose_layers_do_not_fit_its_model_is_refused(opened):
     with pytest.raises(ModelError, match="layer 9 leaves nothing above it"):
         opened(config=CONFIG.model_copy(update={"layers": (9,)}))
+
+
+def test_a_cache_in_which_nothing_can_be_written_ends_nothing(opened, tmp_path, caplog):
+    expected = everything(opened())
+    for kind in ("contexts", "texts", "statistics", "values", "scores", "fluency"):
+        (tmp_path / kind).write_text("a file in the place of the folder")
+    with caplog.at_level(logging.WARNING, "editing"):
+        assert everything(opened(tmp_path)) == expected
+    [line] = [record.getMessage() for record in caplog.records if record.name == "editing.cache"]
+    assert str(tmp_path) in line
