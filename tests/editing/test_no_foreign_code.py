@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from editing import models
 from editing.errors import ModelError
 from editing.models import load_model
 from tests.asking import asking_folder
@@ -66,6 +67,29 @@ def test_a_folder_from_practice_is_refused_likewise(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"^model '.*asks_for_code' asks for Python code of its own"):
         load_model(str(folder), cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_brings_its_own_way_to_generate_is_refused_too(tiny_llama, tmp_path):
+    folder = asking_folder(tiny_llama, tmp_path / "model", "config.json", known=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
+    (folder / "custom_generate").mkdir()
+    (folder / "own.py").rename(folder / "custom_generate" / "generate.py")
+    with pytest.raises(ModelError, match=r"asks for Python code of its own to be run \(custom_generate/generate\.py\)"):
+        load_model(str(folder), cache=tmp_path)
+    assert list(tmp_path.rglob("ran")) == []
+
+
+def test_a_repository_that_asks_is_refused_in_the_same_words(monkeypatch, tmp_path):
+    """What transformers says of a hub id, which cannot be asked for here."""
+    says = "The repository a/b contains custom code.\nPlease pass the argument `trust_remote_code=True`."
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ValueError(says)
+
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(ModelError, match=r"^model 'a/b' asks for Python code of its own .* which is never done"):
+        load_model("a/b", cache=tmp_path)
 
 
 def test_a_folder_whose_file_says_that_there_is_no_such_code_loads(tiny_llama, tmp_path):

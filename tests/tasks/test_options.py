@@ -1,12 +1,13 @@
 """An option does something: every field of a method's configuration changes what comes out, and no other is taken."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from editing.config import ValueSearchConfig
+from editing.config import MethodConfig, SpreadingConfig, ValueSearchConfig
 from editing.digests import json_digest, tensor_digest
 from editing.edit import Edit
 from editing.errors import ErrataError, UsageError
@@ -226,3 +227,26 @@ def test_a_line_that_release_0_1_defined_is_read_as_what_it_meant(method):
 def test_a_stored_line_with_a_field_that_nobody_ever_had_is_refused(method):
     with pytest.raises(ValueError, match="depth"):
         LineSpec.model_validate({"line": "x", "model": "m", "config": {"method": method, "depth": 3}})
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    """What the README says of methods."""
+    path = Path(__file__).resolve().parents[2] / "README.md"
+    if not path.is_file():
+        pytest.skip("there is no README.md")
+    return path.read_text().split("\n### Methods\n")[1].split("\n### ")[0]
+
+
+def test_the_readme_names_the_options_that_methods_share_and_none_that_nobody_has(readme):
+    named = set(re.findall(r"-o '?(\w+)=|`-o (\w+)`", readme))
+    found = {name for pair in named for name in pair if name}
+    assert found <= {name for method in METHODS.values() for name in method.config.model_fields}
+    shared = {name for config in (MethodConfig, SpreadingConfig) for name in config.model_fields}
+    assert shared - {"method", "layers", "seed"} <= found
+
+
+def test_the_readme_promises_for_every_method_what_every_method_has(readme):
+    every = readme.split("Options that go with every method")[1].split("\n\n`memit`")[0]
+    for method in METHODS.values():
+        assert set(re.findall(r"-o '?(\w+)=", every)) <= method.config.model_fields.keys()
