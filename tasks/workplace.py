@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from tasks.ledger.table import Ledger, s3_options
+from tasks.ledger.opening import s3_options
+from tasks.ledger.table import Ledger
 from tasks.settings import Settings, load_settings
 from tasks.stores.objects import open_store
 from tasks.stores.snapshots import SnapshotStore

@@ -11,8 +11,9 @@ from typing import Any
 from editing.edit import Edit, make_edit
 from editing.errors import InvalidEdit
 from editing.readers import BadRecord
+from tasks.ledger.appending import Known, Request
 from tasks.ledger.events import Event, RequestState
-from tasks.ledger.table import Known, Ledger, Request
+from tasks.ledger.table import Ledger
 
 AT_ONCE = 1000
 """Requests in one append."""

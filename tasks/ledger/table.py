@@ -7,33 +7,26 @@ machines say, no event is written twice, and no step that a request cannot take 
 """
 
 import json
-import os
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.schema import PrimitiveType
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
 
-from tasks.ledger import queries
+from tasks.ledger import opening, queries
+from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.events import Event, RequestState, State, check_transition, fold
-from tasks.ledger.queries import ADDED, SCHEMA
+from tasks.ledger.events import Event, RequestState, State, fold
 from tasks.stores.objects import check_line
-
-FORMAT = 2
-"""Counts the changes of the table; one of a higher number is refused."""
-FORMAT_KEY = "errata.format"
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TRY_SECONDS = 60.0
@@ -62,32 +55,6 @@ class LineEvents:
     """The versions whose events are written."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the ledger knows of one request, when an append is judged."""
-
-    state: State | None = None
-    payload: Mapping[str, Any] | None = None
-    """The request as it was received last."""
-    event_ids: frozenset[str] = frozenset()
-
-
-Request = tuple[str, str]
-"""A request is named by (line, id)."""
-Decide = Callable[[Mapping[Request, Known]], Sequence[Event]]
-"""What to write, given what is known of the requests; asked again whenever another process wrote in between."""
-
-
-def s3_options(endpoint_url: str | None) -> dict[str, str]:
-    """Storage options of a ledger on S3; credentials come from the environment."""
-    options = {"aws_conditional_put": "etag"}
-    if endpoint_url:
-        # Both names: the environment variable AWS_ENDPOINT_URL_S3 would override the first.
-        options |= {"AWS_ENDPOINT_URL": endpoint_url, "AWS_ENDPOINT_URL_S3": endpoint_url}
-        options["AWS_ALLOW_HTTP"] = str(endpoint_url.startswith("http://")).lower()
-    return options
-
-
 class Ledger:
     """The table at a local path or `s3://bucket/path`; it is created by the first append. Raises LedgerError."""
 
@@ -103,7 +70,7 @@ class Ledger:
         Raises:
             LedgerError: a request cannot take such a step, or the table cannot be written.
         """
-        return self.write([(event.line, event.request_id) for event in events], lambda known: _checked(events, known))
+        return self.write([(event.line, event.request_id) for event in events], lambda known: checked(events, known))
 
     def append_unchanged(self, events: Sequence[Event], seen: Mapping[str, Standing]) -> list[Event]:
         """The same for events of one line that follow from where its requests stood when they were seen.
@@ -113,7 +80,7 @@ class Ledger:
         counts = {name: standing.events for name, standing in seen.items()}
 
         def unchanged(known: Mapping[Request, Known]) -> list[Event]:
-            return _checked(
+            return checked(
                 [event for event in events if len(known[event.line, event.request_id].event_ids)
                  == counts.get(event.request_id, 0)],
                 known,
@@ -128,14 +95,14 @@ class Ledger:
         with self._explained("written"):
             deadline = time.monotonic() + _TRY_SECONDS
             for attempt in range(1, 10_000):
-                table = self._open() or self._create()
+                table = opening.found(self.uri, self._options) or opening.created(self.uri, self._options)
                 known = self._known(table, requests)
                 pending = list(decide(known))
                 try:
                     if pending:
-                        table = self._upgraded(table)
+                        table = opening.upgraded(table)
                         write_deltalake(
-                            table, _rows(pending, table.version() + 1), mode="append", commit_properties=_ONCE
+                            table, rows(pending, table.version() + 1), mode="append", commit_properties=_ONCE
                         )
                     return pending
                 except CommitFailedError:
@@ -147,7 +114,7 @@ class Ledger:
     def look(self) -> dict[str, LineEvents]:
         """Where every request of every line stands, without what it says; the table is opened once."""
         with self._explained("read"):
-            table = self._open()
+            table = opening.found(self.uri, self._options)
             if table is None:
                 return {}
             found: dict[str, LineEvents] = {}
@@ -207,7 +174,7 @@ class Ledger:
     def compact(self, more_than: int = 64) -> bool:
         """Join the files of many small appends when there are more than so many. Returns whether it did."""
         with self._explained("compacted"):
-            table = self._open()
+            table = opening.found(self.uri, self._options)
             if table is None or len(table.file_uris()) <= more_than:
                 return False
             try:
@@ -226,7 +193,7 @@ class Ledger:
         if line is not None:
             check_line(line)
         with self._explained("read"):
-            table = self._open()
+            table = opening.found(self.uri, self._options)
             if table is None:
                 return []
             found = queries.run(table, sql, line=line, requests=requests, **parameters)
@@ -251,55 +218,6 @@ class Ledger:
             for request, found in steps.items()
         }
 
-    def _open(self) -> DeltaTable | None:
-        """The table, or None where nothing was written yet."""
-        if not self.uri.startswith("s3://") and os.path.lexists(self.uri) and not os.path.isdir(self.uri):
-            raise LedgerError(f"'{self.uri}' is no folder: choose an empty or new folder for the ledger")
-        try:
-            table = DeltaTable(self.uri, storage_options=self._options)
-        except TableNotFoundError:
-            self._check_empty()
-            return None
-        missing = set(SCHEMA.names) - set(ADDED) - {column.name for column in table.schema().fields}
-        if missing:
-            raise LedgerError(
-                f"'{self.uri}' is a Delta table but no ledger (it has no {', '.join(sorted(missing))}): choose another"
-            )
-        found = table.metadata().configuration.get(FORMAT_KEY, "1")
-        if not found.isdecimal() or int(found) > FORMAT:
-            raise LedgerError(
-                f"ledger '{self.uri}' was written by a newer Errata (format {found}, this one knows {FORMAT}): "
-                "update Errata"
-            )
-        return table
-
-    def _create(self) -> DeltaTable:
-        try:
-            return _marked(
-                DeltaTable.create(
-                    self.uri, SCHEMA, configuration={"delta.appendOnly": "true"}, storage_options=self._options
-                )
-            )
-        except DeltaError:
-            table = self._open()  # another process was faster
-            if table is None:
-                raise
-            return table
-
-    def _upgraded(self, table: DeltaTable) -> DeltaTable:
-        """The table with the columns that release 0.1 did not have, and marked so that it writes no more."""
-        present = {column.name for column in table.schema().fields}
-        if missing := [name for name in ADDED if name not in present]:
-            table.alter.add_columns([Field(name, PrimitiveType("long"), nullable=True) for name in missing])
-        return _marked(table)
-
-    def _check_empty(self) -> None:
-        """Refuse a local path that holds something else, or a table whose log is lost."""
-        if self.uri.startswith("s3://") or not os.path.lexists(self.uri):
-            return
-        if set(os.listdir(self.uri)) - {"_delta_log"}:
-            raise LedgerError(f"'{self.uri}' is no Delta table and not empty: choose an empty folder for the ledger")
-
     @contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
         """Turn what the table's libraries raise into one line; their reports have many and repeat requests."""
@@ -313,43 +231,10 @@ class Ledger:
             ) from error
 
 
-def _marked(table: DeltaTable) -> DeltaTable:
-    if table.metadata().configuration.get(FORMAT_KEY) != str(FORMAT):
-        table.alter.set_table_properties({FORMAT_KEY: str(FORMAT)}, raise_if_not_exists=False)
-    return table
-
-
-def _checked(events: Sequence[Event], known: Mapping[Request, Known]) -> list[Event]:
-    """The events that are not in the table yet. Raises LedgerError where one is no step that its request can take."""
-    states = {request: found.state for request, found in known.items()}
-    seen: set[str] = set()
-    fitting = []
-    for event in events:
-        request = (event.line, event.request_id)
-        if event.event_id in seen or event.event_id in known[request].event_ids:
-            continue
-        check_transition(states[request], event.event, event.request_id)
-        seen.add(event.event_id)
-        states[request] = event.event
-        fitting.append(event)
-    return fitting
-
-
 def _one_line(error: Exception) -> str:
     """The beginning of a report, without the colours, the tree and the server's own answer that come with it."""
     text = _COLOURS.sub("", str(error)).partition("<?xml")[0]
     return " ".join(text.replace("↳", " ").split())[:200]
-
-
-def _rows(events: Sequence[Event], commit: int) -> pa.Table:
-    records = []
-    for sequence, event in enumerate(events):
-        record = event.model_dump() | {"commit": commit, "sequence": sequence, "time": event.time.astimezone(UTC)}
-        for name in ("metrics", "payload"):
-            if record[name] is not None:
-                record[name] = json.dumps(record[name], allow_nan=False, ensure_ascii=False)
-        records.append(record)
-    return pa.Table.from_pylist(records, schema=SCHEMA)
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from editing.errors import UsageError
+from tasks.ledger.catching_up import catch_up, count_states, standings
 from tasks.ledger.table import LineEvents
-from tasks.ledger.view import LineView, catch_up, count_states, look, standings
+from tasks.ledger.view import LineView, look
 from tasks.lines.specs import read_line
 from tasks.review.aliases import sync_aliases
 from tasks.stores.lease import holder

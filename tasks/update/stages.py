@@ -14,8 +14,9 @@ from editing.errors import EditingError, InvalidEdit
 from editing.measure.fluency import generate
 from editing.methods import compute_update
 from tasks.ledger import intake
+from tasks.ledger.catching_up import catch_up, version_events
 from tasks.ledger.events import Event
-from tasks.ledger.view import LineView, catch_up, chain, look, members, version_events
+from tasks.ledger.view import LineView, chain, look, members
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
 from tasks.progress import progress

@@ -24,9 +24,10 @@ from editing.errors import ErrataError
 from tasks.ledger import events as events_module
 from tasks.ledger import intake
 from tasks.ledger import table as table_module
+from tasks.ledger.catching_up import catch_up, missing_events, version_events
 from tasks.ledger.events import fold
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import catch_up, chain, look, members, missing_events, version_events
+from tasks.ledger.view import chain, look, members
 from tasks.review import decisions
 from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.stores.manifest import Head, Manifest, Version

@@ -24,8 +24,9 @@ from editing.errors import UsageError
 from tasks.ledger import table as ledger_module
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import TRANSITIONS, Event, State, check_transition, fold
+from tasks.ledger.opening import FORMAT_KEY, s3_options
 from tasks.ledger.queries import SCHEMA
-from tasks.ledger.table import FORMAT_KEY, Ledger, s3_options
+from tasks.ledger.table import Ledger
 
 LINE = "smollm2"
 ROOT = Path(__file__).parents[2]

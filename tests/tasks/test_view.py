@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tasks.ledger.catching_up import catch_up, count_states, standings, version_events
 from tasks.ledger.events import Event
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import catch_up, chain, count_states, look, members, standings, version_events
+from tasks.ledger.view import chain, look, members
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
 LINE = "main"
@@ -21,7 +22,9 @@ def store(folder) -> SnapshotStore:
     return SnapshotStore(folder)
 
 
-def made(store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str) -> Version:
+def made(
+    store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str, **more: object
+) -> Version:
     """A version of `requests` (one letter each) as a job makes it, killed before it wrote the events."""
     for name in requests:
         ledger.append([Event(request_id=name, event=what, line=LINE, actor="ann") for what in ("received", "queued")])
@@ -39,13 +42,16 @@ def made(store: SnapshotStore, ledger: Ledger, number: int, parent: Version | No
         batch=number,
         flow_run_id="flow",
         mlflow_run_id="run",
+        **more,
     )
     return store.publish(manifest, {"w": torch.full((2,), float(number))})
 
 
-def written(store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str) -> Version:
+def written(
+    store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str, **more: object
+) -> Version:
     """The same, with its events."""
-    version = made(store, ledger, number, parent, requests)
+    version = made(store, ledger, number, parent, requests, **more)
     ledger.append(version_events(version, "ann"))
     return version
 
@@ -183,3 +189,81 @@ def test_the_live_requests_of_a_snapshot_are_those_of_its_whole_chain_oldest_fir
     view = look(store, ledger, LINE)
     assert list(members(chain(view, second.snapshot))) == ["b", "a", "c"]
     assert members(chain(view, None)) == {}
+
+
+def test_what_an_earlier_release_wrote_wrongly_is_put_right(store, ledger):
+    version = written(store, ledger, 1, None, "ab")
+    store.move_head(LINE, version, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    ledger.append([Event(request_id="a", event="rolled_back", line=LINE, actor="a look")])
+    catch_up_twice(store, ledger)
+    assert set(states(ledger).values()) == {"promoted"}
+
+
+def test_a_fact_that_was_submitted_again_is_what_head_says_after_rolling_forward(store, ledger):
+    first = written(store, ledger, 1, None, "a")
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    head = store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    second = written(store, ledger, 2, None, "a")
+    head = store.move_head(LINE, second, head, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    store.move_head(LINE, first, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted"} and ledger.states(LINE)["a"].version == 1
+
+
+def test_a_fact_that_waits_to_be_written_again_is_in_service_when_its_old_version_is(store, ledger):
+    version = written(store, ledger, 1, None, "a")
+    head = store.move_head(LINE, version, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    head = store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
+    store.move_head(LINE, version, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted"} and ledger.queued(LINE) == []
+
+
+def test_a_version_made_anew_from_the_base_takes_over_what_it_carries_and_out_what_it_lacks(store, ledger):
+    first = written(store, ledger, 1, None, "ab")
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    root = {"based_on": head.sequence, "live": ("a", "c"), "removed": ("b",)}
+    second = written(store, ledger, 2, None, "c", **root)
+    view = look(store, ledger, LINE)
+    assert [version.number for version in view.waiting] == [2] and view.tip == second.snapshot
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "promoted", "c": "committed"}
+    store.move_head(LINE, second, head, "promote", "eve", "without b")
+    before = ledger.history("a")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "retracted", "c": "promoted"}
+    assert ledger.history("a") == before
+    assert look(store, ledger, LINE).live == {"a": 2, "c": 2}
+
+
+def test_rolling_back_below_and_forward_again_does_not_bring_back_what_was_built_in_between(store, ledger):
+    first = written(store, ledger, 1, None, "a", based_on=0)
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    made(store, ledger, 2, first, "b", based_on=head.sequence)
+    head = store.move_head(LINE, None, head, "rollback", "eve", "")
+    store.move_head(LINE, first, head, "rollback", "eve", "")
+    assert look(store, ledger, LINE).waiting == []
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "rolled_back"}
+
+
+def test_a_refusal_is_a_move_of_head_that_leaves_the_version_in_service(store, ledger):
+    first = written(store, ledger, 1, None, "a", based_on=0)
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    written(store, ledger, 2, first, "b", based_on=1)
+    head = store.move_head(LINE, first, head, "reject", "eve", "wrong", rejected=(2,))
+    assert (head.version, head.previous) == (1, None)
+    assert look(store, ledger, LINE).waiting == []
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "rejected"}
+    assert ledger.states(LINE)["b"].reason == "wrong"
