@@ -48,9 +48,10 @@ def _without_ignored(stored: Any) -> Any:
     method ignored. (One of them, `statistics_tokens`, also moved the text that perplexity is taken on where none is
     given; that is now the text of the default.) Any other unknown field is refused.
     """
-    if not isinstance(stored, dict) or stored.get("method") not in METHODS:
+    name = stored.get("method") if isinstance(stored, dict) else None
+    if not isinstance(name, str) or name not in METHODS:
         return stored
-    fields = METHODS[stored["method"]].config.model_fields
+    fields = METHODS[name].config.model_fields
     return {name: value for name, value in stored.items() if name in fields or name not in ONCE_IN_EVERY_CONFIG}
 
 

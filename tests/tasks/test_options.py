@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from editing.config import MethodConfig, SpreadingConfig, ValueSearchConfig
 from editing.digests import json_digest, tensor_digest
@@ -225,8 +226,14 @@ def test_a_line_that_release_0_1_defined_is_read_as_what_it_meant(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stored_line_with_a_field_that_nobody_ever_had_is_refused(method):
-    with pytest.raises(ValueError, match="depth"):
+    with pytest.raises(ValidationError, match="depth"):
         LineSpec.model_validate({"line": "x", "model": "m", "config": {"method": method, "depth": 3}})
+
+
+@pytest.mark.parametrize("config", [None, [], "memit", {}, {"method": None}, {"method": ["memit"]}, {"method": "rune"}])
+def test_a_stored_line_without_a_method_that_there_is_is_refused(config):
+    with pytest.raises(ValidationError):
+        LineSpec.model_validate({"line": "x", "model": "m", "config": config})
 
 
 @pytest.fixture(scope="module")
