@@ -47,7 +47,7 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
     said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
-    updates = compute_independent_updates(session.setting, edits, session.values(edits, progress), session.config)
+    updates = compute_independent_updates(session.method_input, edits, session.values(edits, progress), session.config)
     rows: list[TrialRow] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)

@@ -46,7 +46,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     except StopIteration:
         return []
     except (csv.Error, BadLine) as error:
-        raise ReadError(f"{str(path)!r}: broken header, {error}; name the columns in the first line") from None
+        raise ReadError(f"{str(path)!r}: broken header, {error}; name the columns in the first line") from error
     if len(header) < 2:
         raise ReadError(f"{str(path)!r} has the single column {shown(header)}; separate the columns by commas")
     for place, name in enumerate(header):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from editing.edit import shown
 from editing.errors import UsageError
-from editing.methods.mend.training import MendTraining
+from editing.methods.mend.options import MendTraining
 from flows.cli.console import as_json, console, percent, shown_progress, table
 from tasks.lines.hypernetworks import resolve
 from tasks.lines.specs import absolute

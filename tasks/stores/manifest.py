@@ -158,17 +158,19 @@ class Head(BaseModel):
         return {name: fields[name] for name in fields if name != "rejected" or self.rejected}
 
 
-def live_requests(chain: Iterable[Manifest]) -> list[str]:
-    """The requests whose facts the last of these versions holds, oldest first; `chain` goes from the base up."""
-    live: dict[str, None] = {}
+def members(chain: Iterable[Manifest]) -> dict[str, int]:
+    """The facts that the last of these versions holds, oldest first, each with the version that it is of.
+
+    `chain` goes from the base up.
+    """
+    found: dict[str, int] = {}
     for manifest in chain:
         if manifest.live is not None:
-            live = dict.fromkeys(manifest.live)
-            continue
+            found = dict.fromkeys(manifest.live, manifest.version)
         for request_id in manifest.removed:
-            live.pop(request_id, None)
-        live |= dict.fromkeys(manifest.request_ids)
-    return list(live)
+            found.pop(request_id, None)
+        found |= dict.fromkeys(manifest.request_ids, manifest.version)
+    return found
 
 
 def _measured(metrics: dict[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from editing.files import write_atomically
 from editing.measure.metrics import evaluate
-from editing.methods.kept import release_memory
+from editing.methods.gradients.memo import release_memory
 from editing.methods.mend.files import load_network, network_bytes, parse_network
 from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate as measure

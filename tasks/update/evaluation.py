@@ -82,7 +82,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         base=run.spec.model,
         base_digest=session.loaded.digest,
         method=session.config.method,
-        config=session.config.model_dump(mode="json") | {"layers": list(session.setting.layers)},
+        config=session.config.model_dump(mode="json") | {"layers": list(session.method_input.layers)},
         policy=run.policy.model_dump(mode="json"),
         flow_run_id=run.flow_run_id,
         mlflow_run_id=run.mlflow_run_id,

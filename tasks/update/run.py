@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from editing.edit import Edit
-from editing.methods.base import BatchUpdate
+from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text

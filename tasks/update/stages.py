@@ -16,13 +16,13 @@ from editing.methods import compute_update
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up, version_events
 from tasks.ledger.events import Event
-from tasks.ledger.view import LineView, chain, look, members
+from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
 from tasks.progress import progress
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
-from tasks.stores.manifest import Manifest, Version
+from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
@@ -94,7 +94,7 @@ def write(session: Session, batch: Batch) -> Written:
     started = time.perf_counter()
     z_star = session.values(batch.edits, progress)
     searched = time.perf_counter() - started
-    update = compute_update(session.setting, batch.edits, z_star, session.config)
+    update = compute_update(session.method_input, batch.edits, z_star, session.config)
     return Written(batch, update, z_star, session.weights.apply(update.update), searched)
 
 

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.edit import Edit
 from editing.methods.mend.files import load_network, save_network
-from editing.methods.mend.training import MendTraining
+from editing.methods.mend.options import MendTraining
 from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
 from tasks.lines.hypernetworks import cached, resolve, stored

@@ -27,10 +27,10 @@ from tasks.ledger import table as table_module
 from tasks.ledger.catching_up import catch_up, missing_events, version_events
 from tasks.ledger.events import fold
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import chain, look, members
+from tasks.ledger.view import chain, look
 from tasks.review import decisions
 from tasks.stores.errors import HeadMoved, LineBusy
-from tasks.stores.manifest import Head, Manifest, Version
+from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.objects import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError

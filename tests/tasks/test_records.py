@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tasks.lines.specs import LineSpec, read_line, save_line
 from tasks.stores.errors import NewerFormat, RecordError
 from tasks.stores.lease import LeaseRecord, acquire
-from tasks.stores.manifest import Head, Manifest, VersionPointer, head_bytes, live_requests, manifest_bytes
+from tasks.stores.manifest import Head, Manifest, VersionPointer, head_bytes, manifest_bytes, members
 from tasks.stores.objects import canonical_json, sha256
 from tasks.stores.records import read_record, record_bytes
 from tasks.stores.snapshots import SnapshotStore
@@ -103,7 +103,7 @@ def test_a_chain_of_release_0_1_is_gone_on_with(folder):
     old = snapshots.version("old", 1)
     new = snapshots.publish(manifest(2, old.snapshot, line="old", based_on=1), tensors())
     assert [item.format for item in SnapshotStore(folder).chain(new.snapshot)] == [1, 2]
-    assert live_requests(snapshots.chain(new.snapshot)) == ["r1", "r2"]  # manifest() names version 2's request r2
+    assert list(members(snapshots.chain(new.snapshot))) == ["r1", "r2"]  # manifest() names version 2's request r2
 
 
 def test_a_head_that_release_0_1_wrote_and_could_not_read_is_read_with_what_it_says(folder):
@@ -148,9 +148,9 @@ def test_a_root_names_what_is_live_and_what_came_before_it_counts_no_more():
     first, second = manifest(1, request_ids=("a", "b")), manifest(2, "s1", request_ids=("c",), removed=("a",))
     root = manifest(3, None, request_ids=("d",), live=("b", "d"), removed=("c",), based_on=2)
     after = manifest(4, "s3", request_ids=("e",), based_on=3)
-    assert live_requests([first, second]) == ["b", "c"]
-    assert live_requests([root, after]) == ["b", "d", "e"]
-    assert live_requests([]) == []
+    assert list(members([first, second])) == ["b", "c"]
+    assert list(members([root, after])) == ["b", "d", "e"]
+    assert list(members([])) == []
 
 
 @pytest.mark.parametrize(
