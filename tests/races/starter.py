@@ -5,9 +5,10 @@ is opened here, so that a fork starts clean. One trial is one line of JSON on st
 
     {"settings": {NAME: VALUE}, "line": NAME, "racers": [{"do": [ARGUMENT, ...], "delay": SECONDS, "again": BOOL}, ...]}
 
-and its answer one line on standard output: for each racer its exit code, what it said on standard error, and the
-seconds it took. A racer gets ready, waits until all are, is let go at the same moment, sleeps its delay and acts.
-`do` are arguments of `errata`, or ["job-end"]; `again` repeats it until all that do not have it are done.
+and its answer one line on standard output: for each racer its exit code, what it said on standard error, the seconds
+it took, and the modules that it imported; with "rehearsal" in the line, they are imported here too, for those to come.
+A racer gets ready, waits until all are, is let go at the same moment, sleeps its delay and acts. `do` are arguments of
+`errata`, or ["job-end"]; `again` repeats it until all that do not have it are done.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -34,10 +36,6 @@ except ModuleNotFoundError:  # release 0.1 has its command line in one file
 
 import job_end  # beside this script
 
-for name in ("mlflow", "mlflow.pyfunc", "mlflow.models", "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy",
-             "mlflow.store.model_registry.sqlalchemy_store", "alembic", "matplotlib.figure"):  # fmt: skip
-    importlib.import_module(name)
-
 LONGEST = 120.0
 """Seconds after which a racer is killed: it hangs."""
 POLL = 0.002
@@ -51,7 +49,14 @@ def serve() -> None:
         os.dup2(2, 1)  # what a racer prints must not mix with the answers
         print(json.dumps({"ready": True}), file=answers, flush=True)
         for text in sys.stdin:
-            print(json.dumps(trial(json.loads(text))), file=answers, flush=True)
+            asked = json.loads(text)
+            answer = trial(asked)
+            for name in (
+                {name for racer in answer for name in racer.pop("imported", ())} if "rehearsal" in asked else ()
+            ):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 def trial(asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,15 +65,16 @@ def trial(asked: dict[str, Any]) -> list[dict[str, Any]]:
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
     done_read, done_write = os.pipe()
-    said = [os.pipe() for _ in racers]
+    said = [tempfile.TemporaryFile() for _ in racers]  # noqa: SIM115  # closed where they are read
     pids = []
-    for racer, (_, out) in zip(racers, said, strict=True):
+    for racer, out in zip(racers, said, strict=True):
         pid = os.fork()
         if pid == 0:
             os.close(go_write)
             os.close(done_write)
             barrier = Barrier(ready_write, go_read, done_read)
-            os.write(out, json.dumps(race(asked, racer, barrier)).encode())
+            out.write(json.dumps(race(asked, racer, barrier)).encode())
+            out.flush()
             os._exit(0)
         pids.append(pid)
     for _ in racers:
@@ -78,11 +84,12 @@ def trial(asked: dict[str, Any]) -> list[dict[str, Any]]:
     ended = wait(single)
     os.close(done_write)
     ended |= wait([pid for pid in pids if pid not in single])
-    for descriptor in (ready_read, ready_write, go_read, done_read, *(out for _, out in said)):
+    for descriptor in (ready_read, ready_write, go_read, done_read):
         os.close(descriptor)
     found = []
-    for pid, (answer, _) in zip(pids, said, strict=True):
-        with os.fdopen(answer, "rb") as file:
+    for pid, file in zip(pids, said, strict=True):
+        with file:
+            file.seek(0)
             text = file.read()
         found.append(json.loads(text) if text else {"code": ended[pid], "said": "died", "seconds": LONGEST})
     return found
@@ -108,6 +115,7 @@ class Barrier:
 def race(asked: dict[str, Any], racer: dict[str, Any], barrier: Barrier) -> dict[str, Any]:
     """One racer, in its own process."""
     os.environ.update(asked["settings"])
+    known = set(sys.modules)
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -122,7 +130,9 @@ def race(asked: dict[str, Any], racer: dict[str, Any], barrier: Barrier) -> dict
             traceback.print_exc(file=errors)
             code, started = CRASHED, time.monotonic()
             barrier.ready()  # it may not have come so far, and the others wait for it
-    return {"code": code, "said": errors.getvalue()[-3000:], "seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    imported = sorted(set(sys.modules) - known) if "rehearsal" in asked else []
+    return {"code": code, "said": errors.getvalue()[-3000:], "seconds": seconds, "imported": imported}
 
 
 def prepared(do: list[str], line: str) -> Callable[[], int]:
