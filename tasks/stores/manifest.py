@@ -27,7 +27,14 @@ class Manifest(BaseModel):
     base: str = Field(description="Reference of the base model.")
     base_digest: str
     config: dict[str, Any] = Field(description="Config of the method.")
-    request_ids: tuple[str, ...] = Field(description="The requests of this version alone.")
+    request_ids: tuple[str, ...] = Field(description="The requests that this version changes: those of its batch.")
+    based_on: int | None = Field(
+        None, description="Sequence of the HEAD it was made for; 0: before the first. None: made by release 0.1."
+    )
+    live: tuple[str, ...] | None = Field(
+        None, description="All facts of a version that is made anew from the base; None: the parent's and its own."
+    )
+    removed: tuple[str, ...] = Field((), description="Facts of the HEAD it was made for that it takes out.")
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file; filled by publish.")
     tensor_digests: dict[str, str] = Field(description="sha256 of the resulting tensors by parameter.")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -88,7 +95,8 @@ class Head(BaseModel):
     version: int = Field(ge=0)
     snapshot: str | None
     previous: int | None = Field(description="The version before this move; None for the first.")
-    action: Literal["promote", "rollback"]
+    action: Literal["promote", "rollback", "reject"]
+    rejected: tuple[int, ...] = Field((), description="The waiting versions that this move refuses.")
     actor: str
     reason: str
     moved: datetime
@@ -102,9 +110,21 @@ def _measured(metrics: dict[str, float]) -> dict[str, float]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """What a snapshot id is the sha256 of."""
-    return canonical_json(manifest.model_dump(mode="json"))
+    return canonical_json(_dumped(manifest))
 
 
 def head_bytes(head: Head) -> bytes:
     """What HEAD and its history hold; without the etag."""
-    return canonical_json(head.model_dump(mode="json"))
+    return canonical_json(_dumped(head))
+
+
+ADDED: dict[str, Any] = {"based_on": None, "live": None, "removed": [], "rejected": []}
+"""Fields that release 0.1 did not have, with what they hold by default: left out then, so that its bytes stay."""
+
+
+def _dumped(record: BaseModel) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in record.model_dump(mode="json").items()
+        if name not in ADDED or value != ADDED[name]
+    }

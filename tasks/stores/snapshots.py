@@ -137,9 +137,10 @@ class SnapshotStore:
             return None
         return self._read_head(key, data).model_copy(update={"etag": etag})
 
-    def heads(self, line: str) -> list[Head]:
-        """Every HEAD the line has had, oldest first, the present one last."""
-        keys = self.store.list(f"lines/{check_line(line)}/heads/")
+    def heads(self, line: str, since: int = 0) -> list[Head]:
+        """Every HEAD the line has had from this sequence on, oldest first, the present one last."""
+        prefix = f"lines/{check_line(line)}/heads/"
+        keys = [key for key in self.store.list(prefix) if int(key.removeprefix(prefix).partition("-")[0]) >= since]
         past = [self._read_head(key, self.store.get(key)[0]) for key in keys]
         head = self.head(line)
         return [item for item in past if head is None or item.token != head.token] + ([head] if head else [])
@@ -149,11 +150,14 @@ class SnapshotStore:
         line: str,
         version: Version | None,
         expected: Head | None,
-        action: Literal["promote", "rollback"],
+        action: Literal["promote", "rollback", "reject"],
         actor: str,
         reason: str,
+        rejected: tuple[int, ...] = (),
     ) -> Head:
         """Put a version (None: the base) in service, if HEAD is still the one expected. Raises HeadMoved.
+
+        To refuse what waits is a move, too, that leaves the version as it is: so all decisions have one order.
 
         The HEAD that goes is kept in the history before the swap, and the new one after it. A kill between
         the two loses nothing: the next move keeps it first, and `heads` counts HEAD itself in any case.
@@ -165,8 +169,9 @@ class SnapshotStore:
             sequence=expected.sequence + 1 if expected else 1,
             version=version.number if version else 0,
             snapshot=version.snapshot if version else None,
-            previous=expected.version if expected else None,
+            previous=_previous(expected, action),
             action=action,
+            rejected=rejected,
             actor=actor,
             reason=reason,
             moved=datetime.now(UTC),
@@ -243,6 +248,13 @@ def _version_key(line: str, number: int) -> str:
 
 def _head_key(line: str) -> str:
     return f"lines/{line}/HEAD"
+
+
+def _previous(expected: Head | None, action: str) -> int | None:
+    """The version that was in service before the present one."""
+    if expected is None:
+        return None
+    return expected.previous if action == "reject" else expected.version
 
 
 def _past_key(head: Head) -> str:

@@ -35,7 +35,7 @@ LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 LINE, VERSION, SNAPSHOT, STATUS = "errata.line", "errata.version", "errata.snapshot", "errata.status"
 ALIASES = ("champion", "challenger", "previous")
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH, TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits
-SERVED_MODEL = Path(__file__).with_name("served_model.py")
+SERVED_MODEL = Path(__file__).parents[1] / "serving" / "served_model.py"
 SERVED_WITH = ("mlflow", "torch", "transformers", "safetensors", "boto3", "pydantic", "numpy")
 
 
