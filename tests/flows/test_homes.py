@@ -8,6 +8,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+from deltalake import DeltaTable
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.flows.command import Errata, check_one_line, command
@@ -150,8 +151,14 @@ def newer_manifest(home: Home) -> str:
     return f"{snapshot}.* newer "
 
 
+def newer_ledger(home: Home) -> str:
+    """A ledger whose mark is of the future."""
+    DeltaTable(home.home / "ledger").alter.set_table_properties({"errata.format": "99"}, raise_if_not_exists=False)
+    return "ledger .* newer .*99"
+
+
 @pytest.mark.parametrize("command", ["status", "review", "approve", "rollback", "ask"])
-@pytest.mark.parametrize("made_newer", [newer_manifest], ids=["manifest"])
+@pytest.mark.parametrize("made_newer", [newer_manifest, newer_ledger], ids=["manifest", "ledger"])
 def test_a_home_of_a_newer_release_is_refused_by_name(home, errata, command: str, made_newer: Callable[[Home], str]):
     says = made_newer(home)
     before = digests(home.home / "ledger")
