@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from editing.edit import Edit
-from editing.measure.metrics import evaluate, summarise
 from tasks.progress import progress
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.review.aliases import pointer, sync_aliases
 from tasks.update.job import Job, sample_prompts
-from tasks.update.validation import bare, measure_fluency, measure_perplexity
+from tasks.update.validation import Candidate, judge_candidate
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
 
@@ -17,7 +16,7 @@ DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "pe
 def job_report(job: Job) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
     edits = job.waiting()
-    candidate, base = _measure(job, edits)
+    candidate = _measure(job, edits)
     asked = list(job.rows.values())
     prompts = sample_prompts(edits)
     progress("evaluation", 1, 3)
@@ -42,9 +41,10 @@ def job_report(job: Job) -> JobReport:
         finished=datetime.now(UTC),
         from_version=job.head.version if job.head else 0,
         to_version=job.tip.number if job.tip else None,
-        baseline=base,
+        baseline=candidate.baseline,
         champion=job.champion.metrics if job.champion else None,
-        candidate=candidate,
+        candidate=candidate.numbers,
+        checks=candidate.verdict.checks,
         drift=tuple(_drift(job)),
         batches=tuple(job.batches),
         edits=tuple(_answered(row, b, a) for row, b, a in zip(asked, before_rows, after_rows, strict=True)),
@@ -67,25 +67,13 @@ def register_candidate(job: Job, report: JobReport) -> None:
     job.tracker.finish_run(job.mlflow_run_id)
 
 
-def _measure(job: Job, edits: list[Edit]) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics of the candidate and of the base on the same questions."""
-    session, probes = job.session, job.policy.neighborhood_probes
-    before = session.base_scores(edits, probes)
-    scores = evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before, max_neighborhood=probes)
-    for one in scores:
-        if one.edit_id in job.rows:
-            job.rows[one.edit_id] = job.rows[one.edit_id].model_copy(update={"metrics": one.numbers()})
-    base = summarise(list(before.values())) | {"perplexity": job.reference.perplexity, "perplexity_ratio": 1.0}
-    candidate = summarise(scores) | measure_perplexity(session, job.reference, job.policy)
-    if edits:
-        spread = measure_fluency(session, edits, job.policy)
-        base["fluency"] = spread["fluency"] / spread["fluency_ratio"] if spread["fluency_ratio"] else 0.0
-        candidate |= spread
-    sample = [bare(edit) for edit in job.earlier_sample()]
-    if sample:
-        kept = evaluate(session.loaded.model, session.loaded.tokenizer, sample)
-        candidate |= {f"retained_{k}": v for k, v in summarise(kept).items() if k.startswith("efficacy")}
-    return candidate, base
+def _measure(job: Job, edits: list[Edit]) -> Candidate:
+    """The candidate by the judge of the batches; each request's row gets its numbers as they are at the end."""
+    found = judge_candidate(job.session, edits, job.earlier_sample(), job.reference, job.policy)
+    for request_id, numbers in found.verdict.request_metrics.items():
+        if request_id in job.rows:
+            job.rows[request_id] = job.rows[request_id].model_copy(update={"metrics": numbers})
+    return found
 
 
 def _drift(job: Job) -> list[dict[str, float]]:

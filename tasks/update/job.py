@@ -13,7 +13,6 @@ from typing import Literal
 from torch import Tensor
 
 from editing.edit import Edit
-from editing.measure.fluency import generate
 from editing.measure.metrics import evaluate, summarise
 from editing.methods.base import BatchUpdate
 from editing.weights import Undo
@@ -24,6 +23,7 @@ from tasks.stores.lease import Lease
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.tracking.client import Tracker
 from tasks.update.policy import Policy
+from tasks.update.screening import answers, readable
 from tasks.update.session import Session
 from tasks.update.validation import Reference, Verdict
 from tasks.workplace import Workplace
@@ -65,7 +65,7 @@ class Attempt:
             version=version,
             request_ids=self.ids,
             kept=kept,
-            reasons=self.verdict.reasons,
+            checks=self.verdict.checks,
             metrics=self.verdict.metrics,
             seconds=(datetime.now(UTC) - self.started).total_seconds(),
             search_seconds=self.search_seconds,
@@ -104,6 +104,7 @@ class Job:
         self.taken: tuple[Edit, ...] = ()
         self.batches: list[BatchRow] = []
         self.rows: dict[str, EditRow] = {}
+        self.findings: dict[str, tuple[str, ...]] = {}
 
     @property
     def line(self) -> str:
@@ -135,13 +136,12 @@ class Job:
         return self.say([edit.text for edit in edits])
 
     def say(self, prompts: Sequence[str]) -> list[str]:
-        loaded = self.session.loaded
-        return [text.strip() for text in generate(loaded.model, loaded.tokenizer, prompts, ANSWER_TOKENS)]
+        return answers(self.session.loaded, prompts, ANSWER_TOKENS)
 
     def measure_champion(self) -> None:
         """Ask the version in service, while it stands in the weights, what the candidate will be asked."""
-        edits = self.questions()
         loaded, probes = self.session.loaded, self.policy.neighborhood_probes
+        edits = readable(loaded, self.questions()).accepted
         before = self.session.base_scores(edits, probes)
         scores = evaluate(loaded.model, loaded.tokenizer, edits, before=before, max_neighborhood=probes)
         prompts = sample_prompts(edits)
@@ -209,6 +209,7 @@ class Job:
             answer_after=attempt.answers[0] if attempt and attempt.answers else "",
             metrics=metrics,
             reason=reason,
+            findings=self.findings.get(edit.id, ()),
         )
 
 

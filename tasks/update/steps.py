@@ -11,7 +11,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from editing.edit import Edit
-from editing.errors import SearchError, SolveError
 from editing.methods import compute_update
 from tasks.ledger import intake as intaking
 from tasks.ledger.events import Event
@@ -24,9 +23,9 @@ from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
 from tasks.stores.batches import pack
 from tasks.stores.manifest import Version
 from tasks.update.job import Attempt, Job
-from tasks.update.screening import screen
+from tasks.update.screening import REQUEST_FAULTS, Screened, screen
 from tasks.update.session import open_session
-from tasks.update.validation import Verdict, measure_reference, validate_batch
+from tasks.update.validation import Verdict, failed, measure_reference, validate_batch
 
 
 @task(task_run_name="intake", cache_policy=NO_CACHE)
@@ -46,7 +45,7 @@ def intake(job: Job, limit: int | None) -> int:
     return len(job.taken)
 
 
-def reject(job: Job, taken: intaking.Intake) -> None:
+def reject(job: Job, taken: intaking.Intake | Screened) -> None:
     """Write refusals to the ledger and remember them for the report."""
     if not taken.rejected:
         return
@@ -83,7 +82,7 @@ def load_model(job: Job, statistics_texts: Sequence[str] | None, texts: Sequence
     job.session.restore((manifest, store.tensors(manifest)) for manifest in store.chain(head))
     screened = screen(job.session, job.taken)
     reject(job, screened)
-    job.taken = screened.accepted
+    job.taken, job.findings = screened.accepted, screened.findings
     job.open = open_versions(store, job.workplace.ledger, job.line)
     if head is not None:
         job.measure_champion()
@@ -103,8 +102,8 @@ def apply_batch(job: Job, attempt: Attempt) -> bool:
         attempt.search_seconds = time.perf_counter() - started
         attempt.batch = compute_update(job.session.setting, attempt.edits, attempt.z_star, job.session.config)
         attempt.undo = job.session.weights.apply(attempt.batch.update)
-    except (SearchError, SolveError) as error:
-        attempt.verdict = Verdict({}, {}, (str(error),))
+    except REQUEST_FAULTS as error:
+        attempt.verdict = failed(error)
         return False
     return True
 
