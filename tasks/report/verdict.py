@@ -27,9 +27,13 @@ class Measure:
 
 MEASURES = {
     "efficacy": Measure("Edit success", "the new answer is more probable than the old one", "share"),
-    "neighbors_preferred": Measure("Neighbors: answer lost", "no longer prefer their own answer to the new", "lost"),
-    "neighbors_said": Measure("Neighbors: no longer said", "no longer say their own answer", "lost"),
-    "neighbors_changed": Measure("Neighbors: changed", "no known answer, and no longer say what the base says", "lost"),
+    "neighbors_preferred": Measure(
+        "Neighbors: answer no longer preferred", "their own answer, to the new one of the correction", "lost"
+    ),
+    "neighbors_said": Measure("Neighbors: answer no longer said", "their own answer, which the base says", "lost"),
+    "neighbors_changed": Measure(
+        "Neighbors without an answer: changed", "no longer begin with what the base says", "lost"
+    ),
     "fluency": Measure("Fluency", "how varied its text is, against the base", "ratio"),
     "perplexity": Measure("Perplexity", "on fixed text, against the base", "ratio"),
     "retained": Measure("Earlier facts", "a sample of earlier corrections still holds", "share"),

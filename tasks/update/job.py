@@ -183,7 +183,9 @@ class Job:
         self.batches.append(attempt.row(kept=True, version=version.number))
         for edit in attempt.edits:
             self.remember(edit, "committed", attempt=attempt, version=version.number)
-        shown = "  ".join(f"{name} {version.manifest.metrics[name]:.3f}" for name in SHOWN)
+        shown = "  ".join(
+            f"{name} {version.manifest.metrics[name]:.3f}" for name in SHOWN if name in version.manifest.metrics
+        )
         note(f"batch {attempt.name} ({len(attempt.edits)} edits) as version {version.number}: {shown}", "kept")
 
     def remember(

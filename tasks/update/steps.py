@@ -83,6 +83,8 @@ def load_model(job: Job, statistics_texts: Sequence[str] | None, texts: Sequence
     screened = screen(job.session, job.taken)
     reject(job, screened)
     job.taken, job.findings = screened.accepted, screened.findings
+    for request_id, findings in screened.findings.items():
+        note(f"{request_id}: {'; '.join(findings)}", "warning")
     job.open = open_versions(store, job.workplace.ledger, job.line)
     if head is not None:
         job.measure_champion()

@@ -109,7 +109,10 @@ def failing(number: int, reason: str = "too few") -> tuple[Check, ...]:
 
 def test_the_verdict_is_that_of_the_rows():
     assert headline(make_report()) == ("pass", "All 3 checks hold.")
-    assert headline(make_report(checks=failing(1))) == ("fail", "1 of 3 checks failed: Neighbors: no longer said.")
+    assert headline(make_report(checks=failing(1))) == (
+        "fail",
+        "1 of 3 checks failed: Neighbors: answer no longer said.",
+    )
     assert headline(make_report(checks=CHECKS[::2]))[1] == (
         "All 2 checks hold. No neighbor was asked: what else changed is not known."
     )
