@@ -43,7 +43,8 @@ def test_no_request_ends_a_job_nor_the_next_one(place, good_edits):
             "a paraphrase", "a neighbor", "a portability prompt",
         ]  # fmt: skip
         assert all(f"edit '{name}'" in rows[name].reason for name in ("long-target", "long-prompt", "first-token"))
-        assert summary.report.checks and all(row.checks for row in summary.report.batches)
+        assert summary.report.checks
+        assert all(row.kept == all(check.holds for check in row.checks) for row in summary.report.batches)
     states = {name: state.state for name, state in workplace.ledger.states("poison").items()}
     assert states == {"poison-0": "committed", "poison-1": "committed"} | dict.fromkeys(
         ("long-target", "long-prompt", "first-token"), "rejected"

@@ -226,6 +226,18 @@ def test_a_batch_that_changes_what_five_of_eight_neighbors_say_fails(session):
     ]
 
 
+def test_a_candidate_is_judged_as_its_batches_are_and_without_facts_by_its_text_alone(session):
+    reference = Reference(1e9, session.held_out)
+    found = judge_candidate(session, [GOOD], [GOOD], reference, POLICY)
+    assert found.verdict.checks == validate_batch(session, [GOOD], [GOOD], reference, POLICY).checks
+    assert found.baseline["efficacy_prob"] == found.numbers["efficacy_prob"] and "before_efficacy_prob" in (
+        found.verdict.metrics.keys() - found.numbers.keys()
+    )
+    assert found.baseline["fluency"] == pytest.approx(found.numbers["fluency"])
+    nothing = judge_candidate(session, [], [], reference, POLICY)
+    assert nothing.verdict.passed and nothing.numbers.keys() == {"perplexity", "perplexity_ratio"}
+
+
 def test_a_request_that_cannot_be_measured_fails_its_batch_by_name(session):
     poison = GOOD.model_copy(update={"id": "poison", "prompt": LONG[:300] + "{} lives in"})
     verdict = validate_batch(session, [GOOD, poison], [], Reference(10.0, session.held_out), POLICY)
