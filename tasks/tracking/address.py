@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tasks.report.data import masked
+from tasks.text import without_secrets
 from tasks.tracking.errors import TrackingError
 
 CONNECT_SECONDS = 5
@@ -29,11 +29,6 @@ def quiet_mlflow() -> None:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def without_secrets(text: str) -> str:
-    """`text` with the passwords of the URIs in it masked."""
-    return str(masked({"text": text})["text"])
 
 
 def first_line(error: BaseException) -> str:

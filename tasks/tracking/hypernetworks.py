@@ -32,7 +32,7 @@ class HypernetworkTracker(Tracker):
 
     def open_run(self, name: str, training: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """The run of a training: the one that was interrupted goes on, or a new one begins. Returns its id."""
-        with self._refusals(f"look for the run of training {training!r}"):
+        with self.refusals(f"look for the run of training {training!r}"):
             known = self._client.search_runs([self.experiment_id], f"tags.`{TRAINING}` = '{training}'", max_results=1)
             if known:
                 run_id = str(known[0].info.run_id)
@@ -42,7 +42,7 @@ class HypernetworkTracker(Tracker):
 
     def registered(self, name: str, digest: str) -> int | None:
         """The version under which this hypernetwork is registered, if it is."""
-        with self._refusals(f"look for hypernetwork {digest[:12]} of {name!r}"):
+        with self.refusals(f"look for hypernetwork {digest[:12]} of {name!r}"):
             found = self._client.search_model_versions(f"name = '{name}' and tags.`{HYPERNETWORK}` = '{digest}'")
             return max((int(version.version) for version in found), default=None)
 
@@ -50,7 +50,7 @@ class HypernetworkTracker(Tracker):
         """Log the file with the run and register it as a version of `name`; once. Returns MLflow's version number."""
         if (known := self.registered(name, digest)) is not None:
             return known
-        with self._refusals(f"register hypernetwork {digest[:12]} as {name!r}"):
+        with self.refusals(f"register hypernetwork {digest[:12]} as {name!r}"):
             folder, _, file = ARTIFACT.rpartition("/")
             with tempfile.TemporaryDirectory() as local:
                 Path(local, file).write_bytes(data)
@@ -68,7 +68,7 @@ class HypernetworkTracker(Tracker):
         """
         if match := _MODEL.fullmatch(reference):
             name, number, alias = match.groups()
-            with self._refusals(f"find {reference}"):
+            with self.refusals(f"find {reference}"):
                 version = (
                     self._client.get_model_version_by_alias(name, alias)
                     if alias
@@ -83,7 +83,7 @@ class HypernetworkTracker(Tracker):
 
     def download(self, run_id: str, path: str) -> bytes:
         """The bytes of an artifact: a file, or the one .safetensors file of a folder."""
-        with self._refusals(f"fetch '{path}' of run {run_id}"), tempfile.TemporaryDirectory() as folder:
+        with self.refusals(f"fetch '{path}' of run {run_id}"), tempfile.TemporaryDirectory() as folder:
             found = Path(self._client.download_artifacts(run_id, path, folder))
             files = sorted(found.glob("*.safetensors")) if found.is_dir() else [found]
             if len(files) == 1:

@@ -7,6 +7,7 @@ from editing.edit import Edit
 from editing.measure.metrics import evaluate, summarise
 from tasks.progress import progress
 from tasks.report.data import EditRow, JobReport, Sample
+from tasks.report.pages import TABLES, report_files
 from tasks.review.aliases import pointer, sync_aliases
 from tasks.update.job import Job, sample_prompts
 from tasks.update.validation import bare, measure_fluency, measure_perplexity
@@ -60,7 +61,7 @@ def register_candidate(job: Job, report: JobReport) -> None:
     job.tracker.log_steps(
         job.mlflow_run_id, [(len(report.drift), {f"final/{k}": v for k, v in report.candidate.items()})]
     )
-    job.tracker.log_report(job.mlflow_run_id, report)
+    job.tracker.log_report(job.mlflow_run_id, report_files(report), TABLES)
     if job.tip is not None and job.open:
         job.tracker.register_version(job.line, job.mlflow_run_id, pointer(job.workplace, job.tip))
     sync_aliases(job.tracker, job.workplace, job.line, job.head, job.open[-1] if job.open else None)
