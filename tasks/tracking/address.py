@@ -4,6 +4,7 @@ MLflow itself retries a database that cannot be opened for some 100 seconds and 
 at once with the remedy instead.
 """
 
+import logging
 import os
 import re
 import sqlite3
@@ -29,11 +30,14 @@ def quiet_mlflow() -> None:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     }.items():
         os.environ.setdefault(name, value)
+    # It writes a traceback for each failure of a database before it raises: of a lock that is waited for, too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line, without secrets."""
-    lines = str(error).strip().splitlines()
+    """What an exception says, on one line, without secrets; of SQLAlchemy's, what the database itself said."""
+    said = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    lines = str(said).strip().splitlines()
     return without_secrets(lines[0][:300] if lines else type(error).__name__).rstrip(". ")
 
 

@@ -1,11 +1,6 @@
 """MLflow for real: a sqlite store with a folder of artifacts, and once the server itself."""
 
-import contextlib
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +14,7 @@ from tasks.report.pages import TABLES, report_files
 from tasks.report.render import EditRow, JobReport
 from tasks.tracking.client import SNAPSHOT, VERSION, Tracker
 from tasks.tracking.errors import TrackingError
+from tests.tasks.mlflow_server import MlflowServer
 
 SPEAKING_MODEL = """
 import mlflow.models, mlflow.pyfunc
@@ -216,26 +212,10 @@ def test_what_mlflow_refuses_is_a_tracking_error(tracker):
 @pytest.fixture
 def server(tracker, mlflow_folder) -> Iterator[str]:
     """MLflow's own server on the store of these tests."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--backend-store-uri", tracker.uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    options += ["--default-artifact-root", (mlflow_folder / "artifacts").as_uri()]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (mlflow_folder / "server.log").open("w") as log:
-        command = [sys.executable, "-m", "mlflow", "server", *options]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"the MLflow server did not start: {(mlflow_folder / 'server.log').read_text()[-2000:]}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        process.wait(timeout=20)
+    made = MlflowServer(tracker.uri, mlflow_folder)
+    made.start()
+    yield made.url
+    made.stop()
 
 
 def test_the_server_serves_the_report_and_registers_versions(server, mlflow_folder):
