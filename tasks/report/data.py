@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from tasks.text import masked
+from tasks.secrets import masked
 
 
 def _storable(value: Any) -> Any:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from tasks.report import figures
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, headline, metric_lines
-from tasks.text import flattened
+from tasks.secrets import flattened
 
 __all__ = [
     "BatchRow",

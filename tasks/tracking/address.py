@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tasks.text import without_secrets
+from tasks.secrets import without_secrets
 from tasks.tracking.errors import TrackingError
 
 CONNECT_SECONDS = 5

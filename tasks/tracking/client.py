@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.text import flattened, masked
+from tasks.secrets import flattened, masked
 from tasks.tracking.address import artifact_location
 from tasks.tracking.connection import Connection, guarded
 from tasks.tracking.errors import TrackingError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from tasks.text import without_secrets
+from tasks.secrets import without_secrets
 from tasks.tracking.address import check_reachable, first_line, quiet_mlflow
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 

@@ -1,4 +1,4 @@
-"""Values on their way to where others read them: secrets masked, nested names joined."""
+"""What others may read of values: secrets masked, nested names joined."""
 
 import re
 from collections.abc import Mapping
