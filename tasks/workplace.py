@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tasks.ledger.table import Ledger, s3_options
 from tasks.settings import Settings, load_settings
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.client import Tracker
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from editing.edit import shown
 from editing.errors import ReadError
-from editing.readers.json_lines import BadLine, Broken, Found, Line, Source, decoded, read_lines
+from editing.readers.lines import BadLine, Broken, Found, Line, Source, decoded, read_lines
 
 
 def csv_rows(path: Path) -> Source:

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from editing.edit import shown
 from editing.errors import ReadError
-from editing.readers.json_lines import (
+from editing.readers.lines import (
     RECORD_BYTES,
     BadLine,
     Broken,

@@ -1,19 +1,12 @@
 """The data of a job's report: what a knowledge update hands over to its reviewer."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from tasks.secrets import masked
-
-
-def _storable(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-# Text from outside. A refused request may hold lone surrogates, which no file and no database takes: spell them out.
-Text = Annotated[str, BeforeValidator(_storable)]
+from tasks.text import Text
 
 
 class Frozen(BaseModel):

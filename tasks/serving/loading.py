@@ -11,7 +11,7 @@ from editing.weights import EditedWeights
 from tasks.settings import Settings, load_settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.errors import DigestMismatch
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 
 DEFAULT_NEW_TOKENS = 32

@@ -9,7 +9,7 @@ from editing.methods.history import KeyHistory
 from editing.models import LoadedModel
 from editing.weights import EditedWeights, Factors, concatenate
 from tasks.stores.errors import DigestMismatch
-from tasks.stores.manifest import Manifest
+from tasks.stores.manifest import Manifest, live_requests
 
 
 def restore_weights(
@@ -18,7 +18,7 @@ def restore_weights(
     history: KeyHistory | None,
     versions: Iterable[tuple[Manifest, dict[str, Tensor]]],
 ) -> list[str]:
-    """Apply further versions, oldest first; returns the ids of their requests.
+    """Apply further versions, oldest first; returns the ids of the requests that they hold.
 
     The sum of all factors is taken once, in their order, so its bits are those of one version after the other. What
     must come out is what the last of them recorded; that each one's bytes are the stored ones is the store's to say.
@@ -26,9 +26,8 @@ def restore_weights(
     Raises:
         DigestMismatch: a version is of another base, or the tensors are not the recorded ones; nothing is changed.
     """
-    live: list[str] = []
+    manifests: list[Manifest] = []
     batches: list[BatchUpdate] = []
-    last: Manifest | None = None
     for last, tensors in versions:
         if last.base_digest != loaded.digest:
             raise DigestMismatch(
@@ -36,18 +35,20 @@ def restore_weights(
                 f"load '{last.base}' as it was, with the same dtype"
             )
         batches.append(unpack(tensors))
-        live += last.request_ids
-    if last is None:
-        return live
+        manifests.append(last)
+    if not manifests:
+        return []
     undo = weights.apply(concatenate([batch.update for batch in batches]))
     found = weights.digests()
-    if wrong := sorted(k for k, v in last.tensor_digests.items() if found.get(k) != v):
+    if wrong := sorted(k for k, v in manifests[-1].tensor_digests.items() if found.get(k) != v):
         weights.revert(undo)
-        raise DigestMismatch(f"{_named(last)} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
+        raise DigestMismatch(
+            f"{_named(manifests[-1])} gives other tensors than recorded: {', '.join(wrong)}; restore its files"
+        )
     if history is not None:
         for batch in batches:
             history.add(batch.keys, batch.moments)
-    return live
+    return live_requests(manifests)
 
 
 def _named(manifest: Manifest) -> str:

@@ -1,19 +1,20 @@
 """MLflow: runs, reports and the versions of a line, through the client API only.
 
 The fluent API keeps a tracking URI and an active run for the whole process; nothing here touches them. Aliases are
-derived from HEAD, so `set_aliases` reconciles them and may be repeated at any time.
+derived from HEAD, so `set_aliases` reconciles them and may be repeated at any time. MLflow takes seconds to import, so
+its modules are imported where they are used.
 """
 
 import json
 import logging
 import math
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.names import check_model_name
 from tasks.secrets import flattened, masked
 from tasks.tracking.address import artifact_location
 from tasks.tracking.connection import Connection, guarded
@@ -22,7 +23,6 @@ from tasks.tracking.stored_model import SERVED_MODEL, saved_model
 
 logger = logging.getLogger(__name__)
 
-LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 LINE, VERSION, SNAPSHOT, STATUS = "errata.line", "errata.version", "errata.snapshot", "errata.status"
 ALIASES = ("champion", "challenger", "previous")
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH, TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits
@@ -85,7 +85,7 @@ class Tracker(Connection):
     @guarded("look for unfinished runs of line {line!r}")
     def end_abandoned(self, line: str) -> None:
         """Mark the line's unfinished runs as killed. For whoever holds the line's lease: nobody else can be at work."""
-        _check_line(line)
+        check_model_name(line)
         wanted = f"tags.`{LINE}` = '{line}' and attributes.status = 'RUNNING'"
         for run in self._client.search_runs([self.experiment_id], wanted):
             self._client.set_terminated(run.info.run_id, "KILLED")
@@ -208,7 +208,7 @@ class Tracker(Connection):
 
     def _versions(self, line: str, version: int) -> list[Any]:
         """MLflow's versions that carry this line version, the newest first."""
-        _check_line(line)
+        check_model_name(line)
         found = self._client.search_model_versions(f"name = '{line}' and tags.`{VERSION}` = '{version}'")
         return sorted(found, key=lambda one: int(one.version), reverse=True)
 
@@ -222,7 +222,7 @@ class Tracker(Connection):
         """Errata's aliases of the line as MLflow's own version numbers; none where the line is unknown."""
         from mlflow.exceptions import MlflowException
 
-        _check_line(line)
+        check_model_name(line)
         try:
             present = self._client.get_registered_model(line).aliases
         except MlflowException as error:
@@ -245,15 +245,8 @@ def metrics_of(steps: Steps) -> list[Any]:
     ]
 
 
-def _check_line(line: str) -> None:
-    if not LINE_NAME.fullmatch(line):
-        raise TrackingError(
-            f"line {line!r} cannot be the name of a model in MLflow: use up to 200 letters, digits, '.', '_' and '-'"
-        )
-
-
 def _check_pointer(line: str, pointer: Mapping[str, Any]) -> None:
-    _check_line(line)
+    check_model_name(line)
     lacking = {"line", "version", "snapshot"} - pointer.keys()
     if lacking or pointer["line"] != line:
         raise TrackingError(

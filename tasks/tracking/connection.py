@@ -89,7 +89,10 @@ def guarded(doing: str, pauses: Sequence[float] = PAUSES) -> Callable[[Callable[
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the failure may be over in a moment: a connection, a timeout, a server's 5xx, a locked database."""
+    """Whether the failure may be over in a moment: a connection, a timeout, a server's 5xx, a locked database.
+
+    Imports here and below: they take a second, and a command that does not talk to MLflow does without.
+    """
     import requests
     import sqlalchemy.exc
     import urllib3.exceptions
@@ -110,10 +113,7 @@ def passes(error: BaseException) -> bool:
 
 @functools.cache
 def _refusal_types() -> tuple[type[Exception], ...]:
-    """What MLflow's client lets through, as far as somebody's server, database or disk can cause it.
-
-    Imported here because they take a second, and a command that does not talk to MLflow does without.
-    """
+    """What MLflow's client lets through, as far as somebody's server, database or disk can cause it."""
     import alembic.util
     import boto3.exceptions
     import botocore.exceptions

@@ -14,7 +14,7 @@ import torch
 
 from editing.methods.mend.training import MendTrainer, MendTraining
 from flows.train_mend import train_mend
-from tasks.stores.objects import FolderStore
+from tasks.stores.folder import FolderStore
 from tasks.tracking.hypernetworks import HypernetworkTracker
 from tasks.training.job import TrainingPlan
 

@@ -94,7 +94,7 @@ def test_renewing_keeps_the_line(folder):
 
 
 def test_a_killed_job_of_this_machine_does_not_block_its_line(folder):
-    code = "import sys, tasks.stores.objects as o, tasks.stores.lease as l; "
+    code = "import sys, tasks.stores.opening as o, tasks.stores.lease as l; "
     code += f"l.acquire(o.open_store({folder.uri!r}), {LINE!r}); "
     code += "print('held', flush=True); sys.stdin.read()"
     root = Path(__file__).parents[2]

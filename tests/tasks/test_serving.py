@@ -21,7 +21,7 @@ from tasks.review.asking import ask_all, columns_of
 from tasks.serving.loading import load_version
 from tasks.settings import Settings
 from tasks.stores.manifest import Manifest, Version
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.client import Tracker
 from tasks.tracking.stored_model import SERVED_MODEL, SERVED_WITH, requirements

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from editing.errors import ErrataError
+from editing.errors import ErrataError, UsageError
 from tasks.report.pages import TABLES, report_files
 from tasks.report.render import EditRow, JobReport
 from tasks.tracking.client import SNAPSHOT, VERSION, Tracker
@@ -172,7 +172,7 @@ def test_a_pointer_with_a_password_is_refused(tracker, run_id):
 
 @pytest.mark.parametrize("line", ["a'b", "a/b", "a:b", "", "a b"])
 def test_a_line_that_mlflow_cannot_name_is_refused(tracker, run_id, line):
-    with pytest.raises(TrackingError, match="letters, digits"):
+    with pytest.raises(UsageError, match="cannot be the name of a model in MLflow"):
         tracker.register_version(line, run_id, pointer(line, 1))
 
 

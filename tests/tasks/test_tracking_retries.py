@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tracking import connection
+from tasks.tracking import address, connection
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
@@ -129,6 +129,14 @@ def test_a_locked_database_is_waited_for_and_named_without_a_traceback(server, f
         tracker.log_steps(run_id, [(1, {"x": 1.0})])
     assert tracker._client.get_run(run_id).data.metrics == {"x": 1.0}
     assert "Traceback" not in capfd.readouterr().err and "database is locked" in caplog.text
+
+
+def test_a_database_that_somebody_holds_is_not_called_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr(address, "CONNECT_SECONDS", 0.1)
+    with sqlite3.connect(tmp_path / "held.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingUnavailable, match=r"held\.db is locked by another process"):
+            Tracker(f"sqlite:///{tmp_path / 'held.db'}", None, "x")
 
 
 def test_steps_logged_while_the_server_is_dead_come_with_the_next_ones(server, quick):
