@@ -47,13 +47,16 @@ class HypernetworkTracker(Tracker):
     @guarded("look for hypernetwork {digest} of {name!r}")
     def registered(self, name: str, digest: str) -> int | None:
         """The version under which this hypernetwork is registered, if it is."""
+        return self._registered(name, digest)
+
+    def _registered(self, name: str, digest: str) -> int | None:
         found = self._client.search_model_versions(f"name = '{name}' and tags.`{HYPERNETWORK}` = '{digest}'")
         return max((int(version.version) for version in found), default=None)
 
     @guarded("register hypernetwork {digest} as {name!r}")
     def register_hypernetwork(self, name: str, run_id: str, data: bytes, digest: str, tags: Mapping[str, str]) -> int:
         """Log the file with the run and register it as a version of `name`; once. Returns MLflow's version number."""
-        if (known := self.registered(name, digest)) is not None:
+        if (known := self._registered(name, digest)) is not None:
             return known
         folder, _, file = ARTIFACT.rpartition("/")
         with tempfile.TemporaryDirectory() as local:
