@@ -1,6 +1,8 @@
 """MLflow for real: a sqlite store with a folder of artifacts, and once the server itself."""
 
+import http.server
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -133,6 +135,63 @@ def test_an_alias_of_an_unregistered_version_is_refused_and_changes_nothing(trac
         tracker.set_aliases("strict", None, 1, 2)
     assert tracker.aliases("strict") == {"champion": 1}
     assert tracker.aliases("unknown-line") == {}
+
+
+def test_an_alias_that_stays_can_be_loaded_at_every_moment_and_nothing_is_written_twice(tracker, run_id, monkeypatch):
+    for version in (1, 2, 3):
+        tracker.register_version("moved", run_id, pointer("moved", version))
+    tracker.set_aliases("moved", 1, 2, None)
+    client, written = tracker._client, []
+
+    def recorded(name: str) -> None:
+        send = getattr(client, name)
+
+        def call(line: str, alias: str, *version: str) -> None:
+            written.append((alias, *version))
+            send(line, alias, *version)
+            assert client.get_model_version_by_alias("moved", "champion").tags[VERSION] in ("1", "2")
+
+        monkeypatch.setattr(client, name, call)
+
+    recorded("set_registered_model_alias")
+    recorded("delete_registered_model_alias")
+    for _ in range(2):
+        tracker.set_aliases("moved", 2, None, 1)
+    assert [len(call) for call in written] == [2, 2, 1] and written[-1] == ("challenger",)
+    assert tracker.aliases("moved") == {"champion": 2, "previous": 1}
+
+
+@pytest.fixture
+def foreign(request) -> Iterator[str]:
+    """A server that answers, and is no MLflow."""
+    status, body = request.param
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+PAGES = [(200, b"<html>hello</html>"), (200, b"{}"), (200, b"[]"), (404, b"<html>nothing</html>"), (403, b"{}")]
+
+
+@pytest.mark.parametrize("foreign", PAGES, indirect=True)
+def test_a_server_that_is_no_mlflow_is_one_line(foreign):
+    with pytest.raises(TrackingError) as caught:
+        Tracker(foreign, None, "x")
+    assert "\n" not in str(caught.value) and foreign in str(caught.value)
 
 
 def test_a_reviewers_tag_is_read_back(tracker, run_id):
