@@ -12,8 +12,8 @@ from editing.methods import check_mode, compute_independent_updates
 from tasks.lines.specs import LineSpec
 from tasks.progress import progress
 from tasks.settings import Settings, load_settings
-from tasks.update.job import ANSWER_TOKENS
 from tasks.update.session import open_session
+from tasks.update.stages import ANSWER_TOKENS
 
 EDITS_AT_ONCE = 32
 """Edits evaluated together: fills batches, and lets progress be seen."""

@@ -6,6 +6,7 @@ lines/<line>/heads/<8 digits>-<12>.json   every HEAD there was, created once
 
 import logging
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -17,9 +18,21 @@ from tasks.stores.objects import ObjectStore, sha256
 from tasks.stores.records import read_record
 
 REPAIR = "errata repair"
-"""The command that puts a HEAD back."""
+"""The command that makes a line's pointers again where they cannot be read."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a decision makes of HEAD. To refuse what waits is a move, too, that leaves the version as it is."""
+
+    version: Version | None
+    """What is to be in service; None is the base."""
+    action: Literal["promote", "rollback", "reject"]
+    actor: str
+    reason: str
+    rejected: tuple[int, ...] = ()
 
 
 class Heads:
@@ -27,7 +40,7 @@ class Heads:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self._recorded: dict[str, Head] = {}  # created once under their digest: never stale
+        self._seen: dict[str, Head] = {}  # created once under their digest: never stale
 
     def head(self, line: str) -> Head | None:
         """HEAD of the line, or None where nothing was ever promoted.
@@ -41,26 +54,25 @@ class Heads:
             return found  # the second look: it was created after the first
         raise RecordError(f"HEAD of line '{line}' in '{self.store.uri}' is gone: {self._way_back(line)}")
 
-    def heads(self, line: str) -> list[Head]:
-        """Every HEAD the line has had, oldest first, the present one last; a record that is damaged is left out."""
-        head = self.head(line)
-        found = {item.token: item for item in self._history(line) if head is None or item.token != head.token}
-        return [*found.values(), *([head] if head else [])]
+    def heads(self, line: str, since: int = 0) -> list[Head]:
+        """Every HEAD the line has had from this sequence on, oldest first, the present one last.
 
-    def move(
-        self,
-        line: str,
-        version: Version | None,
-        expected: Head | None,
-        action: Literal["promote", "rollback"],
-        actor: str,
-        reason: str,
-    ) -> Head:
-        """Put a version (None: the base) in service, if HEAD is still the one expected. Raises HeadMoved.
+        A record that is damaged is left out, with a warning. HEAD is read again after its history, and so on until it
+        did not move in between: a move that came in the middle is neither missing nor out of its place.
+        """
+        head, past = self.head(line), self.recorded(line, since)
+        while (now := self.head(line)) != head:
+            head, past = now, self.recorded(line, since)
+        before = {item.token: item for item in past if head is None or item.token != head.token}
+        return [*before.values(), *([head] if head else [])]
+
+    def move(self, line: str, expected: Head | None, move: Move) -> Head:
+        """Move HEAD, if it is still the one expected. Raises HeadMoved.
 
         The HEAD that goes is kept in the history before the swap, and the new one after it. A kill between
         the two loses nothing: the next move keeps it first, and `heads` counts HEAD itself in any case.
         """
+        version = move.version
         if version is not None and version.manifest.line != check_line(line):
             raise StorageError(f"version {version.number} belongs to line '{version.manifest.line}', not '{line}'")
         head = Head(
@@ -68,20 +80,18 @@ class Heads:
             sequence=expected.sequence + 1 if expected else 1,
             version=version.number if version else 0,
             snapshot=version.snapshot if version else None,
-            previous=expected.version if expected else None,
-            action=action,
-            actor=actor,
-            reason=reason,
+            previous=_previous(expected, move.action),
+            action=move.action,
+            rejected=move.rejected,
+            actor=move.actor,
+            reason=move.reason,
             moved=datetime.now(UTC),
             token=uuid.uuid4().hex,
         )
-        data = head_bytes(head)
+        if expected is not None:
+            self._keep(expected)
         try:
-            if expected is None:
-                etag = self.store.put_if_absent(_head_key(line), data)
-            else:
-                self._keep(expected)
-                etag = self.store.put_if_match(_head_key(line), data, expected.etag)
+            etag = self._replace(head, expected.etag if expected else "")
         except ObjectConflict as error:
             # Kept already: our swap took effect, its answer was lost, and somebody has moved HEAD on since.
             if not self.store.exists(_past_key(head)):
@@ -120,21 +130,37 @@ class Heads:
             snapshot=last.snapshot if last else None,
             previous=last.previous if last else None,
             action="rollback",
+            rejected=last.rejected if last else (),
             actor=actor,
             reason="HEAD could not be read; this is the last one that was recorded",
             moved=datetime.now(UTC),
             token=uuid.uuid4().hex,
         )
-        data = head_bytes(head)
         try:
-            if etag:
-                etag = self.store.put_if_match(_head_key(line), data, etag)
-            else:
-                etag = self.store.put_if_absent(_head_key(line), data)
+            etag = self._replace(head, etag)
         except ObjectConflict as error:
             raise HeadMoved(f"HEAD of line '{line}' was repaired in the meantime: look at it") from error
         self._keep(head)
         return head.model_copy(update={"etag": etag})
+
+    def _replace(self, head: Head, etag: str) -> str:
+        """Put HEAD in the place of the one with this etag; of none where it is empty."""
+        key, data = _head_key(head.line), head_bytes(head)
+        return self.store.put_if_match(key, data, etag) if etag else self.store.put_if_absent(key, data)
+
+    def recorded(self, line: str, since: int = 0) -> list[Head]:
+        """The recorded HEADs that can be read, oldest first, from a sequence on; each is read once."""
+        found = []
+        for key in [key for key in self._keys(line) if _sequence(key) >= since]:
+            try:
+                if key not in self._seen:
+                    self._seen[key] = read_record(Head, self.store.get(key)[0], self._where(key))
+                found.append(self._seen[key])
+            except NewerFormat:
+                raise
+            except RecordError as error:
+                _logger.warning("left out of the history of line '%s': %s", line, error)
+        return found
 
     def _read(self, line: str) -> Head | None:
         key = _head_key(check_line(line))
@@ -151,22 +177,8 @@ class Heads:
                 f"HEAD of line '{line}' in '{self.store.uri}' cannot be read, it is damaged: {self._way_back(line)}"
             ) from error
 
-    def _history(self, line: str) -> list[Head]:
-        """The recorded HEADs that can be read, oldest first; each is read once."""
-        found = []
-        for key in self._keys(line):
-            try:
-                if key not in self._recorded:
-                    self._recorded[key] = read_record(Head, self.store.get(key)[0], self._where(key))
-                found.append(self._recorded[key])
-            except NewerFormat:
-                raise
-            except RecordError as error:
-                _logger.warning("left out of the history of line '%s': %s", line, error)
-        return found
-
     def _newest(self, line: str) -> Head | None:
-        return max(self._history(line), key=lambda head: head.sequence, default=None)
+        return max(self.recorded(line), key=lambda head: head.sequence, default=None)
 
     def _way_back(self, line: str) -> str:
         last = self._newest(line)
@@ -195,6 +207,13 @@ class Heads:
 
 def _head_key(line: str) -> str:
     return f"lines/{line}/HEAD"
+
+
+def _previous(expected: Head | None, action: str) -> int | None:
+    """The version that was in service before the present one."""
+    if expected is None:
+        return None
+    return expected.previous if action == "reject" else expected.version
 
 
 def _past_key(head: Head) -> str:

@@ -46,14 +46,14 @@ class Manifest(BaseModel):
     base: Text = Field(description="Reference of the base model.")
     base_digest: str
     config: dict[str, Any] = Field(description="Config of the method.")
-    request_ids: tuple[Text, ...] = Field(description="The requests that this version alone wrote.")
+    request_ids: tuple[Text, ...] = Field(description="The requests that this version changes: those of its batch.")
     based_on: int | None = Field(
-        None, ge=0, description="The version in service that it was made for, 0: the base; None: not recorded."
+        None, ge=0, description="Sequence of the HEAD it was made for; 0: before the first. None: made by release 0.1."
     )
     live: tuple[Text, ...] | None = Field(
-        None, description="Every request that a root holds, those of `request_ids` included; None: it is no root."
+        None, description="All facts of a root, those of `request_ids` included; None: the parent's and its own."
     )
-    removed: tuple[Text, ...] = Field((), description="Requests live in what it was made for, and in it no more.")
+    removed: tuple[Text, ...] = Field((), description="Facts of the HEAD it was made for that it takes out.")
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file; filled by publish.")
     tensor_digests: dict[str, str] = Field(description="sha256 of the resulting tensors by parameter.")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -143,12 +143,19 @@ class Head(BaseModel):
     version: int = Field(ge=0)
     snapshot: str | None
     previous: int | None = Field(description="The version before this move; None for the first.")
-    action: Literal["promote", "rollback"]
+    action: Literal["promote", "rollback", "reject"]
+    rejected: tuple[int, ...] = Field((), description="The waiting versions that this move refuses.")
     actor: Text
     reason: Text
     moved: datetime
     token: str = Field(description="Random: no two moves are ever the same bytes.")
     etag: str = Field(default="", exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _as_before_where_it_can(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `rejected` where nothing is: the bytes of release 0.1, which name its entry in the history."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: fields[name] for name in fields if name != "rejected" or self.rejected}
 
 
 def live_requests(chain: Iterable[Manifest]) -> list[str]:

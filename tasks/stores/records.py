@@ -29,8 +29,11 @@ def record_bytes(record: BaseModel) -> bytes:
     return data
 
 
-def read_record(kind: type[Record], data: bytes, where: str) -> Record:
-    """The record in stored bytes. `where` is the key and the store, for messages.
+RESTORE = "restore it from a copy of the store"
+
+
+def read_record(kind: type[Record], data: bytes, where: str, remedy: str = RESTORE) -> Record:
+    """The record in stored bytes. `where` (the key and the store) and `remedy` are for messages.
 
     Read by way of plain values: texts with half a surrogate pair, which release 0.1 could write and then not read,
     come out as they would be stored today.
@@ -45,9 +48,7 @@ def read_record(kind: type[Record], data: bytes, where: str) -> Record:
             _check_format(values.get("format", 1), getattr(kind, "FORMAT", 1), where)
         return kind.model_validate(values)
     except (ValueError, TypeError, RecursionError, UsageError) as error:
-        raise RecordError(
-            f"{where} cannot be read, it is damaged ({_reason(error)}): restore it from a copy of the store"
-        ) from error
+        raise RecordError(f"{where} cannot be read, it is damaged ({_reason(error)}): {remedy}") from error
 
 
 def _check_format(found: object, known: int, where: str) -> None:

@@ -10,6 +10,8 @@ but HEAD is never changed, so it is read once.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,7 +22,7 @@ from safetensors.torch import save as save_safetensors
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
-from tasks.stores.heads import Heads
+from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
 from tasks.stores.objects import ObjectStore, sha256
 from tasks.stores.records import read_record, record_bytes
@@ -28,6 +30,8 @@ from tasks.stores.records import read_record, record_bytes
 __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 
 TENSORS = "update.safetensors"
+READERS = 8
+"""Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
 
 
 class SnapshotStore:
@@ -57,7 +61,7 @@ class SnapshotStore:
         self._blobs.put(blob)
         self._manifest_blobs.put(data)
         try:
-            self.store.put_if_absent(_version_key(manifest.line, manifest.version), record_bytes(pointer))
+            self.store.put_if_absent(version_key(manifest.line, manifest.version), record_bytes(pointer))
         except ObjectConflict as error:
             other = self.version(manifest.line, manifest.version).manifest
             raise LineBusy(
@@ -78,7 +82,11 @@ class SnapshotStore:
 
     def versions(self, line: str) -> list[Version]:
         """All versions of the line in order; at first look two objects each are read, later those that are new."""
-        return [self.version(line, number) for number in self.numbers(line)]
+        numbers = self.numbers(line)
+        if unknown := [number for number in numbers if (line, number) not in self._versions]:
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(partial(self.version, line), unknown))
+        return [self.version(line, number) for number in numbers]
 
     def version(self, line: str, number: int) -> Version:
         """One version. Raises ObjectNotFound."""
@@ -96,6 +104,10 @@ class SnapshotStore:
             data, where = self._manifest_blobs.get(snapshot), self._manifest_blobs.key(snapshot)
             self._manifests[snapshot] = read_record(Manifest, data, f"'{where}' in '{self.store.uri}'")
         return self._manifests[snapshot]
+
+    def snapshots(self) -> list[str]:
+        """The digests of all manifests, those that no version points to included."""
+        return self._manifest_blobs.list()
 
     def chain(self, snapshot: str | None) -> list[Manifest]:
         """The manifests from the base up to this snapshot, oldest first; none for the base itself."""
@@ -122,34 +134,41 @@ class SnapshotStore:
         """HEAD of the line, or None where nothing was ever promoted; see `Heads.head`."""
         return self._heads.head(line)
 
-    def heads(self, line: str) -> list[Head]:
-        """Every HEAD the line has had, oldest first, the present one last."""
-        return self._heads.heads(line)
+    def heads(self, line: str, since: int = 0) -> list[Head]:
+        """Every HEAD the line has had from this sequence on, oldest first, the present one last."""
+        return self._heads.heads(line, since)
+
+    def past_heads(self, line: str) -> list[Head]:
+        """The HEADs that are recorded, oldest first; asked where HEAD itself may be damaged."""
+        return self._heads.recorded(line)
 
     def move_head(
         self,
         line: str,
         version: Version | None,
         expected: Head | None,
-        action: Literal["promote", "rollback"],
+        action: Literal["promote", "rollback", "reject"],
         actor: str,
         reason: str,
+        rejected: tuple[int, ...] = (),
     ) -> Head:
         """Put a version (None: the base) in service, if HEAD is still the one expected; see `Heads.move`."""
-        return self._heads.move(line, version, expected, action, actor, reason)
+        return self._heads.move(line, expected, Move(version, action, actor, reason, rejected))
 
     def repair_head(self, line: str, actor: str = "errata repair") -> Head:
         """Put the last recorded HEAD back where it is damaged or gone; see `Heads.repair`."""
         return self._heads.repair(line, actor)
 
     def _read_version(self, line: str, number: int) -> Version:
-        key = _version_key(line, number)
+        key = version_key(line, number)
         try:
             data, _ = self.store.get(key)
         except ObjectNotFound as error:
             known = ", ".join(map(str, self.numbers(line))) or "none"
             raise ObjectNotFound(f"line '{line}' has no version {number}; it has: {known}") from error
-        pointer = read_record(VersionPointer, data, f"'{key}' in '{self.store.uri}'")
+        pointer = read_record(
+            VersionPointer, data, f"'{key}' in '{self.store.uri}'", f"'{REPAIR} {line}' makes it again"
+        )
         manifest = self.manifest(pointer.snapshot)
         if (manifest.line, manifest.version) != (line, number):
             raise StorageError(
@@ -171,5 +190,6 @@ def _tensor_bytes(tensors: Mapping[str, torch.Tensor], what: str) -> bytes:
     return bytes(save_safetensors(copies))
 
 
-def _version_key(line: str, number: int) -> str:
+def version_key(line: str, number: int) -> str:
+    """Where the object is whose creation commits a version."""
     return f"lines/{line}/versions/{number:08d}.json"

@@ -367,3 +367,9 @@ def test_a_broken_last_checkpoint_is_passed_over_for_the_one_before(place, tmp_p
     resumed = longer()
     assert resumed.hypernetwork == whole.hypernetwork and resumed.steps == 6
     assert blobs(tmp_path / "broken") == tensors
+
+
+@pytest.mark.parametrize("name", ["our/model", "a:b", "two words", "", "-o"])
+def test_a_name_that_mlflow_cannot_keep_is_refused_before_anything_is_read(errata, tmp_path, name):
+    refused = errata("train-mend", tmp_path / "nowhere.json", "--name", name)
+    check_one_line(refused, 2, "cannot be the name of a model in MLflow")

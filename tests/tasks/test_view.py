@@ -5,7 +5,7 @@ import torch
 
 from tasks.ledger.events import Event
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import live_requests, open_versions, reconcile, strand, version_events
+from tasks.ledger.view import catch_up, chain, count_states, look, members, standings, version_events
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
 LINE = "main"
@@ -43,7 +43,7 @@ def made(store: SnapshotStore, ledger: Ledger, number: int, parent: Version | No
     return store.publish(manifest, {"w": torch.full((2,), float(number))})
 
 
-def told(store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str) -> Version:
+def written(store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str) -> Version:
     """The same, with its events."""
     version = made(store, ledger, number, parent, requests)
     ledger.append(version_events(version, "ann"))
@@ -54,22 +54,24 @@ def states(ledger: Ledger) -> dict[str, str]:
     return {name: state.state for name, state in sorted(ledger.states(LINE).items())}
 
 
-def catch_up(store: SnapshotStore, ledger: Ledger) -> None:
+def catch_up_twice(store: SnapshotStore, ledger: Ledger) -> None:
     """Twice, since the second time must add nothing."""
-    reconcile(store, ledger, LINE, "ann")
+    foreseen = count_states(standings(look(store, ledger, LINE)))
+    catch_up(store, ledger, LINE, "ann")
     events = ledger.history()
-    reconcile(store, ledger, LINE, "bob")
+    assert count_states(ledger.look()[LINE].standings if events else {}) == foreseen
+    catch_up(store, ledger, LINE, "bob")
     assert ledger.history() == events
 
 
 def test_nothing_needs_no_catching_up(store, ledger):
-    catch_up(store, ledger)
-    assert ledger.history() == [] and open_versions(store, ledger, LINE) == []
+    catch_up_twice(store, ledger)
+    assert ledger.history() == [] and look(store, ledger, LINE).waiting == []
 
 
 def test_a_version_without_events_gets_them_as_they_were(store, ledger):
     version = made(store, ledger, 1, None, "ab")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "committed", "b": "committed"}
     found = ledger.states(LINE)["a"]
     assert (found.version, found.batch, found.snapshot) == (1, 1, version.snapshot)
@@ -77,106 +79,107 @@ def test_a_version_without_events_gets_them_as_they_were(store, ledger):
     assert found.metrics == {"efficacy_prob": 1.0, "locality_prob": 0.5}
     events = [event.event for event in ledger.history("a")]
     assert events == ["received", "queued", "applied", "validated", "committed"]
-    assert [v.number for v in open_versions(store, ledger, LINE)] == [1]
+    assert [v.number for v in look(store, ledger, LINE).waiting] == [1]
 
 
 def test_events_that_the_job_wrote_are_not_written_again(store, ledger):
-    told(store, ledger, 1, None, "ab")
+    written(store, ledger, 1, None, "ab")
     before = ledger.history()
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert ledger.history() == before
 
 
 def test_several_versions_without_events_come_in_their_order(store, ledger):
-    first = told(store, ledger, 1, None, "a")
+    first = written(store, ledger, 1, None, "a")
     second = made(store, ledger, 2, first, "b")
     made(store, ledger, 3, second, "cd")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert set(states(ledger).values()) == {"committed"}
-    assert [v.number for v in open_versions(store, ledger, LINE)] == [1, 2, 3]
+    assert [v.number for v in look(store, ledger, LINE).waiting] == [1, 2, 3]
 
 
 def test_a_promotion_without_events_gets_them(store, ledger):
-    first = told(store, ledger, 1, None, "a")
-    second = told(store, ledger, 2, first, "b")
-    told(store, ledger, 3, second, "c")
+    first = written(store, ledger, 1, None, "a")
+    second = written(store, ledger, 2, first, "b")
+    written(store, ledger, 3, second, "c")
     store.move_head(LINE, second, None, "promote", "eve", "good")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "promoted", "b": "promoted", "c": "committed"}
     last = ledger.history("a")[-2:]
     assert [event.event for event in last] == ["approved", "promoted"]
     assert {(event.actor, event.reason, event.version) for event in last} == {("eve", "good", 1)}
-    assert [v.number for v in open_versions(store, ledger, LINE)] == [3]
+    assert [v.number for v in look(store, ledger, LINE).waiting] == [3]
 
 
 def test_a_rollback_without_events_gets_them_and_takes_back_what_was_built_on_it(store, ledger):
-    first = told(store, ledger, 1, None, "a")
-    second = told(store, ledger, 2, first, "b")
+    first = written(store, ledger, 1, None, "a")
+    second = written(store, ledger, 2, first, "b")
     head = store.move_head(LINE, second, None, "promote", "eve", "")
-    reconcile(store, ledger, LINE, "ann")
-    told(store, ledger, 3, second, "c")
+    catch_up(store, ledger, LINE, "ann")
+    written(store, ledger, 3, second, "c")
     store.move_head(LINE, first, head, "rollback", "eve", "complaints")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "promoted", "b": "rolled_back", "c": "rolled_back"}
     found = ledger.states(LINE)
-    assert found["b"].reason == "complaints" and "built on a version that was taken out" in found["c"].reason
-    assert open_versions(store, ledger, LINE) == []
+    assert found["b"].reason == "complaints" and "out of service" in found["c"].reason
+    assert look(store, ledger, LINE).waiting == []
 
 
 def test_back_to_the_base_and_forward_again(store, ledger):
-    version = told(store, ledger, 1, None, "ab")
+    version = written(store, ledger, 1, None, "ab")
     head = store.move_head(LINE, version, None, "promote", "eve", "")
-    reconcile(store, ledger, LINE, "ann")
+    catch_up(store, ledger, LINE, "ann")
     head = store.move_head(LINE, None, head, "rollback", "eve", "")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert set(states(ledger).values()) == {"rolled_back"}
     store.move_head(LINE, version, head, "rollback", "eve", "")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert set(states(ledger).values()) == {"promoted"}
 
 
 def test_a_version_and_a_move_that_were_both_killed_are_both_caught_up(store, ledger):
     version = made(store, ledger, 1, None, "a")
     store.move_head(LINE, version, None, "promote", "eve", "")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     events = [event.event for event in ledger.history("a")]
     assert events[-5:] == ["applied", "validated", "committed", "approved", "promoted"]
 
 
 def test_a_refused_version_neither_waits_nor_carries_what_was_built_on_it(store, ledger):
-    first = told(store, ledger, 1, None, "a")
-    told(store, ledger, 2, first, "b")
+    first = written(store, ledger, 1, None, "a")
+    written(store, ledger, 2, first, "b")
     ledger.append([Event(request_id="a", event="rejected", line=LINE, version=1, actor="eve", reason="no")])
-    assert open_versions(store, ledger, LINE) == []
-    strand(store, ledger, LINE, "ann")
+    assert look(store, ledger, LINE).waiting == []
+    catch_up(store, ledger, LINE, "ann")
     assert states(ledger) == {"a": "rejected", "b": "rolled_back"}
-    other = told(store, ledger, 3, None, "c")
-    assert [v.snapshot for v in open_versions(store, ledger, LINE)] == [other.snapshot]
+    other = written(store, ledger, 3, None, "c")
+    assert [v.snapshot for v in look(store, ledger, LINE).waiting] == [other.snapshot]
 
 
 def test_a_request_submitted_again_is_not_taken_back_a_second_time(store, ledger):
-    first = told(store, ledger, 1, None, "a")
+    first = written(store, ledger, 1, None, "a")
     head = store.move_head(LINE, first, None, "promote", "eve", "")
-    reconcile(store, ledger, LINE, "ann")
+    catch_up(store, ledger, LINE, "ann")
     store.move_head(LINE, None, head, "rollback", "eve", "")
-    reconcile(store, ledger, LINE, "ann")
+    catch_up(store, ledger, LINE, "ann")
     ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "queued"}
     made(store, ledger, 2, None, "z")
-    catch_up(store, ledger)
+    catch_up_twice(store, ledger)
     assert states(ledger)["a"] == "queued"
 
 
 def test_lines_do_not_touch_each_other(store, ledger):
     made(store, ledger, 1, None, "a")
-    reconcile(store, ledger, "other", "ann")
-    assert states(ledger) == {"a": "queued"} and open_versions(store, ledger, "other") == []
+    catch_up(store, ledger, "other", "ann")
+    assert states(ledger) == {"a": "queued"} and look(store, ledger, "other").waiting == []
 
 
 def test_the_live_requests_of_a_snapshot_are_those_of_its_whole_chain_oldest_first(store, ledger):
-    first = told(store, ledger, 1, None, "ba")
-    second = told(store, ledger, 2, first, "c")
-    told(store, ledger, 3, first, "d")
-    assert live_requests(store, second.snapshot) == ["b", "a", "c"]
-    assert live_requests(store, None) == []
+    first = written(store, ledger, 1, None, "ba")
+    second = written(store, ledger, 2, first, "c")
+    written(store, ledger, 3, first, "d")
+    view = look(store, ledger, LINE)
+    assert list(members(chain(view, second.snapshot))) == ["b", "a", "c"]
+    assert members(chain(view, None)) == {}
