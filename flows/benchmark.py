@@ -80,7 +80,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from None
+        raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from error
     statistics_texts = read_text(asked.statistics_text) if asked.statistics_text else None
     session = open_session(spec, settings, statistics_texts=statistics_texts, on_progress=progress)
     texts = read_text(asked.text) if asked.text else session.held_out

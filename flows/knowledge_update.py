@@ -26,6 +26,7 @@ from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
+from tasks.tracking.steps import StepLog
 from tasks.update import stages
 from tasks.update.evaluation import Champion, Waiting, edits_of, job_report, measure_champion, register_candidate
 from tasks.update.journal import Journal
@@ -134,12 +135,13 @@ def _update(
     _note_rejections(taken, journal)
     journal.found(taken.findings)
     champion = run_step("restore", lambda: _restore(run, session, view, taken))
-    stand = write_all(run, session, (stages.footing(view), taken, reference), journal, tracker)
+    log = StepLog(tracker, run.mlflow_run_id)
+    stand = write_all(run, session, (stages.footing(view), taken, reference), journal, log)
     candidate = Waiting(stand.waiting, taken, reference, champion, view.head)
     report = run_step("evaluate", lambda: job_report(run, session, candidate, journal))
     after = run_step(
         "register",
-        lambda: register_candidate(tracker, run, report, stand.waiting),
+        lambda: _register(log, tracker, run, report, stand.waiting),
         outcome=lambda now: f"version {report.to_version} registered",
         retries=TRACKING_RETRIES,
     )
@@ -149,7 +151,7 @@ def _update(
 
 
 def write_all(
-    run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal, tracker: Tracker
+    run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal, log: StepLog
 ) -> Footing:
     """Every batch in its turn, with a progress artifact that follows; returns what the line stands on then."""
     stand, taken, reference = given
@@ -161,10 +163,15 @@ def write_all(
     for number, start in enumerate(range(0, len(edits), size), start=1):
         progress("edits", start, len(edits))
         stand = writer.write(Batch(str(number), edits[start : start + size]), stages.stand_still(run, stand))
-        tracker.log_steps(run.mlflow_run_id, [(number, journal.batches[-1].metrics)])
+        log.log([(number, journal.batches[-1].metrics)])
         update_progress_artifact(artifact, 100.0 * min(start + size, len(edits)) / len(edits))
     progress("edits", len(edits), len(edits))
     return stages.stand_still(run, stand)
+
+
+def _register(log: StepLog, tracker: Tracker, run: Run, report: JobReport, waiting: Sequence[Version]) -> LineView:
+    log.finish()
+    return register_candidate(tracker, run, report, waiting)
 
 
 def _load(run: Run, texts: Sequence[str] | None, statistics_texts: Sequence[str] | None) -> tuple[Session, Reference]:

@@ -4,9 +4,9 @@ from typing import Any
 
 from tasks.ledger.errors import LedgerError
 from tasks.stores.errors import StorageError
-from tasks.tracking.errors import TrackingError
+from tasks.tracking.errors import TrackingError, TrackingUnavailable
 
-_PASSING = (StorageError, LedgerError, TrackingError)
+_PASSING = (StorageError, LedgerError, TrackingError, TrackingUnavailable)
 
 
 def may_pass(error: object) -> bool:

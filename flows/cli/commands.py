@@ -272,12 +272,13 @@ def _event_row(event: Event) -> list[object]:
 
 
 def ask(prompts: list[str], line: str, tokens: int, json: bool) -> None:
-    from tasks.serving.loading import ask_all
+    from tasks.review.asking import ask_all, columns_of
 
     workplace = open_workplace()
     spec = _line(workplace, line, {})
     waiting = reviewing.waiting(workplace, line)
-    answers = ask_all(workplace, spec, waiting, prompts, tokens)
+    columns = columns_of(workplace.store.head(line), waiting)
+    answers = ask_all(workplace, spec, columns, prompts, tokens)
     if json:
         as_json(answers)
         return

@@ -34,8 +34,8 @@ def run(
     settings = load_settings()
     if base["name"] is not None:
         check_model_name(base["name"])  # before an hour of training
-    if plan.start:
-        resolve(plan.start, settings)
+    if plan.start:  # once: an alias or a file may mean another one later
+        plan = plan.model_copy(update={"start": resolve(plan.start, settings)})
     read_training(data, validation, plan.validation_edits, limit, plan.training.seed)  # before Prefect starts
     from flows.cli.servers import check_prefect
     from flows.train_mend import train_mend

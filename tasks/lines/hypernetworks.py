@@ -25,6 +25,7 @@ FOLDER = "hypernetworks"
 SUFFIX = ".safetensors"
 TRAININGS = "trainings/"
 _DIGEST = re.compile(rf"(?:{FOLDER}/)?([0-9a-f]{{8,64}})(?:{re.escape(SUFFIX)})?")
+_WHOLE = re.compile("[0-9a-f]{64}")
 FORMS = (
     "a file, a folder with one, models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/PATH, the sha256 of one in the "
     "store, or trainings/ID"
@@ -54,10 +55,15 @@ def resolved_options(method: str, options: Mapping[str, Any] | None, settings: S
 def resolve(reference: str, settings: Settings) -> str:
     """The sha256 of the hypernetwork that `reference` names; its file is in the cache then.
 
+    A whole sha256 of what the cache has is its own answer: a reference that can come to mean another one (an alias, a
+    file, a training that goes on) is resolved once, and its digest passed on.
+
     Raises:
         HypernetworkError: there is none, or it is broken.
         TrackingError, StorageError: a server or store cannot be reached.
     """
+    if _WHOLE.fullmatch(reference) and _has(cached(settings, reference), reference):
+        return reference
     data = _found(reference, settings)
     parse_network(data, reference)
     digest = sha256(data)
@@ -68,6 +74,10 @@ def resolve(reference: str, settings: Settings) -> str:
 def cached(settings: Settings, digest: str) -> Path:
     """Where the cache has, or would have, the hypernetwork with this digest."""
     return settings.cache_folder / FOLDER / f"{digest}{SUFFIX}"
+
+
+def _has(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path.read_bytes()) == digest
 
 
 def stored(store: ObjectStore) -> Blobs:
@@ -85,7 +95,7 @@ def located(config: MethodConfig, settings: Settings) -> MethodConfig:
         return config
     digest = config.hypernetwork_digest
     path = cached(settings, digest)
-    if not path.is_file() or sha256(path.read_bytes()) != digest:
+    if not _has(path, digest):
         write_atomically(path, _fetched(stored(_store(settings)), digest))
     return config.model_copy(update={"hypernetwork": str(path)})
 
@@ -153,6 +163,7 @@ def _trained(reference: str, settings: Settings) -> bytes:
 
 
 def _tracked(reference: str, settings: Settings) -> bytes:
+    # Here, because few references need MLflow, and its room's imports take a while.
     from tasks.tracking.hypernetworks import HypernetworkTracker, check_reference
     from tasks.workplace import EXPERIMENT
 

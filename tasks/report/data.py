@@ -1,6 +1,5 @@
 """The data of a job's report: what a knowledge update hands over to its reviewer."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -15,30 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from tasks.secrets import masked
 from tasks.text import Text
-
-SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)|secret|credential|api_?key|access_?key|^((auth|access|bearer|session|hf)_?)?token$",
-    re.IGNORECASE,
-)
-URI_SECRET = re.compile(
-    r"(?<=://)([^/\s:@]*:)[^/\s@]+(?=@)|([?&][\w-]*(?:password|secret|token|signature)=)[^&\s]+", re.I
-)
-
-
-def masked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without secrets: values under a telling name and passwords inside URIs become `***`."""
-
-    def mask(name: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return masked(value)
-        if isinstance(value, list | tuple):
-            return [mask(name, item) for item in value]
-        if value is not None and SECRET_NAME.search(name):
-            return "***"
-        return URI_SECRET.sub(r"\1\2***", value) if isinstance(value, str) else value
-
-    return {name: mask(name, value) for name, value in values.items()}
 
 
 class Frozen(BaseModel):

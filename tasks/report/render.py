@@ -19,16 +19,16 @@ import jinja2
 from markupsafe import Markup
 
 from tasks.report import figures
-from tasks.report.data import BatchRow, EditRow, JobReport, Sample, masked
+from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
+from tasks.secrets import flattened
 
 __all__ = [
     "BatchRow",
     "EditRow",
     "JobReport",
     "Sample",
-    "masked",
     "render_html",
     "render_markdown",
     "table_json",
@@ -197,17 +197,6 @@ def _facts(report: JobReport) -> list[tuple[str, list[tuple[str, str]]]]:
     return [
         (title, [(key, _plain(value)) for key, value in flattened(group).items()]) for title, group in groups.items()
     ]
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from editing.measure.metrics import evaluate, summarise
 from tasks.ledger.view import LineView
 from tasks.progress import progress
 from tasks.report.data import EditRow, JobReport, Sample
+from tasks.report.pages import TABLES, report_files
 from tasks.review.aliases import register, sync_aliases
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.client import Tracker
@@ -115,7 +116,7 @@ def register_candidate(tracker: Tracker, run: Run, report: JobReport, waiting: S
     """
     final = {f"final/{name}": value for name, value in report.candidate.items()}
     tracker.log_steps(run.mlflow_run_id, [(len(report.drift), final)])
-    tracker.log_report(run.mlflow_run_id, report)
+    tracker.log_report(run.mlflow_run_id, report_files(report), TABLES)
     if waiting:
         register(tracker, run.workplace, waiting[-1], run.mlflow_run_id)
     view = sync_aliases(tracker, run.workplace, run.line)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from editing.edit import Edit
 from editing.methods.mend.files import load_network, save_network
 from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
 from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
 from tasks.lines.hypernetworks import cached, resolve, stored
@@ -139,6 +141,38 @@ def test_a_training_begins_with_an_earlier_one_and_is_another(trained, here):
     first, second = (load_network(cached(here, one.hypernetwork)) for one in (trained.summary, summary))
     moved = [float((first.get_parameter(n) - p).abs().max().detach()) for n, p in second.named_parameters()]
     assert 0 < max(moved) < 0.01  # one warm step away, not a training away
+
+
+def test_the_command_trains_from_what_its_start_meant_when_it_was_given(trained, elsewhere, tmp_path):
+    options = ["--start", trained.reference, "-o", "rank=32", "-o", "batch=2", "--name", "begun"]
+    plan = ["--steps", 1, "--every", 1, "--validation-edits", 3]
+    version = elsewhere("train-mend", written(tmp_path / "data.json"), *plan, *options, "--json").json["version"]
+    client = tracker(load_settings())._client
+    run = client.get_run(client.get_model_version("begun", str(version)).run_id)
+    assert run.data.params["start"] == run.data.params["start_digest"] == trained.summary.hypernetwork
+
+
+def test_a_training_goes_on_while_mlflow_takes_nothing_and_loses_no_value(place, tmp_path, monkeypatch):
+    place("locked")
+    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=0.1")
+    other = sqlite3.connect(tmp_path / "mlflow.db")
+    step = MendTrainer.train_step
+
+    def locking(self):
+        if self.step == 1:
+            other.execute("BEGIN IMMEDIATE")
+        if self.step == 5:
+            other.rollback()
+        return step(self)
+
+    monkeypatch.setattr(MendTrainer, "train_step", locking)
+    plan = TrainingPlan(training=MendTraining(rank=4, step_size=0.1, batch=2), steps=6, every=2, validation_edits=3)
+    summary = train_mend(written(tmp_path / "edits.json", EDITS[:12]), plan, name="locked")
+    client = tracker(load_settings())._client
+    run = client.get_run(client.get_model_version("locked", str(summary.version)).run_id)
+    for name, steps in (("train_loss", [1, 2, 3, 4, 5, 6]), ("validation_score", [2, 4, 6])):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == steps
+    assert run.info.status == "FINISHED"
 
 
 def test_every_form_of_reference_names_the_same_hypernetwork(trained, here, tmp_path):

@@ -39,6 +39,17 @@ def test_a_kept_hypernetwork_is_found_by_its_digest_where_the_cache_is_empty(set
     assert located(config, settings) == first and load_network(cached(settings, sha256(data))).spec.rank == 8
 
 
+def test_what_was_resolved_keeps_its_meaning_whatever_its_reference_means_later(settings, data, tmp_path):
+    path = tmp_path / "h.safetensors"
+    path.write_bytes(data)
+    digest = resolve(str(path), settings)
+    path.write_bytes(b"another one")
+    assert resolve(digest, settings) == digest
+    cached(settings, digest).write_bytes(b"broken")
+    with pytest.raises(HypernetworkError, match=f"no hypernetworks in .* begin with {digest}"):
+        resolve(digest, settings)
+
+
 def test_a_changed_file_of_the_cache_is_fetched_again(settings, data, config):
     stored(open_store(settings.store_uri, create=True)).put(data)
     path = cached(settings, sha256(data))
