@@ -17,6 +17,7 @@ from editing.edit import Edit
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.view import LineView, chain
 from tasks.lines.specs import resolve_line
+from tasks.names import artifact_key
 from tasks.progress import note, progress
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
@@ -105,7 +106,7 @@ def knowledge_update(
             if isinstance(error, HeadMoved):
                 raise _requeued(run, journal, error) from error
             raise
-        create_markdown_artifact(render_markdown(report), key=f"{line}-summary".lower().replace(".", "-"))
+        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
         workplace.ledger.compact()
         return _summary(journal, line, waiting, report)
 
@@ -156,7 +157,7 @@ def write_all(
     """Every batch in its turn, with a progress artifact that follows; returns what the line stands on then."""
     stand, taken, reference = given
     size, edits = run.policy.batch_size, taken.edits
-    key = f"{run.line}-progress".lower().replace(".", "-").replace("_", "-")
+    key = artifact_key(run.line, "progress")
     artifact = create_progress_artifact(0.0, key=key, description=f"Edits of line {run.line}")
     assert isinstance(artifact, UUID)
     writer = Writer(run, session, taken, reference, journal)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from tasks.ledger.errors import LedgerError
-from tasks.stores.objects import check_line
+from tasks.names import check_line
+from tasks.text import Text
 
 State = Literal[
     "received",
@@ -76,17 +77,17 @@ class Event(BaseModel):
     time: AwareDatetime = Field(default_factory=_CLOCK.now)
     commit: int | None = Field(None, description="Number of the append; set by it. None: written by release 0.1.")
     sequence: int = Field(0, ge=0, description="Order inside one append; set by it.")
-    request_id: str = Field(min_length=1)
+    request_id: Text = Field(min_length=1)
     event: State
     line: str
     version: int | None = None
     batch: int | None = None
-    actor: str
+    actor: Text
     flow_run_id: str | None = None
     mlflow_run_id: str | None = None
     snapshot: str | None = None
     metrics: Mapping[str, float | None] | None = None
-    reason: str | None = None
+    reason: Text | None = None
     payload: Mapping[str, Any] | None = None
 
     @field_validator("line")

@@ -26,7 +26,7 @@ from tasks.ledger import opening, queries
 from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, RequestState, State, fold
-from tasks.stores.objects import check_line
+from tasks.names import check_line
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TRY_SECONDS = 60.0

@@ -31,7 +31,7 @@ from tasks.ledger.view import chain, look
 from tasks.review import decisions
 from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.stores.manifest import Head, Manifest, Version, members
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
 from tasks.update import stages
