@@ -13,9 +13,9 @@ from editing.methods import check_mode, compute_independent_updates
 from tasks.lines.specs import LineSpec
 from tasks.progress import note, progress
 from tasks.settings import Settings, load_settings
-from tasks.update.job import ANSWER_TOKENS
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
+from tasks.update.stages import ANSWER_TOKENS
 
 EDITS_AT_ONCE = 32
 """Edits evaluated together: fills batches, and lets progress be seen."""
@@ -56,7 +56,7 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
     said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
-    updates = compute_independent_updates(session.setting, edits, session.values(edits, progress), session.config)
+    updates = compute_independent_updates(session.method_input, edits, session.values(edits, progress), session.config)
     rows: list[TrialRow] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)

@@ -7,7 +7,6 @@ tokeniser; here a regular expression takes runs of letters and single punctuatio
 with theirs, not to the last digit.
 """
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import takes_positions
+from editing.digests import sha256
 from editing.errors import EditingError
 from editing.layout import layout_of
 from editing.measure.scoring import check_length, encode_prompts, max_positions, output_logits
@@ -124,9 +124,9 @@ def _draws(prompts: Sequence[str], steps: int, seed: int) -> Tensor:
     seen: Counter[str] = Counter()
     streams = []
     for prompt in prompts:
-        key = hashlib.sha256(f"{seed} {seen[prompt]} {prompt}".encode()).digest()
+        key = sha256(f"{seed} {seen[prompt]} {prompt}".encode())
         seen[prompt] += 1
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+        generator = torch.Generator().manual_seed(int(key[:14], 16))
         streams.append(torch.rand(steps, generator=generator, dtype=torch.float64))
     return torch.stack(streams) if streams else torch.empty(0, steps)
 

@@ -163,11 +163,12 @@ def trial(file: Path | None, line: str, limit: int | None, definition: dict[str,
 
 def status(line: str | None, json: bool) -> None:
     workplace = open_workplace()
-    known = sorted({*workplace.store.lines(), *{s.line for s in workplace.ledger.states().values()}})
+    events = workplace.ledger.look()
+    known = sorted({*workplace.store.lines(), *events})
     if line is not None and line not in known:
         raise UsageError(f"there is no line '{line}'; lines are {', '.join(known) or 'none yet'}")
     lines = known if line is None else [line]
-    rows = [reviewing.line_status(workplace, name) for name in lines]
+    rows = [reviewing.line_status(workplace, name, events) for name in lines]
     if json:
         as_json([asdict(row) for row in rows])
         return
@@ -191,7 +192,8 @@ def status(line: str | None, json: bool) -> None:
 def review(line: str, json: bool) -> None:
     workplace = open_workplace()
     waiting = reviewing.waiting(workplace, line)
-    states = workplace.ledger.states(line)
+    changed = [name for version in waiting for name in version.manifest.request_ids]
+    payloads = workplace.ledger.payloads(line, changed)
     if json:
         as_json([version.manifest.model_dump(mode="json") | {"snapshot": version.snapshot} for version in waiting])
         return
@@ -207,7 +209,7 @@ def review(line: str, json: bool) -> None:
     rows = []
     for version in waiting:
         for request_id in version.manifest.request_ids:
-            payload = (states[request_id].payload or {}) if request_id in states else {}
+            payload = payloads.get(request_id, {})
             metrics = version.manifest.request_metrics.get(request_id, {})
             prompt = str(payload.get("prompt", "")).replace("{}", str(payload.get("subject", "")))
             change = f"{payload.get('target_true') or '?'} → {payload.get('target_new')}"

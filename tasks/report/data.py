@@ -3,18 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    computed_field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
+
+from tasks.text import Text
 
 SECRET_NAME = re.compile(
     r"pass(word|wd|phrase)|secret|credential|api_?key|access_?key|^((auth|access|bearer|session|hf)_?)?token$",
@@ -38,14 +31,6 @@ def masked(values: Mapping[str, Any]) -> dict[str, Any]:
         return URI_SECRET.sub(r"\1\2***", value) if isinstance(value, str) else value
 
     return {name: mask(name, value) for name, value in values.items()}
-
-
-def _storable(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-# Text from outside. A refused request may hold lone surrogates, which no file and no database takes: spell them out.
-Text = Annotated[str, BeforeValidator(_storable)]
 
 
 class Frozen(BaseModel):

@@ -15,7 +15,8 @@ from editing.measure.metrics import EditScores
 from editing.methods import edited_layers
 from editing.methods.mend.examples import edits_digest
 from editing.methods.mend.method import MendConfig
-from editing.methods.mend.training import MendTrainer, MendTraining, StepLosses
+from editing.methods.mend.options import MendTraining, StepLosses
+from editing.methods.mend.training import MendTrainer
 from editing.models import LoadedModel
 from tasks.lines.hypernetworks import resolve
 from tasks.progress import progress

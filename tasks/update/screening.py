@@ -88,7 +88,7 @@ def _check_writable(session: Session, edit: Edit) -> None:
 
     The search also asks what the subject is, which may be longer than the prompt.
     """
-    model, tokenizer, prefixes = session.loaded.model, session.loaded.tokenizer, session.setting.prefixes
+    model, tokenizer, prefixes = session.loaded.model, session.loaded.tokenizer, session.method_input.prefixes
     check_edits(model, tokenizer, [edit, edit.model_copy(update={"prompt": KL_PROMPT})], prefixes)
     at_subject = find_method(session.config.method).searches and len(prefixes) > 1
     if at_subject and encode_prompt(tokenizer, "", edit.prompt, edit.subject).subject_index == 0:

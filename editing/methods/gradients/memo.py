@@ -1,4 +1,4 @@
-"""Tensors that are the same at every step of a training, kept on the CPU from step to step."""
+"""A memory of tensors that are the same at every step of a training: computed once, then held on the CPU."""
 
 import ctypes
 from collections.abc import Callable, Hashable
@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from torch import Tensor
 
-KEPT_BYTES = 512 * 2**20
-"""What one `Kept` holds at most; what is beyond that is computed anew each time."""
+MEMO_BYTES = 512 * 2**20
+"""What one `TensorMemo` holds at most; what is beyond that is computed anew each time."""
 
 
-class Kept:
+class TensorMemo:
     """Tuples of tensors by key."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Kept:
         if found is None:
             found = tuple(tensor.cpu() for tensor in make())
             size = sum(tensor.numel() * tensor.element_size() for tensor in found)
-            if self.bytes + size <= KEPT_BYTES:
+            if self.bytes + size <= MEMO_BYTES:
                 self.found[key], self.bytes = found, self.bytes + size
         return found
 

@@ -55,8 +55,8 @@ def check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
         regular, folder = path.is_file(), path.is_dir()
-    except FileNotFoundError:
-        raise ReadError(f"no file {str(path)!r}; check the path") from None
+    except FileNotFoundError as error:
+        raise ReadError(f"no file {str(path)!r}; check the path") from error
     except (OSError, ValueError) as error:
         raise ReadError(f"cannot open {str(path)!r}: {error}") from error
     if not regular:
@@ -87,7 +87,7 @@ def decoded(line: Line) -> str:
     try:
         return line.data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadLine(f"line {line.number} {not_utf8(error, line.offset + error.start)}", line) from None
+        raise BadLine(f"line {line.number} {not_utf8(error, line.offset + error.start)}", line) from error
 
 
 def not_utf8(error: UnicodeDecodeError, position: int) -> str:

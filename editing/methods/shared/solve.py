@@ -5,11 +5,15 @@ A gain (n, d) is what a method makes of its keys: Δ = R · gain.
 Shapes: d = key size, m = value size, n = edits of the batch, r = rank of a null space.
 """
 
+import logging
+
 import torch
 from torch import Tensor
 
 from editing.errors import EditingError, SolveError
 from editing.weights import Factors
+
+logger = logging.getLogger(__name__)
 
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-7)
 """What is added to the diagonal of a matrix that is not definite, as a share of its norm. The keys behind C are
@@ -115,14 +119,27 @@ def projected(U_dr: Tensor, H_dd: Tensor | None, ridge: float) -> Tensor:
 
 
 def cholesky(M: Tensor, remedy: str) -> Tensor:
-    """L of a positive (semi)definite M = L Lᵀ. Raises SolveError, which advises `remedy`."""
+    """L of a positive (semi)definite M = L Lᵀ; a warning says what had to be added to the diagonal.
+
+    Raises:
+        SolveError: M is singular or not finite; it advises `remedy`.
+    """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(M)
     for jitter in JITTERS if int(info) else ():
         # Statistics of less text than the key size have zero eigenvalues, which rounding made slightly negative.
-        shift = jitter * M.norm() * torch.eye(M.shape[0], dtype=M.dtype, device=M.device)
-        factor, info = torch.linalg.cholesky_ex(M + shift)
+        shift = jitter * M.norm()
+        eye = torch.eye(M.shape[0], dtype=M.dtype, device=M.device)
+        factor, info = torch.linalg.cholesky_ex(M + shift * eye)
         if not int(info):
+            logger.warning(
+                "the keys' matrix (%d x %d) is not definite: %.3g, %g of its norm, was added to its diagonal; %s or "
+                "collect key statistics from more text",
+                *M.shape,
+                float(shift),
+                jitter,
+                remedy,
+            )
             break
     if int(info) or not factor.diagonal().isfinite().all():
         raise SolveError(_singular(M, remedy))

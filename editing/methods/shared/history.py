@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from editing.methods.growing import GrowingFactor
+from editing.methods.shared.growing import GrowingFactor
 
 RECENT_SHARE = 8
 """Recent keys are added to the Gram matrix when there are d / RECENT_SHARE of them: a factorisation of d³ / 3 then

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from editing.errors import SearchError
-from editing.methods.targets import Targets, target_loss
+from editing.methods.gradients.targets import Targets, target_loss
 
 
 def gradient_parts(

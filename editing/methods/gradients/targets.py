@@ -14,7 +14,7 @@ from editing.body import run_body
 from editing.edit import Edit
 from editing.errors import ModelError
 from editing.measure.scoring import encode_queries, output_logits
-from editing.methods.lower_states import LowerStates
+from editing.methods.gradients.lower_states import LowerStates
 from editing.onednn import fast_linear
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 

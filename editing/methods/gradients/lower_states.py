@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from editing.layout import layout_of
-from editing.methods.kept import Kept
+from editing.methods.gradients.memo import TensorMemo
 from editing.search.tail import UpperLayers
 from editing.tokens import Rows, align_rows
 
@@ -21,7 +21,7 @@ class LowerStates:
 
     def __init__(self, model: PreTrainedModel, first: int) -> None:
         self.upper = UpperLayers(model, layout_of(model), first - 1)
-        self.kept = Kept()
+        self.memo = TensorMemo()
         self.extras: tuple[object, ...] = ()
 
     def final(self, rows: Rows) -> Tensor:
@@ -37,7 +37,7 @@ class LowerStates:
         return hidden
 
     def _one(self, ids: tuple[int, ...]) -> Tensor:
-        [states] = self.kept.get(ids, lambda: (self._run(ids),))
+        [states] = self.memo.get(ids, lambda: (self._run(ids),))
         return states
 
     @torch.no_grad()

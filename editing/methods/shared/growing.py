@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from editing.errors import SolveError
-from editing.methods.solve import cholesky
+from editing.methods.shared.solve import cholesky
 
 FEW_SHARE = 4
 """A batch of fewer than d / FEW_SHARE keys is solved from a kept factor: measured, see tests/benchmarks/solve.py."""

@@ -6,23 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing.methods.kept import Kept, release_memory
+from editing.methods.gradients.memo import TensorMemo, release_memory
 
 BLOCK, BLOCKS = 16_000, 3000
 """Floats and number of blocks that C libraries take from the heap: 190 MB in all."""
 
 
 def test_what_is_kept_is_made_once_and_what_has_no_room_every_time(monkeypatch):
-    monkeypatch.setattr("editing.methods.kept.KEPT_BYTES", 40)
-    kept, made = Kept(), []
+    monkeypatch.setattr("editing.methods.gradients.memo.MEMO_BYTES", 40)
+    memo, made = TensorMemo(), []
 
     def make(value: float):
         return lambda: made.append(value) or (torch.full((6,), value), torch.full((2,), -value))
 
     for value in (1.0, 1.0, 2.0, 2.0):
-        one, other = kept.get(value, make(value))
+        one, other = memo.get(value, make(value))
         assert one.tolist() == [value] * 6 and other.tolist() == [-value] * 2
-    assert made == [1.0, 2.0, 2.0] and kept.bytes == 32
+    assert made == [1.0, 2.0, 2.0] and memo.bytes == 32
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is given back")
