@@ -18,7 +18,7 @@ from tasks.update.run import Run, Taken
 from tasks.update.screening import readable
 from tasks.update.session import Session
 from tasks.update.stages import live_sample, say
-from tasks.update.validation import Reference, Verdict, judge_candidate
+from tasks.update.validation import Reference, judge_candidate
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
 SAMPLES = 4
@@ -34,7 +34,7 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Candidate:
     """What is evaluated: the versions that wait, on the base's numbers, beside the champion."""
 
     waiting: Sequence[Version]
@@ -65,13 +65,16 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champ
     return Champion(summarise(scores), dict(zip(prompts, say(session, prompts), strict=True)))
 
 
-def job_report(run: Run, session: Session, asked: Waiting, journal: Journal) -> JobReport:
+def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
-    edits = asked.edits
+    edits = candidate.edits
     progress("evaluation", 0, 3)
-    earlier = live_sample(session, asked.taken, run.policy.retained_sample)
-    found = judge_candidate(session, edits, earlier, asked.reference, run.policy)
-    rows = _rows(journal, found.verdict)
+    earlier = live_sample(session, candidate.taken, run.policy.retained_sample)
+    found = judge_candidate(session, edits, earlier, candidate.reference, run.policy)
+    numbers = found.verdict.request_metrics
+    rows = [
+        row.model_copy(update={"metrics": numbers.get(row.request_id, row.metrics)}) for row in journal.edits.values()
+    ]
     prompts = sample_prompts(edits)
     progress("evaluation", 1, 3)
     after = dict(zip(prompts, say(session, prompts), strict=True))
@@ -81,7 +84,7 @@ def job_report(run: Run, session: Session, asked: Waiting, journal: Journal) -> 
         before = dict(zip(prompts, say(session, prompts), strict=True))
         before_rows = say(session, [row.prompt for row in rows])
     progress("evaluation", 3, 3)
-    champion = asked.champion.answers if asked.champion else None
+    champion = candidate.champion.answers if candidate.champion else None
     return JobReport(
         line=run.line,
         base=run.spec.model,
@@ -93,13 +96,13 @@ def job_report(run: Run, session: Session, asked: Waiting, journal: Journal) -> 
         mlflow_run_id=run.mlflow_run_id,
         started=run.started,
         finished=datetime.now(UTC),
-        from_version=asked.head.version if asked.head else 0,
-        to_version=asked.waiting[-1].number if asked.waiting else None,
+        from_version=candidate.head.version if candidate.head else 0,
+        to_version=candidate.waiting[-1].number if candidate.waiting else None,
         baseline=found.baseline,
-        champion=asked.champion.metrics if asked.champion else None,
+        champion=candidate.champion.metrics if candidate.champion else None,
         candidate=found.numbers,
         checks=found.verdict.checks,
-        drift=tuple(_drift(session, asked)),
+        drift=tuple(_drift(session, candidate)),
         batches=tuple(journal.batches),
         edits=tuple(_answered(row, b, a) for row, b, a in zip(rows, before_rows, after_rows, strict=True)),
         samples=tuple(
@@ -133,17 +136,11 @@ def sample_prompts(edits: Sequence[Edit]) -> list[str]:
     return list(dict.fromkeys([*prompts, *FREE_PROMPTS]))
 
 
-def _rows(journal: Journal, verdict: Verdict) -> list[EditRow]:
-    """The journal's rows of requests, with their numbers as they are at the end."""
-    now = verdict.request_metrics
-    return [row.model_copy(update={"metrics": now.get(row.request_id, row.metrics)}) for row in journal.edits.values()]
-
-
-def _drift(session: Session, asked: Waiting) -> list[dict[str, float]]:
+def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:
     """One point a version that waits, by the number of facts that stood in the weights then."""
     rows: list[dict[str, float]] = []
-    edits = len(session.live) - sum(len(version.manifest.request_ids) for version in asked.waiting)
-    for version in asked.waiting:
+    edits = len(session.live) - sum(len(version.manifest.request_ids) for version in candidate.waiting)
+    for version in candidate.waiting:
         edits += len(version.manifest.request_ids)
         metrics: Mapping[str, float] = version.manifest.metrics
         rows.append({"edits": float(edits)} | {name: metrics[name] for name in DRIFT if name in metrics})

@@ -1,5 +1,6 @@
 """What a knowledge update did so far, as rows for its report. The flow alone writes into it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,15 +22,20 @@ class Journal:
     """By request."""
     made: list[Version] = field(default_factory=list)
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What was left out of a request, by request."""
+    """What was left out of requests, by request."""
+
+    def left_out(self, findings: Mapping[str, tuple[str, ...]]) -> None:
+        """Some of what is to be asked about requests cannot be; heard before anything becomes of them."""
+        self.findings |= findings
+        for request_id, texts in findings.items():
+            note(f"{request_id}: {'; '.join(texts)}", "warning")
 
     def kept(self, judged: Judged, version: Version) -> None:
         """A batch became a version."""
         self.batches.append(judged.row(version.number))
         self.made.append(version)
         for edit in judged.batch.edits:
-            row = _row(edit, "committed", judged=judged, version=version.number)
-            self.edits[edit.id] = self._with_findings(row)
+            self.edits[edit.id] = self._row(edit, "committed", judged=judged, version=version.number)
         batch, metrics = judged.batch, version.manifest.metrics
         shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
         note(f"batch {batch.name} ({len(batch.edits)} edits) as version {version.number}: {shown}", "kept")
@@ -45,40 +51,30 @@ class Journal:
         """A request failed alone; `answer` is what the model with it in the weights said."""
         [edit] = judged.batch.edits
         reason = "; ".join(judged.verdict.reasons)
-        row = _row(edit, "quarantined", judged=judged, answer=answer, reason=reason)
-        self.edits[edit.id] = self._with_findings(row)
+        self.edits[edit.id] = self._row(edit, "quarantined", judged=judged, answer=answer, reason=reason)
         note(f"{edit.id}: {reason}", "quarantined")
 
     def rejected(self, request_id: str, reason: str, edit: Edit | None) -> None:
         """A request was refused; `edit` is None where it is none."""
         if edit is not None:
-            self.edits[request_id] = _row(edit, "rejected", reason=reason)
+            self.edits[request_id] = self._row(edit, "rejected", reason=reason)
         note(f"{request_id}: {reason}", "rejected")
 
-    def found(self, findings: dict[str, tuple[str, ...]]) -> None:
-        """Parts of requests cannot be asked of this model and were left out."""
-        self.findings |= findings
-        for request_id, reasons in findings.items():
-            note(f"{request_id}: {'; '.join(reasons)}", "warning")
-
-    def _with_findings(self, row: EditRow) -> EditRow:
-        return row.model_copy(update={"findings": self.findings.get(row.request_id, ())})
-
-
-def _row(
-    edit: Edit, state: Literal["committed", "quarantined", "rejected"], *, judged: Judged | None = None,
-    version: int | None = None, answer: str = "", reason: str = "",
-) -> EditRow:  # fmt: skip
-    return EditRow(
-        request_id=edit.id,
-        subject=edit.subject,
-        prompt=edit.text,
-        target_new=edit.target_new,
-        target_true=edit.target_true,
-        state=state,
-        batch=judged.batch.number if judged else None,
-        version=version,
-        answer_after=answer,
-        metrics=judged.verdict.request_metrics.get(edit.id, {}) if judged else {},
-        reason=reason,
-    )
+    def _row(
+        self, edit: Edit, state: Literal["committed", "quarantined", "rejected"], *, judged: Judged | None = None,
+        version: int | None = None, answer: str = "", reason: str = "",
+    ) -> EditRow:  # fmt: skip
+        return EditRow(
+            request_id=edit.id,
+            subject=edit.subject,
+            prompt=edit.text,
+            target_new=edit.target_new,
+            target_true=edit.target_true,
+            state=state,
+            batch=judged.batch.number if judged else None,
+            version=version,
+            answer_after=answer,
+            metrics=judged.verdict.request_metrics.get(edit.id, {}) if judged else {},
+            reason=reason,
+            findings=self.findings.get(edit.id, ()),
+        )

@@ -63,7 +63,7 @@ class Taken:
     known: dict[str, Edit] = field(default_factory=dict)
     """Every edit that the job may look at, by request: live, waiting, and queued."""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What this model cannot be asked about a request, by request."""
+    """What was left out of a request because the model cannot read it, by request."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from editing.edit import Edit, make_edit
-from editing.errors import InvalidEdit
+from editing.errors import EditingError, InvalidEdit
 from editing.methods import compute_update
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up, version_events
@@ -25,7 +25,7 @@ from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
 from tasks.update.screening import answers, screen
 from tasks.update.session import Session, open_session
-from tasks.update.validation import Reference, measure_reference, validate_batch
+from tasks.update.validation import Reference, failed_verdict, measure_reference, validate_batch
 
 ANSWER_TOKENS = 12
 
@@ -82,18 +82,14 @@ def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
 
 
 def screen_taken(session: Session, taken: Taken) -> Taken:
-    """Without the requests that this model cannot take, which are refused."""
+    """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
-    return replace(taken, edits=found.accepted, rejected=found.rejected, known=known, findings=found.findings)
+    return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
 
 
 def write(session: Session, batch: Batch) -> Written:
-    """Search values and write the batch into the weights.
-
-    Raises:
-        InvalidEdit, SearchError, SolveError: a request cannot be written; the model is as it was.
-    """
+    """Search values and write the batch into the weights. Raises EditingError; the model is as it was then."""
     started = time.perf_counter()
     z_star = session.values(batch.edits, progress)
     searched = time.perf_counter() - started
@@ -107,6 +103,11 @@ def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit],
     verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy)
     seconds = time.perf_counter() - started
     return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds)
+
+
+def failed(batch: Batch, error: EditingError, written: Written | None = None) -> Judged:
+    """The verdict on a batch that could not be written or measured: what one request cannot do must not end a job."""
+    return Judged(batch, failed_verdict(error), written)
 
 
 def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing) -> Manifest:
@@ -229,7 +230,7 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
 
 
 def say(session: Session, prompts: Sequence[str]) -> list[str]:
-    """What the model, as it stands, says to each prompt."""
+    """What the model, as it stands, says to each prompt; '' to one that it cannot read."""
     return answers(session.loaded, prompts, ANSWER_TOKENS)
 
 

@@ -47,7 +47,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateVerdict:
     """The verdict on all facts that wait together, and the numbers that stand beside it."""
 
     verdict: Verdict
@@ -78,12 +78,12 @@ def validate_batch(
     try:
         return _validated(session, found.accepted, earlier, reference, policy)
     except REQUEST_FAULTS as error:
-        return failed(error)
+        return failed_verdict(error)
 
 
 def judge_candidate(
     session: Session, edits: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
-) -> Candidate:
+) -> CandidateVerdict:
     """The candidate as a whole, by the judge of the batches: every fact that waits, and a sample of those in service.
 
     A fact that this model can no longer be asked about is left out.
@@ -95,10 +95,10 @@ def judge_candidate(
     baseline |= {"perplexity": reference.perplexity, "perplexity_ratio": 1.0}
     if ratio := numbers.get("fluency_ratio"):
         baseline["fluency"] = numbers["fluency"] / ratio
-    return Candidate(verdict, numbers, baseline)
+    return CandidateVerdict(verdict, numbers, baseline)
 
 
-def failed(error: Exception) -> Verdict:
+def failed_verdict(error: Exception) -> Verdict:
     """The verdict on a batch that could not be searched, solved, written or measured."""
     return Verdict({}, {}, (_fault(str(error)),))
 

@@ -8,7 +8,7 @@ from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written
 from tasks.update.screening import REQUEST_FAULTS
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference, failed
+from tasks.update.validation import Reference
 
 
 class Writer:
@@ -43,8 +43,8 @@ class Writer:
             )
             progress("validation", 1, 1)
             return judged
-        except REQUEST_FAULTS as error:  # what one request cannot do must not end a job
-            return Judged(batch, failed(error), written)
+        except REQUEST_FAULTS as error:
+            return stages.failed(batch, error, written)
 
     def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
         # Made once: a repetition must publish the same version again, not a second one.
