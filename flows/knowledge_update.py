@@ -27,7 +27,7 @@ from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
 from tasks.update import stages
-from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion, register_candidate
+from tasks.update.evaluation import Champion, Waiting, edits_of, job_report, measure_champion, register_candidate
 from tasks.update.journal import Journal
 from tasks.update.policy import Policy
 from tasks.update.run import Batch, Footing, Run, Taken, read_texts
@@ -132,9 +132,10 @@ def _update(
     )
     taken = run_step("screen", lambda: _screen(run, session, taken), outcome=_counted, retries=STORAGE_RETRIES)
     _note_rejections(taken, journal)
+    journal.found(taken.findings)
     champion = run_step("restore", lambda: _restore(run, session, view, taken))
     stand = write_all(run, session, (stages.footing(view), taken, reference), journal, tracker)
-    candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
+    candidate = Waiting(stand.waiting, taken, reference, champion, view.head)
     report = run_step("evaluate", lambda: job_report(run, session, candidate, journal))
     after = run_step(
         "register",

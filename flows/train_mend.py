@@ -9,12 +9,15 @@ from uuid import UUID
 from prefect import flow
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from tasks.names import artifact_key, check_model_name
 from tasks.progress import note
 from tasks.tracking.errors import TrackingError
 from tasks.training.data import TrainingData, read_training
 from tasks.training.job import TrainingJob, TrainingPlan, TrainingSummary
 from tasks.training.steps import checkpoint, log_curves, prepare, register, train, validate
 from tasks.workplace import open_workplace
+
+NAME_LENGTH = 100
 
 
 @flow(name="train-mend", flow_run_name="train on {data.name}", persist_result=False)
@@ -41,13 +44,14 @@ def train_mend(
 
     Raises:
         HypernetworkError: losses were not finite too often, or nothing says what is to stay as it is.
-        UsageError: there are too few edits.
+        UsageError: there are too few edits, or MLflow cannot name a model so.
     """
     workplace = open_workplace()
     base, kind = model or workplace.settings.model, dtype or workplace.settings.dtype
+    name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
     refuse(read)
-    job, name = TrainingJob(workplace, plan, read), name or default_name(base)
+    job = TrainingJob(workplace, plan, read)
     prepare(job, base, kind)
     _start_tracking(job, name, base, kind)
     try:
@@ -56,7 +60,7 @@ def train_mend(
             train(job, follow)
             found = validate(job)
             log_curves(job, found)
-            checkpoint(job, found)
+            checkpoint(job, found, job.seconds)
             note(_line(job, found))
             follow()
         return register(job, name, base, kind)
@@ -75,7 +79,7 @@ def refuse(data: TrainingData) -> None:
 def default_name(model: str) -> str:
     """A registered model's name out of a base's reference."""
     last = model.rstrip("/").rpartition("/")[2].partition("@")[0]
-    return "mend-" + (re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.") or "model")
+    return "mend-" + (re.sub(r"[^a-z0-9._-]+", "-", last.lower())[:NAME_LENGTH].strip("-.") or "model")
 
 
 def _start_tracking(job: TrainingJob, name: str, model: str, dtype: str) -> None:
@@ -86,8 +90,9 @@ def _start_tracking(job: TrainingJob, name: str, model: str, dtype: str) -> None
 
 
 def _progress_artifact(job: TrainingJob, name: str) -> Callable[[], None]:
-    key = re.sub(r"[^a-z0-9]+", "-", f"{name}-training")
-    artifact = create_progress_artifact(0.0, key=key, description=f"Training {job.id} of {name}")
+    artifact = create_progress_artifact(
+        0.0, key=artifact_key(name, "training"), description=f"Training {job.id} of {name}"
+    )
     assert isinstance(artifact, UUID)
 
     def follow() -> None:

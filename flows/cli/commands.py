@@ -15,6 +15,9 @@ from tasks.ledger import intake
 from tasks.ledger.events import Event
 from tasks.lines.specs import LineSpec, resolve_line
 from tasks.parquet import parquet_rows
+from tasks.report.data import JobReport
+from tasks.report.render import MARKS
+from tasks.report.verdict import check_lines, headline
 from tasks.review import decisions as reviewing
 from tasks.stores.manifest import Version
 from tasks.workplace import Workplace, open_workplace
@@ -89,23 +92,30 @@ def run(
         as_json(summary.model_dump(mode="json"))
         return
     if summary.report is not None:
-        show_report(summary.report.model_dump())
+        show_report(summary.report)
     out.print(f"{summary.kept} kept, {summary.quarantined} quarantined, {summary.rejected} rejected")
     if summary.version is not None:
         out.print(f"version {summary.version} waits: errata review {line} · errata approve {line} · errata ui")
 
 
-def show_report(report: dict[str, Any]) -> None:
-    """The candidate's numbers beside base and champion."""
-    base, champion, candidate = report["baseline"], report["champion"] or {}, report["candidate"]
+def show_report(report: JobReport) -> None:
+    """The candidate's numbers beside base and champion, and the verdict on it."""
+    base, champion, candidate = report.baseline, report.champion or {}, report.candidate
     names = [name for name in (*METRICS, "fluency", "perplexity") if name in candidate]
     show = [
         [n, *(percent(m.get(n)) if n in METRICS else number(m.get(n)) for m in (base, champion, candidate))]
         for n in names
     ]
-    table(
-        f"line {report['line']}", ["metric", "base", "champion", "candidate"], show, ["base", "champion", "candidate"]
-    )
+    table(f"line {report.line}", ["metric", "base", "champion", "candidate"], show, ["base", "champion", "candidate"])
+    if report.checks:
+        rows = [
+            [check.label, console.text(check.request_id), check.measured, check.allowed, MARKS[check.mark]]
+            for check in check_lines(report.checks)
+        ]
+        table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
+    for edit in report.edits:
+        for finding in edit.findings:
+            out.print(f"{console.text(edit.request_id)}: {console.text(finding)}")
 
 
 def _line(workplace: Workplace, line: str, definition: dict[str, Any]) -> LineSpec:

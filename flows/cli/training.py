@@ -11,6 +11,7 @@ from editing.methods.mend.options import MendTraining
 from flows.cli.console import as_json, console, percent, shown_progress, table
 from tasks.lines.hypernetworks import resolve
 from tasks.lines.specs import absolute
+from tasks.names import check_model_name
 from tasks.settings import load_settings
 from tasks.training.data import read_training
 from tasks.training.job import TrainingPlan, TrainingSummary
@@ -24,13 +25,15 @@ def make_plan(asked: dict[str, Any], options: dict[str, Any]) -> TrainingPlan:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"] if part != "training")
         known = f"; options are {', '.join(MendTraining.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"train-mend {name} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from None
+        raise UsageError(f"train-mend {name} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from error
 
 
 def run(
     data: Path, plan: TrainingPlan, validation: Path | None, limit: int | None, base: dict[str, Any], json: bool
 ) -> None:
     settings = load_settings()
+    if base["name"] is not None:
+        check_model_name(base["name"])  # before an hour of training
     if plan.start:
         resolve(plan.start, settings)
     read_training(data, validation, plan.validation_edits, limit, plan.training.seed)  # before Prefect starts

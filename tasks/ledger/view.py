@@ -5,12 +5,12 @@ which events a killed process left out are functions of that view: a look writes
 with `catch_up` (tasks/ledger/catching_up.py), which writes what is missing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from tasks.ledger.table import Ledger, LineEvents
-from tasks.stores.manifest import Head, Manifest, Version
+from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.snapshots import SnapshotStore
 
 
@@ -109,16 +109,6 @@ def chain(view: LineView, snapshot: str | None) -> list[Manifest]:
         manifests.append(view.by_snapshot[snapshot].manifest)
         snapshot = manifests[-1].parent
     return manifests[::-1]
-
-
-def members(manifests: Iterable[Manifest]) -> dict[str, int]:
-    """The facts of a chain of manifests, oldest first, with the version that each is of."""
-    found: dict[str, int] = {}
-    for manifest in manifests:
-        if manifest.live is not None:
-            found = dict.fromkeys(manifest.live, manifest.version)
-        found |= dict.fromkeys(manifest.request_ids, manifest.version)
-    return found
 
 
 def follows(view: LineView, version: Version) -> str | None:

@@ -15,9 +15,11 @@ from editing.files import write_atomically
 from editing.methods.mend.files import network_bytes, parse_network
 from editing.methods.mend.method import MendConfig
 from tasks.settings import Settings
+from tasks.stores.blobs import Blobs
 from tasks.stores.checkpoints import Checkpoints
-from tasks.stores.errors import ObjectNotFound, StorageError
-from tasks.stores.objects import ObjectStore, open_store, sha256
+from tasks.stores.errors import DigestMismatch, ObjectNotFound, StorageError
+from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.opening import open_store
 
 FOLDER = "hypernetworks"
 SUFFIX = ".safetensors"
@@ -68,8 +70,9 @@ def cached(settings: Settings, digest: str) -> Path:
     return settings.cache_folder / FOLDER / f"{digest}{SUFFIX}"
 
 
-def store_key(digest: str) -> str:
-    return f"{FOLDER}/{digest}{SUFFIX}"
+def stored(store: ObjectStore) -> Blobs:
+    """The hypernetworks of a store."""
+    return Blobs(store, FOLDER, SUFFIX)
 
 
 def located(config: MethodConfig, settings: Settings) -> MethodConfig:
@@ -83,7 +86,7 @@ def located(config: MethodConfig, settings: Settings) -> MethodConfig:
     digest = config.hypernetwork_digest
     path = cached(settings, digest)
     if not path.is_file() or sha256(path.read_bytes()) != digest:
-        write_atomically(path, _stored(_store(settings), digest))
+        write_atomically(path, _fetched(stored(_store(settings)), digest))
     return config.model_copy(update={"hypernetwork": str(path)})
 
 
@@ -91,8 +94,8 @@ def keep(store: ObjectStore, config: MethodConfig) -> None:
     """Store the hypernetwork of a located configuration, so that other machines find it by its digest."""
     if isinstance(config, MendConfig) and config.hypernetwork:
         data = Path(config.hypernetwork).read_bytes()
-        if not store.exists(store_key(sha256(data))):
-            store.put(store_key(sha256(data)), data)
+        if not stored(store).exists(sha256(data)):
+            stored(store).put(data)
 
 
 def _found(reference: str, settings: Settings) -> bytes:
@@ -104,12 +107,12 @@ def _found(reference: str, settings: Settings) -> bytes:
     if reference.startswith(TRAININGS):
         return _trained(reference, settings)
     if match := _DIGEST.fullmatch(reference):
-        store = _store(settings)
-        keys = store.list(f"{FOLDER}/{match[1]}")
-        if len(keys) == 1:
-            return _stored(store, keys[0].removeprefix(f"{FOLDER}/").removesuffix(SUFFIX))
+        blobs = stored(_store(settings))
+        digests = blobs.list(match[1])
+        if len(digests) == 1:
+            return _fetched(blobs, digests[0])
         raise HypernetworkError(
-            f"{len(keys) or 'no'} hypernetworks in '{store.uri}' begin with {match[1]}; give {FORMS}"
+            f"{len(digests) or 'no'} hypernetworks in '{blobs.store.uri}' begin with {match[1]}; give {FORMS}"
         )
     raise HypernetworkError(f"there is no hypernetwork '{reference}'; give {FORMS}")
 
@@ -123,22 +126,19 @@ def _file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise HypernetworkError(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from None
+        raise HypernetworkError(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from error
 
 
-def _stored(store: ObjectStore, digest: str) -> bytes:
+def _fetched(blobs: Blobs, digest: str) -> bytes:
     try:
-        data, _ = store.get(store_key(digest))
-    except ObjectNotFound:
+        return blobs.get(digest)
+    except ObjectNotFound as error:
         raise HypernetworkError(
-            f"no hypernetwork {digest[:12]} in the cache or in '{store.uri}'; put its file there as "
-            f"{store_key(digest)}, or name it with --hypernetwork"
-        ) from None
-    if sha256(data) != digest:
-        raise HypernetworkError(
-            f"'{store_key(digest)}' in '{store.uri}' has sha256 {sha256(data)[:12]}; restore it from a copy"
-        )
-    return data
+            f"no hypernetwork {digest[:12]} in the cache or in '{blobs.store.uri}'; put its file there as "
+            f"{blobs.key(digest)}, or name it with --hypernetwork"
+        ) from error
+    except DigestMismatch as error:
+        raise HypernetworkError(str(error)) from error
 
 
 def _trained(reference: str, settings: Settings) -> bytes:
@@ -146,7 +146,7 @@ def _trained(reference: str, settings: Settings) -> bytes:
     try:
         found = Checkpoints(_store(settings), reference.removeprefix(TRAININGS).strip("/")).best()
     except StorageError as error:
-        raise HypernetworkError(f"'{reference}': {error}") from None
+        raise HypernetworkError(f"'{reference}': {error}") from error
     if found is None:
         raise HypernetworkError(f"'{reference}' has no checkpoint yet; give {FORMS}")
     return network_bytes(parse_network(found[1], reference)[0])
@@ -161,7 +161,7 @@ def _tracked(reference: str, settings: Settings) -> bytes:
     run_id, path, digest = tracker.locate(reference)
     if digest is not None:
         try:
-            return _stored(_store(settings), digest)
+            return _fetched(stored(_store(settings)), digest)
         except HypernetworkError:
             pass  # another store: MLflow has a copy of its own
     data = tracker.download(run_id, path)

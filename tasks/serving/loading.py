@@ -13,7 +13,7 @@ from tasks.settings import Settings, load_settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Version
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.workplace import Workplace
 

@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import re
 import tempfile
 import time
 import warnings
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.names import check_model_name
 from tasks.report import figures
 from tasks.report.render import JobReport, flattened, masked, render_html, render_markdown, table_json
 from tasks.tracking.address import (
@@ -31,7 +31,6 @@ from tasks.tracking.errors import TrackingError
 
 logger = logging.getLogger(__name__)
 
-LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 LINE, VERSION, SNAPSHOT, STATUS = "errata.line", "errata.version", "errata.snapshot", "errata.status"
 ALIASES = ("champion", "challenger", "previous")
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH, TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits
@@ -116,7 +115,7 @@ class Tracker:
 
     def end_abandoned(self, line: str) -> None:
         """Mark the line's unfinished runs as killed. For whoever holds the line's lease: nobody else can be at work."""
-        _check_line(line)
+        check_model_name(line)
         with self._refusals(f"look for unfinished runs of line {line!r}"):
             wanted = f"tags.`{LINE}` = '{line}' and attributes.status = 'RUNNING'"
             for run in self._client.search_runs([self.experiment_id], wanted):
@@ -216,7 +215,7 @@ class Tracker:
 
     def _versions(self, line: str, version: int) -> list[Any]:
         """MLflow's versions that carry this line version, the newest first."""
-        _check_line(line)
+        check_model_name(line)
         found = self._client.search_model_versions(f"name = '{line}' and tags.`{VERSION}` = '{version}'")
         return sorted(found, key=lambda one: int(one.version), reverse=True)
 
@@ -230,7 +229,7 @@ class Tracker:
         """Errata's aliases of the line as MLflow's own version numbers; none where the line is unknown."""
         from mlflow.exceptions import MlflowException
 
-        _check_line(line)
+        check_model_name(line)
         try:
             present = self._client.get_registered_model(line).aliases
         except MlflowException as error:
@@ -279,15 +278,8 @@ class Tracker:
             ) from error
 
 
-def _check_line(line: str) -> None:
-    if not LINE_NAME.fullmatch(line):
-        raise TrackingError(
-            f"line {line!r} cannot be the name of a model in MLflow: use up to 200 letters, digits, '.', '_' and '-'"
-        )
-
-
 def _check_pointer(line: str, pointer: Mapping[str, Any]) -> None:
-    _check_line(line)
+    check_model_name(line)
     lacking = {"line", "version", "snapshot"} - pointer.keys()
     if lacking or pointer["line"] != line:
         raise TrackingError(

@@ -13,12 +13,11 @@ from editing.methods.mend.files import load_network, network_bytes, parse_networ
 from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate as measure
 from editing.models import load_model
-from tasks.lines.hypernetworks import cached, store_key
+from tasks.lines.hypernetworks import cached, stored
 from tasks.progress import note, progress
-from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
+from tasks.retries import RETRIES
 from tasks.stores.checkpoints import Checkpoint
 from tasks.stores.errors import StorageError
-from tasks.stores.objects import sha256
 from tasks.tracking.hypernetworks import BASE, TRAINING
 from tasks.training.job import TrainingJob, TrainingSummary
 
@@ -77,15 +76,18 @@ def validate(job: TrainingJob) -> dict[str, float]:
     return found
 
 
-@task(task_run_name="checkpoint-{job.trainer.step}", cache_policy=NO_CACHE, **STORAGE_RETRIES)
-def checkpoint(job: TrainingJob, validation: dict[str, float]) -> None:
-    """Publish how far the training is; killed before, during or after, it goes on from the last whole one."""
+@task(task_run_name="checkpoint-{job.trainer.step}", cache_policy=NO_CACHE, **RETRIES)
+def checkpoint(job: TrainingJob, validation: dict[str, float], seconds: float) -> None:
+    """Publish how far the training is; killed before, during or after, it goes on from the last whole one.
+
+    `seconds` trained so far: a second try publishes the same bytes as the first, which may have got through.
+    """
     best, stale = (job.last.best_score, job.last.stale) if job.last else (-1.0, 0)
     better = validation["score"] > best
     job.last = job.checkpoints.publish(
         Checkpoint(
             step=job.trainer.step,
-            seconds=job.seconds,
+            seconds=seconds,
             validation=validation,
             best_score=max(best, validation["score"]),
             stale=0 if better else stale + 1,
@@ -95,7 +97,7 @@ def checkpoint(job: TrainingJob, validation: dict[str, float]) -> None:
     job.seen = []
 
 
-@task(task_run_name="curves-{job.trainer.step}", cache_policy=NO_CACHE, **TRACKING_RETRIES)
+@task(task_run_name="curves-{job.trainer.step}", cache_policy=NO_CACHE, **RETRIES)
 def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
     """The losses of each step since the last checkpoint, and the validation, to MLflow in one go."""
     curves = [
@@ -116,7 +118,7 @@ def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
     job.tracker.log_steps(job.run_id, [*curves, (job.trainer.step, whole)])
 
 
-@task(task_run_name="register", cache_policy=NO_CACHE, **TRACKING_RETRIES)
+@task(task_run_name="register", cache_policy=NO_CACHE, **RETRIES)
 def register(job: TrainingJob, name: str, model: str, dtype: str) -> TrainingSummary:
     """The best checkpoint's hypernetwork into the store, the cache and MLflow's registry; each once."""
     found = job.checkpoints.best()
@@ -125,8 +127,7 @@ def register(job: TrainingJob, name: str, model: str, dtype: str) -> TrainingSum
     best, data = found
     network, _, _ = parse_network(data, f"trainings/{job.id}")
     data = network_bytes(network)
-    digest = sha256(data)
-    job.workplace.store.store.put(store_key(digest), data)
+    digest = stored(job.workplace.store.store).put(data)
     write_atomically(cached(job.workplace.settings, digest), data)
     tags = {TRAINING: job.id, BASE: job.loaded.digest, "model": model, "dtype": dtype, "step": str(best.step)}
     measured = {f"validation_{key}": f"{value:.4f}" for key, value in best.validation.items()}

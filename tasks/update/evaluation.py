@@ -14,9 +14,10 @@ from tasks.stores.manifest import Head, Version
 from tasks.tracking.client import Tracker
 from tasks.update.journal import Journal
 from tasks.update.run import Run, Taken
+from tasks.update.screening import readable
 from tasks.update.session import Session
 from tasks.update.stages import live_sample, say
-from tasks.update.validation import Reference, bare, measure_fluency, measure_perplexity
+from tasks.update.validation import Reference, Verdict, judge_candidate
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
 SAMPLES = 4
@@ -32,7 +33,7 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Waiting:
     """What is evaluated: the versions that wait, on the base's numbers, beside the champion."""
 
     waiting: Sequence[Version]
@@ -56,17 +57,20 @@ def edits_of(versions: Sequence[Version], taken: Taken) -> list[Edit]:
 def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champion:
     """Ask the version in service, while it stands in the weights, what the candidate will be asked."""
     loaded, probes = session.loaded, run.policy.neighborhood_probes
+    edits = readable(loaded, edits).accepted
     before = session.base_scores(edits, probes)
     scores = evaluate(loaded.model, loaded.tokenizer, edits, before=before, max_neighborhood=probes)
     prompts = sample_prompts(edits)
     return Champion(summarise(scores), dict(zip(prompts, say(session, prompts), strict=True)))
 
 
-def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
+def job_report(run: Run, session: Session, asked: Waiting, journal: Journal) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
-    edits = candidate.edits
+    edits = asked.edits
     progress("evaluation", 0, 3)
-    measured, base, rows = _measure(run, session, candidate, journal)
+    earlier = live_sample(session, asked.taken, run.policy.retained_sample)
+    found = judge_candidate(session, edits, earlier, asked.reference, run.policy)
+    rows = _rows(journal, found.verdict)
     prompts = sample_prompts(edits)
     progress("evaluation", 1, 3)
     after = dict(zip(prompts, say(session, prompts), strict=True))
@@ -76,7 +80,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         before = dict(zip(prompts, say(session, prompts), strict=True))
         before_rows = say(session, [row.prompt for row in rows])
     progress("evaluation", 3, 3)
-    champion = candidate.champion.answers if candidate.champion else None
+    champion = asked.champion.answers if asked.champion else None
     return JobReport(
         line=run.line,
         base=run.spec.model,
@@ -88,12 +92,13 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         mlflow_run_id=run.mlflow_run_id,
         started=run.started,
         finished=datetime.now(UTC),
-        from_version=candidate.head.version if candidate.head else 0,
-        to_version=candidate.waiting[-1].number if candidate.waiting else None,
-        baseline=base,
-        champion=candidate.champion.metrics if candidate.champion else None,
-        candidate=measured,
-        drift=tuple(_drift(session, candidate)),
+        from_version=asked.head.version if asked.head else 0,
+        to_version=asked.waiting[-1].number if asked.waiting else None,
+        baseline=found.baseline,
+        champion=asked.champion.metrics if asked.champion else None,
+        candidate=found.numbers,
+        checks=found.verdict.checks,
+        drift=tuple(_drift(session, asked)),
         batches=tuple(journal.batches),
         edits=tuple(_answered(row, b, a) for row, b, a in zip(rows, before_rows, after_rows, strict=True)),
         samples=tuple(
@@ -127,35 +132,17 @@ def sample_prompts(edits: Sequence[Edit]) -> list[str]:
     return list(dict.fromkeys([*prompts, *FREE_PROMPTS]))
 
 
-def _measure(
-    run: Run, session: Session, candidate: Candidate, journal: Journal
-) -> tuple[dict[str, float], dict[str, float], list[EditRow]]:
-    """Metrics of the candidate and of the base on the same questions, and the journal's rows with the newest ones."""
-    edits, policy, probes = candidate.edits, run.policy, run.policy.neighborhood_probes
-    before = session.base_scores(edits, probes)
-    scores = evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before, max_neighborhood=probes)
-    numbers = {one.edit_id: one.numbers() for one in scores}
-    rows = [
-        row.model_copy(update={"metrics": numbers.get(row.request_id, row.metrics)}) for row in journal.edits.values()
-    ]
-    base = summarise(list(before.values())) | {"perplexity": candidate.reference.perplexity, "perplexity_ratio": 1.0}
-    measured = summarise(scores) | measure_perplexity(session, candidate.reference, policy)
-    if edits:
-        spread = measure_fluency(session, edits, policy)
-        base["fluency"] = spread["fluency"] / spread["fluency_ratio"] if spread["fluency_ratio"] else 0.0
-        measured |= spread
-    sample = [bare(edit) for edit in live_sample(session, candidate.taken, policy.retained_sample)]
-    if sample:
-        kept = evaluate(session.loaded.model, session.loaded.tokenizer, sample)
-        measured |= {f"retained_{k}": v for k, v in summarise(kept).items() if k.startswith("efficacy")}
-    return measured, base, rows
+def _rows(journal: Journal, verdict: Verdict) -> list[EditRow]:
+    """The journal's rows of requests, with their numbers as they are at the end."""
+    now = verdict.request_metrics
+    return [row.model_copy(update={"metrics": now.get(row.request_id, row.metrics)}) for row in journal.edits.values()]
 
 
-def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:
+def _drift(session: Session, asked: Waiting) -> list[dict[str, float]]:
     """One point a version that waits, by the number of facts that stood in the weights then."""
     rows: list[dict[str, float]] = []
-    edits = len(session.live) - sum(len(version.manifest.request_ids) for version in candidate.waiting)
-    for version in candidate.waiting:
+    edits = len(session.live) - sum(len(version.manifest.request_ids) for version in asked.waiting)
+    for version in asked.waiting:
         edits += len(version.manifest.request_ids)
         metrics: Mapping[str, float] = version.manifest.metrics
         rows.append({"edits": float(edits)} | {name: metrics[name] for name in DRIFT if name in metrics})

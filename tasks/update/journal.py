@@ -20,13 +20,16 @@ class Journal:
     edits: dict[str, EditRow] = field(default_factory=dict)
     """By request."""
     made: list[Version] = field(default_factory=list)
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was left out of a request, by request."""
 
     def kept(self, judged: Judged, version: Version) -> None:
         """A batch became a version."""
         self.batches.append(judged.row(version.number))
         self.made.append(version)
         for edit in judged.batch.edits:
-            self.edits[edit.id] = _row(edit, "committed", judged=judged, version=version.number)
+            row = _row(edit, "committed", judged=judged, version=version.number)
+            self.edits[edit.id] = self._with_findings(row)
         batch, metrics = judged.batch, version.manifest.metrics
         shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
         note(f"batch {batch.name} ({len(batch.edits)} edits) as version {version.number}: {shown}", "kept")
@@ -42,7 +45,8 @@ class Journal:
         """A request failed alone; `answer` is what the model with it in the weights said."""
         [edit] = judged.batch.edits
         reason = "; ".join(judged.verdict.reasons)
-        self.edits[edit.id] = _row(edit, "quarantined", judged=judged, answer=answer, reason=reason)
+        row = _row(edit, "quarantined", judged=judged, answer=answer, reason=reason)
+        self.edits[edit.id] = self._with_findings(row)
         note(f"{edit.id}: {reason}", "quarantined")
 
     def rejected(self, request_id: str, reason: str, edit: Edit | None) -> None:
@@ -50,6 +54,15 @@ class Journal:
         if edit is not None:
             self.edits[request_id] = _row(edit, "rejected", reason=reason)
         note(f"{request_id}: {reason}", "rejected")
+
+    def found(self, findings: dict[str, tuple[str, ...]]) -> None:
+        """Parts of requests cannot be asked of this model and were left out."""
+        self.findings |= findings
+        for request_id, reasons in findings.items():
+            note(f"{request_id}: {'; '.join(reasons)}", "warning")
+
+    def _with_findings(self, row: EditRow) -> EditRow:
+        return row.model_copy(update={"findings": self.findings.get(row.request_id, ())})
 
 
 def _row(

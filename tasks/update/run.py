@@ -62,6 +62,8 @@ class Taken:
     """Reasons by request."""
     known: dict[str, Edit] = field(default_factory=dict)
     """Every edit that the job may look at, by request: live, waiting, and queued."""
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What this model cannot be asked about a request, by request."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Judged:
             version=version,
             request_ids=self.batch.ids,
             kept=version is not None,
-            reasons=self.verdict.reasons,
+            checks=self.verdict.checks,
             metrics=self.verdict.metrics,
             seconds=self.seconds,
             search_seconds=self.written.search_seconds if self.written else 0.0,

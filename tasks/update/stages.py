@@ -10,23 +10,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from editing.edit import Edit, make_edit
-from editing.errors import EditingError, InvalidEdit
-from editing.measure.fluency import generate
+from editing.errors import InvalidEdit
 from editing.methods import compute_update
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up, version_events
 from tasks.ledger.events import Event
-from tasks.ledger.view import LineView, chain, look, members
+from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
 from tasks.progress import progress
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
-from tasks.stores.manifest import Manifest, Version
+from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
-from tasks.update.screening import screen
+from tasks.update.screening import answers, screen
 from tasks.update.session import Session, open_session
-from tasks.update.validation import Reference, Verdict, measure_reference, validate_batch
+from tasks.update.validation import Reference, measure_reference, validate_batch
 
 ANSWER_TOKENS = 12
 
@@ -86,11 +85,15 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     """Without the requests that this model cannot take, which are refused."""
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
-    return replace(taken, edits=found.accepted, rejected=found.rejected, known=known)
+    return replace(taken, edits=found.accepted, rejected=found.rejected, known=known, findings=found.findings)
 
 
 def write(session: Session, batch: Batch) -> Written:
-    """Search values and write the batch into the weights. Raises EditingError; the model is as it was then."""
+    """Search values and write the batch into the weights.
+
+    Raises:
+        InvalidEdit, SearchError, SolveError: a request cannot be written; the model is as it was.
+    """
     started = time.perf_counter()
     z_star = session.values(batch.edits, progress)
     searched = time.perf_counter() - started
@@ -104,11 +107,6 @@ def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit],
     verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy)
     seconds = time.perf_counter() - started
     return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds)
-
-
-def failed(batch: Batch, error: EditingError, written: Written | None = None) -> Judged:
-    """The verdict on a batch that could not be written or measured: what one request cannot do must not end a job."""
-    return Judged(batch, Verdict({}, {}, (str(error),)), written)
 
 
 def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing) -> Manifest:
@@ -232,8 +230,7 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
 
 def say(session: Session, prompts: Sequence[str]) -> list[str]:
     """What the model, as it stands, says to each prompt."""
-    loaded = session.loaded
-    return [text.strip() for text in generate(loaded.model, loaded.tokenizer, prompts, ANSWER_TOKENS)]
+    return answers(session.loaded, prompts, ANSWER_TOKENS)
 
 
 def _edit(payload: object) -> Edit | None:

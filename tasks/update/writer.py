@@ -1,14 +1,14 @@
 """The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
 
-from editing.errors import EditingError
 from tasks.progress import progress
 from tasks.retries import STORAGE_RETRIES
 from tasks.update import stages
 from tasks.update.journal import Journal
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written
+from tasks.update.screening import REQUEST_FAULTS
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference
+from tasks.update.validation import Reference, failed
 
 
 class Writer:
@@ -43,8 +43,8 @@ class Writer:
             )
             progress("validation", 1, 1)
             return judged
-        except EditingError as error:
-            return stages.failed(batch, error, written)
+        except REQUEST_FAULTS as error:  # what one request cannot do must not end a job
+            return Judged(batch, failed(error), written)
 
     def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
         # Made once: a repetition must publish the same version again, not a second one.

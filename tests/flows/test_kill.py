@@ -8,10 +8,11 @@ import pytest
 
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
-from tasks.ledger.view import chain, look, members
+from tasks.ledger.view import chain, look
 from tasks.review import decisions as review
 from tasks.review.aliases import pointer
 from tasks.serving.loading import load_version
+from tasks.stores.manifest import members
 from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from editing.methods.mend.files import load_network, save_network
 from editing.methods.mend.options import MendTraining
 from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
-from tasks.lines.hypernetworks import cached, resolve, store_key
+from tasks.lines.hypernetworks import cached, resolve, stored
 from tasks.lines.specs import read_line
 from tasks.settings import Settings, load_settings
 from tasks.stores.objects import sha256
@@ -146,7 +146,11 @@ def test_every_form_of_reference_names_the_same_hypernetwork(trained, here, tmp_
     run_id = tracker(here).locate(trained.reference)[0]
     (tmp_path / "copy.safetensors").write_bytes(cached(here, digest).read_bytes())
     forms = [tmp_path / "copy.safetensors", tmp_path, trained.reference, f"runs:/{run_id}", digest, digest[:12]]
-    forms += [store_key(digest), f"trainings/{trained.summary.training}", f"runs:/{run_id}/hypernetwork"]
+    forms += [
+        f"hypernetworks/{digest}.safetensors",
+        f"trainings/{trained.summary.training}",
+        f"runs:/{run_id}/hypernetwork",
+    ]
     assert {str(form): resolve(str(form), here) for form in forms} == dict.fromkeys(map(str, forms), digest)
 
 
@@ -190,7 +194,7 @@ def test_a_line_knows_its_hypernetwork_by_digest_on_every_machine(trained, elsew
     store = open_workplace().store.store
     line, digest = read_line(store, "quick"), trained.summary.hypernetwork
     assert line is not None and (line.config.hypernetwork, line.config.hypernetwork_digest) == ("", digest)
-    assert sha256(store.get(store_key(digest))[0]) == digest
+    assert sha256(stored(store).get(digest)) == digest
     monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "another"))  # what the store has is fetched again
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert update(EDITS[2:3])["version"] == 2
@@ -330,3 +334,9 @@ def test_a_broken_last_checkpoint_is_passed_over_for_the_one_before(place, tmp_p
     resumed = longer()
     assert resumed.hypernetwork == whole.hypernetwork and resumed.steps == 6
     assert blobs(tmp_path / "broken") == tensors
+
+
+@pytest.mark.parametrize("name", ["our/model", "a:b", "two words", "", "-o"])
+def test_a_name_that_mlflow_cannot_keep_is_refused_before_anything_is_read(errata, tmp_path, name):
+    refused = errata("train-mend", tmp_path / "nowhere.json", "--name", name)
+    check_one_line(refused, 2, "cannot be the name of a model in MLflow")

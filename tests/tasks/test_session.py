@@ -20,7 +20,7 @@ from tasks.settings import Settings
 from tasks.stores.batches import pack, unpack
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module

@@ -6,7 +6,8 @@ import torch
 from tasks.ledger.catching_up import catch_up, count_states, standings, version_events
 from tasks.ledger.events import Event
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import chain, look, members
+from tasks.ledger.view import chain, look
+from tasks.stores.manifest import members
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
 LINE = "main"
