@@ -63,7 +63,7 @@ def session(small, cache) -> Session:
 def judged(session: Session, edits, earlier=()) -> Verdict:
     """The batch through every stage that could raise for one request: search, solve, write, measure; then undone."""
     z_star = session.values(edits)
-    undo = session.weights.apply(compute_update(session.setting, edits, z_star, session.config).update)
+    undo = session.weights.apply(compute_update(session.method_input, edits, z_star, session.config).update)
     try:
         judge_candidate(session, [*edits, *earlier], earlier, Reference(10.0, session.held_out), POLICY)
         return validate_batch(session, edits, earlier, Reference(10.0, session.held_out), POLICY)
@@ -158,7 +158,7 @@ def test_what_is_only_asked_is_left_out_with_a_finding_on_its_request(session, f
 
 
 def test_the_longest_context_counts(session):
-    longest = max(len(session.loaded.tokenizer(prefix)["input_ids"]) for prefix in session.setting.prefixes)
+    longest = max(len(session.loaded.tokenizer(prefix)["input_ids"]) for prefix in session.method_input.prefixes)
     assert longest > 0
 
     def edit(spare: int) -> Edit:
@@ -207,9 +207,9 @@ def test_a_batch_that_changes_what_five_of_eight_neighbors_say_fails(session):
     edit = Edit(id="e", subject="Zed Example", prompt="{} speaks", target_new="Elmian",
                 neighborhood=tuple(Probe(prompt=prompt) for prompt in prompts))  # fmt: skip
     before = session.base_scores([edit], POLICY.neighborhood_probes)["e"]
-    name = session.setting.layout.weight_name(1)
+    name = session.method_input.layout.weight_name(1)
     generator = torch.Generator().manual_seed(0)
-    rows, columns = session.setting.layout.oriented(session.loaded.model.get_parameter(name)).shape
+    rows, columns = session.method_input.layout.oriented(session.loaded.model.get_parameter(name)).shape
     B, A = (torch.randn(*shape, generator=generator) for shape in ((rows, 3), (3, columns)))
     undo = session.weights.apply({name: Factors(B * 3, A)})
     try:
