@@ -21,13 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from editing.digests import file_digest
 from editing.errors import ModelError
 
+SEAL = "errata-source.json"
+"""Last file of a finished folder: the source's digest and the size of every other file."""
+
 
 class NotKept(ModelError):
     """The folder of converted models cannot be written."""
-
-
-SEAL = "errata-source.json"
-"""Last file of a finished folder: the source's digest and the size of every other file."""
 
 
 def converted_folder(file: Path, name: str, folder: Path) -> Path:

@@ -33,7 +33,7 @@ def moved(network: MendNetwork) -> MendNetwork:
 
 
 def options(given: MethodInput, *, plain: bool = False) -> dict[str, object]:
-    """What the configuration of mend needs for a given: some hypernetwork of its layers, or that of plain steps."""
+    """What the configuration of mend needs: some hypernetwork of the layers that are given, or that of plain steps."""
     base = given.statistics.base_digest
     path = Path(_FOLDER.name) / f"{base[:12]}-{'-'.join(map(str, given.layers))}-{plain}.safetensors"
     if not path.is_file():

@@ -38,12 +38,12 @@ def bench_mend(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     model, tokenizer, layout = loaded.model, loaded.tokenizer, layout_of(loaded.model)
     weights, rome = EditedWeights(model, layout), method_config("rome")
     prefixes = context_prefixes(model, tokenizer, rome.contexts, rome.context_tokens, rome.seed)
-    at_rome = setting_of(loaded, rome, statistics_of_text(loaded, edited_layers(model, layout, rome)), tuple(prefixes))
+    at_rome = input_of(loaded, rome, statistics_of_text(loaded, edited_layers(model, layout, rome)), tuple(prefixes))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "hypernetwork.safetensors"
         mend = method_config("mend", {"hypernetwork": str(file)})
         whole = mend.model_copy(update={"confidence": None})
-        at_mend = setting_of(loaded, mend, KeyStatistics({}, 0, loaded.digest, "none"), ("",))
+        at_mend = input_of(loaded, mend, KeyStatistics({}, 0, loaded.digest, "none"), ("",))
         save_network(moved(untrained(model, loaded.digest, at_mend.layers, step_size=1e-4, rank=RANK)), file)
         modules = layout.projections(model, at_mend.layers, ())
 
@@ -98,7 +98,7 @@ def bench_mend(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
         print(f"    {name}: {statistics.median(times):.1f} times faster than a ROME edit ({middle['rome']:.2f} s)")
 
 
-def setting_of(
+def input_of(
     loaded: LoadedModel, config: MethodConfig, statistics: KeyStatistics, prefixes: tuple[str, ...]
 ) -> MethodInput:
     layout = layout_of(loaded.model)
