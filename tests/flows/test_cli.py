@@ -174,7 +174,7 @@ def test_ctrl_c_is_one_line_without_a_traceback(errata, monkeypatch):
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.cli.commands.status", interrupted)
+    monkeypatch.setattr("tasks.workplace.open_workplace", interrupted)
     ran = errata("status")
     assert ran.code == 130 and ran.err.count("\n") == 1 and ran.err.startswith("stopped; ")
 
@@ -208,5 +208,5 @@ def test_a_full_disk_is_one_line(errata, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device", "/some/file")
 
-    monkeypatch.setattr("flows.cli.commands.status", full)
+    monkeypatch.setattr("tasks.workplace.open_workplace", full)
     check_one_line(errata("status"), 1, "/some/file: No space left on device; look at")
