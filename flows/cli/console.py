@@ -47,7 +47,11 @@ def replace_what_cannot_be_shown() -> None:
 def plain(value: object) -> str:
     """Any text on one line; what would steer the terminal (escapes, directions, half characters) is written out."""
     line = " ".join(str(value).split())
-    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in line)
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in line)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character in JOINERS
 
 
 def say(text: object, kind: NoteKind = "", style: str = "", to: Console = console) -> None:
@@ -151,8 +155,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def as_json(value: Any) -> None:
-    """Print JSON on standard output, unstyled; a character that the output cannot take is written as \\uXXXX."""
+    """Print JSON on standard output, unstyled.
+
+    What the output's encoding lacks, or what would steer a terminal, is written as \\uXXXX: the same JSON.
+    """
     written = json.dumps(value, indent=1, default=str, ensure_ascii=False)
+    written = "".join(c if c == "\n" or _is_shown(c) or ord(c) > 0xFFFF else f"\\u{ord(c):04x}" for c in written)
     try:
         written.encode(getattr(console.file, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

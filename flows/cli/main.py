@@ -17,6 +17,7 @@ __all__ = ["app", "benchmark", "diagnosis", "jobs", "lines", "main", "requests",
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""
+MESSAGE_LENGTH = 600
 
 
 def main() -> None:
@@ -50,5 +51,8 @@ def _usage(error: TyperException) -> str:
 
 def _fail(message: str, code: int) -> NoReturn:
     if message:
-        typer.echo(f"error: {plain(message)}", err=True)
+        line = plain(message)
+        # What was given may be as long as it likes: the beginning says what it is about, the end what to do.
+        shown = line if len(line) <= MESSAGE_LENGTH else f"{line[: MESSAGE_LENGTH - 200]} … {line[-200:]}"
+        typer.echo(f"error: {shown}", err=True)
     sys.exit(code)

@@ -10,7 +10,7 @@ import typer
 
 from editing.errors import UsageError
 from flows.cli.app import Hypernetwork, Json, LineOption, Option, Version, app, if_stopped, method_options
-from flows.cli.console import as_json, console, percent, say, shown_progress, table
+from flows.cli.console import as_json, percent, say, shown_progress, table
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -215,7 +215,7 @@ def history(
     table(f"events of line {line}", columns, [_event_row(event) for event in events], ["version", "batch"])
     for event in events if request is not None else []:
         if event.payload:
-            console.print_json(data=dict(event.payload), ensure_ascii=True)
+            as_json(dict(event.payload))
 
 
 def _event_row(event: "Event") -> list[object]:
