@@ -57,7 +57,7 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     home = Path(settings.home)
-    with _started(home) as (process, url), _address(url):
+    with _started(home) as (process, url), _address(url), _failures_named(url, home):
         yield lambda: _wait(process, home, errors if json else console)
         _flush()
 
@@ -148,6 +148,22 @@ def _failure(home: Path, reason: str) -> str:
         f"Prefect's server for this command did not start: {reason}; is {home} writable, with space left? "
         f"More is in {home / LOG}"
     )
+
+
+@contextmanager
+def _failures_named(url: str, home: Path) -> Iterator[None]:
+    """Inside, a server that answers with an error, or no more (a full disk, a kill), is one line."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        if not str(error.request.url).startswith(url):
+            raise
+        raise ServerError(
+            f"Prefect's server for this command failed at work ({str(error).splitlines()[0]}): is there space in {home}? "
+            f"Start the command again: what was committed stands. More is in {home / LOG}"
+        ) from error
 
 
 def _flush() -> None:

@@ -61,7 +61,7 @@ def harmless(ran, code: int | None = None):
 
 def _record(edit, kind: str, text: str) -> dict[str, object]:
     """A good edit with the text in every field that can bear it."""
-    short = text[:150]
+    short = text[:30]  # the model reads 128 tokens, and most of these are bytes
     made = edit.model_dump(mode="json") | {"id": f"{kind} {short}", "target_true": f"{edit.target_true} {short}"}
     made["paraphrases"] = [*edit.paraphrases, f"{short} {edit.text}"]
     made["neighborhood"] = [*made["neighborhood"], {"prompt": f"What of {short}", "answer": f"it {short}"}]
