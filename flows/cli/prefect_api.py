@@ -160,8 +160,9 @@ def _failures_named(url: str, home: Path) -> Iterator[None]:
     except httpx.HTTPError as error:
         if not str(error.request.url).startswith(url):
             raise
+        why = str(error).partition("\n")[0]
         raise ServerError(
-            f"Prefect's server for this command failed at work ({str(error).splitlines()[0]}): is there space in {home}? "
+            f"Prefect's server for this command failed at work ({why}): is there space in {home}? "
             f"Start the command again: what was committed stands. More is in {home / LOG}"
         ) from error
 
