@@ -114,7 +114,8 @@ def test_hostile_requests_go_from_file_to_service_and_back(errata, place, good_e
     for command in (
         ("status",), ("review", "hostile"),
         ("approve", "hostile", "--reason", reason), ("history", "--line", "hostile"),
-        ("history", queued[0], "--line", "hostile"), ("ask", "[/INST] \x1b[31m{} %s\u202e", "--line", "hostile", "--tokens", "2"),
+        ("history", queued[0], "--line", "hostile"),
+        ("ask", "[/INST] \x1b[31m{} %s\u202e", "--line", "hostile", "--tokens", "2"),
         ("rollback", "hostile", "--reason", reason), ("status", "hostile"),
     ):  # fmt: skip
         harmless(errata(*command), 0)
