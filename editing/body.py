@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """True when the model's body wants to be told positions; others count them from the attention mask (ALiBi)."""
+    """True when the model's body takes positions; others count them from the attention mask (ALiBi)."""
     return "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 

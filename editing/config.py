@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from editing.errors import ModelError
 from editing.products import Products
 
+STATISTICS_TOKENS = 98304
+"""Tokens of text behind key statistics, where a configuration says nothing else."""
+
 LayerNumbers = Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
 OneLayerNumber = Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
 
@@ -38,21 +41,17 @@ class ValueSearchConfig(Config):
 
 
 class MethodConfig(Config):
-    """What every locate-then-edit method has; `method` is the name that METHODS knows it by."""
+    """What every method has; `method` is the name that METHODS knows it by.
+
+    A config has the fields that its method reads and no other: an option that would be ignored is refused.
+    """
 
     one_layer: ClassVar[bool] = False
     late_layers: ClassVar[bool] = False
     last_layers: ClassVar[int | None] = None
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
-    contexts: int = Field(5, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
-    context_tokens: int = Field(16, ge=1, le=64, description="Length of each sampled prefix.")
-    statistics_tokens: int = Field(98304, ge=1, description="Tokens of text behind the key statistics.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
-    search: ValueSearchConfig = ValueSearchConfig()
-    spread: Literal["linear", "sqrt"] = Field(
-        "linear", description="Share of the residual that a layer takes, k layers being left: 1/k, or 1/√k (PMET)."
-    )
     norm_clamp: float | None = Field(
         None, gt=1, description="PRUNE's α: how the total's singular values above the base weight's are lowered."
     )
@@ -72,6 +71,23 @@ class OneLayerConfig(MethodConfig):
     one_layer: ClassVar[bool] = True
 
     layers: OneLayerNumber | None = Field(None, description="The edited layer; none: the last of the model's preset.")
+
+
+class LocatingConfig(MethodConfig):
+    """The same for methods that locate, then edit: they search values, in contexts, and use key statistics."""
+
+    contexts: int = Field(5, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
+    context_tokens: int = Field(16, ge=1, le=64, description="Length of each sampled prefix.")
+    statistics_tokens: int = Field(STATISTICS_TOKENS, ge=1, description="Tokens of text behind the key statistics.")
+    search: ValueSearchConfig = ValueSearchConfig()
+
+
+class SpreadingConfig(LocatingConfig):
+    """The same for those that spread what is missing over several layers."""
+
+    spread: Literal["linear", "sqrt"] = Field(
+        "linear", description="Share of the residual that a layer takes, k layers being left: 1/k, or 1/√k (PMET)."
+    )
 
 
 PRESET_LAYERS = {

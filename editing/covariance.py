@@ -3,7 +3,6 @@
 Meng et al., MEMIT, eq. 15 (C₀ there is λ times this). Shapes: d = key size.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
+from editing.digests import sha256
 from editing.errors import StatisticsError
-from editing.files import write_atomically
 from editing.keys import capture_inputs, stop_before
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
@@ -98,11 +97,11 @@ class KeyStatistics:
             if not self.moments[layer].isfinite().all():
                 raise StatisticsError(f"key statistics of layer {layer} are not finite; choose another layer")
 
-    def save(self, path: Path) -> None:
-        """Write as safetensors, whole or not at all."""
+    def to_bytes(self) -> bytes:
+        """What a file of them holds: safetensors."""
         about = {"tokens": str(self.tokens), "base_digest": self.base_digest, "source": self.source}
         tensors = {f"C.{layer}": C.contiguous() for layer, C in self.moments.items()}
-        write_atomically(path, save(tensors, about))
+        return bytes(save(tensors, about))
 
     @staticmethod
     def load(path: Path) -> "KeyStatistics":
@@ -113,15 +112,12 @@ class KeyStatistics:
                 moments = {int(name.removeprefix("C.")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return KeyStatistics(moments, int(about["tokens"]), about["base_digest"], about["source"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise StatisticsError(f"cannot read key statistics {path}: {error}; delete the file") from None
+            raise StatisticsError(f"cannot read key statistics {path}: {error}; delete the file") from error
 
 
 def text_digest(texts: Iterable[str]) -> str:
     """sha256 over texts, with their borders."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(json.dumps(text).encode())
-    return digest.hexdigest()
+    return sha256(json.dumps(text).encode() for text in texts)
 
 
 @torch.no_grad()

@@ -5,8 +5,6 @@ An edit's prompt holds '{}' once, where the subject stands; every other brace is
 """
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -24,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from editing.digests import json_digest
 from editing.errors import InvalidEdit
 
 SLOT: Final = "{}"
@@ -144,8 +143,7 @@ class Edit(BaseModel):
 def content_id(subject: str, prompt: str, target_new: str) -> str:
     """'e-' and 12 hex digits that depend on nothing but the fact itself."""
     fact = {"subject": subject, "prompt": prompt, "target_new": target_new}
-    canonical = json.dumps(fact, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "e-" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return "e-" + json_digest(fact)[:12]
 
 
 def template(prompt: str, subject: str) -> str:

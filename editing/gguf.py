@@ -6,8 +6,6 @@ processes at once are safe: the second waits for the first's lock, then finds th
 
 import contextlib
 import copy
-import fcntl
-import hashlib
 import io
 import json
 import os
@@ -17,20 +15,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from editing.digests import file_digest
+from editing.errors import ModelError
+
+
+class NotKept(ModelError):
+    """The folder of converted models cannot be written."""
+
 
 SEAL = "errata-source.json"
 """Last file of a finished folder: the source's digest and the size of every other file."""
 
 
 def converted_folder(file: Path, name: str, folder: Path) -> Path:
-    """The folder in `folder` that holds the model of GGUF `file`, made now unless it is there already."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    """The folder in `folder` that holds the model of GGUF `file`, made now unless it is there already.
+
+    Raises:
+        NotKept: it is not there, and nothing can be written in `folder`.
+    """
+    digest = file_digest(file)
     target = folder / f"{_slug(name)}-{digest[:12]}"
     if is_sealed(target, digest):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f".{target.name}.lock"):
         if not is_sealed(target, digest):
             _build(file, target, digest)
@@ -93,9 +102,16 @@ def dequantise(file: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; the system lets it go when the process ends, however it ends."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise NotKept(f"nothing can be written in '{path.parent}' ({error.strerror or error})") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _flush(path: Path) -> None:

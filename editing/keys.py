@@ -114,81 +114,71 @@ class SubjectStates:
     """Output of a later layer, (n, m)."""
 
 
-@torch.no_grad()
-def subject_states(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    prompts: Sequence[EncodedPrompt],
-    key_layer: int,
-    hidden_layer: int,
-    pad_id: int,
-    *,
-    alike: bool = False,
-) -> SubjectStates:
-    """Keys of `key_layer` and the output of `hidden_layer` for each prompt, in one batch.
+@dataclass(frozen=True)
+class SubjectReader:
+    """Reads a model at the last tokens of subjects, all prompts of a call in one batch.
 
-    `alike` says that the model treats all rows alike (no overlay of its own for each), so that what the prompts begin
-    with in common runs once.
+    `uniform` says that the model treats all rows in the same way (no overlay of its own for each), so that what the
+    prompts begin with in common runs once.
     """
-    last, projection = layout.layer_list(model)[hidden_layer], layout.projection(model, key_layer)
-    with (
-        capture_inputs({key_layer: projection}) as inputs,
-        capture_output(projection) as written,
-        capture_output(last) as output,
-    ):
-        place = _run_to_subjects(model, prompts, pad_id, lambda: stop_after(last), alike)
-    return SubjectStates(*(place(state) for state in (inputs[key_layer], hidden_of(written[0]), hidden_of(output[0]))))
 
+    model: PreTrainedModel
+    layout: ModelLayout
+    pad_id: int
 
-@torch.no_grad()
-def subject_keys(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    prompts: Sequence[EncodedPrompt],
-    layer: int,
-    pad_id: int,
-    *,
-    alike: bool = False,
-) -> Tensor:
-    """The keys of `subject_states` alone, (n, d) float32: the pass ends where they are."""
-    projection = layout.projection(model, layer)
-    with capture_inputs({layer: projection}) as inputs:
-        place = _run_to_subjects(model, prompts, pad_id, lambda: stop_before(projection), alike)
-    return place(inputs[layer])
+    @torch.no_grad()
+    def states(
+        self, prompts: Sequence[EncodedPrompt], key_layer: int, hidden_layer: int, *, uniform: bool = False
+    ) -> SubjectStates:
+        """Keys of `key_layer` and the output of `hidden_layer` for each prompt."""
+        last = self.layout.layer_list(self.model)[hidden_layer]
+        projection = self.layout.projection(self.model, key_layer)
+        with (
+            capture_inputs({key_layer: projection}) as inputs,
+            capture_output(projection) as written,
+            capture_output(last) as output,
+        ):
+            place = self._run(prompts, lambda: stop_after(last), uniform)
+        states = inputs[key_layer], hidden_of(written[0]), hidden_of(output[0])
+        return SubjectStates(*(place(state) for state in states))
 
+    @torch.no_grad()
+    def keys(self, prompts: Sequence[EncodedPrompt], layer: int, *, uniform: bool = False) -> Tensor:
+        """The keys of `states` alone, (n, d) float32: the pass ends where they are."""
+        projection = self.layout.projection(self.model, layer)
+        with capture_inputs({layer: projection}) as inputs:
+            place = self._run(prompts, lambda: stop_before(projection), uniform)
+        return place(inputs[layer])
 
-def _run_to_subjects(
-    model: PreTrainedModel,
-    prompts: Sequence[EncodedPrompt],
-    pad_id: int,
-    stop: Callable[[], AbstractContextManager[None]],
-    alike: bool,
-) -> Callable[[Tensor], Tensor]:
-    """Run the model on the prompts; gives what picks the rows (n, ·) of the subjects out of a state of that pass.
+    def _run(
+        self, prompts: Sequence[EncodedPrompt], stop: Callable[[], AbstractContextManager[None]], uniform: bool
+    ) -> Callable[[Tensor], Tensor]:
+        """Run the model on the prompts; gives what picks the rows (n, ·) of the subjects out of a state of that pass.
 
-    Causal attention makes later tokens irrelevant, so each row ends at its subject. Padding is on the right, so that a
-    row goes on without a gap from a beginning that all have in common.
-    """
-    ids = [prompt.ids[: prompt.subject_index + 1] for prompt in prompts]
-    shared = _beginning(ids) if alike and len(ids) > 1 else 0
-    cache = None
-    if shared >= SHARED_TOKENS:
-        cache = DynamicCache()
-        before = align_rows([ids[0][:shared]], [0], pad_id).to(model.device)
+        Causal attention makes later tokens irrelevant, so each row ends at its subject. Padding is on the right, so
+        that a row goes on without a gap from a beginning that all have in common.
+        """
+        model, pad_id = self.model, self.pad_id
+        ids = [prompt.ids[: prompt.subject_index + 1] for prompt in prompts]
+        shared = _beginning(ids) if uniform and len(ids) > 1 else 0
+        cache = None
+        if shared >= SHARED_TOKENS:
+            cache = DynamicCache()
+            before = align_rows([ids[0][:shared]], [0], pad_id).to(model.device)
+            with stop():
+                _run(model, before, 0, cache)
+            cache.batch_repeat_interleave(len(ids))
+            ids = [row[shared:] for row in ids]
+        rows = align_rows(ids, [0] * len(ids), pad_id).to(model.device)
         with stop():
-            _run(model, before, 0, cache)
-        cache.batch_repeat_interleave(len(ids))
-        ids = [row[shared:] for row in ids]
-    rows = align_rows(ids, [0] * len(ids), pad_id).to(model.device)
-    with stop():
-        _run(model, rows, shared if cache else 0, cache)
-    last = torch.tensor([len(row) - 1 for row in ids], device=model.device)
+            _run(model, rows, shared if cache else 0, cache)
+        last = torch.tensor([len(row) - 1 for row in ids], device=model.device)
 
-    def place(states: Tensor) -> Tensor:
-        each = torch.arange(len(last), device=last.device)
-        return states.view(*rows.input_ids.shape, -1)[each.to(states.device), last.to(states.device)].float()
+        def place(states: Tensor) -> Tensor:
+            each = torch.arange(len(last), device=last.device)
+            return states.view(*rows.input_ids.shape, -1)[each.to(states.device), last.to(states.device)].float()
 
-    return place
+        return place
 
 
 def _run(model: PreTrainedModel, rows: Rows, before: int, cache: Cache | None) -> None:

@@ -134,10 +134,10 @@ def _check_weight(model: PreTrainedModel, layout: ModelLayout, named: str) -> No
     name = layout.weight_name(0)
     try:
         weight = model.get_parameter(name)
-    except AttributeError:
+    except AttributeError as error:
         raise ModelError(
             f"{named} has no weight '{name}'; wrapped or converted models are not edited: load the plain model"
-        ) from None
+        ) from error
     if weight.dim() != 2 or not weight.is_floating_point():
         raise ModelError(
             f"weight '{name}' of {named} is {weight.dtype} of shape {tuple(weight.shape)}, not a matrix of floating "

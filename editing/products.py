@@ -34,17 +34,17 @@ def bfloat16_products(modules: Iterable[nn.Module]) -> Iterator[None]:
     float32 on a CPU (measured). Weights are not written: tensors are exchanged by reference and come back.
     """
     linear = [m for module in modules for m in module.modules() if isinstance(m, nn.Linear | Conv1D)]
-    kept = {parameter: parameter.data for module in linear for parameter in module.parameters()}
+    originals = {parameter: parameter.data for module in linear for parameter in module.parameters()}
     try:
         with ExitStack() as hooks:
-            for parameter, tensor in kept.items():
+            for parameter, tensor in originals.items():
                 parameter.data = tensor.bfloat16()
             for module in linear:
                 hooks.callback(module.register_forward_pre_hook(_narrow).remove)
                 hooks.callback(module.register_forward_hook(_widen).remove)
             yield
     finally:
-        for parameter, tensor in kept.items():
+        for parameter, tensor in originals.items():
             parameter.data = tensor
 
 

@@ -45,11 +45,15 @@ class Tree:
 
     def beginnings(self, lengths: Mapping[Text, int]) -> tuple["Tree", list[int]]:
         """The tree of the first tokens of its texts, so many of each, and where each of its tokens stood."""
-        kept = sorted({index for text, length in lengths.items() for index in self.paths[text][:length]})
-        place = {index: i for i, index in enumerate(kept)} | {-1: -1}
+        indices = sorted({index for text, length in lengths.items() for index in self.paths[text][:length]})
+        place = {index: i for i, index in enumerate(indices)} | {-1: -1}
         paths = {text[:length]: [place[i] for i in self.paths[text][:length]] for text, length in lengths.items()}
-        parts = [self.ids[i] for i in kept], [place[self.parents[i]] for i in kept], [self.positions[i] for i in kept]
-        return Tree(*parts, paths), kept
+        parts = (
+            [self.ids[i] for i in indices],
+            [place[self.parents[i]] for i in indices],
+            [self.positions[i] for i in indices],
+        )
+        return Tree(*parts, paths), indices
 
     @property
     def branched(self) -> bool:
@@ -94,7 +98,7 @@ def _common(one: Text, other: Text) -> int:
 
 
 def may_branch(model: PreTrainedModel, longest: int) -> bool:
-    """Whether the model takes a mask of our own: told positions, plain attention, no window shorter than a text."""
+    """Whether the model takes a mask of our own: it takes positions, its attention is plain, no window cuts a text."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     plain = config._attn_implementation in ("eager", "sdpa")

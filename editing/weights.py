@@ -9,8 +9,7 @@ the result can therefore be checked on another machine than the one that wrote t
 bfloat16 weight do not lose what each of them alone would lose to rounding.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from editing.digests import tensor_digest
 from editing.errors import EditingError, SolveError
 from editing.layout import ModelLayout
+from editing.rounding import rounded
 
 SUMMED_AT_ONCE = 1 << 20
 """Elements of a weight that are summed together: 8 MB of float64 stay in the processor's cache while every rank is
@@ -39,14 +40,8 @@ class Factors:
 
 WeightUpdate = Mapping[str, Factors]
 """Factors by parameter name."""
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """sha256 over dtype, shape and bytes of a tensor."""
-    flat = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)} ".encode())
-    digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+Rounding = Callable[[Tensor, torch.dtype], Tensor]
+"""How a sum in float64 becomes numbers of a weight's dtype."""
 
 
 def concatenate(updates: Sequence[WeightUpdate]) -> dict[str, Factors]:
@@ -107,15 +102,18 @@ class EditedWeights:
         return found
 
     @torch.no_grad()
-    def apply(self, update: WeightUpdate) -> Undo:
-        """Write W' = round(base + Σ updates) for each weight of `update`; nothing is written if one is not finite."""
+    def apply(self, update: WeightUpdate, rounding: Rounding = rounded) -> Undo:
+        """Write W' = round(base + Σ updates) for each weight of `update`; nothing is written if one is not finite.
+
+        `rounding` is another one only where a version of release 0.1 is to come out as it was.
+        """
         check_finite(update)
         undo = Undo({name: self.model.get_parameter(name).data for name in update}, dict(self.sums))
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         for name, factors in update.items():
             base = self.base.get(name, undo.weights[name])
-            written[name], sums[name] = self._sum(base, self.sums.get(name), factors)
+            written[name], sums[name] = self._sum(base, self.sums.get(name), factors, rounding)
             if not written[name].isfinite().all():
                 raise SolveError(f"weight {name} would not be finite in {base.dtype}; leave the edit out")
         for name, tensor in written.items():
@@ -148,7 +146,9 @@ class EditedWeights:
         """Digest of each edited weight as it stands."""
         return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(self.base)}
 
-    def _sum(self, base: Tensor, previous: Tensor | None, factors: Factors) -> tuple[Tensor, Tensor]:
+    def _sum(
+        self, base: Tensor, previous: Tensor | None, factors: Factors, rounding: Rounding
+    ) -> tuple[Tensor, Tensor]:
         base_md = self.layout.oriented(base)
         B, A = factors.B.to(base.device, torch.float64), factors.A.to(base.device, torch.float64)
         total = torch.zeros(base_md.shape, dtype=torch.float64, device=base.device)
@@ -161,7 +161,7 @@ class EditedWeights:
             block = total[rows]
             for b, a in zip(B[rows].unbind(1), A.unbind(0), strict=True):
                 block.addr_(b, a)
-            self.layout.oriented(written)[rows] = (base_md[rows].double() + block).to(base.dtype)
+            self.layout.oriented(written)[rows] = rounding(base_md[rows].double() + block, base.dtype)
         return written, total
 
 

@@ -80,7 +80,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from None
+        raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from error
     statistics_texts = read_text(asked.statistics_text) if asked.statistics_text else None
     session = open_session(spec, settings, statistics_texts=statistics_texts, on_progress=progress)
     texts = read_text(asked.text) if asked.text else session.held_out
@@ -106,7 +106,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         "mode": asked.mode,
         "batch_size": asked.batch_size,
         "seed": asked.seed,
-        "layers": list(session.setting.layers),
+        "layers": list(session.method_input.layers),
         "config": spec.config.model_dump(mode="json"),
         "seconds_per_edit": editing / len(edits),
         "evaluation_seconds": evaluation,
@@ -131,7 +131,7 @@ def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> flo
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
         z_star = session.search(batch, _counting(start, len(edits)))
-        made = compute_update(session.setting, batch, z_star, session.config)
+        made = compute_update(session.method_input, batch, z_star, session.config)
         session.weights.apply(made.update)
         session.remember([edit.id for edit in batch], made)
     return time.perf_counter() - started
@@ -142,7 +142,7 @@ def _edit_together(session: Session, edits: Sequence[Edit]) -> float:
     started = time.perf_counter()
     z_star = session.search(edits, _counting(0, len(edits)))
     progress("solve", 0, 1)
-    made = compute_rebase(session.setting, edits, z_star, session.config)
+    made = compute_rebase(session.method_input, edits, z_star, session.config)
     session.weights.apply(made.update)
     session.remember([edit.id for edit in edits], made)
     progress("solve", 1, 1)
@@ -155,7 +155,7 @@ def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> 
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
         z_star = session.search(batch, _counting(start, len(edits)))
-        updates += compute_independent_updates(session.setting, batch, z_star, session.config)
+        updates += compute_independent_updates(session.method_input, batch, z_star, session.config)
     return updates, time.perf_counter() - started
 
 
@@ -183,7 +183,7 @@ def _evaluate_each(
     every = max(1, len(edits) // INDEPENDENT_SAMPLE)
     quality: list[dict[str, float]] = []
     for edit, update in list(zip(edits, updates, strict=True))[::every][:INDEPENDENT_SAMPLE]:
-        with overlay(model, session.setting.layout, update):
+        with overlay(model, session.method_input.layout, update):
             quality.append(_quality(session, [edit], texts, asked))
     return scores, {name: sum(one[name] for one in quality) / len(quality) for name in quality[0]}
 

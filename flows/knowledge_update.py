@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,29 +14,29 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
-from tasks.ledger.view import open_versions, reconcile
+from tasks.ledger.catching_up import catch_up
+from tasks.ledger.view import LineView, chain
 from tasks.lines.specs import resolve_line
+from tasks.names import artifact_key
 from tasks.progress import note, progress
-from tasks.report.data import EditRow, JobReport
+from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
+from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
+from tasks.stores.errors import HeadMoved
 from tasks.stores.lease import acquire
+from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
-from tasks.update.job import Attempt, Job, read_texts
+from tasks.tracking.steps import StepLog
+from tasks.update import stages
+from tasks.update.evaluation import Champion, Waiting, edits_of, job_report, measure_champion, register_candidate
+from tasks.update.journal import Journal
 from tasks.update.policy import Policy
-from tasks.update.steps import (
-    apply_batch,
-    evaluate,
-    free,
-    halves,
-    intake,
-    load_model,
-    quarantine,
-    register,
-    roll_back,
-    snapshot,
-    validate,
-)
+from tasks.update.run import Batch, Footing, Run, Taken, read_texts
+from tasks.update.session import Session
+from tasks.update.steps import run_step
+from tasks.update.validation import Reference
+from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 
 
@@ -80,89 +82,160 @@ def knowledge_update(
 
     Raises:
         LineBusy: another job works on the line.
+        HeadMoved: HEAD was moved away from what the job builds on; its requests are queued again.
     """
     workplace = open_workplace()
     texts, statistics_texts = read_texts(text), read_texts(statistics_text)
     store, settings = workplace.store.store, workplace.settings
     spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
     with acquire(store, line, flow_run_id=flow_run.id) as lease:
-        reconcile(workplace.store, workplace.ledger, line, settings.who)
-        job = Job(workplace, spec, policy, lease, flow_run.id or "")
-        if intake(job, limit) == 0 and not _unregistered(workplace, line):
+        run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
+        view = catch_up(workplace.store, workplace.ledger, line, settings.who)
+        journal = Journal()
+        taken = take_up(run, view, limit, journal)
+        if not taken.edits and not _unregistered(workplace, view):
             note("nothing is queued")
-            return _summary(job, None)
-        _start_tracking(job)
+            return _summary(journal, line, view.waiting, None)
+        tracker = workplace.tracker()
+        run = replace(run, mlflow_run_id=_start_tracking(tracker, run))
         try:
-            load_model(job, statistics_texts, texts)
-            write_all(job, job.taken)
-            report = evaluate(job)
-            register(job, report)
-        except BaseException:
+            report, waiting = _update(run, view, taken, journal, (tracker, texts, statistics_texts))
+        except BaseException as error:
             with suppress(TrackingError):
-                job.tracker.finish_run(job.mlflow_run_id, "FAILED")
+                tracker.finish_run(run.mlflow_run_id, "FAILED")
+            if isinstance(error, HeadMoved):
+                raise _requeued(run, journal, error) from error
             raise
-        free(job)
-        create_markdown_artifact(render_markdown(report), key=f"{line}-summary".lower().replace(".", "-"))
+        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
         workplace.ledger.compact()
-        return _summary(job, report)
+        return _summary(journal, line, waiting, report)
 
 
-def write_all(job: Job, edits: Sequence[Edit]) -> None:
-    """Every batch in its turn, with a progress artifact that follows."""
-    size = job.policy.batch_size
-    key = f"{job.line}-progress".lower().replace(".", "-").replace("_", "-")
-    artifact = create_progress_artifact(0.0, key=key, description=f"Edits of line {job.line}")
+def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Taken:
+    """What is taken up; what is refused stands in the ledger with its reason."""
+
+    def intake() -> Taken:
+        taken = stages.take_up(run, view, limit)
+        stages.write_rejections(run, taken.rejected)
+        return taken
+
+    taken = run_step("intake", intake, outcome=_counted, retries=STORAGE_RETRIES)
+    _note_rejections(taken, journal)
+    return taken
+
+
+def _update(
+    run: Run, view: LineView, taken: Taken, journal: Journal, given: tuple[Tracker, Any, Any]
+) -> tuple[JobReport, Sequence[Version]]:
+    """Load, write, evaluate, register; returns the report and what waits for review then."""
+    tracker, texts, statistics_texts = given
+    session, reference = run_step(
+        "load_model", lambda: _load(run, texts, statistics_texts), about=run.spec.model, retries=STORAGE_RETRIES
+    )
+    taken = run_step("screen", lambda: _screen(run, session, taken), outcome=_counted, retries=STORAGE_RETRIES)
+    _note_rejections(taken, journal)
+    journal.found(taken.findings)
+    champion = run_step("restore", lambda: _restore(run, session, view, taken))
+    log = StepLog(tracker, run.mlflow_run_id)
+    stand = write_all(run, session, (stages.footing(view), taken, reference), journal, log)
+    candidate = Waiting(stand.waiting, taken, reference, champion, view.head)
+    report = run_step("evaluate", lambda: job_report(run, session, candidate, journal))
+    after = run_step(
+        "register",
+        lambda: _register(log, tracker, run, report, stand.waiting),
+        outcome=lambda now: f"version {report.to_version} registered",
+        retries=TRACKING_RETRIES,
+    )
+    if not after.holds(stand.tip):
+        raise stages.away_from(run, after)
+    return report, after.waiting
+
+
+def write_all(
+    run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal, log: StepLog
+) -> Footing:
+    """Every batch in its turn, with a progress artifact that follows; returns what the line stands on then."""
+    stand, taken, reference = given
+    size, edits = run.policy.batch_size, taken.edits
+    key = artifact_key(run.line, "progress")
+    artifact = create_progress_artifact(0.0, key=key, description=f"Edits of line {run.line}")
     assert isinstance(artifact, UUID)
+    writer = Writer(run, session, taken, reference, journal)
     for number, start in enumerate(range(0, len(edits), size), start=1):
         progress("edits", start, len(edits))
-        write(job, Attempt(str(number), edits[start : start + size]))
-        job.tracker.log_steps(job.mlflow_run_id, [(number, job.batches[-1].metrics)])
+        stand = writer.write(Batch(str(number), edits[start : start + size]), stages.stand_still(run, stand))
+        log.log([(number, journal.batches[-1].metrics)])
         update_progress_artifact(artifact, 100.0 * min(start + size, len(edits)) / len(edits))
     progress("edits", len(edits), len(edits))
+    return stages.stand_still(run, stand)
 
 
-def write(job: Job, attempt: Attempt) -> None:
-    """Write a batch and keep it if it validates; else undo it and look for the culprits in its parts."""
-    if apply_batch(job, attempt) and validate(job, attempt).passed:
-        snapshot(job, attempt)
-        return
-    assert attempt.verdict is not None
-    roll_back(job, attempt)
-    if len(attempt.edits) == 1:
-        quarantine(job, attempt)
-        return
-    note(f"batch {attempt.name} ({len(attempt.edits)} edits): {'; '.join(attempt.verdict.reasons)}", "undone")
-    for part, edits in enumerate(halves(attempt), start=1):
-        write(job, Attempt(f"{attempt.name}.{part}", edits))
+def _register(log: StepLog, tracker: Tracker, run: Run, report: JobReport, waiting: Sequence[Version]) -> LineView:
+    log.finish()
+    return register_candidate(tracker, run, report, waiting)
 
 
-def _start_tracking(job: Job) -> None:
-    settings = job.spec.config.model_dump(mode="json") | {"policy": job.policy.model_dump(mode="json")}
-    job.tracker = job.workplace.tracker()
-    job.tracker.end_abandoned(job.line)
-    job.mlflow_run_id = job.tracker.start_run(
-        job.line,
-        f"{job.line} {job.started:%Y-%m-%d %H:%M}",
-        params=settings | {"model": job.spec.model},
-        tags={"flow_run_id": job.flow_run_id, "actor": job.actor},
+def _load(run: Run, texts: Sequence[str] | None, statistics_texts: Sequence[str] | None) -> tuple[Session, Reference]:
+    session = stages.load(run, statistics_texts)
+    return session, stages.reference_of(run, session, texts)
+
+
+def _screen(run: Run, session: Session, taken: Taken) -> Taken:
+    screened = stages.screen_taken(session, taken)
+    stages.write_rejections(run, screened.rejected)
+    return screened
+
+
+def _restore(run: Run, session: Session, view: LineView, taken: Taken) -> Champion | None:
+    """Bring the model to HEAD, ask it what the candidate will be asked, then to the newest version that waits."""
+    served = chain(view, view.serving)
+    stages.restore(run, session, served)
+    questions: list[Edit] = [*edits_of(view.waiting, taken), *taken.edits]
+    champion = measure_champion(run, session, questions) if served else None
+    for version in view.waiting:
+        stages.restore(run, session, [version.manifest])
+    return champion
+
+
+def _note_rejections(taken: Taken, journal: Journal) -> None:
+    for request_id, reason in taken.rejected.items():
+        journal.rejected(request_id, reason, taken.known.get(request_id))
+
+
+def _requeued(run: Run, journal: Journal, error: HeadMoved) -> HeadMoved:
+    """What becomes of a job's versions when HEAD moved away under it."""
+    again = stages.requeue(run, journal.made)
+    for request_id in again:
+        note(f"{request_id}: queued again", "undone")
+    return HeadMoved(f"{error}; {len(again)} written requests are queued again: errata run {run.line}")
+
+
+def _counted(taken: Taken) -> str:
+    return f"{len(taken.edits)} taken up, {len(taken.rejected)} rejected"
+
+
+def _start_tracking(tracker: Tracker, run: Run) -> str:
+    settings = run.spec.config.model_dump(mode="json") | {"policy": run.policy.model_dump(mode="json")}
+    tracker.end_abandoned(run.line)
+    return tracker.start_run(
+        run.line,
+        f"{run.line} {run.started:%Y-%m-%d %H:%M}",
+        params=settings | {"model": run.spec.model},
+        tags={"flow_run_id": run.flow_run_id, "actor": run.actor},
     )
 
 
-def _unregistered(workplace: Workplace, line: str) -> bool:
+def _unregistered(workplace: Workplace, view: LineView) -> bool:
     """True when a killed job left versions that wait for review and that MLflow does not know."""
-    waiting = open_versions(workplace.store, workplace.ledger, line)
-    if not waiting:
+    if not view.waiting:
         return False
-    tracker: Tracker = workplace.tracker()
-    return tracker.aliases(line).get("challenger") != waiting[-1].number
+    return workplace.tracker().aliases(view.line).get("challenger") != view.waiting[-1].number
 
 
-def _summary(job: Job, report: JobReport | None) -> JobSummary:
-    rows: list[EditRow] = list(job.rows.values())
-    states = [row.state for row in rows]
-    waiting = job.open or open_versions(job.workplace.store, job.workplace.ledger, job.line)
+def _summary(journal: Journal, line: str, waiting: Sequence[Version], report: JobReport | None) -> JobSummary:
+    states = [row.state for row in journal.edits.values()]
     return JobSummary(
-        line=job.line,
+        line=line,
         version=waiting[-1].number if waiting else None,
         kept=states.count("committed"),
         quarantined=states.count("quarantined"),

@@ -9,12 +9,28 @@ from uuid import UUID
 from prefect import flow
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from editing.methods.mend.training import MendTrainer
+from tasks.names import artifact_key, check_model_name
 from tasks.progress import note
 from tasks.tracking.errors import TrackingError
+from tasks.tracking.hypernetworks import HypernetworkTracker
+from tasks.tracking.steps import StepLog
 from tasks.training.data import TrainingData, read_training
-from tasks.training.job import TrainingJob, TrainingPlan, TrainingSummary
-from tasks.training.steps import checkpoint, log_curves, prepare, register, train, validate
-from tasks.workplace import open_workplace
+from tasks.training.job import Pace, Training, TrainingPlan, TrainingSummary, why_ended
+from tasks.training.steps import (
+    TrackedRun,
+    ask_base,
+    checkpoint,
+    go_on,
+    log_curves,
+    prepare,
+    register,
+    train,
+    validate,
+)
+from tasks.workplace import EXPERIMENT, open_workplace
+
+NAME_LENGTH = 100
 
 
 @flow(name="train-mend", flow_run_name="train on {data.name}", persist_result=False)
@@ -41,28 +57,34 @@ def train_mend(
 
     Raises:
         HypernetworkError: losses were not finite too often, or nothing says what is to stay as it is.
-        UsageError: there are too few edits.
+        UsageError: there are too few edits, or MLflow cannot name a model so.
     """
     workplace = open_workplace()
     base, kind = model or workplace.settings.model, dtype or workplace.settings.dtype
+    name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
     refuse(read)
-    job, name = TrainingJob(workplace, plan, read), name or default_name(base)
-    prepare(job, base, kind)
-    _start_tracking(job, name, base, kind)
+    training = prepare(workplace, plan, read, base, kind)
+    trainer, last = go_on(training)
+    before = {} if why_ended(plan, last) else ask_base(training)
+    run = _start_tracking(training, name)
+    log = StepLog(run.tracker, run.id)
     try:
-        follow = _progress_artifact(job, name)
-        while not job.ended():
-            train(job, follow)
-            found = validate(job)
-            log_curves(job, found)
-            checkpoint(job, found)
-            note(_line(job, found))
+        pace = Pace(plan, trainer.step, last.seconds if last else 0.0)
+        follow = _progress_artifact(training, run.name, trainer, pace)
+        while not why_ended(plan, last):
+            seen = train(trainer, pace, follow)
+            found = validate(training, trainer, before)
+            log_curves(log, trainer, seen, found, pace.rate(trainer.step))
+            last = checkpoint(training, trainer, last, found, pace.seconds)
+            note(_line(trainer, pace, found))
             follow()
-        return register(job, name, base, kind)
+        assert last is not None  # no training ends before its first checkpoint
+        log.finish()
+        return register(training, run, last, trainer.skipped)
     except BaseException:
         with suppress(TrackingError):
-            job.tracker.finish_run(job.run_id, "FAILED")
+            run.tracker.finish_run(run.id, "FAILED")
         raise
 
 
@@ -75,36 +97,36 @@ def refuse(data: TrainingData) -> None:
 def default_name(model: str) -> str:
     """A registered model's name out of a base's reference."""
     last = model.rstrip("/").rpartition("/")[2].partition("@")[0]
-    return "mend-" + (re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.") or "model")
+    return "mend-" + (re.sub(r"[^a-z0-9._-]+", "-", last.lower())[:NAME_LENGTH].strip("-.") or "model")
 
 
-def _start_tracking(job: TrainingJob, name: str, model: str, dtype: str) -> None:
-    job.tracker = job.new_tracker()
-    plan = job.plan.model_dump(mode="json")
-    params = job.description() | plan | {"model": model, "dtype": dtype, "layers": list(job.layers)}
-    job.run_id = job.tracker.open_run(name, job.id, params, {"actor": job.workplace.settings.who})
+def _start_tracking(training: Training, name: str) -> TrackedRun:
+    settings = training.workplace.settings
+    tracker = HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
+    plan = training.plan.model_dump(mode="json")
+    params = training.description() | plan | training.base | {"layers": list(training.layers)}
+    return TrackedRun(tracker, tracker.open_run(name, training.id, params, {"actor": settings.who}), name)
 
 
-def _progress_artifact(job: TrainingJob, name: str) -> Callable[[], None]:
-    key = re.sub(r"[^a-z0-9]+", "-", f"{name}-training")
-    artifact = create_progress_artifact(0.0, key=key, description=f"Training {job.id} of {name}")
+def _progress_artifact(training: Training, name: str, trainer: MendTrainer, pace: Pace) -> Callable[[], None]:
+    what = f"training {training.id} of {name}"
+    artifact = create_progress_artifact(0.0, key=artifact_key(name, "training"), description=what)
     assert isinstance(artifact, UUID)
 
     def follow() -> None:
-        done = 100.0 * job.trainer.step / max(job.expected_steps, job.trainer.step)
-        update_progress_artifact(artifact, done, description=f"{_pace(job)} of training {job.id} of {name}")
+        done = 100.0 * trainer.step / pace.expected_steps(trainer.step)
+        update_progress_artifact(artifact, done, description=f"{_pace(trainer.step, pace)} of {what}")
 
     return follow
 
 
-def _pace(job: TrainingJob) -> str:
-    return (
-        f"step {job.trainer.step} of {job.expected_steps}, {job.rate:.2f} steps/s, {job.minutes_left:.1f} minutes left"
-    )
+def _pace(step: int, pace: Pace) -> str:
+    expected, left = pace.expected_steps(step), pace.minutes_left(step)
+    return f"step {step} of {expected}, {pace.rate(step):.2f} steps/s, {left:.1f} minutes left"
 
 
-def _line(job: TrainingJob, found: dict[str, float]) -> str:
+def _line(trainer: MendTrainer, pace: Pace, found: dict[str, float]) -> str:
     shares = ("efficacy_argmax", "generalization_argmax", "locality_kept_tokens", "score")
     shown = "  ".join(f"{name} {found[name]:.3f}" for name in shares if name in found)
-    skipped = f"  {job.trainer.skipped} skipped" if job.trainer.skipped else ""
-    return f"{_pace(job)}: {shown}{skipped}"
+    skipped = f"  {trainer.skipped} skipped" if trainer.skipped else ""
+    return f"{_pace(trainer.step, pace)}: {shown}{skipped}"

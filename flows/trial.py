@@ -6,14 +6,16 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
+from editing.errors import UsageError
 from editing.measure.fluency import generate
 from editing.measure.metrics import EditScores, evaluate
 from editing.methods import check_mode, compute_independent_updates
 from tasks.lines.specs import LineSpec
-from tasks.progress import progress
+from tasks.progress import note, progress
 from tasks.settings import Settings, load_settings
-from tasks.update.job import ANSWER_TOKENS
-from tasks.update.session import open_session
+from tasks.update.screening import screen
+from tasks.update.session import Session, open_session
+from tasks.update.stages import ANSWER_TOKENS
 
 EDITS_AT_ONCE = 32
 """Edits evaluated together: fills batches, and lets progress be seen."""
@@ -40,14 +42,21 @@ def trial(spec: LineSpec, edits: list[Edit], probes: int | None = None) -> list[
 
 
 def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:
-    """The same without Prefect. Edits are searched and evaluated together, each overlaid on its own questions alone."""
+    """The same without Prefect. Edits are searched and evaluated together, each overlaid on its own questions alone.
+
+    What this model cannot take is left out, and said.
+
+    Raises:
+        UsageError: it can take none of them.
+    """
     check_mode(spec.config.method, "independent")
     session = open_session(spec, settings, on_progress=progress)
+    edits = _screened(session, edits)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
     said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
-    updates = compute_independent_updates(session.setting, edits, session.values(edits, progress), session.config)
+    updates = compute_independent_updates(session.method_input, edits, session.values(edits, progress), session.config)
     rows: list[TrialRow] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)
@@ -58,6 +67,18 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
             rows.append(_row(edit, then, now, before[edit.id], scores))
         progress("trials", len(rows), len(edits))
     return rows
+
+
+def _screened(session: Session, edits: Sequence[Edit]) -> Sequence[Edit]:
+    screened = screen(session, edits)
+    for request_id, reason in screened.rejected.items():
+        note(f"{request_id}: {reason}", "rejected")
+    for request_id, findings in screened.findings.items():
+        note(f"{request_id}: {'; '.join(findings)}", "warning")
+    if not screened.accepted:
+        reason = next(iter(screened.rejected.values()), "there is none")
+        raise UsageError(f"nothing to try: the model can take none of {len(edits)} edits; the first: {reason}")
+    return screened.accepted
 
 
 def _row(edit: Edit, said: str, says: str, before: EditScores, after: EditScores) -> TrialRow:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from tasks.ledger.table import Ledger, s3_options
+from tasks.ledger.opening import s3_options
+from tasks.ledger.table import Ledger
 from tasks.settings import Settings, load_settings
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.client import Tracker
 

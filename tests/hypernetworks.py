@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from editing.layout import layout_of
-from editing.methods.base import Setting
 from editing.methods.mend.files import save_network
 from editing.methods.mend.method import weight_shapes
 from editing.methods.mend.network import MendNetwork, MendSpec
+from editing.methods.shared.interface import MethodInput
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="errata-hypernetworks-", ignore_cleanup_errors=True)
 
@@ -32,11 +32,11 @@ def moved(network: MendNetwork) -> MendNetwork:
     return network
 
 
-def options(setting: Setting, *, plain: bool = False) -> dict[str, object]:
-    """What the configuration of mend needs for a setting: some hypernetwork of its layers, or that of plain steps."""
-    base = setting.statistics.base_digest
-    path = Path(_FOLDER.name) / f"{base[:12]}-{'-'.join(map(str, setting.layers))}-{plain}.safetensors"
+def options(given: MethodInput, *, plain: bool = False) -> dict[str, object]:
+    """What the configuration of mend needs for a given: some hypernetwork of its layers, or that of plain steps."""
+    base = given.statistics.base_digest
+    path = Path(_FOLDER.name) / f"{base[:12]}-{'-'.join(map(str, given.layers))}-{plain}.safetensors"
     if not path.is_file():
-        made = untrained(setting.model, base, setting.layers)
+        made = untrained(given.model, base, given.layers)
         save_network(made if plain else moved(made), path)
     return {"hypernetwork": str(path)}

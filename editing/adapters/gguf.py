@@ -83,7 +83,7 @@ def import_gguf_lora(path: Path, model: PreTrainedModel) -> dict[str, Factors]:
         fields = {key: field.contents() for key, field in reader.fields.items()}
         tensors = {tensor.name: torch.from_numpy(tensor.data.copy()).float() for tensor in reader.tensors}
     except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise ModelError(f"'{path}' cannot be read as GGUF ({error}); give what export_gguf_lora wrote") from None
+        raise ModelError(f"'{path}' cannot be read as GGUF ({error}); give what export_gguf_lora wrote") from error
     kind, made_for, wanted = (
         fields.get("adapter.type"),
         fields.get("general.architecture"),

@@ -135,7 +135,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"no adapter can be read from '{folder}' ({error}); give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-        ) from None
+        ) from error
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ModelError(f"'{broken[0]}' of adapter '{folder}' is not finite; export it again")

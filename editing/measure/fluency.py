@@ -7,11 +7,10 @@ tokeniser; here a regular expression takes runs of letters and single punctuatio
 with theirs, not to the last digit.
 """
 
-import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import takes_positions
+from editing.digests import sha256
 from editing.errors import EditingError
 from editing.layout import layout_of
 from editing.measure.scoring import check_length, encode_prompts, max_positions, output_logits
@@ -72,7 +72,7 @@ def generate(
     """What the model writes after each prompt: greedily, or with `seed` sampled from the `top_k` likeliest tokens.
 
     A prompt's random numbers depend on seed, prompt and how often it came before, never on the rest of the batch or
-    on torch's global state. A row ends at the end-of-text token; all end where the model can read no further.
+    on torch's global state. A row ends at the end-of-text token, or where the model can read no further.
 
     Args:
         updates: one for each prompt, which is continued as if this update alone were in force; left out, by the model
@@ -88,10 +88,8 @@ def generate(
     for row, prompt in zip(rows, prompts, strict=True):
         check_length(model, row, prompt)
     draws = None if seed is None else _draws(prompts, max_new_tokens, seed)
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     texts = [""] * len(rows)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        group = by_length[start : start + ROWS_AT_ONCE]
+    for group in _groups(rows, max_new_tokens, max_positions(model)):
         for part in parts_in_memory([in_force[i] for i in group]):
             chosen = group[part]
             with fast_linear(model), overlay(model, layout_of(model), [in_force[i] for i in chosen]):
@@ -108,14 +106,27 @@ def generate(
     return texts
 
 
+def _groups(rows: Sequence[Sequence[int]], new_tokens: int, limit: int | None) -> Iterator[list[int]]:
+    """Numbers of rows of like length that go on together; one without room for all new tokens goes alone.
+
+    Rows written together end together: a long one would cut the others short.
+    """
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    roomy = [i for i in by_length if limit is None or len(rows[i]) + new_tokens <= limit]
+    for start in range(0, len(roomy), ROWS_AT_ONCE):
+        yield roomy[start : start + ROWS_AT_ONCE]
+    for i in by_length[len(roomy) :]:
+        yield [i]
+
+
 def _draws(prompts: Sequence[str], steps: int, seed: int) -> Tensor:
     """Uniform numbers (prompts, steps), one stream a prompt."""
     seen: Counter[str] = Counter()
     streams = []
     for prompt in prompts:
-        key = hashlib.sha256(f"{seed} {seen[prompt]} {prompt}".encode()).digest()
+        key = sha256(f"{seed} {seen[prompt]} {prompt}".encode())
         seen[prompt] += 1
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+        generator = torch.Generator().manual_seed(int(key[:14], 16))
         streams.append(torch.rand(steps, generator=generator, dtype=torch.float64))
     return torch.stack(streams) if streams else torch.empty(0, steps)
 

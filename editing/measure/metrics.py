@@ -59,6 +59,8 @@ class EditScores:
     """How many locality_argmax is the mean of: those that have an answer."""
     neighborhood_tokens: tuple[tuple[int, ...], ...] = ()
     """The most probable tokens at each neighborhood probe, for `locality_kept` of a later evaluation."""
+    neighborhood_unanswered: tuple[int, ...] = ()
+    """Which of the neighborhood probes have no right answer, so that only what was said before can judge them."""
 
     def numbers(self) -> dict[str, float]:
         """The metrics that this edit has, by name."""
@@ -73,7 +75,10 @@ class EditScores:
         tokens = tuple(tuple(probe) for probe in fields["neighborhood_tokens"])
         shares = {name: fields[name] for name in METRICS}
         counts = {name: fields[name] for name in ("locality_probes", "locality_answers")}
-        return cls(fields["edit_id"], **shares, **counts, neighborhood_tokens=tokens)
+        unanswered = tuple(fields["neighborhood_unanswered"])
+        return cls(
+            fields["edit_id"], **shares, **counts, neighborhood_tokens=tokens, neighborhood_unanswered=unanswered
+        )
 
 
 def evaluate(
@@ -122,18 +127,33 @@ def summarise(scores: Sequence[EditScores]) -> dict[str, float]:
 
 def _pairs(edit: Edit, neighborhood: Sequence[Probe]) -> Iterator[tuple[str, str]]:
     for prompt in (edit.text, *edit.paraphrases):
-        yield prompt, edit.target_new
-        if edit.target_true is not None:
-            yield prompt, edit.target_true
+        yield from prompt_pairs(edit, prompt)
     for probe in neighborhood:
-        yield probe.prompt, edit.target_new
-        if (answer := _answer(edit, probe)) is not None:
-            yield probe.prompt, answer
+        yield from neighbor_pairs(edit, probe)
     for probe in edit.portability:
-        if probe.answer is not None:
-            yield probe.prompt, probe.answer
-            if edit.target_true is not None:
-                yield probe.prompt, edit.target_true
+        yield from portability_pairs(edit, probe)
+
+
+def prompt_pairs(edit: Edit, prompt: str) -> Iterator[tuple[str, str]]:
+    """What is scored at the edit's own prompt or at a paraphrase, as (prompt, target)."""
+    yield prompt, edit.target_new
+    if edit.target_true is not None:
+        yield prompt, edit.target_true
+
+
+def neighbor_pairs(edit: Edit, probe: Probe) -> Iterator[tuple[str, str]]:
+    """What is scored at a neighborhood probe."""
+    yield probe.prompt, edit.target_new
+    if (answer := _answer(edit, probe)) is not None:
+        yield probe.prompt, answer
+
+
+def portability_pairs(edit: Edit, probe: Probe) -> Iterator[tuple[str, str]]:
+    """What is scored at a portability probe; nothing where its answer is not known."""
+    if probe.answer is not None:
+        yield probe.prompt, probe.answer
+        if edit.target_true is not None:
+            yield probe.prompt, edit.target_true
 
 
 def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before: EditScores | None) -> EditScores:
@@ -161,6 +181,7 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
         locality_probes=sum(kept is not None for kept in keeps),
         locality_answers=sum(answer is not None for answer in answers),
         neighborhood_tokens=tokens,
+        neighborhood_unanswered=tuple(i for i, answer in enumerate(answers) if answer is None),
     )
 
 

@@ -1,22 +1,24 @@
 """Every method by its name, and the functions that call the one that a configuration names.
 
-A method is one file with a config class, its functions and a `Method`; it joins METHODS and AnyConfig here.
+A method is one file with a config class, its functions and a `Method`; it joins METHODS and AnyConfig here. Below this
+folder stand `mend/`, then `gradients/` (what methods that learn by gradients share), then `shared/` (what all share);
+none of them imports what stands here.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from editing.config import MethodConfig, ValueSearchConfig, layers_for
+from editing.config import Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
 from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
-from editing.methods.base import BatchUpdate, Method, Setting
 from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
 from editing.methods.lora import LORA, LoraConfig
@@ -24,6 +26,7 @@ from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.mend.method import MEND, MendConfig
 from editing.methods.restrain import Restraint
 from editing.methods.rome import ROME, RomeConfig
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
 from editing.tokens import check_edits
 from editing.weights import WeightUpdate
@@ -34,6 +37,24 @@ METHODS: dict[str, Method[Any]] = {
 MODES = ("sequential", "independent", "rebase")
 CANNOT = {"independent": "edits independently of each other", "rebase": "all facts together from the base"}
 """What a method that lacks a mode cannot do."""
+ONCE_IN_EVERY_CONFIG = ("contexts", "context_tokens", "statistics_tokens", "search", "spread")
+"""Fields that a config of every method had in release 0.1, whether the method looked at them or not."""
+
+
+def _without_ignored(stored: Any) -> Any:
+    """A stored config without the fields of ONCE_IN_EVERY_CONFIG that its method does not have.
+
+    So the definition of a line that release 0.1 wrote is read as what it meant, whatever stands in fields that its
+    method ignored. (One of them, `statistics_tokens`, also moved the text that perplexity is taken on where none is
+    given; that is now the text of the default.) Any other unknown field is refused.
+    """
+    name = stored.get("method") if isinstance(stored, dict) else None
+    if not isinstance(name, str) or name not in METHODS:
+        return stored
+    fields = METHODS[name].config.model_fields
+    return {name: value for name, value in stored.items() if name in fields or name not in ONCE_IN_EVERY_CONFIG}
+
+
 AnyConfig = Annotated[
     MemitConfig
     | AlphaEditConfig
@@ -44,8 +65,9 @@ AnyConfig = Annotated[
     | LoraConfig
     | MendConfig,
     Field(discriminator="method"),
+    BeforeValidator(_without_ignored),
 ]
-"""The type of a stored config: read back as the class of its method."""
+"""The type of a stored config: read back as the class of its method, those of earlier releases included."""
 
 
 def method_config(name: str, fields: dict[str, Any] | None = None) -> AnyConfig:
@@ -58,13 +80,23 @@ def method_config(name: str, fields: dict[str, Any] | None = None) -> AnyConfig:
     try:
         checked: AnyConfig = config.model_validate(fields or {})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        known = ValueSearchConfig.model_fields if first["loc"][0] == "search" else config.model_fields
-        hint = f"; fields are {', '.join(known)}" if first["type"] == "extra_forbidden" else ""
-        value, problem = shown(first.get("input")), first["msg"].lower()
-        raise UsageError(f"method {name}: {field} = {value}: {problem}{hint}") from None
+        raise UsageError(f"method {name}: {_explained(config, error.errors()[0])}") from error
     return checked
+
+
+def _explained(config: type[MethodConfig], first: ErrorDetails) -> str:
+    """What is wrong with a field; of one that the method does not have, which it has."""
+    path = [str(part) for part in first["loc"]]
+    value = f"{'.'.join(path)} = {shown(first['input'])}"
+    if first["type"] != "extra_forbidden":
+        return f"{value}: {first['msg'].lower()}"
+    known: type[Config] = config
+    for part in path[:-1]:
+        inner = known.model_fields[part].annotation
+        assert isinstance(inner, type) and issubclass(inner, Config)
+        known = inner
+    takes = [field for field in known.model_fields if field != "method"]
+    return f"{value}: there is no such field; fields are {', '.join(takes)}"
 
 
 def find_method(name: str) -> Method[Any]:
@@ -85,7 +117,7 @@ def check_mode(name: str, mode: str) -> None:
         )
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
     """The update that writes `edits` as one batch by the method of `config`; the model is left as it is.
 
     Raises:
@@ -94,13 +126,13 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         StatisticsError: the key statistics are those of other layers or of another model.
         EditingError: the method cannot work on these layers or statistics.
     """
-    _check(setting, edits, config)
-    setting = _configured(setting, config)
-    made = find_method(config.method).compute_update(setting, edits, z_star_nm, config)
-    return replace(made, update=_restrained(setting, made.update))
+    _check(given, edits, config)
+    given = _configured(given, config)
+    made = find_method(config.method).compute_update(given, edits, z_star_nm, config)
+    return replace(made, update=_restrained(given, made.update))
 
 
-def compute_rebase(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
+def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
     """The one update that writes all facts together, on the model at its base and with an empty history.
 
     MEMIT and AlphaEdit solve once a layer over all keys: what batches in sequence with history come to, exactly so at
@@ -113,18 +145,18 @@ def compute_rebase(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         SolveError, InvalidEdit, EditingError: as `compute_update`.
     """
     check_mode(config.method, "rebase")
-    if setting.history.count:
+    if given.history.count:
         raise UsageError(
-            f"a rebase starts from the base, the history holds {setting.history.count} facts; put the base back and "
+            f"a rebase starts from the base, the history holds {given.history.count} facts; put the base back and "
             "give an empty history with all facts as edits"
         )
     if len(edits) != len(z_star_nm):
         raise UsageError(f"{len(edits)} edits have {len(z_star_nm)} values z*; search one for each edit")
-    return compute_update(setting, edits, z_star_nm, config) if edits else BatchUpdate({}, {})
+    return compute_update(given, edits, z_star_nm, config) if edits else BatchUpdate({}, {})
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone; the model is left as it is.
 
@@ -133,26 +165,29 @@ def compute_independent_updates(
         SolveError, InvalidEdit, EditingError: as `compute_update`.
     """
     check_mode(config.method, "independent")
-    _check(setting, edits, config)
+    _check(given, edits, config)
     method = find_method(config.method)
     assert method.compute_independent_updates is not None
-    setting = _configured(setting, config)
-    updates = method.compute_independent_updates(setting, edits, z_star_nm, config)
-    return [_restrained(setting, update) for update in updates]
+    given = _configured(given, config)
+    updates = method.compute_independent_updates(given, edits, z_star_nm, config)
+    return [_restrained(given, update) for update in updates]
 
 
-def _configured(setting: Setting, config: MethodConfig) -> Setting:
-    """The setting with what the configuration asks of every method."""
-    setting = replace(setting, spread=config.spread)
+def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:
+    """What the method is given, with what the configuration asks of the parts that methods share."""
+    if isinstance(config, SpreadingConfig):
+        given = replace(given, spread=config.spread)
     if config.norm_clamp is None and config.protect is None:
-        return setting
-    if setting.weights is None:
-        raise UsageError("norm_clamp and protect need the original weights; make the Setting with its EditedWeights")
-    return replace(setting, restrain=Restraint(setting.weights, config))
+        return given
+    if given.weights is None:
+        raise UsageError(
+            "norm_clamp and protect need the original weights; make the MethodInput with its EditedWeights"
+        )
+    return replace(given, restrain=Restraint(given.weights, config))
 
 
-def _restrained(setting: Setting, update: WeightUpdate) -> WeightUpdate:
-    return {name: setting.restrain(name, factors) for name, factors in update.items()}
+def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:
+    return {name: given.restrain(name, factors) for name, factors in update.items()}
 
 
 def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodConfig) -> tuple[int, ...]:
@@ -163,8 +198,8 @@ def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodCon
     return layers
 
 
-def _check(setting: Setting, edits: Sequence[Edit], config: MethodConfig) -> None:
+def _check(given: MethodInput, edits: Sequence[Edit], config: MethodConfig) -> None:
     """Raises ModelError or InvalidEdit for layers or edits that this model cannot take."""
     searched = find_method(config.method).searches
-    check_layers(setting.model, setting.layout, setting.layers, searched=searched)
-    check_edits(setting.model, setting.tokenizer, edits, setting.prefixes)
+    check_layers(given.model, given.layout, given.layers, searched=searched)
+    check_edits(given.model, given.tokenizer, edits, given.prefixes)

@@ -6,7 +6,7 @@ Gupta et al., "A Unified Framework for Model Editing", EMNLP Findings 2024, http
 
 Two edits of one subject can have nearly the same key and want different values; then Kᵀ C⁻¹ K is nearly singular and
 the exact solution explodes. A ridge of `ridge` times its mean diagonal bounds that; for keys that differ the
-constraint still holds to about the same fraction. The loop over layers is MEMIT's, in `base`; as published, earlier
+constraint still holds to about the same fraction. The loop over layers is MEMIT's, in `locate`; as published, earlier
 batches are not kept in the solve. Shapes: d = key size, m = hidden size, n = edits.
 """
 
@@ -16,36 +16,37 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from editing.config import MethodConfig
+from editing.config import SpreadingConfig
 from editing.edit import Edit
-from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
-from editing.methods.solve import emmet_gain, rank_one_gains
+from editing.methods.locate import compute_each, compute_together
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.methods.shared.solve import emmet_gain, rank_one_gains
 from editing.weights import WeightUpdate
 
 
-class EmmetConfig(MethodConfig):
+class EmmetConfig(SpreadingConfig):
     method: Literal["emmet"] = "emmet"
     ridge: float = Field(1e-4, gt=0, le=1, description="Added to Kᵀ C⁻¹ K, as a fraction of its mean diagonal.")
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: EmmetConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: EmmetConfig) -> BatchUpdate:
     """The update that writes `edits` together."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        return emmet_gain(setting.second_moment(layer), K_dn, config.ridge)
+        return emmet_gain(given.second_moment(layer), K_dn, config.ridge)
 
-    return compute_together(setting, edits, z_star_nm, solve)
+    return compute_together(given, edits, z_star_nm, solve)
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: EmmetConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: EmmetConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone: one constraint, so a division takes the inverse's place."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        return rank_one_gains(setting.second_moment(layer), K_dn, K_dn) / (1 + config.ridge)
+        return rank_one_gains(given.second_moment(layer), K_dn, K_dn) / (1 + config.ridge)
 
-    return compute_each(setting, edits, z_star_nm, solve)
+    return compute_each(given, edits, z_star_nm, solve)
 
 
 EMMET = Method("emmet", EmmetConfig, compute_update, compute_independent_updates, rebases=True)

@@ -28,9 +28,9 @@ from editing.body import run_body
 from editing.config import OneLayerConfig
 from editing.edit import Edit
 from editing.keys import capture_inputs, stop_after
-from editing.methods.base import BatchUpdate, Method, Setting, only_layer
-from editing.methods.targets import encode_targets
-from editing.methods.training import descend
+from editing.methods.gradients.descent import Descent
+from editing.methods.gradients.targets import encode_targets
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.tokens import Rows
 from editing.weights import Factors, WeightUpdate, overlay
 
@@ -53,73 +53,62 @@ class FineTuneConfig(OneLayerConfig):
         return append_eos
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: FineTuneConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: FineTuneConfig) -> BatchUpdate:
     """The update that tuning on all `edits` together gives; `z_star_nm` is not looked at.
 
     Raises:
         SearchError: the loss became NaN or infinite.
         InvalidEdit: a subject is lost in tokenisation.
     """
-    layer = only_layer(setting, "finetune")
-    return BatchUpdate({setting.layout.weight_name(layer): _tune(setting, layer, edits, config)}, {})
+    layer = only_layer(given, "finetune")
+    return BatchUpdate({given.layout.weight_name(layer): _tune(given, layer, edits, config)}, {})
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: FineTuneConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: FineTuneConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that tuning on it alone gives."""
-    layer = only_layer(setting, "finetune")
-    return [{setting.layout.weight_name(layer): _tune(setting, layer, [edit], config)} for edit in edits]
+    layer = only_layer(given, "finetune")
+    return [{given.layout.weight_name(layer): _tune(given, layer, [edit], config)} for edit in edits]
 
 
-def _tune(setting: Setting, layer: int, edits: Sequence[Edit], config: FineTuneConfig) -> Factors:
+def _tune(given: MethodInput, layer: int, edits: Sequence[Edit], config: FineTuneConfig) -> Factors:
     """Adam on B, the change kept within its bound after every step."""
     encode = partial(
         encode_targets,
-        setting.model,
-        setting.tokenizer,
+        given.model,
+        given.tokenizer,
         at_last=config.objective == "last",
         append_eos=config.append_eos,
     )
-    Q_dr = _basis(setting, layer, encode(edits).rows)
-    name = setting.layout.weight_name(layer)
-    W = setting.model.get_parameter(name)
+    Q_dr = _basis(given, layer, encode(edits).rows)
+    name = given.layout.weight_name(layer)
+    W = given.model.get_parameter(name)
     limit = config.norm_limit * float(W.float().norm())
-    B_mr = torch.zeros(setting.layout.oriented(W).shape[0], Q_dr.shape[1], device=Q_dr.device, requires_grad=True)
+    B_mr = torch.zeros(given.layout.oriented(W).shape[0], Q_dr.shape[1], device=Q_dr.device, requires_grad=True)
 
     @torch.no_grad()
     def bound() -> None:
         B_mr.mul_((limit / B_mr.norm()).clamp(max=1))  # |B Qᵀ| = |B|
 
-    with overlay(setting.model, setting.layout, {name: Factors(B_mr, Q_dr.T)}):  # gradients pass through to B
-        descend(
-            setting,
-            edits,
-            [B_mr],
-            what="fine-tuning",
-            passes=config.steps,
-            learning_rate=config.learning_rate,
-            stop_loss=config.stop_loss,
-            minibatch=config.minibatch,
-            seed=config.seed,
-            encode=encode,
-            after_step=bound,
+    with overlay(given.model, given.layout, {name: Factors(B_mr, Q_dr.T)}):  # gradients pass through to B
+        descent = Descent(
+            "fine-tuning", config.steps, config.learning_rate, config.stop_loss, config.minibatch, config.seed
         )
+        descent.run(given.model, edits, [B_mr], encode, bound)
     return Factors(B_mr.detach().cpu().contiguous(), Q_dr.T.cpu().contiguous())
 
 
 @torch.no_grad()
-def _basis(setting: Setting, layer: int, rows: Rows) -> Tensor:
+def _basis(given: MethodInput, layer: int, rows: Rows) -> Tensor:
     """Q (d, r) float32: an orthonormal basis of the inputs of the tuned weight at all real tokens."""
-    module = setting.layout.layer_list(setting.model)[layer]
-    with capture_inputs({layer: setting.layout.projection(setting.model, layer)}) as inputs, stop_after(module):
-        run_body(setting.model, **rows.inputs)
+    module = given.layout.layer_list(given.model)[layer]
+    with capture_inputs({layer: given.layout.projection(given.model, layer)}) as inputs, stop_after(module):
+        run_body(given.model, **rows.inputs)
     X_td = inputs[layer][rows.attention_mask.bool()].double()
     _, singular, Vh_rd = torch.linalg.svd(X_td, full_matrices=False)
     Q_rd: Tensor = Vh_rd[singular > 1e-6 * singular[0]]
     return Q_rd.T.float()
 
 
-FINETUNE = Method(
-    "finetune", FineTuneConfig, compute_update, compute_independent_updates, searches=False, uses_statistics=False
-)
+FINETUNE = Method("finetune", FineTuneConfig, compute_update, compute_independent_updates)

@@ -14,6 +14,7 @@ Shapes: d = key size, m = value size, r = rank.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ from transformers import PreTrainedModel
 from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.errors import UsageError
-from editing.methods.base import BatchUpdate, Method, Setting
-from editing.methods.training import descend
+from editing.methods.gradients.descent import Descent
+from editing.methods.gradients.targets import encode_targets
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.weights import Factors, WeightUpdate
 
 ADAPTER = "errata"
@@ -44,7 +46,7 @@ class LoraConfig(MethodConfig):
     stop_loss: float = Field(0.05, ge=0, description="Training ends when the batch's loss is below this.")
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig) -> BatchUpdate:
     """The update that an adapter trained on all `edits` together is; `z_star_nm` is not looked at.
 
     Raises:
@@ -53,28 +55,22 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         InvalidEdit: a subject is lost in tokenisation.
         ModelError: a layer has no such projection.
     """
-    return BatchUpdate(_train(setting, edits, config), {})
+    return BatchUpdate(_train(given, edits, config), {})
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that an adapter trained on it alone is."""
-    return [_train(setting, [edit], config) for edit in edits]
+    return [_train(given, [edit], config) for edit in edits]
 
 
-def _train(setting: Setting, edits: Sequence[Edit], config: LoraConfig) -> WeightUpdate:
-    modules = setting.layout.projections(setting.model, setting.layers, config.projections)
-    with adapted(setting.model, modules, config, transposed=setting.layout.transposed) as pairs:
-        descend(
-            setting,
-            edits,
-            [matrix for pair in pairs.values() for matrix in pair],
-            what="LoRA",
-            passes=config.steps,
-            learning_rate=config.learning_rate,
-            stop_loss=config.stop_loss,
-        )
+def _train(given: MethodInput, edits: Sequence[Edit], config: LoraConfig) -> WeightUpdate:
+    modules = given.layout.projections(given.model, given.layers, config.projections)
+    with adapted(given.model, modules, config, transposed=given.layout.transposed) as pairs:
+        descent = Descent("LoRA", config.steps, config.learning_rate, config.stop_loss)
+        encode = partial(encode_targets, given.model, given.tokenizer)
+        descent.run(given.model, edits, [matrix for pair in pairs.values() for matrix in pair], encode)
         share = config.alpha / config.rank
         return {
             name: Factors((share * B.detach()).cpu().contiguous(), A.detach().cpu().contiguous().clone())
@@ -116,9 +112,11 @@ def adapted(
 
 def _peft() -> ModuleType:
     try:
-        import peft
-    except ImportError:
-        raise UsageError("method 'lora' trains by the package peft, which is not installed: pip install peft") from None
+        import peft  # here, since it need not be installed
+    except ImportError as error:
+        raise UsageError(
+            "method 'lora' trains by the package peft, which is not installed: pip install peft"
+        ) from error
     module: ModuleType = peft
     return module
 
@@ -137,4 +135,4 @@ def _pair(layer: Any) -> tuple[Tensor, Tensor]:
     return pair
 
 
-LORA = Method("lora", LoraConfig, compute_update, compute_independent_updates, searches=False, uses_statistics=False)
+LORA = Method("lora", LoraConfig, compute_update, compute_independent_updates)

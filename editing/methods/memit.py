@@ -1,7 +1,7 @@
 """MEMIT: facts written into several MLP layers at once, and with history the earlier facts kept.
 
 Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, https://arxiv.org/abs/2210.07229;
-the keys of earlier facts in the solve as in AlphaEdit's sequential setting (Fang et al., ICLR 2025).
+the keys of earlier facts in the solve as in AlphaEdit's sequential given (Fang et al., ICLR 2025).
 
     Δ = R Kᵀ (λC + H + K Kᵀ)⁻¹                                                       (eq. 14; H = 0 as published)
 
@@ -17,7 +17,7 @@ columns a fact, the bare prompt's key and the mean of the contexts', and both ar
 SmolLM2-135M, 100 facts: nine in ten of the targets that one column leaves unsaid at the bare prompt are said with two.
 H holds one key a fact, the mean over all.
 
-The loop over layers is in `base`. Shapes: d = key size, m = hidden size, n = edits.
+The loop over layers is in `locate`. Shapes: d = key size, m = hidden size, n = edits.
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from editing.config import MethodConfig
+from editing.config import SpreadingConfig
 from editing.edit import Edit
-from editing.methods.base import BatchUpdate, Method, Setting, compute_each, compute_together
-from editing.methods.growing import GrowingFactor, few
-from editing.methods.solve import independent_gains, memit_gain
+from editing.methods.locate import compute_each, compute_together
+from editing.methods.shared.growing import GrowingFactor, few
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.methods.shared.solve import independent_gains, memit_gain
 from editing.weights import WeightUpdate
 
 
-class MemitConfig(MethodConfig):
+class MemitConfig(SpreadingConfig):
     method: Literal["memit"] = "memit"
     statistics_weight: float = Field(2000.0, gt=0, description="λ: weight of general text against the facts.")
     bare_apart: bool = Field(
@@ -49,42 +50,42 @@ class MemitConfig(MethodConfig):
     )
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig) -> BatchUpdate:
     """The update that writes `edits` together."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
         if config.history and config.neurons is None and few(K_dn):
-            return _factor(setting, layer, config).gain(K_dn)
-        return _on_neurons(*_moments(setting, layer, config), K_dn, config)
+            return _factor(given, layer, config).gain(K_dn)
+        return _on_neurons(*_moments(given, layer, config), K_dn, config)
 
-    return compute_together(setting, edits, z_star_nm, solve, bare_apart=config.bare_apart)
+    return compute_together(given, edits, z_star_nm, solve, bare_apart=config.bare_apart)
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        C_dd, H_dd = _moments(setting, layer, config)
+        C_dd, H_dd = _moments(given, layer, config)
         K_dcn = K_dn.reshape(len(K_dn), -1, len(edits))
         if config.neurons is None:
             return independent_gains(C_dd, H_dd, K_dcn, config.statistics_weight)
         # Each edit has coordinates of its own, so there is no matrix in common.
         return torch.stack([_on_neurons(C_dd, H_dd, K_dc, config) for K_dc in K_dcn.unbind(2)], dim=1)
 
-    return compute_each(setting, edits, z_star_nm, solve, bare_apart=config.bare_apart)
+    return compute_each(given, edits, z_star_nm, solve, bare_apart=config.bare_apart)
 
 
-def _moments(setting: Setting, layer: int, config: MemitConfig) -> tuple[Tensor, Tensor]:
+def _moments(given: MethodInput, layer: int, config: MemitConfig) -> tuple[Tensor, Tensor]:
     """C, the ridge included, and H of a layer."""
-    C_dd = _second_moment(setting, layer, config)
-    return C_dd, setting.earlier_keys(layer) if config.history else torch.zeros_like(C_dd)
+    C_dd = _second_moment(given, layer, config)
+    return C_dd, given.earlier_keys(layer) if config.history else torch.zeros_like(C_dd)
 
 
-def _second_moment(setting: Setting, layer: int, config: MemitConfig) -> Tensor:
+def _second_moment(given: MethodInput, layer: int, config: MemitConfig) -> Tensor:
     """C + ρ/λ tr(C)/d · I, so that λ times this is λC and the ridge."""
-    C_dd = setting.second_moment(layer)
+    C_dd = given.second_moment(layer)
     if not config.ridge:
         return C_dd
     shift = config.ridge / config.statistics_weight * C_dd.diagonal().mean()
@@ -95,10 +96,10 @@ def _on_neurons(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, config: MemitConfig) -
     """The gain (n, d) of MEMIT, zero outside the coordinates that `neurons` selects."""
     if config.neurons is None:
         return memit_gain(C_dd, H_dd, K_dn, config.statistics_weight)
-    kept = most_active(K_dn, config.neurons)
-    block = (kept[:, None], kept)
+    active = most_active(K_dn, config.neurons)
+    block = (active[:, None], active)
     gain_nd = torch.zeros(K_dn.shape[1], len(C_dd), dtype=torch.float64, device=K_dn.device)
-    gain_nd[:, kept] = memit_gain(C_dd[block], H_dd[block], K_dn[kept], config.statistics_weight)
+    gain_nd[:, active] = memit_gain(C_dd[block], H_dd[block], K_dn[active], config.statistics_weight)
     return gain_nd
 
 
@@ -109,15 +110,15 @@ def most_active(K_dn: Tensor, share: float) -> Tensor:
     return order_d[: int((held < share).sum()) + 1].sort().values
 
 
-def _factor(setting: Setting, layer: int, config: MemitConfig) -> GrowingFactor:
+def _factor(given: MethodInput, layer: int, config: MemitConfig) -> GrowingFactor:
     """λC + H, and the ridge, factored."""
 
     def matrix(H_dd: Tensor | None) -> Tensor:
-        M_dd = config.statistics_weight * _second_moment(setting, layer, config)
+        M_dd = config.statistics_weight * _second_moment(given, layer, config)
         return M_dd if H_dd is None else M_dd.add_(H_dd.to(M_dd.device))
 
     about = ("memit", config.statistics_weight, config.ridge)
-    return setting.history.factored(layer, setting.statistics, about, matrix)
+    return given.history.factored(layer, given.statistics, about, matrix)
 
 
 MEMIT = Method("memit", MemitConfig, compute_update, compute_independent_updates, rebases=True)

@@ -9,7 +9,7 @@ Editing" (R-ROME), EMNLP 2024, https://arxiv.org/abs/2403.07175.
 k* is the key averaged over contexts. ROME's published code takes it in C⁻¹ k* only, and the bare prompt's key in the
 other places: where the two differ much the divisor comes near zero and the model collapses. R-ROME takes the mean key
 everywhere, which is the default here. v* is what the value search finds, since adding δ to the MLP's output or to the
-layer's output is the same: v* = W k + R, at the bare prompt's key k, with R = z* − z as in `base`.
+layer's output is the same: v* = W k + R, at the bare prompt's key k, with R = z* − z as in `locate`.
 
 A batch is its edits one after the other, each seeing what those before it wrote. Earlier facts are not kept in the
 solve. Shapes: d = key size, m = hidden size, n = edits.
@@ -22,11 +22,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from editing.config import OneLayerConfig, ValueSearchConfig
+from editing.config import LocatingConfig, OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
-from editing.methods.base import BatchUpdate, Located, Method, Setting, locate, only_layer
-from editing.methods.postnorm import change_before_norm
-from editing.methods.solve import factors, rank_one_gains
+from editing.methods.locate import Located, locate
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
+from editing.methods.shared.postnorm import change_before_norm
+from editing.methods.shared.solve import factors, rank_one_gains
 from editing.weights import WeightUpdate
 
 
@@ -35,13 +36,13 @@ class RomeSearchConfig(ValueSearchConfig):
     clamp: float = Field(4.0, gt=0, description="Largest |δ| as a multiple of the hidden state's norm.")
 
 
-class RomeConfig(OneLayerConfig):
+class RomeConfig(OneLayerConfig, LocatingConfig):
     search: RomeSearchConfig = RomeSearchConfig()
     method: Literal["rome"] = "rome"
     mean_key: bool = Field(True, description="The mean key everywhere (R-ROME); false: ROME as its code was published.")
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: RomeConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: RomeConfig) -> BatchUpdate:
     """The update that writes `edits` in their order.
 
     Keys of a layer do not depend on what is written into it, so all are read in one go, and what an edit finds changed
@@ -51,42 +52,42 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         SolveError: C is singular.
         InvalidEdit: a subject is lost in tokenisation.
     """
-    layer = only_layer(setting, "rome")
-    found = locate(setting, edits, z_star_nm, layer, [{}] * len(edits))
-    gain_nd = _gains(setting, layer, found, config).float()
+    layer = only_layer(given, "rome")
+    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits))
+    gain_nd = _gains(given, layer, found, config).float()
     R_mn = torch.empty_like(found.R_mn)
-    norm, own_mn = setting.layout.norm_after(setting.model, layer), _own(setting, layer, found, config)
+    norm, own_mn = given.layout.norm_after(given.model, layer), _own(given, layer, found, config)
     at_nd = found.K_nd if config.mean_key else found.bare_nd
     for i in range(len(edits)):
         changed_mk = R_mn[:, :i] @ (gain_nd[:i] @ torch.stack([found.bare_nd[i], at_nd[i]]).T)
         left_m = _left(norm, found.written_nm[i], found.missing_nm[i], changed_mk[:, 0])
         R_mn[:, i] = left_m + own_mn[:, i] + changed_mk[:, 0] - changed_mk[:, 1]
-    name = setting.layout.weight_name(layer)
+    name = given.layout.weight_name(layer)
     return BatchUpdate({name: factors(R_mn, gain_nd)}, {layer: found.K_nd.cpu()})
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: RomeConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: RomeConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone."""
-    layer = only_layer(setting, "rome")
-    found = locate(setting, edits, z_star_nm, layer, [{}] * len(edits))
-    gain_nd, R_mn = _gains(setting, layer, found, config), found.R_mn + _own(setting, layer, found, config)
-    name = setting.layout.weight_name(layer)
+    layer = only_layer(given, "rome")
+    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits))
+    gain_nd, R_mn = _gains(given, layer, found, config), found.R_mn + _own(given, layer, found, config)
+    name = given.layout.weight_name(layer)
     return [{name: factors(R_mn[:, i : i + 1], gain_nd[i : i + 1])} for i in range(len(edits))]
 
 
-def _gains(setting: Setting, layer: int, found: Located, config: RomeConfig) -> Tensor:
+def _gains(given: MethodInput, layer: int, found: Located, config: RomeConfig) -> Tensor:
     """Each edit's gain of rank one, (n, d) float64."""
     at_nd = found.K_nd if config.mean_key else found.bare_nd
-    return rank_one_gains(setting.second_moment(layer), found.K_nd.T, at_nd.T)
+    return rank_one_gains(given.second_moment(layer), found.K_nd.T, at_nd.T)
 
 
-def _own(setting: Setting, layer: int, found: Located, config: RomeConfig) -> Tensor:
+def _own(given: MethodInput, layer: int, found: Located, config: RomeConfig) -> Tensor:
     """W (k − k*), (m, n): what makes v* − W k* of v* − W k, k being the bare prompt's key; zero for published ROME."""
     if not config.mean_key:
         return torch.zeros_like(found.R_mn)
-    W_md = setting.layout.oriented(setting.model.get_parameter(setting.layout.weight_name(layer))).float()
+    W_md = given.layout.oriented(given.model.get_parameter(given.layout.weight_name(layer))).float()
     return W_md @ (found.bare_nd - found.K_nd).T
 
 

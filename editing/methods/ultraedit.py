@@ -25,10 +25,10 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.methods.base import BatchUpdate, Method, Setting
-from editing.methods.features import at_places, feature_moments, gradient_parts
-from editing.methods.solve import factors
-from editing.methods.targets import encode_targets
+from editing.methods.gradients.features import at_places, feature_moments, gradient_parts
+from editing.methods.gradients.targets import encode_targets
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.methods.shared.solve import factors
 from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16
@@ -51,7 +51,9 @@ Features = list[dict[str, tuple[Tensor, Tensor]]]
 """For each edit, by weight: H (t, d) and G (t, m), float64."""
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: UltraEditConfig) -> BatchUpdate:
+def compute_update(
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: UltraEditConfig
+) -> BatchUpdate:
     """The update of `edits` together, and the moments of their features; `z_star_nm` is not looked at.
 
     Raises:
@@ -59,24 +61,24 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         InvalidEdit: a subject is lost in tokenisation.
         ModelError: a layer has no such projection.
     """
-    return _update(setting, _features(setting, edits, config), config)
+    return _update(given, _features(given, edits, config), config)
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: UltraEditConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: UltraEditConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone, as the only one after those that are kept."""
-    return [_update(setting, [one], config).update for one in _features(setting, edits, config)]
+    return [_update(given, [one], config).update for one in _features(given, edits, config)]
 
 
-def _features(setting: Setting, edits: Sequence[Edit], config: UltraEditConfig) -> Features:
+def _features(given: MethodInput, edits: Sequence[Edit], config: UltraEditConfig) -> Features:
     """h and g of each edit, all weights in one forward and backward pass of the model as it stands."""
-    modules = setting.layout.projections(setting.model, setting.layers, config.projections)
+    modules = given.layout.projections(given.model, given.layers, config.projections)
     found: Features = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = edits[start : start + EDITS_AT_ONCE]
-        targets = encode_targets(setting.model, setting.tokenizer, chunk)
-        parts = gradient_parts(setting.model, modules, targets)
+        targets = encode_targets(given.model, given.tokenizer, chunk)
+        parts = gradient_parts(given.model, modules, targets)
         gathered = {name: (at_places(u, targets), at_places(g, targets)) for name, (u, g) in parts.items()}
         for row in range(len(chunk)):
             own = targets.places[:, 0] == row
@@ -84,13 +86,13 @@ def _features(setting: Setting, edits: Sequence[Edit], config: UltraEditConfig) 
     return found
 
 
-def _update(setting: Setting, features: Features, config: UltraEditConfig) -> BatchUpdate:
+def _update(given: MethodInput, features: Features, config: UltraEditConfig) -> BatchUpdate:
     update: dict[str, Factors] = {}
     moments: dict[str, Tensor] = {}
     for name in features[0]:
         H_td, G_tm = (torch.cat(parts) for parts in zip(*(one[name] for one in features), strict=True))
         own = feature_moments(torch.cat([H_td, G_tm], dim=1))
-        before = setting.history.moments.get(name)
+        before = given.history.moments.get(name)
         mean, deviation = mean_and_deviation(own if before is None else before.to(own.device) + own)
         update[name] = closed_form(H_td, G_tm, mean, deviation, config)
         moments[name] = own.cpu()
@@ -124,6 +126,4 @@ ULTRAEDIT = Method(
     UltraEditConfig,
     compute_update,
     compute_independent_updates,
-    searches=False,
-    uses_statistics=False,
 )

@@ -17,8 +17,8 @@ from editing.edit import Edit, InvalidField, shown
 from editing.errors import ReadError, UsageError
 from editing.readers.csv_rows import csv_rows
 from editing.readers.forms import edit_from, own_from_text
-from editing.readers.json_lines import Broken, Found, Source, check_file
 from editing.readers.json_values import json_lines, json_values
+from editing.readers.lines import Broken, Found, Source, check_file
 
 RAW_LENGTH: Final = 2_000
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

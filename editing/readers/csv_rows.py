@@ -6,7 +6,7 @@ from pathlib import Path
 
 from editing.edit import shown
 from editing.errors import ReadError
-from editing.readers.json_lines import BadLine, Broken, Found, Line, Source, decoded, read_lines
+from editing.readers.lines import BadLine, Broken, Found, Line, Source, decoded, read_lines
 
 
 def csv_rows(path: Path) -> Source:
@@ -46,7 +46,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     except StopIteration:
         return []
     except (csv.Error, BadLine) as error:
-        raise ReadError(f"{str(path)!r}: broken header, {error}; name the columns in the first line") from None
+        raise ReadError(f"{str(path)!r}: broken header, {error}; name the columns in the first line") from error
     if len(header) < 2:
         raise ReadError(f"{str(path)!r} has the single column {shown(header)}; separate the columns by commas")
     for place, name in enumerate(header):

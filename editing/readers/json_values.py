@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from editing.edit import shown
 from editing.errors import ReadError
-from editing.readers.json_lines import (
+from editing.readers.lines import (
     RECORD_BYTES,
     BadLine,
     Broken,
@@ -102,14 +102,14 @@ class _Decoder:
             self.repeated.clear()
             try:
                 value, end = self._json.raw_decode(window.text, window.at)
-            except RecursionError:
-                raise window.failure("nested too deeply") from None
+            except RecursionError as error:
+                raise window.failure("nested too deeply") from error
             except ValueError as error:
                 # Perhaps only cut off by the end of the window: a longer text decides it.
                 if len(window.text) - window.at > RECORD_BYTES:
-                    raise window.syntax(error, f" (a record has at most {RECORD_BYTES:,} characters)") from None
+                    raise window.syntax(error, f" (a record has at most {RECORD_BYTES:,} characters)") from error
                 if not window.read_on():
-                    raise window.syntax(error) from None
+                    raise window.syntax(error) from error
                 continue
             # A number that touches the end may have more digits to come.
             if end == len(window.text) and window.read_on():
@@ -142,7 +142,7 @@ class _Window:
             more = self._utf8.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             position = self._read - len(error.object) + error.start
-            raise ReadError(f"{str(self._path)!r} {not_utf8(error, position)}") from None
+            raise ReadError(f"{str(self._path)!r} {not_utf8(error, position)}") from error
         self._line += self.text.count("\n", 0, self.at)
         self.text, self.at = self.text[self.at :] + more, 0
         return not self._ended

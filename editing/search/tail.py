@@ -143,7 +143,7 @@ class TailGroup:
             logits = output_logits(self.upper.model, final[self.places[:, 0], self.places[:, 1]])
         return logits.float().log_softmax(-1)
 
-    def keep(self, going: Tensor) -> "TailGroup":
+    def of(self, going: Tensor) -> "TailGroup":
         """The rows of the edits where `going` is true, and these numbered anew."""
         keep_row = going[self.row_edit]
         if keep_row.all():

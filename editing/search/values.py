@@ -103,7 +103,7 @@ class _Search:
         descent = self._descent(delta_nm)
         active = torch.arange(n, device=delta_nm.device)
         before, steps = [math.nan] * n, [0] * n
-        kept_nm, kept_loss_n = delta_nm.clone(), torch.full_like(limit_n, math.inf)
+        best_nm, best_loss_n = delta_nm.clone(), torch.full_like(limit_n, math.inf)
         for step in range(1, config.steps + 1):
             delta = delta_nm[active].requires_grad_(True)
             loss, missed = self._loss(delta, self.z_nm[active])
@@ -115,9 +115,9 @@ class _Search:
                     )
                 before[i] = value if step == 1 else before[i]
                 steps[i] = step
-            # Published Adam ends where it stands; steps of fixed length may pass the best place, so it is kept.
-            taken = (loss.detach() < kept_loss_n[active]) | (config.optimiser == "adam")
-            kept_nm[active[taken]], kept_loss_n[active[taken]] = delta.detach()[taken], loss.detach()[taken]
+            # Published Adam ends where it stands; steps of fixed length may pass the best place, so that one counts.
+            taken = (loss.detach() < best_loss_n[active]) | (config.optimiser == "adam")
+            best_nm[active[taken]], best_loss_n[active[taken]] = delta.detach()[taken], loss.detach()[taken]
             going = loss.detach() >= config.stop_loss
             if config.stop_at_argmax:
                 going &= missed > 0
@@ -126,11 +126,11 @@ class _Search:
             (gradient,) = torch.autograd.grad(loss[going].sum(), delta)
             if not going.all():
                 gradient, active = gradient[going], active[going]
-                self.groups = [kept for group in self.groups if len((kept := group.keep(going)).row_edit)]
+                self.groups = [rest for group in self.groups if len((rest := group.of(going)).row_edit)]
             descent.step(step, active, gradient)
             norm = delta_nm[active].norm(dim=1)
             delta_nm[active] *= (limit_n[active] / norm).clamp(max=1)[:, None]
-        z_star, last = (self.z_nm + kept_nm).cpu(), kept_loss_n.tolist()
+        z_star, last = (self.z_nm + best_nm).cpu(), best_loss_n.tolist()
         return [SearchedValue(z_star[i], steps[i], before[i], last[i]) for i in range(n)]
 
     def _step_size(self) -> str:

@@ -100,7 +100,8 @@ def _writable(folder: Path) -> str:
 def _ledger(settings: "Settings") -> str:
     from tasks.workplace import open_workplace
 
-    return f"{settings.ledger_uri}, {len(open_workplace(settings).ledger.states())} requests"
+    lines = open_workplace(settings).ledger.look()
+    return f"{settings.ledger_uri}, {sum(len(events.standings) for events in lines.values())} requests"
 
 
 def _snapshots(settings: "Settings") -> str:

@@ -1,11 +1,14 @@
 """The command that runs a job: write what is queued into the model."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.app import Hypernetwork, Json, Line, StatisticsText, Text, app, if_stopped, method_options, pairs
 from flows.cli.console import as_json, number, percent, say, shown_progress, table
+
+if TYPE_CHECKING:
+    from tasks.report.data import JobReport
 
 METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
 
@@ -73,19 +76,31 @@ def run(
         as_json(summary.model_dump(mode="json"))
         return
     if summary.report is not None:
-        _show_report(summary.report.model_dump())
+        _show_report(summary.report)
     say(f"{summary.kept} kept, {summary.quarantined} quarantined, {summary.rejected} rejected")
     if summary.version is not None:
         say(f"version {summary.version} waits: errata review {line} · errata approve {line} · errata ui")
 
 
-def _show_report(report: dict[str, Any]) -> None:
-    """The candidate's numbers beside base and champion."""
-    base, champion, candidate = report["baseline"], report["champion"] or {}, report["candidate"]
+def _show_report(report: "JobReport") -> None:
+    """The candidate's numbers beside base and champion, and the verdict on it."""
+    from tasks.report.render import MARKS
+    from tasks.report.verdict import check_lines, headline
+
+    base, champion, candidate = report.baseline, report.champion or {}, report.candidate
     names = [name for name in (*METRICS, "fluency", "perplexity") if name in candidate]
     show = [
         [n, *(percent(m.get(n)) if n in METRICS else number(m.get(n)) for m in (base, champion, candidate))]
         for n in names
     ]
     columns = ["base", "champion", "candidate"]
-    table(f"line {report['line']}", ["metric", *columns], show, columns)
+    table(f"line {report.line}", ["metric", *columns], show, columns)
+    if report.checks:
+        rows = [
+            [check.label, check.request_id, check.measured, check.allowed, MARKS[check.mark]]
+            for check in check_lines(report.checks)
+        ]
+        table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
+    for edit in report.edits:
+        for finding in edit.findings:
+            say(f"{edit.request_id}: {finding}")

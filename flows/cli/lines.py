@@ -24,10 +24,11 @@ def status(
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    known = sorted({*workplace.store.lines(), *{s.line for s in workplace.ledger.states().values()}})
+    events = workplace.ledger.look()
+    known = sorted({*workplace.store.lines(), *events})
     if line is not None and line not in known:
         raise UsageError(f"there is no line '{line}'; lines are {', '.join(known) or 'none yet'}")
-    rows = [line_status(workplace, name) for name in (known if line is None else [line])]
+    rows = [line_status(workplace, name, events) for name in (known if line is None else [line])]
     if json:
         as_json([asdict(row) for row in rows])
         return

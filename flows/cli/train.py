@@ -66,6 +66,7 @@ def train_mend(
     from flows.cli.prefect_api import prefect_api
     from tasks.lines.hypernetworks import resolve
     from tasks.lines.specs import absolute
+    from tasks.names import check_model_name
     from tasks.settings import load_settings
     from tasks.training.data import read_training
 
@@ -73,8 +74,10 @@ def train_mend(
     asked |= {"every": every, "patience": patience, "validation_edits": validation_edits, "start": start}
     plan = _plan(asked, pairs(option, "--option") | {"seed": seed})
     settings = load_settings()
-    if plan.start:
-        resolve(plan.start, settings)
+    if name is not None:
+        check_model_name(name)  # before an hour of training
+    if plan.start:  # once: an alias or a file may mean another one later
+        plan = plan.model_copy(update={"start": resolve(plan.start, settings)})
     read_training(data, validation, plan.validation_edits, limit, seed)  # a mistake is found before any work
     with if_stopped("checkpoints stand; start it again, and it goes on from the last"), prefect_api(json) as started:
         from flows.train_mend import train_mend as training
@@ -93,7 +96,7 @@ def _plan(asked: dict[str, Any], options: dict[str, Any]) -> "TrainingPlan":
     from pydantic import ValidationError
 
     from editing.edit import shown
-    from editing.methods.mend.training import MendTraining
+    from editing.methods.mend.options import MendTraining
     from tasks.training.job import TrainingPlan
 
     try:
@@ -102,7 +105,7 @@ def _plan(asked: dict[str, Any], options: dict[str, Any]) -> "TrainingPlan":
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"] if part != "training")
         known = f"; options are {', '.join(MendTraining.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"train-mend {name} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from None
+        raise UsageError(f"train-mend {name} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from error
 
 
 def _show(summary: "TrainingSummary") -> None:

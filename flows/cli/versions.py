@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,6 @@ from flows.cli.app import Json, Line, LineOption, Reason, Version, app, if_stopp
 from flows.cli.console import as_json, number, percent, say, table, warn
 
 if TYPE_CHECKING:
-    from tasks.ledger.events import RequestState
     from tasks.review.decisions import Decision
     from tasks.stores.manifest import Version as StoredVersion
 
@@ -41,7 +40,8 @@ def review(line: Line = "main", json: Json = False) -> None:
         return
     columns = ["version", "edits", *LABELS]
     table(f"waiting on line {line}", columns, [_version_row(version) for version in versions], columns)
-    rows = _corrections(versions, workplace.ledger.states(line))
+    changed = [name for version in versions for name in version.manifest.request_ids]
+    rows = _corrections(versions, workplace.ledger.payloads(line, changed))
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
     say(f'errata approve {line} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
@@ -57,11 +57,11 @@ def _version_row(version: "StoredVersion") -> list[object]:
     ]
 
 
-def _corrections(versions: "Sequence[StoredVersion]", states: "Mapping[str, RequestState]") -> list[list[object]]:
+def _corrections(versions: "Sequence[StoredVersion]", payloads: Mapping[str, Mapping[str, Any]]) -> list[list[object]]:
     rows: list[list[object]] = []
     for version in versions:
         for request_id in version.manifest.request_ids:
-            payload = (states[request_id].payload or {}) if request_id in states else {}
+            payload = payloads.get(request_id, {})
             metrics = version.manifest.request_metrics.get(request_id, {})
             prompt = str(payload.get("prompt", "")).replace("{}", str(payload.get("subject", "")))
             change = f"{payload.get('target_true') or '?'} → {payload.get('target_new')}"
@@ -155,13 +155,14 @@ def ask(
         errata ask "The capital of France is"
     """
     from tasks.lines.specs import resolve_line
+    from tasks.review.asking import ask_all, columns_of
     from tasks.review.decisions import waiting
-    from tasks.serving.loading import ask_all
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, line)
-    answers = ask_all(workplace, spec, waiting(workplace, line), prompt, tokens)
+    columns = columns_of(workplace.store.head(line), waiting(workplace, line))
+    answers = ask_all(workplace, spec, columns, prompt, tokens)
     if json:
         as_json(answers)
         return

@@ -3,14 +3,15 @@
 import math
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from tasks.ledger.errors import LedgerError
-from tasks.stores.objects import check_line
+from tasks.names import check_line
+from tasks.text import Text
 
 State = Literal[
     "received",
@@ -23,22 +24,32 @@ State = Literal[
     "rejected",
     "quarantined",
     "rolled_back",
+    "superseded",
     "retracted",
+    "withdrawn",
 ]
+
+# Submitted again, the request is received anew, perhaps with other content (`queued` alone: a job requeues it). And
+# whatever became of it since, an earlier version that holds its fact can be put back in service: so, too, while queued.
+_AGAIN: frozenset[State] = frozenset({"received", "queued", "promoted"})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     "received": frozenset({"queued", "rejected"}),
-    "queued": frozenset({"applied", "rejected", "quarantined"}),
+    "queued": frozenset({"applied", "rejected", "quarantined", "withdrawn", "promoted"}),
     "applied": frozenset({"validated", "quarantined"}),
     "validated": frozenset({"committed"}),
     "committed": frozenset({"approved", "rejected", "rolled_back"}),
     "approved": frozenset({"promoted"}),
-    "promoted": frozenset({"rolled_back", "retracted"}),
-    "rejected": frozenset({"queued"}),  # submitted again, here and below
-    "quarantined": frozenset({"queued"}),
-    "rolled_back": frozenset({"queued", "promoted"}),  # promoted: rolled forward
-    "retracted": frozenset({"queued"}),
+    "promoted": frozenset({"promoted", "rolled_back", "superseded", "retracted"}),  # promoted: by another version
+    "rejected": _AGAIN,
+    "quarantined": _AGAIN,
+    "rolled_back": _AGAIN,
+    "superseded": _AGAIN,
+    "retracted": _AGAIN,
+    "withdrawn": _AGAIN,
 }
+FIRST: frozenset[State] = frozenset({"received"})
+"""What may be the first event of a request."""
 
 
 class _Clock:
@@ -64,18 +75,19 @@ class Event(BaseModel):
 
     event_id: str = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1)
     time: AwareDatetime = Field(default_factory=_CLOCK.now)
+    commit: int | None = Field(None, description="Number of the append; set by it. None: written by release 0.1.")
     sequence: int = Field(0, ge=0, description="Order inside one append; set by it.")
-    request_id: str = Field(min_length=1)
+    request_id: Text = Field(min_length=1)
     event: State
     line: str
     version: int | None = None
     batch: int | None = None
-    actor: str
+    actor: Text
     flow_run_id: str | None = None
     mlflow_run_id: str | None = None
     snapshot: str | None = None
     metrics: Mapping[str, float | None] | None = None
-    reason: str | None = None
+    reason: Text | None = None
     payload: Mapping[str, Any] | None = None
 
     @field_validator("line")
@@ -92,7 +104,10 @@ class Event(BaseModel):
 
 
 class RequestState(BaseModel):
-    """Where a request stands. `time`, `actor` and `reason` are those of its latest event."""
+    """Where a request stands. `time`, `actor` and `reason` are those of its latest event.
+
+    `version`, `batch`, `snapshot` and `metrics` are those of the present attempt; `queued` begins one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -100,7 +115,6 @@ class RequestState(BaseModel):
     line: str
     state: State
     time: AwareDatetime
-    sequence: int
     received: AwareDatetime | None
     version: int | None
     batch: int | None
@@ -113,9 +127,22 @@ class RequestState(BaseModel):
     payload: Mapping[str, Any] | None
 
 
+def is_legal(old: State | None, new: State) -> bool:
+    """Whether a request in state `old` (None: nothing is known of it) can become `new`."""
+    return new in (TRANSITIONS[old] if old else FIRST)
+
+
 def check_transition(old: State | None, new: State, request_id: str = "") -> None:
     """Refuse a step that no request can take; `old` None: nothing is known of it. Raises LedgerError."""
-    allowed = TRANSITIONS[old] if old else frozenset[State]({"received"})
-    if new not in allowed:
+    if not is_legal(old, new):
         who = f"request '{request_id}'" if request_id else "a request"
-        raise LedgerError(f"{who} is {old or 'unknown'} and cannot become {new}; only {', '.join(sorted(allowed))}")
+        allowed = sorted(TRANSITIONS[old] if old else FIRST)
+        raise LedgerError(f"{who} is {old or 'unknown'} and cannot become {new}; only {', '.join(allowed)}")
+
+
+def fold(events: Iterable[State]) -> State | None:
+    """The state that events lead to, in their order; a step that no request can take changes nothing."""
+    state: State | None = None
+    for event in events:
+        state = event if is_legal(state, event) else state
+    return state

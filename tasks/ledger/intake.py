@@ -4,11 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from editing.edit import Edit, make_edit
 from editing.errors import InvalidEdit
 from editing.readers import BadRecord
+from tasks.ledger.appending import Known, Request
 from tasks.ledger.events import Event, RequestState
 from tasks.ledger.table import Ledger
 
@@ -16,7 +19,7 @@ AT_ONCE = 1000
 """Requests in one append."""
 STANDING = {"queued", "applied", "validated", "committed", "approved", "promoted"}
 """States of a request that must not be submitted again."""
-Known = dict[str, tuple[str, Mapping[str, Any] | None]]
+Contents = dict[str, tuple[str, Mapping[str, Any] | None]]
 """State and content of each request, by id."""
 
 
@@ -33,56 +36,72 @@ def submit(ledger: Ledger, line: str, records: Iterable[Edit | BadRecord], actor
     """Write down every record as received, and as queued or as rejected with its reason.
 
     The same request again is recognised by its id and content and changes nothing, unless it was refused or taken
-    back before: then it is queued again.
+    back before: then it is queued again. Others may submit at the same time: a record is judged by what the ledger
+    knows when it is written.
     """
-    known: Known = {name: (state.state, state.payload) for name, state in ledger.states(line).items()}
     done = Submitted()
-    events: list[Event] = []
-    for record in records:
-        events += _received(known, line, record, actor, done)
-        if len(events) >= AT_ONCE:
-            ledger.append(events)
-            events = []
-    if events:
-        ledger.append(events)
+    remaining = iter(records)
+    while chunk := list(islice(remaining, AT_ONCE)):
+        names = [name for record in chunk for name in _names(record)]
+        judged = Submitted()
+
+        def judge(known: Mapping[Request, Known], chunk: list[Edit | BadRecord] = chunk) -> list[Event]:
+            nonlocal judged
+            judged = Submitted()  # anew each time that another process was faster
+            found: Contents = {name: (state.state, state.payload) for (_, name), state in known.items() if state.state}
+            return [event for record in chunk for event in _received(found, line, record, actor, judged)]
+
+        ledger.write([(line, name) for name in names], judge)
+        done.queued += judged.queued
+        done.present += judged.present
+        done.rejected |= judged.rejected
     return done
 
 
-def _received(known: Known, line: str, record: Edit | BadRecord, actor: str, done: Submitted) -> list[Event]:
+def _names(record: Edit | BadRecord) -> list[str]:
+    """The ids that a record may stand under."""
     if isinstance(record, BadRecord):
-        payload: dict[str, Any] = {"row": record.row, "field": record.field, "raw": record.raw}
-        return _refused(line, f"bad-{_digest(payload)}", payload, record.reason, actor, done, known)
-    payload = record.model_dump(mode="json")
-    state, earlier = known.get(record.id, ("", None))
-    if state in STANDING | {"received"}:
+        return [_bad_id(_bad_payload(record))]
+    return [record.id, _other_id(record.id, record.model_dump(mode="json"))]
+
+
+def _bad_payload(record: BadRecord) -> dict[str, Any]:
+    return {"row": record.row, "field": record.field, "raw": record.raw}
+
+
+def _bad_id(payload: Mapping[str, Any]) -> str:
+    return f"bad-{_digest(payload)}"
+
+
+def _other_id(request_id: str, payload: Mapping[str, Any]) -> str:
+    """The id of a request whose own is taken by another content."""
+    return f"{request_id}#{_digest(payload)}"
+
+
+def _received(known: Contents, line: str, record: Edit | BadRecord, actor: str, done: Submitted) -> list[Event]:
+    write = partial(Event, line=line, actor=actor)
+    if isinstance(record, BadRecord):
+        payload: dict[str, Any] = _bad_payload(record)
+        request_id, reason = _bad_id(payload), record.reason
+    else:
+        payload = record.model_dump(mode="json")
+        request_id, (state, earlier) = record.id, known.get(record.id, ("", None))
+        if state not in STANDING | {"received"}:
+            done.queued.append(request_id)
+            known[request_id] = ("queued", payload)
+            received = write(request_id=request_id, event="received", payload=payload)
+            return [received, write(request_id=request_id, event="queued")]
         if earlier == payload:
-            done.present.append(record.id)
+            done.present.append(request_id)
             return []
-        reason = f"request '{record.id}' is {state} with other content; give this one another id"
-        return _refused(line, f"{record.id}#{_digest(payload)}", payload, reason, actor, done, known)
-    done.queued.append(record.id)
-    known[record.id] = ("queued", payload)
-    received = Event(request_id=record.id, event="received", line=line, actor=actor, payload=payload)
-    return [received, Event(request_id=record.id, event="queued", line=line, actor=actor)]
-
-
-def _refused(
-    line: str,
-    request_id: str,
-    payload: dict[str, Any],
-    reason: str,
-    actor: str,
-    done: Submitted,
-    known: Known,
-) -> list[Event]:
+        reason = f"request '{request_id}' is {state} with other content; give this one another id"
+        request_id = _other_id(request_id, payload)
     done.rejected[request_id] = reason
     if request_id in known:
         return []
     known[request_id] = ("rejected", payload)
-    return [
-        Event(request_id=request_id, event="received", line=line, actor=actor, payload=payload),
-        Event(request_id=request_id, event="rejected", line=line, actor=actor, reason=reason),
-    ]
+    received = write(request_id=request_id, event="received", payload=payload)
+    return [received, write(request_id=request_id, event="rejected", reason=reason)]
 
 
 def _digest(payload: Mapping[str, Any]) -> str:

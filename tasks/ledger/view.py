@@ -1,139 +1,162 @@
-"""The ledger's view of versions and HEAD: which events they imply, which versions wait, and catching up after a crash.
+"""One look at a line, and what follows from it by arithmetic.
 
-A version object is created before its events are written, and HEAD is moved before its events are written. Both
-carry all that the events say, so a job that was killed in between is completed by `reconcile`. Event ids are derived
-from what happened, so writing the same events again adds nothing.
+`look` reads HEAD, the versions and where every request stands, once. What waits for review, what can wait no longer and
+which events a killed process left out are functions of that view: a look writes nothing. Whoever decides or runs begins
+with `catch_up` (tasks/ledger/catching_up.py), which writes what is missing.
 """
 
-import hashlib
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
-from tasks.ledger.events import Event, State
-from tasks.ledger.table import Ledger
-from tasks.stores.manifest import Head, Version
+from tasks.ledger.table import Ledger, LineEvents
+from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.snapshots import SnapshotStore
 
-BATCH_EVENTS: tuple[State, ...] = ("applied", "validated", "committed")
+
+@dataclass(frozen=True)
+class LineView:
+    """A line at one moment."""
+
+    line: str
+    head: Head | None
+    heads: tuple[Head, ...]
+    """HEADs from the one on that the oldest undecided version was made for; the present one is the last."""
+    versions: Mapping[int, Version]
+    """By number, rising."""
+    events: LineEvents
+
+    @property
+    def sequence(self) -> int:
+        """The number of the present HEAD; 0 before the first."""
+        return self.head.sequence if self.head else 0
+
+    @property
+    def serving(self) -> str | None:
+        """The snapshot in service; None is the base."""
+        return self.head.snapshot if self.head else None
+
+    @cached_property
+    def by_snapshot(self) -> dict[str, Version]:
+        return {version.snapshot: version for version in self.versions.values()}
+
+    @cached_property
+    def served(self) -> frozenset[int]:
+        """The version in service and those that it is built on."""
+        return frozenset(manifest.version for manifest in chain(self, self.serving))
+
+    @cached_property
+    def live(self) -> dict[str, int]:
+        """The facts in service, oldest first, with the version that each is of."""
+        return members(chain(self, self.serving))
+
+    @cached_property
+    def undecided(self) -> list[Version]:
+        """The versions that nobody put in service or refused."""
+        return [version for version in self.versions.values() if _is_undecided(self, version)]
+
+    @cached_property
+    def waiting(self) -> list[Version]:
+        """The versions that wait for review, oldest first: undecided, one built on the other from HEAD on."""
+        found: list[Version] = []
+        tip = self.serving
+        for version in self.undecided:
+            if follows(self, version) == tip and _climbed(self, version):
+                found.append(version)
+                tip = version.snapshot
+        return found
+
+    @cached_property
+    def stranded(self) -> list[Version]:
+        """The undecided versions that nobody could put in service any more."""
+        waiting = {version.number for version in self.waiting}
+        return [version for version in self.undecided if version.number not in waiting]
+
+    @property
+    def tip(self) -> str | None:
+        """The newest snapshot that waits, or the one in service: what a new batch builds on."""
+        return self.waiting[-1].snapshot if self.waiting else self.serving
+
+    def holds(self, tip: str | None) -> bool:
+        """Whether what was built on `tip` can still be put in service: it waits, or is in service itself."""
+        return tip == self.serving or tip in {version.snapshot for version in self.waiting}
 
 
-def version_events(version: Version, actor: str) -> list[Event]:
-    """What happened to the requests of a version when it was made."""
-    manifest = version.manifest
-    return [
-        Event(
-            event_id=_event_id(version.snapshot, request_id, event),
-            time=datetime.fromisoformat(manifest.created),
-            request_id=request_id,
-            event=event,
-            line=manifest.line,
-            version=version.number,
-            batch=manifest.batch,
-            actor=actor,
-            flow_run_id=manifest.flow_run_id,
-            mlflow_run_id=manifest.mlflow_run_id,
-            snapshot=version.snapshot,
-            metrics=dict(manifest.request_metrics.get(request_id, {})),
-        )
-        for event in BATCH_EVENTS
-        for request_id in manifest.request_ids
-    ]
+def look(store: SnapshotStore, ledger: Ledger, line: str, known: Mapping[str, LineEvents] | None = None) -> LineView:
+    """The line as it stands now. `known`: what `ledger.look()` has just said, where several lines are looked at.
 
-
-def head_events(store: SnapshotStore, head: Head, before: Version | None) -> list[Event]:
-    """What a move of HEAD means for requests: those that come into service and those that leave it."""
-    now = _members(store, head.snapshot)
-    earlier = _members(store, before.snapshot if before else None)
-    came: tuple[State, ...] = ("approved", "promoted") if head.action == "promote" else ("promoted",)
-    steps = [(version, request_id, came) for version, request_id in now if (version, request_id) not in set(earlier)]
-    gone: tuple[State, ...] = ("rolled_back",)
-    steps += [(version, request_id, gone) for version, request_id in earlier if (version, request_id) not in set(now)]
-    return [
-        Event(
-            event_id=_event_id(head.token, f"{version} {request_id}", event),
-            time=head.moved,
-            request_id=request_id,
-            event=event,
-            line=head.line,
-            version=version,
-            actor=head.actor,
-            snapshot=head.snapshot,
-            reason=head.reason or None,
-        )
-        for version, request_id, events in steps
-        for event in events
-    ]
-
-
-def reconcile(store: SnapshotStore, ledger: Ledger, line: str, actor: str) -> None:
-    """Write the events that a killed job or command left out.
-
-    Every move of HEAD begins with this, so only the latest can lack its events.
+    In this order, whatever others do meanwhile: an event is written after the version or move that it tells of, and a
+    version after the HEAD that it is made for.
     """
-    known = ledger.version_states(line)
-    events: list[Event] = []
-    for version in store.versions(line):
-        if version.number not in known:
-            events += version_events(version, actor)
+    events = (ledger.look() if known is None else known).get(line, LineEvents())
+    versions = {version.number: version for version in store.versions(line)}
     head = store.head(line)
-    if head is not None:
-        events += head_events(store, head, store.version(line, head.previous) if head.previous else None)
-    if events:
-        ledger.append(events, once=True)
-    strand(store, ledger, line, actor)
+    if head is not None and head.version not in {0, *versions}:  # it was made and put in service in between
+        versions = {version.number: version for version in store.versions(line)}
+        store.version(line, head.version)  # or it is lost, which this says
+    view = LineView(line, head, (head,) if head else (), versions, events)
+    made_for = [v.manifest.based_on for v in view.undecided if v.manifest.based_on is not None]
+    if head is None or not made_for or min(made_for) >= head.sequence:
+        return view
+    past = [one for one in store.heads(line, since=min(made_for)) if one.sequence < head.sequence]
+    return LineView(line, head, (*past, head), versions, events)
 
 
-def strand(store: SnapshotStore, ledger: Ledger, line: str, actor: str) -> None:
-    """Take back versions that wait but are built on what HEAD left: nobody could put them in service any more."""
-    states = ledger.version_states(line)
-    waiting = {version.number for version in open_versions(store, ledger, line)}
-    events = [
-        Event(
-            event_id=_event_id(version.snapshot, request_id, "stranded"),
-            request_id=request_id,
-            event="rolled_back",
-            line=line,
-            version=version.number,
-            batch=version.manifest.batch,
-            actor=actor,
-            snapshot=version.snapshot,
-            reason="built on a version that was taken out of service; submit it again",
-        )
-        for version in store.versions(line)
-        if states.get(version.number) == "committed" and version.number not in waiting
-        for request_id in version.manifest.request_ids
-    ]
-    if events:
-        ledger.append(events, once=True)
+def chain(view: LineView, snapshot: str | None) -> list[Manifest]:
+    """The manifests from the base up to this snapshot, oldest first."""
+    manifests: list[Manifest] = []
+    while snapshot is not None:
+        manifests.append(view.by_snapshot[snapshot].manifest)
+        snapshot = manifests[-1].parent
+    return manifests[::-1]
 
 
-def open_versions(store: SnapshotStore, ledger: Ledger, line: str) -> list[Version]:
-    """The versions that wait for review, oldest first: committed, built on HEAD one after the other."""
-    head = store.head(line)
-    states = ledger.version_states(line)
-    tip = head.snapshot if head else None
-    waiting: list[Version] = []
-    for version in store.versions(line):
-        if states.get(version.number) == "committed" and version.manifest.parent == tip:
-            waiting.append(version)
-            tip = version.snapshot
-    return waiting
+def follows(view: LineView, version: Version) -> str | None:
+    """The snapshot that a version comes after: its parent, or what was in service when it was made from the base."""
+    if version.manifest.live is None:
+        return version.manifest.parent
+    made_for = [head for head in view.heads if head.sequence == version.manifest.based_on]
+    return made_for[0].snapshot if made_for else None
 
 
-def live_requests(store: SnapshotStore, snapshot: str | None) -> list[str]:
-    """Ids of the requests whose facts a snapshot holds, oldest first."""
-    return [request_id for _, request_id in _members(store, snapshot)]
+def _is_undecided(view: LineView, version: Version) -> bool:
+    if view.head and version.number in view.head.rejected:
+        return False
+    if version.number in view.served:
+        return False
+    return any(waits(view, request, version.number) for request in version.manifest.request_ids)
 
 
-def _members(store: SnapshotStore, snapshot: str | None) -> list[tuple[int, str]]:
-    return list(_chain_members(store, snapshot))
+def waits(view: LineView, request: str, version: int) -> bool:
+    """Whether the request is one of a version that the ledger knows no decision about."""
+    if version not in view.events.committed:
+        return True
+    standing = view.events.standings.get(request)
+    return standing is not None and standing.state == "committed" and standing.version == version
 
 
-def _chain_members(store: SnapshotStore, snapshot: str | None) -> Iterator[tuple[int, str]]:
-    for manifest in store.chain(snapshot):
-        for request_id in manifest.request_ids:
-            yield manifest.version, request_id
+def _climbed(view: LineView, version: Version) -> bool:
+    """Whether HEAD, since the version was made, only moved up what it is built on.
+
+    A rollback below and forward again takes facts out in between: what was built on them is not brought back by it.
+    """
+    if version.manifest.based_on is None:
+        return True  # of release 0.1, which writes `rolled_back` at every move of HEAD that strands a version
+    below = [None, *(view.by_snapshot[s].snapshot for s in _snapshots(view, follows(view, version)))]
+    places = {snapshot: place for place, snapshot in enumerate(below)}
+    reached = 0
+    for head in view.heads:
+        if head.sequence >= version.manifest.based_on:
+            place = places.get(head.snapshot, -1)
+            if place < reached:
+                return False
+            reached = place
+    return True
 
 
-def _event_id(source: str, request: str, event: str) -> str:
-    return hashlib.sha256(f"{source} {request} {event}".encode()).hexdigest()[:32]
+def _snapshots(view: LineView, snapshot: str | None) -> list[str]:
+    found: list[str] = []
+    while snapshot is not None:
+        found.append(snapshot)
+        snapshot = view.by_snapshot[snapshot].manifest.parent
+    return found[::-1]

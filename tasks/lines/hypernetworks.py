@@ -15,14 +15,17 @@ from editing.files import write_atomically
 from editing.methods.mend.files import network_bytes, parse_network
 from editing.methods.mend.method import MendConfig
 from tasks.settings import Settings
+from tasks.stores.blobs import Blobs
 from tasks.stores.checkpoints import Checkpoints
-from tasks.stores.errors import ObjectNotFound, StorageError
-from tasks.stores.objects import ObjectStore, open_store, sha256
+from tasks.stores.errors import DigestMismatch, ObjectNotFound, StorageError
+from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.opening import open_store
 
 FOLDER = "hypernetworks"
 SUFFIX = ".safetensors"
 TRAININGS = "trainings/"
 _DIGEST = re.compile(rf"(?:{FOLDER}/)?([0-9a-f]{{8,64}})(?:{re.escape(SUFFIX)})?")
+_WHOLE = re.compile("[0-9a-f]{64}")
 FORMS = (
     "a file, a folder with one, models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/PATH, the sha256 of one in the "
     "store, or trainings/ID"
@@ -52,10 +55,15 @@ def resolved_options(method: str, options: Mapping[str, Any] | None, settings: S
 def resolve(reference: str, settings: Settings) -> str:
     """The sha256 of the hypernetwork that `reference` names; its file is in the cache then.
 
+    A whole sha256 of what the cache has is its own answer: a reference that can come to mean another one (an alias, a
+    file, a training that goes on) is resolved once, and its digest passed on.
+
     Raises:
         HypernetworkError: there is none, or it is broken.
         TrackingError, StorageError: a server or store cannot be reached.
     """
+    if _WHOLE.fullmatch(reference) and _has(cached(settings, reference), reference):
+        return reference
     data = _found(reference, settings)
     parse_network(data, reference)
     digest = sha256(data)
@@ -68,8 +76,13 @@ def cached(settings: Settings, digest: str) -> Path:
     return settings.cache_folder / FOLDER / f"{digest}{SUFFIX}"
 
 
-def store_key(digest: str) -> str:
-    return f"{FOLDER}/{digest}{SUFFIX}"
+def _has(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path.read_bytes()) == digest
+
+
+def stored(store: ObjectStore) -> Blobs:
+    """The hypernetworks of a store."""
+    return Blobs(store, FOLDER, SUFFIX)
 
 
 def located(config: MethodConfig, settings: Settings) -> MethodConfig:
@@ -82,8 +95,8 @@ def located(config: MethodConfig, settings: Settings) -> MethodConfig:
         return config
     digest = config.hypernetwork_digest
     path = cached(settings, digest)
-    if not path.is_file() or sha256(path.read_bytes()) != digest:
-        write_atomically(path, _stored(_store(settings), digest))
+    if not _has(path, digest):
+        write_atomically(path, _fetched(stored(_store(settings)), digest))
     return config.model_copy(update={"hypernetwork": str(path)})
 
 
@@ -91,8 +104,8 @@ def keep(store: ObjectStore, config: MethodConfig) -> None:
     """Store the hypernetwork of a located configuration, so that other machines find it by its digest."""
     if isinstance(config, MendConfig) and config.hypernetwork:
         data = Path(config.hypernetwork).read_bytes()
-        if not store.exists(store_key(sha256(data))):
-            store.put(store_key(sha256(data)), data)
+        if not stored(store).exists(sha256(data)):
+            stored(store).put(data)
 
 
 def _found(reference: str, settings: Settings) -> bytes:
@@ -104,12 +117,12 @@ def _found(reference: str, settings: Settings) -> bytes:
     if reference.startswith(TRAININGS):
         return _trained(reference, settings)
     if match := _DIGEST.fullmatch(reference):
-        store = _store(settings)
-        keys = store.list(f"{FOLDER}/{match[1]}")
-        if len(keys) == 1:
-            return _stored(store, keys[0].removeprefix(f"{FOLDER}/").removesuffix(SUFFIX))
+        blobs = stored(_store(settings))
+        digests = blobs.list(match[1])
+        if len(digests) == 1:
+            return _fetched(blobs, digests[0])
         raise HypernetworkError(
-            f"{len(keys) or 'no'} hypernetworks in '{store.uri}' begin with {match[1]}; give {FORMS}"
+            f"{len(digests) or 'no'} hypernetworks in '{blobs.store.uri}' begin with {match[1]}; give {FORMS}"
         )
     raise HypernetworkError(f"there is no hypernetwork '{reference}'; give {FORMS}")
 
@@ -123,22 +136,19 @@ def _file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise HypernetworkError(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from None
+        raise HypernetworkError(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from error
 
 
-def _stored(store: ObjectStore, digest: str) -> bytes:
+def _fetched(blobs: Blobs, digest: str) -> bytes:
     try:
-        data, _ = store.get(store_key(digest))
-    except ObjectNotFound:
+        return blobs.get(digest)
+    except ObjectNotFound as error:
         raise HypernetworkError(
-            f"no hypernetwork {digest[:12]} in the cache or in '{store.uri}'; put its file there as "
-            f"{store_key(digest)}, or name it with --hypernetwork"
-        ) from None
-    if sha256(data) != digest:
-        raise HypernetworkError(
-            f"'{store_key(digest)}' in '{store.uri}' has sha256 {sha256(data)[:12]}; restore it from a copy"
-        )
-    return data
+            f"no hypernetwork {digest[:12]} in the cache or in '{blobs.store.uri}'; put its file there as "
+            f"{blobs.key(digest)}, or name it with --hypernetwork"
+        ) from error
+    except DigestMismatch as error:
+        raise HypernetworkError(str(error)) from error
 
 
 def _trained(reference: str, settings: Settings) -> bytes:
@@ -146,13 +156,14 @@ def _trained(reference: str, settings: Settings) -> bytes:
     try:
         found = Checkpoints(_store(settings), reference.removeprefix(TRAININGS).strip("/")).best()
     except StorageError as error:
-        raise HypernetworkError(f"'{reference}': {error}") from None
+        raise HypernetworkError(f"'{reference}': {error}") from error
     if found is None:
         raise HypernetworkError(f"'{reference}' has no checkpoint yet; give {FORMS}")
     return network_bytes(parse_network(found[1], reference)[0])
 
 
 def _tracked(reference: str, settings: Settings) -> bytes:
+    # Here, because few references need MLflow, and its room's imports take a while.
     from tasks.tracking.hypernetworks import HypernetworkTracker, check_reference
     from tasks.workplace import EXPERIMENT
 
@@ -161,7 +172,7 @@ def _tracked(reference: str, settings: Settings) -> bytes:
     run_id, path, digest = tracker.locate(reference)
     if digest is not None:
         try:
-            return _stored(_store(settings), digest)
+            return _fetched(stored(_store(settings)), digest)
         except HypernetworkError:
             pass  # another store: MLflow has a copy of its own
     data = tracker.download(run_id, path)

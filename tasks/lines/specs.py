@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from editing.config import Config
 from editing.errors import UsageError
 from editing.methods import AnyConfig, method_config
@@ -12,18 +10,20 @@ from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
 from tasks.lines.hypernetworks import resolved_options
+from tasks.names import check_line
 from tasks.settings import Settings
-from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.errors import ObjectConflict, ObjectNotFound
 from tasks.stores.objects import ObjectStore
-from tasks.stores.snapshots import check_line
+from tasks.stores.records import read_record, record_bytes
+from tasks.text import Text
 
 
 class LineSpec(Config):
     """What a version of the line is a function of, besides its facts."""
 
     line: str
-    model: str
-    dtype: str = "float32"
+    model: Text
+    dtype: Text = "float32"
     config: AnyConfig = MemitConfig()
 
 
@@ -37,12 +37,7 @@ def read_line(store: ObjectStore, line: str) -> LineSpec | None:
         data, _ = store.get(spec_key(line))
     except ObjectNotFound:
         return None
-    try:
-        return LineSpec.model_validate_json(data)
-    except ValidationError as error:
-        raise StorageError(
-            f"{store.uri}/{spec_key(line)} is not a line's definition: {error.errors()[0]['msg']}"
-        ) from None
+    return read_record(LineSpec, data, f"the definition '{spec_key(line)}' of line '{line}' in '{store.uri}'")
 
 
 def resolve_line(
@@ -97,12 +92,14 @@ def save_line(store: ObjectStore, spec: LineSpec) -> None:
 
     Raises:
         UsageError: another job defined the line otherwise in the meantime.
+        RecordError: an option holds what could not be read again; nothing was written.
     """
+    record_bytes(spec)
     try:
         store.put_if_absent(spec_key(spec.line), spec.model_dump_json(indent=1).encode())
-    except ObjectConflict:
+    except ObjectConflict as error:
         if read_line(store, spec.line) != spec:
-            raise UsageError(f"line '{spec.line}' was just defined otherwise; look at errata status") from None
+            raise UsageError(f"line '{spec.line}' was just defined otherwise; look at errata status") from error
 
 
 def absolute(model: str | None) -> str | None:

@@ -1,47 +1,54 @@
 """The data of a job's report: what a knowledge update hands over to its reviewer."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
-
-SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)|secret|credential|api_?key|access_?key|^((auth|access|bearer|session|hf)_?)?token$",
-    re.IGNORECASE,
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    computed_field,
+    field_validator,
+    model_validator,
 )
-URI_SECRET = re.compile(
-    r"(?<=://)([^/\s:@]*:)[^/\s@]+(?=@)|([?&][\w-]*(?:password|secret|token|signature)=)[^&\s]+", re.I
-)
 
-
-def masked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without secrets: values under a telling name and passwords inside URIs become `***`."""
-
-    def mask(name: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return masked(value)
-        if isinstance(value, list | tuple):
-            return [mask(name, item) for item in value]
-        if value is not None and SECRET_NAME.search(name):
-            return "***"
-        return URI_SECRET.sub(r"\1\2***", value) if isinstance(value, str) else value
-
-    return {name: mask(name, value) for name, value in values.items()}
-
-
-def _storable(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-# Text from outside. A refused request may hold lone surrogates, which no file and no database takes: spell them out.
-Text = Annotated[str, BeforeValidator(_storable)]
+from tasks.secrets import masked
+from tasks.text import Text
 
 
 class Frozen(BaseModel):
     # JSON has no NaN: a metric that could not be measured is written as the string "NaN" and read back as one.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Check(Frozen):
+    """One row of a verdict: a measure held against a limit of the policy. tasks/update/validation.py makes them all.
+
+    What decides and what is printed are these rows: nobody else compares a number with a limit.
+    """
+
+    measure: Text
+    """What was measured, by its name in tasks/report/verdict.py."""
+    value: float | None = None
+    """A share, a multiple of the base's number, or a count of answers lost; None where nothing was asked."""
+    limit: float | None = None
+    """The least or most that passes, in the same unit; None where no limit applies."""
+    field: str = ""
+    """The policy's field that the limit comes from."""
+    sample: int | None = None
+    """How many were asked; None where the measure counts nothing. Where nothing was asked, nothing can fail."""
+    holds: bool
+    reason: Text = ""
+    """Why it does not hold, one sentence."""
+    request_id: Text | None = None
+    """The request that the row is about; None: all of them together."""
+
+
+def reasons_of(checks: Iterable[Check]) -> tuple[str, ...]:
+    """Why a verdict fails, one sentence a row; empty when it passes."""
+    return tuple(check.reason for check in checks if not check.holds)
 
 
 class EditRow(Frozen):
@@ -59,6 +66,8 @@ class EditRow(Frozen):
     answer_after: Text = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     reason: Text = ""
+    findings: tuple[Text, ...] = ()
+    """What was left out of the request because the model cannot read it, one sentence each."""
 
 
 class BatchRow(Frozen):
@@ -69,11 +78,27 @@ class BatchRow(Frozen):
     version: int | None = None
     request_ids: tuple[Text, ...]
     kept: bool
-    reasons: tuple[Text, ...] = ()
+    checks: tuple[Check, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)
     seconds: float
     search_seconds: float = 0.0
     validate_seconds: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reasons_as_rows(cls, fields: Any) -> Any:
+        """Release 0.1 wrote the reasons alone; in today's files they stand beside the rows that they come from."""
+        if not isinstance(fields, Mapping) or "reasons" not in fields:
+            return fields
+        rest = {name: value for name, value in fields.items() if name != "reasons"}
+        rows = [{"measure": "reason", "holds": False, "reason": reason} for reason in fields["reasons"]]
+        return {"checks": rows} | rest
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way to write a property down
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the batch was undone: those of the rows that do not hold."""
+        return reasons_of(self.checks)
 
 
 class Sample(Frozen):
@@ -103,6 +128,8 @@ class JobReport(Frozen):
     baseline: dict[str, float]
     champion: dict[str, float] | None = None
     candidate: dict[str, float]
+    checks: tuple[Check, ...] = ()
+    """The verdict on the candidate as a whole; none in the reports of release 0.1."""
     drift: tuple[dict[str, float], ...] = ()
     batches: tuple[BatchRow, ...] = ()
     edits: tuple[EditRow, ...] = ()

@@ -19,21 +19,23 @@ import jinja2
 from markupsafe import Markup
 
 from tasks.report import figures
-from tasks.report.data import BatchRow, EditRow, JobReport, Sample, masked
-from tasks.report.metrics import METRICS, headline, metric_lines
+from tasks.report.data import BatchRow, EditRow, JobReport, Sample
+from tasks.report.metrics import METRICS, metric_lines
+from tasks.report.verdict import CheckLine, check_lines, headline
+from tasks.secrets import flattened
 
 __all__ = [
     "BatchRow",
     "EditRow",
     "JobReport",
     "Sample",
-    "masked",
     "render_html",
     "render_markdown",
     "table_json",
     "visible",
 ]
 
+MARKS = {"pass": "✓ holds", "fail": "✗ fails", "none": "nothing to ask"}
 STATES = ("quarantined", "rejected", "committed")  # the order of reading: what went wrong comes first
 MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
 
@@ -50,7 +52,6 @@ def visible(text: str) -> str:
 
 def render_html(report: JobReport) -> str:
     """The page of the job as one HTML document without outside requests."""
-    lines = metric_lines(report)
     drawings = {"bars": figures.bars_figure(report.baseline, report.champion, report.candidate)}
     if len(report.drift) > 1:
         drawings["drift"] = figures.drift_figure(report.drift, report.baseline)
@@ -59,8 +60,10 @@ def render_html(report: JobReport) -> str:
         .get_template("report.html")
         .render(
             report=report,
-            lines=lines,
-            verdict=headline(report, lines),
+            lines=metric_lines(report),
+            checks=check_lines(report.checks),
+            marks=MARKS,
+            verdict=headline(report),
             tiles=_tiles(report),
             edits=sorted(report.edits, key=lambda edit: STATES.index(edit.state)),
             undone=[batch for batch in report.batches if not batch.kept],
@@ -72,24 +75,15 @@ def render_html(report: JobReport) -> str:
 
 
 def render_markdown(report: JobReport) -> str:
-    """The summary of the job in Markdown: counts, metrics, what was quarantined and how to decide."""
-    lines = metric_lines(report)
+    """The summary of the job in Markdown: counts, verdict, metrics, what was quarantined and how to decide."""
     counts = report.counts
     target = "nothing kept" if report.to_version is None else f"version {report.to_version}"
-    champion = report.champion is not None
-    header = ["Metric", "Base", *(["Champion"] if champion else []), "Candidate", "Threshold", ""]
-    marks = {"pass": "✓ holds", "fail": "✗ missed", "missing": "? not measured", "": ""}
     parts = [
         f"# {_cell(report.line)}: version {report.from_version} → {target}",
-        f"**{_cell(headline(report, lines)[1])}** "
-        + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
-        "",
-        _row(header),
-        _row(["---"] * len(header)),
+        f"**{_cell(headline(report)[1])}** " + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
+        *_verdict_table(report),
+        *_metric_table(report),
     ]
-    for line in lines:
-        middle = [line.base, *([line.champion] if champion else []), line.candidate]
-        parts.append(_row([_cell(line.label), *middle, line.threshold, marks[line.verdict]]))
     failed = [edit for edit in report.edits if edit.state != "committed"]
     if failed:
         parts += ["", "| Not written | Request | Wanted | Why |", "|---|---|---|---|"]
@@ -101,9 +95,37 @@ def render_markdown(report: JobReport) -> str:
         parts.append(
             f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {_cell(report.mlflow_run_id)}."
         )
+    found = [(edit, finding) for edit in report.edits for finding in edit.findings]
+    if found:
+        parts += ["", "| Request | Left out |", "|---|---|"]
+        parts += [_row([_cell(edit.request_id), _cell(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
+    if len(found) > MARKDOWN_ROWS:
+        parts.append(f"\nand {len(found) - MARKDOWN_ROWS} more, in report.html.")
     if report.to_version is not None:
         parts += ["", "```sh", *_commands(report), "```"]
     return "\n".join(parts) + "\n"
+
+
+def _verdict_table(report: JobReport) -> list[str]:
+    rows = [
+        _row([_cell(_about(line)), line.measured, line.allowed, MARKS[line.mark], _cell(line.reason)])
+        for line in check_lines(report.checks)
+    ]
+    return ["", "| Check | Measured | Allowed | | Why |", "|---|---|---|---|---|", *rows] if rows else []
+
+
+def _metric_table(report: JobReport) -> list[str]:
+    champion = report.champion is not None
+    header = ["Metric", "Base", *(["Champion"] if champion else []), "Candidate"]
+    rows = [
+        _row([_cell(line.label), line.base, *([line.champion] if champion else []), line.candidate])
+        for line in metric_lines(report)
+    ]
+    return ["", _row(header), _row(["---"] * len(header)), *rows]
+
+
+def _about(line: CheckLine) -> str:
+    return f"{line.label}, request '{line.request_id}'" if line.request_id else line.label
 
 
 def table_json(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -175,17 +197,6 @@ def _facts(report: JobReport) -> list[tuple[str, list[tuple[str, str]]]]:
     return [
         (title, [(key, _plain(value)) for key, value in flattened(group).items()]) for title, group in groups.items()
     ]
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def duration(seconds: float) -> str:

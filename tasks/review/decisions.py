@@ -1,11 +1,17 @@
-"""Decisions about versions: put one in service, refuse what waits, go back. Events, HEAD and aliases follow."""
+"""Decisions about versions: put one in service, refuse what waits, go back.
 
+A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is told that HEAD moved. Events
+and aliases follow from HEAD; killed in between, the next decision or job completes them.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from editing.errors import UsageError
-from tasks.ledger.events import Event
-from tasks.ledger.view import head_events, open_versions, reconcile, strand
+from tasks.ledger.catching_up import catch_up, count_states, standings
+from tasks.ledger.table import LineEvents
+from tasks.ledger.view import LineView, look
 from tasks.lines.specs import read_line
 from tasks.review.aliases import sync_aliases
 from tasks.stores.lease import holder
@@ -19,14 +25,13 @@ class Decision:
     """What was decided: the versions concerned, HEAD afterwards, and what MLflow could not be told."""
 
     versions: tuple[int, ...]
-    head: Head | None
+    head: Head
     warning: str = ""
 
 
 def waiting(workplace: Workplace, line: str) -> list[Version]:
-    """The versions that wait for review, oldest first, after catching up with anything a killed job left."""
-    reconcile(workplace.store, workplace.ledger, line, workplace.settings.who)
-    return open_versions(workplace.store, workplace.ledger, line)
+    """The versions that wait for review, oldest first. A look: nothing is written."""
+    return look(workplace.store, workplace.ledger, line).waiting
 
 
 def approve(workplace: Workplace, line: str, version: int | None = None, reason: str = "") -> Decision:
@@ -36,40 +41,24 @@ def approve(workplace: Workplace, line: str, version: int | None = None, reason:
         UsageError: nothing waits, or not that version.
         HeadMoved: somebody else decided in the meantime.
     """
-    head = workplace.store.head(line)
-    chosen = _chosen(waiting(workplace, line), line, version)
-    return _move(workplace, line, head, chosen[-1], "promote", reason, tuple(v.number for v in chosen))
+    view = _caught_up(workplace, line)
+    chosen = [v for v in _waiting(view, version) if version is None or v.number <= version]
+    return _move(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen))
 
 
 def reject(workplace: Workplace, line: str, version: int | None = None, reason: str = "") -> Decision:
-    """Refuse what waits: all of it, or a version and everything built on it. HEAD stays where it is.
+    """Refuse what waits: all of it, or a version and everything built on it. What is in service stays.
 
     Raises:
         UsageError: nothing waits, or not that version, or no reason is given.
+        HeadMoved: somebody else decided in the meantime.
     """
     if not reason.strip():
         raise UsageError("a rejection needs a reason: it stands in the ledger for whoever asks later")
-    open_now = waiting(workplace, line)
-    first = open_now[0].number if version is None and open_now else version
-    _chosen(open_now, line, first)
-    refused = [v for v in open_now if first is not None and v.number >= first]
-    events = [
-        Event(
-            request_id=request_id,
-            event="rejected",
-            line=line,
-            version=v.number,
-            batch=v.manifest.batch,
-            actor=workplace.settings.who,
-            snapshot=v.snapshot,
-            reason=f"version {v.number} was refused in review: {reason.strip()}",
-        )
-        for v in refused
-        for request_id in v.manifest.request_ids
-    ]
-    workplace.ledger.append(events)
-    warning = _tell_mlflow(workplace, line, workplace.store.head(line))
-    return Decision(tuple(v.number for v in refused), workplace.store.head(line), warning)
+    view = _caught_up(workplace, line)
+    refused = tuple(v.number for v in _waiting(view, version) if version is None or v.number >= version)
+    serving = view.by_snapshot[view.serving] if view.serving else None
+    return _move(workplace, view, "reject", serving, reason, refused)
 
 
 def roll_back(workplace: Workplace, line: str, to: int | None = None, reason: str = "") -> Decision:
@@ -81,58 +70,59 @@ def roll_back(workplace: Workplace, line: str, to: int | None = None, reason: st
         UsageError: nothing was ever in service, or the version never was.
         HeadMoved: somebody else decided in the meantime.
     """
-    reconcile(workplace.store, workplace.ledger, line, workplace.settings.who)
-    head = workplace.store.head(line)
-    if head is None:
+    view = _caught_up(workplace, line)
+    served = {head.version for head in workplace.store.heads(line)} | view.served
+    if view.head is None or served <= {0}:
         raise UsageError(f"line '{line}' has nothing in service, so there is nothing to roll back")
-    served = {0} | {h.version for h in workplace.store.heads(line)}
-    target = (head.previous or 0) if to is None else to
-    if target == head.version:
+    target = (view.head.previous or 0) if to is None else to
+    if target == view.head.version:
         raise UsageError(f"version {target} of line '{line}' is in service already")
-    chain = {manifest.version for manifest in workplace.store.chain(head.snapshot)}
-    if target not in served | chain:
+    if target not in served | {0}:
         raise UsageError(
             f"version {target} of line '{line}' was never in service; "
-            f"choose one of {', '.join(str(n) for n in sorted(served | chain))}"
+            f"choose one of {', '.join(str(number) for number in sorted(served | {0}))}"
         )
-    goal = workplace.store.version(line, target) if target else None
-    return _move(workplace, line, head, goal, "rollback", reason, (target,))
+    return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,))
 
 
-def _chosen(open_now: list[Version], line: str, version: int | None) -> list[Version]:
-    """The waiting versions up to `version`."""
-    if not open_now:
-        raise UsageError(f"nothing waits for review on line '{line}'; run `errata run {line}` first")
-    numbers = [v.number for v in open_now]
+def _caught_up(workplace: Workplace, line: str) -> LineView:
+    return catch_up(workplace.store, workplace.ledger, line, workplace.settings.who)
+
+
+def _waiting(view: LineView, version: int | None) -> list[Version]:
+    """The versions that wait, `version` among them if it is given."""
+    if not view.waiting:
+        raise UsageError(f"nothing waits for review on line '{view.line}'; run `errata run {view.line}` first")
+    numbers = [v.number for v in view.waiting]
     if version is not None and version not in numbers:
         raise UsageError(
-            f"version {version} of line '{line}' does not wait for review; {', '.join(map(str, numbers))} do"
+            f"version {version} of line '{view.line}' does not wait for review; {', '.join(map(str, numbers))} do"
         )
-    return [v for v in open_now if version is None or v.number <= version]
+    return view.waiting
 
 
 def _move(
-    workplace: Workplace, line: str, head: Head | None, goal: Version | None, action: Literal["promote", "rollback"],
+    workplace: Workplace, view: LineView, action: Literal["promote", "rollback", "reject"], goal: Version | None,
     reason: str, versions: tuple[int, ...],
 ) -> Decision:  # fmt: skip
-    """HEAD first, by compare-and-swap; then the events; then the aliases. Killed between, `reconcile` completes it."""
-    moved = workplace.store.move_head(line, goal, head, action, workplace.settings.who, reason)
-    before = workplace.store.version(line, head.version) if head and head.version else None
-    events = head_events(workplace.store, moved, before)
-    if events:
-        workplace.ledger.append(events, once=True)
-    strand(workplace.store, workplace.ledger, line, workplace.settings.who)
-    return Decision(versions, moved, _tell_mlflow(workplace, line, moved))
-
-
-def _tell_mlflow(workplace: Workplace, line: str, head: Head | None) -> str:
-    """Aliases are derived, so a decision stands even when MLflow cannot be reached; returns what went wrong."""
-    still = open_versions(workplace.store, workplace.ledger, line)
+    """HEAD first, then the events, then the aliases."""
+    head = workplace.store.move_head(
+        view.line,
+        goal,
+        view.head,
+        action,
+        workplace.settings.who,
+        reason,
+        rejected=versions if action == "reject" else (),
+    )
+    _caught_up(workplace, view.line)
+    # Aliases are derived, so a decision stands even when MLflow cannot be reached.
+    warning = ""
     try:
-        sync_aliases(workplace.tracker(), workplace, line, head, still[-1] if still else None)
+        sync_aliases(workplace.tracker(), workplace, view.line)
     except TrackingError as error:
-        return f"MLflow's aliases were not updated ({error}); `errata run {line}` or the next decision will"
-    return ""
+        warning = f"MLflow's aliases were not updated ({error}); `errata run {view.line}` or the next decision will"
+    return Decision(versions, head, warning)
 
 
 @dataclass(frozen=True)
@@ -151,17 +141,16 @@ class LineStatus:
     """Who works on the line now; empty when nobody does."""
 
 
-def line_status(workplace: Workplace, line: str) -> LineStatus:
-    """Where a line stands, after catching up with anything a killed job left."""
-    open_now = waiting(workplace, line)
-    head, spec = workplace.store.head(line), read_line(workplace.store.store, line)
+def line_status(workplace: Workplace, line: str, known: Mapping[str, LineEvents] | None = None) -> LineStatus:
+    """Where a line stands. A look: nothing is written. `known`: what `workplace.ledger.look()` has just said."""
+    view, spec = look(workplace.store, workplace.ledger, line, known), read_line(workplace.store.store, line)
     record = holder(workplace.store.store, line)
     return LineStatus(
         line=line,
         model=spec.model if spec else "",
         method=spec.config.method if spec else "",
-        in_service=head.version if head else 0,
-        waiting=[version.number for version in open_now],
-        requests={str(state): count for state, count in workplace.ledger.counts(line).items()},
+        in_service=view.head.version if view.head else 0,
+        waiting=[version.number for version in view.waiting],
+        requests=count_states(standings(view)),
         running="" if record is None or record.is_free() else f"process {record.pid} on {record.host}",
     )

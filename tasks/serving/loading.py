@@ -8,14 +8,11 @@ from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
-from tasks.lines.specs import LineSpec
 from tasks.settings import Settings, load_settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.errors import DigestMismatch
-from tasks.stores.manifest import Version
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
-from tasks.workplace import Workplace
 
 DEFAULT_NEW_TOKENS = 32
 
@@ -49,26 +46,3 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
     restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in chain))
     return Answerer(loaded)
-
-
-def ask_all(
-    workplace: Workplace, spec: LineSpec, waiting: Sequence[Version], prompts: Sequence[str], tokens: int
-) -> list[dict[str, Any]]:
-    """Answers of base, champion and challenger to each prompt, from one model in memory."""
-    settings, store = workplace.settings, workplace.store
-    loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
-    answerer = Answerer(loaded)
-    columns = {"base": answerer.answer(prompts, tokens)}
-    head = store.head(spec.line)
-    weights = EditedWeights(loaded.model, layout_of(loaded.model))
-    served = store.chain(head.snapshot if head else None)
-    if served:
-        restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in served))
-        columns[f"champion (version {served[-1].version})"] = answerer.answer(prompts, tokens)
-    if waiting:
-        restore_weights(loaded, weights, None, ((v.manifest, store.tensors(v.manifest)) for v in waiting))
-        columns[f"challenger (version {waiting[-1].number})"] = answerer.answer(prompts, tokens)
-    return [
-        {"prompt": prompt, "answers": {name: answers[i].strip() for name, answers in columns.items()}}
-        for i, prompt in enumerate(prompts)
-    ]

@@ -1,15 +1,17 @@
 """A batch of edits as the tensors of a snapshot, and a model brought to the state of one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
-from editing.methods.base import BatchUpdate
-from editing.methods.history import KeyHistory
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import BatchUpdate
 from editing.models import LoadedModel
-from editing.weights import EditedWeights, Factors, concatenate
+from editing.rounding import rounded, rounded_by_way_of_float32
+from editing.weights import EditedWeights, Factors, Rounding, WeightUpdate, concatenate
 from tasks.stores.errors import DigestMismatch
-from tasks.stores.manifest import Manifest
+from tasks.stores.manifest import Manifest, members
 
 
 def restore_weights(
@@ -18,36 +20,46 @@ def restore_weights(
     history: KeyHistory | None,
     versions: Iterable[tuple[Manifest, dict[str, Tensor]]],
 ) -> list[str]:
-    """Apply further versions, oldest first; returns the ids of their requests.
+    """Apply further versions, oldest first; returns the ids of the requests that they hold.
 
     The sum of all factors is taken once, in their order, so its bits are those of one version after the other. What
     must come out is what the last of them recorded; that each one's bytes are the stored ones is the store's to say.
+    A version that release 0.1 wrote on a model of 16 bits comes out as it was, rounded as it was.
 
     Raises:
         DigestMismatch: a version is of another base, or the tensors are not the recorded ones; nothing is changed.
     """
-    live: list[str] = []
+    manifests: list[Manifest] = []
     batches: list[BatchUpdate] = []
-    last: Manifest | None = None
-    for last, tensors in versions:
-        if last.base_digest != loaded.digest:
+    for manifest, tensors in versions:
+        if manifest.base_digest != loaded.digest:
             raise DigestMismatch(
-                f"{_named(last)} was made on base {last.base_digest[:12]}, this is {loaded.digest[:12]}; "
-                f"load '{last.base}' as it was, with the same dtype"
+                f"{_named(manifest)} was made on base {manifest.base_digest[:12]}, this is {loaded.digest[:12]}; "
+                f"load '{manifest.base}' as it was, with the same dtype"
             )
         batches.append(unpack(tensors))
-        live += last.request_ids
-    if last is None:
-        return live
-    undo = weights.apply(concatenate([batch.update for batch in batches]))
-    found = weights.digests()
-    if wrong := sorted(k for k, v in last.tensor_digests.items() if found.get(k) != v):
-        weights.revert(undo)
+        manifests.append(manifest)
+    if not manifests:
+        return []
+    update, last = concatenate([batch.update for batch in batches]), manifests[-1]
+    wrong = _apply(weights, update, rounded, last.tensor_digests)
+    narrow = torch.finfo(loaded.model.dtype).bits < 32
+    if wrong and (not narrow or _apply(weights, update, rounded_by_way_of_float32, last.tensor_digests)):
         raise DigestMismatch(f"{_named(last)} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
     if history is not None:
         for batch in batches:
             history.add(batch.keys, batch.moments)
-    return live
+    return list(members(manifests))
+
+
+def _apply(weights: EditedWeights, update: WeightUpdate, rounding: Rounding, recorded: Mapping[str, str]) -> list[str]:
+    """Apply an update; where other tensors come out than recorded, take it back and return their names."""
+    undo = weights.apply(update, rounding)
+    found = weights.digests()
+    wrong = sorted(name for name, digest in recorded.items() if found.get(name) != digest)
+    if wrong:
+        weights.revert(undo)
+    return wrong
 
 
 def _named(manifest: Manifest) -> str:

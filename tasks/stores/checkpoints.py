@@ -11,12 +11,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from editing.config import Config
 from tasks.progress import note
-from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound
+from tasks.stores.blobs import Blobs
+from tasks.stores.errors import DigestMismatch, LineBusy, NewerFormat, ObjectConflict, ObjectNotFound, RecordError
 from tasks.stores.objects import ObjectStore, canonical_json, sha256
+from tasks.stores.records import read_record, record_bytes
 
 LAST = 2
 """How many checkpoints stay beside the best one."""
@@ -45,6 +47,7 @@ class Checkpoints:
     def __init__(self, store: ObjectStore, training: str) -> None:
         self.store, self.training = store, training
         self._folder = f"trainings/{training}"
+        self._blobs = Blobs(store, f"{self._folder}/blobs")
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Say what is trained here; once."""
@@ -55,16 +58,18 @@ class Checkpoints:
 
         Raises:
             LineBusy: another process trains the same and was here before.
+            RecordError: a number of the checkpoint is not finite; nothing was stored.
         """
         checkpoint = checkpoint.model_copy(update={"sha256": sha256(data)})
-        self.store.put(self._blob_key(checkpoint.sha256), data)
+        record = record_bytes(checkpoint)
+        self._blobs.put(data)
         try:
-            self.store.put_if_absent(self._key(checkpoint.step), canonical_json(checkpoint.model_dump(mode="json")))
-        except ObjectConflict:
+            self.store.put_if_absent(self._key(checkpoint.step), record)
+        except ObjectConflict as error:
             raise LineBusy(
                 f"training '{self.training}' has a checkpoint of step {checkpoint.step} already: another process "
                 "trains the same; let one of them go on"
-            ) from None
+            ) from error
         self._tidy()
         return checkpoint
 
@@ -79,22 +84,20 @@ class Checkpoints:
     def _first(self, checkpoints: list[Checkpoint]) -> tuple[Checkpoint, bytes] | None:
         for checkpoint in checkpoints:
             try:
-                data, _ = self.store.get(self._blob_key(checkpoint.sha256))
-                found = sha256(data)
-            except ObjectNotFound:
-                found, data = "nothing", b""
-            if found == checkpoint.sha256:
-                return checkpoint, data
-            self._pass_over(self._key(checkpoint.step), f"its blob is {found[:12]}, not {checkpoint.sha256[:12]}")
+                return checkpoint, self._blobs.get(checkpoint.sha256)
+            except (ObjectNotFound, DigestMismatch) as error:
+                self._pass_over(self._key(checkpoint.step), str(error))
         return None
 
     def _all(self) -> list[Checkpoint]:
         found = []
         for key in self.store.list(f"{self._folder}/checkpoints/"):
             try:
-                found.append(Checkpoint.model_validate_json(self.store.get(key)[0]))
-            except ValidationError:
-                self._pass_over(key, "it cannot be read")
+                found.append(read_record(Checkpoint, self.store.get(key)[0], f"'{key}' in '{self.store.uri}'"))
+            except NewerFormat:
+                raise
+            except RecordError as error:
+                self._pass_over(key, str(error))
         return found
 
     def _pass_over(self, key: str, why: str) -> None:
@@ -111,13 +114,8 @@ class Checkpoints:
             if checkpoint not in kept:
                 self.store.delete(self._key(checkpoint.step))
         # Blobs by the list: a killed process may have left some that no checkpoint names.
-        blobs = {self._blob_key(checkpoint.sha256) for checkpoint in kept}
-        for key in self.store.list(f"{self._folder}/blobs/"):
-            if key not in blobs:
-                self.store.delete(key)
+        for digest in set(self._blobs.list()) - {checkpoint.sha256 for checkpoint in kept}:
+            self._blobs.delete(digest)
 
     def _key(self, step: int) -> str:
         return f"{self._folder}/checkpoints/{step:08d}.json"
-
-    def _blob_key(self, digest: str) -> str:
-        return f"{self._folder}/blobs/{digest}.safetensors"

@@ -1,9 +1,11 @@
 """What can go wrong with objects, versions, HEAD and the lease of a line; each is one line for a person.
 
-StorageError
+StorageError          the store cannot be reached or refuses; trying again may help
 ├── ObjectNotFound
 ├── ObjectConflict    a compare-and-swap that lost
 ├── DigestMismatch    bytes that are not what their address says
+├── RecordError       a record that cannot be stored as it is, or not be read
+│   └── NewerFormat   a record of a later release
 ├── LineBusy          another job holds the line
 └── HeadMoved         HEAD is no longer what the caller saw
 """
@@ -25,6 +27,14 @@ class ObjectConflict(StorageError):
 
 class DigestMismatch(StorageError):
     """Stored bytes are not what their address says."""
+
+
+class RecordError(StorageError):
+    """A record cannot be stored as it is, or what is stored cannot be read."""
+
+
+class NewerFormat(RecordError):
+    """A record was written by a later release; it is whole, and this program must not touch it."""
 
 
 class LineBusy(StorageError):

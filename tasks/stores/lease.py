@@ -2,6 +2,9 @@
 
 A lease saves work, it is not what keeps a line consistent: a job that lost its lease unnoticed (it slept, its
 clock is wrong) still cannot overwrite anything, since versions are created once and HEAD moves by comparison.
+
+On one machine it counts whether the holder lives: the line of a process that is gone is free at once, and that of one
+that lives is not, however long it was silent. From another machine only the time of expiry counts.
 """
 
 import logging
@@ -14,14 +17,18 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.objects import ObjectStore, canonical_json, check_line
+from tasks.names import check_line
+from tasks.stores.errors import LineBusy, NewerFormat, ObjectConflict, ObjectNotFound, RecordError, StorageError
+from tasks.stores.objects import ObjectStore
+from tasks.stores.records import read_record, record_bytes
+from tasks.text import Text
 
 _logger = logging.getLogger(__name__)
 _START_TOLERANCE_SECONDS = 2.0  # the start time of a process shifts a little when the clock is corrected
 _TRIES = 5
+_RENEWALS_PER_TTL = 3
 
 
 class LeaseRecord(BaseModel):
@@ -31,14 +38,14 @@ class LeaseRecord(BaseModel):
 
     line: str
     owner: str
-    host: str
-    machine: str = Field(description="Boot and process namespace: only where it is ours does a pid mean anything.")
+    host: Text
+    machine: Text = Field(description="Boot and process namespace: only where it is ours does a pid mean anything.")
     pid: int
     process_started: float = Field(description="Seconds since 1970.")
     started: datetime
     renewed: datetime
     ttl_seconds: float
-    flow_run_id: str | None
+    flow_run_id: Text | None
     released: bool = False
 
     @property
@@ -46,31 +53,50 @@ class LeaseRecord(BaseModel):
         """When others may take the line over unless it is renewed before."""
         return self.renewed + timedelta(seconds=self.ttl_seconds)
 
+    @property
+    def is_here(self) -> bool:
+        """True where its pid means a process of this machine."""
+        return self.machine == _machine()
+
     def is_free(self) -> bool:
-        """Released, expired, or held by a process of this machine that is gone."""
-        if self.released or datetime.now(UTC) >= self.expires:
+        """Released, or held by a process that is gone: seen on its own machine, or expired as others see it."""
+        if self.released or (self.is_here and not _is_alive(self.pid, self.process_started)):
             return True
-        return self.machine == _machine() and not _is_alive(self.pid, self.process_started)
+        # A job of this very process renews as long as it lasts: one that expired has ended without a release.
+        is_trusted = self.is_here and self.pid != os.getpid()
+        return not is_trusted and datetime.now(UTC) >= self.expires
 
 
 class Lease:
-    """A line that this process holds; a context manager that releases it."""
+    """A line that this process holds. A context manager: inside, a thread renews it; at the end it is released.
+
+    Without `with`, it is held until it expires unless `renew` is called.
+    """
 
     def __init__(self, store: ObjectStore, record: LeaseRecord, etag: str) -> None:
         self.store = store
         self.record = record
         self._etag = etag
-        self._lock = threading.Lock()  # a heartbeat thread may renew while the job releases
+        self._lock = threading.Lock()  # of record and etag: the thread renews while the job renews or releases
+        self._lost: LineBusy | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Raise LineBusy when a renewal found that another job has taken the line over; asks the store nothing."""
+        if self._lost is not None:
+            raise self._lost
 
     def renew(self) -> None:
         """Hold the line for another ttl. Raises LineBusy when another job has taken it over."""
         with self._lock:
+            self.check()
             self._write(self.record.model_copy(update={"renewed": datetime.now(UTC)}))
 
     def release(self) -> None:
         """Free the line; a lease that was taken over already is left alone."""
         with self._lock:
-            if self.record.released:
+            if self.record.released or self._lost is not None:
                 return
             try:
                 self._write(self.record.model_copy(update={"released": True}))
@@ -78,30 +104,63 @@ class Lease:
                 _logger.warning("lease not released: %s", error)
 
     def __enter__(self) -> "Lease":
+        self._thread = threading.Thread(target=self._keep_renewing, name=f"lease of {self.record.line}", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         try:
             self.release()
         except StorageError as failure:
             # The lease ends by itself; the outcome of the job must not be hidden behind this.
             _logger.warning("lease not released: %s", failure)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _keep_renewing(self) -> None:
+        """Renew until the `with` ends or the line is lost; what storage refuses now is tried at the next turn."""
+        pause = self.record.ttl_seconds / _RENEWALS_PER_TTL
+        while not self._ended.wait(pause):
+            try:
+                self.renew()
+            except LineBusy as error:
+                if not self._ended.is_set():
+                    _logger.warning("%s", error)
+                return
+            except StorageError as error:
+                _logger.warning("lease of line '%s' not renewed, tried again soon: %s", self.record.line, error)
 
     def _write(self, record: LeaseRecord) -> None:
         if self.record.released:
             raise LineBusy(f"the lease of line '{self.record.line}' was released by this job: acquire it again")
+        data = record_bytes(record)
         try:
-            self._etag = self.store.put_if_match(_key(record.line), _bytes(record), self._etag)
+            self._etag = self.store.put_if_match(_key(record.line), data, self._etag)
         except ObjectConflict as error:
-            other = holder(self.store, record.line)
-            who = _name(other) if other else "nobody (its object was removed)"
-            raise LineBusy(
-                f"line '{record.line}' was taken over by {who}: this job was silent for more than "
-                f"{record.ttl_seconds:g} s; it stops here and commits nothing more"
-            ) from error
+            found, etag = self._found()
+            if found is None or found.owner != record.owner:
+                self._lost = self._taken_over_by(found)
+                raise self._lost from error
+            # Ours: an earlier renewal took effect, though storage answered with an error.
+            self._etag = self.store.put_if_match(_key(record.line), data, etag)
         self.record = record
+
+    def _found(self) -> tuple[LeaseRecord | None, str]:
+        try:
+            data, etag = self.store.get(_key(self.record.line))
+        except ObjectNotFound:
+            return None, ""
+        return _parse(self.store, self.record.line, data), etag
+
+    def _taken_over_by(self, other: LeaseRecord | None) -> LineBusy:
+        who = _name(other) if other else "nobody (its object was removed)"
+        return LineBusy(
+            f"line '{self.record.line}' was taken over by {who}: this job was silent for more than "
+            f"{self.record.ttl_seconds:g} s; it stops here and commits nothing more"
+        )
 
 
 def acquire(store: ObjectStore, line: str, ttl_seconds: float = 900.0, flow_run_id: str | None = None) -> Lease:
@@ -117,11 +176,11 @@ def acquire(store: ObjectStore, line: str, ttl_seconds: float = 900.0, flow_run_
             data, etag = b"", ""
         try:
             if not data:
-                return Lease(store, record, store.put_if_absent(_key(line), _bytes(record)))
+                return Lease(store, record, store.put_if_absent(_key(line), record_bytes(record)))
             current = _parse(store, line, data)
             if not current.is_free():
                 raise _busy(current)
-            return Lease(store, record, store.put_if_match(_key(line), _bytes(record), etag))
+            return Lease(store, record, store.put_if_match(_key(line), record_bytes(record), etag))
         except ObjectConflict:
             continue  # somebody was faster: look at who it is
     raise LineBusy(f"line '{line}': many jobs want it at once; try again in a minute")
@@ -174,10 +233,12 @@ def _is_alive(pid: int, started: float) -> bool:
 
 
 def _busy(record: LeaseRecord) -> LineBusy:
-    return LineBusy(
-        f"line '{record.line}' is held by {_name(record)}: wait for that job or end it; "
-        f"if that machine is gone, the line is free at {record.expires:%Y-%m-%d %H:%M:%S} UTC"
+    until = (
+        ""
+        if record.is_here
+        else f"; if that machine is gone, the line is free at {record.expires:%Y-%m-%d %H:%M:%S} UTC"
     )
+    return LineBusy(f"line '{record.line}' is held by {_name(record)}: wait for that job or end it{until}")
 
 
 def _name(record: LeaseRecord) -> str:
@@ -187,15 +248,13 @@ def _name(record: LeaseRecord) -> str:
 
 def _parse(store: ObjectStore, line: str, data: bytes) -> LeaseRecord:
     try:
-        return LeaseRecord.model_validate_json(data)
-    except ValidationError as error:
-        raise StorageError(
+        return read_record(LeaseRecord, data, f"the lease '{_key(line)}' in '{store.uri}'")
+    except NewerFormat:
+        raise
+    except RecordError as error:
+        raise RecordError(
             f"the lease '{_key(line)}' in '{store.uri}' cannot be read: make sure that no job runs, then remove it"
         ) from error
-
-
-def _bytes(record: LeaseRecord) -> bytes:
-    return canonical_json(record.model_dump(mode="json"))
 
 
 def _key(line: str) -> str:

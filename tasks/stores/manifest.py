@@ -2,36 +2,62 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from tasks.names import check_line
 from tasks.stores.errors import StorageError
-from tasks.stores.objects import canonical_json, check_line
+from tasks.stores.objects import canonical_json
+from tasks.stores.records import record_bytes
+from tasks.text import Text, storable
+
+_SINCE_2 = ("based_on", "live", "removed")
 
 
 class Manifest(BaseModel):
     """What one version is, and enough to write its events in the ledger again.
 
-    A metric that is nan or infinite was not measured, and is left out.
+    A version with a parent adds its tensors to the parent's. A version without one adds them to the base; where it was
+    made anew, with all facts that are live, it is a root and names them in `live`.
+
+    A metric that is nan or infinite was not measured, and is left out. Release 0.1 wrote format 1, whose bytes (and so
+    snapshot ids) stay as they are: the fields of format 2 are no part of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    FORMAT: ClassVar[int] = 2
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     line: str
     version: int = Field(ge=1)
-    parent: str | None = Field(description="Snapshot id of the version this one builds on; None: the base.")
-    base: str = Field(description="Reference of the base model.")
+    parent: str | None = Field(description="Snapshot id of the version whose tensors this one adds to; None: the base.")
+    base: Text = Field(description="Reference of the base model.")
     base_digest: str
     config: dict[str, Any] = Field(description="Config of the method.")
-    request_ids: tuple[str, ...] = Field(description="The requests of this version alone.")
+    request_ids: tuple[Text, ...] = Field(description="The requests that this version changes: those of its batch.")
+    based_on: int | None = Field(
+        None, ge=0, description="Sequence of the HEAD it was made for; 0: before the first. None: made by release 0.1."
+    )
+    live: tuple[Text, ...] | None = Field(
+        None, description="All facts of a root, those of `request_ids` included; None: the parent's and its own."
+    )
+    removed: tuple[Text, ...] = Field((), description="Facts of the HEAD it was made for that it takes out.")
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file; filled by publish.")
     tensor_digests: dict[str, str] = Field(description="sha256 of the resulting tensors by parameter.")
     metrics: dict[str, float] = Field(default_factory=dict)
-    request_metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
+    request_metrics: dict[Text, dict[str, float]] = Field(default_factory=dict)
     batch: int
     flow_run_id: str | None = None
     mlflow_run_id: str | None = None
@@ -47,7 +73,7 @@ class Manifest(BaseModel):
     def _config(cls, value: Any) -> Any:
         """The config as it will be read again: tuples become lists, and what JSON cannot hold is refused."""
         try:
-            return json.loads(canonical_json(value))
+            return json.loads(canonical_json(storable(value)))
         except (TypeError, ValueError) as error:
             raise StorageError(f"config {value!r} of a version: {error}; give plain finite values only") from error
 
@@ -68,6 +94,25 @@ class Manifest(BaseModel):
     def _request_metrics(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         return {request: _measured(metrics) for request, metrics in value.items()}
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        if self.format == 1 and self.model_fields_set & set(_SINCE_2):
+            raise ValueError(f"format 1 has no {', '.join(_SINCE_2)}; leave them out, or write format 2")
+        if self.live is None:
+            return self
+        if self.parent is not None:
+            raise ValueError("only a root, which has no parent, names its live requests; leave one of them out")
+        if lacking := set(self.request_ids) - set(self.live):
+            raise ValueError(f"wrote {sorted(lacking)[0]!r}, which is not among its live requests; add it")
+        if both := set(self.removed) & set(self.live):
+            raise ValueError(f"request {sorted(both)[0]!r} is live and removed; it can be one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _of_its_format(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.format > 1 else {name: fields[name] for name in fields if name not in _SINCE_2}
+
 
 @dataclass(frozen=True)
 class Version:
@@ -76,6 +121,16 @@ class Version:
     number: int
     snapshot: str
     manifest: Manifest
+
+
+class VersionPointer(BaseModel):
+    """The object whose creation commits a version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    line: str
+    version: int = Field(ge=1)
+    snapshot: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Head(BaseModel):
@@ -88,12 +143,34 @@ class Head(BaseModel):
     version: int = Field(ge=0)
     snapshot: str | None
     previous: int | None = Field(description="The version before this move; None for the first.")
-    action: Literal["promote", "rollback"]
-    actor: str
-    reason: str
+    action: Literal["promote", "rollback", "reject"]
+    rejected: tuple[int, ...] = Field((), description="The waiting versions that this move refuses.")
+    actor: Text
+    reason: Text
     moved: datetime
     token: str = Field(description="Random: no two moves are ever the same bytes.")
     etag: str = Field(default="", exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _as_before_where_it_can(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `rejected` where nothing is: the bytes of release 0.1, which name its entry in the history."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: fields[name] for name in fields if name != "rejected" or self.rejected}
+
+
+def members(chain: Iterable[Manifest]) -> dict[str, int]:
+    """The facts that the last of these versions holds, oldest first, each with the version that it is of.
+
+    `chain` goes from the base up.
+    """
+    found: dict[str, int] = {}
+    for manifest in chain:
+        if manifest.live is not None:
+            found = dict.fromkeys(manifest.live, manifest.version)
+        for request_id in manifest.removed:
+            found.pop(request_id, None)
+        found |= dict.fromkeys(manifest.request_ids, manifest.version)
+    return found
 
 
 def _measured(metrics: dict[str, float]) -> dict[str, float]:
@@ -101,10 +178,10 @@ def _measured(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """What a snapshot id is the sha256 of."""
-    return canonical_json(manifest.model_dump(mode="json"))
+    """What a snapshot id is the sha256 of. Raises RecordError."""
+    return record_bytes(manifest)
 
 
 def head_bytes(head: Head) -> bytes:
-    """What HEAD and its history hold; without the etag."""
-    return canonical_json(head.model_dump(mode="json"))
+    """What HEAD and its history hold; without the etag. Raises RecordError."""
+    return record_bytes(head)

@@ -148,7 +148,7 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explain(key, error) from error
 
-    def _explain(self, key: str, error: Exception) -> StorageError:
+    def _explain(self, key: str, error: ClientError | BotoCoreError) -> StorageError:
         """One line with bucket, key and remedy; the server's own text is left out, it may repeat the request."""
         where = f"object '{key}' in '{self.uri}'"
         if isinstance(error, ClientError):

@@ -3,31 +3,35 @@
     blobs/<sha256>.safetensors                the tensors of one update
     manifests/<sha256>.json                   what they are, and the parent they build on
     lines/<line>/versions/<8 digits>.json     created once: the commit of a batch
-    lines/<line>/HEAD                         the version in service, moved by compare-and-swap
-    lines/<line>/heads/<8 digits>-<12>.json   every earlier HEAD
+    lines/<line>/HEAD, lines/<line>/heads/    the version in service, and its history: see `heads`
 
-Blob, manifest and version are written in this order, so a version that exists is whole whatever was killed.
+Blob, manifest and version are written in this order, so a version that exists is whole whatever was killed. Everything
+but HEAD is never changed, so it is read once.
 """
 
-import json
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.manifest import Head, Manifest, Version, head_bytes, manifest_bytes
-from tasks.stores.objects import ObjectStore, canonical_json, check_line, sha256
+from tasks.names import check_line
+from tasks.stores.blobs import Blobs
+from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
+from tasks.stores.heads import REPAIR, Heads, Move
+from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
+from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.records import read_record, record_bytes
 
 __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 
 TENSORS = "update.safetensors"
+READERS = 8
+"""Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
 
 
 class SnapshotStore:
@@ -35,76 +39,75 @@ class SnapshotStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
+        self._blobs = Blobs(store, "blobs")
+        self._manifest_blobs = Blobs(store, "manifests", ".json")
+        self._heads = Heads(store)
         self._manifests: dict[str, Manifest] = {}  # addressed by content: never stale
+        self._versions: dict[tuple[str, int], Version] = {}  # created once, and never replaced
 
     def publish(self, manifest: Manifest, tensors: Mapping[str, torch.Tensor]) -> Version:
         """Store the tensors and the manifest, then create the version; again with the same is success.
 
-        Raises LineBusy when another job has created this version; then nothing of ours is in force.
+        Raises:
+            LineBusy: another job has created this version; then nothing of ours is in force.
+            RecordError: a tensor is not finite, or the manifest could not be read again; nothing was stored.
         """
         if manifest.parent is not None:
             self.manifest(manifest.parent)
         blob = _tensor_bytes(tensors, f"version {manifest.version} of line '{manifest.line}'")
         manifest = manifest.model_copy(update={"files": {TENSORS: sha256(blob)}})
         data = manifest_bytes(manifest)
-        snapshot = sha256(data)
-        self.store.put(_blob_key(sha256(blob)), blob)
-        self.store.put(_manifest_key(snapshot), data)
+        pointer = VersionPointer(line=manifest.line, version=manifest.version, snapshot=sha256(data))
+        self._blobs.put(blob)
+        self._manifest_blobs.put(data)
         try:
-            self.store.put_if_absent(
-                _version_key(manifest.line, manifest.version),
-                canonical_json({"line": manifest.line, "version": manifest.version, "snapshot": snapshot}),
-            )
+            self.store.put_if_absent(version_key(manifest.line, manifest.version), record_bytes(pointer))
         except ObjectConflict as error:
             other = self.version(manifest.line, manifest.version).manifest
             raise LineBusy(
                 f"version {manifest.version} of line '{manifest.line}' exists already: created {other.created} by "
                 f"flow run {other.flow_run_id}; this job changed nothing, run it again"
             ) from error
-        return Version(manifest.version, snapshot, manifest)
+        return Version(manifest.version, pointer.snapshot, manifest)
 
     def lines(self) -> list[str]:
         """The lines that have a version, a HEAD or a job."""
         return sorted({key.split("/")[1] for key in self.store.list("lines/")})
 
+    def numbers(self, line: str) -> list[int]:
+        """The numbers of the line's versions, rising; reads none of them."""
+        prefix = f"lines/{check_line(line)}/versions/"
+        names = (key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix))
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def versions(self, line: str) -> list[Version]:
-        """All versions of the line in order."""
-        return [self.version(line, number) for number in self._numbers(line)]
+        """All versions of the line in order; at first look two objects each are read, later those that are new."""
+        numbers = self.numbers(line)
+        if unknown := [number for number in numbers if (line, number) not in self._versions]:
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(partial(self.version, line), unknown))
+        return [self.version(line, number) for number in numbers]
 
     def version(self, line: str, number: int) -> Version:
         """One version. Raises ObjectNotFound."""
-        key = _version_key(check_line(line), number)
-        try:
-            data, _ = self.store.get(key)
-        except ObjectNotFound as error:
-            known = ", ".join(map(str, self._numbers(line))) or "none"
-            raise ObjectNotFound(f"line '{line}' has no version {number}; it has: {known}") from error
-        try:
-            pointer = json.loads(data)
-            snapshot = str(pointer["snapshot"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise _broken(self.store, key) from error
-        manifest = self.manifest(snapshot)
-        if (manifest.line, manifest.version) != (line, number):
-            raise StorageError(
-                f"'{key}' in '{self.store.uri}' points to version {manifest.version} of line '{manifest.line}': "
-                "restore it from a copy of the store"
-            )
-        return Version(number, snapshot, manifest)
+        if (line, number) not in self._versions:
+            self._versions[line, number] = self._read_version(check_line(line), number)
+        return self._versions[line, number]
 
     def next_number(self, line: str) -> int:
         """The number after the highest version of the line; 1 for a new line."""
-        return max(self._numbers(line), default=0) + 1
+        return max(self.numbers(line), default=0) + 1
 
     def manifest(self, snapshot: str) -> Manifest:
         """The manifest with this digest, verified. Raises ObjectNotFound, DigestMismatch."""
         if snapshot not in self._manifests:
-            data = self._verified(_manifest_key(snapshot), snapshot)
-            try:
-                self._manifests[snapshot] = Manifest.model_validate_json(data)
-            except ValidationError as error:
-                raise _broken(self.store, _manifest_key(snapshot)) from error
+            data, where = self._manifest_blobs.get(snapshot), self._manifest_blobs.key(snapshot)
+            self._manifests[snapshot] = read_record(Manifest, data, f"'{where}' in '{self.store.uri}'")
         return self._manifests[snapshot]
+
+    def snapshots(self) -> list[str]:
+        """The digests of all manifests, those that no version points to included."""
+        return self._manifest_blobs.list()
 
     def chain(self, snapshot: str | None) -> list[Manifest]:
         """The manifests from the base up to this snapshot, oldest first; none for the base itself."""
@@ -118,9 +121,8 @@ class SnapshotStore:
         """The tensors of one manifest, their bytes verified before anything parses them. Raises DigestMismatch."""
         tensors: dict[str, torch.Tensor] = {}
         for name, digest in manifest.files.items():
-            data = self._verified(_blob_key(digest), digest)
             try:
-                tensors |= load_safetensors(data)
+                tensors |= load_safetensors(self._blobs.get(digest))
             except SafetensorError as error:
                 raise StorageError(
                     f"'{name}' of version {manifest.version} of line '{manifest.line}' is no safetensors file; "
@@ -129,99 +131,58 @@ class SnapshotStore:
         return tensors
 
     def head(self, line: str) -> Head | None:
-        """HEAD of the line, or None where nothing was ever promoted."""
-        key = _head_key(check_line(line))
-        try:
-            data, etag = self.store.get(key)
-        except ObjectNotFound:
-            return None
-        return self._read_head(key, data).model_copy(update={"etag": etag})
+        """HEAD of the line, or None where nothing was ever promoted; see `Heads.head`."""
+        return self._heads.head(line)
 
-    def heads(self, line: str) -> list[Head]:
-        """Every HEAD the line has had, oldest first, the present one last."""
-        keys = self.store.list(f"lines/{check_line(line)}/heads/")
-        past = [self._read_head(key, self.store.get(key)[0]) for key in keys]
-        head = self.head(line)
-        return [item for item in past if head is None or item.token != head.token] + ([head] if head else [])
+    def heads(self, line: str, since: int = 0) -> list[Head]:
+        """Every HEAD the line has had from this sequence on, oldest first, the present one last."""
+        return self._heads.heads(line, since)
+
+    def past_heads(self, line: str) -> list[Head]:
+        """The HEADs that are recorded, oldest first; asked where HEAD itself may be damaged."""
+        return self._heads.recorded(line)
 
     def move_head(
         self,
         line: str,
         version: Version | None,
         expected: Head | None,
-        action: Literal["promote", "rollback"],
+        action: Literal["promote", "rollback", "reject"],
         actor: str,
         reason: str,
+        rejected: tuple[int, ...] = (),
     ) -> Head:
-        """Put a version (None: the base) in service, if HEAD is still the one expected. Raises HeadMoved.
+        """Put a version (None: the base) in service, if HEAD is still the one expected; see `Heads.move`."""
+        return self._heads.move(line, expected, Move(version, action, actor, reason, rejected))
 
-        The HEAD that goes is kept in the history before the swap, and the new one after it. A kill between
-        the two loses nothing: the next move keeps it first, and `heads` counts HEAD itself in any case.
-        """
-        if version is not None and version.manifest.line != check_line(line):
-            raise StorageError(f"version {version.number} belongs to line '{version.manifest.line}', not '{line}'")
-        head = Head(
-            line=check_line(line),
-            sequence=expected.sequence + 1 if expected else 1,
-            version=version.number if version else 0,
-            snapshot=version.snapshot if version else None,
-            previous=expected.version if expected else None,
-            action=action,
-            actor=actor,
-            reason=reason,
-            moved=datetime.now(UTC),
-            token=uuid.uuid4().hex,
+    def repair_head(self, line: str, actor: str = "errata repair") -> Head:
+        """Put the last recorded HEAD back where it is damaged or gone; see `Heads.repair`."""
+        return self._heads.repair(line, actor)
+
+    def _read_version(self, line: str, number: int) -> Version:
+        key = version_key(line, number)
+        try:
+            data, _ = self.store.get(key)
+        except ObjectNotFound as error:
+            known = ", ".join(map(str, self.numbers(line))) or "none"
+            raise ObjectNotFound(f"line '{line}' has no version {number}; it has: {known}") from error
+        pointer = read_record(
+            VersionPointer, data, f"'{key}' in '{self.store.uri}'", f"'{REPAIR} {line}' makes it again"
         )
-        data = head_bytes(head)
-        try:
-            if expected is None:
-                etag = self.store.put_if_absent(_head_key(line), data)
-            else:
-                self._keep(expected)
-                etag = self.store.put_if_match(_head_key(line), data, expected.etag)
-        except ObjectConflict as error:
-            # Kept already: our swap took effect, its answer was lost, and somebody has moved HEAD on since.
-            if not self.store.exists(_past_key(head)):
-                raise self._moved(line, expected) from error
-            return head
-        self._keep(head)
-        return head.model_copy(update={"etag": etag})
-
-    def _moved(self, line: str, expected: Head | None) -> HeadMoved:
-        now = self.head(line)
-        seen = f"version {expected.version}" if expected else "no version"
-        found = f"by {now.actor} to version {now.version} at {now.moved:%Y-%m-%d %H:%M:%S} UTC" if now else "away"
-        return HeadMoved(f"HEAD of line '{line}' was {seen} and was moved {found}: look at it and repeat")
-
-    def _keep(self, head: Head) -> None:
-        self.store.put(_past_key(head), head_bytes(head))
-
-    def _read_head(self, key: str, data: bytes) -> Head:
-        try:
-            return Head.model_validate_json(data)
-        except ValidationError as error:
-            raise _broken(self.store, key) from error
-
-    def _numbers(self, line: str) -> list[int]:
-        prefix = f"lines/{check_line(line)}/versions/"
-        names = (key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix))
-        return sorted(int(name) for name in names if name.isdecimal())
-
-    def _verified(self, key: str, digest: str) -> bytes:
-        data, _ = self.store.get(key)
-        if sha256(data) != digest:
-            raise DigestMismatch(
-                f"'{key}' in '{self.store.uri}': expected sha256 {digest}, found {sha256(data)}; "
-                "restore it from a copy of the store, or roll back to a version that does not need it"
+        manifest = self.manifest(pointer.snapshot)
+        if (manifest.line, manifest.version) != (line, number):
+            raise StorageError(
+                f"'{key}' in '{self.store.uri}' points to version {manifest.version} of line '{manifest.line}': "
+                "restore it from a copy of the store"
             )
-        return data
+        return Version(number, pointer.snapshot, manifest)
 
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor], what: str) -> bytes:
-    """One safetensors file, dtypes kept. Raises StorageError for a tensor that is not finite."""
+    """One safetensors file, dtypes kept. Raises RecordError for a tensor that is not finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise StorageError(f"{what}: tensor '{name}' is not finite; nothing was stored, undo the batch")
+            raise RecordError(f"{what}: tensor '{name}' is not finite; nothing was stored, undo the batch")
     # safetensors refuses tensors that share memory, as slices of one factor do: hence the copies.
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
@@ -229,29 +190,6 @@ def _tensor_bytes(tensors: Mapping[str, torch.Tensor], what: str) -> bytes:
     return bytes(save_safetensors(copies))
 
 
-def _blob_key(digest: str) -> str:
-    return f"blobs/{digest}.safetensors"
-
-
-def _manifest_key(snapshot: str) -> str:
-    return f"manifests/{snapshot}.json"
-
-
-def _version_key(line: str, number: int) -> str:
+def version_key(line: str, number: int) -> str:
+    """Where the object is whose creation commits a version."""
     return f"lines/{line}/versions/{number:08d}.json"
-
-
-def _head_key(line: str) -> str:
-    return f"lines/{line}/HEAD"
-
-
-def _past_key(head: Head) -> str:
-    # The digest is part of the name so that a HEAD restored from a backup cannot overwrite another's entry.
-    return f"lines/{head.line}/heads/{head.sequence:08d}-{sha256(head_bytes(head))[:12]}.json"
-
-
-def _broken(store: ObjectStore, key: str) -> StorageError:
-    return StorageError(
-        f"'{key}' in '{store.uri}' cannot be read: it is damaged or of another version of Errata; "
-        "restore it from a copy of the store"
-    )

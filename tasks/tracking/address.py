@@ -4,6 +4,7 @@ MLflow itself retries a database that cannot be opened for some 100 seconds and 
 at once with the remedy instead.
 """
 
+import logging
 import os
 import re
 import sqlite3
@@ -11,8 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tasks.report.data import masked
-from tasks.tracking.errors import TrackingError
+from tasks.secrets import without_secrets
+from tasks.tracking.errors import TrackingError, TrackingUnavailable
 
 CONNECT_SECONDS = 5
 
@@ -29,16 +30,14 @@ def quiet_mlflow() -> None:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def without_secrets(text: str) -> str:
-    """`text` with the passwords of the URIs in it masked."""
-    return str(masked({"text": text})["text"])
+    # It writes a traceback for each failure of a database before it raises: of a lock that is waited for, too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line, without secrets."""
-    lines = str(error).strip().splitlines()
+    """What an exception says, on one line, without secrets; of SQLAlchemy's, what the database itself said."""
+    said = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    lines = str(said).strip().splitlines()
     return without_secrets(lines[0][:300] if lines else type(error).__name__).rstrip(". ")
 
 
@@ -84,13 +83,16 @@ def _check_server(uri: str, shown: str) -> None:
         return  # it answers; whether it is MLflow and lets us in, the first call will tell
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise TrackingError(
+        kind = TrackingError if isinstance(error, ValueError) else TrackingUnavailable
+        raise kind(
             f"no MLflow server answers at {shown} ({reason}): start it with 'mlflow server' or correct the tracking URI"
         ) from error
 
 
 def _check_sqlite(uri: str, shown: str) -> None:
+    # Imported here, as below: what does not talk to MLflow does without.
     from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
     try:
         path = Path(make_url(uri).database or "")
@@ -100,7 +102,9 @@ def _check_sqlite(uri: str, shown: str) -> None:
             connection.execute("SELECT count(*) FROM sqlite_master")
         finally:
             connection.close()
-    except Exception as error:
+    except (OSError, sqlite3.Error, ArgumentError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise TrackingUnavailable(f"MLflow database {shown} is locked by another process; try again") from error
         raise TrackingError(
             f"MLflow database {shown} cannot be used ({first_line(error)}): restore the file from a backup, or move it "
             "away and correct the path, so that a new one is created"
@@ -109,6 +113,7 @@ def _check_sqlite(uri: str, shown: str) -> None:
 
 def _check_database(uri: str, shown: str) -> None:
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     try:
         engine = create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS})
@@ -116,8 +121,9 @@ def _check_database(uri: str, shown: str) -> None:
             engine.connect().close()
         finally:
             engine.dispose()
-    except Exception as error:
-        raise TrackingError(
+    except (SQLAlchemyError, ImportError) as error:  # its driver is imported by name
+        kind = TrackingUnavailable if isinstance(error, OperationalError) else TrackingError
+        raise kind(
             f"MLflow database {shown} cannot be used ({first_line(error)}): start it, install its driver, or correct "
             "the tracking URI"
         ) from error

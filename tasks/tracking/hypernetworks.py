@@ -8,6 +8,7 @@ from typing import Any
 
 from editing.errors import HypernetworkError
 from tasks.tracking.client import LINE, Tracker
+from tasks.tracking.connection import guarded
 
 TRAINING, HYPERNETWORK, BASE = "errata.training", "errata.hypernetwork", "errata.base_digest"
 ARTIFACT = "hypernetwork/hypernetwork.safetensors"
@@ -32,34 +33,41 @@ class HypernetworkTracker(Tracker):
 
     def open_run(self, name: str, training: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """The run of a training: the one that was interrupted goes on, or a new one begins. Returns its id."""
-        with self._refusals(f"look for the run of training {training!r}"):
-            known = self._client.search_runs([self.experiment_id], f"tags.`{TRAINING}` = '{training}'", max_results=1)
-            if known:
-                run_id = str(known[0].info.run_id)
-                self._client.update_run(run_id, "RUNNING")
-                return run_id
-        return self.start_run(name, f"train {name} {training[:8]}", params, {TRAINING: training, **tags})
+        known = self._interrupted(training)
+        return known or self.start_run(name, f"train {name} {training[:8]}", params, {TRAINING: training, **tags})
 
+    @guarded("look for the run of training {training!r}")
+    def _interrupted(self, training: str) -> str | None:
+        known = self._client.search_runs([self.experiment_id], f"tags.`{TRAINING}` = '{training}'", max_results=1)
+        if not known:
+            return None
+        self._client.update_run(known[0].info.run_id, "RUNNING")
+        return str(known[0].info.run_id)
+
+    @guarded("look for hypernetwork {digest} of {name!r}")
     def registered(self, name: str, digest: str) -> int | None:
         """The version under which this hypernetwork is registered, if it is."""
-        with self._refusals(f"look for hypernetwork {digest[:12]} of {name!r}"):
-            found = self._client.search_model_versions(f"name = '{name}' and tags.`{HYPERNETWORK}` = '{digest}'")
-            return max((int(version.version) for version in found), default=None)
+        return self._registered(name, digest)
 
+    def _registered(self, name: str, digest: str) -> int | None:
+        found = self._client.search_model_versions(f"name = '{name}' and tags.`{HYPERNETWORK}` = '{digest}'")
+        return max((int(version.version) for version in found), default=None)
+
+    @guarded("register hypernetwork {digest} as {name!r}")
     def register_hypernetwork(self, name: str, run_id: str, data: bytes, digest: str, tags: Mapping[str, str]) -> int:
         """Log the file with the run and register it as a version of `name`; once. Returns MLflow's version number."""
-        if (known := self.registered(name, digest)) is not None:
+        if (known := self._registered(name, digest)) is not None:
             return known
-        with self._refusals(f"register hypernetwork {digest[:12]} as {name!r}"):
-            folder, _, file = ARTIFACT.rpartition("/")
-            with tempfile.TemporaryDirectory() as local:
-                Path(local, file).write_bytes(data)
-                self._client.log_artifact(run_id, f"{local}/{file}", folder)
-            self._ensure_line(name)
-            source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
-            marked = {LINE: name, HYPERNETWORK: digest, **tags}
-            return int(self._client.create_model_version(name, source=source, run_id=run_id, tags=marked).version)
+        folder, _, file = ARTIFACT.rpartition("/")
+        with tempfile.TemporaryDirectory() as local:
+            Path(local, file).write_bytes(data)
+            self._client.log_artifact(run_id, f"{local}/{file}", folder)
+        self._ensure_line(name)
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
+        marked = {LINE: name, HYPERNETWORK: digest, **tags}
+        return int(self._client.create_model_version(name, source=source, run_id=run_id, tags=marked).version)
 
+    @guarded("find {reference}")
     def locate(self, reference: str) -> tuple[str, str, str | None]:
         """Run id, path of the artifact and, of a registered version, the sha256 that `models:/` or `runs:/` names.
 
@@ -68,12 +76,11 @@ class HypernetworkTracker(Tracker):
         """
         if match := _MODEL.fullmatch(reference):
             name, number, alias = match.groups()
-            with self._refusals(f"find {reference}"):
-                version = (
-                    self._client.get_model_version_by_alias(name, alias)
-                    if alias
-                    else self._client.get_model_version(name, number)
-                )
+            version = (
+                self._client.get_model_version_by_alias(name, alias)
+                if alias
+                else self._client.get_model_version(name, number)
+            )
             if HYPERNETWORK not in version.tags:
                 raise HypernetworkError(f"{reference} is no hypernetwork (no tag {HYPERNETWORK}); name another model")
             return str(version.run_id), ARTIFACT, str(version.tags[HYPERNETWORK])
@@ -81,9 +88,10 @@ class HypernetworkTracker(Tracker):
             return match[1], match[2] or ARTIFACT, None
         raise _unknown(reference)
 
+    @guarded("fetch '{path}' of run {run_id}")
     def download(self, run_id: str, path: str) -> bytes:
         """The bytes of an artifact: a file, or the one .safetensors file of a folder."""
-        with self._refusals(f"fetch '{path}' of run {run_id}"), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             found = Path(self._client.download_artifacts(run_id, path, folder))
             files = sorted(found.glob("*.safetensors")) if found.is_dir() else [found]
             if len(files) == 1:

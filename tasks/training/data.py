@@ -1,6 +1,7 @@
 """What a hypernetwork is trained on: edits of a file, and others of other subjects to judge it by."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def _read(path: Path, limit: int | None) -> tuple[list[Edit], list[str]]:
 
 def _subjects_of(edits: Sequence[Edit], count: int, seed: int) -> set[str]:
     """Subjects in random order, up to the one that brings at least `count` edits."""
-    subjects = sorted({edit.subject for edit in edits})
+    edits_of = Counter(edit.subject for edit in edits)
+    subjects = sorted(edits_of)
     random.Random(seed).shuffle(subjects)
     chosen: set[str] = set()
     found = 0
@@ -68,5 +70,5 @@ def _subjects_of(edits: Sequence[Edit], count: int, seed: int) -> set[str]:
         if found >= count:
             break
         chosen.add(subject)
-        found += sum(edit.subject == subject for edit in edits)
+        found += edits_of[subject]
     return chosen

@@ -1,29 +1,23 @@
-"""A training of a hypernetwork under way: what its steps share, and when it is over.
-
-A plain class on purpose, as tasks/update/job.py's: Prefect looks into dataclasses that are passed to tasks, and this
-one holds a language model.
-"""
+"""A training of a hypernetwork: what is asked for, which training that is, how fast it goes and when it is over."""
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from editing.config import Config, LayerNumbers
 from editing.layout import layout_of
-from editing.measure.metrics import EditScores
 from editing.methods import edited_layers
 from editing.methods.mend.examples import edits_digest
 from editing.methods.mend.method import MendConfig
-from editing.methods.mend.training import MendTrainer, MendTraining, StepLosses
+from editing.methods.mend.options import MendTraining
 from editing.models import LoadedModel
 from tasks.lines.hypernetworks import resolve
-from tasks.progress import progress
 from tasks.stores.checkpoints import Checkpoint, Checkpoints
 from tasks.stores.objects import canonical_json, sha256
-from tasks.tracking.hypernetworks import HypernetworkTracker
 from tasks.training.data import TrainingData
-from tasks.workplace import EXPERIMENT, Workplace
+from tasks.workplace import Workplace
 
 FORMAT = 2
 """Counts the changes of what a training does for one configuration: checkpoints of another are not gone on from."""
@@ -65,42 +59,29 @@ class TrainingSummary(BaseModel):
     validation: dict[str, float]
 
 
-class TrainingJob:
-    """What the steps of one training share."""
+class Training:
+    """Which training it is: base, weights, data and configuration make its id. Nothing here changes while it runs.
 
-    loaded: LoadedModel
-    layers: tuple[int, ...]
-    start: str | None
-    """sha256 of the hypernetwork that it begins with."""
-    id: str
-    checkpoints: Checkpoints
-    trainer: MendTrainer
-    before: dict[str, EditScores]
-    tracker: HypernetworkTracker
+    A plain class on purpose: Prefect looks into dataclasses that are passed to tasks, and this one holds a language
+    model and all edits.
 
-    def __init__(self, workplace: Workplace, plan: TrainingPlan, data: TrainingData) -> None:
-        self.workplace, self.plan, self.data = workplace, plan, data
-        self.run_id = ""
-        self.last: Checkpoint | None = None
-        """The checkpoint that the training goes on from."""
-        self.seen: list[StepLosses] = []
-        """Steps since that checkpoint."""
-        self.earlier = 0.0
-        """Seconds trained in runs before this one."""
-        self.begun = time.monotonic()
-        self.first_step = 0
+    Raises:
+        ModelError, HypernetworkError, UsageError: the plan does not fit the model, or begins with what is not there.
+    """
 
-    def identify(self, loaded: LoadedModel) -> None:
-        """Which training this is: base, weights, data and configuration make its id."""
-        self.loaded, model = loaded, loaded.model
-        layout, config = layout_of(model), MendConfig(layers=self.plan.layers, projections=self.plan.projections)
-        self.layers = edited_layers(model, layout, config)
-        layout.projections(model, self.layers, self.plan.projections)
-        self.start = resolve(self.plan.start, self.workplace.settings) if self.plan.start else None
-        description = self.description()
-        self.id = sha256(canonical_json(description))[:16]
-        self.checkpoints = Checkpoints(self.workplace.store.store, self.id)
-        self.checkpoints.describe(description)
+    def __init__(
+        self, workplace: Workplace, plan: TrainingPlan, data: TrainingData, loaded: LoadedModel, base: dict[str, str]
+    ) -> None:
+        self.workplace, self.plan, self.data, self.loaded = workplace, plan, data, loaded
+        self.base = base
+        """How the base was asked for: model and dtype."""
+        model, layout = loaded.model, layout_of(loaded.model)
+        self.layers = edited_layers(model, layout, MendConfig(layers=plan.layers, projections=plan.projections))
+        layout.projections(model, self.layers, plan.projections)
+        self.start = resolve(plan.start, workplace.settings) if plan.start else None
+        """sha256 of the hypernetwork that it begins with."""
+        self.id = sha256(canonical_json(self.description()))[:16]
+        self.checkpoints = Checkpoints(workplace.store.store, self.id)
 
     def description(self) -> dict[str, Any]:
         """Everything that the hypernetwork is a function of, but for when the training ends."""
@@ -115,14 +96,30 @@ class TrainingJob:
             "start_digest": self.start,
         }
 
-    def new_tracker(self) -> HypernetworkTracker:
-        settings = self.workplace.settings
-        return HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
 
-    def begin(self) -> None:
-        """Time counts from now."""
-        self.earlier = self.last.seconds if self.last else 0.0
-        self.begun, self.first_step = time.monotonic(), self.trainer.step
+def why_ended(plan: TrainingPlan, last: Checkpoint | None) -> str:
+    """Why no further step is taken after this checkpoint; empty while there is one to take."""
+    if last is None:
+        return ""
+    if last.stale >= plan.patience:
+        return f"no better score in {last.stale} validations"
+    if last.step >= plan.steps:
+        return f"{plan.steps} steps"
+    if plan.minutes is not None and last.seconds >= 60 * plan.minutes:
+        return f"{plan.minutes:g} minutes"
+    return ""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a training takes: from its plan, where this run began, and the clock."""
+
+    plan: TrainingPlan
+    first_step: int
+    """The step that this run went on from."""
+    earlier: float
+    """Seconds trained in runs before this one."""
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
@@ -133,35 +130,16 @@ class TrainingJob:
     def out_of_time(self) -> bool:
         return self.plan.minutes is not None and self.seconds >= 60 * self.plan.minutes
 
-    @property
-    def rate(self) -> float:
-        """Steps a second in this run, validations included."""
-        return (self.trainer.step - self.first_step) / max(time.monotonic() - self.begun, 1e-9)
+    def rate(self, step: int) -> float:
+        """Steps a second in this run up to `step`, validations included."""
+        return (step - self.first_step) / max(time.monotonic() - self.begun, 1e-9)
 
-    @property
-    def expected_steps(self) -> int:
-        """Where it will end: at its last step, or where the time will be over."""
-        if self.plan.minutes is None or self.trainer.step == self.first_step:
-            return self.plan.steps
+    def expected_steps(self, step: int) -> int:
+        """Where it will end, seen from `step`: at its last step, or where the time will be over."""
+        if self.plan.minutes is None or step == self.first_step:
+            return max(self.plan.steps, step)
         left = max(0.0, 60 * self.plan.minutes - self.seconds)
-        return min(self.plan.steps, self.trainer.step + int(left * self.rate))
+        return max(min(self.plan.steps, step + int(left * self.rate(step))), step)
 
-    @property
-    def minutes_left(self) -> float:
-        return max(0, self.expected_steps - self.trainer.step) / max(self.rate, 1e-9) / 60
-
-    def ended(self) -> str:
-        """Why no further step is taken; empty while there is one to take. Asked at checkpoints only."""
-        if self.last is None:
-            return ""
-        if self.last.stale >= self.plan.patience:
-            return f"no better score in {self.last.stale} validations"
-        if self.last.step >= self.plan.steps:
-            return f"{self.plan.steps} steps"
-        if self.plan.minutes is not None and self.last.seconds >= 60 * self.plan.minutes:
-            return f"{self.plan.minutes:g} minutes"
-        return ""
-
-    def show(self) -> None:
-        """Let whoever listens know how far it is."""
-        progress("steps", self.trainer.step, max(self.expected_steps, self.trainer.step))
+    def minutes_left(self, step: int) -> float:
+        return (self.expected_steps(step) - step) / max(self.rate(step), 1e-9) / 60

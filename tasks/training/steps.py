@@ -1,103 +1,132 @@
 """The steps of a training, one Prefect task each; only those that talk to storage or MLflow are retried."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from editing.files import write_atomically
-from editing.measure.metrics import evaluate
-from editing.methods.kept import release_memory
+from editing.measure.metrics import EditScores, evaluate
+from editing.methods.gradients.memo import release_memory
 from editing.methods.mend.files import load_network, network_bytes, parse_network
+from editing.methods.mend.options import StepLosses
 from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate as measure
 from editing.models import load_model
-from tasks.lines.hypernetworks import cached, store_key
+from tasks.lines.hypernetworks import cached, stored
 from tasks.progress import note, progress
-from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
+from tasks.retries import RETRIES
 from tasks.stores.checkpoints import Checkpoint
 from tasks.stores.errors import StorageError
-from tasks.stores.objects import sha256
-from tasks.tracking.hypernetworks import BASE, TRAINING
-from tasks.training.job import TrainingJob, TrainingSummary
+from tasks.tracking.hypernetworks import BASE, TRAINING, HypernetworkTracker
+from tasks.tracking.steps import StepLog
+from tasks.training.data import TrainingData
+from tasks.training.job import Pace, Training, TrainingPlan, TrainingSummary, why_ended
+from tasks.workplace import Workplace
 
 SHOWN_EVERY_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """A training's run in MLflow, and the name under which what it trains is registered."""
+
+    tracker: HypernetworkTracker
+    id: str
+    name: str
+
+
 @task(task_run_name="prepare", cache_policy=NO_CACHE)
-def prepare(job: TrainingJob, model: str, dtype: str) -> None:
-    """Load the base, and the training's last whole checkpoint where there is one; check every edit."""
-    settings = job.workplace.settings
+def prepare(workplace: Workplace, plan: TrainingPlan, data: TrainingData, model: str, dtype: str) -> Training:
+    """Load the base, find out which training this is, and say so in the store."""
+    settings = workplace.settings
     progress("model", 0, 1)
-    job.identify(load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder))
+    loaded = load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder)
     progress("model", 1, 1)
-    found, learnt = job.checkpoints.newest(), job.data.learnt
+    training = Training(workplace, plan, data, loaded, {"model": model, "dtype": dtype})
+    training.checkpoints.describe(training.description())
+    return training
+
+
+@task(task_run_name="go-on", cache_policy=NO_CACHE)
+def go_on(training: Training) -> tuple[MendTrainer, Checkpoint | None]:
+    """The trainer as its last whole checkpoint left it, or at its beginning where there is none; checks every edit."""
+    found, learnt, plan = training.checkpoints.newest(), training.data.learnt, training.plan
     if found is None:
-        earlier = load_network(cached(settings, job.start), job.start) if job.start else None
-        job.trainer = MendTrainer.start(
-            job.loaded, learnt, job.layers, job.plan.projections, job.plan.training, earlier
-        )
-    else:
-        job.last, data = found
-        job.trainer = MendTrainer.resume_from(data, f"trainings/{job.id}", job.loaded, learnt)
-        done = job.ended()
-        note(f"training {job.id} {'is complete' if done else 'goes on'}: step {job.last.step}")
-        if done:
-            return
-    job.before = {one.edit_id: one for one in evaluate(job.loaded.model, job.loaded.tokenizer, job.data.validated)}
-    job.begin()
+        start, settings = training.start, training.workplace.settings
+        earlier = load_network(cached(settings, start), start) if start else None
+        loaded, layers = training.loaded, training.layers
+        return MendTrainer.start(loaded, learnt, layers, plan.projections, plan.training, earlier), None
+    last, data = found
+    note(f"training {training.id} {'is complete' if why_ended(plan, last) else 'goes on'}: step {last.step}")
+    return MendTrainer.resume_from(data, f"trainings/{training.id}", training.loaded, learnt), last
 
 
-@task(task_run_name="train-from-{job.trainer.step}", cache_policy=NO_CACHE)
-def train(job: TrainingJob, on_progress: Callable[[], None]) -> None:
+@task(task_run_name="ask-the-base", cache_policy=NO_CACHE)
+def ask_base(training: Training) -> dict[str, EditScores]:
+    """What the base says to the edits that are held out, by id."""
+    loaded = training.loaded
+    return {one.edit_id: one for one in evaluate(loaded.model, loaded.tokenizer, training.data.validated)}
+
+
+@task(task_run_name="train-from-{trainer.step}", cache_policy=NO_CACHE)
+def train(trainer: MendTrainer, pace: Pace, on_progress: Callable[[], None]) -> list[StepLosses]:
     """Steps up to the next checkpoint: the next multiple of `every`, the last step, or when the time is over.
 
     Raises:
         HypernetworkError: too many losses in a row were not finite.
     """
-    plan, shown = job.plan, 0.0
-    until = min(plan.steps, (job.trainer.step // plan.every + 1) * plan.every)
-    while job.trainer.step < until and not (job.seen and job.out_of_time):
-        job.seen.append(job.trainer.train_step())
-        job.show()
+    plan, shown = pace.plan, 0.0
+    until = min(plan.steps, (trainer.step // plan.every + 1) * plan.every)
+    seen: list[StepLosses] = []
+    while trainer.step < until and not (seen and pace.out_of_time):
+        seen.append(trainer.train_step())
+        progress("steps", trainer.step, pace.expected_steps(trainer.step))
         if time.monotonic() - shown > SHOWN_EVERY_SECONDS:
             on_progress()
             release_memory()
             shown = time.monotonic()
+    return seen
 
 
-@task(task_run_name="validate-{job.trainer.step}", cache_policy=NO_CACHE)
-def validate(job: TrainingJob) -> dict[str, float]:
+@task(task_run_name="validate-{trainer.step}", cache_policy=NO_CACHE)
+def validate(training: Training, trainer: MendTrainer, before: Mapping[str, EditScores]) -> dict[str, float]:
     """Measure the hypernetwork as it is on the edits that are held out, as many together as it is trained for."""
     progress("validation", 0, 1)
-    together = job.plan.training.edits_together
-    found = measure(job.loaded, job.trainer.network, job.data.validated, job.before, together)
+    together = training.plan.training.edits_together
+    found = measure(training.loaded, trainer.network, training.data.validated, before, together)
     progress("validation", 1, 1)
     return found
 
 
-@task(task_run_name="checkpoint-{job.trainer.step}", cache_policy=NO_CACHE, **STORAGE_RETRIES)
-def checkpoint(job: TrainingJob, validation: dict[str, float]) -> None:
-    """Publish how far the training is; killed before, during or after, it goes on from the last whole one."""
-    best, stale = (job.last.best_score, job.last.stale) if job.last else (-1.0, 0)
+@task(task_run_name="checkpoint-{trainer.step}", cache_policy=NO_CACHE, **RETRIES)
+def checkpoint(
+    training: Training, trainer: MendTrainer, last: Checkpoint | None, validation: dict[str, float], seconds: float
+) -> Checkpoint:
+    """Publish how far the training is; killed before, during or after, it goes on from the last whole one.
+
+    `seconds` trained so far: a second try publishes the same bytes as the first, which may have got through.
+    """
+    best, stale = (last.best_score, last.stale) if last else (-1.0, 0)
     better = validation["score"] > best
-    job.last = job.checkpoints.publish(
+    return training.checkpoints.publish(
         Checkpoint(
-            step=job.trainer.step,
-            seconds=job.seconds,
+            step=trainer.step,
+            seconds=seconds,
             validation=validation,
             best_score=max(best, validation["score"]),
             stale=0 if better else stale + 1,
         ),
-        job.trainer.to_bytes(),
+        trainer.to_bytes(),
     )
-    job.seen = []
 
 
-@task(task_run_name="curves-{job.trainer.step}", cache_policy=NO_CACHE, **TRACKING_RETRIES)
-def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
-    """The losses of each step since the last checkpoint, and the validation, to MLflow in one go."""
+def log_curves(
+    log: StepLog, trainer: MendTrainer, seen: Sequence[StepLosses], validation: dict[str, float], rate: float
+) -> None:
+    """The losses of each step since the last checkpoint, and the validation, to MLflow; `rate` in steps a second."""
     curves = [
         (
             one.step,
@@ -108,42 +137,40 @@ def log_curves(job: TrainingJob, validation: dict[str, float]) -> None:
                 "gradient_norm": one.gradient_norm,
             },
         )
-        for one in job.seen
+        for one in seen
     ]
     whole = {f"validation_{name}": value for name, value in validation.items()}
-    whole |= {"skipped": float(job.trainer.skipped), "steps_per_second": job.rate}
-    whole |= {f"step_size_{i}": size for i, size in enumerate(job.trainer.network.step_sizes().values())}
-    job.tracker.log_steps(job.run_id, [*curves, (job.trainer.step, whole)])
+    whole |= {"skipped": float(trainer.skipped), "steps_per_second": rate}
+    whole |= {f"step_size_{i}": size for i, size in enumerate(trainer.network.step_sizes().values())}
+    log.log([*curves, (trainer.step, whole)])
 
 
-@task(task_run_name="register", cache_policy=NO_CACHE, **TRACKING_RETRIES)
-def register(job: TrainingJob, name: str, model: str, dtype: str) -> TrainingSummary:
+@task(task_run_name="register", cache_policy=NO_CACHE, **RETRIES)
+def register(training: Training, run: TrackedRun, last: Checkpoint, skipped: int) -> TrainingSummary:
     """The best checkpoint's hypernetwork into the store, the cache and MLflow's registry; each once."""
-    found = job.checkpoints.best()
+    found = training.checkpoints.best()
     if found is None:
-        raise StorageError(f"training '{job.id}' lost its checkpoints; run the command again")
+        raise StorageError(f"training '{training.id}' lost its checkpoints; run the command again")
     best, data = found
-    network, _, _ = parse_network(data, f"trainings/{job.id}")
+    network, _, _ = parse_network(data, f"trainings/{training.id}")
     data = network_bytes(network)
-    digest = sha256(data)
-    job.workplace.store.store.put(store_key(digest), data)
-    write_atomically(cached(job.workplace.settings, digest), data)
-    tags = {TRAINING: job.id, BASE: job.loaded.digest, "model": model, "dtype": dtype, "step": str(best.step)}
+    digest = stored(training.workplace.store.store).put(data)
+    write_atomically(cached(training.workplace.settings, digest), data)
+    tags = {TRAINING: training.id, BASE: training.loaded.digest, **training.base, "step": str(best.step)}
     measured = {f"validation_{key}": f"{value:.4f}" for key, value in best.validation.items()}
-    version = job.tracker.register_hypernetwork(name, job.run_id, data, digest, tags | measured)
-    job.tracker.finish_run(job.run_id)
-    assert job.last is not None
+    version = run.tracker.register_hypernetwork(run.name, run.id, data, digest, tags | measured)
+    run.tracker.finish_run(run.id)
     return TrainingSummary(
-        name=name,
+        name=run.name,
         version=version,
         hypernetwork=digest,
-        training=job.id,
-        ended=job.ended(),
-        steps=job.last.step,
+        training=training.id,
+        ended=why_ended(training.plan, last),
+        steps=last.step,
         best_step=best.step,
-        seconds=job.last.seconds,
-        skipped=job.trainer.skipped,
-        learnt=len(job.data.learnt),
-        refused=len(job.data.refused),
+        seconds=last.seconds,
+        skipped=skipped,
+        learnt=len(training.data.learnt),
+        refused=len(training.data.refused),
         validation=best.validation,
     )

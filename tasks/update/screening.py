@@ -1,21 +1,136 @@
-"""What a model cannot take, found before any work is done."""
+"""What a model cannot take, found before any work is done: no request may end a job.
 
-from collections.abc import Sequence
+A request whose prompt or target cannot be read is refused by name. What is only asked about it (a paraphrase, a
+neighbor, what follows from it, its old answer) is left out where it cannot be read, with a finding on the request.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from editing.edit import Edit
-from editing.errors import InvalidEdit
-from editing.tokens import check_edit
-from tasks.ledger.intake import Intake
+from editing.errors import InvalidEdit, SearchError, SolveError
+from editing.measure.fluency import generate
+from editing.measure.metrics import neighbor_pairs, portability_pairs, prompt_pairs
+from editing.measure.scoring import check_length, encode_prompts, encode_queries
+from editing.methods import find_method
+from editing.models import LoadedModel
+from editing.search.rows import KL_PROMPT
+from editing.tokens import check_edits, encode_prompt
 from tasks.update.session import Session
 
+REQUEST_FAULTS = (InvalidEdit, SearchError, SolveError)
+"""What one request can cause while its batch is searched, solved, written or measured: a verdict on it, not the end."""
 
-def screen(session: Session, edits: Sequence[Edit]) -> Intake:
-    """Refuse what this model cannot take: a subject lost in tokens, a prompt longer than it reads."""
-    accepted, rejected = [], {}
+
+@dataclass(frozen=True)
+class Screened:
+    """What can be taken up: edits in their order, without what the model cannot be asked about them."""
+
+    accepted: tuple[Edit, ...] = ()
+    rejected: dict[str, str] = field(default_factory=dict)
+    """Reasons by request id."""
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was left out of an accepted request, by its id."""
+
+
+def screen(session: Session, edits: Sequence[Edit]) -> Screened:
+    """Encode everything that will be written and asked, in every context; refuse, or leave out, what cannot be read."""
+    writable: list[Edit] = []
+    rejected: dict[str, str] = {}
     for edit in edits:
         try:
-            check_edit(session.loaded.model, session.loaded.tokenizer, edit)
-            accepted.append(edit)
+            _check_writable(session, edit)
+            writable.append(edit)
         except InvalidEdit as error:
             rejected[edit.id] = str(error)
-    return Intake(tuple(accepted), rejected)
+    found = readable(session.loaded, writable)
+    return Screened(found.accepted, rejected | found.rejected, found.findings)
+
+
+def readable(loaded: LoadedModel, edits: Sequence[Edit]) -> Screened:
+    """The edits as far as this model can be asked about them, whether or not they could be written now."""
+    accepted: list[Edit] = []
+    rejected: dict[str, str] = {}
+    findings: dict[str, tuple[str, ...]] = {}
+    for edit in edits:
+        if _unreadable(loaded, _all_pairs(edit)) is None:
+            accepted.append(edit)
+        elif (why := _unreadable(loaded, [(edit.text, edit.target_new)])) is not None:
+            rejected[edit.id] = f"edit '{edit.id}': {why}"
+        else:
+            shorter, findings[edit.id] = _without_unreadable(loaded, edit)
+            accepted.append(shorter)
+    return Screened(tuple(accepted), rejected, findings)
+
+
+def answers(loaded: LoadedModel, prompts: Sequence[str], tokens: int) -> list[str]:
+    """What the model, as it stands, writes after each prompt; '' after one that it cannot read."""
+    asked = readable_prompts(loaded, prompts)
+    said = dict(zip(asked, generate(loaded.model, loaded.tokenizer, asked, tokens), strict=True))
+    return [said.get(prompt, "").strip() for prompt in prompts]
+
+
+def readable_prompts(loaded: LoadedModel, prompts: Sequence[str]) -> list[str]:
+    """Those of the prompts that the model can read, each once, in their order."""
+
+    def reads(prompt: str) -> bool:
+        try:
+            check_length(loaded.model, encode_prompts(loaded.tokenizer, [prompt])[prompt], prompt)
+        except InvalidEdit:
+            return False
+        return True
+
+    return [prompt for prompt in dict.fromkeys(prompts) if reads(prompt)]
+
+
+def _check_writable(session: Session, edit: Edit) -> None:
+    """Raises InvalidEdit for what no batch could write: too long in some context, or lost in tokens, or out of reach.
+
+    The search also asks what the subject is, which may be longer than the prompt.
+    """
+    model, tokenizer, prefixes = session.loaded.model, session.loaded.tokenizer, session.method_input.prefixes
+    check_edits(model, tokenizer, [edit, edit.model_copy(update={"prompt": KL_PROMPT})], prefixes)
+    at_subject = find_method(session.config.method).searches and len(prefixes) > 1
+    if at_subject and encode_prompt(tokenizer, "", edit.prompt, edit.subject).subject_index == 0:
+        raise InvalidEdit(
+            f"edit '{edit.id}': subject '{edit.subject}' is the first token of '{edit.text}', where method "
+            f"'{session.config.method}' cannot write; begin the prompt with a word, for example 'It is said that "
+            f"{edit.prompt}', or choose another method, for example finetune"
+        )
+
+
+def _all_pairs(edit: Edit) -> list[tuple[str, str]]:
+    return [
+        *(pair for prompt in (edit.text, *edit.paraphrases) for pair in prompt_pairs(edit, prompt)),
+        *(pair for probe in edit.neighborhood for pair in neighbor_pairs(edit, probe)),
+        *(pair for probe in edit.portability for pair in portability_pairs(edit, probe)),
+    ]
+
+
+def _without_unreadable(loaded: LoadedModel, edit: Edit) -> tuple[Edit, tuple[str, ...]]:
+    """The edit without the probes and the old answer that cannot be read, and a sentence for each of those."""
+    findings: list[str] = []
+
+    def reads(what: str, pairs: Iterator[tuple[str, str]]) -> bool:
+        why = _unreadable(loaded, list(pairs))
+        if why is not None:
+            findings.append(f"{what} was left out: {why}")
+        return why is None
+
+    if not reads("target_true", prompt_pairs(edit, edit.text)):
+        edit = edit.model_copy(update={"target_true": None})
+    kept = {
+        "paraphrases": tuple(p for p in edit.paraphrases if reads("a paraphrase", prompt_pairs(edit, p))),
+        "neighborhood": tuple(p for p in edit.neighborhood if reads("a neighbor", neighbor_pairs(edit, p))),
+        "portability": tuple(p for p in edit.portability if reads("a portability prompt", portability_pairs(edit, p))),
+    }
+    return edit.model_copy(update=kept), tuple(findings)
+
+
+def _unreadable(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> str | None:
+    """Why one of these (prompt, target) cannot be scored on this model; None when all can."""
+    try:
+        encode_queries(loaded.model, loaded.tokenizer, pairs)
+    except InvalidEdit as error:
+        return str(error)
+    return None

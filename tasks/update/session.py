@@ -1,26 +1,24 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from editing.config import MethodConfig
+from editing.cache import Cache
+from editing.config import LocatingConfig, MethodConfig
 from editing.edit import Edit
-from editing.files import write_atomically
 from editing.layout import layout_of
 from editing.measure.fluency import fluency
 from editing.measure.metrics import EditScores, evaluate
-from editing.methods import edited_layers, find_method
-from editing.methods.base import BatchUpdate, Setting
-from editing.methods.history import KeyHistory
+from editing.methods import edited_layers
 from editing.methods.mend.method import MendConfig, network_for
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel, load_model
 from editing.search.values import search_values
 from editing.weights import EditedWeights
@@ -29,7 +27,7 @@ from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
-from tasks.update.prepared import Progress, prepare, silent
+from tasks.update.prepared import Preparation, Progress, dump_json, silent
 
 FLUENCY_SEED = 0
 VALUES_VERSION = 2
@@ -42,68 +40,71 @@ class Session:
 
     loaded: LoadedModel
     config: MethodConfig
-    setting: Setting
+    method_input: MethodInput
     weights: EditedWeights
-    cache: Path
+    cache: Cache
     held_out: list[str]
     live: list[str] = field(default_factory=list)
     """Ids of the requests whose facts stand in the weights, oldest first."""
 
     def restore(self, versions: Iterable[tuple[Manifest, dict[str, Tensor]]]) -> None:
         """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
-        self.live += restore_weights(self.loaded, self.weights, self.setting.history, versions)
+        self.live += restore_weights(self.loaded, self.weights, self.method_input.history, versions)
 
     def remember(self, request_ids: Sequence[str], batch: BatchUpdate) -> None:
         """A batch was kept: later batches leave its keys alone and count its features."""
-        self.setting.history.add(batch.keys, batch.moments)
+        self.method_input.history.add(batch.keys, batch.moments)
         self.live += request_ids
 
     def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
         """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
-        if not find_method(self.config.method).searches:
+        config, total = self.config, len(edits)
+        if not isinstance(config, LocatingConfig):
             return self.search(edits)
-        paths = {edit.id: self._value_path(edit) for edit in edits}
-        found = {edit.id: _read_tensor(paths[edit.id], "z_star") for edit in edits}
-        missing = [edit for edit in edits if found[edit.id] is None]
-        at_once = self.config.search.edits_at_once
-        on_progress("values", len(edits) - len(missing), len(edits))
-        for start in range(0, len(missing), at_once):
-            chunk = missing[start : start + at_once]
-            for edit, z_star in zip(chunk, self.search(chunk), strict=True):
-                found[edit.id] = z_star
-                write_atomically(paths[edit.id], save({"z_star": z_star.contiguous()}))
-            on_progress("values", len(edits) - len(missing) + start + len(chunk), len(edits))
-        return torch.stack([z for edit in edits if (z := found[edit.id]) is not None])
+        at_once = config.search.edits_at_once
+
+        def make(missing: list[int]) -> Iterator[Tensor]:
+            done = total - len(missing)
+            on_progress("values", done, total)
+            for start in range(0, len(missing), at_once):
+                chunk = [edits[number] for number in missing[start : start + at_once]]
+                yield from self.search(chunk)
+                on_progress("values", done + start + len(chunk), total)
+
+        abouts = [self._about_value(config, edit) for edit in edits]
+        found = self.cache.get_all("values", abouts, make, _value_bytes, _read_value)
+        on_progress("values", total, total)
+        return torch.stack(found)
 
     def search(self, edits: Sequence[Edit], on_done: Callable[[int], None] = lambda done: None) -> Tensor:
         """z* of each edit (n, m) float32, searched now on the base; of size zero for a method that wants none."""
-        if not find_method(self.config.method).searches:
+        if not isinstance(self.config, LocatingConfig):
             return torch.zeros(len(edits), 0)
         with self.weights.at_base():
             found = search_values(
                 self.loaded.model,
                 self.loaded.tokenizer,
-                self.setting.layout,
+                self.method_input.layout,
                 edits,
-                self.setting.layers[-1],
+                self.method_input.layers[-1],
                 self.config.search,
-                self.setting.prefixes,
+                self.method_input.prefixes,
                 on_done,
             )
         return torch.stack([value.z_star for value in found])
 
     def base_scores(self, edits: Sequence[Edit], max_neighborhood: int | None) -> dict[str, EditScores]:
         """Metrics of each edit on the base, by id: what 'before' means everywhere; cached."""
-        paths = {edit.id: self._cached("scores", {"probes": max_neighborhood}, edit, "json") for edit in edits}
-        found = {edit.id: scores for edit in edits if (scores := _read_scores(paths[edit.id], edit.id))}
-        missing = [edit for edit in edits if edit.id not in found]
-        if missing:
+
+        def make(missing: list[int]) -> list[EditScores]:
+            asked = [edits[number] for number in missing]
             with self.weights.at_base():
-                fresh = evaluate(self.loaded.model, self.loaded.tokenizer, missing, max_neighborhood=max_neighborhood)
-            for scores in fresh:
-                found[scores.edit_id] = scores
-                write_atomically(paths[scores.edit_id], json.dumps(scores.to_json()).encode())
-        return found
+                return evaluate(self.loaded.model, self.loaded.tokenizer, asked, max_neighborhood=max_neighborhood)
+
+        abouts = [[self.loaded.digest, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
+        scores = self.cache.get_all("scores", abouts, make, _scores_bytes, _read_scores)
+        # The cache knows edits by what they ask, not by their ids.
+        return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
 
     def fluency(self, prompts: Sequence[str], tokens: int) -> float:
         """Mean entropy (bits) of what the model, as it stands, writes after the prompts; the same draws every time."""
@@ -111,29 +112,23 @@ class Session:
 
     def base_fluency(self, prompts: Sequence[str], tokens: int) -> float:
         """The same of the base; cached."""
-        about = json.dumps([self.loaded.digest, list(prompts), tokens, FLUENCY_SEED])
-        path = self.cache / "fluency" / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-        found = _read_fluency(path)
-        if found is None:
-            with self.weights.at_base():
-                found = self.fluency(prompts, tokens)
-            write_atomically(path, json.dumps({"fluency": found}).encode())
-        return found
 
-    def _value_path(self, edit: Edit) -> Path:
-        about = {
+        def make() -> float:
+            with self.weights.at_base():
+                return self.fluency(prompts, tokens)
+
+        about = [self.loaded.digest, list(prompts), tokens, FLUENCY_SEED]
+        return self.cache.get("fluency", about, make, lambda value: dump_json({"fluency": value}), _read_fluency)
+
+    def _about_value(self, config: LocatingConfig, edit: Edit) -> list[object]:
+        search = {
             "version": VALUES_VERSION,
-            "search": self.config.search.model_dump(exclude={"edits_at_once"}),
-            "layer": self.setting.layers[-1],
-            "prefixes": self.setting.prefixes,
+            "search": config.search.model_dump(exclude={"edits_at_once"}),
+            "layer": self.method_input.layers[-1],
+            "prefixes": self.method_input.prefixes,
         }
         stated = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
-        return self._cached("values", about, stated, "safetensors")
-
-    def _cached(self, kind: str, about: dict[str, object], edit: Edit, suffix: str) -> Path:
-        content = json.dumps([self.loaded.digest, about, edit.model_dump(exclude={"id"})], sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return self.cache / kind / digest[:2] / f"{digest}.{suffix}"
+        return [self.loaded.digest, search, _content(stated)]
 
 
 def open_session(
@@ -160,32 +155,40 @@ def open_session(
     layers = edited_layers(loaded.model, layout, config)
     if isinstance(config, MendConfig):  # refused before anything long begins
         network_for(loaded.model, layout, layers, loaded.digest, config)
-    cache = settings.cache_folder
-    ready = prepare(loaded, layout, layers, config, cache, statistics_texts, on_progress)
+    cache = Cache(settings.cache_folder)
+    ready = Preparation(loaded, cache, on_progress).make(layout, layers, config, statistics_texts)
     weights = EditedWeights(loaded.model, layout)
-    setting = Setting(
+    given = MethodInput(
         loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights
     )
-    return Session(loaded, config, setting, weights, cache, ready.held_out)
+    return Session(loaded, config, given, weights, cache, ready.held_out)
 
 
-def _read_tensor(path: Path, name: str) -> Tensor | None:
-    try:
-        tensor = load(path.read_bytes())[name]
-    except (OSError, SafetensorError, KeyError):
-        return None
-    return tensor if tensor.isfinite().all() else None
+def _content(edit: Edit) -> dict[str, object]:
+    return edit.model_dump(exclude={"id"})
 
 
-def _read_scores(path: Path, edit_id: str) -> EditScores | None:
-    try:
-        return EditScores.from_json({**json.loads(path.read_text()), "edit_id": edit_id})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _value_bytes(z_star: Tensor) -> bytes:
+    return bytes(save({"z_star": z_star.contiguous()}))
 
 
-def _read_fluency(path: Path) -> float | None:
-    try:
-        return float(json.loads(path.read_text())["fluency"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _read_value(path: Path) -> Tensor:
+    """Raises OSError, SafetensorError, KeyError or ValueError for anything but a finite tensor."""
+    tensor: Tensor = load(path.read_bytes())["z_star"]
+    if not tensor.isfinite().all():
+        raise ValueError("a value that is not finite")
+    return tensor
+
+
+def _scores_bytes(scores: EditScores) -> bytes:
+    return dump_json(scores.to_json())
+
+
+def _read_scores(path: Path) -> EditScores:
+    """Raises OSError, ValueError, KeyError or TypeError for anything but scores."""
+    return EditScores.from_json(json.loads(path.read_text()))
+
+
+def _read_fluency(path: Path) -> float:
+    """Raises OSError, ValueError, KeyError or TypeError for anything but a number."""
+    return float(json.loads(path.read_text())["fluency"])

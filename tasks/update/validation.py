@@ -1,12 +1,18 @@
-"""Does the model still answer as it should? What every batch is measured by, and the verdict on it."""
+"""Does the model still answer as it should? What every batch is measured by, and the verdict on it.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+A batch just written and a candidate as a whole are measured by the same function and judged by the same judge.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, evaluate, summarise
 from editing.measure.perplexity import perplexity
+from tasks.report.data import Check, reasons_of
+from tasks.update.judge import Measured, judge, lost_at
 from tasks.update.policy import Policy
+from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
 
 
@@ -24,14 +30,30 @@ class Verdict:
 
     metrics: dict[str, float]
     request_metrics: dict[str, dict[str, float]]
-    reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...]
     failing: tuple[str, ...] = ()
     """Ids of edits that did not take or cost their neighborhood: suspects by their own numbers."""
     scores: Sequence[EditScores] = field(default=(), repr=False)
 
     @property
     def passed(self) -> bool:
-        return not self.reasons
+        """What was never judged does not pass."""
+        return bool(self.checks) and all(check.holds for check in self.checks)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it fails, one sentence a row; empty when it passes."""
+        return reasons_of(self.checks)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The verdict on all facts that wait together, and the numbers that stand beside it."""
+
+    verdict: Verdict
+    numbers: dict[str, float]
+    baseline: dict[str, float]
+    """The base's numbers, on the same questions."""
 
 
 def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | None = None) -> Reference:
@@ -45,24 +67,67 @@ def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | N
 def validate_batch(
     session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
 ) -> Verdict:
-    """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy."""
-    before = session.base_scores([*batch, *earlier], policy.neighborhood_probes)
+    """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy.
+
+    A request that cannot be measured fails the batch, under its name: it raises nothing that one request can cause.
+    """
+    found = readable(session.loaded, batch)
+    if found.rejected:
+        checks = tuple(_fault(reason, request_id) for request_id, reason in found.rejected.items())
+        return Verdict({}, {}, checks, failing=tuple(found.rejected))
+    try:
+        return _validated(session, found.accepted, earlier, reference, policy)
+    except REQUEST_FAULTS as error:
+        return failed(error)
+
+
+def judge_candidate(
+    session: Session, edits: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+) -> Candidate:
+    """The candidate as a whole, by the judge of the batches: every fact that waits, and a sample of those in service.
+
+    A fact that this model can no longer be asked about is left out.
+    """
+    verdict = validate_batch(session, readable(session.loaded, edits).accepted, earlier, reference, policy)
+    then = {name: value for name, value in verdict.metrics.items() if name.startswith("before_")}
+    numbers = {name: value for name, value in verdict.metrics.items() if name not in then}
+    baseline = {name.removeprefix("before_"): value for name, value in then.items()}
+    baseline |= {"perplexity": reference.perplexity, "perplexity_ratio": 1.0}
+    if ratio := numbers.get("fluency_ratio"):
+        baseline["fluency"] = numbers["fluency"] / ratio
+    return Candidate(verdict, numbers, baseline)
+
+
+def failed(error: Exception) -> Verdict:
+    """The verdict on a batch that could not be searched, solved, written or measured."""
+    return Verdict({}, {}, (_fault(str(error)),))
+
+
+def _fault(reason: str, request_id: str | None = None) -> Check:
+    return Check(measure="written", holds=False, reason=reason, request_id=request_id)
+
+
+def _validated(
+    session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+) -> Verdict:
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
-    asked = [*batch, *(bare(edit) for edit in earlier)]
+    asked = [*batch, *readable(session.loaded, [bare(edit) for edit in earlier]).accepted]
+    before = session.base_scores(asked, policy.neighborhood_probes)
     scores = evaluate(model, tokenizer, asked, before=before, max_neighborhood=policy.neighborhood_probes)
     own, old = scores[: len(batch)], scores[len(batch) :]
     metrics = summarise(own)
     metrics |= {f"before_{k}": v for k, v in summarise([before[edit.id] for edit in batch]).items()}
-    if old:
-        metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
-    metrics |= measure_fluency(session, batch, policy)
+    metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
+    prompts = fluency_prompts(session, batch, policy)
+    metrics |= measure_fluency(session, prompts, policy)
     metrics |= measure_perplexity(session, reference, policy)
     lost = {scores.edit_id: lost_at(scores, before[scores.edit_id]) for scores in own}
-    reasons = judge(metrics, lost, policy)
+    samples = {"efficacy": len(own), "fluency": len(prompts), "retained": len(old)}
     failing = tuple(
-        s.edit_id for s in own if s.efficacy_prob == 0 or lost[s.edit_id].faults(policy.max_edit_locality_drop)
+        s.edit_id for s in own if s.efficacy_prob == 0 or lost[s.edit_id].exceeds(policy.max_edit_locality_drop)
     )
-    return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, tuple(reasons), failing, scores)
+    checks = judge(Measured(metrics, lost, samples), policy)
+    return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, checks, failing, scores)
 
 
 def bare(edit: Edit) -> Edit:
@@ -70,9 +135,15 @@ def bare(edit: Edit) -> Edit:
     return edit.model_copy(update={"paraphrases": (), "neighborhood": (), "portability": ()})
 
 
-def measure_fluency(session: Session, batch: Sequence[Edit], policy: Policy) -> dict[str, float]:
-    """Entropy of what is generated from the edited subjects, and as a ratio to the base on the same prompts."""
-    prompts = [f"{edit.subject} is" for edit in batch][: policy.fluency_prompts]
+def fluency_prompts(session: Session, batch: Sequence[Edit], policy: Policy) -> list[str]:
+    """Beginnings of texts about the edited subjects, as many as the policy asks for."""
+    return readable_prompts(session.loaded, [f"{edit.subject} is" for edit in batch])[: policy.fluency_prompts]
+
+
+def measure_fluency(session: Session, prompts: Sequence[str], policy: Policy) -> dict[str, float]:
+    """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing."""
+    if not prompts:
+        return {}
     base = session.base_fluency(prompts, policy.fluency_tokens)
     now = session.fluency(prompts, policy.fluency_tokens)
     return {"fluency": now, "fluency_ratio": now / base if base else 1.0}
@@ -83,77 +154,3 @@ def measure_perplexity(session: Session, reference: Reference, policy: Policy) -
         session.loaded.model, session.loaded.tokenizer, reference.texts, max_tokens=policy.perplexity_tokens
     )
     return {"perplexity": now, "perplexity_ratio": now / reference.perplexity}
-
-
-def judge(metrics: Mapping[str, float], lost: Mapping[str, "Lost"], policy: Policy) -> list[str]:
-    """Why the batch fails, one sentence a threshold; empty when it passes. `lost`: by the edits' ids."""
-    reasons = []
-    if not metrics["efficacy_prob"] >= policy.min_efficacy:
-        reasons.append(f"efficacy {metrics['efficacy_prob']:.2f} is below min_efficacy {policy.min_efficacy:.2f}")
-    reasons += _locality_reasons(lost, policy)
-    if not metrics["fluency_ratio"] >= policy.min_fluency_ratio:
-        reasons.append(
-            f"fluency is {metrics['fluency_ratio']:.2f} of the base's, "
-            f"min_fluency_ratio is {policy.min_fluency_ratio:.2f}"
-        )
-    if not metrics["perplexity_ratio"] <= policy.max_perplexity_ratio:
-        reasons.append(
-            f"perplexity is {metrics['perplexity_ratio']:.3f} times the base's, "
-            f"max_perplexity_ratio is {policy.max_perplexity_ratio:.3f}"
-        )
-    retained = metrics.get("retained_efficacy_prob", 1.0)
-    if not retained >= policy.min_retained:
-        reasons.append(f"only {retained:.2f} of earlier facts hold, min_retained is {policy.min_retained:.2f}")
-    return reasons
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Neighborhood answers lost against the base, net, and how many probes could lose one.
-
-    Preferring its own answer to the new target says nothing of a neighbor that now gives the target of another request;
-    what the base said and the model no longer says does.
-    """
-
-    unpreferred: int = 0
-    probes: int = 0
-    unsaid: int = 0
-    answers: int = 0
-
-    def __add__(self, other: "Lost") -> "Lost":
-        return Lost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
-
-    def faults(self, most: float) -> list[str]:
-        """What exceeds the share `most`; one lost answer never does."""
-        counts = ((self.unpreferred, self.probes, "preferred"), (self.unsaid, self.answers, "said"))
-        return [
-            f"{lost} of {of} neighborhood answers no longer {how}"
-            for lost, of, how in counts
-            if lost > max(1, most * of)
-        ]
-
-
-def lost_at(now: EditScores, before: EditScores) -> Lost:
-    """What the neighborhood of one edit lost."""
-    return Lost(
-        _fall(before.locality_prob, now.locality_prob, now.locality_probes),
-        now.locality_probes,
-        _fall(before.locality_argmax, now.locality_argmax, now.locality_answers),
-        now.locality_answers,
-    )
-
-
-def _fall(before: float | None, now: float | None, count: int) -> int:
-    return 0 if before is None or now is None else round((before - now) * count)
-
-
-def _locality_reasons(lost: Mapping[str, Lost], policy: Policy) -> list[str]:
-    reasons = [
-        f"{fault}, max_locality_drop is {policy.max_locality_drop:.2f}"
-        for fault in sum(lost.values(), Lost()).faults(policy.max_locality_drop)
-    ]
-    return reasons + [
-        f"request '{edit_id}': {fault}, max_edit_locality_drop is {policy.max_edit_locality_drop:.2f}"
-        for edit_id, here in lost.items()
-        for fault in here.faults(policy.max_edit_locality_drop)
-    ]

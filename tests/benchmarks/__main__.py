@@ -20,6 +20,7 @@ from editing.weights import EditedWeights, Factors, overlay
 from tasks.parquet import parquet_rows
 from tasks.settings import load_settings
 from tests.benchmarks.independent import bench_independent
+from tests.benchmarks.looking import bench_looking
 from tests.benchmarks.mend import bench_mend
 from tests.benchmarks.rebase import bench_rebase
 from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
@@ -84,6 +85,7 @@ KNOWN = {
     "mend": bench_mend,
     "accumulation": bench_accumulation,
     "large": bench_large,
+    "looking": bench_looking,
 }
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.methods import compute_update, edited_layers, method_config
-from editing.methods.base import Setting
-from editing.methods.features import token_gradients
-from editing.methods.history import KeyHistory
+from editing.methods.gradients.features import token_gradients
+from editing.methods.gradients.targets import encode_targets, target_loss
 from editing.methods.mend.files import load_network, save_network
-from editing.methods.mend.training import MendTraining
-from editing.methods.targets import encode_targets, target_loss
+from editing.methods.mend.options import MendTraining
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel
 from editing.search.values import search_values
 from editing.weights import EditedWeights
@@ -100,7 +100,7 @@ def bench_mend(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
 
 def setting_of(
     loaded: LoadedModel, config: MethodConfig, statistics: KeyStatistics, prefixes: tuple[str, ...]
-) -> Setting:
+) -> MethodInput:
     layout = layout_of(loaded.model)
     layers = edited_layers(loaded.model, layout, config)
-    return Setting(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
+    return MethodInput(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)

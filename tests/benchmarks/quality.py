@@ -51,7 +51,7 @@ def main() -> None:
             for point in follow(session, data, POINTS, cached=False):
                 print(name, asdict(point), flush=True)
                 points.append(asdict(point))
-            about = {"config": session.config.model_dump(mode="json"), "layers": session.setting.layers}
+            about = {"config": session.config.model_dump(mode="json"), "layers": session.method_input.layers}
             write_atomically(path, json.dumps(about | {"points": points}, indent=1).encode())
         table += [(name, Point(**point)) for point in json.loads(path.read_text())["points"]]
     print(markdown(table))

@@ -9,9 +9,10 @@ from editing.contexts import context_prefixes
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.methods import compute_rebase
-from editing.methods.base import Setting, locate
-from editing.methods.history import KeyHistory
+from editing.methods.locate import locate
 from editing.methods.memit import MemitConfig
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel
 from editing.weights import EditedWeights
 from tests.benchmarks.statistics import preset_layers, statistics_of_text
@@ -26,15 +27,15 @@ def bench_rebase(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     config, layout, layers = MemitConfig(), layout_of(loaded.model), preset_layers(loaded.model)
     prefixes = context_prefixes(loaded.model, loaded.tokenizer, config.contexts, config.context_tokens, config.seed)
     statistics = statistics_of_text(loaded, layers)
-    setting = Setting(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes))
+    given = MethodInput(loaded.model, loaded.tokenizer, layout, layers, statistics, KeyHistory(), tuple(prefixes))
     hidden = loaded.model.config.get_text_config().hidden_size
-    present_nm = -locate(setting, edits, torch.zeros(len(edits), hidden), layers[-1], [{}] * len(edits)).missing_nm
+    present_nm = -locate(given, edits, torch.zeros(len(edits), hidden), layers[-1], [{}] * len(edits)).missing_nm
     noise_nm = torch.randn(present_nm.shape, generator=torch.Generator().manual_seed(0))
     z_star_nm = present_nm + NOISE * present_nm.norm(dim=1, keepdim=True) * noise_nm / hidden**0.5
     reading: list[float] = []
     started = time.process_time()
-    with patch("editing.methods.base.locate", timing(locate, reading)):
-        computing, made = timed(lambda: compute_rebase(setting, edits, z_star_nm, config))
+    with patch("editing.methods.locate.locate", timing(locate, reading)):
+        computing, made = timed(lambda: compute_rebase(given, edits, z_star_nm, config))
     weights = EditedWeights(loaded.model, layout)
     writing, undo = timed(lambda: weights.apply(made.update))
     processor = time.process_time() - started

@@ -83,7 +83,7 @@ def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool)
 def _write(session: Session, batch: Sequence[Edit], cached: bool, keep: bool) -> tuple[Any, float]:
     started = time.perf_counter()
     z_star = session.values(batch) if cached else session.search(batch)
-    made = compute_update(session.setting, batch, z_star, session.config)
+    made = compute_update(session.method_input, batch, z_star, session.config)
     undo = session.weights.apply(made.update)
     if keep:
         session.remember([edit.id for edit in batch], made)

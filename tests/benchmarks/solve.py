@@ -13,11 +13,12 @@ from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.methods import compute_update
-from editing.methods.base import Setting, locate
-from editing.methods.growing import GrowingFactor
-from editing.methods.history import KeyHistory
+from editing.methods.locate import locate
 from editing.methods.memit import MemitConfig
-from editing.methods.solve import memit_gain
+from editing.methods.shared.growing import GrowingFactor
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
+from editing.methods.shared.solve import memit_gain
 from editing.models import LoadedModel
 from editing.search.values import search_values
 from editing.weights import EditedWeights
@@ -35,7 +36,7 @@ def bench_batch(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     config, layout, layers = MemitConfig(), layout_of(loaded.model), preset_layers(loaded.model)
     prefixes = context_prefixes(loaded.model, loaded.tokenizer, config.contexts, config.context_tokens, config.seed)
     made = KeyHistory()
-    setting = Setting(
+    given = MethodInput(
         loaded.model, loaded.tokenizer, layout, layers, statistics_of_text(loaded, layers), made, tuple(prefixes)
     )
     d = layout.key_size(loaded.model)
@@ -45,12 +46,12 @@ def bench_batch(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
     for _ in range(rounds):
         searching, found = timed(
             lambda: search_values(
-                loaded.model, loaded.tokenizer, layout, edits, layers[-1], config.search, setting.prefixes
+                loaded.model, loaded.tokenizer, layout, edits, layers[-1], config.search, given.prefixes
             )
         )
         z_star_nm, reading = torch.stack([value.z_star for value in found]), []
-        with patch("editing.methods.base.locate", timing(locate, reading)):
-            computing, batch = timed(lambda z=z_star_nm: compute_update(setting, edits, z, config))
+        with patch("editing.methods.locate.locate", timing(locate, reading)):
+            computing, batch = timed(lambda z=z_star_nm: compute_update(given, edits, z, config))
         writing, undo = timed(lambda batch=batch: weights.apply(batch.update))
         weights.revert(undo)
         rows.append([searching, sum(reading), computing - sum(reading), writing])

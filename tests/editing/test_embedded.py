@@ -10,8 +10,8 @@ from editing.edit import Edit, Probe
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.measure.metrics import evaluate
-from editing.methods.history import KeyHistory
-from editing.methods.memit import MemitConfig, Setting, compute_update
+from editing.methods.memit import MemitConfig, MethodInput, compute_update
+from editing.methods.shared.history import KeyHistory
 from editing.models import base_digest
 from editing.search.values import search_values
 from editing.weights import EditedWeights
@@ -48,8 +48,8 @@ def test_a_real_correction_takes_and_goes_back_bit_for_bit(embedded):
     )
     [found] = search_values(model, tokenizer, layout, [EDIT], LAYERS[-1], config.search, [""])
     assert found.loss < found.loss_before
-    setting = Setting(model, tokenizer, layout, LAYERS, statistics, KeyHistory(), ("",))
-    update = compute_update(setting, [EDIT], found.z_star[None], config).update
+    given = MethodInput(model, tokenizer, layout, LAYERS, statistics, KeyHistory(), ("",))
+    update = compute_update(given, [EDIT], found.z_star[None], config).update
     weights = EditedWeights(model, layout)
     undo = weights.apply(update)
     try:

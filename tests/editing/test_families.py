@@ -8,12 +8,12 @@ from editing.config import ValueSearchConfig
 from editing.covariance import KeyStatistics, collect_statistics
 from editing.edit import Edit
 from editing.errors import ModelError
-from editing.keys import capture_inputs, subject_states
+from editing.keys import SubjectReader, capture_inputs
 from editing.layout import LAYOUTS, layout_of
 from editing.measure.fluency import generate
 from editing.measure.scoring import score
-from editing.methods.history import KeyHistory
-from editing.methods.memit import MemitConfig, Setting, compute_update
+from editing.methods.memit import MemitConfig, MethodInput, compute_update
+from editing.methods.shared.history import KeyHistory
 from editing.models import base_digest
 from editing.search.values import search_values
 from editing.tokens import encode_in_context, target_ids
@@ -48,18 +48,18 @@ def test_batched_search_equals_the_plain_loop(name):
         torch.testing.assert_close(value.z_star, expected, atol=1e-4, rtol=1e-4)
 
 
-def setting_for(tiny, layers=(1,), prefixes=("",)) -> Setting:
+def input_for(tiny, layers=(1,), prefixes=("",)) -> MethodInput:
     """Statistics of uncorrelated keys as large as those of the edits."""
     layout = layout_of(tiny.model)
     unit = torch.eye(layout.key_size(tiny.model), dtype=torch.float64)
     moments = {layer: states(tiny, EDITS, layer).keys.double().square().mean() * unit for layer in layers}
     statistics = KeyStatistics(moments, 1, tiny.digest, "test")
-    return Setting(tiny.model, tiny.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
+    return MethodInput(tiny.model, tiny.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
 
 
 def states(tiny, edits, layer, hidden_layer=None, prefixes=("",)):
     prompts = [encode_in_context(tiny.tokenizer, prefixes, 0, edit.prompt, edit.subject) for edit in edits]
-    return subject_states(tiny.model, layout_of(tiny.model), prompts, layer, hidden_layer or layer, 0)
+    return SubjectReader(tiny.model, layout_of(tiny.model), 0).states(prompts, layer, hidden_layer or layer)
 
 
 def reachable(tiny, edits, layer):
@@ -86,7 +86,7 @@ def test_the_weight_times_the_key_is_what_the_projection_writes(name):
 def test_with_no_weight_on_general_text_the_wanted_state_is_reached(name):
     tiny = tiny_family(name)
     wanted, before = reachable(tiny, EDITS, LAYER), states(tiny, EDITS, LAYER).hidden
-    update = compute_update(setting_for(tiny), EDITS, wanted, MemitConfig(statistics_weight=1e-7)).update
+    update = compute_update(input_for(tiny), EDITS, wanted, MemitConfig(statistics_weight=1e-7)).update
     EditedWeights(tiny.model, layout_of(tiny.model)).apply(update)
     assert (wanted - before).norm() > 0.1
     torch.testing.assert_close(states(tiny, EDITS, LAYER).hidden, wanted, atol=1e-4, rtol=1e-4)
@@ -97,7 +97,7 @@ def test_revert_is_bit_exact(name):
     tiny = tiny_family(name)
     weights = EditedWeights(tiny.model, layout_of(tiny.model))
     wanted = states(tiny, EDITS, 1, 2).hidden + 0.3
-    batch = compute_update(setting_for(tiny, (1, 2), PREFIXES), EDITS, wanted, MemitConfig(statistics_weight=1.0))
+    batch = compute_update(input_for(tiny, (1, 2), PREFIXES), EDITS, wanted, MemitConfig(statistics_weight=1.0))
     undo = weights.apply(batch.update)
     assert base_digest(tiny.model) != tiny.digest
     weights.revert(undo)
@@ -107,10 +107,10 @@ def test_revert_is_bit_exact(name):
 @every_family
 def test_bfloat16_runs_from_search_to_written_weights(name):
     tiny = tiny_family(name, torch.bfloat16)
-    layout, setting = layout_of(tiny.model), setting_for(tiny, (1, 2), PREFIXES)
+    layout, given = layout_of(tiny.model), input_for(tiny, (1, 2), PREFIXES)
     found = search_values(tiny.model, tiny.tokenizer, layout, EDITS, 2, CONFIG, PREFIXES)
     z_star = torch.stack([value.z_star for value in found])
-    batch = compute_update(setting, EDITS, z_star, MemitConfig(statistics_weight=1e-6))
+    batch = compute_update(given, EDITS, z_star, MemitConfig(statistics_weight=1e-6))
     before, distance = dict(tiny.model.named_parameters()), (z_star - states(tiny, EDITS, 1, 2, PREFIXES).hidden).norm()
     before = {name: before[name].clone() for name in batch.update}
     EditedWeights(tiny.model, layout).apply(batch.update)

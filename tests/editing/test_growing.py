@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from editing.errors import SolveError
-from editing.methods.growing import GrowingFactor
-from editing.methods.history import RECENT_SHARE, KeyHistory
-from editing.methods.solve import memit_gain
+from editing.methods.shared.growing import GrowingFactor
+from editing.methods.shared.history import RECENT_SHARE, KeyHistory
+from editing.methods.shared.solve import memit_gain
 
 D, WEIGHT = 64, 0.3
 BATCHES = (3, 2, 4, 1, 6, 20, 2)

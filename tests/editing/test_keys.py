@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.keys import subject_keys, subject_states
+from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.tokens import encode_prompt
 from tests.families import FAMILIES, tiny_family
@@ -16,19 +16,19 @@ KEY_LAYER, LAST = 1, 2
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_common_beginning_that_runs_once_changes_nothing(name):
     tiny = tiny_family(name)
-    layout, passes = layout_of(tiny.model), []
+    reader, passes = SubjectReader(tiny.model, layout_of(tiny.model), 0), []
     prompts = [encode_prompt(tiny.tokenizer, PREFIX, prompt, subject) for prompt, subject in PROMPTS]
     handle = tiny.model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    together = subject_states(tiny.model, layout, prompts, KEY_LAYER, LAST, 0, alike=True)
-    keys = subject_keys(tiny.model, layout, prompts, KEY_LAYER, 0, alike=True)
+    together = reader.states(prompts, KEY_LAYER, LAST, uniform=True)
+    keys = reader.keys(prompts, KEY_LAYER, uniform=True)
     handle.remove()
     beginning = passes[0][1]
     assert passes[0][0] == 1 and beginning >= 8 and passes[2:] == passes[:2]
     assert passes[1] == (4, max(p.subject_index + 1 for p in prompts) - beginning)
     for i, prompt in enumerate(prompts):
-        alone = subject_states(tiny.model, layout, [prompt], KEY_LAYER, LAST, 0)
+        alone = reader.states([prompt], KEY_LAYER, LAST)
         for found, expected in zip(vars(together).values(), vars(alone).values(), strict=True):
             torch.testing.assert_close(found[i : i + 1], expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(keys[i : i + 1], alone.keys, atol=1e-5, rtol=1e-4)
@@ -37,6 +37,7 @@ def test_a_common_beginning_that_runs_once_changes_nothing(name):
 @pytest.mark.parametrize("count", [1, 2])
 def test_prompts_that_are_the_same_text_are_no_special_case(tiny_llama, count):
     prompts = [encode_prompt(tiny_llama.tokenizer, PREFIX, "{} lives in", "Ada")] * count
-    states = subject_states(tiny_llama.model, layout_of(tiny_llama.model), prompts, KEY_LAYER, LAST, 0, alike=True)
-    plain = subject_states(tiny_llama.model, layout_of(tiny_llama.model), prompts[:1], KEY_LAYER, LAST, 0)
+    reader = SubjectReader(tiny_llama.model, layout_of(tiny_llama.model), 0)
+    states = reader.states(prompts, KEY_LAYER, LAST, uniform=True)
+    plain = reader.states(prompts[:1], KEY_LAYER, LAST)
     torch.testing.assert_close(states.hidden, plain.hidden.repeat(count, 1), atol=1e-5, rtol=1e-4)

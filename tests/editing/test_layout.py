@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from editing.config import layers_for
+from editing.config import LocatingConfig, layers_for
 from editing.errors import ErrataError, ModelError, UsageError
 from editing.layout import LAYOUTS, check_layers, layout_of
 from editing.methods import METHODS, method_config
@@ -73,7 +73,7 @@ def test_an_unknown_method_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"depth": 3}, "method memit: depth = 3: .*; fields are layers, contexts"),
+        ({"depth": 3}, "method memit: depth = 3: .*; fields are layers, seed"),
         ({"search": {"speed": 1}}, r"method memit: search\.speed = 1: .*; fields are steps, optimiser"),
         ({"statistics_weight": float("nan")}, "method memit: statistics_weight = nan: .*finite"),
         ({"search": {"clamp": float("inf")}}, r"method memit: search\.clamp = inf: .*finite"),
@@ -96,5 +96,6 @@ def test_a_bad_option_names_method_field_and_value(fields, says):
 def test_a_configuration_survives_json_and_has_a_description_for_every_field(method):
     config = method_config(method, {"layers": [2]})
     assert method_config(method, json.loads(config.model_dump_json())) == config
-    fields = {**type(config).model_fields, **type(config.search).model_fields}
+    search = type(config.search).model_fields if isinstance(config, LocatingConfig) else {}
+    fields = {**type(config).model_fields, **search}
     assert [name for name, field in fields.items() if not field.description and name not in ("method", "search")] == []

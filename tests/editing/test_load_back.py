@@ -11,7 +11,7 @@ from editing.methods import compute_update, method_config
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers
 from editing.weights import EditedWeights
 from tests.conftest import tiny_model
-from tests.editing.test_methods import EDITS, make_setting, wanted
+from tests.editing.test_methods import EDITS, make_input, wanted
 from tests.editing.test_weights import update_for
 from tests.families import FAMILIES, tiny_family
 
@@ -49,16 +49,16 @@ def applied(edited: LoadedModel, update) -> tuple[LoadedModel, EditedWeights]:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_editing_goes_on_from_what_was_stored(architecture, stored, tmp_path):
     edited = tiny_model(architecture)
-    base = make_setting(edited, (1, 2))
+    base = make_input(edited, (1, 2))
     weights = EditedWeights(edited.model, base.layout)
     first = compute_update(base, EDITS[:2], wanted(base)[:2], CONFIG)
     weights.apply(first.update)
     loaded, gone_on = stored(edited, first.update, tmp_path)
     assert base_digest(loaded.model) == base_digest(edited.model)
-    settings = [make_setting(one, (1, 2)) for one in (edited, loaded)]
+    settings = [make_input(one, (1, 2)) for one in (edited, loaded)]
     z_star = wanted(settings[0])[2:]
-    for setting, one in zip(settings, (weights, gone_on), strict=True):
-        one.apply(compute_update(setting, EDITS[2:], z_star, CONFIG).update)
+    for given, one in zip(settings, (weights, gone_on), strict=True):
+        one.apply(compute_update(given, EDITS[2:], z_star, CONFIG).update)
     if stored is merged:  # rounded once when it was saved, and once now
         for name in first.update:
             found, expected = (model.model.get_parameter(name) for model in (loaded, edited))

@@ -8,10 +8,10 @@ import torch
 from editing.errors import SearchError, UsageError
 from editing.layout import layout_of
 from editing.methods import compute_independent_updates, compute_update, method_config
-from editing.methods.base import Setting
-from editing.methods.history import KeyHistory
+from editing.methods.gradients.targets import encode_targets, target_loss
 from editing.methods.lora import adapted
-from editing.methods.targets import encode_targets, target_loss
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
 from editing.models import base_digest
 from editing.weights import overlay
 from tests.conftest import tiny_model
@@ -27,13 +27,13 @@ def kind(request) -> str:
     return request.param
 
 
-def a_setting(kind: str, dtype: torch.dtype = torch.float32) -> Setting:
+def a_input(kind: str, dtype: torch.dtype = torch.float32) -> MethodInput:
     tiny = tiny_model(kind, dtype)
-    return Setting(tiny.model, tiny.tokenizer, layout_of(tiny.model), LAYERS, None, KeyHistory(), ("",))
+    return MethodInput(tiny.model, tiny.tokenizer, layout_of(tiny.model), LAYERS, None, KeyHistory(), ("",))
 
 
-def trained(setting: Setting, edits=EDITS, **fields: object):
-    return compute_update(setting, edits, torch.zeros(len(edits), 0), method_config("lora", FAST | fields)).update
+def trained(given: MethodInput, edits=EDITS, **fields: object):
+    return compute_update(given, edits, torch.zeros(len(edits), 0), method_config("lora", FAST | fields)).update
 
 
 def identity(model) -> tuple[object, ...]:
@@ -44,32 +44,32 @@ def identity(model) -> tuple[object, ...]:
     return type(model), modules, flags, hooks, model.training, base_digest(model)
 
 
-def loss(setting: Setting) -> float:
-    return float(target_loss(setting.model, encode_targets(setting.model, setting.tokenizer, EDITS)))
+def loss(given: MethodInput) -> float:
+    return float(target_loss(given.model, encode_targets(given.model, given.tokenizer, EDITS)))
 
 
 def test_the_model_is_what_it_was(kind):
-    setting = a_setting(kind)
-    setting.model.get_parameter(setting.layout.weight_name(0)).requires_grad_(True)
-    before, drawn = identity(setting.model), torch.random.get_rng_state()
-    trained(setting, projections=[setting.layout.down_projection, INSIDE[kind]])
-    assert identity(setting.model) == before and torch.equal(torch.random.get_rng_state(), drawn)
+    given = a_input(kind)
+    given.model.get_parameter(given.layout.weight_name(0)).requires_grad_(True)
+    before, drawn = identity(given.model), torch.random.get_rng_state()
+    trained(given, projections=[given.layout.down_projection, INSIDE[kind]])
+    assert identity(given.model) == before and torch.equal(torch.random.get_rng_state(), drawn)
 
 
 def test_the_model_is_what_it_was_also_after_an_error(kind):
-    setting = a_setting(kind)
-    setting.model.get_parameter(setting.layout.weight_name(3))[0, 0] = float("nan")
-    before = identity(setting.model)
+    given = a_input(kind)
+    given.model.get_parameter(given.layout.weight_name(3))[0, 0] = float("nan")
+    before = identity(given.model)
     with pytest.raises(SearchError, match=r"LoRA on .*: the loss became nan at step 1; lower learning_rate"):
-        trained(setting)
-    assert identity(setting.model) == before
+        trained(given)
+    assert identity(given.model) == before
 
 
 def test_a_failure_of_the_injection_itself_is_undone(kind, monkeypatch):
     import peft
 
-    setting, real = a_setting(kind), peft.inject_adapter_in_model
-    before = identity(setting.model)
+    given, real = a_input(kind), peft.inject_adapter_in_model
+    before = identity(given.model)
 
     def half(*arguments):
         real(*arguments)
@@ -77,57 +77,57 @@ def test_a_failure_of_the_injection_itself_is_undone(kind, monkeypatch):
 
     monkeypatch.setattr(peft, "inject_adapter_in_model", half)
     with pytest.raises(RuntimeError, match="out of memory"):
-        trained(setting)
-    assert identity(setting.model) == before
+        trained(given)
+    assert identity(given.model) == before
 
 
 def test_training_lowers_the_loss_within_the_rank(kind):
-    setting = a_setting(kind)
-    before, update = loss(setting), trained(setting)
+    given = a_input(kind)
+    before, update = loss(given), trained(given)
     assert {name: factors.A.shape[0] for name, factors in update.items()} == {
-        setting.layout.weight_name(layer): 3 for layer in LAYERS
+        given.layout.weight_name(layer): 3 for layer in LAYERS
     }
-    with overlay(setting.model, setting.layout, update):
-        assert loss(setting) < before - 0.5
+    with overlay(given.model, given.layout, update):
+        assert loss(given) < before - 0.5
 
 
 @pytest.mark.parametrize("alpha", [3.0, 12.0])
 def test_the_factors_compute_what_the_adapter_computes(kind, alpha):
-    setting = a_setting(kind, torch.float64)
+    given = a_input(kind, torch.float64)
     config = method_config("lora", {"rank": 3, "alpha": alpha})
-    modules = setting.layout.projections(setting.model, LAYERS, ())
+    modules = given.layout.projections(given.model, LAYERS, ())
     ids = torch.arange(12)[None] + 20
-    with adapted(setting.model, modules, config, transposed=setting.layout.transposed) as pairs, torch.no_grad():
+    with adapted(given.model, modules, config, transposed=given.layout.transposed) as pairs, torch.no_grad():
         for B, _ in pairs.values():
             B.normal_(generator=torch.Generator().manual_seed(1))
-        inside = setting.model(ids).logits
+        inside = given.model(ids).logits
         deltas = {name: (alpha / 3 * B @ A).double() for name, (B, A) in pairs.items()}
     for name, delta in deltas.items():
-        setting.layout.oriented(setting.model.get_parameter(name).data).add_(delta)
-    torch.testing.assert_close(setting.model(ids).logits, inside, atol=1e-4, rtol=1e-4)
+        given.layout.oriented(given.model.get_parameter(name).data).add_(delta)
+    torch.testing.assert_close(given.model(ids).logits, inside, atol=1e-4, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_update_and_another_another(kind):
-    setting = a_setting(kind)
-    first, again, other = trained(setting), trained(setting), trained(setting, seed=1)
+    given = a_input(kind)
+    first, again, other = trained(given), trained(given), trained(given, seed=1)
     for name, factors in first.items():
         assert torch.equal(factors.A, again[name].A) and torch.equal(factors.B, again[name].B)
         assert not torch.equal(factors.A, other[name].A)
 
 
 def test_weights_of_bfloat16_are_trained_beside_an_adapter_of_float32(kind):
-    setting = a_setting(kind, torch.bfloat16)
-    before, update = loss(setting), trained(setting)
+    given = a_input(kind, torch.bfloat16)
+    before, update = loss(given), trained(given)
     assert {factors.B.dtype for factors in update.values()} == {torch.float32}
-    with overlay(setting.model, setting.layout, update):
-        assert loss(setting) < before
+    with overlay(given.model, given.layout, update):
+        assert loss(given) < before
 
 
 def test_each_independent_update_is_that_of_its_edit_alone(kind):
-    setting = a_setting(kind)
-    updates = compute_independent_updates(setting, EDITS, torch.zeros(len(EDITS), 0), method_config("lora", FAST))
+    given = a_input(kind)
+    updates = compute_independent_updates(given, EDITS, torch.zeros(len(EDITS), 0), method_config("lora", FAST))
     for edit, update in zip(EDITS, updates, strict=True):
-        alone = trained(setting, [edit])
+        alone = trained(given, [edit])
         assert all(torch.equal(factors.B, alone[name].B) for name, factors in update.items())
 
 
@@ -136,4 +136,4 @@ def test_without_peft_the_remedy_is_named(kind, monkeypatch):
     with pytest.raises(
         UsageError, match=r"'lora' trains by the package peft, which is not installed: pip install peft"
     ):
-        trained(a_setting(kind))
+        trained(a_input(kind))

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from editing.covariance import collect_statistics
 from editing.edit import Edit
-from editing.keys import subject_states
+from editing.keys import SubjectReader
 from editing.layout import layout_of
-from editing.methods.history import KeyHistory
-from editing.methods.memit import MemitConfig, Setting, compute_independent_updates, compute_update
-from editing.methods.solve import memit_gain
+from editing.methods.memit import MemitConfig, MethodInput, compute_independent_updates, compute_update
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.solve import memit_gain
 from editing.models import LoadedModel, base_digest
 from editing.tokens import encode_prompt, pad_token
 from editing.weights import EditedWeights, overlay
@@ -37,7 +37,7 @@ def layers(request) -> tuple[int, ...]:
     return LAYERS[request.param]
 
 
-def setting(tiny: LoadedModel, layers: tuple[int, ...], prefixes: tuple[str, ...] = ("",)) -> Setting:
+def given(tiny: LoadedModel, layers: tuple[int, ...], prefixes: tuple[str, ...] = ("",)) -> MethodInput:
     layout = layout_of(tiny.model)
     statistics = collect_statistics(
         tiny.model,
@@ -49,22 +49,22 @@ def setting(tiny: LoadedModel, layers: tuple[int, ...], prefixes: tuple[str, ...
         source="test",
         max_tokens=10_000,
     )
-    return Setting(tiny.model, tiny.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
+    return MethodInput(tiny.model, tiny.tokenizer, layout, layers, statistics, KeyHistory(), prefixes)
 
 
-def states(made: Setting, edits, layer: int):
+def states(made: MethodInput, edits, layer: int):
     prompts = [encode_prompt(made.tokenizer, "", edit.prompt, edit.subject) for edit in edits]
-    return subject_states(made.model, made.layout, prompts, layer, made.layers[-1], pad_token(made.tokenizer))
+    return SubjectReader(made.model, made.layout, pad_token(made.tokenizer)).states(prompts, layer, made.layers[-1])
 
 
-def wanted(made: Setting, edits) -> Tensor:
+def wanted(made: MethodInput, edits) -> Tensor:
     """Hidden states somewhat off the present ones, as a search would find."""
     now = states(made, edits, made.layers[-1]).hidden
     noise = torch.randn(now.shape, generator=torch.Generator().manual_seed(3))
     return now + 0.2 * now.norm(dim=1, keepdim=True) / now.shape[1] ** 0.5 * noise
 
 
-def miss(made: Setting, edits, z_star: Tensor) -> float:
+def miss(made: MethodInput, edits, z_star: Tensor) -> float:
     return float((states(made, edits, made.layers[-1]).hidden - z_star).norm(dim=1).mean())
 
 
@@ -73,7 +73,7 @@ def config(weight: float) -> MemitConfig:
 
 
 def test_as_lambda_vanishes_the_wanted_states_are_reached(tiny, layers):
-    made = setting(tiny, layers)
+    made = given(tiny, layers)
     z_star = wanted(made, EDITS)
     start = miss(made, EDITS, z_star)
     misses = []
@@ -84,7 +84,7 @@ def test_as_lambda_vanishes_the_wanted_states_are_reached(tiny, layers):
 
 
 def test_written_weights_give_what_the_overlay_promised(tiny, layers):
-    made = setting(tiny, layers)
+    made = given(tiny, layers)
     z_star = wanted(made, EDITS)
     update = compute_update(made, EDITS, z_star, config(1e-6)).update
     weights = EditedWeights(tiny.model, made.layout)
@@ -96,7 +96,7 @@ def test_written_weights_give_what_the_overlay_promised(tiny, layers):
 
 def test_each_layer_takes_its_share_of_the_residual(tiny):
     """MEMIT spreads: after layer l, 1/(L-l+1) of what was left is done, at the keys of the layers below as edited."""
-    made = setting(tiny, LAYERS["several layers"])
+    made = given(tiny, LAYERS["several layers"])
     z_star = wanted(made, EDITS)
     update = compute_update(made, EDITS, z_star, config(1e-6)).update
     done: dict[str, object] = {}
@@ -112,7 +112,7 @@ def test_each_layer_takes_its_share_of_the_residual(tiny):
 
 
 def test_the_model_and_the_setting_are_left_as_they_were(tiny, layers):
-    made = setting(tiny, layers, ("", "The old man said so. "))
+    made = given(tiny, layers, ("", "The old man said so. "))
     z_star = wanted(made, EDITS)
     moments = {layer: C.clone() for layer, C in made.statistics.moments.items()}
     tensors = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in tiny.model.state_dict().items()}
@@ -127,7 +127,7 @@ def test_the_model_and_the_setting_are_left_as_they_were(tiny, layers):
 
 def test_directions_that_general_text_uses_stay(tiny):
     """Statistics that weigh some directions without bound leave them alone, and the facts still come through."""
-    made = setting(tiny, LAYERS["one layer"])
+    made = given(tiny, LAYERS["one layer"])
     C = made.statistics.moments[2]
     preserved = torch.linalg.qr(
         torch.randn(len(C), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -144,7 +144,7 @@ def test_directions_that_general_text_uses_stay(tiny):
 
 
 def test_a_larger_lambda_changes_less(tiny, layers):
-    made = setting(tiny, layers)
+    made = given(tiny, layers)
     z_star = wanted(made, EDITS)
     sizes = []
     for weight in (0.1, 10.0, 1000.0):
@@ -155,7 +155,7 @@ def test_a_larger_lambda_changes_less(tiny, layers):
 
 @pytest.mark.parametrize("prefixes", [("",), ("", "The old man said so. ", "I. ")])
 def test_independent_updates_are_those_of_each_edit_alone(tiny, layers, prefixes):
-    made = setting(tiny, layers, prefixes)
+    made = given(tiny, layers, prefixes)
     z_star = wanted(made, EDITS)
     made.history.add({layer: torch.randn(2, made.layout.key_size(tiny.model)) for layer in layers})
     together = compute_independent_updates(made, EDITS, z_star, config(5.0))
@@ -168,10 +168,10 @@ def test_independent_updates_are_those_of_each_edit_alone(tiny, layers, prefixes
 
 
 def test_more_edits_than_one_pass_holds_are_solved_as_one_batch(tiny, monkeypatch):
-    made = setting(tiny, LAYERS["several layers"], ("", "I. "))
+    made = given(tiny, LAYERS["several layers"], ("", "I. "))
     z_star = wanted(made, EDITS)
     whole = compute_update(made, EDITS, z_star, config(5.0))
-    monkeypatch.setattr("editing.methods.base.TOKENS_AT_ONCE", 12)
+    monkeypatch.setattr("editing.methods.locate.TOKENS_AT_ONCE", 12)
     parts = compute_update(made, EDITS, z_star, config(5.0))
     for layer in made.layers:
         torch.testing.assert_close(parts.keys[layer], whole.keys[layer], atol=1e-6, rtol=1e-5)
@@ -180,13 +180,13 @@ def test_more_edits_than_one_pass_holds_are_solved_as_one_batch(tiny, monkeypatc
 
 
 def test_the_keys_of_a_batch_are_the_mean_over_contexts(tiny):
-    made = setting(tiny, LAYERS["one layer"], ("", "The sea. ", "I. "))
+    made = given(tiny, LAYERS["one layer"], ("", "The sea. ", "I. "))
     keys = compute_update(made, EDITS, wanted(made, EDITS), config(5.0)).keys[2]
     singles = []
     for prefix in made.prefixes:
         prompts = [encode_prompt(made.tokenizer, prefix, edit.prompt, edit.subject) for edit in EDITS]
         pad = pad_token(made.tokenizer)
-        singles.append(torch.cat([subject_states(made.model, made.layout, [p], 2, 2, pad).keys for p in prompts]))
+        singles.append(torch.cat([SubjectReader(made.model, made.layout, pad).states([p], 2, 2).keys for p in prompts]))
     torch.testing.assert_close(keys, torch.stack(singles).mean(0), atol=1e-6, rtol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_history_keeps_what_an_earlier_batch_wrote(tiny, layers):
     first, second = EDITS[:2], EDITS[2:]
     misses = {}
     for remembers in (False, True):
-        made = setting(tiny, layers)
+        made = given(tiny, layers)
         weights = EditedWeights(tiny.model, made.layout)
         z_first, z_second = wanted(made, first), wanted(made, EDITS)[2:]
         start = miss(made, first, z_first)
@@ -213,7 +213,7 @@ def test_history_keeps_what_an_earlier_batch_wrote(tiny, layers):
 
 def test_two_batches_in_one_layer_with_history_are_the_one_big_solve(tiny):
     """The keys of one layer do not depend on what is written into it, so this holds exactly, up to rounding."""
-    made = setting(tiny, LAYERS["one layer"])
+    made = given(tiny, LAYERS["one layer"])
     z_star, name = wanted(made, EDITS), made.layout.weight_name(2)
     whole = compute_update(made, EDITS, z_star, config(0.5)).update[name]
     weights = EditedWeights(tiny.model, made.layout)

@@ -7,17 +7,18 @@ import torch
 
 from editing.edit import Edit
 from editing.methods import compute_independent_updates, compute_update, method_config
-from editing.methods.base import Setting, locate
+from editing.methods.locate import locate
 from editing.methods.memit import most_active
+from editing.methods.shared.interface import MethodInput
 from editing.weights import EditedWeights, overlay
-from tests.editing.test_memit import EDITS, setting, states, wanted
+from tests.editing.test_memit import EDITS, given, states, wanted
 
 LAYER = 2
 
 
 @pytest.fixture(params=["tiny_llama_f64", "tiny_gpt2_f64"])
-def made(request) -> Setting:
-    return setting(request.getfixturevalue(request.param), (LAYER,))
+def made(request) -> MethodInput:
+    return given(request.getfixturevalue(request.param), (LAYER,))
 
 
 def config(**fields: object):
@@ -29,7 +30,9 @@ def delta(update) -> torch.Tensor:
     return factors.B.double() @ factors.A.double()
 
 
-def dense(made: Setting, edits: tuple[Edit, ...], z_star: torch.Tensor, ridge: float, share: float = 1) -> torch.Tensor:
+def dense(
+    made: MethodInput, edits: tuple[Edit, ...], z_star: torch.Tensor, ridge: float, share: float = 1
+) -> torch.Tensor:
     """R K_Iᵀ (λC + H + K Kᵀ + ρ tr(C)/d I)⁻¹ on the coordinates I, with a plain inverse."""
     found = locate(made, edits, z_star, LAYER, [{}] * len(edits))
     K, C, H = found.K_nd.T.double(), made.second_moment(LAYER), made.earlier_keys(LAYER)
@@ -44,7 +47,7 @@ def dense(made: Setting, edits: tuple[Edit, ...], z_star: torch.Tensor, ridge: f
     return result
 
 
-def dense_of_two(made: Setting, edits: tuple[Edit, ...], z_star: torch.Tensor, share: float) -> torch.Tensor:
+def dense_of_two(made: MethodInput, edits: tuple[Edit, ...], z_star: torch.Tensor, share: float) -> torch.Tensor:
     """The same for two columns an edit, of three contexts read one by one."""
     bare, *others = (
         locate(
@@ -158,7 +161,7 @@ def test_the_fewest_coordinates_that_hold_a_share():
 @pytest.mark.parametrize(("spread", "power"), [("linear", 1), ("sqrt", 0.5)])
 def test_each_layer_takes_its_share_of_the_residual(tiny_llama_f64, spread, power):
     """After layer l, 1/(L-l+1), or PMET's 1/√(L-l+1), of what was left is done."""
-    made = setting(tiny_llama_f64, (0, 1, 2))
+    made = given(tiny_llama_f64, (0, 1, 2))
     z_star = wanted(made, EDITS)
     update = compute_update(made, EDITS, z_star, config(spread=spread, statistics_weight=1e-6)).update
     done: dict[str, object] = {}

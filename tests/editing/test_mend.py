@@ -7,18 +7,19 @@ import torch
 
 from editing.config import layers_for
 from editing.covariance import KeyStatistics
+from editing.digests import tensor_digest
 from editing.errors import HypernetworkError
 from editing.layout import layout_of
 from editing.measure.scoring import score
 from editing.methods import compute_independent_updates, compute_update, method_config
-from editing.methods.base import Setting
-from editing.methods.features import feature_moments, gradient_parts, token_gradients
-from editing.methods.history import KeyHistory
+from editing.methods.gradients.features import feature_moments, gradient_parts, token_gradients
+from editing.methods.gradients.targets import encode_targets, target_loss
 from editing.methods.mend.combine import combine
 from editing.methods.mend.files import load_network, save_network
-from editing.methods.targets import encode_targets, target_loss
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
 from editing.models import base_digest
-from editing.weights import EditedWeights, tensor_digest
+from editing.weights import EditedWeights
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS
 from tests.hypernetworks import moved, untrained
@@ -32,14 +33,14 @@ def kind(request) -> str:
     return request.param
 
 
-def a_setting(kind: str, dtype: torch.dtype = torch.float64, layers=LAYERS) -> Setting:
+def a_input(kind: str, dtype: torch.dtype = torch.float64, layers=LAYERS) -> MethodInput:
     tiny = tiny_model(kind, dtype)
     statistics = KeyStatistics({}, 0, tiny.digest, "none")
-    return Setting(tiny.model, tiny.tokenizer, layout_of(tiny.model), layers, statistics, KeyHistory(), ("",))
+    return MethodInput(tiny.model, tiny.tokenizer, layout_of(tiny.model), layers, statistics, KeyHistory(), ("",))
 
 
-def network_of(setting: Setting, projections=(), **options):
-    return untrained(setting.model, setting.statistics.base_digest, setting.layers, projections, **options)
+def network_of(given: MethodInput, projections=(), **options):
+    return untrained(given.model, given.statistics.base_digest, given.layers, projections, **options)
 
 
 @pytest.fixture
@@ -47,46 +48,46 @@ def path(tmp_path):
     return tmp_path / "hypernetwork.safetensors"
 
 
-def updated(setting: Setting, path, edits=EDITS, **fields):
+def updated(given: MethodInput, path, edits=EDITS, **fields):
     config = method_config("mend", {"hypernetwork": str(path), "confidence": None, **fields})
-    return compute_update(setting, edits, torch.zeros(len(edits), 0), config).update
+    return compute_update(given, edits, torch.zeros(len(edits), 0), config).update
 
 
-def alone(setting: Setting, path, edits=EDITS):
+def alone(given: MethodInput, path, edits=EDITS):
     config = method_config("mend", {"hypernetwork": str(path), "confidence": None})
-    return compute_independent_updates(setting, edits, torch.zeros(len(edits), 0), config)
+    return compute_independent_updates(given, edits, torch.zeros(len(edits), 0), config)
 
 
 def delta(factors) -> torch.Tensor:
     return factors.B.double() @ factors.A.double()
 
 
-def tokens_of(setting: Setting, names, edits=EDITS):
-    modules = {name: setting.model.get_submodule(name.removesuffix(".weight")) for name in names}
-    return token_gradients(setting.model, modules, encode_targets(setting.model, setting.tokenizer, edits).summed())
+def tokens_of(given: MethodInput, names, edits=EDITS):
+    modules = {name: given.model.get_submodule(name.removesuffix(".weight")) for name in names}
+    return token_gradients(given.model, modules, encode_targets(given.model, given.tokenizer, edits).summed())
 
 
-def gradient_of(setting: Setting, names) -> list[torch.Tensor]:
+def gradient_of(given: MethodInput, names) -> list[torch.Tensor]:
     """Autograd's own gradient of the weights, (m, d)."""
-    weights = [setting.model.get_parameter(name).requires_grad_(True) for name in names]
-    loss = target_loss(setting.model, encode_targets(setting.model, setting.tokenizer, EDITS).summed())
+    weights = [given.model.get_parameter(name).requires_grad_(True) for name in names]
+    loss = target_loss(given.model, encode_targets(given.model, given.tokenizer, EDITS).summed())
     found = torch.autograd.grad(loss, weights)
     for weight in weights:
         weight.requires_grad_(False)
-    return [setting.layout.oriented(one) for one in found]
+    return [given.layout.oriented(one) for one in found]
 
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("seen", [False, True])
 def test_an_untrained_hypernetwork_steps_along_the_plain_gradient(kind, inside, seen, path):
-    setting, projections = a_setting(kind), BOTH[kind] if inside else ()
-    network = network_of(setting, projections, step_size=0.5)
+    given, projections = a_input(kind), BOTH[kind] if inside else ()
+    network = network_of(given, projections, step_size=0.5)
     if seen:
-        network.observe(tokens_of(setting, network.spec.shapes))
+        network.observe(tokens_of(given, network.spec.shapes))
     save_network(network, path)
-    update = updated(setting, path, projections=projections)
+    update = updated(given, path, projections=projections)
     assert len(update) == len(LAYERS) * (2 if inside else 1)
-    for name, gradient in zip(update, gradient_of(setting, update), strict=True):
+    for name, gradient in zip(update, gradient_of(given, update), strict=True):
         scale = float(gradient.abs().max())
         torch.testing.assert_close(delta(update[name]), -0.5 * gradient, atol=1e-6 * scale, rtol=1e-4)
 
@@ -110,9 +111,9 @@ def plain_transform(network, name: str, u, g, seen):
 
 
 def test_updates_are_the_sum_over_tokens_of_the_papers_equations(kind):
-    setting = a_setting(kind)
-    network = moved(network_of(setting))
-    tokens = tokens_of(setting, network.spec.shapes)
+    given = a_input(kind)
+    network = moved(network_of(given))
+    tokens = tokens_of(given, network.spec.shapes)
     network.observe(tokens)
     for name, one in tokens.items():
         seen = torch.cat([one.u_td, one.delta_tm], dim=1).double()
@@ -130,11 +131,11 @@ def test_updates_are_the_sum_over_tokens_of_the_papers_equations(kind):
 
 
 def test_tokens_are_those_whose_output_the_loss_depends_on(kind):
-    setting = a_setting(kind, layers=(2, 3))
-    below, last = network_of(setting).spec.shapes
-    modules = {name: setting.model.get_submodule(name.removesuffix(".weight")) for name in (below, last)}
-    targets = encode_targets(setting.model, setting.tokenizer, EDITS).summed()
-    tokens, parts = tokens_of(setting, modules), gradient_parts(setting.model, modules, targets)
+    given = a_input(kind, layers=(2, 3))
+    below, last = network_of(given).spec.shapes
+    modules = {name: given.model.get_submodule(name.removesuffix(".weight")) for name in (below, last)}
+    targets = encode_targets(given.model, given.tokenizer, EDITS).summed()
+    tokens, parts = tokens_of(given, modules), gradient_parts(given.model, modules, targets)
     wanted = torch.bincount(targets.places[:, 0]).tolist()
     assert list(tokens[last].lengths) == wanted  # above it nothing mixes tokens
     assert list(tokens[below].lengths) == targets.rows.attention_mask.sum(1).tolist() != wanted
@@ -144,8 +145,8 @@ def test_tokens_are_those_whose_output_the_loss_depends_on(kind):
 
 
 def test_moments_give_mean_and_deviation_and_constant_coordinates_are_not_blown_up(kind):
-    setting = a_setting(kind)
-    network = network_of(setting)
+    given = a_input(kind)
+    network = network_of(given)
     transform = network.transforms["32x64" if kind == "llama" else "32x128"]
     z = torch.randn(50, transform.d + transform.m, generator=torch.Generator().manual_seed(1)).double() + 3
     z[:, 0] = 7.0
@@ -158,60 +159,60 @@ def test_moments_give_mean_and_deviation_and_constant_coordinates_are_not_blown_
 
 
 def test_a_batch_is_the_sum_of_its_edits_and_each_is_a_batch_of_one(kind, path):
-    setting = a_setting(kind)
-    save_network(moved(network_of(setting)), path)
-    together, each = updated(setting, path), alone(setting, path)
+    given = a_input(kind)
+    save_network(moved(network_of(given)), path)
+    together, each = updated(given, path), alone(given, path)
     for name, factors in together.items():
         scale = float(delta(factors).abs().max())
         summed = sum(delta(one[name]) for one in each)
         torch.testing.assert_close(delta(factors), summed, atol=1e-6 * scale, rtol=0)
         for edit, one in zip(EDITS, each, strict=True):
-            batch_of_one = delta(updated(setting, path, [edit])[name])
+            batch_of_one = delta(updated(given, path, [edit])[name])
             torch.testing.assert_close(delta(one[name]), batch_of_one, atol=1e-5 * scale, rtol=0)
 
 
 def test_a_batch_is_what_makes_one_update_of_its_edits(kind, path):
-    setting = a_setting(kind)
-    network = moved(network_of(setting, ridge=0.1))
+    given = a_input(kind)
+    network = moved(network_of(given, ridge=0.1))
     save_network(network, path)
-    together, each = updated(setting, path), alone(setting, path)
-    wanted = combine(each, tokens_of(setting, network.spec.shapes), 0.1)
+    together, each = updated(given, path), alone(given, path)
+    wanted = combine(each, tokens_of(given, network.spec.shapes), 0.1)
     for name, factors in together.items():
         scale = float(delta(factors).abs().max())
         torch.testing.assert_close(delta(factors), delta(wanted[name]), atol=1e-4 * scale, rtol=0)
         assert not torch.allclose(delta(factors), sum(delta(one[name]) for one in each), atol=0.01 * scale)
-        batch_of_one = delta(updated(setting, path, EDITS[:1])[name])
+        batch_of_one = delta(updated(given, path, EDITS[:1])[name])
         torch.testing.assert_close(batch_of_one, delta(each[0][name]), atol=1e-5 * scale, rtol=0)
 
 
 @pytest.mark.parametrize("ridge", [1e-6, None])
 def test_a_batch_leaves_the_tokens_of_kept_ones_alone_unless_updates_are_added_up(kind, path, ridge):
-    setting = a_setting(kind)
-    save_network(network_of(setting, step_size=0.5, ridge=ridge), path)
+    given = a_input(kind)
+    save_network(network_of(given, step_size=0.5, ridge=ridge), path)
     config = method_config("mend", {"hypernetwork": str(path), "confidence": None})
-    nothing, name = torch.zeros(1, 0), setting.layout.weight_name(LAYERS[0])
-    first = compute_update(setting, EDITS[:1], nothing, config)
-    before = compute_update(setting, EDITS[1:], nothing, config)
-    setting.history.add(first.keys)
-    after, [each, *_] = compute_update(setting, EDITS[1:], nothing, config), alone(setting, path)
+    nothing, name = torch.zeros(1, 0), given.layout.weight_name(LAYERS[0])
+    first = compute_update(given, EDITS[:1], nothing, config)
+    before = compute_update(given, EDITS[1:], nothing, config)
+    given.history.add(first.keys)
+    after, [each, *_] = compute_update(given, EDITS[1:], nothing, config), alone(given, path)
     if ridge is None:
         assert first.keys == {} and torch.equal(delta(after.update[name]), delta(before.update[name]))
         return
-    inputs = tokens_of(setting, [name], EDITS[:1])[name].u_td
+    inputs = tokens_of(given, [name], EDITS[:1])[name].u_td
     torch.testing.assert_close(first.keys[LAYERS[0]], torch.nn.functional.normalize(inputs))
     moved_by = [(delta(one.update[name]) @ first.keys[LAYERS[0]].double().T).norm() for one in (before, after)]
     assert moved_by[1] < 0.5 * moved_by[0]
-    of_one = delta(compute_update(setting, EDITS[:1], nothing, config).update[name])
+    of_one = delta(compute_update(given, EDITS[:1], nothing, config).update[name])
     torch.testing.assert_close(delta(each[name]), of_one, atol=1e-6 * float(of_one.abs().max()), rtol=0)
 
 
 def test_a_second_edit_starts_from_the_weights_that_the_first_left(kind, path):
-    setting = a_setting(kind)
-    save_network(network_of(setting, step_size=0.5), path)
-    first, at_base = updated(setting, path, EDITS[:2]), updated(setting, path)
-    EditedWeights(setting.model, setting.layout).apply(first)
-    second = updated(setting, path)
-    for name, gradient in zip(second, gradient_of(setting, second), strict=True):
+    given = a_input(kind)
+    save_network(network_of(given, step_size=0.5), path)
+    first, at_base = updated(given, path, EDITS[:2]), updated(given, path)
+    EditedWeights(given.model, given.layout).apply(first)
+    second = updated(given, path)
+    for name, gradient in zip(second, gradient_of(given, second), strict=True):
         scale = float(gradient.abs().max())
         torch.testing.assert_close(delta(second[name]), -0.5 * gradient, atol=1e-6 * scale, rtol=1e-4)
         assert not torch.allclose(delta(second[name]), delta(at_base[name]), atol=1e-3 * scale)
@@ -219,17 +220,17 @@ def test_a_second_edit_starts_from_the_weights_that_the_first_left(kind, path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_targets_become_more_probable_and_the_model_stays_as_it_is(kind, dtype, path):
-    setting = a_setting(kind, dtype)
-    save_network(network_of(setting, step_size=1.0), path)
-    asked, before, model_type = [(e.text, e.target_new) for e in EDITS], base_digest(setting.model), type(setting.model)
-    plain = [one.mean_logprob for one in score(setting.model, setting.tokenizer, asked)]
-    update = updated(setting, path)
-    assert base_digest(setting.model) == before and type(setting.model) is model_type
-    assert not any(module._forward_hooks for module in setting.model.modules())
+    given = a_input(kind, dtype)
+    save_network(network_of(given, step_size=1.0), path)
+    asked, before, model_type = [(e.text, e.target_new) for e in EDITS], base_digest(given.model), type(given.model)
+    plain = [one.mean_logprob for one in score(given.model, given.tokenizer, asked)]
+    update = updated(given, path)
+    assert base_digest(given.model) == before and type(given.model) is model_type
+    assert not any(module._forward_hooks for module in given.model.modules())
     assert all(f.B.dtype == f.A.dtype == torch.float32 and f.B.is_contiguous() for f in update.values())
-    EditedWeights(setting.model, setting.layout).apply(update)
-    assert sum(one.mean_logprob for one in score(setting.model, setting.tokenizer, asked)) > sum(plain)
-    assert {parameter.dtype for parameter in setting.model.parameters()} == {dtype}
+    EditedWeights(given.model, given.layout).apply(update)
+    assert sum(one.mean_logprob for one in score(given.model, given.tokenizer, asked)) > sum(plain)
+    assert {parameter.dtype for parameter in given.model.parameters()} == {dtype}
 
 
 def test_by_default_the_last_three_layers_are_edited():
@@ -241,9 +242,9 @@ def test_by_default_the_last_three_layers_are_edited():
 
 
 def test_a_hypernetwork_is_read_back_to_the_bit(kind, path):
-    setting = a_setting(kind)
-    network = moved(network_of(setting))
-    network.observe(tokens_of(setting, network.spec.shapes))
+    given = a_input(kind)
+    network = moved(network_of(given))
+    network.observe(tokens_of(given, network.spec.shapes))
     save_network(network, path)
     read, before = load_network(path), network.state_dict()
     assert read.spec == network.spec and list(read.state_dict()) == list(before)
@@ -252,48 +253,48 @@ def test_a_hypernetwork_is_read_back_to_the_bit(kind, path):
 
 
 def test_a_file_is_read_once_and_anew_when_it_changes(path):
-    setting = a_setting("llama")
-    save_network(network_of(setting, step_size=0.5), path)
-    first = updated(setting, path)
+    given = a_input("llama")
+    save_network(network_of(given, step_size=0.5), path)
+    first = updated(given, path)
     with mock.patch("editing.methods.mend.method.load_network", side_effect=load_network) as read:
-        updated(setting, path)
+        updated(given, path)
         assert not read.called
-        save_network(network_of(setting, step_size=0.25), path)
-        second = updated(setting, path)
+        save_network(network_of(given, step_size=0.25), path)
+        second = updated(given, path)
     assert read.call_count == 1
     for name, factors in second.items():
         torch.testing.assert_close(2 * delta(factors), delta(first[name]))
 
 
-def refused(path, setting: Setting, says: str, **fields) -> None:
-    digests = {name: tensor_digest(tensor) for name, tensor in setting.model.state_dict().items()}
+def refused(path, given: MethodInput, says: str, **fields) -> None:
+    digests = {name: tensor_digest(tensor) for name, tensor in given.model.state_dict().items()}
     with pytest.raises(HypernetworkError, match=says):
-        updated(setting, path, **fields)
-    assert {name: tensor_digest(tensor) for name, tensor in setting.model.state_dict().items()} == digests
+        updated(given, path, **fields)
+    assert {name: tensor_digest(tensor) for name, tensor in given.model.state_dict().items()} == digests
 
 
 def test_what_does_not_fit_is_refused(path):
-    setting = a_setting("llama")
-    save_network(network_of(setting), path)
-    refused("", setting, "needs the file of a trained hypernetwork: train one, then give hypernetwork=PATH")
-    refused(path.parent / "none", setting, "cannot read hypernetwork '.*none' .No such file.*; give the file that")
-    refused(path, setting, "has digest .*, abc is wanted; put the file back as it was", hypernetwork_digest="abc")
-    refused(path, a_setting("gpt2"), "belongs to base .*, the model is .*; train one on this model")
-    refused(path, a_setting("llama", torch.float32), "belongs to base .*; train one on this model in this dtype")
-    refused(path, a_setting("llama", layers=(1,)), r"belongs to the weights .*layers\.2.*; asked for are .*: give the")
-    refused(path, setting, "belongs to the weights .*; asked for are .*up_proj", projections=["mlp.up_proj"])
+    given = a_input("llama")
+    save_network(network_of(given), path)
+    refused("", given, "needs the file of a trained hypernetwork: train one, then give hypernetwork=PATH")
+    refused(path.parent / "none", given, "cannot read hypernetwork '.*none' .No such file.*; give the file that")
+    refused(path, given, "has digest .*, abc is wanted; put the file back as it was", hypernetwork_digest="abc")
+    refused(path, a_input("gpt2"), "belongs to base .*, the model is .*; train one on this model")
+    refused(path, a_input("llama", torch.float32), "belongs to base .*; train one on this model in this dtype")
+    refused(path, a_input("llama", layers=(1,)), r"belongs to the weights .*layers\.2.*; asked for are .*: give the")
+    refused(path, given, "belongs to the weights .*; asked for are .*up_proj", projections=["mlp.up_proj"])
 
 
 def test_a_broken_file_is_refused(path):
-    setting = a_setting("llama")
-    network = network_of(setting)
+    given = a_input("llama")
+    network = network_of(given)
     save_network(network, path)
     whole = path.read_bytes()
     for broken in (b"", b"no tensors", whole[:-9], whole.replace(b"errata-mend-2", b"errata-mend-9")):
         path.write_bytes(broken)
-        refused(path, setting, "is no hypernetwork, or a broken one .*; train it again or give another file")
+        refused(path, given, "is no hypernetwork, or a broken one .*; train it again or give another file")
     torch.save(network.state_dict(), path)
-    refused(path, setting, "is no hypernetwork, or a broken one")
+    refused(path, given, "is no hypernetwork, or a broken one")
     next(network.parameters()).data.fill_(float("nan"))
     save_network(network, path)
-    refused(path, setting, "is not finite; go back to an earlier file")
+    refused(path, given, "is not finite; go back to an earlier file")

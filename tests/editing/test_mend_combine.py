@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from editing.methods.features import TokenGradients
+from editing.methods.gradients.features import TokenGradients
 from editing.methods.mend import combine as mend_combine
 from editing.methods.mend.combine import combine
 from editing.weights import Factors, concatenate

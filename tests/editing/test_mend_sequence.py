@@ -10,10 +10,11 @@ from editing.covariance import KeyStatistics
 from editing.layout import layout_of
 from editing.measure.metrics import evaluate, summarise
 from editing.methods import compute_update, method_config
-from editing.methods.base import Setting
-from editing.methods.history import KeyHistory
 from editing.methods.mend.files import save_network
-from editing.methods.mend.training import MendTrainer, MendTraining
+from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers
 from editing.weights import EditedWeights, Undo, WeightUpdate, concatenate
 from tests.fact_model import fact_edits
@@ -49,10 +50,10 @@ def sequence(fact_model_path, tmp_path_factory) -> Sequence:
     save_network(trainer.network, folder / "h")
     config, layout = method_config("mend", {"hypernetwork": str(folder / "h")}), layout_of(facts.model)
     weights, statistics = EditedWeights(facts.model, layout), KeyStatistics({}, 0, facts.digest, "none")
-    setting = Setting(facts.model, facts.tokenizer, layout, LAYERS, statistics, KeyHistory(), ("",), weights)
+    given = MethodInput(facts.model, facts.tokenizer, layout, LAYERS, statistics, KeyHistory(), ("",), weights)
     made, each = Sequence(facts, weights, [], [], [facts.digest], {}), []
     for edit in EDITS:
-        made.updates.append(compute_update(setting, [edit], torch.zeros(1, 0), config).update)
+        made.updates.append(compute_update(given, [edit], torch.zeros(1, 0), config).update)
         made.undos.append(weights.apply(made.updates[-1]))
         made.digests.append(base_digest(facts.model))
         each += evaluate(facts.model, facts.tokenizer, [edit])

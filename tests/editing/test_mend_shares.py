@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from editing.measure.scoring import score
-from editing.methods.features import token_gradients
-from editing.methods.lower_states import lower_states
+from editing.methods.gradients.features import token_gradients
+from editing.methods.gradients.lower_states import lower_states
+from editing.methods.gradients.targets import encode_targets
 from editing.methods.mend.combine import combine
 from editing.methods.mend.method import update_together, updates_of
 from editing.methods.mend.shares import SHARES, scaled, shares_needed
-from editing.methods.targets import encode_targets
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS
 from tests.hypernetworks import untrained

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from editing.digests import tensor_digest
 from editing.edit import Edit, Probe
 from editing.errors import HypernetworkError, InvalidEdit
 from editing.layout import layout_of
@@ -19,12 +20,13 @@ from editing.methods.mend.examples import asked_of, examples_at, spared_by
 from editing.methods.mend.files import load_network, save_network
 from editing.methods.mend.loss import losses
 from editing.methods.mend.method import update_together
-from editing.methods.mend.training import MendTrainer, MendTraining
+from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate
 from editing.models import load_model
-from editing.weights import concatenate, overlay, tensor_digest
+from editing.weights import concatenate, overlay
 from tests.conftest import tiny_model
-from tests.editing.test_mend import a_setting
+from tests.editing.test_mend import a_input
 from tests.fact_model import CAPITAL, FACTS, _edit
 from tests.hypernetworks import moved, untrained
 
@@ -168,10 +170,10 @@ def test_steps_and_updates_leave_the_base_alone(tiny, tmp_path):
     for _ in range(3):
         trainer.train_step()
     trainer.save(tmp_path / "h")
-    setting = replace(a_setting("llama"), model=model, tokenizer=tiny.tokenizer, layout=layout_of(model))
-    setting = replace(setting, statistics=replace(setting.statistics, base_digest=tiny.digest))
+    given = replace(a_input("llama"), model=model, tokenizer=tiny.tokenizer, layout=layout_of(model))
+    given = replace(given, statistics=replace(given.statistics, base_digest=tiny.digest))
     config = method_config("mend", {"hypernetwork": str(tmp_path / "h")})
-    assert compute_update(setting, EDITS, torch.zeros(4, 0), config).update
+    assert compute_update(given, EDITS, torch.zeros(4, 0), config).update
     assert {name: tensor_digest(tensor) for name, tensor in model.state_dict().items()} == before
     assert type(model) is kind and all(p.grad is None and not p.requires_grad for p in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

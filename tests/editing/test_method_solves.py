@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.errors import EditingError, SolveError
-from editing.methods.solve import (
+from editing.methods.shared.solve import (
     alphaedit_gain,
     emmet_gain,
     independent_alphaedit_gains,

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from editing.methods.postnorm import change_before_norm
+from editing.methods.shared.postnorm import change_before_norm
 
 M, N = 12, 5
 

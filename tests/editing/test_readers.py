@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from editing.edit import Edit, Probe, make_edit
 from editing.errors import ErrataError, ReadError, UsageError
 from editing.readers import BadRecord, printable, read_all, read_edits, record_from
-from editing.readers import json_lines as reader_lines
+from editing.readers import lines as reader_lines
 from tasks.parquet import parquet_rows, read_text
 
 ROOT = Path(__file__).parents[2]

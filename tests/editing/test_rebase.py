@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from editing.digests import tensor_digest
 from editing.errors import UsageError
 from editing.methods import METHODS, check_mode, compute_rebase, compute_update, method_config
-from editing.methods.history import KeyHistory
-from editing.weights import EditedWeights, overlay, tensor_digest
-from tests.editing.test_methods import EDITS, make_setting, strong, tiny_setting, wanted
+from editing.methods.shared.history import KeyHistory
+from editing.weights import EditedWeights, overlay
+from tests.editing.test_methods import EDITS, make_input, strong, tiny_input, wanted
 from tests.families import tiny_family
 
 CAN = pytest.mark.parametrize("method", ["memit", "alphaedit", "emmet", "rome"])
@@ -20,19 +21,19 @@ def tiny(request):
     return request.getfixturevalue(request.param)
 
 
-def in_sequence(setting, z_star, config) -> EditedWeights:
+def in_sequence(given, z_star, config) -> EditedWeights:
     """Facts one by one, each kept."""
-    weights = EditedWeights(setting.model, setting.layout)
+    weights = EditedWeights(given.model, given.layout)
     for i, edit in enumerate(EDITS):
-        made = compute_update(setting, [edit], z_star[i : i + 1], config)
+        made = compute_update(given, [edit], z_star[i : i + 1], config)
         weights.apply(made.update)
-        setting.history.add(made.keys)
+        given.history.add(made.keys)
     return weights
 
 
-def check_same(setting, z_star, config) -> None:
-    together = compute_rebase(setting, EDITS, z_star, config)
-    weights = in_sequence(setting, z_star, config)
+def check_same(given, z_star, config) -> None:
+    together = compute_rebase(given, EDITS, z_star, config)
+    weights = in_sequence(given, z_star, config)
     for name, pair in together.update.items():
         expected = weights.sums[name]
         found, scale = pair.B.double() @ pair.A.double(), float(expected.abs().max())
@@ -41,31 +42,31 @@ def check_same(setting, z_star, config) -> None:
 
 @pytest.mark.parametrize("method", ["memit", "alphaedit", "rome"])
 def test_at_one_layer_and_context_a_rebase_is_the_sequence(tiny, method):
-    setting = replace(tiny_setting(tiny, method), layers=(2,), prefixes=("",))
-    check_same(setting, wanted(setting), strong(method))
+    given = replace(tiny_input(tiny, method), layers=(2,), prefixes=("",))
+    check_same(given, wanted(given), strong(method))
 
 
 @pytest.mark.parametrize("mean_key", [True, False])
 def test_romes_edits_see_what_those_before_them_wrote_behind_a_norm_too(mean_key):
     tiny = tiny_family("gemma2")
-    setting = make_setting(tiny, (1,), prefixes=("", "I. "))
-    check_same(setting, wanted(setting), method_config("rome", {"mean_key": mean_key}))
+    given = make_input(tiny, (1,), prefixes=("", "I. "))
+    check_same(given, wanted(given), method_config("rome", {"mean_key": mean_key}))
 
 
 @CAN
 def test_a_rebase_reaches_the_wanted_states_and_leaves_the_model_alone(tiny, method):
-    setting = tiny_setting(tiny, method)
-    z_star, before = wanted(setting), {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()}
-    made = compute_rebase(setting, EDITS, z_star, strong(method))
+    given = tiny_input(tiny, method)
+    z_star, before = wanted(given), {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()}
+    made = compute_rebase(given, EDITS, z_star, strong(method))
     assert {name: tensor_digest(t) for name, t in tiny.model.state_dict().items()} == before
-    assert setting.history.count == 0 and all(keys.shape[0] == len(EDITS) for keys in made.keys.values())
-    with overlay(tiny.model, setting.layout, made.update):
-        assert (wanted_miss(setting, z_star)) < 0.9 * 0.3 * z_star.numel() ** 0.5
+    assert given.history.count == 0 and all(keys.shape[0] == len(EDITS) for keys in made.keys.values())
+    with overlay(tiny.model, given.layout, made.update):
+        assert (wanted_miss(given, z_star)) < 0.9 * 0.3 * z_star.numel() ** 0.5
 
 
-def wanted_miss(setting, z_star) -> float:
+def wanted_miss(given, z_star) -> float:
     """How far the states are from z*, which was made 0.3 away in each coordinate."""
-    return float((wanted(setting) - 0.3 * noise(z_star) - z_star).norm())
+    return float((wanted(given) - 0.3 * noise(z_star) - z_star).norm())
 
 
 def noise(z_star: torch.Tensor) -> torch.Tensor:
@@ -74,35 +75,35 @@ def noise(z_star: torch.Tensor) -> torch.Tensor:
 
 @CAN
 def test_no_pass_is_larger_for_more_facts(tiny_llama, method, monkeypatch):
-    setting, seen = tiny_setting(tiny_llama, method), []
-    edits, z_star = EDITS * 20, wanted(setting).repeat(20, 1)
+    given, seen = tiny_input(tiny_llama, method), []
+    edits, z_star = EDITS * 20, wanted(given).repeat(20, 1)
     z_star = z_star + 0.01 * torch.randn(z_star.shape, generator=torch.Generator().manual_seed(1))
     handle = tiny_llama.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    monkeypatch.setattr("editing.methods.base.TOKENS_AT_ONCE", 64)
-    made = compute_rebase(setting, edits, z_star, strong(method))
+    monkeypatch.setattr("editing.methods.locate.TOKENS_AT_ONCE", 64)
+    made = compute_rebase(given, edits, z_star, strong(method))
     handle.remove()
     assert len(seen) > 10 and max(seen) <= 64
     assert all(pair.B.shape[1] == len(edits) for pair in made.update.values())
 
 
 def test_no_facts_are_the_base(tiny_llama):
-    made = compute_rebase(tiny_setting(tiny_llama, "memit"), [], torch.zeros(0, 32), method_config("memit"))
+    made = compute_rebase(tiny_input(tiny_llama, "memit"), [], torch.zeros(0, 32), method_config("memit"))
     assert not made.update and not made.keys
 
 
 def test_a_history_of_facts_is_refused(tiny_llama):
-    setting = tiny_setting(tiny_llama, "memit")
-    setting.history.add({1: torch.randn(2, 64), 2: torch.randn(2, 64)})
+    given = tiny_input(tiny_llama, "memit")
+    given.history.add({1: torch.randn(2, 64), 2: torch.randn(2, 64)})
     with pytest.raises(UsageError, match=r"starts from the base, the history holds 2 facts; put the base back"):
-        compute_rebase(setting, EDITS, wanted(setting), method_config("memit"))
+        compute_rebase(given, EDITS, wanted(given), method_config("memit"))
 
 
 def test_values_of_other_edits_are_refused(tiny_llama):
-    setting = replace(tiny_setting(tiny_llama, "memit"), history=KeyHistory())
+    given = replace(tiny_input(tiny_llama, "memit"), history=KeyHistory())
     with pytest.raises(UsageError, match=r"3 edits have 2 values z\*; search one for each edit"):
-        compute_rebase(setting, EDITS, wanted(setting)[:2], method_config("memit"))
+        compute_rebase(given, EDITS, wanted(given)[:2], method_config("memit"))
 
 
 def test_a_method_that_trains_is_refused_with_those_that_can():

@@ -10,12 +10,12 @@ from editing.config import MethodConfig
 from editing.errors import SolveError, UsageError
 from editing.layout import layout_of
 from editing.methods import METHODS, compute_independent_updates, compute_update, method_config
-from editing.methods.base import Setting
 from editing.methods.memit import compute_update as memit_as_it_is
 from editing.methods.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
+from editing.methods.shared.interface import MethodInput
 from editing.weights import EditedWeights, Factors
 from tests.conftest import tiny_model
-from tests.editing.test_methods import EDITS, quick, states, tiny_setting, wanted
+from tests.editing.test_methods import EDITS, quick, states, tiny_input, wanted
 
 M, D, ALPHA = 7, 12, 1.5
 SHAPES = pytest.mark.parametrize("shape", [(M, D), (D, M)], ids=["wide", "tall"])
@@ -134,21 +134,21 @@ def tiny(request):
     return request.getfixturevalue(request.param)
 
 
-def settled(tiny, method: str) -> Setting:
-    setting = tiny_setting(tiny, method)
-    return replace(setting, weights=EditedWeights(tiny.model, setting.layout))
+def settled(tiny, method: str) -> MethodInput:
+    given = tiny_input(tiny, method)
+    return replace(given, weights=EditedWeights(tiny.model, given.layout))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("side", ["keys", "both"])
 def test_no_method_writes_into_protected_directions(tiny, method, side):
-    setting = settled(tiny, method)
-    config = quick(setting, method, {"protect": 0.3, "protect_side": side})
-    z_star = wanted(setting)
-    updates = [compute_update(setting, EDITS, z_star, config).update]
-    for update in updates + list(compute_independent_updates(setting, EDITS, z_star, config)):
+    given = settled(tiny, method)
+    config = quick(given, method, {"protect": 0.3, "protect_side": side})
+    z_star = wanted(given)
+    updates = [compute_update(given, EDITS, z_star, config).update]
+    for update in updates + list(compute_independent_updates(given, EDITS, z_star, config)):
         for name, factors in update.items():
-            spectrum, delta = base_spectrum(setting.weights, name, 0.3), product(factors)
+            spectrum, delta = base_spectrum(given.weights, name, 0.3), product(factors)
             assert delta.norm() > 0 and (delta @ spectrum.V_dk.double()).norm() < 1e-5 * delta.norm()
             if side == "both":
                 assert (spectrum.U_mk.double().T @ delta).norm() < 1e-5 * delta.norm()
@@ -156,13 +156,13 @@ def test_no_method_writes_into_protected_directions(tiny, method, side):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
-    setting = settled(tiny, method)
-    config = quick(setting, method, {"norm_clamp": 50.0})
-    z_star = states(setting) + 50 * random(*states(setting).shape, seed=3).float()
-    plain = compute_update(setting, EDITS, z_star, quick(setting, method)).update
-    clamped = compute_update(setting, EDITS, z_star, config).update
-    name = setting.layout.weight_name(setting.layers[0])  # above it keys and residuals differ
-    limit = float(torch.linalg.svdvals(setting.weights.original(name).double())[0])
+    given = settled(tiny, method)
+    config = quick(given, method, {"norm_clamp": 50.0})
+    z_star = states(given) + 50 * random(*states(given).shape, seed=3).float()
+    plain = compute_update(given, EDITS, z_star, quick(given, method)).update
+    clamped = compute_update(given, EDITS, z_star, config).update
+    name = given.layout.weight_name(given.layers[0])  # above it keys and residuals differ
+    limit = float(torch.linalg.svdvals(given.weights.original(name).double())[0])
     before, after = (torch.linalg.svdvals(product(update[name])) for update in (plain, clamped))
     torch.testing.assert_close(after, lowered(before, limit, 50.0), atol=1e-4, rtol=1e-4)
     exceeding = int((lowered(before, limit, 50.0) < before).sum())
@@ -173,74 +173,75 @@ def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_restrained_independent_updates_are_those_of_each_edit_alone(tiny, method):
-    setting = settled(tiny, method)
-    config = quick(setting, method, {"protect": 0.3, "protect_strength": 0.6, "norm_clamp": 50.0, "spread": "sqrt"})
-    z_star = states(setting) + 20 * random(*states(setting).shape, seed=3).float()
-    for i, together in enumerate(compute_independent_updates(setting, EDITS, z_star, config)):
-        alone = compute_update(setting, EDITS[i : i + 1], z_star[i : i + 1], config).update
+    given = settled(tiny, method)
+    spread = {"spread": "sqrt"} if "spread" in METHODS[method].config.model_fields else {}
+    config = quick(given, method, {"protect": 0.3, "protect_strength": 0.6, "norm_clamp": 50.0, **spread})
+    z_star = states(given) + 20 * random(*states(given).shape, seed=3).float()
+    for i, together in enumerate(compute_independent_updates(given, EDITS, z_star, config)):
+        alone = compute_update(given, EDITS[i : i + 1], z_star[i : i + 1], config).update
         for name, factors in together.items():
             expected = product(alone[name])
             torch.testing.assert_close(product(factors), expected, atol=2e-4 * float(expected.abs().max()), rtol=0)
 
 
 def test_by_default_not_a_bit_differs(tiny):
-    setting, config = settled(tiny, "memit"), method_config("memit")
-    wrapped = compute_update(setting, EDITS, wanted(setting), config)
-    direct = memit_as_it_is(setting, EDITS, wanted(setting), config)
-    assert wrapped.update.keys() == direct.update.keys() and not setting.weights.spectra
+    given, config = settled(tiny, "memit"), method_config("memit")
+    wrapped = compute_update(given, EDITS, wanted(given), config)
+    direct = memit_as_it_is(given, EDITS, wanted(given), config)
+    assert wrapped.update.keys() == direct.update.keys() and not given.weights.spectra
     for name, factors in wrapped.update.items():
         assert torch.equal(factors.B, direct.update[name].B) and torch.equal(factors.A, direct.update[name].A)
 
 
 def test_layers_above_make_up_for_what_was_held_back_below(tiny):
     """The loop sees restrained layers: the last one takes all that is left, as it does without restraints."""
-    setting, strict = settled(tiny, "memit"), method_config("memit", {"protect": 0.5, "statistics_weight": 1e-6})
-    z_star = wanted(setting)
-    update = compute_update(setting, EDITS, z_star, strict).update
-    first, last = (setting.layout.weight_name(layer) for layer in setting.layers)
-    plain = compute_update(setting, EDITS, z_star, method_config("memit", {"statistics_weight": 1e-6})).update
+    given, strict = settled(tiny, "memit"), method_config("memit", {"protect": 0.5, "statistics_weight": 1e-6})
+    z_star = wanted(given)
+    update = compute_update(given, EDITS, z_star, strict).update
+    first, last = (given.layout.weight_name(layer) for layer in given.layers)
+    plain = compute_update(given, EDITS, z_star, method_config("memit", {"statistics_weight": 1e-6})).update
     assert float(update[last].B.norm()) > 1.01 * float(plain[last].B.norm())
     assert torch.equal(update[first].B, plain[first].B)
 
 
 def test_the_original_weight_decides_and_is_decomposed_once(tiny):
-    setting, config = settled(tiny, "memit"), method_config("memit", {"protect": 0.3})
-    first = compute_update(setting, EDITS[:2], wanted(setting)[:2], config)
-    kept = dict(setting.weights.spectra)
-    setting.weights.apply(first.update)
-    compute_update(setting, EDITS[2:], wanted(setting)[2:], config)
-    assert setting.weights.spectra.keys() == kept.keys()
-    assert all(setting.weights.spectra[key] is spectrum for key, spectrum in kept.items())
+    given, config = settled(tiny, "memit"), method_config("memit", {"protect": 0.3})
+    first = compute_update(given, EDITS[:2], wanted(given)[:2], config)
+    kept = dict(given.weights.spectra)
+    given.weights.apply(first.update)
+    compute_update(given, EDITS[2:], wanted(given)[2:], config)
+    assert given.weights.spectra.keys() == kept.keys()
+    assert all(given.weights.spectra[key] is spectrum for key, spectrum in kept.items())
 
 
 def test_bfloat16_weights_are_restrained_in_float32():
     tiny = tiny_model("llama", torch.bfloat16)
-    setting, config = settled(tiny, "memit"), method_config("memit", {"protect": 0.3, "norm_clamp": 2.0})
-    z_star = wanted(setting)
-    update = compute_update(setting, EDITS, z_star, config).update
-    setting.weights.apply(update)
+    given, config = settled(tiny, "memit"), method_config("memit", {"protect": 0.3, "norm_clamp": 2.0})
+    z_star = wanted(given)
+    update = compute_update(given, EDITS, z_star, config).update
+    given.weights.apply(update)
     for name, factors in update.items():
         assert factors.B.dtype == factors.A.dtype == torch.float32
-        V = torch.linalg.svd(setting.weights.original(name).double())[2]
-        count = base_spectrum(setting.weights, name, 0.3).V_dk.shape[1]
+        V = torch.linalg.svd(given.weights.original(name).double())[2]
+        count = base_spectrum(given.weights, name, 0.3).V_dk.shape[1]
         assert (product(factors) @ V[:count].T).norm() < 1e-4 * product(factors).norm()
 
 
 def test_an_update_that_is_not_finite_is_refused_and_the_model_stays(tiny):
-    setting = settled(tiny, "memit")
-    restrain = Restraint(setting.weights, method_config("memit", {"norm_clamp": 2.0}))
-    name = setting.layout.weight_name(1)
-    bad = pair(*setting.layout.oriented(tiny.model.get_parameter(name)).shape, rank=2, seed=1)
+    given = settled(tiny, "memit")
+    restrain = Restraint(given.weights, method_config("memit", {"norm_clamp": 2.0}))
+    name = given.layout.weight_name(1)
+    bad = pair(*given.layout.oriented(tiny.model.get_parameter(name)).shape, rank=2, seed=1)
     bad.B[0, 0] = math.nan
     with pytest.raises(SolveError, match=f"the update of {name} is not finite"):
         restrain(name, bad)
-    assert not setting.weights.sums
+    assert not given.weights.sums
 
 
 def test_a_restraint_without_the_original_weights_is_refused(tiny):
-    setting = tiny_setting(tiny, "memit")
-    with pytest.raises(UsageError, match="make the Setting with its EditedWeights"):
-        compute_update(setting, EDITS, wanted(setting), method_config("memit", {"protect": 0.3}))
+    given = tiny_input(tiny, "memit")
+    with pytest.raises(UsageError, match="make the MethodInput with its EditedWeights"):
+        compute_update(given, EDITS, wanted(given), method_config("memit", {"protect": 0.3}))
 
 
 @pytest.mark.parametrize("fields", [{"norm_clamp": 1.0}, {"protect": 1.0}, {"protect": 0}, {"protect_strength": 0}])
@@ -250,9 +251,9 @@ def test_values_that_mean_nothing_are_refused(fields):
 
 
 def test_at_base_there_is_no_earlier_total(tiny):
-    setting = settled(tiny, "memit")
-    setting.weights.apply(compute_update(setting, EDITS, wanted(setting), method_config("memit")).update)
-    sums = setting.weights.sums
-    with setting.weights.at_base():
-        assert setting.weights.sums == {}
-    assert setting.weights.sums is sums and sums
+    given = settled(tiny, "memit")
+    given.weights.apply(compute_update(given, EDITS, wanted(given), method_config("memit")).update)
+    sums = given.weights.sums
+    with given.weights.at_base():
+        assert given.weights.sums == {}
+    assert given.weights.sums is sums and sums

@@ -1,10 +1,12 @@
 """Laws of the solve, against independent derivations."""
 
+import logging
+
 import pytest
 import torch
 
 from editing.errors import SolveError
-from editing.methods.solve import factors, independent_gains, memit_gain
+from editing.methods.shared.solve import cholesky, factors, independent_gains, memit_gain
 
 D, M, N = 24, 7, 5
 
@@ -88,3 +90,15 @@ def test_factors_multiply_to_the_update(problem):
     gain = memit_gain(C, torch.zeros(D, D), K, 0.3)
     pair = factors(R, gain)
     torch.testing.assert_close(pair.B.double() @ pair.A.double(), R @ gain, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_added_to_a_matrix_that_is_not_definite_is_said(caplog):
+    """Statistics of less text than the key size leave directions open, which rounding makes slightly negative."""
+    lacking = torch.diag(torch.tensor([1.0, 1.0, -1e-13], dtype=torch.float64))
+    with caplog.at_level(logging.WARNING):
+        assert cholesky(lacking, "raise ridge").isfinite().all()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "(3 x 3) is not definite" in line and "1.41e-12, 1e-12 of its norm" in line and "raise ridge" in line
+    caplog.clear()
+    cholesky(torch.eye(3, dtype=torch.float64), "raise ridge")
+    assert not caplog.records

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from editing.layout import layout_of
-from editing.methods.lower_states import lower_states
-from editing.methods.targets import encode_pairs, encode_targets, target_logits, target_loss
+from editing.methods.gradients.lower_states import lower_states
+from editing.methods.gradients.targets import encode_pairs, encode_targets, target_logits, target_loss
 from tests.editing.test_methods import EDITS
 from tests.families import FAMILIES, tiny_family
 from tests.reference import plain_logprob
@@ -44,11 +44,11 @@ def test_kept_states_give_what_a_whole_pass_gives(name):
         torch.testing.assert_close(
             target_logits(tiny.model, replace(targets, below=below)), whole, atol=1e-4, rtol=1e-4
         )
-    assert below is not None and len(below.kept.found) == len(EDITS) and lower_states(tiny.model, 0) is None
+    assert below is not None and len(below.memo.found) == len(EDITS) and lower_states(tiny.model, 0) is None
 
 
 def test_what_finds_no_room_is_run_anew(tiny_llama, monkeypatch):
-    monkeypatch.setattr("editing.methods.kept.KEPT_BYTES", 1)
+    monkeypatch.setattr("editing.methods.gradients.memo.MEMO_BYTES", 1)
     targets, below = encode_targets(tiny_llama.model, tiny_llama.tokenizer, EDITS), lower_states(tiny_llama.model, 2)
     first, second = (target_logits(tiny_llama.model, replace(targets, below=below)) for _ in range(2))
-    assert below is not None and not below.kept.found and torch.equal(first, second)
+    assert below is not None and not below.memo.found and torch.equal(first, second)

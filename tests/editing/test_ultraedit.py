@@ -8,10 +8,10 @@ from editing.errors import ModelError, SearchError
 from editing.layout import layout_of
 from editing.measure.scoring import score
 from editing.methods import compute_independent_updates, compute_update, method_config
-from editing.methods.base import Setting
-from editing.methods.features import feature_moments, gradient_parts
-from editing.methods.history import KeyHistory
-from editing.methods.targets import encode_targets, target_loss
+from editing.methods.gradients.features import feature_moments, gradient_parts
+from editing.methods.gradients.targets import encode_targets, target_loss
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
 from editing.methods.ultraedit import mean_and_deviation
 from editing.weights import EditedWeights, overlay
 from tests.conftest import tiny_model
@@ -22,9 +22,9 @@ INSIDE = {"llama": "mlp.up_proj", "gpt2": "mlp.c_fc"}
 ONE_TOKEN = Edit(subject="Nile", prompt="The river {} flows to", target_new="the")
 
 
-def a_setting(kind: str, dtype: torch.dtype = torch.float64) -> Setting:
+def a_input(kind: str, dtype: torch.dtype = torch.float64) -> MethodInput:
     tiny = tiny_model(kind, dtype)
-    return Setting(tiny.model, tiny.tokenizer, layout_of(tiny.model), LAYERS, None, KeyHistory(), ("",))
+    return MethodInput(tiny.model, tiny.tokenizer, layout_of(tiny.model), LAYERS, None, KeyHistory(), ("",))
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -32,8 +32,8 @@ def kind(request) -> str:
     return request.param
 
 
-def updated(setting: Setting, edits=EDITS, **fields: object):
-    return compute_update(setting, edits, torch.zeros(len(edits), 0), method_config("ultraedit", fields))
+def updated(given: MethodInput, edits=EDITS, **fields: object):
+    return compute_update(given, edits, torch.zeros(len(edits), 0), method_config("ultraedit", fields))
 
 
 def delta(factors) -> torch.Tensor:
@@ -42,24 +42,24 @@ def delta(factors) -> torch.Tensor:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_inputs_and_output_gradients_make_up_the_weights_gradient(kind, inside):
-    setting = a_setting(kind)
-    targets = encode_targets(setting.model, setting.tokenizer, EDITS)
-    modules = setting.layout.projections(setting.model, LAYERS, [INSIDE[kind]] if inside else [])
-    parts = gradient_parts(setting.model, modules, targets)
-    weights = [setting.model.get_parameter(name).requires_grad_(True) for name in modules]
-    for name, gradient in zip(modules, torch.autograd.grad(target_loss(setting.model, targets), weights), strict=True):
+    given = a_input(kind)
+    targets = encode_targets(given.model, given.tokenizer, EDITS)
+    modules = given.layout.projections(given.model, LAYERS, [INSIDE[kind]] if inside else [])
+    parts = gradient_parts(given.model, modules, targets)
+    weights = [given.model.get_parameter(name).requires_grad_(True) for name in modules]
+    for name, gradient in zip(modules, torch.autograd.grad(target_loss(given.model, targets), weights), strict=True):
         u, g = (part.flatten(0, 1) for part in parts[name])
         assert float(gradient.norm()) > 0
-        torch.testing.assert_close(g.T @ u, setting.layout.oriented(gradient), atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(g.T @ u, given.layout.oriented(gradient), atol=1e-12, rtol=1e-9)
 
 
-def plain_ultraedit(setting: Setting, edits, scale: float, ridge: float) -> dict[str, torch.Tensor]:
+def plain_ultraedit(given: MethodInput, edits, scale: float, ridge: float) -> dict[str, torch.Tensor]:
     """The paper's steps for one batch, edit by edit, with torch's own mean and deviation and the d x d inverse."""
-    model, deltas = setting.model, {}
+    model, deltas = given.model, {}
     for layer in LAYERS:
-        module, H, G = setting.layout.projection(model, layer), [], []
+        module, H, G = given.layout.projection(model, layer), [], []
         for edit in edits:
-            targets = encode_targets(model, setting.tokenizer, [edit])
+            targets = encode_targets(model, given.tokenizer, [edit])
             kept = {}
             hook = module.register_forward_hook(
                 lambda m, x, y, kept=kept: kept.update(h=x[0], y=y.requires_grad_(True))
@@ -74,14 +74,14 @@ def plain_ultraedit(setting: Setting, edits, scale: float, ridge: float) -> dict
         H_hat, G_hat = ((X - X.mean(0)) / X.std(0) for X in (H, G))
         V = -scale * H_hat.square().sum(1, keepdim=True) * G_hat
         inverse = torch.linalg.inv(H.T @ H + ridge * torch.eye(H.shape[1], dtype=H.dtype))
-        deltas[setting.layout.weight_name(layer)] = (inverse @ H.T @ V).T
+        deltas[given.layout.weight_name(layer)] = (inverse @ H.T @ V).T
     return deltas
 
 
 def test_the_update_is_the_papers_formula(kind):
-    setting = a_setting(kind)
-    expected = plain_ultraedit(setting, EDITS, scale=0.3, ridge=0.7)
-    found = updated(setting, scale=0.3, ridge=0.7).update
+    given = a_input(kind)
+    expected = plain_ultraedit(given, EDITS, scale=0.3, ridge=0.7)
+    found = updated(given, scale=0.3, ridge=0.7).update
     assert found.keys() == expected.keys()
     for name, factors in found.items():
         torch.testing.assert_close(
@@ -110,57 +110,57 @@ def test_a_constant_coordinate_and_a_single_feature_stay_finite():
 
 
 def test_an_edit_of_one_token_alone_is_a_finite_step_downhill(kind):
-    setting = a_setting(kind)
-    targets = encode_targets(setting.model, setting.tokenizer, [ONE_TOKEN])
+    given = a_input(kind)
+    targets = encode_targets(given.model, given.tokenizer, [ONE_TOKEN])
     assert len(targets.tokens) == 1
-    update = updated(setting, [ONE_TOKEN], scale=1e-3).update
-    with overlay(setting.model, setting.layout, update):
-        after = target_loss(setting.model, targets)
-    assert after < target_loss(setting.model, targets)
+    update = updated(given, [ONE_TOKEN], scale=1e-3).update
+    with overlay(given.model, given.layout, update):
+        after = target_loss(given.model, targets)
+    assert after < target_loss(given.model, targets)
 
 
 def test_a_feature_does_not_depend_on_the_size_of_its_batch(kind):
-    setting = a_setting(kind)
-    parts = [updated(setting, [edit]).moments for edit in EDITS]
-    for name, sums in updated(setting).moments.items():
+    given = a_input(kind)
+    parts = [updated(given, [edit]).moments for edit in EDITS]
+    for name, sums in updated(given).moments.items():
         torch.testing.assert_close(sum(part[name] for part in parts), sums, rtol=1e-9, atol=1e-15)
 
 
 def test_earlier_batches_take_part_in_the_normalisation_until_they_are_undone(kind):
-    setting = a_setting(kind)
-    alone, first = updated(setting, EDITS[2:]), updated(setting, EDITS[:2])
-    setting.history.add(first.keys, first.moments)
-    after = updated(setting, EDITS[2:])
+    given = a_input(kind)
+    alone, first = updated(given, EDITS[2:]), updated(given, EDITS[:2])
+    given.history.add(first.keys, first.moments)
+    after = updated(given, EDITS[2:])
     for name, factors in alone.update.items():
         assert torch.equal(after.moments[name], alone.moments[name])
         assert not torch.allclose(delta(after.update[name]), delta(factors))
-    [independent] = compute_independent_updates(setting, EDITS[2:], torch.zeros(1, 0), method_config("ultraedit"))
+    [independent] = compute_independent_updates(given, EDITS[2:], torch.zeros(1, 0), method_config("ultraedit"))
     assert all(torch.equal(factors.B, after.update[name].B) for name, factors in independent.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_targets_become_more_probable(kind, dtype):
-    setting = a_setting(kind, dtype)
+    given = a_input(kind, dtype)
     asked = [(edit.text, edit.target_new) for edit in EDITS]
-    before = [one.mean_logprob for one in score(setting.model, setting.tokenizer, asked)]
-    EditedWeights(setting.model, setting.layout).apply(updated(setting, scale=0.02).update)
-    after = [one.mean_logprob for one in score(setting.model, setting.tokenizer, asked)]
+    before = [one.mean_logprob for one in score(given.model, given.tokenizer, asked)]
+    EditedWeights(given.model, given.layout).apply(updated(given, scale=0.02).update)
+    after = [one.mean_logprob for one in score(given.model, given.tokenizer, asked)]
     assert sum(after) > sum(before)
-    assert {parameter.dtype for parameter in setting.model.parameters()} == {dtype}
+    assert {parameter.dtype for parameter in given.model.parameters()} == {dtype}
 
 
 def test_other_projections_can_be_edited_by_name(kind):
-    setting = a_setting(kind)
-    update = updated(setting, projections=[INSIDE[kind]]).update
+    given = a_input(kind)
+    update = updated(given, projections=[INSIDE[kind]]).update
     assert all(INSIDE[kind] in name for name in update) and len(update) == len(LAYERS)
-    EditedWeights(setting.model, setting.layout).apply(update)
+    EditedWeights(given.model, given.layout).apply(update)
     with pytest.raises(ModelError, match=r"layer 1 has no projection 'mlp\.act'; it has .*mlp\."):
-        updated(setting, projections=["mlp.act"])
+        updated(given, projections=["mlp.act"])
 
 
 def test_a_loss_that_is_not_finite_is_refused_and_leaves_no_hook(kind):
-    setting = a_setting(kind)
-    setting.model.get_parameter(setting.layout.weight_name(3))[0, 0] = float("nan")
+    given = a_input(kind)
+    given.model.get_parameter(given.layout.weight_name(3))[0, 0] = float("nan")
     with pytest.raises(SearchError, match="the loss of the targets is nan"):
-        updated(setting)
-    assert not any(module._forward_hooks for module in setting.model.modules())
+        updated(given)
+    assert not any(module._forward_hooks for module in given.model.modules())

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from editing.digests import tensor_digest
 from editing.errors import SolveError
 from editing.layout import layout_of
-from editing.weights import EditedWeights, Factors, concatenate, overlay, tensor_digest
+from editing.weights import EditedWeights, Factors, concatenate, overlay
 
 
 def update_for(model, seed=0, rank=3, layers=(1, 2)):

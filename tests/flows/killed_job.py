@@ -28,7 +28,7 @@ def main(line: str, kill_at: int, log: Path) -> None:
         if passed == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    task_call, publish, append = Task.__call__, SnapshotStore.publish, Ledger.append
+    task_call, publish, append = Task.__call__, SnapshotStore.publish, Ledger.write
 
     def called(self, *args, **kwargs):
         boundary(f"before {self.name}")
@@ -40,10 +40,11 @@ def main(line: str, kill_at: int, log: Path) -> None:
         return version
 
     def appended(self, *args, **kwargs):
-        append(self, *args, **kwargs)
+        written = append(self, *args, **kwargs)
         boundary("after append")
+        return written
 
-    Task.__call__, SnapshotStore.publish, Ledger.append = called, published, appended
+    Task.__call__, SnapshotStore.publish, Ledger.write = called, published, appended
     knowledge_update(line, POLICY)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from editing.methods.mend.training import MendTrainer, MendTraining
+from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
 from flows.train_mend import train_mend
-from tasks.stores.objects import FolderStore
+from tasks.stores.folder import FolderStore
 from tasks.tracking.hypernetworks import HypernetworkTracker
 from tasks.training.job import TrainingPlan
 

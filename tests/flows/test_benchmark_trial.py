@@ -110,7 +110,7 @@ def test_a_trial_of_several_says_of_each_what_a_trial_of_it_alone_says(settings,
         assert row.answer_before.startswith(edit.target_true) and row.before["efficacy_argmax"] == 0.0
         assert row.answer_after.startswith(edit.target_new) == (row.after["efficacy_argmax"] == 1.0)
     assert all(unchanged(session) for session in sessions)
-    assert all(session.live == [] and session.setting.history.count == 0 for session in sessions)
+    assert all(session.live == [] and session.method_input.history.count == 0 for session in sessions)
 
 
 def test_a_benchmark_takes_the_first_edits_of_a_seeded_shuffle(tmp_path):

@@ -8,10 +8,11 @@ import pytest
 
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
-from tasks.ledger.view import live_requests
+from tasks.ledger.view import chain, look
 from tasks.review import decisions as review
 from tasks.review.aliases import pointer
 from tasks.serving.loading import load_version
+from tasks.stores.manifest import members
 from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,9 @@ def check_complete(workplace, line, ids, where):
     states = {name: state.state for name, state in workplace.ledger.states(line).items()}
     assert states.keys() == set(ids) and set(states.values()) <= FINAL, (where, states)
     assert states["impossible"] == "quarantined", where
-    waiting = review.waiting(workplace, line)
-    written = live_requests(workplace.store, waiting[-1].snapshot)
+    view = look(workplace.store, workplace.ledger, line)
+    waiting = view.waiting
+    written = members(chain(view, view.tip))
     assert sorted(written) == sorted(name for name, state in states.items() if state == "committed"), where
     assert [v.number for v in workplace.store.versions(line)] == [v.number for v in waiting], where
     assert workplace.tracker().aliases(line) == {"challenger": waiting[-1].number}, where

@@ -11,7 +11,8 @@ from tasks.ledger import intake
 from tasks.lines.specs import read_line
 from tasks.review import decisions as review
 from tasks.review.aliases import pointer
-from tasks.serving.loading import ask_all, load_version
+from tasks.review.asking import ask_all, columns_of
+from tasks.serving.loading import load_version
 from tasks.update.session import open_session
 from tests.flows.conftest import POLICY
 
@@ -132,7 +133,8 @@ def test_base_champion_and_challenger_answer_side_by_side(place, good_edits):
     review.approve(workplace, "ask")
     intake.submit(workplace.ledger, "ask", edits[1:], "tester")
     knowledge_update("ask", POLICY)
-    [first, second] = ask_all(workplace, spec, review.waiting(workplace, "ask"), [e.text for e in edits], 4)
+    columns = columns_of(workplace.store.head("ask"), review.waiting(workplace, "ask"))
+    [first, second] = ask_all(workplace, spec, columns, [e.text for e in edits], 4)
     base, champion, challenger = second["answers"].values()
     assert not champion.startswith(edits[1].target_new) and challenger.startswith(edits[1].target_new)
     assert list(first["answers"].values())[1].startswith(edits[0].target_new)

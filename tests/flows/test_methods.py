@@ -72,7 +72,8 @@ def test_a_benchmark_runs_every_other_method(method, good_edits, shared_places, 
     data = tmp_path / "edits.json"
     data.write_text(json.dumps([edit.model_dump(mode="json") for edit in good_edits[:2]]))
     layers = [1] if METHODS[method].config.one_layer else [0, 1]
-    fields = SHARED | {"layers": layers} | FITTING.get(method, {})
+    shared = {name: value for name, value in SHARED.items() if name in METHODS[method].config.model_fields}
+    fields = shared | {"layers": layers} | FITTING.get(method, {})
     if method == "mend":
         fields |= {"hypernetwork": str(gradient_step(shared_places["ERRATA_MODEL"], layers, tmp_path))}
     spec = LineSpec(line="x", model=shared_places["ERRATA_MODEL"], config=method_config(method, fields))

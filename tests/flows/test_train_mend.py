@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.edit import Edit
 from editing.methods.mend.files import load_network, save_network
-from editing.methods.mend.training import MendTraining
+from editing.methods.mend.options import MendTraining
+from editing.methods.mend.training import MendTrainer
 from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
-from tasks.lines.hypernetworks import cached, resolve, store_key
+from tasks.lines.hypernetworks import cached, resolve, stored
 from tasks.lines.specs import read_line
 from tasks.settings import Settings, load_settings
 from tasks.stores.objects import sha256
@@ -141,12 +143,48 @@ def test_a_training_begins_with_an_earlier_one_and_is_another(trained, here):
     assert 0 < max(moved) < 0.01  # one warm step away, not a training away
 
 
+def test_the_command_trains_from_what_its_start_meant_when_it_was_given(trained, elsewhere, tmp_path):
+    options = ["--start", trained.reference, "-o", "rank=32", "-o", "batch=2", "--name", "begun"]
+    plan = ["--steps", 1, "--every", 1, "--validation-edits", 3]
+    version = elsewhere("train-mend", written(tmp_path / "data.json"), *plan, *options, "--json").json["version"]
+    client = tracker(load_settings())._client
+    run = client.get_run(client.get_model_version("begun", str(version)).run_id)
+    assert run.data.params["start"] == run.data.params["start_digest"] == trained.summary.hypernetwork
+
+
+def test_a_training_goes_on_while_mlflow_takes_nothing_and_loses_no_value(place, tmp_path, monkeypatch):
+    place("locked")
+    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=0.1")
+    other = sqlite3.connect(tmp_path / "mlflow.db")
+    step = MendTrainer.train_step
+
+    def locking(self):
+        if self.step == 1:
+            other.execute("BEGIN IMMEDIATE")
+        if self.step == 5:
+            other.rollback()
+        return step(self)
+
+    monkeypatch.setattr(MendTrainer, "train_step", locking)
+    plan = TrainingPlan(training=MendTraining(rank=4, step_size=0.1, batch=2), steps=6, every=2, validation_edits=3)
+    summary = train_mend(written(tmp_path / "edits.json", EDITS[:12]), plan, name="locked")
+    client = tracker(load_settings())._client
+    run = client.get_run(client.get_model_version("locked", str(summary.version)).run_id)
+    for name, steps in (("train_loss", [1, 2, 3, 4, 5, 6]), ("validation_score", [2, 4, 6])):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == steps
+    assert run.info.status == "FINISHED"
+
+
 def test_every_form_of_reference_names_the_same_hypernetwork(trained, here, tmp_path):
     digest = trained.summary.hypernetwork
     run_id = tracker(here).locate(trained.reference)[0]
     (tmp_path / "copy.safetensors").write_bytes(cached(here, digest).read_bytes())
     forms = [tmp_path / "copy.safetensors", tmp_path, trained.reference, f"runs:/{run_id}", digest, digest[:12]]
-    forms += [store_key(digest), f"trainings/{trained.summary.training}", f"runs:/{run_id}/hypernetwork"]
+    forms += [
+        f"hypernetworks/{digest}.safetensors",
+        f"trainings/{trained.summary.training}",
+        f"runs:/{run_id}/hypernetwork",
+    ]
     assert {str(form): resolve(str(form), here) for form in forms} == dict.fromkeys(map(str, forms), digest)
 
 
@@ -190,7 +228,7 @@ def test_a_line_knows_its_hypernetwork_by_digest_on_every_machine(trained, elsew
     store = open_workplace().store.store
     line, digest = read_line(store, "quick"), trained.summary.hypernetwork
     assert line is not None and (line.config.hypernetwork, line.config.hypernetwork_digest) == ("", digest)
-    assert sha256(store.get(store_key(digest))[0]) == digest
+    assert sha256(stored(store).get(digest)) == digest
     monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "another"))  # what the store has is fetched again
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert update(EDITS[2:3])["version"] == 2
@@ -330,3 +368,9 @@ def test_a_broken_last_checkpoint_is_passed_over_for_the_one_before(place, tmp_p
     resumed = longer()
     assert resumed.hypernetwork == whole.hypernetwork and resumed.steps == 6
     assert blobs(tmp_path / "broken") == tensors
+
+
+@pytest.mark.parametrize("name", ["our/model", "a:b", "two words", "", "-o"])
+def test_a_name_that_mlflow_cannot_keep_is_refused_before_anything_is_read(errata, tmp_path, name):
+    refused = errata("train-mend", tmp_path / "nowhere.json", "--name", name)
+    check_one_line(refused, 2, "cannot be the name of a model in MLflow")

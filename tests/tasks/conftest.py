@@ -15,7 +15,8 @@ import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tasks.stores.objects import ObjectStore, open_store
+from tasks.stores.objects import ObjectStore
+from tasks.stores.opening import open_store
 
 BUCKET = "errata-tests"
 SECRET = "test-secret-never-in-a-message"

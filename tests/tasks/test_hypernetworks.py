@@ -5,9 +5,10 @@ import pytest
 from editing.errors import HypernetworkError
 from editing.methods import method_config
 from editing.methods.mend.files import load_network, network_bytes
-from tasks.lines.hypernetworks import cached, keep, located, resolve, store_key
+from tasks.lines.hypernetworks import cached, keep, located, resolve, stored
 from tasks.settings import Settings
-from tasks.stores.objects import open_store, sha256
+from tasks.stores.objects import sha256
+from tasks.stores.opening import open_store
 from tests.conftest import tiny_model
 from tests.hypernetworks import untrained
 
@@ -38,8 +39,19 @@ def test_a_kept_hypernetwork_is_found_by_its_digest_where_the_cache_is_empty(set
     assert located(config, settings) == first and load_network(cached(settings, sha256(data))).spec.rank == 8
 
 
+def test_what_was_resolved_keeps_its_meaning_whatever_its_reference_means_later(settings, data, tmp_path):
+    path = tmp_path / "h.safetensors"
+    path.write_bytes(data)
+    digest = resolve(str(path), settings)
+    path.write_bytes(b"another one")
+    assert resolve(digest, settings) == digest
+    cached(settings, digest).write_bytes(b"broken")
+    with pytest.raises(HypernetworkError, match=f"no hypernetworks in .* begin with {digest}"):
+        resolve(digest, settings)
+
+
 def test_a_changed_file_of_the_cache_is_fetched_again(settings, data, config):
-    open_store(settings.store_uri, create=True).put(store_key(sha256(data)), data)
+    stored(open_store(settings.store_uri, create=True)).put(data)
     path = cached(settings, sha256(data))
     located(config, settings)
     path.write_bytes(data[:-1])
@@ -47,11 +59,12 @@ def test_a_changed_file_of_the_cache_is_fetched_again(settings, data, config):
 
 
 def test_what_is_missing_or_changed_in_the_store_is_refused_by_name(settings, data, config):
-    store, key = open_store(settings.store_uri, create=True), store_key(sha256(data))
+    store = open_store(settings.store_uri, create=True)
+    key = stored(store).key(sha256(data))
     with pytest.raises(HypernetworkError, match=f"no hypernetwork {sha256(data)[:12]} in the cache or in .* as {key}"):
         located(config, settings)
     store.put(key, data[:-1])
-    with pytest.raises(HypernetworkError, match=rf"'{key}' in '.*' has sha256 .*; restore it from a copy"):
+    with pytest.raises(HypernetworkError, match=rf"'{key}' in '.*': expected sha256 .*; restore it from a copy"):
         located(config, settings)
     assert not cached(settings, sha256(data)).exists()
 

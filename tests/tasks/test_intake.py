@@ -16,6 +16,7 @@ from tasks.ledger.table import Ledger
 
 LINE = "main"
 EDIT = Edit(id="geo-1", subject="France", prompt="The capital of {} is", target_new="Lyon", target_true="Paris")
+WRITTEN = ("applied", "validated", "committed")
 BAD = BadRecord(row=3, field="prompt", reason="prompt is missing; give it", raw='{"subject": "x"}')
 
 
@@ -58,9 +59,7 @@ def test_a_repeated_submission_changes_nothing(ledger):
     assert ledger.history() == before
 
 
-@pytest.mark.parametrize(
-    "standing", [(), ("applied",), ("applied", "validated", "committed"), ("applied", "committed", "promoted")]
-)
+@pytest.mark.parametrize("standing", [(), ("applied",), WRITTEN, (*WRITTEN, "approved", "promoted")])
 def test_a_request_that_stands_is_not_queued_again(ledger, standing):
     submit(ledger, EDIT)
     mark(ledger, *standing)
@@ -68,10 +67,21 @@ def test_a_request_that_stands_is_not_queued_again(ledger, standing):
     assert states(ledger) == {EDIT.id: standing[-1] if standing else "queued"}
 
 
-@pytest.mark.parametrize("outcome", ["rejected", "quarantined", "rolled_back", "retracted"])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        ("rejected",),
+        ("quarantined",),
+        ("withdrawn",),
+        (*WRITTEN, "rolled_back"),
+        (*WRITTEN, "approved", "promoted", "retracted"),
+        (*WRITTEN, "approved", "promoted", "superseded"),
+    ],
+    ids=lambda outcome: outcome[-1],
+)
 def test_a_request_that_was_refused_or_taken_back_can_be_submitted_again(ledger, outcome):
     submit(ledger, EDIT)
-    mark(ledger, outcome)
+    mark(ledger, *outcome)
     better = changed(EDIT, target_new="Nice")
     assert submit(ledger, better).queued == [EDIT.id]
     [found] = ledger.queued(LINE)
@@ -194,7 +204,7 @@ def test_no_two_accepted_requests_ask_the_same(asked, standing):
 
 def as_queued(edit: Edit) -> intake.RequestState:
     empty = dict.fromkeys(intake.RequestState.model_fields)
-    about = {"request_id": edit.id, "line": LINE, "state": "queued", "time": "2026-11-22T00:00:00Z", "sequence": 0}
+    about = {"request_id": edit.id, "line": LINE, "state": "queued", "time": "2026-11-22T00:00:00Z"}
     return intake.RequestState.model_validate(empty | about | {"actor": "ann", "payload": edit.model_dump()})
 
 

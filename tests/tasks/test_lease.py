@@ -1,11 +1,14 @@
 """Laws of the lease: one holder at a time, none for ever, and who lost it is told."""
 
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -94,7 +97,7 @@ def test_renewing_keeps_the_line(folder):
 
 
 def test_a_killed_job_of_this_machine_does_not_block_its_line(folder):
-    code = "import sys, tasks.stores.objects as o, tasks.stores.lease as l; "
+    code = "import sys, tasks.stores.opening as o, tasks.stores.lease as l; "
     code += f"l.acquire(o.open_store({folder.uri!r}), {LINE!r}); "
     code += "print('held', flush=True); sys.stdin.read()"
     root = Path(__file__).parents[2]
@@ -106,6 +109,103 @@ def test_a_killed_job_of_this_machine_does_not_block_its_line(folder):
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead but not collected: a zombie holds nothing
     acquire(folder, LINE).release()
     child.communicate()
+
+
+CHILD = """
+import sys, tasks.stores.opening as o, tasks.stores.lease as l
+with l.acquire(o.open_store({uri!r}), {line!r}, ttl_seconds={ttl}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def child(folder):
+    """A job in a process of its own, which holds the line with a ttl of 0.6 s until its input is closed."""
+    code = CHILD.format(uri=folder.uri, line=LINE, ttl=0.6)
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def until(condition):
+    """Wait for what must come; the test fails by its time limit where it does not."""
+    while not condition():
+        time.sleep(0.02)
+
+
+def seen_from_elsewhere(store):
+    return holder(store, LINE).model_copy(update={"machine": "elsewhere"})
+
+
+def test_a_job_that_says_nothing_keeps_its_line_on_every_machine(folder, child):
+    first = holder(folder, LINE).renewed
+    until(lambda: holder(folder, LINE).renewed - first > timedelta(seconds=1.5))  # more than two ttl
+    assert not holder(folder, LINE).is_free() and not seen_from_elsewhere(folder).is_free()
+    child.communicate()  # its input ends, and so does its `with`
+    assert holder(folder, LINE).released
+    acquire(folder, LINE).release()
+
+
+def test_a_process_that_lives_keeps_its_line_however_long_it_is_silent(folder, child):
+    os.kill(child.pid, signal.SIGSTOP)
+    until(lambda: seen_from_elsewhere(folder).is_free())  # expired
+    with pytest.raises(LineBusy, match=f"process {child.pid}.*: wait for that job or end it$"):
+        acquire(folder, LINE)
+    os.kill(child.pid, signal.SIGCONT)
+    child.communicate()
+    acquire(folder, LINE).release()
+
+
+def test_a_process_that_was_stopped_while_another_machine_took_over_learns_it(folder, child):
+    os.kill(child.pid, signal.SIGSTOP)
+    until(lambda: seen_from_elsewhere(folder).is_free())
+    held_by(folder, owner="another", machine="elsewhere", pid=1, renewed=datetime.now(UTC), ttl_seconds=900.0)
+    os.kill(child.pid, signal.SIGCONT)
+    child.communicate()
+    assert holder(folder, LINE).owner == "another" and not holder(folder, LINE).released
+
+
+def test_the_thread_ends_with_the_lease_and_renews_nothing_after(folder):
+    with acquire(folder, LINE, ttl_seconds=0.03) as lease:
+        until(lambda: lease.record.renewed > lease.record.started)
+    assert not [thread for thread in threading.enumerate() if thread.name == f"lease of {LINE}"]
+    assert holder(folder, LINE).released
+
+
+def test_who_lost_the_line_between_learns_it_at_the_next_check_and_at_the_next_renewal(folder, caplog):
+    with acquire(folder, LINE, ttl_seconds=0.06) as lease:
+        lease.check()
+        held_by(folder, owner="another", machine="elsewhere", flow_run_id="run-2")
+        until(lambda: "taken over" in caplog.text)
+        for ask in (lease.check, lease.renew):
+            with pytest.raises(LineBusy, match=r"taken over by process .*run-2"):
+                ask()
+    assert holder(folder, LINE).owner == "another"
+
+
+@pytest.mark.parametrize("how", ["refused", "written, and the answer was lost"])
+def test_a_renewal_that_storage_fails_is_logged_and_tried_again(folder, monkeypatch, caplog, how):
+    caplog.set_level(logging.WARNING)
+    put, left = folder.put_if_match, [2]
+
+    def fail(*args):
+        if left[0]:
+            left[0] -= 1
+            if how != "refused":
+                put(*args)
+            raise StorageError("the network is gone")
+        return put(*args)
+
+    with acquire(folder, LINE, ttl_seconds=0.06) as lease:
+        monkeypatch.setattr(folder, "put_if_match", fail)
+        until(lambda: not left[0] and lease.record.renewed > lease.record.started)
+        lease.check()
+        assert "not renewed, tried again soon: the network is gone" in caplog.text
+    assert holder(folder, LINE).owner == lease.record.owner and holder(folder, LINE).released
 
 
 def test_a_pid_that_is_used_again_does_not_block(folder):

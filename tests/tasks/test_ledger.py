@@ -9,18 +9,24 @@ import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from editing.errors import UsageError
 from tasks.ledger import table as ledger_module
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.table import TRANSITIONS, Event, Ledger, State, check_transition, s3_options
+from tasks.ledger.events import TRANSITIONS, Event, State, check_transition, fold
+from tasks.ledger.opening import FORMAT_KEY, s3_options
+from tasks.ledger.queries import SCHEMA
+from tasks.ledger.table import Ledger
 
 LINE = "smollm2"
 ROOT = Path(__file__).parents[2]
@@ -56,7 +62,11 @@ def test_the_state_is_the_latest_event_with_the_whole_request(ledger):
     ledger.append([event(payload=request), event(what="queued"), event("r2", payload={})])
     done = {"version": 3, "batch": 1, "snapshot": "s", "flow_run_id": "f", "mlflow_run_id": "m"}
     ledger.append(
-        [event(what="validated", metrics={"efficacy": 0.9}, **done), event(what="committed", reason="kept", **done)]
+        [
+            event(what="applied"),
+            event(what="validated", metrics={"efficacy": 0.9}, **done),
+            event(what="committed", reason="kept", **done),
+        ]
     )
     states = ledger.states(LINE)
     assert {name: state.state for name, state in states.items()} == {"r1": "committed", "r2": "received"}
@@ -72,28 +82,40 @@ def test_the_state_is_the_latest_event_with_the_whole_request(ledger):
 def test_events_come_back_as_they_were(ledger):
     events = [event(metrics={"a": 1.5}, payload={"x": "y"}, version=2**40, batch=7, reason="why"), event(what="queued")]
     ledger.append(events)
-    assert ledger.history() == [item.model_copy(update={"sequence": n}) for n, item in enumerate(events)]
+    commit = DeltaTable(ledger.uri).version()
+    assert ledger.history() == [
+        item.model_copy(update={"commit": commit, "sequence": n}) for n, item in enumerate(events)
+    ]
 
 
 def test_a_new_attempt_forgets_the_numbers_of_the_old(ledger):
     ledger.append([event(payload={"subject": "Lyon"}), event(what="queued")])
-    ledger.append([event(what="quarantined", metrics={"efficacy": 0.1}, batch=1, version=1), event(what="queued")])
-    state = ledger.states()["r1"]
+    ledger.append(
+        [
+            event(what="applied"),
+            event(what="quarantined", metrics={"efficacy": 0.1}, batch=1, version=1),
+            event(what="queued"),
+        ]
+    )
+    state = ledger.states(LINE)["r1"]
     assert (state.state, state.metrics, state.version, state.batch) == ("queued", None, None, None)
     assert state.payload == {"subject": "Lyon"}
 
 
-def test_order_is_that_of_time_then_of_the_append(ledger):
+def test_order_is_that_of_the_commits_whatever_the_clocks_say(ledger):
     now = datetime.now(UTC)
-    ledger.append([event(what="promoted", time=now), event(what="rolled_back", time=now)])
-    ledger.append([event(what="received", time=now - timedelta(seconds=1))])
-    assert ledger.states()["r1"].state == "rolled_back"
-    assert [item.event for item in ledger.history("r1")] == ["received", "promoted", "rolled_back"]
+    steps = ["received", "queued", "applied", "quarantined", "received", "queued"]
+    for minutes, what in enumerate(steps):
+        ledger.append([event(what=what, time=now - timedelta(minutes=minutes))])
+    assert [item.event for item in ledger.history("r1")] == steps
+    assert ledger.states(LINE)["r1"].state == "queued"
+    assert ledger.look()[LINE].standings["r1"].state == "queued"
 
 
 def test_requests_wait_in_the_order_in_which_they_were_queued(ledger):
     names = [f"r{number}" for number in range(20)]
     random.Random(0).shuffle(names)
+    ledger.append([event(name) for name in ["gone", "other", *reversed(names)]] + [event("other", line="other")])
     ledger.append([event(name, "queued") for name in names] + [event("gone", "queued"), event("gone", "rejected")])
     ledger.append([event("other", "queued", line="other")])
     assert [state.request_id for state in ledger.queued(LINE)] == names
@@ -111,7 +133,8 @@ def test_history_is_found_by_request_version_and_line_and_limited_to_the_latest(
 
 
 def test_a_ledger_that_nobody_wrote_is_empty(ledger):
-    assert (ledger.states(), ledger.history(), ledger.counts(LINE), ledger.queued(LINE)) == ({}, [], {}, [])
+    assert (ledger.states(LINE), ledger.history(), ledger.counts(LINE), ledger.queued(LINE)) == ({}, [], {}, [])
+    assert ledger.look() == {}
     ledger.append([])
     assert ledger.compact(0) is False
     assert not Path(ledger.uri).exists()
@@ -120,7 +143,9 @@ def test_a_ledger_that_nobody_wrote_is_empty(ledger):
 def test_an_append_is_one_commit_and_the_table_only_grows(ledger):
     ledger.append([event(f"r{number}") for number in range(50)])
     table = DeltaTable(ledger.uri)
-    assert table.version() == 1  # 0 made the table
+    assert table.version() == 2  # 0 made the table, 1 marked it
+    ledger.append([event("more")])
+    assert DeltaTable(ledger.uri).version() == 3
     with pytest.raises(CommitFailedError, match="append-only"):
         table.delete()
 
@@ -158,7 +183,7 @@ def test_a_payload_that_is_no_json_is_refused_in_one_line(ledger):
 def test_what_users_write_is_never_part_of_a_query(ledger, text):
     ledger.append([event("r1"), event(text, reason=text, actor=text)])
     assert [item.reason for item in ledger.history(request_id=text)] == [text]
-    assert len(ledger.states()) == 2
+    assert len(ledger.states(LINE)) == 2
     with pytest.raises(UsageError):
         ledger.states("a' OR 'a'='a")
 
@@ -173,17 +198,18 @@ def test_lines_and_events_are_checked():
 def test_writing_again_after_a_crash_changes_nothing(ledger):
     events = [event(), event(what="queued")]
     ledger.append(events[:1])
-    ledger.append(events, once=True)
-    ledger.append(events, once=True)
-    assert DeltaTable(ledger.uri).version() == 2
+    assert ledger.append(events) == events[1:]
+    at = DeltaTable(ledger.uri).version()
+    assert ledger.append(events) == []
+    assert DeltaTable(ledger.uri).version() == at
     assert [item.event for item in ledger.history()] == ["received", "queued"]
 
 
 def test_an_event_that_was_written_twice_counts_once(ledger):
     twice = event(what="queued")
+    ledger.append([event(), twice, twice])
     ledger.append([twice])
-    ledger.append([twice])
-    assert len(ledger.history()) == 1
+    assert len(ledger.history()) == 2
     assert ledger.counts(LINE) == {"queued": 1}
 
 
@@ -222,19 +248,19 @@ def test_killed_writers_lose_nothing_that_was_acknowledged_and_leave_no_half_app
         assert said <= set(states)
         assert {state.state for state in states.values()} == {"queued"}  # never 'received' without its 'queued'
     ledger.append([event("after")])
-    assert ledger.states()["after"].state == "received"
+    assert ledger.states(LINE)["after"].state == "received"
 
 
 def test_compaction_joins_files_and_changes_no_answer(ledger):
     for number in range(6):
         ledger.append([event(f"r{number}"), event(f"r{number}", "queued")])
-    before = ledger.history(), ledger.states()
+    before = ledger.history(), ledger.states(LINE)
     assert ledger.compact() is False
     assert ledger.compact(5) is True
     assert len(DeltaTable(ledger.uri).file_uris()) == 1
-    assert (ledger.history(), ledger.states()) == before
+    assert (ledger.history(), ledger.states(LINE)) == before
     ledger.append([event("later")])
-    assert ledger.states()["later"].state == "received"
+    assert ledger.states(LINE)["later"].state == "received"
 
 
 def test_paths_that_are_no_ledger_are_refused_in_one_line_with_a_remedy(tmp_path):
@@ -245,7 +271,7 @@ def test_paths_that_are_no_ledger_are_refused_in_one_line_with_a_remedy(tmp_path
     (tmp_path / "broken" / "_delta_log" / f"{0:020d}.json").write_text("{garbage")
     write_deltalake(str(tmp_path / "other"), pa.table({"a": [1]}))
     for name in ("file", "full", "broken", "other"):
-        for call in (lambda at: at.states(), lambda at: at.append([event()])):
+        for call in (lambda at: at.states(LINE), lambda at: at.append([event()])):
             with pytest.raises(LedgerError, match=rf"{tmp_path}/{name}'.*(choose|another ledger)") as caught:
                 call(Ledger(str(tmp_path / name)))
             assert "\n" not in str(caught.value)
@@ -256,7 +282,7 @@ def test_paths_that_are_no_ledger_are_refused_in_one_line_with_a_remedy(tmp_path
 def test_every_state_has_its_steps_and_no_other_step_is_taken():
     states = set(get_args(State))
     assert set(TRANSITIONS) == states
-    assert {step for steps in TRANSITIONS.values() for step in steps} == states - {"received"}
+    assert {step for steps in TRANSITIONS.values() for step in steps} == states
     for old in states:
         for new in states:
             if new in TRANSITIONS[old]:
@@ -272,7 +298,7 @@ def test_every_state_has_its_steps_and_no_other_step_is_taken():
 def test_a_ledger_on_s3_is_written_by_many_and_obeys_its_own_endpoint(credentials, seaweedfs_url, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")  # would win over AWS_ENDPOINT_URL
     ledger = Ledger(f"s3://errata-tests/{uuid.uuid4().hex}", s3_options(seaweedfs_url))
-    assert ledger.states() == {}
+    assert ledger.states(LINE) == {}
     code = WRITER.replace("Ledger(sys.argv[1])", f"Ledger(sys.argv[1], {s3_options(seaweedfs_url)})")
     command = [sys.executable, "-c", code, ledger.uri]
     writers = [subprocess.Popen([*command, f"w{n}", "5"], stdout=subprocess.PIPE, cwd=ROOT) for n in range(2)]
@@ -287,7 +313,101 @@ def test_a_server_that_is_not_there_is_said_in_one_line_without_a_secret(credent
     ledger = Ledger("s3://errata-tests/x", s3_options("http://127.0.0.1:1"))
     ledger._options |= {"max_retries": "0"}
     with pytest.raises(LedgerError, match=r"s3://errata-tests/x.*look at the endpoint") as caught:
-        ledger.states()
+        ledger.states(LINE)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
+
+
+# A process on a machine whose clock is five minutes behind.
+BEHIND = """
+import sys
+from datetime import UTC, datetime, timedelta
+from tasks.ledger.table import Ledger
+from tasks.ledger.events import Event
+then = datetime.now(UTC) - timedelta(minutes=5)
+Ledger(sys.argv[1]).append(
+    [Event(request_id="r1", event=what, line="smollm2", actor="late", time=then, version=1)
+     for what in ("applied", "validated", "committed")]
+)
+"""
+
+
+def test_a_job_on_a_machine_whose_clock_is_behind_does_not_leave_its_requests_queued(ledger):
+    ledger.append([event(), event(what="queued")])
+    subprocess.run([sys.executable, "-c", BEHIND, ledger.uri], cwd=ROOT, check=True)
+    assert ledger.states(LINE)["r1"].state == "committed"
+    assert ledger.queued(LINE) == []
+
+
+def test_a_step_that_a_request_cannot_take_is_refused_and_nothing_is_written(ledger):
+    ledger.append([event(), event(what="queued")])
+    with pytest.raises(LedgerError, match="request 'r1' is queued and cannot become approved"):
+        ledger.append([event("r2"), event(what="approved")])
+    assert len(ledger.history()) == 2
+
+
+def test_what_follows_from_a_state_is_not_written_when_that_state_has_changed(ledger):
+    ledger.append([event(), event("r2")])
+    seen = ledger.look()[LINE].standings
+    ledger.append([event(what="queued"), event(what="rejected")])
+    written = ledger.append_unchanged([event(what="queued"), event("r2", "queued")], seen)
+    assert [item.request_id for item in written] == ["r2"]
+    assert ledger.counts(LINE) == {"queued": 1, "rejected": 1}
+
+
+def test_a_request_is_named_by_line_and_id(ledger):
+    ledger.append([event(), event(what="queued"), event(line="other"), event(line="other", what="rejected")])
+    assert {line: dict(found.standings)["r1"].state for line, found in ledger.look().items()} == {
+        LINE: "queued",
+        "other": "rejected",
+    }
+    assert ledger.counts(LINE) == {"queued": 1} and ledger.counts("other") == {"rejected": 1}
+
+
+def test_a_table_of_release_0_1_is_read_and_written_and_its_rows_come_first(tmp_path):
+    old = pa.schema([column for column in SCHEMA if column.name != "commit"])
+    later = datetime.now(UTC) + timedelta(days=1)
+    rows = [
+        {"event_id": "a", "time": later, "sequence": 0, "request_id": "r1", "event": "received", "line": LINE},
+        {"event_id": "b", "time": later, "sequence": 1, "request_id": "r1", "event": "queued", "line": LINE},
+        {"event_id": "b", "time": later, "sequence": 1, "request_id": "r1", "event": "queued", "line": LINE},
+    ]
+    write_deltalake(str(tmp_path / "old"), pa.Table.from_pylist([row | {"actor": "ann"} for row in rows], schema=old))
+    ledger = Ledger(str(tmp_path / "old"))
+    assert ledger.counts(LINE) == {"queued": 1} and len(ledger.history()) == 2
+    ledger.append([event(what="applied"), event(what="quarantined")])
+    assert [item.event for item in ledger.history("r1")] == ["received", "queued", "applied", "quarantined"]
+    assert [item.commit is None for item in ledger.history("r1")] == [True, True, False, False]
+
+
+def test_a_ledger_of_a_newer_program_is_refused_by_name(ledger):
+    ledger.append([event()])
+    DeltaTable(ledger.uri).alter.set_table_properties({FORMAT_KEY: "3"}, raise_if_not_exists=False)
+    for call in (lambda: ledger.look(), lambda: ledger.append([event("r2")])):
+        with pytest.raises(
+            LedgerError, match=r"written by a newer Errata \(format 3, this one knows 2\): update Errata"
+        ):
+            call()
+
+
+ANY_STEPS = st.lists(st.tuples(st.sampled_from(["r1", "r2"]), st.sampled_from(get_args(State))), max_size=12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(ANY_STEPS)
+def test_the_state_in_the_table_is_the_fold_of_its_legal_events(steps):
+    """Also where a table holds what no request can do, as release 0.1 could write it."""
+    with TemporaryDirectory() as folder:
+        events = [event(name, what) for name, what in steps] or [event()]
+        old = pa.schema([column for column in SCHEMA if column.name != "commit"])
+        rows = [item.model_dump(exclude={"commit", "metrics", "payload"}) for item in events]
+        write_deltalake(folder, pa.Table.from_pylist(rows, schema=old))
+        expected = {
+            name: state
+            for name in ("r1", "r2")
+            if (state := fold(item.event for item in events if item.request_id == name))
+        }
+        found = Ledger(folder).look().get(LINE)
+        assert {name: one.state for name, one in (found.standings if found else {}).items()} == expected
+        assert {name: one.state for name, one in Ledger(folder).states(LINE).items()} == expected

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from editing.errors import UsageError
+from tasks.names import check_line
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.objects import check_line, open_store
+from tasks.stores.opening import open_store
 
 
 def together(count, function):

@@ -9,12 +9,19 @@ from html.parser import HTMLParser
 import pytest
 
 from tasks.report import figures
-from tasks.report.metrics import headline, metric_lines
+from tasks.report.data import Check
 from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
+from tasks.report.verdict import check_lines, headline
 
 HOSTILE = "<script>alert(1)</script>|`x`[a](javascript:b)\u202eevil\0"
 BASE = {"efficacy_prob": 0.3, "locality_prob": 0.735, "fluency": 6.0, "perplexity_ratio": 1.0}
 GOOD = {"efficacy_prob": 0.98, "locality_prob": 0.72, "fluency": 5.9, "perplexity_ratio": 1.02}
+CHECKS = (
+    Check(measure="efficacy", value=0.98, limit=0.9, field="min_efficacy", sample=50, holds=True),
+    Check(measure="neighbors_said", value=2.0, limit=3.0, field="max_locality_drop", sample=20, holds=True),
+    Check(measure="perplexity", value=1.02, limit=1.1, field="max_perplexity_ratio", holds=True),
+    Check(measure="retained", limit=0.9, field="min_retained", sample=0, holds=True),
+)
 POLICY = {"min_efficacy": 0.9, "max_locality_drop": 0.05, "min_fluency_ratio": 0.9, "max_perplexity_ratio": 1.1}
 
 
@@ -31,13 +38,14 @@ def make_report(edits: int = 3, text: str = "Rome", **changes) -> JobReport:
     start = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
     rows = [make_edit(0, "quarantined", text), make_edit(1, "rejected", text)][: edits - 1]
     rows += [make_edit(number, text=text) for number in range(len(rows), edits)]
-    undone = BatchRow(batch=1, attempt="1", request_ids=("e-0", "e-2"), kept=False, reasons=(text,), seconds=3.0)
+    lost = Check(measure="neighbors_said", value=9.0, limit=2.0, sample=10, holds=False, reason=text, request_id=text)
+    undone = BatchRow(batch=1, attempt="1", request_ids=("e-0", "e-2"), kept=False, checks=(lost,), seconds=3.0)
     fields = {
         "line": "facts", "base": "tiny", "base_digest": "sha256:00", "method": "memit", "policy": POLICY,
         "config": {"layers": [3, 4], "search": {"steps": 25}, "store": "s3://me:hunter2@host/x", "api_key": "hunter2"},
         "flow_run_id": "flow-1", "mlflow_run_id": "run-1", "started": start, "finished": start + timedelta(seconds=90),
         "from_version": 3, "to_version": 4, "baseline": BASE, "candidate": GOOD, "edits": rows, "batches": [undone],
-        "drift": [{"edits": float(count), **GOOD} for count in (10, 20)],
+        "checks": CHECKS, "drift": [{"edits": float(count), **GOOD} for count in (10, 20)],
         "samples": [Sample(prompt=text, base=text, champion=None, candidate=text)],
     }  # fmt: skip
     return JobReport(**{**fields, **changes})
@@ -92,35 +100,66 @@ def test_secrets_reach_no_page():
     assert "hunter2" not in render_html(report) + render_markdown(report) + report.model_dump_json()
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, "pass"),
-        ({"efficacy_prob": 0.89}, "fail"),
-        ({"locality_prob": 0.68}, "fail"),
-        ({"locality_prob": 0.685}, "pass"),
-        ({"fluency": 5.39}, "fail"),
-        ({"fluency": 5.39, "fluency_ratio": 0.95}, "pass"),
-        ({"perplexity_ratio": 1.11}, "fail"),
-        ({"perplexity_ratio": math.nan}, "missing"),
-    ],
-)
-def test_a_threshold_holds_exactly_when_the_number_is_on_its_side(changes, expected):
-    report = make_report(candidate={**GOOD, **changes})
-    assert headline(report, metric_lines(report))[0] == expected
+def failing(number: int, reason: str = "too few") -> tuple[Check, ...]:
+    return tuple(
+        check.model_copy(update={"holds": False, "reason": reason}) if i == number else check
+        for i, check in enumerate(CHECKS)
+    )
 
 
-def test_every_threshold_of_the_policy_is_in_the_table():
-    lines = metric_lines(make_report(policy={**POLICY, "min_retained": 0.9, "batch_size": 10}))
-    assert [line.label for line in lines if line.threshold] == [
-        "Efficacy", "Locality", "Earlier facts kept", "Perplexity ratio", "Fluency",
-    ]  # fmt: skip
+def test_the_verdict_is_that_of_the_rows():
+    assert headline(make_report()) == ("pass", "All 3 checks hold.")
+    assert headline(make_report(checks=failing(1))) == (
+        "fail",
+        "1 of 3 checks failed: Neighbors: answer no longer said.",
+    )
+    assert headline(make_report(checks=CHECKS[::2]))[1] == (
+        "All 2 checks hold. No neighbor was asked: what else changed is not known."
+    )
+
+
+def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit():
+    rows = [(line.measured, line.allowed, line.mark) for line in check_lines(failing(1))]
+    assert rows == [
+        ("98.0 % of 50", "≥ 90.0 %", "pass"),
+        ("2 of 20", "at most 3", "fail"),
+        ("×1.020", "≤ ×1.100", "pass"),
+        ("–", "≥ 90.0 %", "none"),
+    ]
+    report = make_report(checks=failing(1))
+    for page in (render_html(report), render_markdown(report)):
+        assert all(cell in page for row in rows for cell in row[:2]) and "too few" in page
+
+
+def test_pages_show_what_was_left_out_of_a_request():
+    report = make_report(edits=1).model_copy(update={"edits": (make_edit(1), FOUND)})
+    for page in (render_html(report), render_markdown(report)):
+        assert page.count("a neighbor was left out") == 1
+
+
+FOUND = make_edit(2).model_copy(update={"findings": ("a neighbor was left out: it takes 600 tokens",)})
 
 
 def test_a_report_survives_json_with_unmeasured_numbers():
     report = make_report(candidate={**GOOD, "perplexity": math.nan})
     again = JobReport.model_validate_json(json.dumps(json.loads(report.model_dump_json())))
-    assert math.isnan(again.candidate["perplexity"]) and again.edits == report.edits
+    assert math.isnan(again.candidate["perplexity"])
+    assert (again.edits, again.batches, again.checks) == (report.edits, report.batches, report.checks)
+
+
+def test_a_report_of_release_0_1_is_read_and_shown():
+    """As that release wrote it: no rows, a batch's reasons alone."""
+    stored = json.loads(make_report().model_dump_json())
+    del stored["checks"]
+    for edit in stored["edits"]:
+        del edit["findings"]
+    for batch in stored["batches"]:
+        del batch["checks"]
+        batch["reasons"] = ["efficacy 0.50 is below min_efficacy 1.00"]
+    report = JobReport.model_validate_json(json.dumps(stored))
+    assert report.batches[0].reasons == ("efficacy 0.50 is below min_efficacy 1.00",)
+    assert "efficacy 0.50 is below min_efficacy 1.00" in render_html(report)
+    assert headline(report)[0] == "missing" and "holds no verdict" in render_markdown(report)
 
 
 def test_a_job_that_kept_nothing_asks_for_no_decision():

@@ -1,5 +1,6 @@
 """Laws of the working state: what is cached is used, what is broken is made anew, and nothing foreign is restored."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from tasks.settings import Settings
 from tasks.stores.batches import pack, unpack
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest
-from tasks.stores.objects import open_store
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module
@@ -83,10 +84,10 @@ ALL_WORK = ("search_values", "evaluate", "fluency", "sample_texts", "context_pre
 
 
 def everything(session: Session) -> tuple[object, ...]:
-    setting = session.setting
+    given = session.method_input
     scores, fluency = session.base_scores(EDITS, 5), session.base_fluency(["Ada is"], 8)
-    moments = tuple(C.sum().item() for C in setting.statistics.moments.values())
-    return session.values(EDITS).tolist(), scores, fluency, setting.prefixes, moments, session.held_out
+    moments = tuple(C.sum().item() for C in given.statistics.moments.values())
+    return session.values(EDITS).tolist(), scores, fluency, given.prefixes, moments, session.held_out
 
 
 def test_a_second_session_does_no_work_twice(opened, monkeypatch):
@@ -103,13 +104,17 @@ def damage_half(path: Path) -> bytes:
     return path.read_bytes()[: path.stat().st_size // 2]
 
 
+def is_tensors(path: Path) -> bool:
+    return path.parent.parent.name in ("values", "statistics")
+
+
 def damage_kind(path: Path) -> bytes:
-    return b"{}" if path.suffix == ".json" else save({"other": torch.ones(1)})
+    return save({"other": torch.ones(1)}) if is_tensors(path) else b"{}"
 
 
 def damage_number(path: Path) -> bytes:
     """Whole, and not finite."""
-    if path.suffix == ".json":
+    if not is_tensors(path):
         return b"[1, 2]"
     return save({name: tensor * float("nan") for name, tensor in load(path.read_bytes()).items()})
 
@@ -125,7 +130,7 @@ def test_whatever_is_broken_in_the_cache_is_made_anew(opened, tmp_path, damage):
         path.write_bytes(damage(path))
     assert everything(opened(tmp_path)) == first
     for path, content in whole.items():
-        if path.suffix == ".json":
+        if not is_tensors(path):
             assert path.read_bytes() == content
         else:
             old, new = load(content), load(path.read_bytes())
@@ -158,7 +163,7 @@ def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opene
 def written(session: Session, edits=EDITS) -> tuple[Manifest, dict[str, torch.Tensor]]:
     """A batch written into the session, as its version would be stored."""
     z_star = session.values(edits)
-    batch = compute_update(session.setting, edits, z_star, session.config)
+    batch = compute_update(session.method_input, edits, z_star, session.config)
     session.weights.apply(batch.update)
     session.remember([edit.id for edit in edits], batch)
     manifest = Manifest(
@@ -191,7 +196,7 @@ def test_restoring_a_version_gives_the_same_tensors_keys_and_facts(opened):
     assert base_digest(second.loaded.model) == base_digest(first.loaded.model)
     assert second.live == first.live == [edit.id for edit in EDITS]
     for layer in (0, 1):
-        assert torch.equal(second.setting.history.gram(layer, 64), first.setting.history.gram(layer, 64))
+        assert torch.equal(second.method_input.history.gram(layer, 64), first.method_input.history.gram(layer, 64))
 
 
 def test_restoring_in_two_steps_is_restoring_at_once(opened):
@@ -236,7 +241,7 @@ def test_a_version_that_gives_other_tensors_than_recorded_is_refused(opened):
     with pytest.raises(DigestMismatch, match=f"version 1 of line 'main' gives other tensors than recorded: {name}"):
         session.restore([(wrong, tensors)])
     assert base_digest(session.loaded.model) == session.loaded.digest
-    assert session.live == [] and session.setting.history.count == 0
+    assert session.live == [] and session.method_input.history.count == 0
 
 
 def test_one_flipped_bit_in_a_factor_is_refused(opened):
@@ -259,7 +264,7 @@ def test_a_version_of_another_base_is_refused_before_anything_is_written(opened)
 def test_packing_loses_nothing(opened):
     session = opened()
     z_star = session.values(EDITS)
-    batch = compute_update(session.setting, EDITS, z_star, session.config)
+    batch = compute_update(session.method_input, EDITS, z_star, session.config)
     moments = {"w": torch.randn(3, 5, dtype=torch.float64)}
     read = unpack(load(save(pack(replace(batch, moments=moments), z_star))))
     assert read.update.keys() == batch.update.keys() and read.keys.keys() == batch.keys.keys()
@@ -272,12 +277,12 @@ def test_packing_loses_nothing(opened):
 def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monkeypatch):
     given = opened(statistics_texts=["The old man and the sea. " * 30])
     sampled = opened()
-    assert given.setting.statistics.source != sampled.setting.statistics.source
-    assert not torch.equal(given.setting.statistics.moments[1], sampled.setting.statistics.moments[1])
+    assert given.method_input.statistics.source != sampled.method_input.statistics.source
+    assert not torch.equal(given.method_input.statistics.moments[1], sampled.method_input.statistics.moments[1])
     forbid(monkeypatch, "collect_statistics")
     again = opened(statistics_texts=["The old man and the sea. " * 30])
-    assert torch.equal(again.setting.statistics.moments[1], given.setting.statistics.moments[1])
-    assert sampled.setting.statistics.tokens == 128
+    assert torch.equal(again.method_input.statistics.moments[1], given.method_input.statistics.moments[1])
+    assert sampled.method_input.statistics.tokens == 128
 
 
 def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monkeypatch):
@@ -293,20 +298,21 @@ def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monke
 def test_without_statistics_the_text_held_out_is_the_same(opened, tmp_path, monkeypatch, method, tokens):
     whole = opened(config=CONFIG.model_copy(update={"statistics_tokens": tokens}))
     forbid(monkeypatch, "collect_statistics", "context_prefixes", "search_values")
-    session = opened(tmp_path, method_config(method, {"layers": [1], "statistics_tokens": tokens}))
-    assert session.held_out == whole.held_out and session.setting.prefixes == ("",)
-    assert {path.parent.name for path in tmp_path.rglob("*.*")} == {"texts"}
+    monkeypatch.setattr(prepared, "STATISTICS_TOKENS", tokens)
+    session = opened(tmp_path, method_config(method, {"layers": [1]}))
+    assert session.held_out == whole.held_out and session.method_input.prefixes == ("",)
+    assert {path.name for path in tmp_path.iterdir()} == {"texts"}
 
 
 def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
-    config = method_config("ultraedit", {"layers": [1, 2], "statistics_tokens": 128})
+    config = method_config("ultraedit", {"layers": [1, 2]})
     one, first, second = (opened(config=config) for _ in range(3))
     for edit in EDITS:
         written(one, [edit])
     second.restore([written(first, [edit]) for edit in EDITS[:2]])
-    moments = second.setting.history.moments
+    moments = second.method_input.history.moments
     assert moments.keys() == second.weights.base.keys()
-    assert all(torch.equal(sums, first.setting.history.moments[name]) for name, sums in moments.items())
+    assert all(torch.equal(sums, first.method_input.history.moments[name]) for name, sums in moments.items())
     written(second, EDITS[2:])
     assert second.weights.digests() == one.weights.digests()
 
@@ -314,3 +320,13 @@ def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
 def test_a_line_whose_layers_do_not_fit_its_model_is_refused(opened):
     with pytest.raises(ModelError, match="layer 9 leaves nothing above it"):
         opened(config=CONFIG.model_copy(update={"layers": (9,)}))
+
+
+def test_a_cache_in_which_nothing_can_be_written_ends_nothing(opened, tmp_path, caplog):
+    expected = everything(opened())
+    for kind in ("contexts", "texts", "statistics", "values", "scores", "fluency"):
+        (tmp_path / kind).write_text("a file in the place of the folder")
+    with caplog.at_level(logging.WARNING, "editing"):
+        assert everything(opened(tmp_path)) == expected
+    [line] = [record.getMessage() for record in caplog.records if record.name == "editing.cache"]
+    assert str(tmp_path) in line

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from editing.errors import UsageError
 from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectNotFound, StorageError
-from tasks.stores.objects import canonical_json, open_store, sha256
+from tasks.stores.objects import canonical_json, sha256
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import Manifest, SnapshotStore
 
 LINE = "smollm2"

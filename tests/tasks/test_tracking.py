@@ -1,11 +1,8 @@
 """MLflow for real: a sqlite store with a folder of artifacts, and once the server itself."""
 
-import contextlib
+import http.server
 import json
-import os
-import socket
-import subprocess
-import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from editing.errors import ErrataError
+from editing.errors import ErrataError, UsageError
+from tasks.report.pages import TABLES, report_files
 from tasks.report.render import EditRow, JobReport
 from tasks.tracking.client import SNAPSHOT, VERSION, Tracker
 from tasks.tracking.errors import TrackingError
+from tests.tasks.mlflow_server import MlflowServer
 
 SPEAKING_MODEL = """
 import mlflow.models, mlflow.pyfunc
@@ -94,7 +93,7 @@ def test_steps_are_logged_whole_in_few_calls_without_what_is_not_finite(tracker,
 
 def test_a_report_is_stored_whole_and_may_be_stored_again(tracker, run_id):
     for _ in range(2):
-        tracker.log_report(run_id, make_report())
+        tracker.log_report(run_id, report_files(make_report()), TABLES)
     tracker.finish_run(run_id)
     run = tracker._client.get_run(run_id)
     listed = {item.path for folder in ("", "figures") for item in tracker._client.list_artifacts(run_id, folder)}
@@ -138,6 +137,63 @@ def test_an_alias_of_an_unregistered_version_is_refused_and_changes_nothing(trac
     assert tracker.aliases("unknown-line") == {}
 
 
+def test_an_alias_that_stays_can_be_loaded_at_every_moment_and_nothing_is_written_twice(tracker, run_id, monkeypatch):
+    for version in (1, 2, 3):
+        tracker.register_version("moved", run_id, pointer("moved", version))
+    tracker.set_aliases("moved", 1, 2, None)
+    client, written = tracker._client, []
+
+    def recorded(name: str) -> None:
+        send = getattr(client, name)
+
+        def call(line: str, alias: str, *version: str) -> None:
+            written.append((alias, *version))
+            send(line, alias, *version)
+            assert client.get_model_version_by_alias("moved", "champion").tags[VERSION] in ("1", "2")
+
+        monkeypatch.setattr(client, name, call)
+
+    recorded("set_registered_model_alias")
+    recorded("delete_registered_model_alias")
+    for _ in range(2):
+        tracker.set_aliases("moved", 2, None, 1)
+    assert [len(call) for call in written] == [2, 2, 1] and written[-1] == ("challenger",)
+    assert tracker.aliases("moved") == {"champion": 2, "previous": 1}
+
+
+@pytest.fixture
+def foreign(request) -> Iterator[str]:
+    """A server that answers, and is no MLflow."""
+    status, body = request.param
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+PAGES = [(200, b"<html>hello</html>"), (200, b"{}"), (200, b"[]"), (404, b"<html>nothing</html>"), (403, b"{}")]
+
+
+@pytest.mark.parametrize("foreign", PAGES, indirect=True)
+def test_a_server_that_is_no_mlflow_is_one_line(foreign):
+    with pytest.raises(TrackingError) as caught:
+        Tracker(foreign, None, "x")
+    assert "\n" not in str(caught.value) and foreign in str(caught.value)
+
+
 def test_a_reviewers_tag_is_read_back(tracker, run_id):
     mlflow_version = tracker.register_version("tagged", run_id, pointer("tagged", 3))
     tracker._client.set_model_version_tag("tagged", str(mlflow_version), "errata.review", "approve")
@@ -164,7 +220,8 @@ def test_the_champion_answers_prompts_in_every_form(tracker, run_id, model_code,
 def test_a_version_stores_a_pointer_and_no_weights(tracker, run_id, mlflow_folder):
     tracker.register_version("light", run_id, pointer("light", 1))
     files = [path for path in (mlflow_folder / "artifacts").rglob("*") if path.is_file() and "models" in path.parts]
-    assert files and max(path.stat().st_size for path in files) < 20_000
+    stored = {path.name: path.stat().st_size for path in files}
+    assert stored.pop("errata.zip") < 400_000 and max(stored.values()) < 20_000
 
 
 def test_a_pointer_with_a_password_is_refused(tracker, run_id):
@@ -174,7 +231,7 @@ def test_a_pointer_with_a_password_is_refused(tracker, run_id):
 
 @pytest.mark.parametrize("line", ["a'b", "a/b", "a:b", "", "a b"])
 def test_a_line_that_mlflow_cannot_name_is_refused(tracker, run_id, line):
-    with pytest.raises(TrackingError, match="letters, digits"):
+    with pytest.raises(UsageError, match="cannot be the name of a model in MLflow"):
         tracker.register_version(line, run_id, pointer(line, 1))
 
 
@@ -214,32 +271,16 @@ def test_what_mlflow_refuses_is_a_tracking_error(tracker):
 @pytest.fixture
 def server(tracker, mlflow_folder) -> Iterator[str]:
     """MLflow's own server on the store of these tests."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--backend-store-uri", tracker.uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    options += ["--default-artifact-root", (mlflow_folder / "artifacts").as_uri()]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (mlflow_folder / "server.log").open("w") as log:
-        command = [sys.executable, "-m", "mlflow", "server", *options]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"the MLflow server did not start: {(mlflow_folder / 'server.log').read_text()[-2000:]}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        process.wait(timeout=20)
+    made = MlflowServer(tracker.uri, mlflow_folder)
+    made.start()
+    yield made.url
+    made.stop()
 
 
 def test_the_server_serves_the_report_and_registers_versions(server, mlflow_folder):
     remote = Tracker(server, str(mlflow_folder / "artifacts"), "errata tests")
     run_id = remote.start_run("served", "job", {}, {})
-    remote.log_report(run_id, make_report())
+    remote.log_report(run_id, report_files(make_report()), TABLES)
     remote.register_version("served", run_id, pointer("served", 1))
     remote.set_aliases("served", None, 1, None)
     with urllib.request.urlopen(f"{server}/get-artifact?path=report.html&run_uuid={run_id}", timeout=20) as answer:

@@ -8,20 +8,26 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit, Probe
 from editing.measure.metrics import EditScores, evaluate
+from tasks.report.data import reasons_of
+from tasks.update.judge import Lost, Measured, judge, lost_at
 from tasks.update.policy import Policy
-from tasks.update.validation import Lost, bare, judge, lost_at
+from tasks.update.validation import bare
 
 POLICY = Policy(min_efficacy=0.9, max_locality_drop=0.2, min_retained=0.8)
-GOOD = {"efficacy_prob": 1.0, "fluency_ratio": 1.0, "perplexity_ratio": 1.0}
-NONE_LOST = {"e": Lost()}
+GOOD = {"efficacy_prob": 1.0, "fluency_ratio": 1.0, "perplexity_ratio": 1.0, "retained_efficacy_prob": 1.0}
+SAMPLES = {"efficacy": 10, "fluency": 5, "retained": 10}
 
 
 def reasons(policy: Policy = POLICY, **metrics: float) -> list[str]:
-    return judge(GOOD | metrics, NONE_LOST, policy)
+    return against({"e": Lost()}, policy, **metrics)
+
+
+def against(lost: dict[str, Lost], policy: Policy = POLICY, **metrics: float) -> list[str]:
+    return list(reasons_of(judge(Measured(GOOD | metrics, lost, SAMPLES), policy)))
 
 
 def test_a_good_batch_has_no_reason_against_it():
-    assert reasons() == [] == reasons(retained_efficacy_prob=1.0)
+    assert reasons() == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[Ed
 
 def verdict(*pairs: tuple[EditScores, EditScores], drop: float = 0.2, alone: float = 1.0) -> list[str]:
     policy = POLICY.model_copy(update={"max_locality_drop": drop, "max_edit_locality_drop": alone})
-    return judge(GOOD, {before.edit_id: lost_at(after, before) for before, after in pairs}, policy)
+    return against({before.edit_id: lost_at(after, before) for before, after in pairs}, policy)
 
 
 @given(st.integers(1, 100).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.floats(0, 1))
@@ -115,6 +121,26 @@ def test_one_edit_that_costs_its_neighborhood_is_named_though_its_batch_passes()
     assert found == [
         "request 'bad': 3 of 5 neighborhood answers no longer said, max_edit_locality_drop is 0.50",
         "request 'worse': 4 of 5 neighborhood answers no longer preferred, max_edit_locality_drop is 0.50",
+    ]
+
+
+def speakers(changed: int, asked: int, name: str = "e") -> tuple[EditScores, EditScores]:
+    """Scores of an edit whose neighbors have no answer: so many say another word than on the base."""
+    said = [(1,)] * asked
+    says = [(2,)] * changed + [(1,)] * (asked - changed)
+    return tuple(
+        EditScores(name, neighborhood_tokens=tuple(tokens), neighborhood_unanswered=tuple(range(asked)))
+        for tokens in (said, says)
+    )
+
+
+def test_neighbors_without_an_answer_are_judged_by_what_the_base_said():
+    assert verdict(speakers(5, 8)) == [
+        "5 of 8 neighbors without an answer no longer say the base's, max_locality_drop is 0.20"
+    ]
+    assert verdict(speakers(1, 8)) == [] == verdict(speakers(1, 1), drop=0.0)
+    assert verdict(speakers(2, 5, "bad"), *[speakers(0, 5, f"e{i}") for i in range(3)], alone=0.2) == [
+        "request 'bad': 2 of 5 neighbors without an answer no longer say the base's, max_edit_locality_drop is 0.20"
     ]
 
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from editing.methods.features import TokenGradients
+from editing.methods.gradients.features import TokenGradients
 from editing.weights import Factors, WeightUpdate, concatenate
 
 TOKENS_TOGETHER = 4096

@@ -1,10 +1,10 @@
 """What MEND's hypernetwork is trained on: edits, each with a prompt to change and a prompt to leave alone."""
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from editing.digests import sha256
 from editing.edit import Edit
 from editing.errors import HypernetworkError
 from editing.measure.scoring import encode_queries
@@ -75,10 +75,7 @@ def examples_at(edits: Sequence[Edit], start: int, count: int, seed: int) -> lis
 
 def edits_digest(edits: Sequence[Edit]) -> str:
     """sha256 over edits, their order included."""
-    digest = hashlib.sha256()
-    for edit in edits:
-        digest.update(edit.model_dump_json().encode() + b"\n")
-    return digest.hexdigest()
+    return sha256(edit.model_dump_json().encode() + b"\n" for edit in edits)
 
 
 def check_examples(loaded: LoadedModel, edits: Sequence[Edit]) -> None:

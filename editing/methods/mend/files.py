@@ -1,6 +1,5 @@
 """Hypernetworks as files: safetensors with a description as JSON, whole or absent, never pickle."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from editing.digests import sha256
 from editing.errors import HypernetworkError
 from editing.files import write_atomically
 from editing.methods.mend.network import MendNetwork, MendSpec
@@ -59,8 +59,8 @@ def load_network(path: Path, digest: str | None = None) -> MendNetwork:
     except OSError as error:
         raise HypernetworkError(
             f"cannot read hypernetwork '{path}' ({error.strerror}); give the file that the training wrote"
-        ) from None
-    found = hashlib.sha256(data).hexdigest()
+        ) from error
+    found = sha256(data)
     if digest is not None and found != digest:
         raise HypernetworkError(
             f"hypernetwork '{path}' has digest {found[:12]}, {digest[:12]} is wanted; put the file back as it was"
@@ -84,7 +84,7 @@ def parse_network(data: bytes, named: str) -> tuple[MendNetwork, dict[str, Tenso
         reason = " ".join(str(error).split())[:200]
         raise HypernetworkError(
             f"'{named}' is no hypernetwork, or a broken one ({reason}); train it again or give another file"
-        ) from None
+        ) from error
     if not all(tensor.isfinite().all() for tensor in own.values()):
         raise HypernetworkError(f"hypernetwork '{named}' is not finite; go back to an earlier file")
     return network, {name: tensor for name, tensor in tensors.items() if not name.startswith(NETWORK)}, about

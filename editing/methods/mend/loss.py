@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.methods.features import TokenGradients, token_gradients
-from editing.methods.kept import Kept
-from editing.methods.lower_states import LowerStates
+from editing.methods.gradients.features import TokenGradients, token_gradients
+from editing.methods.gradients.lower_states import LowerStates
+from editing.methods.gradients.memo import TensorMemo
+from editing.methods.gradients.targets import encode_pairs, encode_targets, target_logits
 from editing.methods.mend.combine import combine, unit_inputs
 from editing.methods.mend.examples import Example
 from editing.methods.mend.method import remembered
 from editing.methods.mend.network import MendNetwork
-from editing.methods.targets import encode_pairs, encode_targets, target_logits
 from editing.models import LoadedModel
 from editing.weights import overlay
 
@@ -40,7 +40,7 @@ class EditGradients:
     """
 
     def __init__(self, loaded: LoadedModel, names: Iterable[str], below: LowerStates | None) -> None:
-        self.loaded, self.below, self.kept = loaded, below, Kept()
+        self.loaded, self.below, self.memo = loaded, below, TensorMemo()
         self.modules = {name: loaded.model.get_submodule(name.removesuffix(".weight")) for name in names}
 
     def of(self, edits: Sequence[Edit]) -> dict[str, TokenGradients]:
@@ -50,7 +50,7 @@ class EditGradients:
             SearchError: the base's loss is not finite.
         """
         device = self.loaded.model.device
-        each = [self.kept.get((edit.prompt, edit.subject, edit.target_new), partial(self._one, edit)) for edit in edits]
+        each = [self.memo.get((edit.prompt, edit.subject, edit.target_new), partial(self._one, edit)) for edit in edits]
         found = {}
         for i, name in enumerate(self.modules):
             u_td, delta_tm = (torch.cat([parts[2 * i + k] for parts in each]).to(device) for k in (0, 1))

@@ -25,14 +25,14 @@ from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.errors import HypernetworkError
 from editing.layout import ModelLayout, layout_of
-from editing.methods.base import BatchUpdate, Method, Setting
-from editing.methods.features import TokenGradients, join, token_gradients
-from editing.methods.lower_states import lower_states
+from editing.methods.gradients.features import TokenGradients, join, token_gradients
+from editing.methods.gradients.lower_states import lower_states
+from editing.methods.gradients.targets import encode_targets
 from editing.methods.mend.combine import combine, unit_inputs
 from editing.methods.mend.files import load_network
 from editing.methods.mend.network import MendNetwork
 from editing.methods.mend.shares import CONFIDENCE, scaled, shares_needed
-from editing.methods.targets import encode_targets
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16
@@ -52,7 +52,7 @@ class MendConfig(MethodConfig):
     )
 
 
-def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig) -> BatchUpdate:
+def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig) -> BatchUpdate:
     """One update that writes all edits; `z_star_nm` is not looked at.
 
     Raises:
@@ -61,28 +61,28 @@ def compute_update(setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, c
         InvalidEdit: a subject is lost in tokenisation.
         ModelError: a layer has no such projection.
     """
-    network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
+    network = network_for(given.model, given.layout, given.layers, given.statistics.base_digest, config)
     update, gradients = _together(
-        network.to(setting.model.device),
-        setting.model,
-        setting.tokenizer,
+        network.to(given.model.device),
+        given.model,
+        given.tokenizer,
         edits,
         config.confidence,
-        _earlier(setting, network),
+        _earlier(given, network),
     )
     keys = {
-        layer: unit_inputs(gradients[name]).float().cpu() for name, layer in remembered(setting.layout, network).items()
+        layer: unit_inputs(gradients[name]).float().cpu() for name, layer in remembered(given.layout, network).items()
     }
     return BatchUpdate(update, keys)
 
 
 def compute_independent_updates(
-    setting: Setting, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MendConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone."""
-    network = network_for(setting.model, setting.layout, setting.layers, setting.statistics.base_digest, config)
-    model, tokenizer, network = setting.model, setting.tokenizer, network.to(setting.model.device)
-    if earlier := _earlier(setting, network):
+    network = network_for(given.model, given.layout, given.layers, given.statistics.base_digest, config)
+    model, tokenizer, network = given.model, given.tokenizer, network.to(given.model.device)
+    if earlier := _earlier(given, network):
         return [_together(network, model, tokenizer, [edit], config.confidence, earlier)[0] for edit in edits]
     return updates_of(network, model, tokenizer, edits, config.confidence)
 
@@ -95,11 +95,11 @@ def remembered(layout: ModelLayout, network: MendNetwork) -> dict[str, int]:
     return {name: layer for name, layer in layers.items() if name == layout.weight_name(layer)}
 
 
-def _earlier(setting: Setting, network: MendNetwork) -> dict[str, Tensor]:
+def _earlier(given: MethodInput, network: MendNetwork) -> dict[str, Tensor]:
     """H (d, d) float64 by weight; empty when there are no earlier batches."""
-    if not setting.history.count:
+    if not given.history.count:
         return {}
-    return {name: setting.earlier_keys(layer) for name, layer in remembered(setting.layout, network).items()}
+    return {name: given.earlier_keys(layer) for name, layer in remembered(given.layout, network).items()}
 
 
 def update_together(
@@ -221,4 +221,4 @@ def _stored(factors: Factors) -> Factors:
     return Factors(*(part.cpu().clone(memory_format=torch.contiguous_format) for part in (factors.B, factors.A)))
 
 
-MEND = Method("mend", MendConfig, compute_update, compute_independent_updates, searches=False, uses_statistics=False)
+MEND = Method("mend", MendConfig, compute_update, compute_independent_updates)

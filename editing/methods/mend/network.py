@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from editing.config import Config
 from editing.errors import HypernetworkError
-from editing.methods.features import TokenGradients, feature_moments
+from editing.methods.gradients.features import TokenGradients, feature_moments
 from editing.weights import Factors
 
 RIDGE = 1e-3
@@ -119,15 +119,15 @@ class MendNetwork(nn.Module):
     def __init__(self, spec: MendSpec, step_size: float = 1e-2, seed: int = 0) -> None:
         super().__init__()
         self.spec = spec
-        alike: dict[tuple[int, int], list[str]] = {}
+        by_shape: dict[tuple[int, int], list[str]] = {}
         for name, shape in spec.shapes.items():
-            alike.setdefault(shape, []).append(name)
-        self._place = {name: (shape, i) for shape, names in alike.items() for i, name in enumerate(names)}
+            by_shape.setdefault(shape, []).append(name)
+        self._place = {name: (shape, i) for shape, names in by_shape.items() for i, name in enumerate(names)}
         generator = torch.Generator().manual_seed(seed)
         self.transforms = nn.ModuleDict(
             {
                 _key(shape): Transform(shape, spec.rank, len(names), step_size, generator)
-                for shape, names in alike.items()
+                for shape, names in by_shape.items()
             }
         )
 

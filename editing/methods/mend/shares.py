@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.methods.lower_states import LowerStates
-from editing.methods.targets import encode_targets, target_logits
+from editing.methods.gradients.lower_states import LowerStates
+from editing.methods.gradients.targets import encode_targets, target_logits
 from editing.weights import Factors, WeightUpdate, overlay
 
 SHARES = (0.5, 0.7)

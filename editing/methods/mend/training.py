@@ -6,74 +6,28 @@ prompts, follows from the seed and the step's number alone: there is no state of
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from editing.config import Config
 from editing.edit import Edit
 from editing.errors import HypernetworkError, SearchError
 from editing.files import write_atomically
 from editing.layout import layout_of
-from editing.methods.lower_states import lower_states
+from editing.methods.gradients.lower_states import lower_states
 from editing.methods.mend.examples import Example, check_examples, edits_digest, examples_at
 from editing.methods.mend.files import network_bytes, parse_network
 from editing.methods.mend.loss import EditGradients, left_alone, losses
 from editing.methods.mend.method import weight_shapes
-from editing.methods.mend.network import RIDGE, MendNetwork, MendSpec
+from editing.methods.mend.network import MendNetwork, MendSpec
+from editing.methods.mend.options import MendProgress, MendTraining, StepLosses
 from editing.models import LoadedModel
 
-
-class MendTraining(Config):
-    """How a hypernetwork is trained."""
-
-    rank: int = Field(256, ge=1, description="Rank of the shared blocks; published: 1920.")
-    step_size: float | None = Field(None, gt=0, description="α at first; none: of some, the best on the first batch.")
-    learning_rate: float = Field(3e-4, gt=0, description="Adam's step size.")
-    step_learning_rate: float = Field(1e-2, gt=0, description="The same for log α.")
-    warm_up: int = Field(20, ge=0, description="Steps in which the step sizes rise to these.")
-    decay_after: int = Field(500, ge=1, description="Step from which on they fall, as 1 / √step.")
-    edit_weight: float = Field(0.1, gt=0, description="c_edit, as published.")
-    batch: int = Field(8, ge=1, description="Updates that one step averages over.")
-    edits_together: int = Field(1, ge=1, description="Edits that are written and in force together.")
-    edits_before: int = Field(
-        0, ge=0, description="Further edits, whose tokens they leave alone, as if written before."
-    )
-    ridge: float | None = Field(RIDGE, gt=0, description="Of what keeps them apart; none: updates are added up.")
-    updates_at_once: int = Field(8, ge=1, description="Updates of one pass: a step accumulates passes; bounds memory.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    max_skipped: int = Field(10, ge=1, description="The training ends at so many losses in a row that are not finite.")
-    seed: int = Field(0, ge=0, description="Seed of the first weights and of the order of the edits.")
-
-
-class MendProgress(Config):
-    """How far a training is, beside its tensors."""
-
-    config: MendTraining
-    edits: str = Field(description="Digest of the edits.")
-    step: int
-    skipped: int
-    skipped_in_a_row: int
-
-
 ADAM = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of each parameter."""
-
-
-@dataclass(frozen=True)
-class StepLosses:
-    """What a step saw, means over its edits; where it was skipped, one of them is not finite."""
-
-    step: int
-    loss: float
-    edit: float
-    locality: float
-    gradient_norm: float
-    skipped: bool
+"""What Adam knows of each parameter."""
 
 
 class MendTrainer:
@@ -147,7 +101,7 @@ class MendTrainer:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise HypernetworkError(f"cannot read the training '{path}' ({error.strerror})") from None
+            raise HypernetworkError(f"cannot read the training '{path}' ({error.strerror})") from error
         return cls.resume_from(data, str(path), loaded, edits, config)
 
     @classmethod
@@ -172,8 +126,8 @@ class MendTrainer:
         network.spec.check(loaded.digest, network.spec.shapes)
         try:
             progress = MendProgress.model_validate(about.get("training"))
-        except ValidationError:
-            raise HypernetworkError(f"'{path}' holds no training to go on with; give what `save` wrote") from None
+        except ValidationError as error:
+            raise HypernetworkError(f"'{path}' holds no training to go on with; give what `save` wrote") from error
         if progress.edits != edits_digest(edits):
             raise HypernetworkError(
                 f"the training in '{path}' has other edits than these {len(edits)}; give its own, in their order"
@@ -280,12 +234,12 @@ class MendTrainer:
         summed: list[Tensor] = []
         for examples, gradients in zip(passes, tokens, strict=True):
             with torch.set_grad_enabled(learning):
-                edit_loss, kept = losses(
+                edit_loss, locality_loss = losses(
                     self.loaded, self.network, examples, gradients, config.edits_together, self.below, earlier
                 )
-            edit, locality = edit + edit_loss.item() / count, locality + kept.item() / count
+            edit, locality = edit + edit_loss.item() / count, locality + locality_loss.item() / count
             if learning:
-                loss = (config.edit_weight * edit_loss + kept) / count
+                loss = (config.edit_weight * edit_loss + locality_loss) / count
                 parts = torch.autograd.grad(loss, list(self.parameters.values()))
                 summed = [total + part for total, part in zip(summed, parts, strict=True)] if summed else list(parts)
         return edit, locality, summed
@@ -297,13 +251,13 @@ class MendTrainer:
         return [one.edit for one in examples if one.edit.subject not in subjects]
 
     def _restore(self, path: str, tensors: Mapping[str, Tensor]) -> None:
-        """Give Adam back what `save` kept of it."""
+        """Give Adam back what `save` stored of it."""
         for name, parameter in self.parameters.items():
-            kept = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}
-            if len(kept) < len(ADAM):
-                raise HypernetworkError(f"'{path}' lacks what Adam kept of {name}; give what `save` wrote")
-            count = kept.pop("step")  # Adam counts on the CPU
-            moments = {key: tensor.to(parameter.device) for key, tensor in kept.items()}
+            stored = {key: tensors[f"adam.{key}.{name}"] for key in ADAM if f"adam.{key}.{name}" in tensors}
+            if len(stored) < len(ADAM):
+                raise HypernetworkError(f"'{path}' lacks what Adam knows of {name}; give what `save` wrote")
+            count = stored.pop("step")  # Adam counts on the CPU
+            moments = {key: tensor.to(parameter.device) for key, tensor in stored.items()}
             self.adam.state[parameter] = {"step": count, **moments}
 
     def _skip(self, seen: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,92 @@
+"""Results that are kept on the disk, each under the digest of what it is a function of."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError
+
+from editing.digests import json_digest
+from editing.errors import EditingError
+from editing.files import write_atomically
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+BROKEN = (OSError, ValueError, LookupError, TypeError, SafetensorError, EditingError)
+"""What `load` may raise for an entry that is not there or not whole."""
+
+
+class Cache:
+    """A folder of results: `KIND/AB/ABCDEF…`, named by the sha256 of what each is about.
+
+    An entry is whole or absent. One that cannot be read is made anew, and where nothing can be written the work goes
+    on without: that is said once. Several processes may use one folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._warned = False
+
+    def get(
+        self,
+        kind: str,
+        about: object,
+        make: Callable[[], T],
+        dump: Callable[[T], bytes],
+        load: Callable[[Path], T],
+    ) -> T:
+        """The result of `kind` that is a function of `about`: read, or made now and written.
+
+        Args:
+            about: what JSON can hold, everything that the result depends on, the version of its computation included.
+            load: reads a file that `dump` gave the bytes of; raises one of BROKEN for any other.
+        """
+        [found] = self.get_all(kind, [about], lambda missing: [make()], dump, load)
+        return found
+
+    def get_all(
+        self,
+        kind: str,
+        abouts: Sequence[object],
+        make: Callable[[list[int]], Iterable[T]],
+        dump: Callable[[T], bytes],
+        load: Callable[[Path], T],
+    ) -> list[T]:
+        """The same of several: `make` gives, in order, those whose numbers it is given, each written as it comes.
+
+        `make` is not called where none is missing.
+        """
+        paths = [self.path(kind, about) for about in abouts]
+        found: dict[int, T] = {}
+        for number, path in enumerate(paths):
+            try:
+                found[number] = load(path)
+            except BROKEN as error:
+                if not isinstance(error, FileNotFoundError):
+                    logger.debug("'%s' is made anew: %s", path, error)
+        if missing := [number for number in range(len(paths)) if number not in found]:
+            for number, made in zip(missing, make(missing), strict=True):
+                found[number] = made
+                self._write(paths[number], dump(made))
+        return [found[number] for number in range(len(paths))]
+
+    def path(self, kind: str, about: object) -> Path:
+        """Where the result is, if it is."""
+        digest = json_digest(about)
+        return self.folder / kind / digest[:2] / digest
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            if not self._warned:
+                logger.warning(
+                    "nothing can be kept in the cache '%s' (%s), so it will be computed again: make the folder "
+                    "writable, or choose another",
+                    self.folder,
+                    error.strerror or error,
+                )
+            self._warned = True

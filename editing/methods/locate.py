@@ -1,0 +1,197 @@
+"""What locate-then-edit methods share: where keys and residuals come from, and the loop over layers.
+
+Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://arxiv.org/abs/2210.07229, algorithm 1:
+
+    z*  by the value search, at the last edited layer L, on the base model          (eq. 16)
+    for each layer l of the edited ones, rising:
+        K  keys at the subject's last token, averaged over contexts                  (eq. 19)
+        R  = (z* − z) / (L − l + 1), z taken with the layers below already edited   (eq. 20)
+        Δ  = R · gain(K)                                                             the method's own solve
+
+PMET (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742) divides by √(L − l + 1) instead: the option `spread`.
+
+Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
+change of the projection's output that takes the normed one nearest to that (editing/methods/shared/postnorm.py).
+
+Shapes: d = key size, m = hidden size, n = edits.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editing.adapters.rank import narrowed
+from editing.edit import Edit
+from editing.errors import SolveError
+from editing.keys import SubjectReader
+from editing.methods.shared.interface import BatchUpdate, MethodInput
+from editing.methods.shared.postnorm import change_before_norm
+from editing.methods.shared.solve import factors
+from editing.tokens import EncodedPrompt, encode_in_context, pad_token
+from editing.weights import Factors, WeightUpdate, overlay
+
+TOKENS_AT_ONCE = 1024
+"""Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
+
+Solve = Callable[[int, Tensor], Tensor]
+"""(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the facts of some edits are read, and what is missing there."""
+
+    K_nd: Tensor
+    """Keys averaged over contexts, (n, d) float32."""
+    bare_nd: Tensor
+    """Keys of the prompts without a context, (n, d) float32."""
+    R_mn: Tensor
+    """What the layer is to write in addition, (m, n) float32."""
+    missing_nm: Tensor
+    """(z* − z) / (L − l + 1), or its like by `spread`: R but for a norm behind the layer, (n, m) float32."""
+    written_nm: Tensor
+    """What the layer's down projection writes at the bare prompts, (n, m) float32."""
+    contexts: int
+
+    def columns(self, bare_apart: bool) -> Tensor:
+        """K (d, n); or (d, 2n), the bare prompts' keys before the means of the other contexts', where there are any."""
+        if not bare_apart or self.contexts == 1:
+            return self.K_nd.T
+        others_nd = (self.K_nd * self.contexts - self.bare_nd) / (self.contexts - 1)
+        return torch.cat([self.bare_nd, others_nd]).T
+
+
+def compute_together(
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
+) -> BatchUpdate:
+    """The update that writes `edits` in one solve a layer, each layer with those below already edited.
+
+    `bare_apart`: `solve` gets two columns an edit, see `Located.columns`. Both ask for the same residual, so their
+    gains add up and the update keeps one rank an edit.
+
+    Raises:
+        SolveError: the linear system is singular.
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    update: dict[str, Factors] = {}
+    in_force: dict[str, Factors] = {}
+    keys: dict[int, Tensor] = {}
+    prompts = encoded(given, edits)
+    for layer in given.layers:
+        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
+        name = given.layout.weight_name(layer)
+        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        update[name] = given.restrain(name, factors(found.R_mn, gain_nd))
+        in_force[name] = narrowed(update[name])
+        keys[layer] = found.K_nd.cpu()
+    return BatchUpdate(update, keys)
+
+
+def compute_each(
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
+) -> list[WeightUpdate]:
+    """For each edit the update that writes it alone, all in one pass a layer.
+
+    The rows of `solve` for an edit's columns (one, or two as in `compute_together`) depend on no other's.
+    """
+    updates: list[dict[str, Factors]] = [{} for _ in edits]
+    prompts = encoded(given, edits)
+    for layer in given.layers:
+        found = locate(given, edits, z_star_nm, layer, updates, prompts)
+        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        name = given.layout.weight_name(layer)
+        for i, update in enumerate(updates):
+            update[name] = given.restrain(name, factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1]))
+    return list(updates)
+
+
+def encoded(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
+    """The prompt of each edit in each context: context by context, edit by edit.
+
+    Raises:
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    tokenizer, prefixes = given.tokenizer, given.prefixes
+    return [
+        [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
+        for context in range(len(prefixes))
+    ]
+
+
+def locate(
+    given: MethodInput,
+    edits: Sequence[Edit],
+    z_star_nm: Tensor,
+    layer: int,
+    updates: Sequence[WeightUpdate],
+    prompts: Sequence[Sequence[EncodedPrompt]] | None = None,
+) -> Located:
+    """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
+
+    `prompts` are `encoded`'s, where they are there already. Only the bare ones run up to the last edited layer;
+    those in the other contexts end at their keys.
+
+    Raises:
+        SolveError: a key or a residual is not finite.
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    model, layout, last = given.model, given.layout, given.layers[-1]
+    reader, prompts = SubjectReader(model, layout, pad_token(given.tokenizer)), prompts or encoded(given, edits)
+
+    def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
+        found = reader.states(prompts, layer, last, uniform=uniform)
+        return [found.keys, found.written, found.hidden]
+
+    def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
+        return [reader.keys(prompts, layer, uniform=uniform)]
+
+    bare_nd, written_nm, hidden_nm = _gather(given, prompts[0], updates, states)
+    K_nd = bare_nd.clone()
+    for in_context in prompts[1:]:
+        K_nd += _gather(given, in_context, updates, keys)[0]
+    left = last - layer + 1
+    missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if given.spread == "linear" else left**0.5)
+    for edit, finite in zip(edits, (K_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
+        if not finite:
+            raise SolveError(
+                f"edit '{edit.id}': its keys at layer {layer} or its value z* are not finite; leave it out, or choose "
+                "other layers"
+            )
+    norm = layout.norm_after(model, layer)
+    R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
+    contexts = len(given.prefixes)
+    return Located(K_nd / contexts, bare_nd, R_nm.T, missing_nm, written_nm, contexts)
+
+
+def _gather(
+    given: MethodInput,
+    prompts: Sequence[EncodedPrompt],
+    updates: Sequence[WeightUpdate],
+    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
+) -> list[Tensor]:
+    """What `read` finds for each prompt, (n, ·) each: prompts of similar length are read together."""
+    model, layout = given.model, given.layout
+    uniform = not any(updates) or all(update is updates[0] for update in updates)
+    found: list[Tensor] = []
+    with overlay(model, layout, updates[0] if uniform else {}):
+        for chunk in _chunks([prompt.subject_index + 1 for prompt in prompts]):
+            with overlay(model, layout, {} if uniform else [updates[i] for i in chunk]):
+                parts = read([prompts[i] for i in chunk], uniform)
+            found = found or [part.new_empty(len(prompts), part.shape[1]) for part in parts]
+            for whole, part in zip(found, parts, strict=True):
+                whole[chunk] = part
+    return found
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows, shortest first, in chunks of at most TOKENS_AT_ONCE tokens with their padding."""
+    chunk: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if chunk and lengths[i] * (len(chunk) + 1) > TOKENS_AT_ONCE:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk

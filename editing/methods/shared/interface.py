@@ -1,0 +1,107 @@
+"""What a method is given, what it gives, and how the registry knows it.
+
+Shapes: d = key size, m = value size, n = edits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.config import LocatingConfig, MethodConfig
+from editing.covariance import KeyStatistics
+from editing.edit import Edit
+from editing.errors import ModelError
+from editing.layout import ModelLayout
+from editing.methods.shared.history import KeyHistory
+from editing.weights import EditedWeights, Factors, WeightUpdate
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+def unrestrained(name: str, factors: Factors) -> Factors:
+    """The update of a weight as a method made it."""
+    return factors
+
+
+@dataclass(frozen=True)
+class MethodInput:
+    """What a method works on: the model as it stands, and what belongs to it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layout: ModelLayout
+    layers: tuple[int, ...]
+    statistics: KeyStatistics
+    history: KeyHistory
+    prefixes: tuple[str, ...]
+    weights: EditedWeights | None = None
+    """The model's edited weights; only restraints on updates want them."""
+    spread: Literal["linear", "sqrt"] = "linear"
+    restrain: Callable[[str, Factors], Factors] = unrestrained
+    """What is done to the update of a weight, by name; set from the configuration, as `spread` is."""
+
+    def second_moment(self, layer: int) -> Tensor:
+        """C of a layer, (d, d) float64, where the model is."""
+        size = self.layout.key_size(self.model, layer)
+        return self.statistics.moment(layer, size).to(self.model.device, torch.float64)
+
+    def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d), where the model is."""
+        self.statistics.moment(layer, self.layout.key_size(self.model, layer))
+        return self.statistics.spectrum(layer, self.model.device)
+
+    def earlier_keys(self, layer: int) -> Tensor:
+        """H = Σ k kᵀ over the live facts, (d, d) float64, where the model is."""
+        return self.history.gram(layer, self.layout.key_size(self.model, layer)).to(self.model.device)
+
+
+@dataclass(frozen=True)
+class BatchUpdate:
+    """An update that is not yet written, and the keys to remember if it is kept."""
+
+    update: WeightUpdate
+    keys: dict[int, Tensor]
+    """{layer: (n, d)} float32 on the CPU."""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """Sums over the batch's features by weight, (3, d + m) float64 on the CPU, of a method that normalises by them."""
+
+
+@dataclass(frozen=True)
+class Method(Generic[ConfigT]):
+    """One method as the registry knows it. Its functions leave the model as they find it."""
+
+    name: str
+    config: type[ConfigT]
+    compute_update: Callable[[MethodInput, Sequence[Edit], Tensor, ConfigT], BatchUpdate]
+    """(what it is given, edits, z* (n, m), config): the update that writes the edits as one batch."""
+    compute_independent_updates: Callable[[MethodInput, Sequence[Edit], Tensor, ConfigT], list[WeightUpdate]] | None
+    """The same arguments: for each edit the update that would write it alone; None where that is not possible."""
+    rebases: bool = False
+    """Whether `compute_update` takes any number of edits at once, in memory linear in them: rebase mode."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether it wants z*, key statistics and contexts.
+
+        Otherwise it is given values of size zero, empty statistics and the bare context.
+        """
+        return issubclass(self.config, LocatingConfig)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can do: every method writes batches in sequence."""
+        alone = ("independent",) if self.compute_independent_updates is not None else ()
+        return ("sequential", *alone, *(("rebase",) if self.rebases else ()))
+
+
+def only_layer(given: MethodInput, method: str) -> int:
+    """The one layer that is edited. Raises ModelError when there are more."""
+    if len(given.layers) != 1:
+        raise ModelError(
+            f"method '{method}' edits one layer, layers are {list(given.layers)}; give one, e.g. [{given.layers[-1]}]"
+        )
+    return given.layers[0]

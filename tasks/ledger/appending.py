@@ -1,0 +1,55 @@
+"""What may be appended, given what is known of the requests, and the rows that it becomes."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.ledger.events import Event, State, check_transition
+from tasks.ledger.queries import SCHEMA
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the ledger knows of one request, when an append is judged."""
+
+    state: State | None = None
+    payload: Mapping[str, Any] | None = None
+    """The request as it was received last."""
+    event_ids: frozenset[str] = frozenset()
+
+
+Request = tuple[str, str]
+"""A request is named by (line, id)."""
+Decide = Callable[[Mapping[Request, Known]], Sequence[Event]]
+"""What to write, given what is known of the requests; asked again whenever another process wrote in between."""
+
+
+def checked(events: Sequence[Event], known: Mapping[Request, Known]) -> list[Event]:
+    """The events that are not in the table yet. Raises LedgerError where one is no step that its request can take."""
+    states = {request: found.state for request, found in known.items()}
+    seen: set[str] = set()
+    fitting = []
+    for event in events:
+        request = (event.line, event.request_id)
+        if event.event_id in seen or event.event_id in known[request].event_ids:
+            continue
+        check_transition(states[request], event.event, event.request_id)
+        seen.add(event.event_id)
+        states[request] = event.event
+        fitting.append(event)
+    return fitting
+
+
+def rows(events: Sequence[Event], commit: int) -> pa.Table:
+    records = []
+    for sequence, event in enumerate(events):
+        record = event.model_dump() | {"commit": commit, "sequence": sequence, "time": event.time.astimezone(UTC)}
+        for name in ("metrics", "payload"):
+            if record[name] is not None:
+                record[name] = json.dumps(record[name], allow_nan=False, ensure_ascii=False)
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=SCHEMA)

@@ -1,0 +1,179 @@
+"""The events that a killed job or decision left out, and writing them.
+
+A version object is created before its events are written, and HEAD is moved before its events are written. Both carry
+all that the events say. All decisions are moves of HEAD, so they have one order, and the events of a move are written
+before the next move: only the latest can lack them.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from tasks.ledger.errors import LedgerError
+from tasks.ledger.events import Event, State, is_legal
+from tasks.ledger.table import Ledger, Standing
+from tasks.ledger.view import LineView, look, waits
+from tasks.stores.manifest import Head, Version
+from tasks.stores.snapshots import SnapshotStore
+
+BATCH_EVENTS: tuple[State, ...] = ("applied", "validated", "committed")
+STRANDED = "built on a version that is out of service or was refused; submit it again"
+_MOST_ROUNDS = 100
+
+
+def missing_events(view: LineView, actor: str) -> list[Event]:
+    """The events that a killed job or decision left out; empty where the ledger says all that storage says."""
+    made = [
+        event
+        for version in view.versions.values()
+        if version.number not in view.events.committed
+        for event in version_events(version, actor)
+    ]
+    return _legal(view, [*made, *moved_events(view), *_stranded_events(view, actor)])
+
+
+def _legal(view: LineView, events: Iterable[Event]) -> list[Event]:
+    """Without what a ledger of release 0.1 makes impossible: nothing there says it twice."""
+    states: dict[str, State | None] = {}
+    found = []
+    for event in events:
+        standing = view.events.standings.get(event.request_id)
+        state = states.get(event.request_id, standing.state if standing else None)
+        if is_legal(state, event.event):
+            states[event.request_id] = event.event
+            found.append(event)
+    return found
+
+
+def standings(view: LineView) -> dict[str, Standing]:
+    """Where the requests of a line stand once the events that are missing are written."""
+    found = dict(view.events.standings)
+    for event in missing_events(view, ""):
+        before = found[event.request_id] if event.request_id in found else Standing(event.event, None, 0)
+        found[event.request_id] = Standing(event.event, event.version or before.version, before.events + 1)
+    return found
+
+
+def count_states(found: Mapping[str, Standing]) -> dict[str, int]:
+    """How many requests are in each state."""
+    return dict(sorted(Counter(one.state for one in found.values()).items()))
+
+
+def catch_up(store: SnapshotStore, ledger: Ledger, line: str, actor: str) -> LineView:
+    """Write the events that a killed job or decision left out; returns the line as it stands then.
+
+    Raises:
+        LedgerError: others are always faster.
+    """
+    for _ in range(_MOST_ROUNDS):
+        view = look(store, ledger, line)
+        events = missing_events(view, actor)
+        if not events:
+            return view
+        ledger.append_unchanged(events, view.events.standings)
+    raise LedgerError(
+        f"line '{line}': HEAD moves faster than its events can be written; look who moves it, then repeat"
+    )
+
+
+def version_events(version: Version, actor: str) -> list[Event]:
+    """What happened to the requests of a version when it was made."""
+    manifest = version.manifest
+    return [
+        Event(
+            event_id=_event_id(version.snapshot, request_id, event),
+            time=datetime.fromisoformat(manifest.created),
+            request_id=request_id,
+            event=event,
+            line=manifest.line,
+            version=version.number,
+            batch=manifest.batch,
+            actor=actor,
+            flow_run_id=manifest.flow_run_id,
+            mlflow_run_id=manifest.mlflow_run_id,
+            snapshot=version.snapshot,
+            metrics=dict(manifest.request_metrics.get(request_id, {})),
+        )
+        for event in BATCH_EVENTS
+        for request_id in manifest.request_ids
+    ]
+
+
+def moved_events(view: LineView) -> list[Event]:
+    """What HEAD means for requests whose events do not say it yet: they are in service, out of it, or refused."""
+    if view.head is None:
+        return []
+    steps: list[tuple[str, int | None, State]] = [
+        (request, version, event)
+        for request, version in view.live.items()
+        for event in _into_service(view, request, version)
+    ]
+    removed = set(view.by_snapshot[view.serving].manifest.removed) if view.serving else set()
+    steps += [
+        (request, standing.version, "retracted" if request in removed else "rolled_back")
+        for request, standing in view.events.standings.items()
+        if standing.state == "promoted" and request not in view.live
+    ]
+    steps += [
+        (request, number, "rejected")
+        for number in view.head.rejected
+        for request in view.versions[number].manifest.request_ids
+        if waits(view, request, number) and request not in view.live
+    ]
+    return [_moved(view, view.head, *step) for step in steps]
+
+
+def _moved(view: LineView, head: Head, request: str, version: int | None, event: State) -> Event:
+    return Event(
+        event_id=_event_id(f"{head.token} {version} {_count(view, request)}", request, event),
+        time=head.moved,
+        request_id=request,
+        event=event,
+        line=head.line,
+        version=version,
+        actor=head.actor,
+        snapshot=head.snapshot,
+        reason=head.reason or None,
+    )
+
+
+def _into_service(view: LineView, request: str, version: int) -> tuple[State, ...]:
+    """The steps of a request that a version brings into service."""
+    standing = view.events.standings.get(request)
+    if version not in view.events.committed or standing is None or standing.state == "committed":
+        return ("approved", "promoted")
+    if standing.state == "promoted" and (
+        standing.version == version or request not in view.versions[version].manifest.request_ids
+    ):
+        return ()
+    return ("promoted",)
+
+
+def _stranded_events(view: LineView, actor: str) -> list[Event]:
+    return [
+        Event(
+            event_id=_event_id(f"{version.snapshot} {_count(view, request)}", request, "stranded"),
+            request_id=request,
+            event="rolled_back",
+            line=view.line,
+            version=version.number,
+            batch=version.manifest.batch,
+            actor=actor,
+            snapshot=version.snapshot,
+            reason=STRANDED,
+        )
+        for version in view.stranded
+        for request in version.manifest.request_ids
+        if waits(view, request, version.number) and request not in view.live
+    ]
+
+
+def _count(view: LineView, request: str) -> int:
+    """The events that a request has had: two who catch up from the same state write the same event once."""
+    standing = view.events.standings.get(request)
+    return standing.events if standing else 0
+
+
+def _event_id(source: str, request: str, event: str) -> str:
+    return hashlib.sha256(f"{source} {request} {event}".encode()).hexdigest()[:32]

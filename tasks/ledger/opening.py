@@ -1,0 +1,85 @@
+"""The table of the ledger, opened, made, or brought up from an earlier release."""
+
+import os
+from collections.abc import Mapping
+
+from deltalake import DeltaTable, Field
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.schema import PrimitiveType
+
+from tasks.ledger.errors import LedgerError
+from tasks.ledger.queries import ADDED, SCHEMA
+
+FORMAT = 2
+"""Counts the changes of the table; one of a higher number is refused."""
+FORMAT_KEY = "errata.format"
+
+
+def s3_options(endpoint_url: str | None) -> dict[str, str]:
+    """Storage options of a ledger on S3; credentials come from the environment."""
+    options = {"aws_conditional_put": "etag"}
+    if endpoint_url:
+        # Both names: the environment variable AWS_ENDPOINT_URL_S3 would override the first.
+        options |= {"AWS_ENDPOINT_URL": endpoint_url, "AWS_ENDPOINT_URL_S3": endpoint_url}
+        options["AWS_ALLOW_HTTP"] = str(endpoint_url.startswith("http://")).lower()
+    return options
+
+
+def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
+    """The table, or None where nothing was written yet.
+
+    Raises:
+        LedgerError: something else is there, or a newer release wrote the table.
+    """
+    if not uri.startswith("s3://") and os.path.lexists(uri) and not os.path.isdir(uri):
+        raise LedgerError(f"'{uri}' is no folder: choose an empty or new folder for the ledger")
+    try:
+        table = DeltaTable(uri, storage_options=dict(options))
+    except TableNotFoundError:
+        _check_empty(uri)
+        return None
+    missing = set(SCHEMA.names) - set(ADDED) - {column.name for column in table.schema().fields}
+    if missing:
+        raise LedgerError(
+            f"'{uri}' is a Delta table but no ledger (it has no {', '.join(sorted(missing))}): choose another"
+        )
+    written = table.metadata().configuration.get(FORMAT_KEY, "1")
+    if not written.isdecimal() or int(written) > FORMAT:
+        raise LedgerError(
+            f"ledger '{uri}' was written by a newer Errata (format {written}, this one knows {FORMAT}): update Errata"
+        )
+    return table
+
+
+def created(uri: str, options: Mapping[str, str]) -> DeltaTable:
+    """A new table, or that of another process that was faster."""
+    try:
+        configuration = {"delta.appendOnly": "true"}
+        return _marked(DeltaTable.create(uri, SCHEMA, configuration=configuration, storage_options=dict(options)))
+    except DeltaError:
+        table = found(uri, options)
+        if table is None:
+            raise
+        return table
+
+
+def upgraded(table: DeltaTable) -> DeltaTable:
+    """The table with the columns that release 0.1 did not have; that release cannot write to it any more."""
+    present = {column.name for column in table.schema().fields}
+    if missing := [name for name in ADDED if name not in present]:
+        table.alter.add_columns([Field(name, PrimitiveType("long"), nullable=True) for name in missing])
+    return _marked(table)
+
+
+def _marked(table: DeltaTable) -> DeltaTable:
+    if table.metadata().configuration.get(FORMAT_KEY) != str(FORMAT):
+        table.alter.set_table_properties({FORMAT_KEY: str(FORMAT)}, raise_if_not_exists=False)
+    return table
+
+
+def _check_empty(uri: str) -> None:
+    """Refuse a local path that holds something else, or a table whose log is lost."""
+    if uri.startswith("s3://") or not os.path.lexists(uri):
+        return
+    if set(os.listdir(uri)) - {"_delta_log"}:
+        raise LedgerError(f"'{uri}' is no Delta table and not empty: choose an empty folder for the ledger")

@@ -1,0 +1,157 @@
+"""The questions to the table of events, in DuckDB's SQL; what users wrote is passed as a parameter, never as SQL.
+
+Order is the number of the commit and the place in it. Rows of release 0.1 have no number: they come first, by the time
+and place that they have, and of several with one id the first counts. (Later releases never write an id twice.)
+"""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from tasks.ledger.events import FIRST, TRANSITIONS, State
+
+SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("time", pa.timestamp("us", tz="UTC")),
+        ("sequence", pa.int32()),
+        ("request_id", pa.string()),
+        ("event", pa.string()),
+        ("line", pa.string()),
+        ("version", pa.int64()),
+        ("batch", pa.int32()),
+        ("actor", pa.string()),
+        ("flow_run_id", pa.string()),
+        ("mlflow_run_id", pa.string()),
+        ("snapshot", pa.string()),
+        ("metrics", pa.string()),
+        ("reason", pa.string()),
+        ("payload", pa.string()),
+        ("commit", pa.int64()),
+    ]
+)
+ADDED = ("commit",)
+"""Columns that tables of release 0.1 lack."""
+
+STATES: tuple[State, ...] = get_args(State)
+_WIDTH = len(STATES) + 1  # 0 is a request that nothing is known of
+LEGAL = [
+    int(new > 0 and STATES[new - 1] in (TRANSITIONS[STATES[old - 1]] if old else FIRST))
+    for old in range(_WIDTH)
+    for new in range(_WIDTH)
+]
+"""1 where a state (row) may become another (column): a parameter, since a literal would be built for each event."""
+_QUEUED = STATES.index("queued") + 1
+_CODE = "CASE event " + " ".join(f"WHEN '{state}' THEN {code}" for code, state in enumerate(STATES, 1)) + " ELSE 0 END"
+_PACK = 32  # a fold's value is state + 32 version
+assert _WIDTH <= _PACK
+
+ALL = ", ".join(f'"{name}"' for name in SCHEMA.names)
+
+_PLACES = 2**24
+"""More than the rows of any commit: place = commit * _PLACES + sequence is a total order in one number."""
+
+
+def events(columns: str) -> str:
+    """Each event once, as a relation with the given columns of the table and `place`, which orders them.
+
+    Numbers are compared by way of a function: a plain `IS NULL` is handed down to Arrow's scan, which goes by the
+    statistics of the files, and files of release 0.1 have none for a column that they lack.
+    """
+    return f"""(
+    SELECT {columns}, "commit" * {_PLACES} + sequence AS place FROM ledger WHERE coalesce("commit", -1) >= 0
+    UNION ALL
+    SELECT {columns}, row_number() OVER (ORDER BY time, sequence, event_id) - {_PLACES**2} AS place FROM (
+        SELECT DISTINCT ON (event_id) * FROM ledger WHERE coalesce("commit", -1) < 0 ORDER BY time, sequence
+    ))"""
+
+
+# A step that no request can take changes nothing; `queued` begins an attempt, which has no version yet.
+_FOLD = f"""list_reduce(
+    list_prepend(0::BIGINT, list(({_CODE})::BIGINT + {_PACK} * coalesce(version, 0) ORDER BY place)),
+    lambda state, step: CASE
+        WHEN list_extract($legal, (state % {_PACK}) * {_WIDTH} + step % {_PACK} + 1) = 0 THEN state
+        WHEN step % {_PACK} = {_QUEUED} THEN step % {_PACK}
+        WHEN step < {_PACK} THEN step + state - state % {_PACK}
+        ELSE step END)"""
+
+STANDINGS = f"""
+SELECT line, request_id, {_FOLD} AS fold, count(*) AS events
+FROM {events("line, request_id, event, version")} GROUP BY line, request_id
+"""
+
+COMMITTED = "SELECT DISTINCT line, version FROM ledger WHERE event = 'committed' AND version IS NOT NULL"
+
+REQUESTS = f"""
+WITH ordered AS {events(ALL)},
+folded AS (SELECT line, request_id, {_FOLD} AS fold FROM ordered GROUP BY line, request_id),
+attempts AS (
+    SELECT *, count(*) FILTER (WHERE event = 'queued') OVER so_far AS attempt FROM ordered
+    WINDOW so_far AS (PARTITION BY line, request_id ORDER BY place)
+),
+latest AS (
+    SELECT request_id, line, time, actor, flow_run_id, mlflow_run_id, reason, place,
+        last_value(batch IGNORE NULLS) OVER attempt_so_far AS batch,
+        last_value(snapshot IGNORE NULLS) OVER attempt_so_far AS snapshot,
+        last_value(metrics IGNORE NULLS) OVER attempt_so_far AS metrics,
+        last_value(CASE WHEN event = 'received' THEN time END IGNORE NULLS) OVER so_far AS received,
+        last_value(CASE WHEN event = 'received' THEN payload END IGNORE NULLS) OVER so_far AS payload
+    FROM attempts
+    WINDOW so_far AS (PARTITION BY line, request_id ORDER BY place),
+        attempt_so_far AS (PARTITION BY line, request_id, attempt ORDER BY place)
+    QUALIFY lead(place) OVER so_far IS NULL
+)
+SELECT latest.* EXCLUDE (place), fold FROM latest JOIN folded USING (line, request_id) ORDER BY place
+"""
+
+QUEUE = f"""
+SELECT request_id FROM {events("request_id, event")}
+WHERE event = 'queued' GROUP BY request_id ORDER BY max(place)
+"""
+
+PAYLOADS = f"""
+SELECT request_id, arg_max(payload, place) AS payload FROM {events("request_id, event, payload")}
+WHERE event = 'received' GROUP BY request_id
+"""
+
+HISTORY = f"""
+WITH latest AS (
+    SELECT * FROM {events(ALL)}
+    WHERE $version IS NULL OR version = $version
+    ORDER BY place DESC LIMIT $limit
+)
+SELECT * EXCLUDE (place) FROM latest ORDER BY place
+"""
+
+STEPS = f"SELECT * EXCLUDE (place) FROM {events('line, request_id, event, event_id, payload')} ORDER BY place"
+
+
+def run(
+    table: DeltaTable, sql: str, *, line: str | None = None, requests: Sequence[str] | None = None, **parameters: Any
+) -> pa.Table:
+    """What `sql` finds in the relation `ledger`: the table, or its rows of one line and of some requests."""
+    dataset = table.to_pyarrow_dataset()
+    # Arrow's filter skips what it can by the statistics of the files before a row is made.
+    if line is not None:
+        dataset = dataset.filter(pc.field("line") == line)
+    if requests is not None:
+        dataset = dataset.filter(pc.field("request_id").isin(list(requests)))
+    present = set(dataset.schema.names)
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        # Registered by name; a replacement scan would look through the variables of all callers.
+        connection.register("written", dataset)
+        missing = "".join(f', NULL::BIGINT AS "{name}"' for name in ADDED if name not in present)
+        connection.execute(f"CREATE VIEW ledger AS SELECT *{missing} FROM written")
+        used = {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
+        return connection.sql(sql, params=used).to_arrow_table()
+
+
+def unfolded(fold: int) -> tuple[State | None, int | None]:
+    """State and version out of a fold's value; the state is None where no event of the request was legal."""
+    code, version = fold % _PACK, fold // _PACK
+    return (STATES[code - 1] if code else None), version or None

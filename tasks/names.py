@@ -1,0 +1,52 @@
+"""Names that people choose, and the keys that outside systems take in their place."""
+
+import hashlib
+import re
+
+from editing.errors import UsageError
+
+_LINE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_KIND = re.compile(r"[a-z0-9]+")
+_PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_READABLE = 64
+_DIGEST = 16
+
+
+def check_line(line: str) -> str:
+    """The name of a line, refused with UsageError where it could not be part of a key."""
+    if not _LINE.fullmatch(line) or ".." in line:
+        raise UsageError(
+            f"line {line[:80]!r}: a name has 1 to 63 characters of a-z, 0-9, '.', '_' and '-', "
+            "and begins with a letter or digit; for example 'smollm2-memit'"
+        )
+    return line
+
+
+def check_model_name(name: str) -> str:
+    """The name of a registered model of MLflow, refused with UsageError where MLflow or a filter of it would."""
+    if not _MODEL.fullmatch(name):
+        raise UsageError(
+            f"{name[:80]!r} cannot be the name of a model in MLflow: a name has 1 to 200 letters (A-Z), digits, '.', "
+            "'_' and '-', and begins with a letter or digit; for example 'mend-smollm2'"
+        )
+    return name
+
+
+def artifact_key(name: str, kind: str) -> str:
+    """The key of an artifact in Prefect, made of a-z, 0-9 and dashes; names that differ have keys that differ.
+
+    A name of words joined by single dashes stays as it is. Any other name is spelled with dashes and carries its
+    digest behind two of them, which the keys of the first sort never hold.
+
+    Args:
+        name: Of a line or a registered model.
+        kind: What the artifact shows, one word: 'summary', 'progress'.
+    """
+    if not _KIND.fullmatch(kind):
+        raise UsageError(f"kind {kind!r} of an artifact: write one word of a-z and 0-9, for example 'progress'")
+    if _PLAIN.fullmatch(name):
+        return f"{name}-{kind}"
+    readable = re.sub("[^a-z0-9]+", "-", name.lower())[:_READABLE].strip("-")
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGEST]
+    return f"{readable}--{digest}-{kind}"

@@ -1,0 +1,24 @@
+"""A job's report as files: what is stored with its run in MLflow."""
+
+from tasks.report import figures
+from tasks.report.data import JobReport
+from tasks.report.render import render_html, render_markdown, table_json
+
+TABLES = ("edits.json", "batches.json")
+"""The files that MLflow shows as tables."""
+
+
+def report_files(report: JobReport) -> dict[str, bytes]:
+    """Pages, tables and pictures by path."""
+    texts = {
+        "report.html": render_html(report),
+        "summary.md": render_markdown(report),
+        "report.json": report.model_dump_json(indent=1),
+        "edits.json": table_json([edit.model_dump(mode="json") for edit in report.edits]),
+        "batches.json": table_json([batch.model_dump(mode="json") for batch in report.batches]),
+    }
+    drawings = {"before_after": figures.bars_figure(report.baseline, report.champion, report.candidate)}
+    if len(report.drift) > 1:
+        drawings["drift"] = figures.drift_figure(report.drift, report.baseline)
+    pictures = {f"figures/{name}.png": figures.to_png(figure) for name, figure in drawings.items()}
+    return {path: text.encode() for path, text in texts.items()} | pictures

@@ -1,0 +1,84 @@
+"""What a knowledge update did so far, as rows for its report. The flow alone writes into it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from editing.edit import Edit
+from tasks.progress import note
+from tasks.report.data import BatchRow, EditRow
+from tasks.stores.manifest import Version
+from tasks.update.run import Judged
+
+SHOWN = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency_ratio", "perplexity_ratio")
+
+
+@dataclass
+class Journal:
+    """Rows of batches and requests, and the versions that this run made."""
+
+    batches: list[BatchRow] = field(default_factory=list)
+    edits: dict[str, EditRow] = field(default_factory=dict)
+    """By request."""
+    made: list[Version] = field(default_factory=list)
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was left out of a request, by request."""
+
+    def kept(self, judged: Judged, version: Version) -> None:
+        """A batch became a version."""
+        self.batches.append(judged.row(version.number))
+        self.made.append(version)
+        for edit in judged.batch.edits:
+            row = _row(edit, "committed", judged=judged, version=version.number)
+            self.edits[edit.id] = self._with_findings(row)
+        batch, metrics = judged.batch, version.manifest.metrics
+        shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+        note(f"batch {batch.name} ({len(batch.edits)} edits) as version {version.number}: {shown}", "kept")
+
+    def undone(self, judged: Judged) -> None:
+        """A batch was taken back; its parts are tried, or its one request is quarantined."""
+        self.batches.append(judged.row(None))
+        if len(judged.batch.edits) > 1:
+            batch = judged.batch
+            note(f"batch {batch.name} ({len(batch.edits)} edits): {'; '.join(judged.verdict.reasons)}", "undone")
+
+    def quarantined(self, judged: Judged, answer: str) -> None:
+        """A request failed alone; `answer` is what the model with it in the weights said."""
+        [edit] = judged.batch.edits
+        reason = "; ".join(judged.verdict.reasons)
+        row = _row(edit, "quarantined", judged=judged, answer=answer, reason=reason)
+        self.edits[edit.id] = self._with_findings(row)
+        note(f"{edit.id}: {reason}", "quarantined")
+
+    def rejected(self, request_id: str, reason: str, edit: Edit | None) -> None:
+        """A request was refused; `edit` is None where it is none."""
+        if edit is not None:
+            self.edits[request_id] = _row(edit, "rejected", reason=reason)
+        note(f"{request_id}: {reason}", "rejected")
+
+    def found(self, findings: dict[str, tuple[str, ...]]) -> None:
+        """Parts of requests cannot be asked of this model and were left out."""
+        self.findings |= findings
+        for request_id, reasons in findings.items():
+            note(f"{request_id}: {'; '.join(reasons)}", "warning")
+
+    def _with_findings(self, row: EditRow) -> EditRow:
+        return row.model_copy(update={"findings": self.findings.get(row.request_id, ())})
+
+
+def _row(
+    edit: Edit, state: Literal["committed", "quarantined", "rejected"], *, judged: Judged | None = None,
+    version: int | None = None, answer: str = "", reason: str = "",
+) -> EditRow:  # fmt: skip
+    return EditRow(
+        request_id=edit.id,
+        subject=edit.subject,
+        prompt=edit.text,
+        target_new=edit.target_new,
+        target_true=edit.target_true,
+        state=state,
+        batch=judged.batch.number if judged else None,
+        version=version,
+        answer_after=answer,
+        metrics=judged.verdict.request_metrics.get(edit.id, {}) if judged else {},
+        reason=reason,
+    )

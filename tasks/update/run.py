@@ -1,0 +1,132 @@
+"""The values that the stages of a knowledge update hand on: the run itself, its questions, its batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from torch import Tensor
+
+from editing.edit import Edit
+from editing.methods.shared.interface import BatchUpdate
+from editing.weights import Undo
+from tasks.lines.specs import LineSpec
+from tasks.parquet import read_text
+from tasks.report.data import BatchRow
+from tasks.stores.lease import Lease
+from tasks.stores.manifest import Version
+from tasks.update.policy import Policy
+from tasks.update.validation import Verdict
+from tasks.workplace import Workplace
+
+
+@dataclass(frozen=True)
+class Run:
+    """One knowledge update: what it is to do, and under which names. Nothing of it changes while it runs."""
+
+    workplace: Workplace
+    spec: LineSpec
+    policy: Policy
+    lease: Lease
+    started: datetime
+    flow_run_id: str
+    mlflow_run_id: str = ""
+
+    @property
+    def line(self) -> str:
+        return self.spec.line
+
+    @property
+    def actor(self) -> str:
+        return self.workplace.settings.who
+
+
+@dataclass(frozen=True)
+class Footing:
+    """What a job stands on: the newest snapshot that it builds on, and the HEAD that this was good for."""
+
+    tip: str | None
+    """None: the base."""
+    sequence: int
+    """Of HEAD; 0: before the first."""
+    waiting: tuple[Version, ...]
+    """The versions that wait for review, those of earlier runs included, oldest first."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The requests that a job takes up."""
+
+    edits: tuple[Edit, ...]
+    rejected: dict[str, str] = field(default_factory=dict)
+    """Reasons by request."""
+    known: dict[str, Edit] = field(default_factory=dict)
+    """Every edit that the job may look at, by request: live, waiting, and queued."""
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What this model cannot be asked about a request, by request."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Edits that are solved and validated together; '2' is a whole batch, '2.1' and '2.2' are its parts."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
+    @property
+    def number(self) -> int:
+        return int(self.name.partition(".")[0])
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(edit.id for edit in self.edits)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A batch that stands in the weights, with what takes it back."""
+
+    batch: Batch
+    update: BatchUpdate
+    z_star: Tensor
+    undo: Undo
+    search_seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch and the verdict on it; `written` is None where it could not be written at all."""
+
+    batch: Batch
+    verdict: Verdict
+    written: Written | None = None
+    seconds: float = 0.0
+    """From the search to the verdict."""
+    validate_seconds: float = 0.0
+
+    def row(self, version: int | None) -> BatchRow:
+        """What the report says of it; `version`: the one that it became, None where it was undone."""
+        return BatchRow(
+            batch=self.batch.number,
+            attempt=self.batch.name,
+            version=version,
+            request_ids=self.batch.ids,
+            kept=version is not None,
+            checks=self.verdict.checks,
+            metrics=self.verdict.metrics,
+            seconds=self.seconds,
+            search_seconds=self.written.search_seconds if self.written else 0.0,
+            validate_seconds=self.validate_seconds,
+        )
+
+
+def spread_sample(edits: Sequence[Edit], size: int) -> list[Edit]:
+    """At most `size` of the edits, evenly spread and always the same."""
+    if len(edits) <= size:
+        return list(edits)
+    return [edits[i * len(edits) // size] for i in range(size)]
+
+
+def read_texts(path: Path | None) -> list[str] | None:
+    """The texts of a file, if one is given."""
+    return None if path is None else read_text(path)

@@ -1,0 +1,241 @@
+"""The stages of a knowledge update as plain functions: values in, values out. The model lives in the session alone.
+
+    take_up → load → (write → judge → publish, or undo and look for the culprits) → evaluate → register
+
+Each can be called by itself. The flow wraps each in a Prefect task (tasks/update/steps.py).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from editing.edit import Edit, make_edit
+from editing.errors import InvalidEdit
+from editing.methods import compute_update
+from tasks.ledger import intake
+from tasks.ledger.catching_up import catch_up, version_events
+from tasks.ledger.events import Event
+from tasks.ledger.view import LineView, chain, look
+from tasks.lines.hypernetworks import keep
+from tasks.lines.specs import save_line
+from tasks.progress import progress
+from tasks.stores.batches import pack
+from tasks.stores.errors import HeadMoved
+from tasks.stores.manifest import Manifest, Version, members
+from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
+from tasks.update.screening import answers, screen
+from tasks.update.session import Session, open_session
+from tasks.update.validation import Reference, measure_reference, validate_batch
+
+ANSWER_TOKENS = 12
+
+
+def footing(view: LineView) -> Footing:
+    """What a job that begins now builds on."""
+    return Footing(view.tip, view.sequence, tuple(view.waiting))
+
+
+def take_up(run: Run, view: LineView, limit: int | None) -> Taken:
+    """The queued requests in their order, and why some are refused: contradictions and repetitions."""
+    ledger = run.workplace.ledger
+    queued = ledger.queued(run.line)
+    standing = members(chain(view, view.tip))
+    payloads = ledger.payloads(run.line, list(standing))
+    live = {name: edit for name in standing if (edit := _edit(payloads.get(name))) is not None}
+    taken = intake.take(queued, list(live.values()), limit)
+    waiting = {request.request_id: edit for request in queued if (edit := _edit(request.payload)) is not None}
+    return Taken(taken.accepted, taken.rejected, waiting | live)
+
+
+def write_rejections(run: Run, rejected: dict[str, str]) -> None:
+    """The refused requests' last event; safe to repeat."""
+    states = run.workplace.ledger.look()[run.line].standings if rejected else {}
+    run.workplace.ledger.append(
+        [
+            Event(
+                request_id=request_id,
+                event="rejected",
+                line=run.line,
+                actor=run.actor,
+                reason=reason,
+                flow_run_id=run.flow_run_id or None,
+            )
+            for request_id, reason in rejected.items()
+            if states[request_id].state == "queued"
+        ]
+    )
+
+
+def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
+    """The base of the line with its key statistics; the line is defined from then on."""
+    store = run.workplace.store.store
+    session = open_session(run.spec, run.workplace.settings, statistics_texts=statistics_texts, on_progress=progress)
+    keep(store, session.config)
+    save_line(store, run.spec)
+    return session
+
+
+def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
+    """Apply further versions to the session's model; every digest is verified."""
+    store = run.workplace.store
+    session.restore((manifest, store.tensors(manifest)) for manifest in versions)
+
+
+def screen_taken(session: Session, taken: Taken) -> Taken:
+    """Without the requests that this model cannot take, which are refused."""
+    found = screen(session, taken.edits)
+    known = taken.known | {edit.id: edit for edit in found.accepted}
+    return replace(taken, edits=found.accepted, rejected=found.rejected, known=known, findings=found.findings)
+
+
+def write(session: Session, batch: Batch) -> Written:
+    """Search values and write the batch into the weights.
+
+    Raises:
+        InvalidEdit, SearchError, SolveError: a request cannot be written; the model is as it was.
+    """
+    started = time.perf_counter()
+    z_star = session.values(batch.edits, progress)
+    searched = time.perf_counter() - started
+    update = compute_update(session.method_input, batch.edits, z_star, session.config)
+    return Written(batch, update, z_star, session.weights.apply(update.update), searched)
+
+
+def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
+    """Measure what was written and judge it by the policy."""
+    started = time.perf_counter()
+    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy)
+    seconds = time.perf_counter() - started
+    return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds)
+
+
+def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing) -> Manifest:
+    """What a batch that stands in the weights is as the next version of its line."""
+    batch = judged.batch
+    return Manifest(
+        line=run.line,
+        version=run.workplace.store.next_number(run.line),
+        parent=stand.tip,
+        based_on=stand.sequence,
+        base=run.spec.model,
+        base_digest=session.loaded.digest,
+        config=run.spec.config.model_dump(mode="json"),
+        request_ids=batch.ids,
+        tensor_digests=session.weights.digests(),
+        metrics=judged.verdict.metrics,
+        request_metrics=judged.verdict.request_metrics,
+        batch=batch.number,
+        flow_run_id=run.flow_run_id,
+        mlflow_run_id=run.mlflow_run_id,
+    )
+
+
+def publish(run: Run, written: Written, manifest: Manifest) -> Version:
+    """Publish the batch as a version, then write its events; safe to repeat, each part happens once."""
+    run.lease.renew()
+    version = run.workplace.store.publish(manifest, pack(written.update, written.z_star))
+    run.workplace.ledger.append(version_events(version, run.actor))
+    return version
+
+
+def undo(session: Session, written: Written) -> str:
+    """Take a batch back, bit for bit; returns what the model with a single edit said to its prompt."""
+    answer = say(session, [written.batch.edits[0].text])[0] if len(written.batch.edits) == 1 else ""
+    session.weights.revert(written.undo)
+    return answer
+
+
+def quarantine_events(run: Run, judged: Judged) -> list[Event]:
+    """What happened to an edit that failed alone, with its numbers and the reasons; it waits for a person."""
+    [edit] = judged.batch.edits
+    common = {
+        "request_id": edit.id,
+        "line": run.line,
+        "actor": run.actor,
+        "batch": judged.batch.number,
+        "flow_run_id": run.flow_run_id,
+        "mlflow_run_id": run.mlflow_run_id,
+    }
+    metrics = judged.verdict.metrics | judged.verdict.request_metrics.get(edit.id, {})
+    reason = "; ".join(judged.verdict.reasons)
+    return [
+        Event.model_validate(common | {"event": "applied"}),
+        Event.model_validate(common | {"event": "quarantined", "reason": reason, "metrics": metrics}),
+    ]
+
+
+def halves(judged: Judged) -> tuple[Batch, Batch]:
+    """How a failed batch is tried again: those that did well and those that did not, or else the two halves."""
+    edits, failing = judged.batch.edits, set(judged.verdict.failing)
+    middle = (len(edits) + 1) // 2
+    parts = edits[:middle], edits[middle:]
+    if 0 < len(failing) < len(edits):
+        kept = tuple(edit for edit in edits if edit.id not in failing)
+        parts = kept, tuple(edit for edit in edits if edit.id in failing)
+    return Batch(f"{judged.batch.name}.1", parts[0]), Batch(f"{judged.batch.name}.2", parts[1])
+
+
+def stand_still(run: Run, stand: Footing) -> Footing:
+    """The footing as HEAD is now: the same, or further up where HEAD moved up the job's own chain.
+
+    Raises:
+        HeadMoved: what the job builds on can no longer be put in service.
+    """
+    run.lease.renew()
+    head = run.workplace.store.head(run.line)
+    if (head.sequence if head else 0) == stand.sequence:
+        return stand
+    view = look(run.workplace.store, run.workplace.ledger, run.line)
+    if not view.holds(stand.tip):
+        raise away_from(run, view)
+    return Footing(stand.tip, view.sequence, tuple(view.waiting))
+
+
+def away_from(run: Run, view: LineView) -> HeadMoved:
+    """What is said when HEAD left what a job builds on."""
+    to = f"version {view.head.version} by {view.head.actor}" if view.head else "nothing"
+    return HeadMoved(f"HEAD of line '{run.line}' was moved to {to} while this job ran, away from what it builds on")
+
+
+def requeue(run: Run, made: Sequence[Version]) -> list[str]:
+    """Queue again what a job wrote into versions that can no longer be put in service; returns those requests."""
+    store, ledger = run.workplace.store, run.workplace.ledger
+    view = catch_up(store, ledger, run.line, run.actor)
+    numbers = {version.number for version in made}
+    lost = {
+        name: standing
+        for name, standing in view.events.standings.items()
+        if standing.state == "rolled_back" and standing.version in numbers
+    }
+    reason = "HEAD moved while the job ran that wrote it"
+    ledger.append_unchanged(
+        [
+            Event(request_id=name, event="queued", line=run.line, actor=run.actor, reason=reason)
+            for name in sorted(lost)
+        ],
+        lost,
+    )
+    return sorted(lost)
+
+
+def live_sample(session: Session, taken: Taken, size: int) -> list[Edit]:
+    """A fixed, evenly spread sample of the facts in the weights, as far as the ledger still knows what they say."""
+    return spread_sample([taken.known[name] for name in session.live if name in taken.known], size)
+
+
+def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:
+    """The base's numbers, which everything is compared with."""
+    return measure_reference(session, run.policy, texts)
+
+
+def say(session: Session, prompts: Sequence[str]) -> list[str]:
+    """What the model, as it stands, says to each prompt."""
+    return answers(session.loaded, prompts, ANSWER_TOKENS)
+
+
+def _edit(payload: object) -> Edit | None:
+    """The edit of a request, or None where it is none; intake says why."""
+    try:
+        return make_edit(payload) if isinstance(payload, dict) else None
+    except InvalidEdit:
+        return None

@@ -1,0 +1,80 @@
+"""The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
+
+from tasks.progress import progress
+from tasks.retries import STORAGE_RETRIES
+from tasks.update import stages
+from tasks.update.journal import Journal
+from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written
+from tasks.update.screening import REQUEST_FAULTS
+from tasks.update.session import Session
+from tasks.update.steps import run_step
+from tasks.update.validation import Reference, failed
+
+
+class Writer:
+    """Writes batches, keeps those that validate, and finds the culprits of those that do not."""
+
+    def __init__(self, run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> None:
+        self.run, self.session, self.taken, self.reference, self.journal = run, session, taken, reference, journal
+
+    def write(self, batch: Batch, stand: Footing) -> Footing:
+        """Write a batch and keep it if it validates; else undo it and try its parts. Returns the new footing."""
+        judged = self._judge(batch)
+        if judged.verdict.passed and judged.written is not None:
+            return self._publish(judged, judged.written, stand)
+        self._undo(judged)
+        if len(batch.edits) > 1:
+            for part in stages.halves(judged):
+                stand = self.write(part, stand)
+        return stand
+
+    def _judge(self, batch: Batch) -> Judged:
+        written: Written | None = None
+        try:
+            written = run_step("apply_batch", lambda: stages.write(self.session, batch), about=_named(batch))
+            done = written
+            progress("validation", 0, 1)
+            earlier = stages.live_sample(self.session, self.taken, self.run.policy.retained_sample)
+            judged = run_step(
+                "validate",
+                lambda: stages.judge(self.run, self.session, done, earlier, self.reference),
+                about=_named(batch),
+                outcome=lambda found: "; ".join(found.verdict.reasons) or "holds",
+            )
+            progress("validation", 1, 1)
+            return judged
+        except REQUEST_FAULTS as error:  # what one request cannot do must not end a job
+            return Judged(batch, failed(error), written)
+
+    def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
+        # Made once: a repetition must publish the same version again, not a second one.
+        manifest = stages.manifest_of(self.run, self.session, judged, stand)
+        version = run_step(
+            "snapshot",
+            lambda: stages.publish(self.run, written, manifest),
+            about=_named(judged.batch),
+            outcome=lambda made: f"version {made.number}, snapshot {made.snapshot[:12]}",
+            retries=STORAGE_RETRIES,
+        )
+        self.session.remember(judged.batch.ids, written.update)
+        self.journal.kept(judged, version)
+        return Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
+
+    def _undo(self, judged: Judged) -> None:
+        answer, written = "", judged.written
+        if written is not None:
+            answer = run_step("roll_back", lambda: stages.undo(self.session, written), about=_named(judged.batch))
+        self.journal.undone(judged)
+        if len(judged.batch.edits) == 1:
+            events = stages.quarantine_events(self.run, judged)
+            run_step(
+                "quarantine",
+                lambda: self.run.workplace.ledger.append(events),
+                about=_named(judged.batch),
+                retries=STORAGE_RETRIES,
+            )
+            self.journal.quarantined(judged, answer)
+
+
+def _named(batch: Batch) -> str:
+    return f"batch {batch.name} of {len(batch.edits)}"

@@ -1,0 +1,192 @@
+"""Do HEAD, the ledger and MLflow's aliases of a line say the same? Decided from the files of a home alone.
+
+Nothing of Errata is imported, so that no fault of its own reading can hide one of its writing. Read are:
+
+    snapshots/lines/LINE/HEAD                  version, snapshot and previous version in service
+    snapshots/lines/LINE/versions/*.json       number and snapshot of every version
+    snapshots/manifests/SNAPSHOT.json          parent and requests of a snapshot
+    ledger/                                    the Delta table of events
+    mlflow.db                                  registered_model_aliases, model_version_tags
+
+What the ledger says of a request is its latest event of this line. Events are ordered by (commit, sequence) where a
+row has a commit number; rows without one, of releases that had none, come before them by (time, sequence, event_id).
+Of rows with one event_id the first counts.
+
+They agree when all of these hold; `served` are HEAD's snapshot and those it builds on:
+
+    1. every request of a served version is `promoted`, and HEAD's snapshot is the one that its version has
+    2. a version that is not served has all its requests in one state, if its own events are their latest
+       - `committed`: it waits, so it must build on HEAD's snapshot or on another that waits: anything else can never be
+         approved without what was refused or taken out
+       - `rejected`, `rolled_back`, `superseded`, `retracted`, `withdrawn`: it is out
+       - anything else (`approved` and `promoted` above all) is wrong
+       a request may have moved on since: queued again, or written in a newer version, which then answers for it
+    3. alias champion is HEAD's version, previous is HEAD's previous one, challenger the newest that waits;
+       where there is none (0 is the base), the alias is absent. An alias means the line version, and the snapshot, in
+       the tags of the MLflow version that it points to.
+"""
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from deltalake import DeltaTable
+
+OUT = {"rejected", "rolled_back", "superseded", "retracted", "withdrawn"}
+ALIASES = ("champion", "previous", "challenger")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version as its files say."""
+
+    number: int
+    snapshot: str
+    parent: str | None
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Last:
+    """The latest event of a request, and the version that it or one before it names, since it was last queued."""
+
+    event: str
+    version: int | None
+
+
+def faults(home: Path, line: str) -> list[str]:
+    """What does not agree, a sentence each; empty when all does."""
+    head, versions, last = read_head(home, line), read_versions(home, line), read_last(home, line)
+    by_snapshot = {version.snapshot: version for version in versions.values()}
+    served = chain(by_snapshot, head["snapshot"] if head else None)
+    found = _service(head, versions, served, last)
+    waiting: list[Version] = []
+    for version in versions.values():
+        if version not in served:
+            found += _out_of_service(version, {head["snapshot"] if head else None}, last, waiting)
+    return found + _aliases(home, line, head, versions, max((one.number for one in waiting), default=None))
+
+
+def _service(
+    head: dict[str, Any] | None, versions: dict[int, Version], served: list[Version], last: dict[str, Last]
+) -> list[str]:
+    found = []
+    if head and head["version"] and versions[head["version"]].snapshot != head["snapshot"]:
+        found.append(f"HEAD names version {head['version']} and the snapshot of another")
+    for version in served:
+        for request in version.requests:
+            said = last[request].event if request in last else "unknown"
+            if said != "promoted":
+                found.append(f"{request} of version {version.number} is in service and the ledger says {said}")
+    return found
+
+
+def _out_of_service(version: Version, tip: set[str | None], last: dict[str, Last], waiting: list[Version]) -> list[str]:
+    """Faults of a version that HEAD does not serve; it joins `waiting` if it waits."""
+    said = {last[r].event if r in last else "unknown" for r in version.requests if _answers_for(version, last.get(r))}
+    if len(said) > 1:
+        return [f"requests of version {version.number} are {' and '.join(sorted(said))}"]
+    if said == {"committed"}:
+        if version.parent not in tip | {one.snapshot for one in waiting}:
+            return [f"version {version.number} is committed and cannot wait: it does not build on HEAD"]
+        waiting.append(version)
+    elif not said <= OUT:
+        return [f"version {version.number} is not in service and the ledger says {said.pop()}"]
+    return []
+
+
+def _answers_for(version: Version, last: Last | None) -> bool:
+    """Whether it is still this version that the request's state speaks of."""
+    return last is None or last.version == version.number
+
+
+def _aliases(
+    home: Path, line: str, head: dict[str, Any] | None, versions: dict[int, Version], challenger: int | None
+) -> list[str]:
+    wanted = {
+        "champion": head["version"] or None if head else None,
+        "previous": head["previous"] or None if head else None,
+        "challenger": challenger,
+    }
+    present = read_aliases(home, line)
+    found = []
+    for alias in ALIASES:
+        number = wanted[alias]
+        expected = None if number is None else (number, versions[number].snapshot)
+        if present.get(alias) != expected:
+            is_now = present[alias][0] if alias in present else "absent"
+            found.append(f"alias {alias} is {is_now}, it should be {number or 'absent'}")
+    return found
+
+
+def chain(by_snapshot: dict[str, Version], snapshot: str | None) -> list[Version]:
+    """A snapshot's version and those it builds on, the newest first."""
+    found = []
+    while snapshot is not None:
+        found.append(by_snapshot[snapshot])
+        snapshot = found[-1].parent
+    return found
+
+
+def read_head(home: Path, line: str) -> dict[str, Any] | None:
+    path = home / "snapshots" / "lines" / line / "HEAD"
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def read_versions(home: Path, line: str) -> dict[int, Version]:
+    """The versions of the line by number, in order."""
+    found = {}
+    for path in sorted((home / "snapshots" / "lines" / line / "versions").glob("*.json")):
+        pointer = json.loads(path.read_bytes())
+        manifest = json.loads((home / "snapshots" / "manifests" / f"{pointer['snapshot']}.json").read_bytes())
+        number = int(pointer["version"])
+        found[number] = Version(number, pointer["snapshot"], manifest["parent"], tuple(manifest["request_ids"]))
+    return found
+
+
+def read_events(home: Path, line: str) -> list[dict[str, Any]]:
+    """The events of the line in their order, each id once."""
+    table = DeltaTable(home / "ledger")
+    has_commit = "commit" in {field.name for field in table.schema().fields}
+    number = '"commit"' if has_commit else "CAST(NULL AS BIGINT)"
+    # A row without a number is of an earlier release, and so are all before it: NULLS FIRST.
+    order = "number NULLS FIRST, CASE WHEN number IS NULL THEN time END, sequence, event_id"
+    query = f"""
+        WITH rows AS (SELECT event_id, request_id, event, version, time, sequence, {number} AS number
+            FROM ledger WHERE line = $line),
+        first AS (SELECT *, row_number() OVER (PARTITION BY event_id ORDER BY {order}) AS copy FROM rows)
+        SELECT request_id, event, version FROM first WHERE copy = 1 ORDER BY {order}"""
+    with duckdb.connect(":memory:") as connection:
+        connection.register("ledger", table.to_pyarrow_dataset())
+        rows: list[dict[str, Any]] = connection.sql(query, params={"line": line}).to_arrow_table().to_pylist()
+    return rows
+
+
+def read_last(home: Path, line: str) -> dict[str, Last]:
+    """The latest event of each request."""
+    found: dict[str, Last] = {}
+    for row in read_events(home, line):
+        name, version = row["request_id"], row["version"]
+        if version is None and name in found and row["event"] not in {"received", "queued"}:
+            version = found[name].version
+        found[name] = Last(row["event"], version)
+    return found
+
+
+def read_aliases(home: Path, line: str) -> dict[str, tuple[int, str]]:
+    """Line version and snapshot behind each alias that is set."""
+    query = """
+        SELECT alias, number.value, snapshot.value FROM registered_model_aliases AS aliases
+        LEFT JOIN model_version_tags AS number ON number.name = aliases.name
+            AND number.version = aliases.version AND number.key = 'errata.version'
+        LEFT JOIN model_version_tags AS snapshot ON snapshot.name = aliases.name
+            AND snapshot.version = aliases.version AND snapshot.key = 'errata.snapshot'
+        WHERE aliases.name = ?"""
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
+        return {
+            alias: (int(number or 0), snapshot or "") for alias, number, snapshot in database.execute(query, (line,))
+        }

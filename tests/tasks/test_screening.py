@@ -1,0 +1,245 @@
+"""No request ends a job: what the model cannot take is refused or left out, by name, before any work."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from editing.edit import Edit, Probe, make_edit
+from editing.errors import InvalidEdit, SearchError
+from editing.methods import compute_update, method_config
+from editing.models import LoadedModel, base_digest, quiet_transformers
+from editing.weights import Factors
+from tasks.lines.specs import LineSpec
+from tasks.settings import Settings
+from tasks.update.policy import Policy
+from tasks.update.screening import answers, readable, screen
+from tasks.update.session import Session, open_session
+from tasks.update.validation import Reference, Verdict, failed, judge_candidate, validate_batch
+from tests.conftest import END, byte_tokenizer
+
+POSITIONS = 128
+POLICY = Policy(fluency_tokens=4, perplexity_tokens=64, retained_sample=3, neighborhood_probes=100)
+LONG = "And so it went on and on. " * 30
+GOOD = Edit(id="good", subject="Zed Example", prompt="{} lives in", target_new="Rome", target_true="Oslo")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A random model that reads 128 positions, whose tokenizer puts nothing before a text."""
+    folder, tokenizer = tmp_path_factory.mktemp("small"), byte_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        end = tokenizer.eos_token_id
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_embd=32, n_layer=3, n_head=4, n_positions=POSITIONS, bos_token_id=end,
+            eos_token_id=end,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config).eval()
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def session(small, cache) -> Session:
+    fields = {"layers": [0, 1], "contexts": 3, "statistics_tokens": 128, "search": {"steps": 2}}
+    spec = LineSpec(line="main", model=str(small), config=method_config("memit", fields))
+    return open_session(spec, Settings(cache=cache))
+
+
+def judged(session: Session, edits, earlier=()) -> Verdict:
+    """The batch through every stage that could raise for one request: search, solve, write, measure; then undone."""
+    z_star = session.values(edits)
+    undo = session.weights.apply(compute_update(session.setting, edits, z_star, session.config).update)
+    try:
+        judge_candidate(session, [*edits, *earlier], earlier, Reference(10.0, session.held_out), POLICY)
+        return validate_batch(session, edits, earlier, Reference(10.0, session.held_out), POLICY)
+    finally:
+        session.weights.revert(undo)
+
+
+VALUES = {
+    "too long": LONG[:400].strip(),
+    "huge": LONG * 1000,
+    "of the most positions": "a" * POSITIONS,
+    "one less": "a" * (POSITIONS - 1),
+    "empty": "   ",
+    "special": END,
+    "surrogate": "a \ud800 b",
+    "nul": "a \0 b",
+    "separator": "\u2028",
+    "invisible": "\u200b\u200d\ufeff",
+    "unusual": "𝕳𝖊𝖑𝖑𝖔 e\u0301\u0301\u0301 \U0001f468\u200d\U0001f469",
+}
+FIELDS = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighborhood", "answer", "portability")
+
+
+def request(field: str, value: str) -> dict[str, object]:
+    """A request that is good but for one field."""
+    fields: dict[str, object] = {
+        "id": "bad", "subject": "Amy Example", "prompt": "{} lives in", "target_new": "Rome", "target_true": "Oslo",
+        "paraphrases": ["The home of Amy Example is in"], "neighborhood": [{"prompt": "Bo lives in", "answer": "Oslo"}],
+        "portability": [{"prompt": "The country of Amy Example is", "answer": "Italy"}],
+    }  # fmt: skip
+    changed: dict[str, object] = {
+        "prompt": value + " {} lives in", "paraphrases": [value, "In"], "neighborhood": [{"prompt": value}],
+        "answer": [{"prompt": "Bo lives in", "answer": value}], "portability": [{"prompt": value, "answer": value}],
+    }  # fmt: skip
+    return fields | {"neighborhood" if field == "answer" else field: changed.get(field, value)}
+
+
+def taken_up(session: Session, record: dict[str, object]) -> None:
+    """The record beside a good one, as a job takes them up: nothing raises, and the good one is written."""
+    try:
+        edit = make_edit(record)
+    except InvalidEdit:
+        return  # refused at intake, with the reason
+    found = screen(session, [GOOD, edit])
+    assert found.accepted[0] == GOOD and GOOD.id not in found.rejected | found.findings
+    assert (len(found.accepted) == 1) == (edit.id in found.rejected)
+    assert all(edit.id in reason or "subject" in reason for reason in found.rejected.values())
+    verdict = judged(session, found.accepted, earlier=[edit])
+    assert verdict.request_metrics.keys() == {one.id for one in found.accepted}
+
+
+@pytest.mark.parametrize(("field", "kind"), product(FIELDS, VALUES))
+def test_no_field_of_a_request_ends_a_job(session, field, kind):
+    taken_up(session, request(field, VALUES[kind]))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    field=st.sampled_from(FIELDS),
+    value=st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.integers(1, 200).map(lambda n: "x" * n),
+)
+def test_no_text_in_any_field_ends_a_job(session, field, value):
+    taken_up(session, request(field, value))
+
+
+@pytest.mark.parametrize("field", ["subject", "prompt", "target_new"])
+def test_a_prompt_or_target_that_cannot_be_read_rejects_its_request_by_name(session, field):
+    found = screen(session, [make_edit(request(field, VALUES["too long"])), GOOD])
+    assert found.accepted == (GOOD,) and found.findings == {}
+    assert "edit 'bad': prompt and target take" in found.rejected["bad"] and "128" in found.rejected["bad"]
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("target_true", "target_true was left out"),
+        ("paraphrases", "a paraphrase was left out"),
+        ("neighborhood", "a neighbor was left out"),
+        ("answer", "a neighbor was left out"),
+        ("portability", "a portability prompt was left out"),
+    ],
+)
+def test_what_is_only_asked_is_left_out_with_a_finding_on_its_request(session, field, says):
+    edit = make_edit(request(field, VALUES["too long"]))
+    found = screen(session, [edit])
+    [kept] = found.accepted
+    assert found.rejected == {} and list(found.findings) == ["bad"]
+    assert [finding.startswith(says) and "128" in finding for finding in found.findings["bad"]] == [True]
+    name = "neighborhood" if field == "answer" else field
+    assert kept.model_dump(exclude={name}) == edit.model_dump(exclude={name})
+    assert VALUES["too long"] not in json.dumps(kept.model_dump())
+
+
+def test_the_longest_context_counts(session):
+    longest = max(len(session.loaded.tokenizer(prefix)["input_ids"]) for prefix in session.setting.prefixes)
+    assert longest > 0
+
+    def edit(spare: int) -> Edit:
+        sizes = [len(session.loaded.tokenizer(text)["input_ids"]) for text in ("Zed Example lives in", " Rome")]
+        return GOOD.model_copy(update={"prompt": "z" * (POSITIONS - longest - sum(sizes) - spare) + "{} lives in"})
+
+    fits = [spare for spare in range(-8, 8) if screen(session, [edit(spare)]).accepted]
+    assert 0 < len(fits) < 16 and fits == list(range(8 - len(fits), 8))
+    judged(session, [edit(fits[0])])
+
+
+def test_a_subject_at_the_first_token_is_refused_with_the_remedy_where_the_method_edits_there(session, small, cache):
+    first = Edit(id="first", subject="a", prompt="{} has its capital in", target_new="Lima")
+    inside = Edit(id="inside", subject="a", prompt="It is said that {} has its capital in", target_new="Lima")
+    found = screen(session, [first, inside])
+    assert found.accepted == (inside,)
+    assert "'a' is the first token" in found.rejected["first"] and "It is said that {}" in found.rejected["first"]
+    spec = LineSpec(line="main", model=str(small), config=method_config("finetune", {"layers": [1]}))
+    assert screen(open_session(spec, Settings(cache=cache)), [first]).accepted == (first,)
+
+
+def test_a_prompt_without_any_token_is_left_out():
+    """Where a tokenizer knows no unknown token, a foreign word is nothing."""
+    backend = Tokenizer(models.BPE(vocab={"Z": 0, "R": 1, "i": 2}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=3, n_embd=8, n_layer=1, n_head=2, n_positions=16))
+    loaded = LoadedModel(model, PreTrainedTokenizerFast(tokenizer_object=backend), "words", base_digest(model))
+    edit = Edit(
+        id="e", subject="Zi", prompt="{} i", target_new="R", paraphrases=("xxx", "iii"),
+        neighborhood=(Probe(prompt="i", answer="qqq"), Probe(prompt="qqq")),
+    )  # fmt: skip
+    found = readable(loaded, [edit, edit.model_copy(update={"id": "none", "target_new": "qqq"})])
+    assert found.accepted[0].paraphrases == ("iii",) and found.accepted[0].neighborhood == ()
+    assert [finding.split(" was")[0] for finding in found.findings["e"]] == ["a paraphrase", "a neighbor", "a neighbor"]
+    assert "has no tokens" in found.rejected["none"]
+
+
+def test_what_cannot_be_read_is_answered_by_nothing_and_shortens_no_other_answer(session):
+    plain = answers(session.loaded, ["Zed lives in", "Bo"], 8)
+    assert answers(session.loaded, ["Zed lives in", LONG, "x" * 127, "Bo"], 8)[::3] == plain
+    assert answers(session.loaded, [LONG], 8) == [""] and answers(session.loaded, [], 8) == []
+
+
+def test_a_batch_that_changes_what_five_of_eight_neighbors_say_fails(session):
+    prompts = [f"{name} Example speaks" for name in ("Amy", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal")]
+    edit = Edit(id="e", subject="Zed Example", prompt="{} speaks", target_new="Elmian",
+                neighborhood=tuple(Probe(prompt=prompt) for prompt in prompts))  # fmt: skip
+    before = session.base_scores([edit], POLICY.neighborhood_probes)["e"]
+    name = session.setting.layout.weight_name(1)
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = session.setting.layout.oriented(session.loaded.model.get_parameter(name)).shape
+    B, A = (torch.randn(*shape, generator=generator) for shape in ((rows, 3), (3, columns)))
+    undo = session.weights.apply({name: Factors(B * 3, A)})
+    try:
+        verdict = validate_batch(session, [edit], [], Reference(10.0, session.held_out), POLICY)
+    finally:
+        session.weights.revert(undo)
+    [after] = verdict.scores
+    changed = sum(a != b for a, b in zip(after.neighborhood_tokens, before.neighborhood_tokens, strict=True))
+    assert changed >= 5
+    rows = [check for check in verdict.checks if check.measure == "neighbors_changed"]
+    assert [(row.value, row.sample, row.holds, row.request_id) for row in rows] == [
+        (changed, 8, False, None),
+        (changed, 8, False, "e"),
+    ]
+
+
+def test_a_candidate_is_judged_as_its_batches_are_and_without_facts_by_its_text_alone(session):
+    reference = Reference(1e9, session.held_out)
+    found = judge_candidate(session, [GOOD], [GOOD], reference, POLICY)
+    assert found.verdict.checks == validate_batch(session, [GOOD], [GOOD], reference, POLICY).checks
+    assert found.baseline["efficacy_prob"] == found.numbers["efficacy_prob"] and "before_efficacy_prob" in (
+        found.verdict.metrics.keys() - found.numbers.keys()
+    )
+    assert found.baseline["fluency"] == pytest.approx(found.numbers["fluency"])
+    nothing = judge_candidate(session, [], [], reference, POLICY)
+    assert nothing.verdict.passed and nothing.numbers.keys() == {"perplexity", "perplexity_ratio"}
+
+
+def test_a_request_that_cannot_be_measured_fails_its_batch_by_name(session):
+    poison = GOOD.model_copy(update={"id": "poison", "prompt": LONG[:300] + "{} lives in"})
+    verdict = validate_batch(session, [GOOD, poison], [], Reference(10.0, session.held_out), POLICY)
+    assert not verdict.passed and verdict.failing == ("poison",) and "'poison'" in verdict.reasons[0]
+    assert failed(SearchError("edit 'x': the loss became nan")).reasons == ("edit 'x': the loss became nan",)
