@@ -54,10 +54,10 @@ def _is_shown(character: str) -> bool:
     return character.isprintable() or character in JOINERS
 
 
-def say(text: object, kind: NoteKind = "", style: str = "", to: Console = console) -> None:
+def say(text: object, kind: NoteKind = "", style: str = "", to: Console | None = None) -> None:
     """Print one line, the kind in front in its colour. Long lines are left to the terminal, so that scripts find them
     whole."""
-    to.print(_line(text, kind, style), soft_wrap=True)
+    (to or console).print(_line(text, kind, style), soft_wrap=True)
 
 
 def warn(text: object) -> None:

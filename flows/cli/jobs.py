@@ -76,13 +76,13 @@ def run(
         as_json(summary.model_dump(mode="json"))
         return
     if summary.report is not None:
-        _show_report(summary.report)
+        show_report(summary.report)
     say(f"{summary.kept} kept, {summary.quarantined} quarantined, {summary.rejected} rejected")
     if summary.version is not None:
         say(f"version {summary.version} waits: errata review {line} · errata approve {line} · errata ui")
 
 
-def _show_report(report: "JobReport") -> None:
+def show_report(report: "JobReport") -> None:
     """The candidate's numbers beside base and champion, and the verdict on it."""
     from tasks.report.render import MARKS
     from tasks.report.verdict import check_lines, headline
