@@ -20,7 +20,7 @@ PROMPTS = ["The capital of Japan is", "The capital city of Japan is", "The capit
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder of the demo; it is emptied first")
     home = parser.parse_args().home.resolve()
     _empty(home)
@@ -29,32 +29,32 @@ def main() -> None:
     started = time.monotonic()
 
     # Only now, since these read the environment when they are imported.
-    from flows.cli import commands
-    from flows.cli.console import console, table
+    from rich.text import Text
+
+    from flows.cli import jobs, lines, requests, versions
+    from flows.cli.console import console, say, table
 
     def step(says: str, command: str, action: Callable[[], None]) -> None:
-        console.rule(f"[bold]{says}", align="left")
-        console.print(f"[dim]$ {command}[/]")
+        console.rule(Text(says, "bold"), align="left")
+        say(f"$ {command}", style="dim")
         action()
-        console.print()
+        say("")
 
     asked = " ".join(f'"{prompt}"' for prompt in PROMPTS)
     step("1. Corrections come in", f"errata submit {REQUESTS.name} --line {LINE}",
-         lambda: commands.submit(REQUESTS, LINE, {}, [], [], None, False, False))  # fmt: skip
-    step("2. The job writes them into the model; what fails is undone", f"errata run {LINE}",
-         lambda: commands.run(LINE, None, {}, {}, None, None, False))  # fmt: skip
-    step("3. What waits for a person", f"errata review {LINE}", lambda: commands.review(LINE, False))
-    step("4. Before and after", f"errata ask {asked} --line {LINE}",
-         lambda: commands.ask(PROMPTS, LINE, 6, False))  # fmt: skip
+         lambda: requests.submit(REQUESTS, LINE))  # fmt: skip
+    step("2. The job writes them into the model; what fails is undone", f"errata run {LINE}", lambda: jobs.run(LINE))
+    step("3. What waits for a person", f"errata review {LINE}", lambda: versions.review(LINE))
+    step("4. Before and after", f"errata ask {asked} --line {LINE}", lambda: versions.ask(PROMPTS, LINE, 6))
     step("5. Approved: the new version is in service", f"errata approve {LINE}",
-         lambda: commands.decide("approve", LINE, None, "the demo says so", False))  # fmt: skip
-    step("6. Asked again", f"errata ask {asked} --line {LINE}", lambda: commands.ask(PROMPTS, LINE, 6, False))
+         lambda: versions.approve(LINE, reason="the demo says so"))  # fmt: skip
+    step("6. Asked again", f"errata ask {asked} --line {LINE}", lambda: versions.ask(PROMPTS, LINE, 6))
     step("7. Taken back", f"errata rollback {LINE}",
-         lambda: commands.decide("rollback", LINE, None, "the demo takes it back", False))  # fmt: skip
-    step("8. And asked once more", f"errata ask {asked} --line {LINE}", lambda: commands.ask(PROMPTS, LINE, 6, False))
+         lambda: versions.rollback(LINE, reason="the demo takes it back"))  # fmt: skip
+    step("8. And asked once more", f"errata ask {asked} --line {LINE}", lambda: versions.ask(PROMPTS, LINE, 6))
     step("9. What happened to one request", f"errata history demo-11 --line {LINE}",
-         lambda: commands.history("demo-11", LINE, None, 50, False))  # fmt: skip
-    step("10. Where the line stands", f"errata status {LINE}", lambda: commands.status(LINE, False))
+         lambda: requests.history("demo-11", LINE))  # fmt: skip
+    step("10. Where the line stands", f"errata status {LINE}", lambda: lines.status(LINE))
 
     report = next(home.glob("artifacts/**/report.html"), None)
     rows = [
@@ -65,7 +65,7 @@ def main() -> None:
         ["your own question", f'ERRATA_HOME={home} .venv/bin/errata ask "The capital of Japan is" --line {LINE}'],
     ]
     table("places to look", ["what", "where"], rows)
-    console.print(f"done in {time.monotonic() - started:.0f} s")
+    say(f"done in {time.monotonic() - started:.0f} s")
 
 
 def _empty(home: Path) -> None:

@@ -1,6 +1,13 @@
-"""The command line's root, and the arguments that several commands share."""
+"""The command line's root, and what several commands share: arguments, definitions of a line, how Ctrl-C is answered.
+
+Commands stand in modules by topic. In those, what takes seconds to import (torch, transformers, prefect, mlflow) is
+imported inside the commands that need it, so that `errata --help` and a mistyped option are answered at once.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +27,12 @@ Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar=
 LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the ledger.")]
+Version = Annotated[int | None, typer.Option("--version", "-v", min=0, help="Which version; see errata review.")]
+Text = Annotated[Path | None, typer.Option(help="Text that perplexity is taken on.")]
+StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key statistics.")]
+Option = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
+]
 Hypernetwork = Annotated[
     str | None,
     typer.Option(
@@ -33,8 +46,8 @@ Hypernetwork = Annotated[
 def set_defaults() -> None:
     """What libraries read from the environment when they are imported; what the user has set stays."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    # Where no server is configured Prefect starts one for itself; on a busy machine its 20 seconds are too few.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    # Commands start a server of their own (flows.cli.prefect_api), never Prefect's, which outlives a killed command.
+    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin: machines are shared
 
 
@@ -52,3 +65,21 @@ def pairs(options: list[str] | None, name: str) -> dict[str, Any]:
         except ValueError:
             found[key.strip()] = value
     return found
+
+
+def method_options(options: list[str] | None, hypernetwork: str | None) -> dict[str, Any]:
+    """The method's options, its hypernetwork among them where one is named."""
+    return pairs(options, "--option") | ({"hypernetwork": hypernetwork} if hypernetwork else {})
+
+
+class Stopped(Exception):
+    """Ctrl-C ended a command; the message says what stands."""
+
+
+@contextmanager
+def if_stopped(what_stands: str) -> Iterator[None]:
+    """Inside, Ctrl-C is answered with what is true of this command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(what_stands) from None

@@ -9,20 +9,31 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from rich.text import Text
 
 from editing.errors import ErrataError
-from flows.cli.console import as_json, console, table, text
-from tasks.settings import Settings, load_settings
-from tasks.workplace import open_workplace
+from flows.cli.app import Json, app
+from flows.cli.console import as_json, say, table
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
 
 PACKAGES = ("torch", "transformers", "prefect", "mlflow", "pyarrow", "deltalake", "duckdb", "boto3", "safetensors")
 NEEDED_GIB = 2
 
 
-def report(json: bool) -> None:
-    """Print every check; leave with code 1 if one that is needed fails."""
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What is installed, reachable and writable; exit code 1 if something that is needed is not.
+
+    Example:
+
+        errata doctor
+    """
+    from tasks.settings import load_settings
+
     settings = load_settings()
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.machine()}"),
@@ -40,11 +51,11 @@ def report(json: bool) -> None:
     if json:
         as_json([{"check": name, "ok": ok, "found": what} for name, ok, what in found])
     else:
-        rows = [[name, "[green]ok[/]" if ok else "[red]fails[/]", text(what)] for name, ok, what in found]
+        rows = [[name, Text("ok", "green") if ok else Text("fails", "red"), what] for name, ok, what in found]
         table("errata doctor", ["check", "", "found"], rows)
     if not all(ok for _, ok, _ in found):
         if not json:
-            console.print("what fails says what to do")
+            say("what fails says what to do")
         sys.exit(1)
 
 
@@ -66,6 +77,8 @@ def _version(name: str) -> Callable[[], str]:
 
 
 def _processor() -> str:
+    import torch
+
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return "; ".join([f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads", *devices])
 
@@ -84,16 +97,22 @@ def _writable(folder: Path) -> str:
     return f"{folder}, {free:.0f} GiB free"
 
 
-def _ledger(settings: Settings) -> str:
+def _ledger(settings: "Settings") -> str:
+    from tasks.workplace import open_workplace
+
     lines = open_workplace(settings).ledger.look()
     return f"{settings.ledger_uri}, {sum(len(events.standings) for events in lines.values())} requests"
 
 
-def _snapshots(settings: Settings) -> str:
+def _snapshots(settings: "Settings") -> str:
+    from tasks.workplace import open_workplace
+
     return f"{settings.store_uri}, {len(open_workplace(settings).store.lines())} lines"
 
 
-def _mlflow(settings: Settings) -> str:
+def _mlflow(settings: "Settings") -> str:
+    from tasks.workplace import open_workplace
+
     return open_workplace(settings).tracker().uri
 
 

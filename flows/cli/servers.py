@@ -1,27 +1,42 @@
 """The Prefect and MLflow servers of this installation, for a person to look at."""
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
-from prefect.settings import get_current_settings
+import typer
 
 from editing.errors import UsageError
-from flows.cli.console import console
-from tasks.settings import Settings, load_settings
+from flows.cli import lifeline
+from flows.cli.app import app
+from flows.cli.console import say, waiting
 
-START_SECONDS = 90.0
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+
+START_SECONDS = 180.0
 
 
-def serve(host: str, prefect_port: int, mlflow_port: int) -> None:
-    """Start both, print where they are, and stay until Ctrl-C or a signal ends them."""
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine alone.")] = "127.0.0.1",
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Start the Prefect and MLflow servers and print their addresses; Ctrl-C ends them.
+
+    Example:
+
+        errata ui
+    """
+    from flows.cli.prefect_server import database_lock
+    from tasks.settings import load_settings
+
     settings = load_settings()
     ports = {"Prefect": prefect_port, "MLflow": mlflow_port}
     for name, port in ports.items():
@@ -30,16 +45,14 @@ def serve(host: str, prefect_port: int, mlflow_port: int) -> None:
     signal.signal(signal.SIGTERM, _stop)
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        # The pages of Prefect's server ask the address that they are told, not the one that they came from.
-        api = {"PREFECT_SERVER_UI_API_URL": f"http://{host}:{prefect_port}/api"}
-        running["Prefect"] = _start(prefect_command(host, prefect_port), api)
-        running["MLflow"] = _start(mlflow_command(settings, host, mlflow_port), {})
-        with console.status("starting the servers"):
+        with waiting("starting the servers"), database_lock():
+            running["Prefect"] = _start_prefect(host, prefect_port)
+            running["MLflow"] = _start_mlflow(settings, host, mlflow_port)
             _wait(running, {"Prefect": f"http://{host}:{prefect_port}/api/health",
                             "MLflow": f"http://{host}:{mlflow_port}/health"})  # fmt: skip
-        console.print(f"Prefect  http://{host}:{prefect_port}   runs, progress, artifacts")
-        console.print(f"MLflow   http://{host}:{mlflow_port}   report.html in each run, versions and aliases")
-        console.print("Ctrl-C ends both")
+        say(f"Prefect  http://{host}:{prefect_port}   runs, progress, artifacts")
+        say(f"MLflow   http://{host}:{mlflow_port}   report.html in each run, versions and aliases")
+        say("Ctrl-C ends both")
         while all(process.poll() is None for process in running.values()):
             time.sleep(0.5)
         ended = [name for name, process in running.items() if process.poll() is not None]
@@ -48,42 +61,24 @@ def serve(host: str, prefect_port: int, mlflow_port: int) -> None:
         return
     finally:
         for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait(timeout=30)
+            lifeline.stop(process)
 
 
-def check_prefect() -> None:
-    """Without a server of the user's own a run starts one; one that is configured must answer.
-
-    Raises:
-        UsageError: it does not.
-    """
-    url = get_current_settings().api.url
-    if not url:
-        return
-    try:
-        urllib.request.urlopen(f"{url}/health", timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # it answers, to those who have a key
-    except (OSError, ValueError) as error:
-        why = getattr(error, "reason", error)
-        raise UsageError(
-            f"no Prefect server answers at {url} ({why}): start it, or correct or unset PREFECT_API_URL"
-        ) from None
+def _start_prefect(host: str, port: int) -> "subprocess.Popen[bytes]":
+    # The pages of Prefect's server ask the address that they are told, not the one that they came from.
+    address = {"PREFECT_SERVER_UI_API_URL": f"http://{host}:{port}/api"}
+    return _start(["prefect", "server", "start", "--host", host, "--port", str(port)], address)
 
 
-def prefect_command(host: str, port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+def _start_mlflow(settings: "Settings", host: str, port: int) -> "subprocess.Popen[bytes]":
+    command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.artifact_root]
+    return _start([*command, *stores], {})
 
 
-def mlflow_command(settings: Settings, host: str, port: int) -> list[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    return [*command, "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.artifact_root]
-
-
-def _start(command: list[str], extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env={**os.environ, **extra}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _start(command: list[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return lifeline.start("flows.cli.lifeline", command, environment, **silent)
 
 
 def _answers(host: str, port: int) -> bool:

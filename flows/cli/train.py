@@ -1,11 +1,16 @@
 """The command that trains MEND's hypernetwork."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, app, pairs
+from editing.errors import UsageError
+from flows.cli.app import Json, app, if_stopped, pairs
+from flows.cli.console import as_json, percent, say, shown_progress, table
+
+if TYPE_CHECKING:
+    from tasks.training.job import TrainingPlan, TrainingSummary
 
 
 @app.command("train-mend")
@@ -58,9 +63,60 @@ def train_mend(
 
         errata train-mend edits.jsonl --model ./our-model --layer 10 --layer 11 -o rank=512 -o batch=16
     """
-    from flows.cli import training
+    from flows.cli.prefect_api import prefect_api
+    from tasks.lines.hypernetworks import resolve
+    from tasks.lines.specs import absolute
+    from tasks.names import check_model_name
+    from tasks.settings import load_settings
+    from tasks.training.data import read_training
 
     asked: dict[str, Any] = {"layers": layer, "projections": projection or [], "steps": steps, "minutes": minutes}
     asked |= {"every": every, "patience": patience, "validation_edits": validation_edits, "start": start}
-    plan = training.make_plan(asked, pairs(option, "--option") | {"seed": seed})
-    training.run(data, plan, validation, limit, {"model": model, "dtype": dtype, "name": name}, json)
+    plan = _plan(asked, pairs(option, "--option") | {"seed": seed})
+    settings = load_settings()
+    if name is not None:
+        check_model_name(name)  # before an hour of training
+    if plan.start:  # once: an alias or a file may mean another one later
+        plan = plan.model_copy(update={"start": resolve(plan.start, settings)})
+    read_training(data, validation, plan.validation_edits, limit, seed)  # a mistake is found before any work
+    with if_stopped("checkpoints stand; start it again, and it goes on from the last"), prefect_api(json) as started:
+        from flows.train_mend import train_mend as training
+
+        started()
+        with shown_progress(json):
+            summary = training(data, plan, validation, limit, model=absolute(model), dtype=dtype, name=name)
+    if json:
+        as_json(summary.model_dump(mode="json"))
+        return
+    _show(summary)
+
+
+def _plan(asked: dict[str, Any], options: dict[str, Any]) -> "TrainingPlan":
+    """Raises UsageError that names the option, its value and what is allowed."""
+    from pydantic import ValidationError
+
+    from editing.edit import shown
+    from editing.methods.mend.options import MendTraining
+    from tasks.training.job import TrainingPlan
+
+    try:
+        return TrainingPlan.model_validate(asked | {"training": options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"] if part != "training")
+        known = f"; options are {', '.join(MendTraining.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise UsageError(f"train-mend {name} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from error
+
+
+def _show(summary: "TrainingSummary") -> None:
+    say(
+        f"training {summary.training}: {summary.steps} steps in {summary.seconds / 60:.1f} minutes "
+        f"(ended: {summary.ended}), the best at step {summary.best_step}"
+    )
+    rows = [[name, percent(value)] for name, value in summary.validation.items()]
+    table("validation", ["metric", "share"], rows, ["share"])
+    if summary.refused or summary.skipped:
+        say(f"{summary.refused} records refused, {summary.skipped} steps skipped")
+    reference = f"models:/{summary.name}/{summary.version}"
+    say(f"registered as {reference} (sha256 {summary.hypernetwork[:12]})")
+    say(f"next: errata benchmark DATA --method mend --hypernetwork {reference} --out results/")

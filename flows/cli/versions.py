@@ -1,13 +1,22 @@
-"""Commands about versions: what waits, decisions, history, and questions to the models."""
+"""Commands about versions: what waits, decisions, and questions to the models."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, Line, LineOption, Reason, app
+from flows.cli.app import Json, Line, LineOption, Reason, Version, app, if_stopped
+from flows.cli.console import as_json, number, percent, say, table, warn
+
+if TYPE_CHECKING:
+    from tasks.review.decisions import Decision
+    from tasks.stores.manifest import Version as StoredVersion
 
 VERSIONS = "Versions"
 """The heading of these commands in the help."""
+LABELS = ("takes", "says it", "rephrased", "neighbors", "same", "fluency", "perplexity")
+METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -18,12 +27,46 @@ def review(line: Line = "main", json: Json = False) -> None:
 
         errata review
     """
-    from flows.cli import commands
+    from tasks.review.decisions import waiting
+    from tasks.workplace import open_workplace
 
-    commands.review(line, json)
+    workplace = open_workplace()
+    versions = waiting(workplace, line)
+    if json:
+        as_json([version.manifest.model_dump(mode="json") | {"snapshot": version.snapshot} for version in versions])
+        return
+    if not versions:
+        say(f"nothing waits for review on line {line}")
+        return
+    columns = ["version", "edits", *LABELS]
+    table(f"waiting on line {line}", columns, [_version_row(version) for version in versions], columns)
+    changed = [name for version in versions for name in version.manifest.request_ids]
+    rows = _corrections(versions, workplace.ledger.payloads(line, changed))
+    table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
+    say(f'errata approve {line} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
 
-Version = Annotated[int | None, typer.Option("--version", "-v", min=0, help="Which version; see errata review.")]
+def _version_row(version: "StoredVersion") -> list[object]:
+    metrics = version.manifest.metrics
+    return [
+        version.number,
+        len(version.manifest.request_ids),
+        *("" if name not in metrics else f"{metrics[name]:.0%}" for name in METRICS),
+        number(metrics.get("fluency"), 2),
+        f"x{number(metrics.get('perplexity_ratio'))}",
+    ]
+
+
+def _corrections(versions: "Sequence[StoredVersion]", payloads: Mapping[str, Mapping[str, Any]]) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for version in versions:
+        for request_id in version.manifest.request_ids:
+            payload = payloads.get(request_id, {})
+            metrics = version.manifest.request_metrics.get(request_id, {})
+            prompt = str(payload.get("prompt", "")).replace("{}", str(payload.get("subject", "")))
+            change = f"{payload.get('target_true') or '?'} → {payload.get('target_new')}"
+            rows.append([version.number, request_id, prompt, change, percent(metrics.get("efficacy_prob"))])
+    return rows
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -36,9 +79,12 @@ def approve(line: Line = "main", version: Version = None, reason: Reason = "", j
 
         errata approve main --version 2 --reason "checked by the geography team"
     """
-    from flows.cli import commands
+    from tasks.review import decisions
+    from tasks.workplace import open_workplace
 
-    commands.decide("approve", line, version, reason, json)
+    with _deciding(line):
+        decision = decisions.approve(open_workplace(), line, version, reason)
+    _show(decision, "approved", line, json)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -49,9 +95,12 @@ def reject(line: Line = "main", version: Version = None, reason: Reason = "", js
 
         errata reject main --reason "the source was wrong"
     """
-    from flows.cli import commands
+    from tasks.review import decisions
+    from tasks.workplace import open_workplace
 
-    commands.decide("reject", line, version, reason, json)
+    with _deciding(line):
+        decision = decisions.reject(open_workplace(), line, version, reason)
+    _show(decision, "rejected", line, json)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -69,32 +118,27 @@ def rollback(
 
         errata rollback main --to 0 --reason "complaints about answers on sports"
     """
-    from flows.cli import commands
+    from tasks.review import decisions
+    from tasks.workplace import open_workplace
 
-    commands.decide("rollback", line, to, reason, json)
+    with _deciding(line):
+        decision = decisions.roll_back(open_workplace(), line, to, reason)
+    _show(decision, "back to", line, json)
 
 
-@app.command(rich_help_panel=VERSIONS)
-def history(
-    request: Annotated[str | None, typer.Argument(help="A request's id; without it, everything of the line.")] = None,
-    line: LineOption = "main",
-    version: Version = None,
-    limit: Annotated[int, typer.Option(min=1, help="The latest so many events.")] = 50,
-    json: Json = False,
-) -> None:
-    """What happened to a request, to a version, or on a line, from the ledger.
+def _deciding(line: str) -> AbstractContextManager[None]:
+    return if_stopped(f"errata status {line} says where the line stands")
 
-    Examples:
 
-        errata history demo-03
-
-        errata history --version 2
-
-        errata history --line main --limit 200 --json
-    """
-    from flows.cli import commands
-
-    commands.history(request, line, version, limit, json)
+def _show(decision: "Decision", verb: str, line: str, json: bool) -> None:
+    serving = decision.head.version if decision.head else 0
+    if json:
+        as_json({"versions": decision.versions, "in_service": serving, "warning": decision.warning})
+        return
+    say(f"{verb} version {', '.join(str(n) for n in decision.versions)} of line {line}")
+    say(f"in service: {'the base' if serving == 0 else f'version {serving}'}")
+    if decision.warning:
+        warn(decision.warning)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -110,6 +154,17 @@ def ask(
 
         errata ask "The capital of France is"
     """
-    from flows.cli import commands
+    from tasks.lines.specs import resolve_line
+    from tasks.review.asking import ask_all, columns_of
+    from tasks.review.decisions import waiting
+    from tasks.workplace import open_workplace
 
-    commands.ask(prompt, line, tokens, json)
+    workplace = open_workplace()
+    spec = resolve_line(workplace.store.store, workplace.settings, line)
+    columns = columns_of(workplace.store.head(line), waiting(workplace, line))
+    answers = ask_all(workplace, spec, columns, prompt, tokens)
+    if json:
+        as_json(answers)
+        return
+    names = list(answers[0]["answers"])
+    table(f"line {line}", ["prompt", *names], [[a["prompt"], *(a["answers"][name] for name in names)] for a in answers])

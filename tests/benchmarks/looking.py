@@ -78,7 +78,7 @@ import json, os, resource, sys, time
 started = time.perf_counter()
 {main}
 try:
-    import flows.cli.commands, flows.cli.diagnosis
+    import flows.cli.main, tasks.review.decisions, tasks.ledger.intake, torch
 except ModuleNotFoundError:
     import flows.commands, flows.diagnosis
 import deltalake

@@ -1,15 +1,24 @@
-"""`errata ARGUMENTS` in the process of a test, and what may be said of a mistake."""
+"""`errata ARGUMENTS` in the process of a test or in one of its own, and what may be said of a mistake."""
 
 import json
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.cli.main import main
+
+# A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND = [sys.executable, "-c", HEARD + "from flows.cli.main import main; main()"]
+INHERITED = ("PREFECT_API_URL", "PREFECT_HOME", "NO_PROXY", "no_proxy")
+"""What a test session sets for itself, and a user has not set."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,26 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """That of a user who has set nothing but the home."""
+    kept = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    return kept | {"ERRATA_HOME": str(home), "ERRATA_CACHE": str(home / "cache"), "HOME": str(home / "user")} | more
+
+
+def start(arguments: tuple[str, ...], env: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """The command line as a process of its own."""
+    return subprocess.Popen([*COMMAND, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: "subprocess.Popen[str]", seconds: float = 300) -> Ran:
+    """What it left behind, once it has ended by itself."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return Ran(process.returncode, out, err)
 
 
 def single(subject: str = "Ada", prompt: str = "{} was born in", target: str = "Rome", *more: str) -> tuple[str, ...]:

@@ -1,9 +1,13 @@
 """The command line's mistakes: each is one line that names the thing, and help is where it is looked for."""
 
 import json
+import os
 import re
 import socket
+import time
+import urllib.request
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from pyarrow import table as arrow_table
 
 from editing.methods import METHODS
 from flows.cli.main import app
+from tasks.settings import Settings, load_settings
 from tests.flows.command import check_one_line, single
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,7 +179,7 @@ def test_ctrl_c_is_one_line_without_a_traceback(errata, monkeypatch):
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.cli.commands.status", interrupted)
+    monkeypatch.setattr("tasks.workplace.open_workplace", interrupted)
     ran = errata("status")
     assert ran.code == 130 and ran.err.count("\n") == 1 and ran.err.startswith("stopped; ")
 
@@ -208,5 +213,101 @@ def test_a_full_disk_is_one_line(errata, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device", "/some/file")
 
-    monkeypatch.setattr("flows.cli.commands.status", full)
+    monkeypatch.setattr("tasks.workplace.open_workplace", full)
     check_one_line(errata("status"), 1, "/some/file: No space left on device; look at")
+
+
+def test_a_dry_run_for_a_script_says_of_each_record_what_submit_would(errata, tmp_path):
+    (tmp_path / "two.jsonl").write_text(json.dumps({"subject": "A", "prompt": "{} is", "target_new": "b"}) + "\n{}")
+    made = errata("submit", tmp_path / "two.jsonl", "--dry-run", "--json").json
+    good, bad = made.pop("records")
+    assert made == {"good": 1, "bad": 1} and (good["row"], good["verdict"]) == (1, "good")
+    assert good["edit"]["subject"] == "A" and good["edit"]["id"]
+    assert (bad["row"], bad["verdict"], bad["field"]) == (2, "bad", "subject") and "subject" in bad["reason"]
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be set here")
+def test_history_tells_time_in_utc_wherever_it_is_read(errata, monkeypatch):
+    errata(*single())
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        events = errata("history", "--json").json
+        shown = errata("history").out
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    times = [datetime.fromisoformat(event["time"]) for event in events]
+    assert all(found.utcoffset() == timedelta(0) for found in times)
+    assert abs(datetime.now(UTC) - times[0]) < timedelta(hours=1)
+    assert f"{times[0]:%Y-%m-%d}" in shown
+
+
+@pytest.mark.parametrize(
+    ("patched", "arguments", "says"),
+    [
+        ("tasks.ledger.intake.submit", single(), "not queued twice"),
+        ("flows.cli.prefect_api._check", ("run",), "what was committed stands, the rest is still queued"),
+        ("flows.cli.prefect_api._check", ("train-mend", "{data}"), "checkpoints stand; start it again"),
+        ("flows.cli.prefect_api._check", ("trial", "{data}"), "a trial keeps nothing"),
+        ("flows.benchmark.run_benchmark", ("benchmark", "{data}", "--out", "x"), "nothing was written"),
+        ("tasks.review.decisions.approve", ("approve",), "errata status main says where the line stands"),
+    ],
+)
+def test_ctrl_c_is_answered_with_what_is_true_of_the_command(errata, monkeypatch, tmp_path, patched, arguments, says):
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(patched, interrupted)
+    edits = [
+        {"subject": f"A{i}", "prompt": "{} is", "target_new": "b", "neighborhood": [{"prompt": "C is"}]}
+        for i in range(200)
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, edits)))
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        ran = errata(*(str(part).replace("{data}", str(tmp_path / "data.jsonl")) for part in arguments))
+    assert (ran.code, ran.err.count("\n")) == (130, 1) and ran.err.startswith("stopped; ") and says in ran.err
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/x", "az://x/y", "abfss://x@y/z", "http://host/x"])
+@pytest.mark.parametrize("setting", ["LEDGER", "STORE"])
+def test_a_place_that_is_not_served_is_refused_by_name(errata, monkeypatch, tmp_path, setting, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"ERRATA_{setting}", place)
+    check_one_line(errata("status"), 2, rf"ERRATA_{setting} = '{place}': .*is not served; give a folder or s3://")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_address_is_the_folder_that_it_names(errata, monkeypatch, tmp_path):
+    monkeypatch.setenv("ERRATA_LEDGER", f"file://{tmp_path}/a%20ledger")
+    errata(*single())
+    assert (tmp_path / "a ledger").is_dir()
+
+
+def test_a_variable_that_is_set_and_empty_counts_as_not_set(monkeypatch):
+    plain = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"ERRATA_{name.upper()}", "")
+    assert Settings() == plain
+
+
+def test_this_machine_is_never_asked_through_a_proxy(monkeypatch, tmp_path):
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    load_settings(home=tmp_path / "home", cache=tmp_path / "cache")
+    for host in ("127.0.0.1", "localhost", "example.org"):
+        assert urllib.request.proxy_bypass_environment(host)
+    assert not urllib.request.proxy_bypass_environment("example.com")
+
+
+def test_the_servers_of_a_users_own_prefect_profile_are_used(monkeypatch, tmp_path):
+    for name in ("PREFECT_HOME", "PREFECT_PROFILES_PATH"):
+        monkeypatch.setenv(name, "")  # so that the test's end takes back what is set here
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".prefect").mkdir()
+    (tmp_path / ".prefect" / "profiles.toml").write_text("")
+    load_settings(home=tmp_path / "home", cache=tmp_path / "cache")
+    assert os.environ["PREFECT_PROFILES_PATH"] == str(tmp_path / ".prefect" / "profiles.toml")
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")

@@ -126,6 +126,7 @@ def test_a_missing_text_is_one_line(errata, on_line, option):
     assert errata("status", "textless", "--json").json[0]["requests"] == {"queued": 1}
 
 
+@pytest.mark.slow
 def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(tmp_path):
     ports = {"prefect": free_port(), "mlflow": free_port()}
     options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]

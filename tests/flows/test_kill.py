@@ -42,6 +42,7 @@ def check_complete(workplace, line, ids, where):
     assert set(review.line_status(workplace, line).requests) == {"promoted", "quarantined"}, where
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # some fifty jobs
 def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, tmp_path, good_edits, impossible):
     edits = [*good_edits[:4], impossible]

@@ -28,7 +28,7 @@ from typing import Any
 try:
     from flows.cli.main import main
 
-    importlib.import_module("flows.cli.commands")
+    importlib.import_module("tasks.review.decisions")  # commands import it when they run
 except ModuleNotFoundError:  # release 0.1 has its command line in one file
     from flows.cli import main
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flows.cli import commands, console
+from flows.cli import console, jobs
 from tasks.report.data import Check
 from tasks.report.render import MARKS, render_html, render_markdown
 from tasks.report.verdict import check_lines, headline
@@ -57,12 +57,12 @@ POLICIES = st.builds(
 
 def printed(report) -> str:
     """What the command line shows of a report."""
-    shown, kept = io.StringIO(), (commands.out, console.console)
-    commands.out = console.console = Console(file=shown, width=300)
+    shown, kept = io.StringIO(), console.console
+    console.console = Console(file=shown, width=300)
     try:
-        commands.show_report(report)
+        jobs.show_report(report)
     finally:
-        commands.out, console.console = kept
+        console.console = kept
     return shown.getvalue()
 
 

@@ -1,0 +1,106 @@
+"""The command that runs a job: write what is queued into the model."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.app import Hypernetwork, Json, Line, StatisticsText, Text, app, if_stopped, method_options, pairs
+from flows.cli.console import as_json, number, percent, say, shown_progress, table
+
+if TYPE_CHECKING:
+    from tasks.report.data import JobReport
+
+METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
+
+
+@app.command()
+def run(
+    line: Line = "main",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most requests to take up.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base of a new line: embedded, a folder, a hub id, a GGUF file.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Method of a new line: memit, alphaedit, emmet, rome, finetune, ultraedit, lora, mend."),
+    ] = None,
+    hypernetwork: Hypernetwork = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Policy value, NAME=VALUE; repeatable.")
+    ] = None,
+    text: Text = None,
+    statistics_text: StatisticsText = None,
+    json: Json = False,
+) -> None:
+    """Write what is queued into the model, batch by batch, and register what validates for review.
+
+    Killed or interrupted, start it again: nothing is lost and nothing is applied twice.
+
+    Examples:
+
+        errata run
+
+        errata run products --model ./our-model --dtype bfloat16
+
+        errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
+
+        errata run quick --method mend --hypernetwork models:/mend-embedded/1
+    """
+    from flows.cli.prefect_api import prefect_api
+    from tasks.lines.specs import resolve_line
+    from tasks.update.policy import make_policy
+    from tasks.workplace import open_workplace
+
+    checked = make_policy(**pairs(policy, "--set"))
+    definition: dict[str, Any] = {
+        "model": model,
+        "dtype": dtype,
+        "method": method,
+        "options": method_options(option, hypernetwork),
+    }
+    workplace = open_workplace()
+    resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
+    if not json:
+        say(f"updating line {line}", style="bold")
+    with if_stopped("what was committed stands, the rest is still queued"), prefect_api(json) as started:
+        from flows.knowledge_update import knowledge_update
+
+        started()
+        with shown_progress(json):
+            summary = knowledge_update(line, checked, limit, text, statistics_text, **definition)
+    if json:
+        as_json(summary.model_dump(mode="json"))
+        return
+    if summary.report is not None:
+        show_report(summary.report)
+    say(f"{summary.kept} kept, {summary.quarantined} quarantined, {summary.rejected} rejected")
+    if summary.version is not None:
+        say(f"version {summary.version} waits: errata review {line} · errata approve {line} · errata ui")
+
+
+def show_report(report: "JobReport") -> None:
+    """The candidate's numbers beside base and champion, and the verdict on it."""
+    from tasks.report.render import MARKS
+    from tasks.report.verdict import check_lines, headline
+
+    base, champion, candidate = report.baseline, report.champion or {}, report.candidate
+    names = [name for name in (*METRICS, "fluency", "perplexity") if name in candidate]
+    show = [
+        [n, *(percent(m.get(n)) if n in METRICS else number(m.get(n)) for m in (base, champion, candidate))]
+        for n in names
+    ]
+    columns = ["base", "champion", "candidate"]
+    table(f"line {report.line}", ["metric", *columns], show, columns)
+    if report.checks:
+        rows = [
+            [check.label, check.request_id, check.measured, check.allowed, MARKS[check.mark]]
+            for check in check_lines(report.checks)
+        ]
+        table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
+    for edit in report.edits:
+        for finding in edit.findings:
+            say(f"{edit.request_id}: {finding}")

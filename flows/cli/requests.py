@@ -1,0 +1,223 @@
+"""Commands about requests: submit them, try them, and what became of them."""
+
+from collections.abc import Iterable
+from datetime import UTC
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from editing.errors import UsageError
+from flows.cli.app import Hypernetwork, Json, LineOption, Option, Version, app, if_stopped, method_options
+from flows.cli.console import as_json, percent, say, shown_progress, table
+
+if TYPE_CHECKING:
+    from editing.edit import Edit
+    from editing.readers import BadRecord, Record
+    from tasks.ledger.events import Event
+
+
+@app.command()
+def submit(
+    file: Annotated[Path | None, typer.Argument(help="Requests: .jsonl, .json, .csv or .parquet.")] = None,
+    line: LineOption = "main",
+    subject: Annotated[str | None, typer.Option(help="Whom or what the fact is about.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The question as an unfinished sentence, '{}' for the subject.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The new answer.")] = None,
+    true: Annotated[str | None, typer.Option(help="The answer that is to go.")] = None,
+    paraphrase: Annotated[list[str] | None, typer.Option(help="The same question in other words; repeatable.")] = None,
+    neighbor: Annotated[
+        list[str] | None, typer.Option(help="A question that must keep its answer, 'question => answer'; repeatable.")
+    ] = None,
+    request_id: Annotated[str, typer.Option("--id", help="An id of your own; else one from the content.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check only; nothing is written.")] = False,
+    json: Json = False,
+) -> None:
+    """Queue corrections: a file of them, or one by options.
+
+    A bad record stops nothing: it stands in the ledger as rejected, with the reason. Submitting the same file
+    again changes nothing. CounterFact, zsRE and KnowEdit files are recognised by their fields.
+
+    Examples:
+
+        errata submit requests.jsonl
+
+        errata submit --subject France --prompt "The capital of {} is" --target Lyon --true Paris
+    """
+    fields = {"subject": subject, "prompt": prompt, "target_new": target, "target_true": true, "id": request_id or None}
+    single = {name: value for name, value in fields.items() if value is not None}
+    if (file is None) == (not single):
+        raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
+    neighborhood = [_probe(text) for text in neighbor or []]
+    records = _records(file, single | {"paraphrases": paraphrase or [], "neighborhood": neighborhood}, limit)
+    if dry_run:
+        _show_read(list(records), json)
+        return
+    from tasks.ledger import intake
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    with if_stopped("submit the same again: what is queued already is not queued twice"):
+        done = intake.submit(workplace.ledger, line, records, workplace.settings.who)
+    if json:
+        as_json({"queued": done.queued, "present": done.present, "rejected": done.rejected})
+        return
+    say(f"{len(done.queued)} queued, {len(done.present)} already there, {len(done.rejected)} rejected")
+    for name, reason in done.rejected.items():
+        say(f"{name}: {reason}", "rejected")
+    if done.queued:
+        say(f"next: errata run {line}")
+
+
+def _records(file: Path | None, single: dict[str, Any], limit: int | None) -> "Iterable[Record]":
+    from editing.edit import make_edit
+    from editing.readers import read_edits
+    from tasks.parquet import parquet_rows
+
+    if file is None:
+        return [make_edit(single)]
+    return read_edits(file, limit=limit, parquet_rows=parquet_rows)
+
+
+def _probe(text: str) -> dict[str, str]:
+    prompt, arrow, answer = text.partition("=>")
+    return {"prompt": prompt.strip()} | ({"answer": answer.strip()} if arrow else {})
+
+
+def _show_read(records: "list[Record]", json: bool) -> None:
+    from editing.edit import Edit
+
+    bad = [record for record in records if not isinstance(record, Edit)]
+    if json:
+        rows = [_verdict(row, record) for row, record in enumerate(records, start=1)]
+        as_json({"good": len(records) - len(bad), "bad": len(bad), "records": rows})
+        return
+    say(f"{len(records) - len(bad)} good, {len(bad)} bad")
+    for record in bad:
+        say(f"row {record.row}, {record.field or 'record'}: {record.reason}")
+
+
+def _verdict(row: int, record: "Edit | BadRecord") -> dict[str, Any]:
+    from editing.edit import Edit
+
+    if isinstance(record, Edit):
+        return {"row": row, "verdict": "good", "edit": record.model_dump(mode="json")}
+    return {"row": record.row, "verdict": "bad", "field": record.field, "reason": record.reason}
+
+
+@app.command()
+def trial(
+    file: Annotated[Path | None, typer.Argument(help="Requests to try; without it, what is queued.")] = None,
+    line: LineOption = "main",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base, where the line does not exist yet.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
+    hypernetwork: Hypernetwork = None,
+    option: Option = None,
+    json: Json = False,
+) -> None:
+    """Try every correction alone against the base, and show what it would do. Nothing is kept.
+
+    Examples:
+
+        errata trial requests.jsonl --limit 5
+
+        errata trial
+
+        errata trial requests.jsonl --line new --method mend --hypernetwork models:/mend-embedded/1
+    """
+    from editing.methods import check_mode
+    from flows.cli.prefect_api import prefect_api
+    from tasks.lines.specs import resolve_line
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    options = method_options(option, hypernetwork)
+    spec = resolve_line(workplace.store.store, workplace.settings, line, model=model, method=method, options=options)
+    check_mode(spec.config.method, "independent")
+    edits = _to_try(file, line, limit)
+    with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
+        from flows.trial import trial as trial_flow
+
+        started()
+        with shown_progress(json):
+            rows = trial_flow(spec, edits)
+    if json:
+        as_json([row.model_dump() for row in rows])
+        return
+    shown = [
+        [
+            row.request_id,
+            row.prompt,
+            row.answer_before[:40],
+            row.answer_after[:40],
+            row.target_new,
+            percent(row.after.get("efficacy_prob")),
+            percent(row.after.get("generalization_prob")),
+            percent(row.after.get("locality_kept")),
+        ]
+        for row in rows
+    ]
+    columns = ["request", "prompt", "base says", "would say", "wanted", "efficacy", "paraphrases", "neighbors kept"]
+    table("every correction alone, against the base", columns, shown, columns[5:])
+
+
+def _to_try(file: Path | None, line: str, limit: int | None) -> "list[Edit]":
+    from editing.edit import Edit
+    from editing.readers import read_edits
+    from tasks.ledger import intake
+    from tasks.parquet import parquet_rows
+    from tasks.workplace import open_workplace
+
+    if file is not None:
+        records = islice(read_edits(file, parquet_rows=parquet_rows), limit)
+        edits = [record for record in records if isinstance(record, Edit)]
+    else:
+        edits = list(intake.take(open_workplace().ledger.queued(line), [], limit).accepted)
+    if not edits:
+        raise UsageError(f"nothing to try: no good record in the file, or nothing queued on line '{line}'")
+    return edits
+
+
+@app.command(rich_help_panel="Versions")
+def history(
+    request: Annotated[str | None, typer.Argument(help="A request's id; without it, everything of the line.")] = None,
+    line: LineOption = "main",
+    version: Version = None,
+    limit: Annotated[int, typer.Option(min=1, help="The latest so many events.")] = 50,
+    json: Json = False,
+) -> None:
+    """What happened to a request, to a version, or on a line, from the ledger.
+
+    Examples:
+
+        errata history demo-03
+
+        errata history --version 2
+
+        errata history --line main --limit 200 --json
+    """
+    from tasks.workplace import open_workplace
+
+    found = open_workplace().ledger.history(request, version, line, limit)
+    # The ledger hands out times in the zone of this machine.
+    events = [event.model_copy(update={"time": event.time.astimezone(UTC)}) for event in found]
+    if request is not None and not events:
+        raise UsageError(f"line '{line}' knows no request '{request}'; see errata history --line {line}")
+    if json:
+        as_json([event.model_dump(mode="json") for event in events])
+        return
+    columns = ["time (UTC)", "request", "event", "version", "batch", "actor", "reason"]
+    table(f"events of line {line}", columns, [_event_row(event) for event in events], ["version", "batch"])
+    for event in events if request is not None else []:
+        if event.payload:
+            as_json(dict(event.payload))
+
+
+def _event_row(event: "Event") -> list[object]:
+    time = f"{event.time:%Y-%m-%d %H:%M:%S}"
+    return [time, event.request_id, event.event, event.version, event.batch, event.actor, event.reason]
