@@ -7,6 +7,7 @@ from deltalake import DeltaTable, Field
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
+from tasks.ledger import queries
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.queries import ADDED, SCHEMA
 
@@ -68,12 +69,14 @@ def upgraded(table: DeltaTable) -> DeltaTable:
     present = {column.name for column in table.schema().fields}
     if missing := [name for name in ADDED if name not in present]:
         table.alter.add_columns([Field(name, PrimitiveType("long"), nullable=True) for name in missing])
-    return _marked(table)
+    return _marked(table)  # after the columns: that release writes nothing any more that could be missed by the count
 
 
 def _marked(table: DeltaTable) -> DeltaTable:
     if table.metadata().configuration.get(FORMAT_KEY) != str(FORMAT):
-        table.alter.set_table_properties({FORMAT_KEY: str(FORMAT)}, raise_if_not_exists=False)
+        [row] = queries.run(table, queries.REPEATED).to_pylist()
+        properties = {FORMAT_KEY: str(FORMAT), queries.REPEATED_KEY: str(row["events"])}
+        table.alter.set_table_properties(properties, raise_if_not_exists=False)
     return table
 
 

@@ -1,7 +1,8 @@
 """The questions to the table of events, in DuckDB's SQL; what users wrote is passed as a parameter, never as SQL.
 
 Order is the number of the commit and the place in it. Rows of release 0.1 have no number: they come first, by the time
-and place that they have, and of several with one id the first counts. (Later releases never write an id twice.)
+and place that they have, and of several with one id the first counts. Later releases never write an id twice, so how
+many there are is counted once, when a table is brought up.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ SCHEMA = pa.schema(
 )
 ADDED = ("commit",)
 """Columns that tables of release 0.1 lack."""
+REPEATED_KEY = "errata.repeated"
+"""The property of a table that says how many events of release 0.1 stand in it twice; at 0 none is looked for."""
 
 STATES: tuple[State, ...] = get_args(State)
 _WIDTH = len(STATES) + 1  # 0 is a request that nothing is known of
@@ -50,25 +53,15 @@ _CODE = "CASE event " + " ".join(f"WHEN '{state}' THEN {code}" for code, state i
 _PACK = 32  # a fold's value is state + 32 version
 assert _WIDTH <= _PACK
 
-ALL = ", ".join(f'"{name}"' for name in SCHEMA.names)
+_ALL = ", ".join(f'"{name}"' for name in SCHEMA.names)
 
 _PLACES = 2**24
-"""More than the rows of any commit: place = commit * _PLACES + sequence is a total order in one number."""
-
-
-def events(columns: str) -> str:
-    """Each event once, as a relation with the given columns of the table and `place`, which orders them.
-
-    Numbers are compared by way of a function: a plain `IS NULL` is handed down to Arrow's scan, which goes by the
-    statistics of the files, and files of release 0.1 have none for a column that they lack.
-    """
-    return f"""(
-    SELECT {columns}, "commit" * {_PLACES} + sequence AS place FROM ledger WHERE coalesce("commit", -1) >= 0
-    UNION ALL
-    SELECT {columns}, row_number() OVER (ORDER BY time, sequence, event_id) - {_PLACES**2} AS place FROM (
-        SELECT DISTINCT ON (event_id) * FROM ledger WHERE coalesce("commit", -1) < 0 ORDER BY time, sequence
-    ))"""
-
+"""More than the rows of any commit: commit * _PLACES + sequence is a total order in one number."""
+_BEFORE, _SECONDS_2020 = 2**63 - 1, 1_577_836_800
+# Of release 0.1: microseconds since 2020 (50 bits, 35 years) and the place in the append (13 bits), all below zero.
+_PLACE = f"""CASE WHEN "commit" IS NOT NULL THEN "commit" * {_PLACES} + sequence ELSE
+    least(greatest(epoch_us(time) - {_SECONDS_2020}000000, 0), {2**50 - 1}) * 8192 + least(sequence, 8191) - {_BEFORE}
+    END"""
 
 # A step that no request can take changes nothing; `queued` begins an attempt, which has no version yet.
 _FOLD = f"""list_reduce(
@@ -81,16 +74,15 @@ _FOLD = f"""list_reduce(
 
 STANDINGS = f"""
 SELECT line, request_id, {_FOLD} AS fold, count(*) AS events
-FROM {events("line, request_id, event, version")} GROUP BY line, request_id
+FROM ledger GROUP BY line, request_id
 """
 
-COMMITTED = "SELECT DISTINCT line, version FROM ledger WHERE event = 'committed' AND version IS NOT NULL"
+COMMITTED = "SELECT DISTINCT line, version FROM whole WHERE event = 'committed' AND version IS NOT NULL"
 
 REQUESTS = f"""
-WITH ordered AS {events(ALL)},
-folded AS (SELECT line, request_id, {_FOLD} AS fold FROM ordered GROUP BY line, request_id),
+WITH folded AS (SELECT line, request_id, {_FOLD} AS fold FROM ledger GROUP BY line, request_id),
 attempts AS (
-    SELECT *, count(*) FILTER (WHERE event = 'queued') OVER so_far AS attempt FROM ordered
+    SELECT *, count(*) FILTER (WHERE event = 'queued') OVER so_far AS attempt FROM ledger
     WINDOW so_far AS (PARTITION BY line, request_id ORDER BY place)
 ),
 latest AS (
@@ -108,32 +100,39 @@ latest AS (
 SELECT latest.* EXCLUDE (place), fold FROM latest JOIN folded USING (line, request_id) ORDER BY place
 """
 
-QUEUE = f"""
-SELECT request_id FROM {events("request_id, event")}
+QUEUE = """
+SELECT request_id FROM ledger
 WHERE event = 'queued' GROUP BY request_id ORDER BY max(place)
 """
 
-PAYLOADS = f"""
-SELECT request_id, arg_max(payload, place) AS payload FROM {events("request_id, event, payload")}
+PAYLOADS = """
+SELECT request_id, arg_max(payload, place) AS payload FROM ledger
 WHERE event = 'received' GROUP BY request_id
 """
 
-HISTORY = f"""
+HISTORY = """
 WITH latest AS (
-    SELECT * FROM {events(ALL)}
+    SELECT * FROM ledger
     WHERE $version IS NULL OR version = $version
     ORDER BY place DESC LIMIT $limit
 )
 SELECT * EXCLUDE (place) FROM latest ORDER BY place
 """
 
-STEPS = f"SELECT * EXCLUDE (place) FROM {events('line, request_id, event, event_id, payload')} ORDER BY place"
+STEPS = "SELECT line, request_id, event, event_id, payload FROM ledger ORDER BY place"
+
+
+# By way of a function: a plain IS NULL is handed down to Arrow's scan, which knows nothing of a column in old files.
+REPEATED = 'SELECT count(*) - count(DISTINCT event_id) AS events FROM whole WHERE coalesce("commit", -1) < 0'
 
 
 def run(
     table: DeltaTable, sql: str, *, line: str | None = None, requests: Sequence[str] | None = None, **parameters: Any
 ) -> pa.Table:
-    """What `sql` finds in the relation `ledger`: the table, or its rows of one line and of some requests."""
+    """What `sql` finds in the relation `ledger`: each event of the table once, or those of a line or of some requests.
+
+    `whole` is the same with what release 0.1 wrote twice.
+    """
     dataset = table.to_pyarrow_dataset()
     # Arrow's filter skips what it can by the statistics of the files before a row is made.
     if line is not None:
@@ -141,12 +140,15 @@ def run(
     if requests is not None:
         dataset = dataset.filter(pc.field("request_id").isin(list(requests)))
     present = set(dataset.schema.names)
+    missing = "".join(f', NULL::BIGINT AS "{name}"' for name in ADDED if name not in present)
+    once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET TimeZone = 'UTC'")
         # Registered by name; a replacement scan would look through the variables of all callers.
         connection.register("written", dataset)
-        missing = "".join(f', NULL::BIGINT AS "{name}"' for name in ADDED if name not in present)
-        connection.execute(f"CREATE VIEW ledger AS SELECT *{missing} FROM written")
+        connection.execute(f"CREATE VIEW whole AS SELECT *{missing} FROM written")
+        first = "ORDER BY place" if once else ""
+        connection.execute(f"CREATE VIEW ledger AS SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first}")
         used = {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
         return connection.sql(sql, params=used).to_arrow_table()
 

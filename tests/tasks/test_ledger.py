@@ -25,7 +25,7 @@ from tasks.ledger import table as ledger_module
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import TRANSITIONS, Event, State, check_transition, fold
 from tasks.ledger.opening import FORMAT_KEY, s3_options
-from tasks.ledger.queries import SCHEMA
+from tasks.ledger.queries import REPEATED_KEY, SCHEMA
 from tasks.ledger.table import Ledger
 
 LINE = "smollm2"
@@ -379,6 +379,7 @@ def test_a_table_of_release_0_1_is_read_and_written_and_its_rows_come_first(tmp_
     ledger.append([event(what="applied"), event(what="quarantined")])
     assert [item.event for item in ledger.history("r1")] == ["received", "queued", "applied", "quarantined"]
     assert [item.commit is None for item in ledger.history("r1")] == [True, True, False, False]
+    assert DeltaTable(ledger.uri).metadata().configuration[REPEATED_KEY] == "1"  # and it still counts once
 
 
 def test_a_ledger_of_a_newer_program_is_refused_by_name(ledger):
