@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--cron", default="0 3 * * *", help="when, as five cron fields in UTC; default: %(default)s")
     arguments = parser.parse_args()
     load_settings()
-    from flows.knowledge_update import knowledge_update
+    from flows.knowledge_update import knowledge_update  # after the settings that it reads when it is imported
 
     knowledge_update.serve(
         name=f"{arguments.line}-nightly",

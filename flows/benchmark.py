@@ -82,7 +82,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     except OSError as error:
         raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from error
     statistics_texts = read_text(asked.statistics_text) if asked.statistics_text else None
-    session = open_session(spec, settings, statistics_texts=statistics_texts, on_progress=progress)
+    session = open_session(spec, settings, statistics_texts=statistics_texts)
     texts = read_text(asked.text) if asked.text else session.held_out
     started = time.perf_counter()
     before = {one.edit_id: one for one in _evaluate(session, edits, None)}

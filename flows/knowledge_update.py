@@ -21,7 +21,7 @@ from tasks.names import artifact_key
 from tasks.progress import note, progress
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
-from tasks.retries import STORAGE_RETRIES, TRACKING_RETRIES
+from tasks.retries import RETRIES
 from tasks.stores.errors import HeadMoved
 from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
@@ -119,7 +119,7 @@ def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Ta
         stages.write_rejections(run, taken.rejected)
         return taken
 
-    taken = run_step("intake", intake, outcome=_counted, retries=STORAGE_RETRIES)
+    taken = run_step("intake", intake, outcome=_counted, retries=RETRIES)
     _note_rejections(taken, journal)
     return taken
 
@@ -130,9 +130,9 @@ def _update(
     """Load, write, evaluate, register; returns the report and what waits for review then."""
     tracker, texts, statistics_texts = given
     session, reference = run_step(
-        "load_model", lambda: _load(run, texts, statistics_texts), about=run.spec.model, retries=STORAGE_RETRIES
+        "load_model", lambda: _load(run, texts, statistics_texts), about=run.spec.model, retries=RETRIES
     )
-    taken = run_step("screen", lambda: _screen(run, session, taken), outcome=_counted, retries=STORAGE_RETRIES)
+    taken = run_step("screen", lambda: _screen(run, session, taken), outcome=_counted, retries=RETRIES)
     journal.left_out(taken.findings)
     _note_rejections(taken, journal)
     champion = run_step("restore", lambda: _restore(run, session, view, taken))
@@ -144,7 +144,7 @@ def _update(
         "register",
         lambda: _register(log, tracker, run, report, stand.waiting),
         outcome=lambda now: f"version {report.to_version} registered",
-        retries=TRACKING_RETRIES,
+        retries=RETRIES,
     )
     if not after.holds(stand.tip):
         raise stages.away_from(run, after)

@@ -50,13 +50,13 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
         UsageError: it can take none of them.
     """
     check_mode(spec.config.method, "independent")
-    session = open_session(spec, settings, on_progress=progress)
+    session = open_session(spec, settings)
     edits = _screened(session, edits)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
     said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
-    updates = compute_independent_updates(session.method_input, edits, session.values(edits, progress), session.config)
+    updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
     rows: list[TrialRow] = []
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)

@@ -45,7 +45,7 @@ def read_text(path: Path, field: str = "text") -> list[str]:
         raise ReadError(
             f"{str(path)!r} is not UTF-8: byte 0x{error.object[error.start]:02x} at byte position "
             f"{error.start}; save it as UTF-8"
-        ) from None
+        ) from error
     except (OSError, ValueError) as error:
         raise ReadError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
     if texts := [text for text in texts if text.strip()]:

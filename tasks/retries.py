@@ -24,5 +24,3 @@ def _retry_condition(task: object, run: object, state: object) -> bool:
 
 RETRIES: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 10], "retry_condition_fn": _retry_condition}
 """Options of a task that talks to an outside system."""
-
-STORAGE_RETRIES = TRACKING_RETRIES = RETRIES

@@ -90,14 +90,16 @@ def load_settings(**overrides: Any) -> Settings:
         name = "_".join(["ERRATA", *(str(part).upper() for part in first["loc"])])
         raise PolicyError(
             f"setting {name} = {shown(first.get('input'))}: {first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        ) from error
     try:
         settings.home_folder.mkdir(parents=True, exist_ok=True)
         settings.cache_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PolicyError(f"cannot create {error.filename}: {error.strerror}; set ERRATA_HOME / ERRATA_CACHE") from None
+        raise PolicyError(
+            f"cannot create {error.filename}: {error.strerror}; set ERRATA_HOME / ERRATA_CACHE"
+        ) from error
     except RuntimeError as error:
-        raise PolicyError(f"'~' is nowhere ({error}); set ERRATA_HOME and ERRATA_CACHE to folders") from None
+        raise PolicyError(f"'~' is nowhere ({error}); set ERRATA_HOME and ERRATA_CACHE to folders") from error
     prepare_environment(settings)
     return settings
 

@@ -31,7 +31,7 @@ def main() -> None:
     # Only now, since these read the environment when they are imported.
     from rich.text import Text
 
-    from flows.cli import jobs, lines, requests, versions
+    from flows.cli import jobs, lines, requests, versions  # after the settings that it reads when it is imported
     from flows.cli.console import console, say, table
 
     def step(says: str, command: str, action: Callable[[], None]) -> None:

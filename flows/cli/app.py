@@ -81,5 +81,5 @@ def if_stopped(what_stands: str) -> Iterator[None]:
     """Inside, Ctrl-C is answered with what is true of this command."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Stopped(what_stands) from None
+    except KeyboardInterrupt as error:
+        raise Stopped(what_stands) from error

@@ -70,8 +70,8 @@ def _version(name: str) -> Callable[[], str]:
     def look() -> str:
         try:
             return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            raise OSError(f"not installed: pip install {name}, or make install") from None
+        except importlib.metadata.PackageNotFoundError as error:
+            raise OSError(f"not installed: pip install {name}, or make install") from error
 
     return look
 
@@ -107,7 +107,12 @@ def _ledger(settings: "Settings") -> str:
 def _snapshots(settings: "Settings") -> str:
     from tasks.workplace import open_workplace
 
-    return f"{settings.store_uri}, {len(open_workplace(settings).store.lines())} lines"
+    store = open_workplace(settings).store
+    lines = store.lines()
+    for line in lines:  # what cannot be read says how it is put back
+        store.head(line)
+        store.versions(line)
+    return f"{settings.store_uri}, {len(lines)} lines"
 
 
 def _mlflow(settings: "Settings") -> str:

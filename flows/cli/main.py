@@ -1,5 +1,6 @@
 """The command line: `errata`. Every command explains itself in `--help`."""
 
+import logging
 import sys
 from typing import NoReturn
 
@@ -19,6 +20,8 @@ STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""
 MESSAGE_LENGTH = 600
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
@@ -29,8 +32,10 @@ def main() -> None:
     except TyperException as error:
         _fail(_usage(error), error.exit_code)
     except (UsageError, PolicyError, InvalidEdit) as error:
+        logger.debug("what it came from", exc_info=True)
         _fail(str(error), 2)
     except ErrataError as error:
+        logger.debug("what it came from", exc_info=True)
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}; look at the place and the free space", 1)

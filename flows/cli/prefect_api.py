@@ -71,7 +71,7 @@ def _check(url: str) -> None:
         why = getattr(error, "reason", error)
         raise UsageError(
             f"no Prefect server answers at {url} ({why}): start it, or correct or unset PREFECT_API_URL"
-        ) from None
+        ) from error
 
 
 @contextmanager

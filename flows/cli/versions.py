@@ -126,6 +126,29 @@ def rollback(
     _show(decision, "back to", line, json)
 
 
+@app.command(rich_help_panel=VERSIONS)
+def repair(line: Line = "main", json: Json = False) -> None:
+    """Make a line's pointers again where they cannot be read: HEAD, or a version's object.
+
+    HEAD becomes the last one that is recorded; what it points to is checked by its digest. A line whose pointers can
+    be read is left as it is.
+
+    Example:
+
+        errata repair main
+    """
+    from tasks.stores.repair import repair_line
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    done = repair_line(workplace.store, line, workplace.settings.who)
+    if json:
+        as_json({"line": line, "done": done})
+        return
+    for text in done or [f"line {line}: HEAD and every version can be read, nothing to do"]:
+        say(text)
+
+
 def _deciding(line: str) -> AbstractContextManager[None]:
     return if_stopped(f"errata status {line} says where the line stands")
 

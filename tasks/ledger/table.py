@@ -27,6 +27,7 @@ from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, RequestState, State, fold
 from tasks.names import check_line
+from tasks.text import storable
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TRY_SECONDS = 60.0
@@ -163,7 +164,7 @@ class Ledger:
         limit: int | None = None,
     ) -> list[Event]:
         """Events in the order in which they happened; with `limit` the latest ones. Times are UTC."""
-        requests = None if request_id is None else [request_id]
+        requests = None if request_id is None else [storable(request_id)]
         rows = self._query(queries.HISTORY, line, requests, version=version, limit=limit)
         return [Event.model_validate(row) for row in rows]
 

@@ -23,7 +23,7 @@ from tasks.stores.objects import canonical_json
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
-_SINCE_2 = ("based_on", "live", "removed")
+_SINCE_2 = ("based_on", "live", "removed", "findings")
 
 
 class Manifest(BaseModel):
@@ -58,6 +58,9 @@ class Manifest(BaseModel):
     tensor_digests: dict[str, str] = Field(description="sha256 of the resulting tensors by parameter.")
     metrics: dict[str, float] = Field(default_factory=dict)
     request_metrics: dict[Text, dict[str, float]] = Field(default_factory=dict)
+    findings: dict[Text, tuple[Text, ...]] = Field(
+        default_factory=dict, description="What could not be asked about a request and was left out, by request."
+    )
     batch: int
     flow_run_id: str | None = None
     mlflow_run_id: str | None = None

@@ -112,7 +112,7 @@ def _check_sqlite(uri: str, shown: str) -> None:
 
 
 def _check_database(uri: str, shown: str) -> None:
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine  # takes seconds, and only whoever tracks needs it
     from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     try:

@@ -158,7 +158,7 @@ class Tracker(Connection):
 
     @guarded("log the parameters of run {run_id}")
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # takes seconds, and only whoever tracks needs it
 
         flat = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items()]
         for start in range(0, len(flat), PARAMS_PER_CALL):
@@ -197,7 +197,7 @@ class Tracker(Connection):
 
     def _unless_there(self, create: Any, *args: Any) -> Any:
         """What `create` returns, or None where it exists already."""
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException  # takes seconds, and only whoever tracks needs it
 
         try:
             return create(*args)
@@ -220,7 +220,7 @@ class Tracker(Connection):
 
     def _registry_aliases(self, line: str) -> dict[str, int]:
         """Errata's aliases of the line as MLflow's own version numbers; none where the line is unknown."""
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException  # takes seconds, and only whoever tracks needs it
 
         check_model_name(line)
         try:
@@ -234,7 +234,7 @@ class Tracker(Connection):
 
 def metrics_of(steps: Steps) -> list[Any]:
     """MLflow's metrics of (step, metrics) pairs, taken now; what is not finite is left out."""
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric  # takes seconds, and only whoever tracks needs it
 
     now = int(time.time() * 1000)
     return [

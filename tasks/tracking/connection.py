@@ -93,7 +93,7 @@ def passes(error: BaseException) -> bool:
 
     Imports here and below: they take a second, and a command that does not talk to MLflow does without.
     """
-    import requests
+    import requests  # takes seconds, and only whoever tracks needs it
     import sqlalchemy.exc
     import urllib3.exceptions
 
@@ -114,7 +114,7 @@ def passes(error: BaseException) -> bool:
 @functools.cache
 def _refusal_types() -> tuple[type[Exception], ...]:
     """What MLflow's client lets through, as far as somebody's server, database or disk can cause it."""
-    import alembic.util
+    import alembic.util  # takes seconds, and only whoever tracks needs it
     import boto3.exceptions
     import botocore.exceptions
     import sqlalchemy.exc

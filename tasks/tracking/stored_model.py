@@ -34,7 +34,7 @@ SERVED_WITH = (
 @contextmanager
 def saved_model(model: Any, run_id: str, pointer: Mapping[str, Any], model_code: Path) -> Iterator[Path]:
     """A folder with the files of a logged model, for as long as they are needed."""
-    import mlflow.pyfunc
+    import mlflow.pyfunc  # takes seconds, and only whoever tracks needs it
     from mlflow.models import Model
 
     release = importlib.metadata.version(DISTRIBUTION)
@@ -80,7 +80,7 @@ def code_archive() -> bytes:
 
 def _signature(pointer: Mapping[str, Any]) -> Any:
     """Prompts in, answers out. The column is unnamed, so that MLflow also admits a plain list of strings."""
-    from mlflow.models import ModelSignature
+    from mlflow.models import ModelSignature  # takes seconds, and only whoever tracks needs it
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     strings = Schema([ColSpec("string")])

@@ -43,4 +43,4 @@ def make_policy(**fields: Any) -> Policy:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         known = f"; fields are {', '.join(Policy.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise PolicyError(f"policy {field} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from None
+        raise PolicyError(f"policy {field} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from error

@@ -1,7 +1,7 @@
 """What is made of a base before its first edit, once, and then cached: contexts, sampled text, key statistics."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,10 @@ from editing.contexts import APPENDED_WORDS, ROWS_AT_ONCE, TEXT_TOKENS, append_w
 from editing.covariance import SUMMATION, KeyStatistics, collect_statistics, text_digest
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
+from tasks.progress import progress
 
 HELD_OUT_TOKENS = 2048
 """Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
-
-Progress = Callable[[str, int, int], None]
-"""Hears what is being done, how much of it is done, and how much there is."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +29,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """A base, where what is made of it is cached, and who hears of the work."""
+    """A base, and where what is made of it is cached."""
 
     loaded: LoadedModel
     cache: Cache
-    on_progress: Progress = silent
 
     def make(
         self,
@@ -99,7 +92,7 @@ class Preparation:
                 base_digest=loaded.digest,
                 source=source,
                 max_tokens=tokens,
-                on_progress=lambda done: self.on_progress("statistics", done, tokens),
+                on_progress=lambda done: progress("statistics", done, tokens),
             )
 
         def read(path: Path) -> KeyStatistics:
@@ -126,7 +119,7 @@ class Preparation:
                 self.loaded.tokenizer,
                 wanted,
                 seed,
-                lambda done: self.on_progress("sampled text", min(done, wanted), wanted),
+                lambda done: progress("sampled text", min(done, wanted), wanted),
             )
 
         return self.cache.get("texts", [self.loaded.digest, wanted, seed, "v2"], make, dump_json, read_strings)

@@ -1,7 +1,7 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
 from tasks.lines.specs import LineSpec
+from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
-from tasks.update.prepared import Preparation, Progress, dump_json, silent
+from tasks.update.prepared import Preparation, dump_json
 
 FLUENCY_SEED = 0
 VALUES_VERSION = 2
@@ -56,7 +57,7 @@ class Session:
         self.method_input.history.add(batch.keys, batch.moments)
         self.live += request_ids
 
-    def values(self, edits: Sequence[Edit], on_progress: Progress = silent) -> Tensor:
+    def values(self, edits: Sequence[Edit]) -> Tensor:
         """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
         config, total = self.config, len(edits)
         if not isinstance(config, LocatingConfig):
@@ -65,19 +66,22 @@ class Session:
 
         def make(missing: list[int]) -> Iterator[Tensor]:
             done = total - len(missing)
-            on_progress("values", done, total)
+            progress("values", done, total)
             for start in range(0, len(missing), at_once):
                 chunk = [edits[number] for number in missing[start : start + at_once]]
                 yield from self.search(chunk)
-                on_progress("values", done + start + len(chunk), total)
+                progress("values", done + start + len(chunk), total)
 
         abouts = [self._about_value(config, edit) for edit in edits]
         found = self.cache.get_all("values", abouts, make, _value_bytes, _read_value)
-        on_progress("values", total, total)
+        progress("values", total, total)
         return torch.stack(found)
 
-    def search(self, edits: Sequence[Edit], on_done: Callable[[int], None] = lambda done: None) -> Tensor:
-        """z* of each edit (n, m) float32, searched now on the base; of size zero for a method that wants none."""
+    def search(self, edits: Sequence[Edit], on_progress: Callable[[int], None] = lambda done: None) -> Tensor:
+        """z* of each edit (n, m) float32, searched now on the base; of size zero for a method that wants none.
+
+        `on_progress` hears how many edits are done.
+        """
         if not isinstance(self.config, LocatingConfig):
             return torch.zeros(len(edits), 0)
         with self.weights.at_base():
@@ -89,7 +93,7 @@ class Session:
                 self.method_input.layers[-1],
                 self.config.search,
                 self.method_input.prefixes,
-                on_done,
+                on_progress,
             )
         return torch.stack([value.z_star for value in found])
 
@@ -136,7 +140,6 @@ def open_session(
     settings: Settings,
     *,
     statistics_texts: Sequence[str] | None = None,
-    on_progress: Progress = silent,
 ) -> Session:
     """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
 
@@ -148,15 +151,15 @@ def open_session(
         HypernetworkError: the hypernetwork is missing, broken, or belongs to another base or other weights.
     """
     config = located(spec.config, settings)
-    on_progress("model", 0, 1)
+    progress("model", 0, 1)
     loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
-    on_progress("model", 1, 1)
+    progress("model", 1, 1)
     layout = layout_of(loaded.model)
     layers = edited_layers(loaded.model, layout, config)
     if isinstance(config, MendConfig):  # refused before anything long begins
         network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = Cache(settings.cache_folder)
-    ready = Preparation(loaded, cache, on_progress).make(layout, layers, config, statistics_texts)
+    ready = Preparation(loaded, cache).make(layout, layers, config, statistics_texts)
     weights = EditedWeights(loaded.model, layout)
     given = MethodInput(
         loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights

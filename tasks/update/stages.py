@@ -18,7 +18,6 @@ from tasks.ledger.events import Event
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
-from tasks.progress import progress
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
@@ -69,7 +68,7 @@ def write_rejections(run: Run, rejected: dict[str, str]) -> None:
 def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
     """The base of the line with its key statistics; the line is defined from then on."""
     store = run.workplace.store.store
-    session = open_session(run.spec, run.workplace.settings, statistics_texts=statistics_texts, on_progress=progress)
+    session = open_session(run.spec, run.workplace.settings, statistics_texts=statistics_texts)
     keep(store, session.config)
     save_line(store, run.spec)
     return session
@@ -91,7 +90,7 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
 def write(session: Session, batch: Batch) -> Written:
     """Search values and write the batch into the weights. Raises EditingError; the model is as it was then."""
     started = time.perf_counter()
-    z_star = session.values(batch.edits, progress)
+    z_star = session.values(batch.edits)
     searched = time.perf_counter() - started
     update = compute_update(session.method_input, batch.edits, z_star, session.config)
     return Written(batch, update, z_star, session.weights.apply(update.update), searched)
@@ -110,7 +109,7 @@ def failed(batch: Batch, error: EditingError, written: Written | None = None) ->
     return Judged(batch, failed_verdict(error), written)
 
 
-def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing) -> Manifest:
+def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, taken: Taken) -> Manifest:
     """What a batch that stands in the weights is as the next version of its line."""
     batch = judged.batch
     return Manifest(
@@ -125,6 +124,7 @@ def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing) -> M
         tensor_digests=session.weights.digests(),
         metrics=judged.verdict.metrics,
         request_metrics=judged.verdict.request_metrics,
+        findings={name: taken.findings[name] for name in batch.ids if name in taken.findings},
         batch=batch.number,
         flow_run_id=run.flow_run_id,
         mlflow_run_id=run.mlflow_run_id,

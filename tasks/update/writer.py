@@ -1,7 +1,7 @@
 """The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
 
 from tasks.progress import progress
-from tasks.retries import STORAGE_RETRIES
+from tasks.retries import RETRIES
 from tasks.update import stages
 from tasks.update.journal import Journal
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written
@@ -48,13 +48,13 @@ class Writer:
 
     def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
         # Made once: a repetition must publish the same version again, not a second one.
-        manifest = stages.manifest_of(self.run, self.session, judged, stand)
+        manifest = stages.manifest_of(self.run, self.session, judged, stand, self.taken)
         version = run_step(
             "snapshot",
             lambda: stages.publish(self.run, written, manifest),
             about=_named(judged.batch),
             outcome=lambda made: f"version {made.number}, snapshot {made.snapshot[:12]}",
-            retries=STORAGE_RETRIES,
+            retries=RETRIES,
         )
         self.session.remember(judged.batch.ids, written.update)
         self.journal.kept(judged, version)
@@ -71,7 +71,7 @@ class Writer:
                 "quarantine",
                 lambda: self.run.workplace.ledger.append(events),
                 about=_named(judged.batch),
-                retries=STORAGE_RETRIES,
+                retries=RETRIES,
             )
             self.journal.quarantined(judged, answer)
 
