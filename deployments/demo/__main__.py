@@ -28,10 +28,10 @@ def main() -> None:
     set_defaults()
     started = time.monotonic()
 
-    # Only now, since these read the environment when they are imported.
-    from rich.text import Text
+    from rich.text import Text  # with the rest
 
-    from flows.cli import jobs, lines, requests, versions  # after the settings that it reads when it is imported
+    # Only now, since these read the environment when they are imported.
+    from flows.cli import jobs, lines, requests, versions
     from flows.cli.console import console, say, table
 
     def step(says: str, command: str, action: Callable[[], None]) -> None:
