@@ -1,7 +1,7 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
