@@ -1,6 +1,6 @@
 """Decisions about versions: put one in service, refuse what waits, go back.
 
-A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is told that HEAD moved. Events
+A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is refused: HEAD moved. Events
 and aliases follow from HEAD; killed in between, the next decision or job completes them.
 """
 
@@ -22,7 +22,7 @@ from tasks.workplace import Workplace
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided: the versions concerned, HEAD afterwards, and what MLflow could not be told."""
+    """What was decided: the versions concerned, HEAD afterwards, and why MLflow's aliases do not follow yet, if so."""
 
     versions: tuple[int, ...]
     head: Head
