@@ -26,7 +26,7 @@ def review(line: Line = "main", json: Json = False) -> None:
 
         errata review
     """
-    from tasks.review.decisions import waiting
+    from tasks.review.standing import waiting
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
@@ -166,7 +166,7 @@ def ask(
     """
     from tasks.lines.specs import resolve_line
     from tasks.review.asking import ask_all, columns_of
-    from tasks.review.decisions import waiting
+    from tasks.review.standing import waiting
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
