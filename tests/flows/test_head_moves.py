@@ -6,6 +6,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import look
 from tasks.review import decisions as review
+from tasks.review import standing
 from tasks.stores.errors import HeadMoved
 from tasks.update import stages
 from tests.flows.conftest import POLICY
@@ -98,6 +99,6 @@ def test_a_look_writes_nothing(place, good_edits, monkeypatch):
     head = look(workplace.store, workplace.ledger, "looking")
     workplace.store.move_head("looking", head.waiting[-1], None, "promote", "killed", "")  # its events were left out
     before = workplace.ledger.history()
-    assert review.line_status(workplace, "looking").requests == {"promoted": 2}
-    assert review.waiting(workplace, "looking") == []
+    assert standing.line_status(workplace, "looking").requests == {"promoted": 2}
+    assert standing.waiting(workplace, "looking") == []
     assert workplace.ledger.history() == before
