@@ -132,10 +132,14 @@ def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, take
 
 
 def publish(run: Run, written: Written, manifest: Manifest) -> Version:
-    """Publish the batch as a version, then write its events; safe to repeat, each part happens once."""
+    """Publish the batch as a version, then write its events; safe to repeat, each part happens once.
+
+    Where something became of a request in the meantime (an earlier version that holds it was put back in service),
+    the version tells nothing about it: whether it can be put in service itself is asked before the next batch.
+    """
     run.lease.renew()
     version = run.workplace.store.publish(manifest, pack(written.update, written.z_star))
-    run.workplace.ledger.append(version_events(version, run.actor))
+    run.workplace.ledger.append_possible(version_events(version, run.actor))
     return version
 
 

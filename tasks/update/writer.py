@@ -69,7 +69,7 @@ class Writer:
             events = stages.quarantine_events(self.run, judged)
             run_step(
                 "quarantine",
-                lambda: self.run.workplace.ledger.append(events),
+                lambda: self.run.workplace.ledger.append_possible(events),
                 about=_named(judged.batch),
                 retries=RETRIES,
             )
