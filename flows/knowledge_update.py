@@ -90,6 +90,9 @@ def knowledge_update(
     spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
     with acquire(store, line, flow_run_id=flow_run.id) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
+        if lease.record.unsettled:
+            _requeue(run, lease.record.unsettled)
+            lease.settle()
         view = catch_up(workplace.store, workplace.ledger, line, settings.who)
         journal = Journal()
         taken = take_up(run, view, limit, journal)
@@ -104,7 +107,7 @@ def knowledge_update(
             with suppress(TrackingError):
                 tracker.finish_run(run.mlflow_run_id, "FAILED")
             if isinstance(error, HeadMoved):
-                raise _requeued(run, journal, error) from error
+                raise _requeued(run, error) from error
             raise
         create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
         workplace.ledger.compact()
@@ -202,11 +205,22 @@ def _note_rejections(taken: Taken, journal: Journal) -> None:
         journal.rejected(request_id, reason, taken.known.get(request_id))
 
 
-def _requeued(run: Run, journal: Journal, error: HeadMoved) -> HeadMoved:
-    """What becomes of a job's versions when HEAD moved away under it."""
-    again = stages.requeue(run, journal.made)
+def _requeue(run: Run, flow_runs: Sequence[str]) -> list[str]:
+    """Queue again what these jobs wrote and what can no longer be put in service; returns those requests."""
+
+    def requeue() -> list[str]:
+        versions = run.workplace.store.versions(run.line)
+        return stages.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
+
+    again = run_step("requeue", requeue, outcome=lambda names: f"{len(names)} requests", retries=RETRIES)
     for request_id in again:
         note(f"{request_id}: queued again", "undone")
+    return again
+
+
+def _requeued(run: Run, error: HeadMoved) -> HeadMoved:
+    """What becomes of a job's versions when HEAD moved away under it."""
+    again = _requeue(run, [run.flow_run_id])
     return HeadMoved(f"{error}; {len(again)} written requests are queued again: errata run {run.line}")
 
 

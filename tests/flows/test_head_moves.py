@@ -6,7 +6,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import look
 from tasks.review import decisions as review
-from tasks.stores.errors import HeadMoved
+from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.update import stages
 from tests.flows.conftest import POLICY
 
@@ -89,6 +89,68 @@ def test_a_rejection_under_a_job_stands_and_what_was_built_on_it_is_queued_again
     found = states(workplace, "refused")
     assert set(found.values()) == {"rejected", "queued"}
     assert workplace.tracker().aliases("refused") == {}
+
+
+def test_what_a_job_wrote_that_dies_when_head_has_left_it_is_queued_by_the_next_run(
+    place, good_edits, after_publishing, monkeypatch
+):
+    workplace, edits = place("dies"), good_edits[:4]
+    intake.submit(workplace.ledger, "dies", edits[:1], "tester")
+    knowledge_update("dies", POLICY)
+    review.approve(workplace, "dies")
+    intake.submit(workplace.ledger, "dies", edits[1:], "tester")
+    after_publishing(1, lambda: review.roll_back(workplace, "dies"))
+    with monkeypatch.context() as patched, pytest.raises(LineBusy):
+        patched.setattr(stages, "requeue", dies)
+        knowledge_update("dies", POLICY)
+    found = states(workplace, "dies")
+    assert "rolled_back" in {found[edit.id] for edit in edits[1:]}
+    summary = knowledge_update("dies", POLICY)
+    assert summary.kept + summary.quarantined == len(edits) - 1
+    assert states(workplace, "dies")[edits[0].id] == "rolled_back"  # by a person
+
+
+def dies(*_):
+    raise LineBusy("the machine was asleep")
+
+
+def test_what_a_person_took_out_of_service_while_a_job_ran_stays_out(place, good_edits, after_publishing):
+    workplace, edits = place("out"), good_edits[:4]
+
+    def in_and_out():
+        review.approve(workplace, "out")
+        review.roll_back(workplace, "out", to=0, reason="complaints")
+
+    intake.submit(workplace.ledger, "out", edits, "tester")
+    after_publishing(1, in_and_out)
+    with pytest.raises(HeadMoved):
+        knowledge_update("out", POLICY)
+    written = set(workplace.store.version("out", 1).manifest.request_ids)
+    found = states(workplace, "out")
+    assert {name for name, state in found.items() if state == "rolled_back"} == written
+    assert set(found.values()) == {"rolled_back", "queued"}
+    assert workplace.ledger.states("out")[min(written)].reason == "complaints"
+
+
+def test_a_request_that_came_back_into_service_while_a_job_wrote_it_ends_no_job(place, good_edits, monkeypatch):
+    workplace, edits = place("back"), good_edits[:3]
+    intake.submit(workplace.ledger, "back", edits[:1], "tester")
+    first = knowledge_update("back", POLICY).version
+    review.approve(workplace, "back")
+    review.roll_back(workplace, "back")
+    intake.submit(workplace.ledger, "back", edits, "tester")
+    publish, decided = workplace.store.publish, []
+
+    def published(store, manifest, tensors):
+        if not decided:
+            decided.append(review.roll_back(workplace, "back", to=first))
+        return publish(manifest, tensors)
+
+    monkeypatch.setattr(type(workplace.store), "publish", published)
+    with pytest.raises(HeadMoved):
+        knowledge_update("back", POLICY)
+    found = states(workplace, "back")
+    assert found == {edits[0].id: "promoted", edits[1].id: "queued", edits[2].id: "queued"}
 
 
 def test_a_look_writes_nothing(place, good_edits, monkeypatch):

@@ -287,9 +287,13 @@ def test_an_old_version_takes_nothing_back_that_was_submitted_again_since(store,
     catch_up(store, ledger, LINE, "ann")
     head = store.move_head(LINE, None, head, "rollback", "eve", "")
     catch_up(store, ledger, LINE, "ann")
-    second = made(store, ledger, 2, None, "a", based_on=head.sequence)
+    ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
+    made_for = head.sequence
     head = store.move_head(LINE, first, head, "rollback", "eve", "")
-    ledger.append_possible(version_events(second, "job"))
+    catch_up(store, ledger, LINE, "ann")
+    manifest = first.manifest.model_copy(update={"version": 2, "based_on": made_for})
+    second = store.publish(manifest, {"w": torch.full((2,), 2.0)})
+    assert ledger.append_possible(version_events(second, "job")) == []
     catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "promoted"}
     store.move_head(LINE, None, head, "rollback", "eve", "")
