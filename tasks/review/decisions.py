@@ -10,10 +10,12 @@ from typing import Literal
 
 from editing.errors import UsageError
 from tasks.ledger.catching_up import catch_up, count_states, standings
+from tasks.ledger.errors import LedgerError
 from tasks.ledger.table import LineEvents
 from tasks.ledger.view import LineView, look
 from tasks.lines.specs import read_line
 from tasks.review.aliases import sync_aliases
+from tasks.stores.errors import StorageError
 from tasks.stores.lease import holder
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.errors import TrackingError
@@ -22,7 +24,7 @@ from tasks.workplace import Workplace
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided: the versions concerned, HEAD afterwards, and what MLflow could not be told."""
+    """What was decided: the versions concerned, HEAD afterwards, and what ledger or MLflow could not be told."""
 
     versions: tuple[int, ...]
     head: Head
@@ -105,7 +107,7 @@ def _move(
     workplace: Workplace, view: LineView, action: Literal["promote", "rollback", "reject"], goal: Version | None,
     reason: str, versions: tuple[int, ...],
 ) -> Decision:  # fmt: skip
-    """HEAD first, then the events, then the aliases."""
+    """HEAD first, then the events, then the aliases; those follow from HEAD, so a decision stands without them."""
     head = workplace.store.move_head(
         view.line,
         goal,
@@ -115,13 +117,14 @@ def _move(
         reason,
         rejected=versions if action == "reject" else (),
     )
-    _caught_up(workplace, view.line)
-    # Aliases are derived, so a decision stands even when MLflow cannot be reached.
-    warning = ""
+    warning, again = "", f"`errata run {view.line}` or the next decision will"
     try:
+        _caught_up(workplace, view.line)
         sync_aliases(workplace.tracker(), workplace, view.line)
+    except (LedgerError, StorageError) as error:
+        warning = f"HEAD was moved, and the ledger and MLflow do not say so yet ({error}); {again}"
     except TrackingError as error:
-        warning = f"MLflow's aliases were not updated ({error}); `errata run {view.line}` or the next decision will"
+        warning = f"MLflow's aliases were not updated ({error}); {again}"
     return Decision(versions, head, warning)
 
 

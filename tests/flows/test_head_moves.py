@@ -4,10 +4,15 @@ import pytest
 
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
+from tasks.ledger.errors import LedgerError
+from tasks.ledger.table import Ledger
 from tasks.ledger.view import look
+from tasks.retries import RETRIES
 from tasks.review import decisions as review
-from tasks.stores.errors import HeadMoved, LineBusy
+from tasks.stores.errors import HeadMoved, LineBusy, StorageError
+from tasks.tracking.errors import TrackingError
 from tasks.update import stages
+from tasks.workplace import Workplace
 from tests.flows.conftest import POLICY
 
 
@@ -163,3 +168,63 @@ def test_a_look_writes_nothing(place, good_edits, monkeypatch):
     assert review.line_status(workplace, "looking").requests == {"promoted": 2}
     assert review.waiting(workplace, "looking") == []
     assert workplace.ledger.history() == before
+
+
+def refuses(error):
+    def refuse(*_):
+        raise error("away")
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [(Ledger, "write", LedgerError), (Workplace, "tracker", TrackingError)],
+    ids=["ledger", "mlflow"],
+)
+def test_what_a_decision_could_not_say_it_warns_of_and_the_next_run_says(
+    place, good_edits, monkeypatch, owner, name, error
+):
+    line = f"later-{name}"
+    workplace = place(line)
+    intake.submit(workplace.ledger, line, good_edits[:1], "tester")
+    version = knowledge_update(line, POLICY).version
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, refuses(error))
+        decision = review.approve(workplace, line)
+    assert decision.head.version == version and f"`errata run {line}`" in decision.warning
+    assert workplace.tracker().aliases(line) == {"challenger": version}
+    assert knowledge_update(line, POLICY).report is None  # nothing is queued
+    assert workplace.tracker().aliases(line) == {"champion": version}
+    assert set(states(workplace, line).values()) == {"promoted"}
+
+
+def test_storage_that_fails_once_anywhere_ends_no_job_and_nothing_is_lost_or_told_twice(place, good_edits, monkeypatch):
+    workplace, edits = place("hiccup"), good_edits[:2]
+    twice = edits[0].model_copy(update={"id": "twice"})
+    intake.submit(workplace.ledger, "hiccup", [*edits, twice], "tester")
+    monkeypatch.setitem(RETRIES, "retry_delay_seconds", 0)
+    failed = set()
+
+    def once(owner, name, error, *, after=False):
+        real = getattr(owner, name)
+
+        def failing(*arguments, **options):
+            made = real(*arguments, **options) if after else None
+            if name not in failed:
+                failed.add(name)
+                raise error("away")
+            return made if after else real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, failing)
+
+    once(stages, "write_rejections", LedgerError, after=True)
+    once(stages, "stand_still", StorageError)
+    once(stages, "manifest_of", StorageError)
+    once(stages, "publish", LedgerError, after=True)
+    once(Ledger, "compact", LedgerError)
+    summary = knowledge_update("hiccup", POLICY)
+    assert failed == {"write_rejections", "stand_still", "manifest_of", "publish", "compact"}
+    assert (summary.kept + summary.quarantined, summary.rejected) == (2, 1)
+    assert [row.request_id for row in summary.report.edits if row.state == "rejected"] == ["twice"]
+    assert len(workplace.store.versions("hiccup")) == len({row.version for row in summary.report.edits} - {None})
