@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
 from tasks.ledger.catching_up import catch_up
+from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
 from tasks.lines.specs import resolve_line
 from tasks.names import artifact_key
@@ -22,6 +23,7 @@ from tasks.progress import note, progress
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
 from tasks.retries import RETRIES
+from tasks.review.aliases import sync_aliases
 from tasks.stores.errors import HeadMoved
 from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
@@ -90,11 +92,15 @@ def knowledge_update(
     spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
     with acquire(store, line, flow_run_id=flow_run.id) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
+        if lease.record.unsettled:
+            _requeue(run, lease.record.unsettled)
+            lease.settle()
         view = catch_up(workplace.store, workplace.ledger, line, settings.who)
         journal = Journal()
         taken = take_up(run, view, limit, journal)
         if not taken.edits and not _unregistered(workplace, view):
-            note("nothing is queued")
+            note("nothing is left to write" if taken.rejected else "nothing is queued")
+            _sync_aliases(workplace, view)
             return _summary(journal, line, view.waiting, None)
         tracker = workplace.tracker()
         run = replace(run, mlflow_run_id=_start_tracking(tracker, run))
@@ -104,18 +110,22 @@ def knowledge_update(
             with suppress(TrackingError):
                 tracker.finish_run(run.mlflow_run_id, "FAILED")
             if isinstance(error, HeadMoved):
-                raise _requeued(run, journal, error) from error
+                raise _requeued(run, error) from error
             raise
         create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
-        workplace.ledger.compact()
+        _compact(workplace)
         return _summary(journal, line, waiting, report)
 
 
 def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Taken:
     """What is taken up; what is refused stands in the ledger with its reason."""
 
+    once: list[Taken] = []
+
     def intake() -> Taken:
-        taken = stages.take_up(run, view, limit)
+        # Taken up once: where the rejections were written and the answer was lost, they are no longer in the queue.
+        taken = once[0] if once else stages.take_up(run, view, limit)
+        once[:] = [taken]
         stages.write_rejections(run, taken.rejected)
         return taken
 
@@ -163,11 +173,15 @@ def write_all(
     writer = Writer(run, session, taken, reference, journal)
     for number, start in enumerate(range(0, len(edits), size), start=1):
         progress("edits", start, len(edits))
-        stand = writer.write(Batch(str(number), edits[start : start + size]), stages.stand_still(run, stand))
+        stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
         log.log([(number, journal.batches[-1].metrics)])
         update_progress_artifact(artifact, 100.0 * min(start + size, len(edits)) / len(edits))
     progress("edits", len(edits), len(edits))
-    return stages.stand_still(run, stand)
+    return _stand_still(run, stand)
+
+
+def _stand_still(run: Run, stand: Footing) -> Footing:
+    return run_step("stand_still", lambda: stages.stand_still(run, stand), retries=RETRIES)
 
 
 def _register(log: StepLog, tracker: Tracker, run: Run, report: JobReport, waiting: Sequence[Version]) -> LineView:
@@ -202,11 +216,22 @@ def _note_rejections(taken: Taken, journal: Journal) -> None:
         journal.rejected(request_id, reason, taken.known.get(request_id))
 
 
-def _requeued(run: Run, journal: Journal, error: HeadMoved) -> HeadMoved:
-    """What becomes of a job's versions when HEAD moved away under it."""
-    again = stages.requeue(run, journal.made)
+def _requeue(run: Run, flow_runs: Sequence[str]) -> list[str]:
+    """Queue again what these jobs wrote and what can no longer be put in service; returns those requests."""
+
+    def requeue() -> list[str]:
+        versions = run.workplace.store.versions(run.line)
+        return stages.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
+
+    again = run_step("requeue", requeue, outcome=lambda names: f"{len(names)} requests", retries=RETRIES)
     for request_id in again:
         note(f"{request_id}: queued again", "undone")
+    return again
+
+
+def _requeued(run: Run, error: HeadMoved) -> HeadMoved:
+    """What becomes of a job's versions when HEAD moved away under it."""
+    again = _requeue(run, [run.flow_run_id])
     return HeadMoved(f"{error}; {len(again)} written requests are queued again: errata run {run.line}")
 
 
@@ -230,6 +255,20 @@ def _unregistered(workplace: Workplace, view: LineView) -> bool:
     if not view.waiting:
         return False
     return workplace.tracker().aliases(view.line).get("challenger") != view.waiting[-1].number
+
+
+def _compact(workplace: Workplace) -> None:
+    """What is done stands, whether or not the ledger can be tidied up after it; the next job tries again."""
+    try:
+        workplace.ledger.compact()
+    except LedgerError as error:
+        note(str(error), "warning")
+
+
+def _sync_aliases(workplace: Workplace, view: LineView) -> None:
+    """Set the aliases that a decision could not set, because MLflow was away or its process was killed."""
+    if view.versions:
+        sync_aliases(workplace.tracker(), workplace, view.line)
 
 
 def _summary(journal: Journal, line: str, waiting: Sequence[Version], report: JobReport | None) -> JobSummary:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.ledger.events import Event, State, check_transition
+from tasks.ledger.events import Event, State, check_transition, is_legal
 from tasks.ledger.queries import SCHEMA
 
 
@@ -28,14 +28,20 @@ Decide = Callable[[Mapping[Request, Known]], Sequence[Event]]
 """What to write, given what is known of the requests; asked again whenever another process wrote in between."""
 
 
-def checked(events: Sequence[Event], known: Mapping[Request, Known]) -> list[Event]:
-    """The events that are not in the table yet. Raises LedgerError where one is no step that its request can take."""
+def checked(events: Sequence[Event], known: Mapping[Request, Known], *, only_possible: bool = False) -> list[Event]:
+    """The events that are not in the table yet.
+
+    Raises:
+        IllegalStep: one is no step that its request can take; with `only_possible` it is left out instead.
+    """
     states = {request: found.state for request, found in known.items()}
     seen: set[str] = set()
     fitting = []
     for event in events:
         request = (event.line, event.request_id)
         if event.event_id in seen or event.event_id in known[request].event_ids:
+            continue
+        if only_possible and not is_legal(states[request], event.event):
             continue
         check_transition(states[request], event.event, event.request_id)
         seen.add(event.event_id)

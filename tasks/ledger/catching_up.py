@@ -23,11 +23,16 @@ _MOST_ROUNDS = 100
 
 
 def missing_events(view: LineView, actor: str) -> list[Event]:
-    """The events that a killed job or decision left out; empty where the ledger says all that storage says."""
+    """The events that a killed job or decision left out; empty where the ledger says all that storage says.
+
+    Of a version that is stranded before its events are written, nothing is said: its requests are queued still, and
+    the next job writes them. Said later, it would take back what was submitted again in the meantime.
+    """
+    lost = {version.number for version in view.stranded}
     made = [
         event
         for version in view.versions.values()
-        if version.number not in view.events.committed
+        if version.number not in view.events.committed and version.number not in lost
         for event in version_events(version, actor)
     ]
     return _legal(view, [*made, *moved_events(view), *_stranded_events(view, actor)])
@@ -165,6 +170,7 @@ def _stranded_events(view: LineView, actor: str) -> list[Event]:
             reason=STRANDED,
         )
         for version in view.stranded
+        if version.number in view.events.committed
         for request in version.manifest.request_ids
         if waits(view, request, version.number) and request not in view.live
     ]

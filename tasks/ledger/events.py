@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from tasks.ledger.errors import LedgerError
+from tasks.ledger.errors import IllegalStep
 from tasks.names import check_line
 from tasks.text import Text
 
@@ -133,11 +133,11 @@ def is_legal(old: State | None, new: State) -> bool:
 
 
 def check_transition(old: State | None, new: State, request_id: str = "") -> None:
-    """Refuse a step that no request can take; `old` None: nothing is known of it. Raises LedgerError."""
+    """Refuse a step that no request can take; `old` None: nothing is known of it. Raises IllegalStep."""
     if not is_legal(old, new):
         who = f"request '{request_id}'" if request_id else "a request"
         allowed = sorted(TRANSITIONS[old] if old else FIRST)
-        raise LedgerError(f"{who} is {old or 'unknown'} and cannot become {new}; only {', '.join(allowed)}")
+        raise IllegalStep(f"{who} is {old or 'unknown'} and cannot become {new}; only {', '.join(allowed)}")
 
 
 def fold(events: Iterable[State]) -> State | None:

@@ -69,9 +69,17 @@ class Ledger:
         An append that raised may have been written; to repeat it, pass the same events.
 
         Raises:
-            LedgerError: a request cannot take such a step, or the table cannot be written.
+            IllegalStep: a request cannot take such a step.
+            LedgerError: the table cannot be written.
         """
         return self.write([(event.line, event.request_id) for event in events], lambda known: checked(events, known))
+
+    def append_possible(self, events: Sequence[Event]) -> list[Event]:
+        """The same without the steps that requests cannot take (any more), for whoever worked on them meanwhile."""
+        return self.write(
+            [(event.line, event.request_id) for event in events],
+            lambda known: checked(events, known, only_possible=True),
+        )
 
     def append_unchanged(self, events: Sequence[Event], seen: Mapping[str, Standing]) -> list[Event]:
         """The same for events of one line that follow from where its requests stood when they were seen.

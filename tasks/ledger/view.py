@@ -120,7 +120,7 @@ def follows(view: LineView, version: Version) -> str | None:
 
 
 def _is_undecided(view: LineView, version: Version) -> bool:
-    if view.head and version.number in view.head.rejected:
+    if any(version.number in head.rejected for head in view.heads):
         return False
     if version.number in view.served:
         return False

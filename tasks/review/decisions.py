@@ -9,8 +9,10 @@ from typing import Literal
 
 from editing.errors import UsageError
 from tasks.ledger.catching_up import catch_up
+from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView
 from tasks.review.aliases import sync_aliases
+from tasks.stores.errors import StorageError
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
@@ -18,7 +20,7 @@ from tasks.workplace import Workplace
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided: the versions concerned, HEAD afterwards, and why MLflow's aliases do not follow yet, if so."""
+    """What was decided: the versions concerned, HEAD afterwards, and why ledger or MLflow do not say so yet, if so."""
 
     versions: tuple[int, ...]
     head: Head
@@ -96,7 +98,7 @@ def _move(
     workplace: Workplace, view: LineView, action: Literal["promote", "rollback", "reject"], goal: Version | None,
     reason: str, versions: tuple[int, ...],
 ) -> Decision:  # fmt: skip
-    """HEAD first, then the events, then the aliases."""
+    """HEAD first, then the events, then the aliases; those follow from HEAD, so a decision stands without them."""
     head = workplace.store.move_head(
         view.line,
         goal,
@@ -106,11 +108,12 @@ def _move(
         reason,
         rejected=versions if action == "reject" else (),
     )
-    _caught_up(workplace, view.line)
-    # Aliases are derived, so a decision stands even when MLflow cannot be reached.
-    warning = ""
+    warning, again = "", f"`errata run {view.line}` or the next decision will"
     try:
+        _caught_up(workplace, view.line)
         sync_aliases(workplace.tracker(), workplace, view.line)
+    except (LedgerError, StorageError) as error:
+        warning = f"HEAD was moved, and the ledger and MLflow do not say so yet ({error}); {again}"
     except TrackingError as error:
-        warning = f"MLflow's aliases were not updated ({error}); `errata run {view.line}` or the next decision will"
+        warning = f"MLflow's aliases were not updated ({error}); {again}"
     return Decision(versions, head, warning)

@@ -15,9 +15,10 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from tasks.names import check_line
 from tasks.stores.errors import LineBusy, NewerFormat, ObjectConflict, ObjectNotFound, RecordError, StorageError
@@ -47,6 +48,21 @@ class LeaseRecord(BaseModel):
     ttl_seconds: float
     flow_run_id: Text | None
     released: bool = False
+    unsettled: tuple[Text, ...] = Field(
+        (), description="Flow runs that were killed or failed, until a later one has looked after what they left."
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before_where_it_can(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `unsettled` where nothing is: as release 0.1 reads it."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: fields[name] for name in fields if name != "unsettled" or self.unsettled}
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The flow runs that whoever takes the line over from this holder has to look after."""
+        own = () if self.released or self.flow_run_id is None else (self.flow_run_id,)
+        return tuple(dict.fromkeys((*self.unsettled, *own)))
 
     @property
     def expires(self) -> datetime:
@@ -93,13 +109,21 @@ class Lease:
             self.check()
             self._write(self.record.model_copy(update={"renewed": datetime.now(UTC)}))
 
-    def release(self) -> None:
-        """Free the line; a lease that was taken over already is left alone."""
+    def settle(self) -> None:
+        """What earlier flow runs left is looked after. Raises LineBusy when another job has taken the line over."""
+        with self._lock:
+            self.check()
+            if self.record.unsettled:
+                self._write(self.record.model_copy(update={"unsettled": ()}))
+
+    def release(self, *, failed: bool = False) -> None:
+        """Free the line; a lease that was taken over already is left alone. `failed`: the next job looks after it."""
         with self._lock:
             if self.record.released or self._lost is not None:
                 return
+            unsettled = self.record.left if failed else self.record.unsettled
             try:
-                self._write(self.record.model_copy(update={"released": True}))
+                self._write(self.record.model_copy(update={"released": True, "unsettled": unsettled}))
             except LineBusy as error:
                 _logger.warning("lease not released: %s", error)
 
@@ -113,7 +137,7 @@ class Lease:
     ) -> None:
         self._ended.set()
         try:
-            self.release()
+            self.release(failed=kind is not None)
         except StorageError as failure:
             # The lease ends by itself; the outcome of the job must not be hidden behind this.
             _logger.warning("lease not released: %s", failure)
@@ -180,6 +204,7 @@ def acquire(store: ObjectStore, line: str, ttl_seconds: float = 900.0, flow_run_
             current = _parse(store, line, data)
             if not current.is_free():
                 raise _busy(current)
+            record = record.model_copy(update={"unsettled": current.left})
             return Lease(store, record, store.put_if_match(_key(line), record_bytes(record), etag))
         except ObjectConflict:
             continue  # somebody was faster: look at who it is

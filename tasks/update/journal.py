@@ -15,12 +15,11 @@ SHOWN = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency_ratio
 
 @dataclass
 class Journal:
-    """Rows of batches and requests, and the versions that this run made."""
+    """Rows of batches and requests."""
 
     batches: list[BatchRow] = field(default_factory=list)
     edits: dict[str, EditRow] = field(default_factory=dict)
     """By request."""
-    made: list[Version] = field(default_factory=list)
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of requests, by request."""
 
@@ -33,7 +32,6 @@ class Journal:
     def kept(self, judged: Judged, version: Version) -> None:
         """A batch became a version."""
         self.batches.append(judged.row(version.number))
-        self.made.append(version)
         for edit in judged.batch.edits:
             self.edits[edit.id] = self._row(edit, "committed", judged=judged, version=version.number)
         batch, metrics = judged.batch, version.manifest.metrics

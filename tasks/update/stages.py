@@ -132,10 +132,14 @@ def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, take
 
 
 def publish(run: Run, written: Written, manifest: Manifest) -> Version:
-    """Publish the batch as a version, then write its events; safe to repeat, each part happens once."""
+    """Publish the batch as a version, then write its events; safe to repeat, each part happens once.
+
+    Where something became of a request in the meantime (an earlier version that holds it was put back in service),
+    the version tells nothing about it: whether it can be put in service itself is asked before the next batch.
+    """
     run.lease.renew()
     version = run.workplace.store.publish(manifest, pack(written.update, written.z_star))
-    run.workplace.ledger.append(version_events(version, run.actor))
+    run.workplace.ledger.append_possible(version_events(version, run.actor))
     return version
 
 
@@ -199,24 +203,29 @@ def away_from(run: Run, view: LineView) -> HeadMoved:
 
 
 def requeue(run: Run, made: Sequence[Version]) -> list[str]:
-    """Queue again what a job wrote into versions that can no longer be put in service; returns those requests."""
+    """Queue again what a job wrote into versions that were never in service and no longer can be; safe to repeat.
+
+    What a person put in service and took out again stays out. Returns the requests that are queued by this call.
+    """
     store, ledger = run.workplace.store, run.workplace.ledger
     view = catch_up(store, ledger, run.line, run.actor)
-    numbers = {version.number for version in made}
+    since = min((version.manifest.based_on or 0 for version in made), default=0)
+    served = {one.version for head in store.heads(run.line, since) for one in chain(view, head.snapshot)}
+    numbers = {version.number for version in made} - served
     lost = {
         name: standing
         for name, standing in view.events.standings.items()
         if standing.state == "rolled_back" and standing.version in numbers
     }
     reason = "HEAD moved while the job ran that wrote it"
-    ledger.append_unchanged(
+    queued = ledger.append_unchanged(
         [
             Event(request_id=name, event="queued", line=run.line, actor=run.actor, reason=reason)
             for name in sorted(lost)
         ],
         lost,
     )
-    return sorted(lost)
+    return [event.request_id for event in queued]
 
 
 def live_sample(session: Session, taken: Taken, size: int) -> list[Edit]:

@@ -111,10 +111,10 @@ def _validated(
     session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
 ) -> Verdict:
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
-    asked = [*batch, *readable(session.loaded, [bare(edit) for edit in earlier]).accepted]
-    before = session.base_scores(asked, policy.neighborhood_probes)
-    scores = evaluate(model, tokenizer, asked, before=before, max_neighborhood=policy.neighborhood_probes)
-    own, old = scores[: len(batch)], scores[len(batch) :]
+    # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
+    before = session.base_scores(batch, policy.neighborhood_probes)
+    own = evaluate(model, tokenizer, batch, before=before, max_neighborhood=policy.neighborhood_probes)
+    old = evaluate(model, tokenizer, readable(session.loaded, [bare(edit) for edit in earlier]).accepted)
     metrics = summarise(own)
     metrics |= {f"before_{k}": v for k, v in summarise([before[edit.id] for edit in batch]).items()}
     metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
@@ -127,7 +127,7 @@ def _validated(
         s.edit_id for s in own if s.efficacy_prob == 0 or lost[s.edit_id].exceeds(policy.max_edit_locality_drop)
     )
     checks = judge(Measured(metrics, lost, samples), policy)
-    return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, checks, failing, scores)
+    return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, checks, failing, own)
 
 
 def bare(edit: Edit) -> Edit:

@@ -2,6 +2,7 @@
 
 from tasks.progress import progress
 from tasks.retries import RETRIES
+from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
 from tasks.update.journal import Journal
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written
@@ -47,11 +48,17 @@ class Writer:
             return stages.failed(batch, error, written)
 
     def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
-        # Made once: a repetition must publish the same version again, not a second one.
-        manifest = stages.manifest_of(self.run, self.session, judged, stand, self.taken)
+        once: list[Manifest] = []
+
+        def publish() -> Version:
+            # Made once: a repetition must publish the same version again, not a second one.
+            made = once or [stages.manifest_of(self.run, self.session, judged, stand, self.taken)]
+            once[:] = made
+            return stages.publish(self.run, written, made[0])
+
         version = run_step(
             "snapshot",
-            lambda: stages.publish(self.run, written, manifest),
+            publish,
             about=_named(judged.batch),
             outcome=lambda made: f"version {made.number}, snapshot {made.snapshot[:12]}",
             retries=RETRIES,
@@ -69,7 +76,7 @@ class Writer:
             events = stages.quarantine_events(self.run, judged)
             run_step(
                 "quarantine",
-                lambda: self.run.workplace.ledger.append(events),
+                lambda: self.run.workplace.ledger.append_possible(events),
                 about=_named(judged.batch),
                 retries=RETRIES,
             )

@@ -4,11 +4,16 @@ import pytest
 
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
+from tasks.ledger.errors import LedgerError
+from tasks.ledger.table import Ledger
 from tasks.ledger.view import look
+from tasks.retries import RETRIES
 from tasks.review import decisions as review
 from tasks.review import standing
-from tasks.stores.errors import HeadMoved
+from tasks.stores.errors import HeadMoved, LineBusy, StorageError
+from tasks.tracking.errors import TrackingError
 from tasks.update import stages
+from tasks.workplace import Workplace
 from tests.flows.conftest import POLICY
 
 
@@ -92,6 +97,68 @@ def test_a_rejection_under_a_job_stands_and_what_was_built_on_it_is_queued_again
     assert workplace.tracker().aliases("refused") == {}
 
 
+def test_what_a_job_wrote_that_dies_when_head_has_left_it_is_queued_by_the_next_run(
+    place, good_edits, after_publishing, monkeypatch
+):
+    workplace, edits = place("dies"), good_edits[:4]
+    intake.submit(workplace.ledger, "dies", edits[:1], "tester")
+    knowledge_update("dies", POLICY)
+    review.approve(workplace, "dies")
+    intake.submit(workplace.ledger, "dies", edits[1:], "tester")
+    after_publishing(1, lambda: review.roll_back(workplace, "dies"))
+    with monkeypatch.context() as patched, pytest.raises(LineBusy):
+        patched.setattr(stages, "requeue", dies)
+        knowledge_update("dies", POLICY)
+    found = states(workplace, "dies")
+    assert "rolled_back" in {found[edit.id] for edit in edits[1:]}
+    summary = knowledge_update("dies", POLICY)
+    assert summary.kept + summary.quarantined == len(edits) - 1
+    assert states(workplace, "dies")[edits[0].id] == "rolled_back"  # by a person
+
+
+def dies(*_):
+    raise LineBusy("the machine was asleep")
+
+
+def test_what_a_person_took_out_of_service_while_a_job_ran_stays_out(place, good_edits, after_publishing):
+    workplace, edits = place("out"), good_edits[:4]
+
+    def in_and_out():
+        review.approve(workplace, "out")
+        review.roll_back(workplace, "out", to=0, reason="complaints")
+
+    intake.submit(workplace.ledger, "out", edits, "tester")
+    after_publishing(1, in_and_out)
+    with pytest.raises(HeadMoved):
+        knowledge_update("out", POLICY)
+    written = set(workplace.store.version("out", 1).manifest.request_ids)
+    found = states(workplace, "out")
+    assert {name for name, state in found.items() if state == "rolled_back"} == written
+    assert set(found.values()) == {"rolled_back", "queued"}
+    assert workplace.ledger.states("out")[min(written)].reason == "complaints"
+
+
+def test_a_request_that_came_back_into_service_while_a_job_wrote_it_ends_no_job(place, good_edits, monkeypatch):
+    workplace, edits = place("back"), good_edits[:3]
+    intake.submit(workplace.ledger, "back", edits[:1], "tester")
+    first = knowledge_update("back", POLICY).version
+    review.approve(workplace, "back")
+    review.roll_back(workplace, "back")
+    intake.submit(workplace.ledger, "back", edits, "tester")
+    publish, decided = workplace.store.publish, []
+
+    def published(store, manifest, tensors):
+        if not decided:
+            decided.append(review.roll_back(workplace, "back", to=first))
+        return publish(manifest, tensors)
+
+    monkeypatch.setattr(type(workplace.store), "publish", published)
+    with pytest.raises(HeadMoved):
+        knowledge_update("back", POLICY)
+    found = states(workplace, "back")
+    assert found == {edits[0].id: "promoted", edits[1].id: "queued", edits[2].id: "queued"}
+
+
 def test_a_look_writes_nothing(place, good_edits, monkeypatch):
     workplace = place("looking")
     intake.submit(workplace.ledger, "looking", good_edits[:2], "tester")
@@ -102,3 +169,63 @@ def test_a_look_writes_nothing(place, good_edits, monkeypatch):
     assert standing.line_status(workplace, "looking").requests == {"promoted": 2}
     assert standing.waiting(workplace, "looking") == []
     assert workplace.ledger.history() == before
+
+
+def refuses(error):
+    def refuse(*_):
+        raise error("away")
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [(Ledger, "write", LedgerError), (Workplace, "tracker", TrackingError)],
+    ids=["ledger", "mlflow"],
+)
+def test_what_a_decision_could_not_say_it_warns_of_and_the_next_run_says(
+    place, good_edits, monkeypatch, owner, name, error
+):
+    line = f"later-{name}"
+    workplace = place(line)
+    intake.submit(workplace.ledger, line, good_edits[:1], "tester")
+    version = knowledge_update(line, POLICY).version
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, refuses(error))
+        decision = review.approve(workplace, line)
+    assert decision.head.version == version and f"`errata run {line}`" in decision.warning
+    assert workplace.tracker().aliases(line) == {"challenger": version}
+    assert knowledge_update(line, POLICY).report is None  # nothing is queued
+    assert workplace.tracker().aliases(line) == {"champion": version}
+    assert set(states(workplace, line).values()) == {"promoted"}
+
+
+def test_storage_that_fails_once_anywhere_ends_no_job_and_nothing_is_lost_or_told_twice(place, good_edits, monkeypatch):
+    workplace, edits = place("hiccup"), good_edits[:2]
+    twice = edits[0].model_copy(update={"id": "twice"})
+    intake.submit(workplace.ledger, "hiccup", [*edits, twice], "tester")
+    monkeypatch.setitem(RETRIES, "retry_delay_seconds", 0)
+    failed = set()
+
+    def once(owner, name, error, *, after=False):
+        real = getattr(owner, name)
+
+        def failing(*arguments, **options):
+            made = real(*arguments, **options) if after else None
+            if name not in failed:
+                failed.add(name)
+                raise error("away")
+            return made if after else real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, failing)
+
+    once(stages, "write_rejections", LedgerError, after=True)
+    once(stages, "stand_still", StorageError)
+    once(stages, "manifest_of", StorageError)
+    once(stages, "publish", LedgerError, after=True)
+    once(Ledger, "compact", LedgerError)
+    summary = knowledge_update("hiccup", POLICY)
+    assert failed == {"write_rejections", "stand_still", "manifest_of", "publish", "compact"}
+    assert (summary.kept + summary.quarantined, summary.rejected) == (2, 1)
+    assert [row.request_id for row in summary.report.edits if row.state == "rejected"] == ["twice"]
+    assert len(workplace.store.versions("hiccup")) == len({row.version for row in summary.report.edits} - {None})

@@ -5,7 +5,7 @@ from prefect import Task, flow, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.errors import ErrataError, UsageError
-from tasks.ledger.errors import LedgerError
+from tasks.ledger.errors import IllegalStep, LedgerError
 from tasks.retries import RETRIES
 from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.opening import open_store
@@ -51,7 +51,9 @@ def test_what_a_network_can_do_is_tried_again_whatever_it_was_raised_from(error)
     assert calls(raising(error)) == calls(raising(error, OSError("reset"))) == 3
 
 
-@pytest.mark.parametrize("error", [ObjectConflict, ObjectNotFound, DigestMismatch, HeadMoved, LineBusy, UsageError])
+@pytest.mark.parametrize(
+    "error", [ObjectConflict, ObjectNotFound, DigestMismatch, HeadMoved, LineBusy, IllegalStep, UsageError]
+)
 def test_what_does_not_pass_is_tried_once_whatever_it_was_raised_from(error):
     assert calls(raising(error)) == calls(raising(error, StorageError("the network is gone"))) == 1
 

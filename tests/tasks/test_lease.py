@@ -238,3 +238,23 @@ def test_a_damaged_lease_is_named(folder):
 def test_the_record_survives_its_own_spelling(folder):
     record = acquire(folder, LINE).record
     assert LeaseRecord.model_validate_json(folder.get(f"lines/{LINE}/job.json")[0]) == record == holder(folder, LINE)
+
+
+def test_what_a_killed_or_failed_job_left_is_named_to_the_next_ones_until_one_has_looked_after_it(folder):
+    with acquire(folder, LINE, flow_run_id="well") as lease:
+        assert lease.record.unsettled == ()
+    with pytest.raises(ValueError, match="oops"), acquire(folder, LINE, flow_run_id="failed") as lease:
+        assert lease.record.unsettled == ()
+        raise ValueError("oops")
+    acquire(folder, LINE, flow_run_id="killed")
+    held_by(folder, pid=2**22, machine=holder(folder, LINE).machine)
+    acquire(folder, LINE, flow_run_id="killed as it began")
+    held_by(folder, pid=2**22)
+    with acquire(folder, LINE, flow_run_id="unsettled") as lease:
+        assert lease.record.unsettled == ("failed", "killed", "killed as it began")
+    with acquire(folder, LINE, flow_run_id="settled") as lease:
+        assert lease.record.unsettled == ("failed", "killed", "killed as it began")
+        lease.settle()
+        assert b'"unsettled"' not in folder.get(f"lines/{LINE}/job.json")[0]
+    with acquire(folder, LINE) as lease:
+        assert lease.record.unsettled == ()

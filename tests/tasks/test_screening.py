@@ -238,6 +238,28 @@ def test_a_candidate_is_judged_as_its_batches_are_and_without_facts_by_its_text_
     assert nothing.verdict.passed and nothing.numbers.keys() == {"perplexity", "perplexity_ratio"}
 
 
+def test_a_fact_that_stands_in_the_sample_of_earlier_ones_too_is_judged_by_all_that_is_asked_about_it(session):
+    names = ("Amy", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal")
+    probes = tuple(Probe(prompt=f"{name} Example speaks") for name in names)
+    edit = Edit(id="e", subject="Zed Example", prompt="{} speaks", target_new="Elmian", neighborhood=probes)
+    name = session.method_input.layout.weight_name(1)
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = session.method_input.layout.oriented(session.loaded.model.get_parameter(name)).shape
+    B, A = (torch.randn(*shape, generator=generator) for shape in ((rows, 3), (3, columns)))
+    undo = session.weights.apply({name: Factors(B * 3, A)})
+    try:
+        reference = Reference(1e9, session.held_out)
+        alone, both = (judge_candidate(session, [edit], earlier, reference, POLICY) for earlier in ([], [edit]))
+    finally:
+        session.weights.revert(undo)
+    assert both.baseline == alone.baseline
+    assert not all(check.holds for check in alone.verdict.checks if check.measure == "neighbors_changed")
+    asked, without = (
+        [check for check in found.verdict.checks if check.measure != "retained"] for found in (both, alone)
+    )
+    assert asked == without
+
+
 def test_a_request_that_cannot_be_measured_fails_its_batch_by_name(session):
     poison = GOOD.model_copy(update={"id": "poison", "prompt": LONG[:300] + "{} lives in"})
     verdict = validate_batch(session, [GOOD, poison], [], Reference(10.0, session.held_out), POLICY)

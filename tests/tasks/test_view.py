@@ -251,7 +251,7 @@ def test_rolling_back_below_and_forward_again_does_not_bring_back_what_was_built
     first = written(store, ledger, 1, None, "a", based_on=0)
     head = store.move_head(LINE, first, None, "promote", "eve", "")
     catch_up(store, ledger, LINE, "ann")
-    made(store, ledger, 2, first, "b", based_on=head.sequence)
+    written(store, ledger, 2, first, "b", based_on=head.sequence)
     head = store.move_head(LINE, None, head, "rollback", "eve", "")
     store.move_head(LINE, first, head, "rollback", "eve", "")
     assert look(store, ledger, LINE).waiting == []
@@ -270,3 +270,57 @@ def test_a_refusal_is_a_move_of_head_that_leaves_the_version_in_service(store, l
     catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "promoted", "b": "rejected"}
     assert ledger.states(LINE)["b"].reason == "wrong"
+
+
+def test_what_a_killed_job_had_written_stays_queued_where_it_can_no_longer_be_put_in_service(store, ledger):
+    first = written(store, ledger, 1, None, "a", based_on=0)
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    made(store, ledger, 2, first, "b", based_on=head.sequence)
+    store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "rolled_back", "b": "queued"}
+
+
+def test_an_old_version_takes_nothing_back_that_was_submitted_again_since(store, ledger):
+    """Version 2 was made of `a` while `a` came back into service with version 1, so its events were never legal."""
+    first = written(store, ledger, 1, None, "a", based_on=0)
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    head = store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
+    made_for = head.sequence
+    head = store.move_head(LINE, first, head, "rollback", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    manifest = first.manifest.model_copy(update={"version": 2, "based_on": made_for})
+    second = store.publish(manifest, {"w": torch.full((2,), 2.0)})
+    assert ledger.append_possible(version_events(second, "job")) == []
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted"}
+    store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "queued"} and look(store, ledger, LINE).waiting == []
+
+
+def test_what_was_refused_once_never_waits_again_whatever_the_ledger_says(store, ledger):
+    """The ledger of a line may be lost, and what it held of a request with it."""
+    version = made(store, ledger, 1, None, "a", based_on=0)
+    lost = Ledger(f"{ledger.uri}-lost")
+    head = store.move_head(LINE, None, None, "reject", "eve", "wrong", rejected=(version.number,))
+    assert look(store, lost, LINE).waiting == []
+    other = made(store, ledger, 2, None, "b", based_on=head.sequence)
+    store.move_head(LINE, other, head, "promote", "eve", "")
+    store.move_head(LINE, None, store.head(LINE), "rollback", "eve", "")
+    assert look(store, lost, LINE).waiting == []
+
+
+def test_what_became_of_a_request_while_a_job_wrote_it_stands_and_the_others_are_told(store, ledger):
+    version = made(store, ledger, 1, None, "abc", based_on=0)
+    ledger.append([Event(request_id="b", event="withdrawn", line=LINE, actor="eve")])
+    for _ in range(2):
+        ledger.append_possible(version_events(version, "job"))
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "committed", "b": "withdrawn", "c": "committed"}
