@@ -22,6 +22,7 @@ from tasks.names import artifact_key
 from tasks.progress import note, progress
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
+from tasks.report.verdict import headline
 from tasks.retries import RETRIES
 from tasks.review.aliases import sync_aliases
 from tasks.stores.errors import HeadMoved
@@ -145,11 +146,18 @@ def _update(
     taken = run_step("screen", lambda: _screen(run, session, taken), outcome=_counted, retries=RETRIES)
     journal.left_out(taken.findings)
     _note_rejections(taken, journal)
-    champion = run_step("restore", lambda: _restore(run, session, view, taken))
+    serving = f"version {view.head.version}" if view.head and view.head.version else "the base"
+    about = f"{serving}, then {len(view.waiting)} that wait"
+    champion = run_step("restore", lambda: _restore(run, session, view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
     stand = write_all(run, session, (stages.footing(view), taken, reference), journal, log)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
-    report = run_step("evaluate", lambda: job_report(run, session, candidate, journal))
+    report = run_step(
+        "evaluate",
+        lambda: job_report(run, session, candidate, journal),
+        about=f"{len(candidate.edits)} facts that wait",
+        outcome=lambda found: headline(found)[1],
+    )
     after = run_step(
         "register",
         lambda: _register(log, tracker, run, report, stand.waiting),

@@ -32,7 +32,12 @@ class Writer:
     def _judge(self, batch: Batch) -> Judged:
         written: Written | None = None
         try:
-            written = run_step("apply_batch", lambda: stages.write(self.session, batch), about=_named(batch))
+            written = run_step(
+                "apply_batch",
+                lambda: stages.write(self.session, batch),
+                about=_named(batch),
+                outcome=lambda found: f"values in {found.search_seconds:.1f} s",
+            )
             done = written
             progress("validation", 0, 1)
             earlier = stages.live_sample(self.session, self.taken, self.run.policy.retained_sample)
