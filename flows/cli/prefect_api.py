@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ from editing.errors import ErrataError, UsageError
 from flows.cli import lifeline
 from flows.cli.console import console, errors, waiting
 from tasks.settings import load_settings
+from tasks.text import storable
 
 START_SECONDS = 180.0
 """Most time for a start; a first one sets up a database, which takes long on a busy machine."""
@@ -45,9 +47,10 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
         json: Standard output is for a script; what is waited for is said on standard error.
 
     Raises:
-        UsageError: a server is configured and does not answer.
+        UsageError: an argument is no text, or a server is configured and does not answer.
         ServerError: its own server cannot start.
     """
+    _check_arguments()
     load_settings()
     from prefect.settings import get_current_settings
 
@@ -60,6 +63,13 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
     with _started(home) as (process, url), _address(url), _failures_named(url, home):
         yield lambda: _wait(process, home, errors if json else console)
         _flush()
+
+
+def _check_arguments() -> None:
+    """Arguments become parameters of a flow, which Prefect stores: names of files, too, have to be text."""
+    for argument in sys.argv[1:]:
+        if storable(argument) != argument:
+            raise UsageError(f"'{storable(argument)}' holds bytes that are no UTF-8: rename what it names, then repeat")
 
 
 def _check(url: str) -> None:

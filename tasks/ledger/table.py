@@ -114,9 +114,12 @@ class Ledger:
                             table, rows(pending, table.version() + 1), mode="append", commit_properties=_ONCE
                         )
                     return pending
-                except CommitFailedError:
+                except CommitFailedError as error:
                     if time.monotonic() > deadline:
-                        raise
+                        raise LedgerError(
+                            f"ledger '{self.uri}': other processes wrote first for {_TRY_SECONDS:g} s; nothing was "
+                            "written, repeat it when they are done"
+                        ) from error
                     time.sleep(random.uniform(0, _PAUSE_SECONDS * min(attempt, 10)))
         return []
 

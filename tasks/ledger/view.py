@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tasks.ledger.table import Ledger, LineEvents
+from tasks.stores.errors import RecordError
+from tasks.stores.heads import REPAIR
 from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.snapshots import SnapshotStore
 
@@ -87,19 +89,32 @@ def look(store: SnapshotStore, ledger: Ledger, line: str, known: Mapping[str, Li
 
     In this order, whatever others do meanwhile: an event is written after the version or move that it tells of, and a
     version after the HEAD that it is made for.
+
+    Raises:
+        RecordError: a version that others or HEAD speak of is gone.
     """
     events = (ledger.look() if known is None else known).get(line, LineEvents())
     versions = {version.number: version for version in store.versions(line)}
     head = store.head(line)
     if head is not None and head.version not in {0, *versions}:  # it was made and put in service in between
         versions = {version.number: version for version in store.versions(line)}
-        store.version(line, head.version)  # or it is lost, which this says
+    _check_whole(store, line, head, versions)
     view = LineView(line, head, (head,) if head else (), versions, events)
     made_for = [v.manifest.based_on for v in view.undecided if v.manifest.based_on is not None]
     if head is None or not made_for or min(made_for) >= head.sequence:
         return view
     past = [one for one in store.heads(line, since=min(made_for)) if one.sequence < head.sequence]
     return LineView(line, head, (*past, head), versions, events)
+
+
+def _check_whole(store: SnapshotStore, line: str, head: Head | None, versions: Mapping[int, Version]) -> None:
+    """Refuse a line that lacks a version: what is built on it must not be taken for stranded."""
+    known = {version.snapshot for version in versions.values()}
+    parents = {version.manifest.parent for version in versions.values()} - known - {None}
+    spoken_of = {0, head.version, *head.rejected} if head else {0}
+    lost = {*spoken_of - {0, *versions}, *(store.manifest(parent).version for parent in parents if parent)}
+    if lost:
+        raise RecordError(f"version {min(lost)} of line '{line}' is gone: '{REPAIR} {line}' makes its object again")
 
 
 def chain(view: LineView, snapshot: str | None) -> list[Manifest]:

@@ -3,14 +3,14 @@
 What they point to is addressed by content and says itself what it is, so the pointer can be made again.
 """
 
-from tasks.stores.errors import DigestMismatch, NewerFormat, ObjectConflict, RecordError
+from tasks.stores.errors import DigestMismatch, NewerFormat, ObjectConflict, ObjectNotFound, RecordError
 from tasks.stores.manifest import Manifest, VersionPointer
 from tasks.stores.records import read_record, record_bytes
 from tasks.stores.snapshots import SnapshotStore, version_key
 
 
 def repair_line(store: SnapshotStore, line: str, actor: str) -> list[str]:
-    """Make the pointers of a line that cannot be read again; says what was done, a line each, none if all is well.
+    """Make the pointers of a line that cannot be read, or are gone, again; says what was done, a line each.
 
     Safe to repeat. A manifest or tensors that are damaged cannot be made again.
 
@@ -22,7 +22,9 @@ def repair_line(store: SnapshotStore, line: str, actor: str) -> list[str]:
     if not _head_is_readable(store, line):
         head = store.repair_head(line, actor)
         done.append(f"HEAD of line '{line}' is version {head.version} again")
-    return done + [text for number in store.numbers(line) if (text := _repair_version(store, line, number))]
+    now, numbers = store.head(line), store.numbers(line)
+    last = max([*numbers, now.version if now else 0], default=0)  # they are numbered without a gap
+    return done + [text for number in range(1, last + 1) if (text := _repair_version(store, line, number))]
 
 
 def _head_is_readable(store: SnapshotStore, line: str) -> bool:
@@ -36,17 +38,21 @@ def _head_is_readable(store: SnapshotStore, line: str) -> bool:
 
 
 def _repair_version(store: SnapshotStore, line: str, number: int) -> str:
-    key = version_key(line, number)
-    data, etag = store.store.get(key)
+    key, etag = version_key(line, number), ""
     try:
+        data, etag = store.store.get(key)
         read_record(VersionPointer, data, key)
         return ""
     except NewerFormat:
         raise
-    except RecordError:
+    except (RecordError, ObjectNotFound):
         snapshot = _snapshot_of(store, line, number)
+    pointer = record_bytes(VersionPointer(line=line, version=number, snapshot=snapshot))
     try:
-        store.store.put_if_match(key, record_bytes(VersionPointer(line=line, version=number, snapshot=snapshot)), etag)
+        if etag:
+            store.store.put_if_match(key, pointer, etag)
+        else:
+            store.store.put_if_absent(key, pointer)
     except ObjectConflict:
         return ""  # somebody else repaired it in the meantime
     return f"version {number} of line '{line}' is snapshot {snapshot[:12]} again"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_no_command_dies_of_what_is_given_to_it(errata, tmp_path, monkeypatch, t
     harmless(errata("trial", "--method", text), 2)
     harmless(errata(text), 2)
     harmless(errata("run", f"--{text}"), 2)
+
+
+@pytest.mark.parametrize("command", ["run", "trial", "train-mend"])
+def test_a_name_that_is_no_text_is_refused_before_any_work(errata, tmp_path, fact_model_path, command):
+    """Such a file may well be there, and what Prefect is given has to be UTF-8."""
+    model, file = tmp_path / "model \udcff", tmp_path / "requests \udcff.jsonl"
+    shutil.copytree(fact_model_path, model)
+    records = [{"subject": f"Ada {n}", "prompt": "{} lives in", "target_new": "Rome"} for n in range(40)]
+    file.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    given = {"run": (), "trial": (file,), "train-mend": (file,)}[command]
+    ran = harmless(errata(command, *given, "--model", model), 2)
+    assert "holds bytes that are no UTF-8: rename" in ran.err, ran.err
 
 
 @pytest.mark.slow

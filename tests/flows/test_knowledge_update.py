@@ -1,9 +1,14 @@
 """The main job end to end on the fact model, with the real Prefect server, MLflow, Delta table and snapshots."""
 
+import gc
+import weakref
+from contextlib import suppress
+
 import mlflow.pyfunc
 import pytest
 import torch
 
+import flows.knowledge_update as module
 from editing.errors import UsageError
 from editing.models import base_digest
 from flows.knowledge_update import knowledge_update
@@ -14,6 +19,8 @@ from tasks.review import standing
 from tasks.review.aliases import pointer
 from tasks.review.asking import ask_all, columns_of
 from tasks.serving.loading import load_version
+from tasks.stores.errors import StorageError
+from tasks.update import stages
 from tasks.update.session import open_session
 from tests.flows.conftest import POLICY
 
@@ -150,3 +157,25 @@ def test_nothing_to_approve_is_said_in_words(place):
         review.approve(workplace, "empty")
     with pytest.raises(UsageError, match="needs a reason"):
         review.reject(workplace, "empty")
+
+
+def test_nothing_holds_the_model_after_the_job_whether_it_ends_well_or_not(place, good_edits, monkeypatch):
+    workplace, held = place("memory"), []
+    load, evaluate = stages.load, module.job_report
+
+    def loaded(*arguments):
+        session = load(*arguments)
+        held.append(weakref.ref(session.loaded.model))
+        return session
+
+    def fails(*_):
+        raise StorageError("away")
+
+    monkeypatch.setattr(stages, "load", loaded)
+    for report in (evaluate, fails):
+        intake.submit(workplace.ledger, "memory", [good_edits[len(held)]], "tester")
+        monkeypatch.setattr(module, "job_report", report)
+        with suppress(StorageError):
+            knowledge_update("memory", POLICY)
+    gc.collect()
+    assert [reference() for reference in held] == [None, None]

@@ -412,3 +412,14 @@ def test_the_state_in_the_table_is_the_fold_of_its_legal_events(steps):
         found = Ledger(folder).look().get(LINE)
         assert {name: one.state for name, one in (found.standings if found else {}).items()} == expected
         assert {name: one.state for name, one in Ledger(folder).states(LINE).items()} == expected
+
+
+def test_who_never_gets_a_turn_hears_of_the_others_and_not_of_the_folder(ledger, monkeypatch):
+    def conflicts(*_, **__):
+        raise CommitFailedError("a version 7 exists")
+
+    monkeypatch.setattr(ledger_module, "write_deltalake", conflicts)
+    monkeypatch.setattr(ledger_module, "_TRY_SECONDS", 0.0)
+    with pytest.raises(LedgerError, match="other processes wrote first for 0 s; nothing was written, repeat") as caught:
+        ledger.append([Event(request_id="a", event="received", line="main", actor="ann")])
+    assert isinstance(caught.value.__cause__, CommitFailedError) and "look at" not in str(caught.value)

@@ -7,7 +7,9 @@ from tasks.ledger.catching_up import catch_up, count_states, standings, version_
 from tasks.ledger.events import Event
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
+from tasks.stores.errors import RecordError
 from tasks.stores.manifest import Head, members
+from tasks.stores.repair import repair_line
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
 LINE = "main"
@@ -324,3 +326,25 @@ def test_what_became_of_a_request_while_a_job_wrote_it_stands_and_the_others_are
         ledger.append_possible(version_events(version, "job"))
     catch_up_twice(store, ledger)
     assert states(ledger) == {"a": "committed", "b": "withdrawn", "c": "committed"}
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_version_that_is_gone_strands_nothing_and_is_made_again(store, ledger, folder, lost):
+    first = written(store, ledger, 1, None, "a", based_on=0)
+    second = written(store, ledger, 2, first, "b", based_on=0)
+    third = written(store, ledger, 3, second, "c", based_on=0)
+    head = store.move_head(LINE, second, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    store.move_head(LINE, second, head, "reject", "eve", "no", rejected=(third.number,))
+    written(store, ledger, 4, second, "d", based_on=2)
+    before = states(ledger)
+    folder.delete(f"lines/{LINE}/versions/{lost:08d}.json")
+    anew = SnapshotStore(folder)
+    for _ in range(2):
+        with pytest.raises(RecordError, match=f"version {lost} of line 'main' is gone: 'errata repair main'"):
+            catch_up(anew, ledger, LINE, "ann")
+    assert states(ledger) == before
+    [done] = repair_line(anew, LINE, "ann")
+    assert f"version {lost} of line 'main'" in done and repair_line(anew, LINE, "ann") == []
+    catch_up(anew, ledger, LINE, "ann")
+    assert states(ledger) == {"a": "promoted", "b": "promoted", "c": "rejected", "d": "committed"}
