@@ -8,9 +8,10 @@ import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def canonical_json(value: object) -> bytes:
@@ -42,15 +43,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def tensor_digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: "Tensor") -> str:
     """Hex digest over dtype, shape and bytes of a tensor."""
+    import torch  # whoever only names bytes (who submits, who looks) does without
+
     flat = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)} ".encode())
     digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: "Mapping[str, Tensor]") -> str:
     """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name."""
     ordered = dict(sorted(tensors.items()))
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works

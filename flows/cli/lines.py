@@ -20,7 +20,7 @@ def status(
 
         errata status
     """
-    from tasks.review.decisions import line_status
+    from tasks.review.standing import line_status
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()

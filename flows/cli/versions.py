@@ -1,7 +1,6 @@
 """Commands about versions: what waits, decisions, and questions to the models."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +26,7 @@ def review(line: Line = "main", json: Json = False) -> None:
 
         errata review
     """
-    from tasks.review.decisions import waiting
+    from tasks.review.standing import waiting
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
@@ -79,12 +78,7 @@ def approve(line: Line = "main", version: Version = None, reason: Reason = "", j
 
         errata approve main --version 2 --reason "checked by the geography team"
     """
-    from tasks.review import decisions
-    from tasks.workplace import open_workplace
-
-    with _deciding(line):
-        decision = decisions.approve(open_workplace(), line, version, reason)
-    _show(decision, "approved", line, json)
+    _decide("approve", "approved", (line, version, reason), json)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -95,12 +89,7 @@ def reject(line: Line = "main", version: Version = None, reason: Reason = "", js
 
         errata reject main --reason "the source was wrong"
     """
-    from tasks.review import decisions
-    from tasks.workplace import open_workplace
-
-    with _deciding(line):
-        decision = decisions.reject(open_workplace(), line, version, reason)
-    _show(decision, "rejected", line, json)
+    _decide("reject", "rejected", (line, version, reason), json)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -118,12 +107,7 @@ def rollback(
 
         errata rollback main --to 0 --reason "complaints about answers on sports"
     """
-    from tasks.review import decisions
-    from tasks.workplace import open_workplace
-
-    with _deciding(line):
-        decision = decisions.roll_back(open_workplace(), line, to, reason)
-    _show(decision, "back to", line, json)
+    _decide("roll_back", "back to", (line, to, reason), json)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -149,11 +133,14 @@ def repair(line: Line = "main", json: Json = False) -> None:
         say(text)
 
 
-def _deciding(line: str) -> AbstractContextManager[None]:
-    return if_stopped(f"errata status {line} says where the line stands")
+def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool) -> None:
+    """Decide as (line, version, reason) says, and show what came of it."""
+    from tasks.review import decisions
+    from tasks.workplace import open_workplace
 
-
-def _show(decision: "Decision", verb: str, line: str, json: bool) -> None:
+    line = asked[0]
+    with if_stopped(f"errata status {line} says where the line stands"):
+        decision: Decision = getattr(decisions, action)(open_workplace(), *asked)
     serving = decision.head.version if decision.head else 0
     if json:
         as_json({"versions": decision.versions, "in_service": serving, "warning": decision.warning})
@@ -179,7 +166,7 @@ def ask(
     """
     from tasks.lines.specs import resolve_line
     from tasks.review.asking import ask_all, columns_of
-    from tasks.review.decisions import waiting
+    from tasks.review.standing import waiting
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()

@@ -10,9 +10,10 @@ from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
 from tasks.lines.hypernetworks import resolved_options
+from tasks.lines.stored import definition, spec_key, where
 from tasks.names import check_line
 from tasks.settings import Settings
-from tasks.stores.errors import ObjectConflict, ObjectNotFound
+from tasks.stores.errors import ObjectConflict
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 from tasks.text import Text
@@ -27,17 +28,10 @@ class LineSpec(Config):
     config: AnyConfig = MemitConfig()
 
 
-def spec_key(line: str) -> str:
-    return f"lines/{check_line(line)}/line.json"
-
-
 def read_line(store: ObjectStore, line: str) -> LineSpec | None:
     """The line's definition, or None when it does not exist yet."""
-    try:
-        data, _ = store.get(spec_key(line))
-    except ObjectNotFound:
-        return None
-    return read_record(LineSpec, data, f"the definition '{spec_key(line)}' of line '{line}' in '{store.uri}'")
+    data = definition(store, line)
+    return None if data is None else read_record(LineSpec, data, where(store, line))
 
 
 def resolve_line(

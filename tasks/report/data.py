@@ -24,9 +24,10 @@ class Frozen(BaseModel):
 
 
 class Check(Frozen):
-    """One row of a verdict: a measure held against a limit of the policy. tasks/update/validation.py makes them all.
+    """One row of a verdict: a measure held against a limit of the policy, made by tasks/update/judge.py.
 
-    What decides and what is printed are these rows: nobody else compares a number with a limit.
+    A row that says why nothing could be measured comes from tasks/update/validation.py. What decides and
+    what is printed are these rows: nobody else compares a number with a limit.
     """
 
     measure: Text

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from tasks.ledger.view import LineView, look
-from tasks.lines.specs import read_line
+from tasks.lines.stored import stored_line
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.workplace import Workplace
@@ -53,7 +53,7 @@ def register(tracker: Tracker, workplace: Workplace, version: Version, run_id: s
 def pointer(workplace: Workplace, version: Version) -> dict[str, Any]:
     """What MLflow keeps of a version: where its snapshot is, and of what base. No weights, no secrets."""
     manifest = version.manifest
-    spec = read_line(workplace.store.store, manifest.line)
+    spec = stored_line(workplace.store.store, manifest.line)
     return {
         "line": manifest.line,
         "version": version.number,

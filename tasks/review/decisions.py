@@ -1,22 +1,18 @@
 """Decisions about versions: put one in service, refuse what waits, go back.
 
-A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is told that HEAD moved. Events
+A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is refused: HEAD moved. Events
 and aliases follow from HEAD; killed in between, the next decision or job completes them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from editing.errors import UsageError
-from tasks.ledger.catching_up import catch_up, count_states, standings
+from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.table import LineEvents
-from tasks.ledger.view import LineView, look
-from tasks.lines.specs import read_line
+from tasks.ledger.view import LineView
 from tasks.review.aliases import sync_aliases
 from tasks.stores.errors import StorageError
-from tasks.stores.lease import holder
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
@@ -24,16 +20,11 @@ from tasks.workplace import Workplace
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided: the versions concerned, HEAD afterwards, and what ledger or MLflow could not be told."""
+    """What was decided: the versions concerned, HEAD afterwards, and why ledger or MLflow do not say so yet, if so."""
 
     versions: tuple[int, ...]
     head: Head
     warning: str = ""
-
-
-def waiting(workplace: Workplace, line: str) -> list[Version]:
-    """The versions that wait for review, oldest first. A look: nothing is written."""
-    return look(workplace.store, workplace.ledger, line).waiting
 
 
 def approve(workplace: Workplace, line: str, version: int | None = None, reason: str = "") -> Decision:
@@ -126,34 +117,3 @@ def _move(
     except TrackingError as error:
         warning = f"MLflow's aliases were not updated ({error}); {again}"
     return Decision(versions, head, warning)
-
-
-@dataclass(frozen=True)
-class LineStatus:
-    """Where a line stands."""
-
-    line: str
-    model: str
-    method: str
-    in_service: int
-    """The version in service; 0 is the base."""
-    waiting: list[int]
-    requests: dict[str, int]
-    """Number of requests by state."""
-    running: str
-    """Who works on the line now; empty when nobody does."""
-
-
-def line_status(workplace: Workplace, line: str, known: Mapping[str, LineEvents] | None = None) -> LineStatus:
-    """Where a line stands. A look: nothing is written. `known`: what `workplace.ledger.look()` has just said."""
-    view, spec = look(workplace.store, workplace.ledger, line, known), read_line(workplace.store.store, line)
-    record = holder(workplace.store.store, line)
-    return LineStatus(
-        line=line,
-        model=spec.model if spec else "",
-        method=spec.config.method if spec else "",
-        in_service=view.head.version if view.head else 0,
-        waiting=[version.number for version in view.waiting],
-        requests=count_states(standings(view)),
-        running="" if record is None or record.is_free() else f"process {record.pid} on {record.host}",
-    )

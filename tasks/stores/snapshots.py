@@ -12,20 +12,18 @@ but HEAD is never changed, so it is read once.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
+from typing import TYPE_CHECKING, Literal
 
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
-from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
+from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
 from tasks.stores.objects import ObjectStore, sha256
 from tasks.stores.records import read_record, record_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 
@@ -45,16 +43,18 @@ class SnapshotStore:
         self._manifests: dict[str, Manifest] = {}  # addressed by content: never stale
         self._versions: dict[tuple[str, int], Version] = {}  # created once, and never replaced
 
-    def publish(self, manifest: Manifest, tensors: Mapping[str, torch.Tensor]) -> Version:
+    def publish(self, manifest: Manifest, tensors: "Mapping[str, Tensor]") -> Version:
         """Store the tensors and the manifest, then create the version; again with the same is success.
 
         Raises:
             LineBusy: another job has created this version; then nothing of ours is in force.
             RecordError: a tensor is not finite, or the manifest could not be read again; nothing was stored.
         """
+        from tasks.stores.tensors import tensor_bytes  # torch takes seconds, and who only looks does without
+
         if manifest.parent is not None:
             self.manifest(manifest.parent)
-        blob = _tensor_bytes(tensors, f"version {manifest.version} of line '{manifest.line}'")
+        blob = tensor_bytes(tensors, f"version {manifest.version} of line '{manifest.line}'")
         manifest = manifest.model_copy(update={"files": {TENSORS: sha256(blob)}})
         data = manifest_bytes(manifest)
         pointer = VersionPointer(line=manifest.line, version=manifest.version, snapshot=sha256(data))
@@ -117,18 +117,15 @@ class SnapshotStore:
             snapshot = manifests[-1].parent
         return manifests[::-1]
 
-    def tensors(self, manifest: Manifest) -> dict[str, torch.Tensor]:
+    def tensors(self, manifest: Manifest) -> "dict[str, Tensor]":
         """The tensors of one manifest, their bytes verified before anything parses them. Raises DigestMismatch."""
-        tensors: dict[str, torch.Tensor] = {}
+        from tasks.stores.tensors import parsed  # as in `publish`
+
+        found: dict[str, Tensor] = {}
         for name, digest in manifest.files.items():
-            try:
-                tensors |= load_safetensors(self._blobs.get(digest))
-            except SafetensorError as error:
-                raise StorageError(
-                    f"'{name}' of version {manifest.version} of line '{manifest.line}' is no safetensors file; "
-                    "nothing else is ever loaded"
-                ) from error
-        return tensors
+            what = f"'{name}' of version {manifest.version} of line '{manifest.line}'"
+            found |= parsed(self._blobs.get(digest), what)
+        return found
 
     def head(self, line: str) -> Head | None:
         """HEAD of the line, or None where nothing was ever promoted; see `Heads.head`."""
@@ -176,18 +173,6 @@ class SnapshotStore:
                 "restore it from a copy of the store"
             )
         return Version(number, pointer.snapshot, manifest)
-
-
-def _tensor_bytes(tensors: Mapping[str, torch.Tensor], what: str) -> bytes:
-    """One safetensors file, dtypes kept. Raises RecordError for a tensor that is not finite."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise RecordError(f"{what}: tensor '{name}' is not finite; nothing was stored, undo the batch")
-    # safetensors refuses tensors that share memory, as slices of one factor do: hence the copies.
-    copies = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    return bytes(save_safetensors(copies))
 
 
 def version_key(line: str, number: int) -> str:

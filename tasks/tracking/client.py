@@ -1,8 +1,8 @@
 """MLflow: runs, reports and the versions of a line, through the client API only.
 
-The fluent API keeps a tracking URI and an active run for the whole process; nothing here touches them. Aliases are
-derived from HEAD, so `set_aliases` reconciles them and may be repeated at any time. MLflow takes seconds to import, so
-its modules are imported where they are used.
+The fluent API keeps a tracking URI and an active run for the whole process; nothing here touches them. Aliases
+follow from HEAD (tasks/review/aliases.py), so `set_aliases` writes only what differs and may be repeated at any time.
+MLflow takes seconds to import, so its modules are imported where they are used.
 """
 
 import json

@@ -11,31 +11,15 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
+from tasks.ledger import queries
+
 LINE, OTHER = "main", "archive"
 VERSIONS, IN_SERVICE = 300, 290
 LIVE_SHARE = 0.1
 """Share of the requests that stand in versions; the others were refused or quarantined, twice and more."""
 PAYLOAD_BYTES, REQUESTS_A_FILE = 500, 2500
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-SCHEMA = pa.schema(
-    [
-        ("event_id", pa.string()),
-        ("time", pa.timestamp("us", tz="UTC")),
-        ("sequence", pa.int32()),
-        ("request_id", pa.string()),
-        ("event", pa.string()),
-        ("line", pa.string()),
-        ("version", pa.int64()),
-        ("batch", pa.int32()),
-        ("actor", pa.string()),
-        ("flow_run_id", pa.string()),
-        ("mlflow_run_id", pa.string()),
-        ("snapshot", pa.string()),
-        ("metrics", pa.string()),
-        ("reason", pa.string()),
-        ("payload", pa.string()),
-    ]
-)
+SCHEMA = pa.schema([column for column in queries.SCHEMA if column.name not in queries.ADDED])
 """The ledger as release 0.1 writes it; every later one reads it."""
 ATTEMPT = ("received", "queued", "applied", "quarantined")
 LIVES = (

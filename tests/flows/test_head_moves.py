@@ -9,6 +9,7 @@ from tasks.ledger.table import Ledger
 from tasks.ledger.view import look
 from tasks.retries import RETRIES
 from tasks.review import decisions as review
+from tasks.review import standing
 from tasks.stores.errors import HeadMoved, LineBusy, StorageError
 from tasks.tracking.errors import TrackingError
 from tasks.update import stages
@@ -165,8 +166,8 @@ def test_a_look_writes_nothing(place, good_edits, monkeypatch):
     head = look(workplace.store, workplace.ledger, "looking")
     workplace.store.move_head("looking", head.waiting[-1], None, "promote", "killed", "")  # its events were left out
     before = workplace.ledger.history()
-    assert review.line_status(workplace, "looking").requests == {"promoted": 2}
-    assert review.waiting(workplace, "looking") == []
+    assert standing.line_status(workplace, "looking").requests == {"promoted": 2}
+    assert standing.waiting(workplace, "looking") == []
     assert workplace.ledger.history() == before
 
 

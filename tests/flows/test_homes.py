@@ -143,7 +143,7 @@ def newer_manifest(home: Home) -> str:
     manifest = json.loads(
         (store / "manifests" / f"{checker.read_versions(home.home, 'main')[4].snapshot}.json").read_bytes()
     )
-    data = json.dumps(manifest | {"format": 2, "version": 5, "news": []}).encode()
+    data = json.dumps(manifest | {"format": 99, "version": 5, "news": []}).encode()
     snapshot = hashlib.sha256(data).hexdigest()
     (store / "manifests" / f"{snapshot}.json").write_bytes(data)
     pointer = {"line": "main", "version": 5, "snapshot": snapshot}

@@ -10,6 +10,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import chain, look
 from tasks.review import decisions as review
+from tasks.review import standing
 from tasks.review.aliases import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.manifest import members
@@ -39,7 +40,7 @@ def check_complete(workplace, line, ids, where):
     assert load_version(pointer(workplace, waiting[-1]), workplace.settings), where
     decision = review.approve(workplace, line)
     assert decision.head.version == waiting[-1].number
-    assert set(review.line_status(workplace, line).requests) == {"promoted", "quarantined"}, where
+    assert set(standing.line_status(workplace, line).requests) == {"promoted", "quarantined"}, where
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.lines.specs import read_line
 from tasks.review import decisions as review
+from tasks.review import standing
 from tasks.review.aliases import pointer
 from tasks.review.asking import ask_all, columns_of
 from tasks.serving.loading import load_version
@@ -36,7 +37,9 @@ def test_good_edits_are_kept_culprits_quarantined_and_the_version_waits(place, g
     found = states(workplace, "kept")
     assert found.pop("impossible") == "quarantined"
     assert set(found.values()) == {"committed"} and len(found) == 5
-    assert summary.kept == 5 and summary.quarantined == 1 and summary.version == len(review.waiting(workplace, "kept"))
+    assert (
+        summary.kept == 5 and summary.quarantined == 1 and summary.version == len(standing.waiting(workplace, "kept"))
+    )
     assert workplace.store.head("kept") is None
     assert summary.report.candidate["efficacy_prob"] == 1.0 > summary.report.baseline["efficacy_prob"]
     assert any(not row.kept and row.reasons for row in summary.report.batches)
@@ -87,7 +90,7 @@ def test_a_version_that_waits_on_one_taken_out_of_service_is_taken_back_too(plac
     knowledge_update("strand", POLICY)
     review.roll_back(workplace, "strand")
     assert set(states(workplace, "strand").values()) == {"rolled_back"}
-    assert review.waiting(workplace, "strand") == []
+    assert standing.waiting(workplace, "strand") == []
     intake.submit(workplace.ledger, "strand", edits, "tester")
     summary = knowledge_update("strand", POLICY)
     assert summary.kept >= 3 and summary.kept + summary.quarantined == 4
@@ -140,7 +143,7 @@ def test_base_champion_and_challenger_answer_side_by_side(place, good_edits):
     review.approve(workplace, "ask")
     intake.submit(workplace.ledger, "ask", edits[1:], "tester")
     knowledge_update("ask", POLICY)
-    columns = columns_of(workplace.store.head("ask"), review.waiting(workplace, "ask"))
+    columns = columns_of(workplace.store.head("ask"), standing.waiting(workplace, "ask"))
     [first, second] = ask_all(workplace, spec, columns, [e.text for e in edits], 4)
     base, champion, challenger = second["answers"].values()
     assert not champion.startswith(edits[1].target_new) and challenger.startswith(edits[1].target_new)

@@ -29,7 +29,7 @@ from tasks.ledger.errors import IllegalStep
 from tasks.ledger.events import fold
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
-from tasks.review import decisions
+from tasks.review import decisions, standing
 from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.opening import open_store
@@ -194,8 +194,8 @@ class World:
 
     def look(self, line: str, number: int) -> None:
         before = len(self.ledger.history(line=line)) if number else None
-        decisions.line_status(self.workplace, line)
-        decisions.waiting(self.workplace, line)
+        standing.line_status(self.workplace, line)
+        standing.waiting(self.workplace, line)
         assert before is None or Actor.current.actor.effects == 0
 
 

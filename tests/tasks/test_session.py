@@ -16,6 +16,7 @@ from editing.methods.memit import MemitConfig
 from editing.models import base_digest, quiet_transformers
 from editing.weights import EditedWeights
 from tasks.lines.specs import LineSpec
+from tasks.progress import Silent, listening
 from tasks.settings import Settings
 from tasks.stores.batches import pack, unpack
 from tasks.stores.errors import DigestMismatch
@@ -150,12 +151,23 @@ def test_a_value_depends_on_the_question_and_the_search_alone(opened, monkeypatc
     assert torch.equal(session.values([renamed])[0], value) and torch.equal(weight.values(EDITS[:1])[0], value)
 
 
+class Heard(Silent):
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, int, int]] = []
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.said.append((what, done, total))
+
+
 def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opened, tmp_path):
     session = opened(tmp_path)
     one = session.values(EDITS[1:2])
-    heard = []
-    values = session.values(EDITS, lambda *said: heard.append(said))
-    assert torch.equal(values[1:2], one) and heard[0] == ("values", 1, 3) and heard[-1] == ("values", 3, 3)
+    heard = Heard()
+    with listening(heard):
+        values = session.values(EDITS)
+    assert torch.equal(values[1:2], one) and heard.said[0] == ("values", 1, 3) and heard.said[-1] == ("values", 3, 3)
     assert torch.equal(session.values(EDITS[::-1]), values.flip(0))
     assert list(session.base_scores(EDITS, 5)) == [edit.id for edit in EDITS]
 

@@ -8,7 +8,7 @@ from tasks.ledger.events import Event
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
 from tasks.stores.errors import RecordError
-from tasks.stores.manifest import members
+from tasks.stores.manifest import Head, members
 from tasks.stores.repair import repair_line
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
@@ -57,6 +57,16 @@ def written(
     version = made(store, ledger, number, parent, requests, **more)
     ledger.append(version_events(version, "ann"))
     return version
+
+
+def promoted_and_rolled_back(store: SnapshotStore, ledger: Ledger) -> tuple[Version, Head]:
+    """A version of request 'a' that was in service and no longer is, and HEAD after that."""
+    version = written(store, ledger, 1, None, "a")
+    head = store.move_head(LINE, version, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    head = store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    return version, head
 
 
 def states(ledger: Ledger) -> dict[str, str]:
@@ -204,11 +214,7 @@ def test_what_an_earlier_release_wrote_wrongly_is_put_right(store, ledger):
 
 
 def test_a_fact_that_was_submitted_again_is_what_head_says_after_rolling_forward(store, ledger):
-    first = written(store, ledger, 1, None, "a")
-    head = store.move_head(LINE, first, None, "promote", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
-    head = store.move_head(LINE, None, head, "rollback", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
+    first, head = promoted_and_rolled_back(store, ledger)
     second = written(store, ledger, 2, None, "a")
     head = store.move_head(LINE, second, head, "promote", "eve", "")
     catch_up(store, ledger, LINE, "ann")
@@ -218,11 +224,7 @@ def test_a_fact_that_was_submitted_again_is_what_head_says_after_rolling_forward
 
 
 def test_a_fact_that_waits_to_be_written_again_is_in_service_when_its_old_version_is(store, ledger):
-    version = written(store, ledger, 1, None, "a")
-    head = store.move_head(LINE, version, None, "promote", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
-    head = store.move_head(LINE, None, head, "rollback", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
+    version, head = promoted_and_rolled_back(store, ledger)
     ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
     store.move_head(LINE, version, head, "rollback", "eve", "")
     catch_up_twice(store, ledger)

@@ -1,0 +1,49 @@
+"""A line's definition as it is stored, for whoever only shows it: methods and models take seconds to import."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.names import check_line
+from tasks.stores.errors import ObjectNotFound
+from tasks.stores.objects import ObjectStore
+from tasks.stores.records import read_record
+from tasks.text import Text
+
+
+class StoredLine(BaseModel):
+    """What a line is, without a look at its method's options."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: str
+    model: Text
+    dtype: Text = "float32"
+    config: dict[str, Any] = {}
+
+    @property
+    def method(self) -> str:
+        return str(self.config.get("method", "memit"))
+
+
+def spec_key(line: str) -> str:
+    return f"lines/{check_line(line)}/line.json"
+
+
+def definition(store: ObjectStore, line: str) -> bytes | None:
+    """The stored definition, or None when the line does not exist yet."""
+    try:
+        return store.get(spec_key(line))[0]
+    except ObjectNotFound:
+        return None
+
+
+def where(store: ObjectStore, line: str) -> str:
+    """How messages call a definition."""
+    return f"the definition '{spec_key(line)}' of line '{line}' in '{store.uri}'"
+
+
+def stored_line(store: ObjectStore, line: str) -> StoredLine | None:
+    """The line as it is stored, or None when it does not exist yet."""
+    data = definition(store, line)
+    return None if data is None else read_record(StoredLine, data, where(store, line))

@@ -1,0 +1,30 @@
+"""Tensors as the bytes of one safetensors file; nothing else is ever loaded."""
+
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tasks.stores.errors import RecordError, StorageError
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], what: str) -> bytes:
+    """One safetensors file, dtypes kept. Raises RecordError for a tensor that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RecordError(f"{what}: tensor '{name}' is not finite; nothing was stored, undo the batch")
+    # safetensors refuses tensors that share memory, as slices of one factor do: hence the copies.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    return bytes(save(copies))
+
+
+def parsed(data: bytes, what: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose bytes were verified. Raises StorageError."""
+    try:
+        return dict(load(data))
+    except SafetensorError as error:
+        raise StorageError(f"{what} is no safetensors file; nothing else is ever loaded") from error
