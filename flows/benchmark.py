@@ -17,11 +17,11 @@ from editing.measure.fluency import fluency
 from editing.measure.metrics import EditScores, evaluate, summarise
 from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
-from editing.readers import read_edits
+from editing.readers import good_and_bad, read_edits
 from editing.weights import WeightUpdate, overlay
 from tasks.lines.specs import LineSpec
 from tasks.parquet import parquet_rows, read_text
-from tasks.progress import progress
+from tasks.progress import note, progress
 from tasks.settings import Settings
 from tasks.update.session import Session, open_session
 
@@ -56,12 +56,14 @@ class Benchmark:
 
 
 def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
-    """Edits of a file in the order of random.Random(seed).shuffle, cut to `limit`; bad records are left out.
+    """Edits of a file in the order of random.Random(seed).shuffle, cut to `limit`; bad records are left out, and said.
 
     Raises:
         UsageError: no record is an edit.
     """
-    edits = [record for record in read_edits(path, parquet_rows=parquet_rows) if isinstance(record, Edit)]
+    edits, bad = good_and_bad(read_edits(path, parquet_rows=parquet_rows))
+    for record in bad:
+        note(f"row {record.row} is left out: {record.reason}", "refused")
     unique = list({edit.id: edit for edit in edits}.values())
     random.Random(seed).shuffle(unique)
     if not unique:

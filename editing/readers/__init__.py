@@ -104,6 +104,13 @@ def _source(path: Path, parquet_rows: ParquetRows | None) -> Source:
             raise ReadError(f"{str(path)!r} ends in {other!r}; the endings read are .json, .jsonl, .csv and .parquet")
 
 
+def good_and_bad(records: Iterable[Record]) -> tuple[list[Edit], list[BadRecord]]:
+    """The records that are edits, and those that are none, each in its order."""
+    found = list(records)
+    good = [record for record in found if isinstance(record, Edit)]
+    return good, [record for record in found if isinstance(record, BadRecord)]
+
+
 def _csv(path: Path) -> Source:
     for found in csv_rows(path):
         if isinstance(found, Found) and isinstance(found.value, dict):

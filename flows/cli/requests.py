@@ -10,7 +10,7 @@ import typer
 
 from editing.errors import UsageError
 from flows.cli.app import Hypernetwork, Json, LineOption, Option, Version, app, if_stopped, method_options
-from flows.cli.console import as_json, percent, say, shown_progress, table
+from flows.cli.console import as_json, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -167,15 +167,15 @@ def trial(
 
 
 def _to_try(file: Path | None, line: str, limit: int | None) -> "list[Edit]":
-    from editing.edit import Edit
-    from editing.readers import read_edits
+    from editing.readers import good_and_bad, read_edits
     from tasks.ledger import intake
     from tasks.parquet import parquet_rows
     from tasks.workplace import open_workplace
 
     if file is not None:
-        records = islice(read_edits(file, parquet_rows=parquet_rows), limit)
-        edits = [record for record in records if isinstance(record, Edit)]
+        edits, bad = good_and_bad(islice(read_edits(file, parquet_rows=parquet_rows), limit))
+        for record in bad:
+            warn(f"row {record.row} is left out: {record.reason}")
     else:
         edits = list(intake.take(open_workplace().ledger.queued(line), [], limit).accepted)
     if not edits:

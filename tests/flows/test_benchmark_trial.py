@@ -15,6 +15,7 @@ from flows import benchmark as module
 from flows import trial as trials
 from flows.benchmark import Benchmark, read_benchmark, run_benchmark
 from tasks.lines.specs import LineSpec
+from tasks.progress import NoteKind, Silent, listening
 from tasks.settings import Settings
 from tasks.update.session import Session, open_session
 from tests.fact_model import FACT_TEXT, fact_edits
@@ -129,3 +130,24 @@ def test_a_file_without_any_edit_is_refused(tmp_path):
         UsageError, match=r"data\.jsonl' holds no edit that can be used; look at it with `errata submit"
     ):
         read_benchmark(tmp_path / "data.jsonl", None, 0)
+
+
+class Heard(Silent):
+    """A listener that remembers notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str]] = []
+
+    def note(self, text: str, kind: NoteKind) -> None:
+        self.notes.append((kind, text))
+
+
+def test_what_a_benchmark_leaves_out_of_its_file_it_says_with_the_row_and_the_reason(tmp_path):
+    data = tmp_path / "data.jsonl"
+    bad = json.dumps({"subject": "Amy", "prompt": "She lives in", "target_new": "Rome"})
+    data.write_text("\n".join([EDITS[0].model_dump_json(), bad]))
+    heard = Heard()
+    with listening(heard):
+        assert read_benchmark(data, None, 0) == [EDITS[0]]
+    [(kind, text)] = heard.notes
+    assert kind == "refused" and text.startswith("row 2 is left out: ") and "Amy" in text
