@@ -7,7 +7,7 @@ import pytest
 from tests.homes.release import HERE
 from tests.races.trial import RACES, Race, Track, opened
 
-TRIALS = 10
+TRIALS = 5
 
 
 @pytest.fixture(scope="module")
