@@ -1,8 +1,8 @@
 """Names that people choose, and the keys that outside systems take in their place."""
 
-import hashlib
 import re
 
+from editing.digests import sha256
 from editing.errors import UsageError
 
 _LINE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -48,5 +48,5 @@ def artifact_key(name: str, kind: str) -> str:
     if _PLAIN.fullmatch(name):
         return f"{name}-{kind}"
     readable = re.sub("[^a-z0-9]+", "-", name.lower())[:_READABLE].strip("-")
-    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGEST]
+    digest = sha256(name.encode("utf-8", "backslashreplace"))[:_DIGEST]
     return f"{readable}--{digest}-{kind}"

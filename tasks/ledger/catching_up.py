@@ -5,11 +5,11 @@ all that the events say. All decisions are moves of HEAD, so they have one order
 before the next move: only the latest can lack them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from editing.digests import sha256
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, State, is_legal
 from tasks.ledger.table import Ledger, Standing
@@ -183,4 +183,4 @@ def _count(view: LineView, request: str) -> int:
 
 
 def _event_id(source: str, request: str, event: str) -> str:
-    return hashlib.sha256(f"{source} {request} {event}".encode()).hexdigest()[:32]
+    return sha256(f"{source} {request} {event}".encode())[:32]

@@ -1,6 +1,5 @@
 """Requests on their way in: written down as they come, refused with the reason, or queued."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from editing.digests import sha256
 from editing.edit import Edit, make_edit
 from editing.errors import InvalidEdit
 from editing.readers import BadRecord
@@ -105,7 +105,7 @@ def _received(known: Contents, line: str, record: Edit | BadRecord, actor: str, 
 
 
 def _digest(payload: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:12]
+    return sha256(json.dumps(payload, sort_keys=True).encode())[:12]
 
 
 @dataclass(frozen=True)

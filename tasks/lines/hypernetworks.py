@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.config import MethodConfig
+from editing.digests import sha256
 from editing.errors import HypernetworkError, UsageError
 from editing.files import write_atomically
 from editing.methods.mend.files import network_bytes, parse_network
@@ -18,7 +19,7 @@ from tasks.settings import Settings
 from tasks.stores.blobs import Blobs
 from tasks.stores.checkpoints import Checkpoints
 from tasks.stores.errors import DigestMismatch, ObjectNotFound, StorageError
-from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
 
 FOLDER = "hypernetworks"

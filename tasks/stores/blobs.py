@@ -1,7 +1,8 @@
 """Bytes under their own digest: what is got is what was put, or nothing."""
 
+from editing.digests import sha256
 from tasks.stores.errors import DigestMismatch
-from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.objects import ObjectStore
 
 
 class Blobs:

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import Field
 
 from editing.config import Config
+from editing.digests import canonical_json, sha256
 from tasks.progress import note
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import DigestMismatch, LineBusy, NewerFormat, ObjectConflict, ObjectNotFound, RecordError
-from tasks.stores.objects import ObjectStore, canonical_json, sha256
+from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 
 LAST = 2

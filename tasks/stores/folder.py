@@ -10,8 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from editing.digests import sha256
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.objects import check_key, sha256
+from tasks.stores.objects import check_key
 
 _STALE_SECONDS = 24 * 3600.0
 _LOCK_SECONDS = 60.0

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from editing.digests import sha256
 from editing.errors import UsageError
 from tasks.names import check_line
 from tasks.stores.errors import HeadMoved, NewerFormat, ObjectConflict, ObjectNotFound, RecordError, StorageError
 from tasks.stores.manifest import Head, Version, head_bytes
-from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record
 
 REPAIR = "errata repair"

@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
+from editing.digests import canonical_json
 from tasks.names import check_line
 from tasks.stores.errors import StorageError
-from tasks.stores.objects import canonical_json
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 

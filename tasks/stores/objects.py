@@ -6,15 +6,10 @@ sees can be its own success. Where two writers must never both win, their bytes 
 a random token).
 """
 
-import hashlib
-import json
 import re
-from typing import Any, Protocol
+from typing import Protocol
 
-from tasks.names import check_line
 from tasks.stores.errors import StorageError
-
-__all__ = ["ObjectStore", "canonical_json", "check_key", "check_line", "sha256"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
 
@@ -58,13 +53,3 @@ def check_key(key: str) -> str:
             f"key {key[:80]!r}: segments of letters, digits and '._=-' between single '/', none of them hidden"
         )
     return key
-
-
-def canonical_json(value: Any) -> bytes:
-    """One spelling for one value, so that equal values have equal digests. Raises ValueError on nan and inf."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def sha256(data: bytes) -> str:
-    """Hexadecimal digest."""
-    return hashlib.sha256(data).hexdigest()

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from editing.digests import canonical_json
 from editing.errors import UsageError
 from tasks.stores.errors import NewerFormat, RecordError
-from tasks.stores.objects import canonical_json
 
 Record = TypeVar("Record", bound=BaseModel)
 

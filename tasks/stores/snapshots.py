@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from editing.digests import sha256
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
-from tasks.stores.objects import ObjectStore, sha256
+from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from editing.config import Config, LayerNumbers
+from editing.digests import canonical_json, sha256
 from editing.layout import layout_of
 from editing.methods import edited_layers
 from editing.methods.mend.examples import edits_digest
@@ -15,7 +16,6 @@ from editing.methods.mend.options import MendTraining
 from editing.models import LoadedModel
 from tasks.lines.hypernetworks import resolve
 from tasks.stores.checkpoints import Checkpoint, Checkpoints
-from tasks.stores.objects import canonical_json, sha256
 from tasks.training.data import TrainingData
 from tasks.workplace import Workplace
 

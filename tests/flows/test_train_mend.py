@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from editing.digests import sha256
 from editing.edit import Edit
 from editing.methods.mend.files import load_network, save_network
 from editing.methods.mend.options import MendTraining
@@ -21,7 +22,6 @@ from flows.train_mend import default_name, train_mend
 from tasks.lines.hypernetworks import cached, resolve, stored
 from tasks.lines.specs import read_line
 from tasks.settings import Settings, load_settings
-from tasks.stores.objects import sha256
 from tasks.tracking.hypernetworks import BASE, HYPERNETWORK, TRAINING, HypernetworkTracker
 from tasks.training import steps as training_steps
 from tasks.training.job import TrainingPlan, TrainingSummary

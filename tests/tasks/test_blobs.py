@@ -2,9 +2,9 @@
 
 import pytest
 
+from editing.digests import sha256
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import DigestMismatch, ObjectNotFound
-from tasks.stores.objects import sha256
 
 
 def test_what_was_put_is_got_by_its_digest_alone(store):

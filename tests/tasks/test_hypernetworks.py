@@ -2,12 +2,12 @@
 
 import pytest
 
+from editing.digests import sha256
 from editing.errors import HypernetworkError
 from editing.methods import method_config
 from editing.methods.mend.files import load_network, network_bytes
 from tasks.lines.hypernetworks import cached, keep, located, resolve, stored
 from tasks.settings import Settings
-from tasks.stores.objects import sha256
 from tasks.stores.opening import open_store
 from tests.conftest import tiny_model
 from tests.hypernetworks import untrained

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from editing.digests import canonical_json, sha256
 from tasks.lines.specs import LineSpec, read_line, save_line
 from tasks.stores.errors import NewerFormat, RecordError
 from tasks.stores.lease import LeaseRecord, acquire
 from tasks.stores.manifest import Head, Manifest, VersionPointer, head_bytes, manifest_bytes, members
-from tasks.stores.objects import canonical_json, sha256
 from tasks.stores.records import read_record, record_bytes
 from tasks.stores.snapshots import SnapshotStore
 from tests.tasks.test_snapshots import LINE, manifest, tensors

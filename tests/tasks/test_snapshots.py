@@ -9,9 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from editing.digests import canonical_json, sha256
 from editing.errors import UsageError
 from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectNotFound, StorageError
-from tasks.stores.objects import canonical_json, sha256
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import Manifest, SnapshotStore
 
