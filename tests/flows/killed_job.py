@@ -17,6 +17,9 @@ from tasks.ledger.table import Ledger
 from tasks.stores.snapshots import SnapshotStore
 from tests.flows.conftest import POLICY
 
+LOOKS = ("stand_still",)
+"""Stages that only look: killed before one, a job is where it is before the next that does something."""
+
 
 def main(line: str, kill_at: int, log: Path) -> None:
     passed = 0
@@ -31,7 +34,8 @@ def main(line: str, kill_at: int, log: Path) -> None:
     task_call, publish, append = Task.__call__, SnapshotStore.publish, Ledger.write
 
     def called(self, *args, **kwargs):
-        boundary(f"before {self.name}")
+        if self.name not in LOOKS:
+            boundary(f"before {self.name}")
         return task_call(self, *args, **kwargs)
 
     def published(self, *args, **kwargs):
