@@ -333,6 +333,7 @@ def measured(trainer: MendTrainer, edits: list[Edit]) -> Measured:
     return Measured(float(edit_loss + locality) / len(edits), sum(success) / len(success), sum(kept) / len(kept))
 
 
+@pytest.mark.slow
 def test_a_training_of_seconds_edits_held_out_facts_better_than_any_plain_gradient(fact_model_path, tmp_path):
     facts, rng = load_model(str(fact_model_path), cache=tmp_path), random.Random(3)
     pool = [fact for fact in FACTS if fact.relation is not CAPITAL]

@@ -2,6 +2,8 @@
 
 import sqlite3
 
+import pytest
+
 import flows.knowledge_update as module
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
@@ -9,6 +11,7 @@ from tasks.workplace import open_workplace
 from tests.flows.conftest import POLICY
 
 
+@pytest.mark.slow
 def test_a_job_outlasts_a_database_that_is_locked_between_its_batches(place, good_edits, tmp_path, monkeypatch):
     place("away")
     database = tmp_path / "mlflow.db"

@@ -152,6 +152,7 @@ def test_the_command_trains_from_what_its_start_meant_when_it_was_given(trained,
     assert run.data.params["start"] == run.data.params["start_digest"] == trained.summary.hypernetwork
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_while_mlflow_takes_nothing_and_loses_no_value(place, tmp_path, monkeypatch):
     place("locked")
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=0.1")
@@ -312,6 +313,7 @@ def test_losses_that_are_not_finite_end_the_training_in_one_line(elsewhere, tmp_
 # Killed, broken, resumed.
 
 
+@pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_at_the_very_same_bits(place, tmp_path):
     data = written(tmp_path / "edits.json", EDITS[:24])
 

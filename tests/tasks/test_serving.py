@@ -130,6 +130,7 @@ open(sys.argv[1], "w").write(json.dumps(ours))
 """
 
 
+@pytest.mark.slow
 def test_mlflow_predicts_in_an_environment_without_errata(tracker, versions, settings, tmp_path):
     run_id = tracker.start_run("fresh", "job", {}, {})
     tracker.register_version("fresh", run_id, pointer(versions[2], settings) | {"line": "fresh"})

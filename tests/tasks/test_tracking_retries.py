@@ -119,6 +119,7 @@ def test_what_mlflow_refuses_is_not_tried_again(gate, monkeypatch):
     assert not tries and not isinstance(caught.value, TrackingUnavailable)
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_waited_for_and_named_without_a_traceback(server, folder, at_second_try, capfd, caplog):
     database = folder / "mlflow.db"
     tracker = Tracker(f"sqlite:///{database}?timeout=0.2", None, "retries")
