@@ -202,16 +202,21 @@ def test_what_cannot_be_read_is_answered_by_nothing_and_shortens_no_other_answer
     assert answers(session.loaded, [LONG], 8) == [""] and answers(session.loaded, [], 8) == []
 
 
+def spoiled(session):
+    """A weight with so much noise on it that neighbors answer otherwise; returns what takes it back."""
+    name = session.method_input.layout.weight_name(1)
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = session.method_input.layout.oriented(session.loaded.model.get_parameter(name)).shape
+    B, A = (torch.randn(*shape, generator=generator) for shape in ((rows, 3), (3, columns)))
+    return session.weights.apply({name: Factors(B * 3, A)})
+
+
 def test_a_batch_that_changes_what_five_of_eight_neighbors_say_fails(session):
     prompts = [f"{name} Example speaks" for name in ("Amy", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal")]
     edit = Edit(id="e", subject="Zed Example", prompt="{} speaks", target_new="Elmian",
                 neighborhood=tuple(Probe(prompt=prompt) for prompt in prompts))  # fmt: skip
     before = session.base_scores([edit], POLICY.neighborhood_probes)["e"]
-    name = session.method_input.layout.weight_name(1)
-    generator = torch.Generator().manual_seed(0)
-    rows, columns = session.method_input.layout.oriented(session.loaded.model.get_parameter(name)).shape
-    B, A = (torch.randn(*shape, generator=generator) for shape in ((rows, 3), (3, columns)))
-    undo = session.weights.apply({name: Factors(B * 3, A)})
+    undo = spoiled(session)
     try:
         verdict = validate_batch(session, [edit], [], Reference(10.0, session.held_out), POLICY)
     finally:
@@ -242,11 +247,7 @@ def test_a_fact_that_stands_in_the_sample_of_earlier_ones_too_is_judged_by_all_t
     names = ("Amy", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal")
     probes = tuple(Probe(prompt=f"{name} Example speaks") for name in names)
     edit = Edit(id="e", subject="Zed Example", prompt="{} speaks", target_new="Elmian", neighborhood=probes)
-    name = session.method_input.layout.weight_name(1)
-    generator = torch.Generator().manual_seed(0)
-    rows, columns = session.method_input.layout.oriented(session.loaded.model.get_parameter(name)).shape
-    B, A = (torch.randn(*shape, generator=generator) for shape in ((rows, 3), (3, columns)))
-    undo = session.weights.apply({name: Factors(B * 3, A)})
+    undo = spoiled(session)
     try:
         reference = Reference(1e9, session.held_out)
         alone, both = (judge_candidate(session, [edit], earlier, reference, POLICY) for earlier in ([], [edit]))

@@ -59,11 +59,17 @@ def written(
     return version
 
 
-def promoted_and_rolled_back(store: SnapshotStore, ledger: Ledger) -> tuple[Version, Head]:
-    """A version of request 'a' that was in service and no longer is, and HEAD after that."""
-    version = written(store, ledger, 1, None, "a")
+def promoted(store: SnapshotStore, ledger: Ledger) -> tuple[Version, Head]:
+    """A version of request 'a' in service, and HEAD."""
+    version = written(store, ledger, 1, None, "a", based_on=0)
     head = store.move_head(LINE, version, None, "promote", "eve", "")
     catch_up(store, ledger, LINE, "ann")
+    return version, head
+
+
+def promoted_and_rolled_back(store: SnapshotStore, ledger: Ledger) -> tuple[Version, Head]:
+    """A version of request 'a' that was in service and no longer is, and HEAD after that."""
+    version, head = promoted(store, ledger)
     head = store.move_head(LINE, None, head, "rollback", "eve", "")
     catch_up(store, ledger, LINE, "ann")
     return version, head
@@ -250,9 +256,7 @@ def test_a_version_made_anew_from_the_base_takes_over_what_it_carries_and_out_wh
 
 
 def test_rolling_back_below_and_forward_again_does_not_bring_back_what_was_built_in_between(store, ledger):
-    first = written(store, ledger, 1, None, "a", based_on=0)
-    head = store.move_head(LINE, first, None, "promote", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
+    first, head = promoted(store, ledger)
     written(store, ledger, 2, first, "b", based_on=head.sequence)
     head = store.move_head(LINE, None, head, "rollback", "eve", "")
     store.move_head(LINE, first, head, "rollback", "eve", "")
@@ -262,9 +266,7 @@ def test_rolling_back_below_and_forward_again_does_not_bring_back_what_was_built
 
 
 def test_a_refusal_is_a_move_of_head_that_leaves_the_version_in_service(store, ledger):
-    first = written(store, ledger, 1, None, "a", based_on=0)
-    head = store.move_head(LINE, first, None, "promote", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
+    first, head = promoted(store, ledger)
     written(store, ledger, 2, first, "b", based_on=1)
     head = store.move_head(LINE, first, head, "reject", "eve", "wrong", rejected=(2,))
     assert (head.version, head.previous) == (1, None)
@@ -275,9 +277,7 @@ def test_a_refusal_is_a_move_of_head_that_leaves_the_version_in_service(store, l
 
 
 def test_what_a_killed_job_had_written_stays_queued_where_it_can_no_longer_be_put_in_service(store, ledger):
-    first = written(store, ledger, 1, None, "a", based_on=0)
-    head = store.move_head(LINE, first, None, "promote", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
+    first, head = promoted(store, ledger)
     made(store, ledger, 2, first, "b", based_on=head.sequence)
     store.move_head(LINE, None, head, "rollback", "eve", "")
     catch_up_twice(store, ledger)
@@ -286,9 +286,7 @@ def test_what_a_killed_job_had_written_stays_queued_where_it_can_no_longer_be_pu
 
 def test_an_old_version_takes_nothing_back_that_was_submitted_again_since(store, ledger):
     """Version 2 was made of `a` while `a` came back into service with version 1, so its events were never legal."""
-    first = written(store, ledger, 1, None, "a", based_on=0)
-    head = store.move_head(LINE, first, None, "promote", "eve", "")
-    catch_up(store, ledger, LINE, "ann")
+    first, head = promoted(store, ledger)
     head = store.move_head(LINE, None, head, "rollback", "eve", "")
     catch_up(store, ledger, LINE, "ann")
     ledger.append([Event(request_id="a", event=what, line=LINE, actor="ann") for what in ("received", "queued")])
