@@ -47,21 +47,21 @@ def take_up(run: Run, view: LineView, limit: int | None) -> Taken:
 
 
 def write_rejections(run: Run, rejected: dict[str, str]) -> None:
-    """The refused requests' last event; safe to repeat."""
-    states = run.workplace.ledger.look()[run.line].standings if rejected else {}
-    run.workplace.ledger.append(
-        [
-            Event(
-                request_id=request_id,
-                event="rejected",
-                line=run.line,
-                actor=run.actor,
-                reason=reason,
-                flow_run_id=run.flow_run_id or None,
-            )
-            for request_id, reason in rejected.items()
-            if states[request_id].state == "queued"
-        ]
+    """The refused requests' last event, of those that are queued when it is written; safe to repeat."""
+    events = [
+        Event(
+            request_id=request_id,
+            event="rejected",
+            line=run.line,
+            actor=run.actor,
+            reason=reason,
+            flow_run_id=run.flow_run_id or None,
+        )
+        for request_id, reason in rejected.items()
+    ]
+    run.workplace.ledger.write(
+        [(run.line, request_id) for request_id in rejected],
+        lambda known: [event for event in events if known[run.line, event.request_id].state == "queued"],
     )
 
 
