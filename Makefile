@@ -3,6 +3,7 @@
 
 PYTHON ?= python3.11 python3
 PYTEST_ARGS ?=
+WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
@@ -10,6 +11,8 @@ BIN := .venv/bin
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
 DOCS := .venv/.installed-docs
+# A file's tests stay together, since they share what they prepare; files go in order, the many short ones last.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-plan test test-quick check format docs docs-commands bench clean
@@ -27,10 +30,10 @@ demo-plan:
 	@echo "requests, the job that writes and checks them, review, approval, questions before and after, rollback."
 
 test: $(DEV) ## Run all tests and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
-	$(BIN)/python -m pytest --durations=20 $(PYTEST_ARGS)
+	$(PYTEST) --durations=20 $(PYTEST_ARGS)
 
-test-quick: $(DEV) ## Run the tests that are quick, for the loop of work
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+test-quick: $(DEV) ## Run the tests that are neither slow nor talk to a server, for the loop of work
+	$(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
 
 check: $(DEV) ## Lint, formatting, types, direction of imports
 	$(BIN)/ruff check .

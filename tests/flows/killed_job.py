@@ -2,8 +2,8 @@
 
 Each is a copy (`fork`) of this process, which has imported everything and done nothing: else most of a job is imports.
 Boundaries are: before each task of the flow (which is after the one before it), after a version object is created, when
-its events are not yet written, and after each append to the ledger. Each line read is a JSON list, LINE N FILE HOME, and
-is answered with the exit code of the job; the last boundary that was passed is written to FILE.
+its events are not yet written, and after each append to the ledger. What it reads are lines of JSON, [LINE, N, FILE,
+HOME]; each is answered with the exit code of the job, and the last boundary that was passed is written to FILE.
 """
 
 import json
