@@ -107,24 +107,27 @@ class Courses:
             return [(course, now - begun) for course, begun in self._open.values()]
 
     def now(self) -> list[tuple[Course, float]]:
-        """What a line says: the stage that was reported last, and the outermost one that it is a part of."""
+        """What a line says: the stage that was reported last, and the outermost one whose share is known."""
         going = self.open()
-        latest = next((one for one in going if one[0].what == self._latest), None) or (going[-1] if going else None)
-        outer = [one for one in going[:1] if one[0].counted and one is not latest]
-        return [latest, *outer] if latest else []
+        if not going:
+            return []
+        latest = next((one for one in going if one[0].what == self._latest), going[-1])
+        outer = next((one for one in going if one[0].counted), latest)
+        return [latest] if outer is latest else [latest, outer]
 
 
 def described(course: Course, elapsed: float) -> str:
-    """`values: 12 of 28 (43 %), 34 s so far, about 45 s left`; without figures where there are none."""
-    if not course.counted:
-        return f"{course.what}, {duration(elapsed)} so far"
-    return f"{course.what}: {standing(course, elapsed)}"
+    """`values: 12 of 28 (43 %), 34 s so far, about 45 s left`; without a share where there is none."""
+    return f"{course.what}{': ' if course.counted else ', '}{standing(course, elapsed)}"
 
 
 def standing(course: Course, elapsed: float) -> str:
-    """`12 of 28 (43 %), 34 s so far, about 45 s left`"""
-    left = course.left(elapsed)
-    words = f"{course.done:,} of {course.total:,} ({int(100 * course.share)} %), {duration(elapsed)} so far"
+    """`12 of 28 (43 %), 34 s so far, about 45 s left`; `34 s so far`"""
+    passed = f"{duration(elapsed)} so far"
+    if not course.counted:
+        return passed
+    percent = 100 if course.ended else min(round(100 * course.share), 99)
+    words, left = f"{course.done:,} of {course.total:,} ({percent} %), {passed}", course.left(elapsed)
     return words if left is None else f"{words}, about {duration(max(left, 1.0))} left"
 
 

@@ -116,6 +116,7 @@ def test_a_line_names_the_latest_stage_and_the_one_around_it():
     def says() -> list[str]:
         return [described(*one) for one in courses.now()]
 
+    courses.report("working", 0, 1)
     courses.report("edits", 0, 28)
     courses.report("apply batch", 0, 1)
     courses.report("values", 0, 10)
@@ -125,8 +126,10 @@ def test_a_line_names_the_latest_stage_and_the_one_around_it():
     course, seconds = courses.report("values", 10, 10)
     assert (course.what, seconds) == ("values", 30.0)
     assert courses.report("values", 10, 10) is None  # said twice
+    assert says() == ["apply batch, 30 s so far", "edits: 0 of 28 (0 %), 30 s so far"]
+    courses.report("apply batch", 1, 1)
     courses.report("edits", 10, 28)
-    assert says() == ["edits: 10 of 28 (35 %), 30 s so far, about 54 s left"]
+    assert says() == ["edits: 10 of 28 (36 %), 30 s so far, about 54 s left"]
 
 
 def test_a_stage_that_begins_again_begins_at_nothing():
