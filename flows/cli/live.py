@@ -18,7 +18,7 @@ from rich.text import Text
 from tasks.courses import Course, Courses, described, duration, standing
 from tasks.progress import NoteKind
 
-LINE_SECONDS = 7.5
+LINE_SECONDS = 7.0
 """After so long without a line, one says what goes on and how far it is; what ends sooner adds none."""
 DRAWN_AFTER_SECONDS = 0.3
 LOOK_SECONDS = 0.25

@@ -49,7 +49,8 @@ def test_work_that_reports_nothing_is_named_in_a_pipe_as_long_as_it_lasts(quick,
         until(lambda: len(lines()) >= 2)
         change("setting up the database")
         until(lambda: lines()[-1].startswith("setting"))
-    assert said[0] == said[1] == "starting the [red]server, 0 s so far" and "[red]" not in said[-1]
+    assert all(re.fullmatch(r"starting the \[red\]server, \d+ s so far", line) for line in said[:2])
+    assert "[red]" not in said[-1]
 
 
 def test_what_ends_soon_adds_no_line(capsys):
@@ -75,12 +76,11 @@ def test_a_line_says_how_far_the_stage_is_and_the_whole_and_another_what_it_took
         progress("values", 3, 12)
         until(lambda: any("(25 %)" in line for line in lines()))
         progress("values", 12, 12)
-        until(lambda: any(line == "values: 12 of 12 in 0 s" for line in lines()))
+        until(lambda: any(re.fullmatch(r"values: 12 of 12 in \d+ s", line) for line in lines()))
         until(lambda: lines()[-1].startswith("edits"))
-    [line] = {line for line in said if "(25 %)" in line}
-    assert re.fullmatch(
-        r"values: 3 of 12 \(25 %\), 0 s so far, about 1 s left; edits: 0 of 28 \(0 %\), 0 s so far", line
-    )
+    line = next(line for line in said if "(25 %)" in line)
+    figures = r"values: 3 of 12 \(25 %\), \d+ s so far, about \d+ s left; edits: 0 of 28 \(0 %\), \d+ s so far"
+    assert re.fullmatch(figures, line)
 
 
 def test_a_command_that_has_printed_is_no_longer_waited_for(quick, capsys):
@@ -97,7 +97,7 @@ def test_a_terminal_shows_bars_with_the_time_left_and_nothing_of_them_stays(quic
         progress("values", 0, 12)
         time.sleep(0.05)
         progress("values", 3, 12)
-        until(lambda: "3 of 12 (25 %), 0 s so far, about 1 s left" in terminal.getvalue())
+        until(lambda: re.search(r"3 of 12 \(25 %\), \d+ s so far, about \d+ s left", terminal.getvalue()))
         with stage("register [b]\x1b[2J"):
             until(lambda: "register [b]\\x1b[2J" in terminal.getvalue())
         note("batch 1", "kept")
