@@ -12,7 +12,6 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from editing.edit import Edit
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
@@ -205,10 +204,11 @@ def _screen(run: Run, session: Session, taken: Taken) -> Taken:
 
 
 def _restore(run: Run, session: Session, view: LineView, taken: Taken) -> Champion | None:
-    """Bring the model to HEAD, ask it what the candidate will be asked, then to the newest version that waits."""
+    """Ask the base what the candidate will be asked, and the version in service; stand on the newest that waits."""
     served = chain(view, view.serving)
+    questions = stages.questions(session, [*edits_of(view.waiting, taken), *taken.edits])
+    session.base_scores(questions, run.policy.neighborhood_probes)
     stages.restore(run, session, served)
-    questions: list[Edit] = [*edits_of(view.waiting, taken), *taken.edits]
     champion = measure_champion(run, session, questions) if served else None
     for version in view.waiting:
         stages.restore(run, session, [version.manifest])
