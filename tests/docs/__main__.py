@@ -48,6 +48,9 @@ def main() -> None:
 
 def tell(done: Done) -> None:
     """What a block came to, while the others wait."""
+    if done.lacks:
+        print(f"{done.block.place}: left out, there is no {', '.join(done.lacks)} in ERRATA_DATA", flush=True)
+        return
     state = "failed" if done.code else "ok"
     print(f"{done.block.place}: {state}, {done.processor_seconds:.0f} s of processor time", flush=True)
     if done.code:
@@ -56,9 +59,10 @@ def tell(done: Done) -> None:
 
 def dated(page: str, done: list[Done], seconds: float, now: datetime) -> str:
     """The page of measurements with what was run, and when."""
-    rows = [f"| {first_line(one.block)} | {one.processor_seconds:.0f} |" for one in done if one.block.mark != "run"]
+    ran = [one for one in done if not one.lacks]
+    rows = [f"| {first_line(one.block)} | {one.processor_seconds:.0f} |" for one in ran if one.block.mark != "run"]
     text = "\n".join([
-        f"Last run: {now:%Y-%m-%d}, {len(done)} blocks in {seconds / 60:.0f} minutes, on the embedded model.",
+        f"Last run: {now:%Y-%m-%d}, {len(ran)} blocks in {seconds / 60:.0f} minutes, on the embedded model.",
         "",
         "| long block, by its first command | seconds of processor time |",
         "|---|---:|",

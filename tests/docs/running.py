@@ -1,6 +1,7 @@
 """Blocks of the pages, run as a reader would run them: in one home, page by page, in the order of a page."""
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ class Done:
     code: int
     out: str
     processor_seconds: float
+    lacks: tuple[str, ...] = ()
+    """Data files without which it was not run."""
 
 
 def pages() -> list[Path]:
@@ -60,7 +63,10 @@ class Place:
         self.environment |= more or {}
 
     def run(self, block: Block) -> Done:
-        """Run a block; its output and its errors are one text."""
+        """Run a block, unless data is missing that it names; its output and its errors are one text."""
+        lacks = [name for name in re.findall(r"[\w-]+\.parquet", block.text) if not (self.folder / name).exists()]
+        if lacks:
+            return Done(block, 0, "", 0.0, tuple(lacks))
         command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         ran = subprocess.run(
