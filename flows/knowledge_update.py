@@ -38,7 +38,7 @@ from tasks.update.policy import Policy
 from tasks.update.run import Batch, Footing, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference
+from tasks.update.validation import Reference, ask_base
 from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 
@@ -205,8 +205,9 @@ def _screen(run: Run, session: Session, taken: Taken) -> Taken:
 
 
 def _restore(run: Run, session: Session, view: LineView, taken: Taken) -> Champion | None:
-    """Bring the model to HEAD, ask it what the candidate will be asked, then to the newest version that waits."""
+    """Ask the base what the candidate will be asked, and the version in service; stand on the newest that waits."""
     served = chain(view, view.serving)
+    ask_base(session, taken.edits, run.policy)
     stages.restore(run, session, served)
     questions: list[Edit] = [*edits_of(view.waiting, taken), *taken.edits]
     champion = measure_champion(run, session, questions) if served else None
