@@ -27,12 +27,15 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 LONG_SECONDS = 10.0
 FACTOR, GRACE_SECONDS = 2.0, 2.0
 ROWS, COLUMNS = 40, 120
 DEMO = (sys.executable, "-m", "deployments.demo")
 
+ERASED = "\x1b[2K"
+"""A row is taken off the terminal; what comes then begins a line, whatever stood before."""
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 TIME = r"(?:\d+ h(?: \d+ min)?|\d+ min(?: \d+ s)?|\d+ s)"
 SHOWN = re.compile(
@@ -40,7 +43,7 @@ SHOWN = re.compile(
     r"(?P<what>[^\n;:,━╸╺\u2800-\u28ff]+?)(?:[:,] |[ ━╸╺]+)"
     rf"(?:(?P<done>[\d,]+) of (?P<total>[\d,]+) \((?P<share>\d+) %\), )?(?P<passed>{TIME}) so far"
     rf"(?:, about (?P<left>{TIME}) left)?"
-    rf"|(?P<ended>[^\n;:]+): (?P<all>[\d,]+) of (?P=all) in (?P<took>{TIME})"
+    rf"|(?P<ended>[^\n;:━╸╺\u2800-\u28ff]+): (?P<all>[\d,]+) of (?P=all) in (?P<took>{TIME})"
 )
 Way = Literal["terminal", "pipe"]
 
@@ -144,7 +147,7 @@ def _read(descriptor: int) -> bytes:
 
 def figures(chunks: Sequence[Chunk]) -> list[Figure]:
     """Everything that is said about stages, in order; what is cut by the end of a chunk counts when it is whole."""
-    texts = [ESCAPE.sub("", chunk.text) for chunk in chunks]
+    texts = [ESCAPE.sub("", chunk.text.replace(ERASED, "\n")) for chunk in chunks]
     ends = [0]
     for text in texts:
         ends.append(ends[-1] + len(text))
@@ -215,7 +218,7 @@ def _look(command: Sequence[str], way: Way) -> list[str]:
     faults += [
         f"{way}: silent for {lasted:.1f} s from second {at:.0f}" for at, lasted in quiet if lasted > LONG_SECONDS
     ]
-    shown = Table(title=f"{' '.join(command)} in a {way}", title_justify="left")
+    shown = Table(title=Text(f"{' '.join(command)} in a {way}"), title_justify="left")
     for column in ("stage", "from", "seconds", "longest silence", "foretold", "real", ""):
         shown.add_column(column, justify="left" if column in ("stage", "") else "right")
     said = figures(chunks)
@@ -225,7 +228,7 @@ def _look(command: Sequence[str], way: Way) -> list[str]:
         wrong = list(dict.fromkeys(stage.faults(said)))
         faults += [f"{way}: {stage.what}: {fault}" for fault in wrong]
         told, real = stage.foretold, stage.real
-        row = [stage.what, f"{stage.began:.0f}", f"{stage.seconds:.1f}", f"{longest:.1f}"]
+        row: list[Text | str] = [Text(stage.what), f"{stage.began:.0f}", f"{stage.seconds:.1f}", f"{longest:.1f}"]
         row += ["" if told is None else f"{told.left:.0f} at {told.share} %", "" if real is None else f"{real:.0f}"]
         shown.add_row(*row, "; ".join(wrong) or "holds")
     shown.add_row("all", "0", f"{seconds:.1f}", f"{max(lasted for _, lasted in quiet):.1f}", "", "", "")

@@ -22,9 +22,9 @@ ROWS = [
     Chunk(1.2, "\r\x1b[2K\x1b[1A\x1b[2K"),
     Chunk(
         1.3,
-        "⠸ values  \x1b[91m━━━━━━\x1b[0m\x1b[90m╺\x1b[0m\x1b[90m━━━\x1b[0m 7 of 10 (70 %), 5 s so far, about 2 s left"
-        "\r\n",
+        "⠸ values  \x1b[91m━━━━━━\x1b[0m\x1b[90m╺\x1b[0m\x1b[90m━━━\x1b[0m 7 of 10 (70 %), 5 s so far, about 2 s left",
     ),
+    Chunk(1.4, "\r\x1b[2K\x1b[1A\x1b[2Kvalues: 10 of 10 in 7 s\r\n"),
 ]
 
 
@@ -45,11 +45,12 @@ def test_rows_of_a_terminal_are_read():
         Figure(1.0, "edits", 8.0, 10, 28, 36, 4.0),
         Figure(1.0, "apply batch 1", 4.0),
         Figure(1.3, "values", 5.0, 7, 10, 70, 2.0),
+        Figure(1.4, "values", 7.0, 10, 10, 100, over=True),
     ]
 
 
 def test_silence_is_where_nothing_can_be_seen():
-    assert silences(ROWS, 5.0) == [(0.0, 1.0), (1.0, 0.30000000000000004), (1.3, 3.7)]
+    assert silences(ROWS, 5.0) == [(0.0, 1.0), (1.0, 1.3 - 1.0), (1.3, 1.4 - 1.3), (1.4, 3.6)]
 
 
 def test_a_stage_that_foretells_well_holds():
