@@ -30,11 +30,13 @@ def main() -> None:
     set_defaults()
 
     # Only now, since what it imports reads the environment.
-    from flows.cli.console import errors, replace_what_cannot_be_shown, say
+    from flows.cli.console import errors, replace_what_cannot_be_shown, say, waiting
 
     replace_what_cannot_be_shown()
+    say("the demo: true corrections in a real language model, and all of it taken back", style="bold")
     try:
-        from deployments.demo.play import play
+        with waiting("loading torch and transformers"):
+            from deployments.demo.play import play
 
         play(home, arguments.model)
     except (ErrataError, OSError) as error:
