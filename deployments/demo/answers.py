@@ -8,18 +8,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 
 from deployments.demo.facts import Candidate, says
 from editing.edit import Edit
 from editing.files import write_atomically
+from editing.models import LoadedModel
 from flows.cli.console import plain, say, shown_progress, table
+from tasks.review.asking import ask_loaded, columns_of
 from tasks.workplace import Workplace
-
-if TYPE_CHECKING:
-    from editing.models import LoadedModel
 
 Said = Mapping[str, Sequence[str]]
 """The answers to each question: the base's, then those of the version in service where it is another."""
@@ -69,10 +68,8 @@ def rows_of(edits: Sequence[Edit], facts: Mapping[str, Candidate]) -> list[Asked
     ]
 
 
-def ask(workplace: Workplace, line: str, base: "LoadedModel", rows: Sequence[Asked]) -> Said:
+def ask(workplace: Workplace, line: str, base: LoadedModel, rows: Sequence[Asked]) -> Said:
     """What the base says, and what the version in service says, by question."""
-    from tasks.review.asking import ask_loaded, columns_of
-
     columns = columns_of(workplace.store.head(line), [])
     with shown_progress():
         answers = ask_loaded(workplace, base, columns, [row.prompt(base.tokenizer) for row in rows], TOKENS)
