@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.app import Json, Line, LineOption, Reason, Version, app, if_stopped
-from flows.cli.console import as_json, number, percent, say, table, warn
+from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from tasks.review.decisions import Decision
@@ -172,7 +172,8 @@ def ask(
     workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     columns = columns_of(workplace.store.head(line), waiting(workplace, line))
-    answers = ask_all(workplace, spec, columns, prompt, tokens)
+    with shown_progress(json, "asking"):
+        answers = ask_all(workplace, spec, columns, prompt, tokens)
     if json:
         as_json(answers)
         return

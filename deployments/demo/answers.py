@@ -1,0 +1,123 @@
+"""What the demo is for: questions as a person would ask them, before and after, side by side.
+
+The answers are kept in a file of the demo's home, so that what was said while the corrections were in service is still
+there when they are taken back.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from deployments.demo.facts import Candidate, says
+from editing.edit import Edit
+from editing.files import write_atomically
+from flows.cli.console import plain, say, shown_progress, table
+from tasks.workplace import Workplace
+
+if TYPE_CHECKING:
+    from editing.models import LoadedModel
+
+Said = Mapping[str, Sequence[str]]
+"""The answers to each question: the base's, then those of the version in service where it is another."""
+
+PLAIN = "Question: {}\nAnswer:"
+"""How a model is asked that knows no chat: it goes on with an answer."""
+TOKENS = 14
+NEIGHBORS = 6
+"""Questions about other things that the table of before and after holds."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row: what a person asks, what is true and where that stands."""
+
+    question: str
+    answer: str
+    source: str
+    corrected: bool
+    """False: an unfinished sentence about something else, whose answer is to stay."""
+
+    @property
+    def shown(self) -> str:
+        return self.question if self.corrected else f"{self.question} …"
+
+    def prompt(self, tokenizer: Any) -> str:
+        """What the model is given: a question in the form of its chat, where it has one."""
+        if not self.corrected:
+            return self.question
+        if not tokenizer.chat_template:
+            return PLAIN.format(self.question)
+        said = [{"role": "user", "content": self.question}]
+        return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+
+    def is_right(self, said: str) -> bool:
+        """A person's question is answered in words of the model's own: what is true may stand anywhere in them."""
+        return self.answer.casefold() in said.casefold() if self.corrected else says(said, self.answer)
+
+
+def rows_of(edits: Sequence[Edit], facts: Mapping[str, Candidate]) -> list[Asked]:
+    """Each true correction among the requests, then some of their neighbors, no two of one answer."""
+    good = [edit for edit in edits if not facts[edit.id].shows]
+    probes = {probe.answer or "": probe.prompt for edit in good for probe in edit.neighborhood}
+    return [
+        *(Asked(f.question, f.target_new, f.source, True) for f in (facts[edit.id] for edit in good)),
+        *(Asked(prompt, answer, "not corrected: stays", False) for answer, prompt in list(probes.items())[:NEIGHBORS]),
+    ]
+
+
+def ask(workplace: Workplace, line: str, base: "LoadedModel", rows: Sequence[Asked]) -> Said:
+    """What the base says, and what the version in service says, by question."""
+    from tasks.review.asking import ask_loaded, columns_of
+
+    columns = columns_of(workplace.store.head(line), [])
+    with shown_progress():
+        answers = ask_loaded(workplace, base, columns, [row.prompt(base.tokenizer) for row in rows], TOKENS)
+    said = [[_first_line(text) for text in answer["answers"].values()] for answer in answers]
+    return dict(zip((row.question for row in rows), said, strict=True))
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]
+
+
+def keep(said: Said, file: Path) -> None:
+    write_atomically(file, json.dumps(said, ensure_ascii=False).encode())
+
+
+def kept(file: Path) -> dict[str, list[str]]:
+    """What `keep` wrote. Raises OSError or ValueError where nothing is there."""
+    found: dict[str, list[str]] = json.loads(file.read_bytes())
+    return found
+
+
+def show_corrected(rows: Sequence[Asked], said: Said) -> None:
+    """Before and after, side by side, with the source of what is true; then how many are right."""
+    shown = [[row.shown, *(_marked(row, text) for text in said[row.question]), _true(row)] for row in rows]
+    table("before and after", ["question", "the base said", "now says", "true, by"], shown)
+    right = [[row.is_right(text) for text in said[row.question]] for row in rows if row.corrected]
+    stayed = [row.is_right(said[row.question][1]) for row in rows if not row.corrected]
+    say(
+        f"{sum(after for _, after in right)} of {len(right)} questions about what was corrected are answered rightly, "
+        f"{sum(before for before, _ in right)} were before; {sum(stayed)} of {len(stayed)} about other things as before"
+    )
+
+
+def show_taken_back(rows: Sequence[Asked], then: Said, now: Said) -> None:
+    """The base's answers, those of the corrected model, and those after the rollback."""
+    said = {row: [*then[row.question], now[row.question][-1]] for row in rows}
+    shown = [[row.shown, *(_marked(row, text) for text in said[row])] for row in rows]
+    table("taken back", ["question", "the base said", "corrected", "taken back"], shown)
+    same = sum(texts[0] == texts[-1] for texts in said.values())
+    say(f"{same} of {len(rows)} answers are those of the base again, word for word")
+
+
+def _marked(row: Asked, said: str) -> Text:
+    return Text(plain(said), "green" if row.is_right(said) else "")
+
+
+def _true(row: Asked) -> str:
+    return f"{row.answer}. {row.source}" if row.corrected else row.source
