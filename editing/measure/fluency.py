@@ -10,7 +10,8 @@ with theirs, not to the last digit.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +42,26 @@ def fluency(
     """Mean weighted entropy, in bits, of the prompts as the model goes on from them."""
     if not prompts:
         raise EditingError("fluency needs at least one prompt")
-    written = generate(model, tokenizer, prompts, max_new_tokens, seed=seed, top_k=top_k)
-    texts = [prompt + continuation for prompt, continuation in zip(prompts, written, strict=True)]
-    return sum(weighted_entropy(text) for text in texts) / len(texts)
+    found = entropies(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed, top_k=top_k)
+    return sum(found) / len(found)
+
+
+def entropies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 50,
+    seed: int = 0,
+    top_k: int = 5,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[float]:
+    """Of each prompt, as the model goes on from it, the weighted entropy in bits; of different prompts each by itself.
+
+    `on_progress` as in `generate`.
+    """
+    written = generate(model, tokenizer, prompts, max_new_tokens, seed=seed, top_k=top_k, on_progress=on_progress)
+    return [weighted_entropy(prompt + goes_on) for prompt, goes_on in zip(prompts, written, strict=True)]
 
 
 def weighted_entropy(text: str) -> float:
@@ -66,8 +84,10 @@ def generate(
     max_new_tokens: int,
     *,
     seed: int | None = None,
+    draws: Tensor | None = None,
     top_k: int = 5,
     updates: Sequence[WeightUpdate | None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
     """What the model writes after each prompt: greedily, or with `seed` sampled from the `top_k` likeliest tokens.
 
@@ -75,8 +95,11 @@ def generate(
     on torch's global state. A row ends at the end-of-text token, or where the model can read no further.
 
     Args:
+        draws: random numbers (prompts, new tokens) as `uniform_draws` gives them, in the place of those of a seed.
         updates: one for each prompt, which is continued as if this update alone were in force; left out, by the model
             as it stands.
+        on_progress: hears how many new tokens are written, at most of how many; a row that ends early counts as
+            written when its group is.
 
     Raises:
         InvalidEdit: a prompt without tokens, or longer than the model reads.
@@ -87,8 +110,10 @@ def generate(
     rows = [encoded[prompt] for prompt in prompts]
     for row, prompt in zip(rows, prompts, strict=True):
         check_length(model, row, prompt)
-    draws = None if seed is None else _draws(prompts, max_new_tokens, seed)
+    if seed is not None:
+        draws = uniform_draws(prompts, max_new_tokens, seed)
     texts = [""] * len(rows)
+    done, total = 0, len(rows) * max_new_tokens
     for group in _groups(rows, max_new_tokens, max_positions(model)):
         for part in parts_in_memory([in_force[i] for i in group]):
             chosen = group[part]
@@ -100,10 +125,17 @@ def generate(
                     max_new_tokens,
                     None if draws is None else draws[chosen],
                     top_k,
+                    partial(_count, on_progress, done, len(chosen), total),
                 )
+            done += len(chosen) * max_new_tokens
+            on_progress(done, total)
             for i, ids in zip(chosen, written, strict=True):
                 texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
     return texts
+
+
+def _count(on_progress: Callable[[int, int], None], done: int, rows: int, total: int, steps: int) -> None:
+    on_progress(done + rows * steps, total)
 
 
 def _groups(rows: Sequence[Sequence[int]], new_tokens: int, limit: int | None) -> Iterator[list[int]]:
@@ -119,7 +151,7 @@ def _groups(rows: Sequence[Sequence[int]], new_tokens: int, limit: int | None) -
         yield [i]
 
 
-def _draws(prompts: Sequence[str], steps: int, seed: int) -> Tensor:
+def uniform_draws(prompts: Sequence[str], steps: int, seed: int) -> Tensor:
     """Uniform numbers (prompts, steps), one stream a prompt."""
     seen: Counter[str] = Counter()
     streams = []
@@ -139,6 +171,7 @@ def _continue(
     max_new_tokens: int,
     draws: Tensor | None,
     top_k: int,
+    on_step: Callable[[int], None],
 ) -> list[list[int]]:
     """New tokens of each row, left-padded in one batch, with the model's own cache of keys and values."""
     longest = max(len(row) for row in prompts)
@@ -160,6 +193,7 @@ def _continue(
                 written[i].append(token)
         if not running:
             break
+        on_step(step + 1)
         ids = chosen.unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1

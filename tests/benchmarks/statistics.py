@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from editing.body import run_body
 from editing.config import PRESET_LAYERS
-from editing.covariance import BLOCK, ROWS_AT_ONCE, KeyStatistics, _batches, _windows, collect_statistics
+from editing.covariance import ROWS_AT_ONCE, KeyStatistics, _batches, _windows, collect_statistics
 from editing.edit import Edit
+from editing.key_sums import BLOCK
 from editing.keys import stop_after
 from editing.layout import layout_of
 from editing.models import LoadedModel

@@ -54,7 +54,11 @@ OTHERS: dict[str, dict[str, Other]] = {
         "ridge": (5.0, {}),
         "neurons": (0.5, {}),
     },
-    "alphaedit": {"nullspace_threshold": (0.01, {}), "ridge": (3.0, {})},
+    "alphaedit": {
+        "nullspace_threshold": (0.01, {}),
+        "ridge": (3.0, {}),
+        "shrink": (False, {"nullspace_threshold": 0.5}),  # what lies above the mean eigenvalue stays there
+    },
     "emmet": {"ridge": (0.5, {})},
     "rome": {"mean_key": (False, {})},
     "finetune": {
@@ -87,6 +91,7 @@ LOCATE: dict[str, Other] = {
     "contexts": (3, {}),
     "context_tokens": (8, {}),
     "statistics_tokens": (192, {}),
+    "shrink": (False, {}),
     "search": ({"steps": 1, "weight_decay": 0.0}, {}),
     "spread": ("sqrt", {}),
 }
@@ -109,7 +114,7 @@ SEARCH: dict[str, Other] = {
 def others(method: str) -> dict[str, Other]:
     found = ANY_METHOD | OTHERS[method]
     if METHODS[method].searches:
-        found |= {name: other for name, other in LOCATE.items() if name != "spread" or method != "rome"}
+        found = {name: other for name, other in LOCATE.items() if name != "spread" or method != "rome"} | found
     return found
 
 
@@ -221,7 +226,16 @@ def test_a_line_that_release_0_1_defined_is_read_as_what_it_meant(method):
     config = LineSpec.model_validate(stored).config
     assert type(config) is METHODS[method].config and config.seed == 3 and config.protect == 0.5
     fields = {name: value for name, value in OLD.items() if name in METHODS[method].config.model_fields}
-    assert config == method_config(method, fields)
+    unshrunk = {"shrink": False} if METHODS[method].searches else {}
+    assert config == method_config(method, fields | unshrunk)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.searches])
+def test_a_line_that_says_nothing_of_shrinking_is_of_before_it_could(method):
+    config = LineSpec.model_validate({"line": "x", "model": "m", "config": {"method": method}}).config
+    assert config == method_config(method, {"shrink": False, "statistics_tokens": 98304})
+    now = LineSpec(line="x", model="m", config=method_config(method))
+    assert LineSpec.model_validate_json(now.model_dump_json()) == now and now.config.shrink
 
 
 @pytest.mark.parametrize("method", METHODS)
