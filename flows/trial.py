@@ -12,6 +12,7 @@ from editing.measure.metrics import EditScores, evaluate
 from editing.methods import check_mode, compute_independent_updates
 from tasks.lines.specs import LineSpec
 from tasks.progress import note, progress
+from tasks.runlog import told_to_prefect
 from tasks.settings import Settings, load_settings
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
@@ -38,7 +39,8 @@ class TrialRow(BaseModel):
 @flow(name="trial", flow_run_name="{spec.line}", persist_result=False)
 def trial(spec: LineSpec, edits: list[Edit], probes: int | None = None) -> list[TrialRow]:
     """Each edit alone on the base of a line: answers and metrics before and after."""
-    return try_each(load_settings(), spec, edits, probes)
+    with told_to_prefect("trials", "trial"):
+        return try_each(load_settings(), spec, edits, probes)
 
 
 def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:
@@ -58,6 +60,7 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
     said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
     updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
     rows: list[TrialRow] = []
+    progress("trials", 0, len(edits))
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)
         asked, made = edits[chunk], updates[chunk]

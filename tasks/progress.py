@@ -1,7 +1,7 @@
-"""Progress of long work, for whoever listens: the command line draws bars, a server's job stays silent.
+"""Progress of long work, for whoever listens: the command line draws bars or writes lines, Prefect's page follows.
 
-What is reported are values: a kind out of a fixed set, and plain text that may hold anything. How they look is the
-listener's business.
+What is reported are values: a kind out of a fixed set, and plain text that may hold anything. How they look, how fast
+the work goes and how long it will still take is the listener's business (`tasks.courses`).
 """
 
 from collections.abc import Iterator
@@ -22,29 +22,47 @@ class Listener(Protocol):
 
 
 class Silent:
-    """Nobody listens."""
+    """Hears, and says nothing; a listener that cares for one thing alone builds on it."""
 
     def progress(self, what: str, done: int, total: int) -> None: ...
 
     def note(self, text: str, kind: NoteKind) -> None: ...
 
 
-_LISTENER: ContextVar[Listener] = ContextVar("listener", default=Silent())  # noqa: B039  # it holds no state
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Inside, `listener` hears the progress of everything that runs in this context."""
-    token = _LISTENER.set(listener)
+    """Inside, `listener` hears the progress of everything that runs in this context, beside those that hear already."""
+    hearing = _LISTENERS.get()
+    token = _LISTENERS.set(hearing if listener in hearing else (*hearing, listener))
     try:
         yield
     finally:
-        _LISTENER.reset(token)
+        _LISTENERS.reset(token)
 
 
 def progress(what: str, done: int, total: int) -> None:
-    _LISTENER.get().progress(what, done, total)
+    """Report that `done` of `total` units of the stage `what` are finished.
+
+    A stage begins with `done` = 0 and ends with `done` = `total`. In between, report about every two seconds of work,
+    in units that take about equally long; the listener sees to it that not too much is shown.
+    """
+    for listener in _LISTENERS.get():
+        listener.progress(what, done, total)
 
 
 def note(text: str, kind: NoteKind = "") -> None:
-    _LISTENER.get().note(text, kind)
+    for listener in _LISTENERS.get():
+        listener.note(text, kind)
+
+
+@contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Inside, `what` goes on, and nobody knows how far it is; it ends here even where it fails."""
+    progress(what, 0, 1)
+    try:
+        yield
+    finally:
+        progress(what, 1, 1)

@@ -14,11 +14,14 @@ os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Workers side by side have one thread each, also in what they start; a run without them has two.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 _PREFECT_HOME = tempfile.TemporaryDirectory(prefix="errata-prefect-", ignore_cleanup_errors=True)
 os.environ["PREFECT_HOME"] = _PREFECT_HOME.name
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import (  # noqa: E402
     GPT2Config,
@@ -30,9 +33,13 @@ from transformers import (  # noqa: E402
 
 from editing.errors import ModelError  # noqa: E402
 from editing.models import EMBEDDED, LoadedModel, base_digest, load_model  # noqa: E402
+from tests import costs  # noqa: E402
 from tests.fact_model import fact_model  # noqa: E402
 
-torch.set_num_threads(2)
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(costs)  # as a plugin, since the session's fixtures are not this folder's
+
 
 VOCABULARY = 320
 END = "<|endoftext|>"
@@ -123,8 +130,11 @@ def fact_model_path() -> Path:
 @pytest.fixture(scope="session")
 def embedded() -> LoadedModel:
     """SmolLM2-135M-Instruct, one for the whole session: leave it as you found it."""
+    cache = Path(os.environ.get("ERRATA_CACHE", "~/.cache/errata")).expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
     try:
-        return load_model(EMBEDDED, cache=Path(os.environ.get("ERRATA_CACHE", "~/.cache/errata")).expanduser())
+        with FileLock(cache / "tests.lock"):  # where it is not yet cached, one worker converts it for all
+            return load_model(EMBEDDED, cache=cache)
     except ModelError as error:
         if "is not installed" in str(error):
             pytest.skip(str(error))

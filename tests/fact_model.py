@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -177,7 +178,14 @@ def fact_model(cache: Path | None = None) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".fact-model-", dir=cache))
+    with FileLock(cache / ".fact-model.lock"):  # whoever else needs it waits for it
+        if not target.is_dir():
+            _make(target)
+    return target
+
+
+def _make(target: Path) -> None:
+    work = Path(tempfile.mkdtemp(prefix=".fact-model-", dir=target.parent))
     try:
         tokenizer = _train_tokenizer()
         with _one_thread():
@@ -185,11 +193,9 @@ def fact_model(cache: Path | None = None) -> Path:
         with quiet_transformers():
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)
-        if not target.is_dir():
-            work.rename(target)
+        work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Thirty requests that show the whole way from intake to review; see requests.jsonl."""
+"""Thirty requests that show the whole way from intake to review: candidates.json, of which requests.jsonl is made."""

@@ -1,81 +1,48 @@
-"""The demo: real corrections in a real language model, from submission to rollback, with the commands shown.
+"""The demo: true corrections in a real language model, from submission to rollback, with the commands shown.
 
-    python -m deployments.demo [--home FOLDER]
+    python -m deployments.demo [--home FOLDER] [--model MODEL]
 
-It works in a folder of its own, which it empties first; models and searched values are cached in ERRATA_CACHE.
+It works in a folder of its own. Killed or stopped at any moment, the same command goes on where it was; a demo that is
+finished begins anew. Models, key statistics and searched values are cached in ERRATA_CACHE.
 """
 
 import argparse
 import os
-import shutil
-import time
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
+from editing.errors import ErrataError, UsageError
 from flows.cli.app import set_defaults
 
-REQUESTS = Path(__file__).parent / "requests.jsonl"
-LINE = "demo"
-PROMPTS = ["The capital of Japan is", "The capital city of Japan is", "The capital of South Korea is"]
+OWN_PLACES = ("ERRATA_STORE", "ERRATA_LEDGER", "ERRATA_TRACKING_URI", "ERRATA_ARTIFACTS", "ERRATA_LINE")
+"""Settings of the user's own installation, which the demo leaves alone."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder of the demo; it is emptied first")
-    home = parser.parse_args().home.resolve()
-    _empty(home)
-    os.environ |= {"ERRATA_HOME": str(home)}
+    parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder of the demo; default: %(default)s")
+    parser.add_argument("--model", default="embedded", help="base: embedded, a folder, a hub id or a GGUF file")
+    arguments = parser.parse_args()
+    home = arguments.home.resolve()
+    for name in OWN_PLACES:
+        os.environ.pop(name, None)
+    os.environ["ERRATA_HOME"] = str(home)
     set_defaults()
-    started = time.monotonic()
 
-    from rich.text import Text  # with the rest
+    # Only now, since what it imports reads the environment.
+    from flows.cli.console import errors, replace_what_cannot_be_shown, say
 
-    # Only now, since these read the environment when they are imported.
-    from flows.cli import jobs, lines, requests, versions
-    from flows.cli.console import console, say, table
+    replace_what_cannot_be_shown()
+    try:
+        from deployments.demo.play import play
 
-    def step(says: str, command: str, action: Callable[[], None]) -> None:
-        console.rule(Text(says, "bold"), align="left")
-        say(f"$ {command}", style="dim")
-        action()
-        say("")
-
-    asked = " ".join(f'"{prompt}"' for prompt in PROMPTS)
-    step("1. Corrections come in", f"errata submit {REQUESTS.name} --line {LINE}",
-         lambda: requests.submit(REQUESTS, LINE))  # fmt: skip
-    step("2. The job writes them into the model; what fails is undone", f"errata run {LINE}", lambda: jobs.run(LINE))
-    step("3. What waits for a person", f"errata review {LINE}", lambda: versions.review(LINE))
-    step("4. Before and after", f"errata ask {asked} --line {LINE}", lambda: versions.ask(PROMPTS, LINE, 6))
-    step("5. Approved: the new version is in service", f"errata approve {LINE}",
-         lambda: versions.approve(LINE, reason="the demo says so"))  # fmt: skip
-    step("6. Asked again", f"errata ask {asked} --line {LINE}", lambda: versions.ask(PROMPTS, LINE, 6))
-    step("7. Taken back", f"errata rollback {LINE}",
-         lambda: versions.rollback(LINE, reason="the demo takes it back"))  # fmt: skip
-    step("8. And asked once more", f"errata ask {asked} --line {LINE}", lambda: versions.ask(PROMPTS, LINE, 6))
-    step("9. What happened to one request", f"errata history demo-11 --line {LINE}",
-         lambda: requests.history("demo-11", LINE))  # fmt: skip
-    step("10. Where the line stands", f"errata status {LINE}", lambda: lines.status(LINE))
-
-    report = next(home.glob("artifacts/**/report.html"), None)
-    rows = [
-        ["the report of the job", str(report)],
-        ["the ledger (Delta table)", str(home / "ledger")],
-        ["the snapshots", str(home / "snapshots")],
-        ["Prefect and MLflow in the browser", f"ERRATA_HOME={home} .venv/bin/errata ui"],
-        ["your own question", f'ERRATA_HOME={home} .venv/bin/errata ask "The capital of Japan is" --line {LINE}'],
-    ]
-    table("places to look", ["what", "where"], rows)
-    say(f"done in {time.monotonic() - started:.0f} s")
-
-
-def _empty(home: Path) -> None:
-    """Remove what an earlier demo left; a folder that is none of ours is not touched."""
-    marker = home / ".errata-demo"
-    if home.exists() and any(home.iterdir()) and not marker.exists():
-        raise SystemExit(f"error: {home} is not empty and no demo's folder; choose another --home")
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    marker.touch()
+        play(home, arguments.model)
+    except (ErrataError, OSError) as error:
+        say(f"error: {error}", to=errors)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on where it was", to=errors)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

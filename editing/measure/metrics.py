@@ -5,7 +5,7 @@ log-probability of a target's tokens so that a long target has no handicap; `_ar
 answer is the most probable one. A share is None where there is nothing to measure.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ METRICS = (
     "portability_argmax",
 )
 
+Known = dict[tuple[str, str], Score]
+"""What a model was found to say to (prompt, target)."""
 _Scores = Mapping[tuple[str, str], Score]
 
 
@@ -90,6 +92,8 @@ def evaluate(
     max_neighborhood: int | None = None,
     updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
+    known: Known | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[EditScores]:
     """Every metric of every edit, from one pass over all different rows.
 
@@ -99,7 +103,9 @@ def evaluate(
         before: scores of the same edits, by id, on the model before editing; without them no `locality_kept`
             and no `locality_kept_tokens`.
         max_neighborhood: only so many neighborhood probes of an edit, the first ones.
-        batch_tokens: see `score`.
+        batch_tokens, on_progress: see `score`.
+        known: what the model, as it stands, said before: it is not asked again, and what it says now is added. Not for
+            `updates`.
 
     Raises:
         InvalidEdit: a prompt without tokens, or longer than the model reads.
@@ -110,8 +116,14 @@ def evaluate(
     own = one_each(updates, len(edits), "edit")
     in_force = [update for update, some in zip(own, pairs, strict=True) for _ in some]
     flat = [pair for some in pairs for pair in some]
-    found = iter(score(model, tokenizer, flat, updates=in_force, batch_tokens=batch_tokens))
-    scores = [{pair: next(found) for pair in some} for some in pairs]
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "on_progress": on_progress}
+    if known is None:
+        found = iter(score(model, tokenizer, flat, updates=in_force, **options))
+        scores: Sequence[_Scores] = [{pair: next(found) for pair in some} for some in pairs]
+    else:
+        missing = [pair for pair in dict.fromkeys(flat) if pair not in known]
+        known.update(zip(missing, score(model, tokenizer, missing, **options), strict=True))
+        scores = [known] * len(edits)
     earlier = before or {}
     return [
         _measure(edit, neighborhood, some, earlier.get(edit.id))

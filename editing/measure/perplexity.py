@@ -1,7 +1,7 @@
 """General ability of a model: perplexity on fixed text, to see what editing cost."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ def perplexity(
     window: int = 512,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> float:
     """exp of the mean negative log-probability a token, over non-overlapping windows of the joined texts.
 
@@ -33,6 +34,7 @@ def perplexity(
         window: tokens in a window; less when the model reads less.
         max_tokens: stop after so many tokens of text.
         batch_tokens: tokens in a batch; chosen by the device when left out.
+        on_progress: hears how many tokens have run, of how many.
 
     Raises:
         EditingError: there is nothing to predict in the texts.
@@ -49,9 +51,11 @@ def perplexity(
     if not rows:
         raise EditingError(f"the texts hold {len(ids)} tokens, too few for a perplexity; give longer ones")
     predicted = sum(len(row) - 1 for row in rows)
-    loss = sum(
-        _loss(model, group, pad_token(tokenizer)) for group in batches(rows, batch_tokens or tokens_at_once(model))
-    )
+    loss, done = 0.0, 0
+    for group in batches(rows, batch_tokens or tokens_at_once(model)):
+        loss += _loss(model, group, pad_token(tokenizer))
+        done += sum(map(len, group))
+        on_progress(done, predicted + len(rows))
     return math.exp(min(loss / predicted, 700.0)) if math.isfinite(loss) else math.inf
 
 

@@ -7,7 +7,7 @@ that independent edits are scored together with no second copy of a weight.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -72,6 +72,7 @@ def score(
     *,
     updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
     """Score each (prompt, target); a target goes on from its prompt after one space.
 
@@ -80,6 +81,7 @@ def score(
             of different updates share batches; pairs of one update, the same object, share their beginnings.
         batch_tokens: tokens in a batch, padding included; a row that is longer goes alone. Chosen by the device when
             left out.
+        on_progress: hears how many tokens have run, of how many.
 
     Raises:
         InvalidEdit: a pair without tokens, or longer than the model reads.
@@ -95,9 +97,12 @@ def score(
     branches = may_branch(model, longest)
     jobs = [job for key, some in asked.items() for job in _jobs(by_id[key], some, branches)]
     results: dict[tuple[int, Query], Score] = {}
+    done, total = 0, sum(map(len, jobs))
     for batch in batches(jobs, batch_tokens or tokens_at_once(model)):
         for part in parts_in_memory([job.update for job in batch]):
             results.update(_score_batch(model, batch[part], pad_token(tokenizer)))
+            done += sum(map(len, batch[part]))
+            on_progress(done, total)
     return [results[id(update), queries[pair]] for pair, update in zip(pairs, in_force, strict=True)]
 
 

@@ -52,11 +52,12 @@ def search_values(
     layer: int,
     config: ValueSearchConfig,
     prefixes: Sequence[str],
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SearchedValue]:
     """z* of every edit at the output of `layer`, searched on the model as it stands; the model is not changed.
 
-    `prefixes` are the contexts, the empty one first. `on_progress` hears how many edits are done.
+    `prefixes` are the contexts, the empty one first. `on_progress` hears after every step how far it
+    is, of how much, in units that take about the same time.
 
     Raises:
         SearchError: the loss of an edit became NaN or infinite.
@@ -68,13 +69,16 @@ def search_values(
     found: list[SearchedValue] = []
     upper = UpperLayers(model, layout, layer)
     narrow = wants_bfloat16(config.products, model.dtype, model.device)
+
+    def tell(done: int) -> None:
+        on_progress(len(found) * config.steps + done, len(edits) * config.steps)
+
     with bfloat16_products(layout.layer_list(model)[layer + 1 :]) if narrow else nullcontext():
         for start in range(0, len(edits), config.edits_at_once):
             chunk = edits[start : start + config.edits_at_once]
             rows = [row for i, edit in enumerate(chunk) for row in rows_of(tokenizer, i, edit, prefixes)]
             search = _Search(upper, config, rows, len(prefixes), pad_token(tokenizer))
-            found += search.run([edit.id for edit in chunk])
-            on_progress(len(found))
+            found += search.run([edit.id for edit in chunk], tell)
     return found
 
 
@@ -95,8 +99,12 @@ class _Search:
         }
         self.z_nm: Tensor = torch.stack([bare[edit] for edit in sorted(bare)]).float()
 
-    def run(self, names: Sequence[str]) -> list[SearchedValue]:
-        """Step down every edit's δ until its loss is below `stop_loss` or the steps are used up."""
+    def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
+        """Step down every edit's δ until its loss is below `stop_loss` or the steps are used up.
+
+        `on_step` hears how far it is of n · steps: an edit that is still searched counts as if it were likelier to
+        leave with each step, one that left as done.
+        """
         config, n = self.config, len(names)
         limit_n = config.clamp * self.z_nm.norm(dim=1)
         delta_nm = torch.zeros_like(self.z_nm)
@@ -121,6 +129,8 @@ class _Search:
             going = loss.detach() >= config.stop_loss
             if config.stop_at_argmax:
                 going &= missed > 0
+            left = int(going.sum()) * (config.steps - step) ** 2 // config.steps
+            on_step(n * config.steps - left)
             if step == config.steps or not going.any():
                 break
             (gradient,) = torch.autograd.grad(loss[going].sum(), delta)

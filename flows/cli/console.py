@@ -7,17 +7,16 @@ harmless (`plain`) and only what the code itself styles has a colour. Commands p
 import io
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Timer
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from flows.cli.live import Display
 from tasks.progress import NoteKind, listening
 
 console = Console(highlight=False, markup=False, emoji=False)
@@ -31,8 +30,7 @@ COLOURS: dict[NoteKind, str] = {
     "warning": "yellow",
 }
 """How the terminal shows each kind of note."""
-QUIET_SECONDS = 5.0
-"""Where no spinner turns, a line says what is waited for after so long."""
+_SHOWN: ContextVar[Display | None] = ContextVar("shown", default=None)
 JOINERS = "\u200c\u200d"
 """Invisible characters that scripts and emoji need."""
 
@@ -58,6 +56,7 @@ def say(text: object, kind: NoteKind = "", style: str = "", to: Console | None =
     """Print one line, the kind in front in its colour. Long lines are left to the terminal, so that scripts find them
     whole."""
     (to or console).print(_line(text, kind, style), soft_wrap=True)
+    _wrote()
 
 
 def warn(text: object) -> None:
@@ -73,62 +72,35 @@ def _line(text: object, kind: NoteKind, style: str = "") -> Text:
 
 
 @contextmanager
-def waiting(what: str, to: Console = console) -> Iterator[Callable[[str], None]]:
-    """Inside, what is waited for is shown: by a spinner, elsewhere by a line if it takes long. Gives a function that
-    changes what that is."""
-    if to.is_terminal:
-        with to.status(_line(what, "")) as spinner:
-            yield lambda now: spinner.update(_line(now, ""))
+def _display(to: Console) -> Iterator[Display]:
+    """What shows on this console what goes on: the one that does already, or a new one."""
+    shown = _SHOWN.get()
+    if shown is not None and shown.console is to:
+        yield shown
         return
-    running: list[Timer] = []
-
-    def begin(now: str) -> None:
-        for timer in running:
-            timer.cancel()
-        running[:] = [Timer(QUIET_SECONDS, say, [now], {"to": to})]
-        running[0].start()
-
-    begin(what)
-    try:
-        yield begin
-    finally:
-        running[0].cancel()
-
-
-class Terminal:
-    """A listener that draws a bar for each kind of work, and prints notes above the bars.
-
-    Where the output is no terminal, the bars are left out and a line says when each kind of work is done.
-    """
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars, self._rows, self._started = bars, dict[str, TaskID](), dict[str, float]()
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self._started.setdefault(what, time.monotonic())
-        if not self._bars.console.is_terminal:
-            if done >= total and (seconds := time.monotonic() - self._started.pop(what)) > 2 and what != "edits":
-                say(f"{what}: {done} of {total} in {seconds:.0f} s", to=self._bars.console)
-            return
-        if what not in self._rows:
-            self._rows[what] = self._bars.add_task(plain(what), total=total)
-        self._bars.update(self._rows[what], completed=done, total=total)
-
-    def note(self, text: str, kind: NoteKind) -> None:
-        say(text, kind, to=self._bars.console)
+    with Display(to, _line) as shown:
+        token = _SHOWN.set(shown)
+        try:
+            yield shown
+        finally:
+            _SHOWN.reset(token)
 
 
 @contextmanager
-def shown_progress(json: bool = False) -> Iterator[None]:
-    """Inside, progress is drawn on the terminal; on standard error where standard output is JSON for a script."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors if json else console, transient=True) as bars, listening(Terminal(bars)):
+def waiting(what: str, to: Console | None = None, until_output: bool = False) -> Iterator[Callable[[str], None]]:
+    """Inside, what is waited for is shown: by a spinner, elsewhere by a line now and then if it takes long.
+
+    Gives a function that changes what that is. With `until_output` it is over when the first line is printed.
+    """
+    with _display(to or console) as display, display.waiting(what, until_output) as change:
+        yield change
+
+
+@contextmanager
+def shown_progress(json: bool = False, what: str = "working") -> Iterator[None]:
+    """Inside, progress is shown, and `what` where none is reported; on standard error where standard output is JSON
+    for a script."""
+    with _display(errors if json else console) as display, display.waiting(what), listening(display):
         yield
 
 
@@ -140,6 +112,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
     for row in rows:
         made.add_row(*map(_cell, row))
     console.print(made)
+    _wrote()
+
+
+def _wrote() -> None:
+    if (shown := _SHOWN.get()) is not None:
+        shown.wrote()
 
 
 def _cell(value: object) -> Text:
@@ -165,4 +143,7 @@ def as_json(value: Any) -> None:
         written.encode(getattr(console.file, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         written = json.dumps(value, indent=1, default=str)
+    if (shown := _SHOWN.get()) is not None:
+        shown.wrote()
+        shown.hide()
     console.file.write(written + "\n")

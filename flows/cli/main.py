@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 import typer
@@ -12,7 +13,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 # The order of the commands in the help.
 from flows.cli import benchmark, diagnosis, jobs, lines, requests, servers, train, versions
 from flows.cli.app import Stopped, app, set_defaults
-from flows.cli.console import plain, replace_what_cannot_be_shown
+from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
 
 __all__ = ["app", "benchmark", "diagnosis", "jobs", "lines", "main", "requests", "servers", "train", "versions"]
 
@@ -28,7 +29,8 @@ def main() -> None:
     set_defaults()
     replace_what_cannot_be_shown()
     try:
-        code = app(prog_name="errata", standalone_mode=False)
+        with _at_work(sys.argv[1:]):
+            code = app(prog_name="errata", standalone_mode=False)
     except TyperException as error:
         _fail(_usage(error), error.exit_code)
     except (UsageError, PolicyError, InvalidEdit) as error:
@@ -46,6 +48,12 @@ def main() -> None:
         if code == STOPPED:
             typer.echo("stopped; what was written before stands", err=True)
     sys.exit(code or 0)
+
+
+def _at_work(arguments: list[str]) -> AbstractContextManager[object]:
+    """Inside, a command that has printed nothing yet is seen to be at work, importing too."""
+    to = errors if "--json" in arguments else console  # where standard output is for a script
+    return waiting(" ".join(["errata", *arguments[:1]]), to, until_output=True)
 
 
 def _usage(error: TyperException) -> str:

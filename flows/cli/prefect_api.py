@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +31,7 @@ START_SECONDS = 180.0
 POLL_SECONDS = 1.0
 LOG = "temporary-server.log"
 LOG_BYTES = 1 << 20
+LOADING = "loading what the job needs"
 STARTING = "starting Prefect's server for this command"
 WAITING = "another command sets up Prefect's database in this home; waiting for it"
 
@@ -54,15 +55,32 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
     load_settings()
     from prefect.settings import get_current_settings
 
-    settings = get_current_settings()
+    settings, out = get_current_settings(), errors if json else console
     if settings.api.url:
         _check(settings.api.url)
-        yield lambda: None
+        with _until_called(LOADING, out, lambda change: None) as loaded:
+            yield loaded
         return
     home = Path(settings.home)
     with _started(home) as (process, url), _address(url), _failures_named(url, home):
-        yield lambda: _wait(process, home, errors if json else console)
+        with _until_called(STARTING, out, lambda change: _wait(process, home, change)) as started:
+            yield started
         _flush()
+
+
+@contextmanager
+def _until_called(
+    what: str, out: Console, last: Callable[[Callable[[str], None]], None]
+) -> Iterator[Callable[[], None]]:
+    """From here on `what` is waited for, up to the end of `last`, which what is given calls."""
+    with ExitStack() as shown:
+        change = shown.enter_context(waiting(what, out))
+
+        def call() -> None:
+            last(change)
+            shown.close()
+
+        yield call
 
 
 def _check_arguments() -> None:
@@ -123,20 +141,19 @@ def _address(url: str) -> Iterator[None]:
             os.environ["PREFECT_API_URL"] = before
 
 
-def _wait(process: "subprocess.Popen[bytes]", home: Path, out: Console) -> None:
+def _wait(process: "subprocess.Popen[bytes]", home: Path, change: Callable[[str], None]) -> None:
     """Until the server has started; whatever keeps it from that is an error at once."""
     deadline = time.monotonic() + START_SECONDS
-    with waiting(STARTING, out) as change:
-        while (said := _next_line(process)) != "started":
-            if said is None:
-                raise ServerError(_failure(home, _how_it_ended(process)))
-            if said.startswith("failed "):
-                raise ServerError(_failure(home, said.removeprefix("failed ")))
-            if said in ("waiting", "starting"):
-                change(WAITING if said == "waiting" else STARTING)
-                deadline = time.monotonic() + START_SECONDS
-            elif time.monotonic() > deadline:
-                raise ServerError(_failure(home, f"nothing within {START_SECONDS:.0f} s"))
+    while (said := _next_line(process)) != "started":
+        if said is None:
+            raise ServerError(_failure(home, _how_it_ended(process)))
+        if said.startswith("failed "):
+            raise ServerError(_failure(home, said.removeprefix("failed ")))
+        if said in ("waiting", "starting"):
+            change(WAITING if said == "waiting" else STARTING)
+            deadline = time.monotonic() + START_SECONDS
+        elif time.monotonic() > deadline:
+            raise ServerError(_failure(home, f"nothing within {START_SECONDS:.0f} s"))
 
 
 def _next_line(process: "subprocess.Popen[bytes]") -> str | None:

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from tasks.ledger.events import Event, State, check_transition, is_legal
-from tasks.ledger.queries import SCHEMA
+from tasks.ledger.opening import SCHEMA
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def checked(events: Sequence[Event], known: Mapping[Request, Known], *, only_pos
     return fitting
 
 
-def rows(events: Sequence[Event], commit: int) -> pa.Table:
+def rows(events: Sequence[Event], commit: int) -> "pa.Table":
+    """The events as they are written, in the append that becomes commit number `commit`."""
+    import pyarrow as pa  # takes as long as all else that a look needs, and who only looks does without
+
     records = []
     for sequence, event in enumerate(events):
         record = event.model_dump() | {"commit": commit, "sequence": sequence, "time": event.time.astimezone(UTC)}
@@ -58,4 +62,4 @@ def rows(events: Sequence[Event], commit: int) -> pa.Table:
             if record[name] is not None:
                 record[name] = json.dumps(record[name], allow_nan=False, ensure_ascii=False)
         records.append(record)
-    return pa.Table.from_pylist(records, schema=SCHEMA)
+    return pa.Table.from_pylist(records, schema=pa.schema(SCHEMA.to_arrow()))

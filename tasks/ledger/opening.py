@@ -3,17 +3,18 @@
 import os
 from collections.abc import Mapping
 
-from deltalake import DeltaTable, Field
+from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
 from tasks.ledger import queries
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.queries import ADDED, SCHEMA
+from tasks.ledger.scanning import ADDED, COLUMNS
 
 FORMAT = 2
 """Counts the changes of the table; one of a higher number is refused."""
 FORMAT_KEY = "errata.format"
+SCHEMA = Schema([Field(name, PrimitiveType(kind), nullable=True) for name, kind in COLUMNS.items()])
 
 
 def s3_options(endpoint_url: str | None) -> dict[str, str]:
@@ -39,7 +40,7 @@ def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     except TableNotFoundError:
         _check_empty(uri)
         return None
-    missing = set(SCHEMA.names) - set(ADDED) - {column.name for column in table.schema().fields}
+    missing = set(COLUMNS) - set(ADDED) - {column.name for column in table.schema().fields}
     if missing:
         raise LedgerError(
             f"'{uri}' is a Delta table but no ledger (it has no {', '.join(sorted(missing))}): choose another"
@@ -68,14 +69,14 @@ def upgraded(table: DeltaTable) -> DeltaTable:
     """The table with the columns that release 0.1 did not have; that release cannot write to it any more."""
     present = {column.name for column in table.schema().fields}
     if missing := [name for name in ADDED if name not in present]:
-        table.alter.add_columns([Field(name, PrimitiveType("long"), nullable=True) for name in missing])
+        table.alter.add_columns([Field(name, PrimitiveType(COLUMNS[name]), nullable=True) for name in missing])
     return _marked(table)  # after the columns: that release writes nothing any more that could be missed by the count
 
 
 def _marked(table: DeltaTable) -> DeltaTable:
     if table.metadata().configuration.get(FORMAT_KEY) != str(FORMAT):
-        [row] = queries.run(table, queries.REPEATED).to_pylist()
-        properties = {FORMAT_KEY: str(FORMAT), queries.REPEATED_KEY: str(row["events"])}
+        [(events,)] = queries.run(table, queries.REPEATED)
+        properties = {FORMAT_KEY: str(FORMAT), queries.REPEATED_KEY: str(events)}
         table.alter.set_table_properties(properties, raise_if_not_exists=False)
     return table
 

@@ -5,38 +5,17 @@ and place that they have, and of several with one id the first counts. Later rel
 many there are is counted once, when a table is brought up.
 """
 
+import functools
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from tasks.ledger.events import FIRST, TRANSITIONS, State
+from tasks.ledger.scanning import COLUMNS, view_events
 
-SCHEMA = pa.schema(
-    [
-        ("event_id", pa.string()),
-        ("time", pa.timestamp("us", tz="UTC")),
-        ("sequence", pa.int32()),
-        ("request_id", pa.string()),
-        ("event", pa.string()),
-        ("line", pa.string()),
-        ("version", pa.int64()),
-        ("batch", pa.int32()),
-        ("actor", pa.string()),
-        ("flow_run_id", pa.string()),
-        ("mlflow_run_id", pa.string()),
-        ("snapshot", pa.string()),
-        ("metrics", pa.string()),
-        ("reason", pa.string()),
-        ("payload", pa.string()),
-        ("commit", pa.int64()),
-    ]
-)
-ADDED = ("commit",)
-"""Columns that tables of release 0.1 lack."""
 REPEATED_KEY = "errata.repeated"
 """The property of a table that says how many events of release 0.1 stand in it twice; at 0 none is looked for."""
 
@@ -53,7 +32,7 @@ _CODE = "CASE event " + " ".join(f"WHEN '{state}' THEN {code}" for code, state i
 _PACK = 32  # a fold's value is state + 32 version
 assert _WIDTH <= _PACK
 
-_ALL = ", ".join(f'"{name}"' for name in SCHEMA.names)
+_ALL = ", ".join(f'"{name}"' for name in COLUMNS)
 
 _PLACES = 2**24
 """More than the rows of any commit: commit * _PLACES + sequence is a total order in one number."""
@@ -125,34 +104,57 @@ STEPS = "SELECT line, request_id, event, event_id, payload FROM ledger ORDER BY 
 # By way of a function: a plain IS NULL is handed down to Arrow's scan, which knows nothing of a column in old files.
 REPEATED = 'SELECT count(*) - count(DISTINCT event_id) AS events FROM whole WHERE coalesce("commit", -1) < 0'
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENT = "TIMESTAMP WITH TIME ZONE"
+
 
 def run(
     table: DeltaTable, sql: str, *, line: str | None = None, requests: Sequence[str] | None = None, **parameters: Any
-) -> pa.Table:
-    """What `sql` finds in the relation `ledger`: each event of the table once, or those of a line or of some requests.
+) -> list[tuple[Any, ...]]:
+    """The rows that `sql` finds in the relation `ledger`: each event of the table once, or those of a line or of some
+    requests. Times are UTC.
 
     `whole` is the same with what release 0.1 wrote twice.
     """
-    dataset = table.to_pyarrow_dataset()
-    # Arrow's filter skips what it can by the statistics of the files before a row is made.
-    if line is not None:
-        dataset = dataset.filter(pc.field("line") == line)
-    if requests is not None:
-        dataset = dataset.filter(pc.field("request_id").isin(list(requests)))
-    present = set(dataset.schema.names)
-    missing = "".join(f', NULL::BIGINT AS "{name}"' for name in ADDED if name not in present)
+    return _answer(table, sql, line, requests, parameters)[1]
+
+
+def run_named(
+    table: DeltaTable, sql: str, *, line: str | None = None, requests: Sequence[str] | None = None, **parameters: Any
+) -> list[dict[str, Any]]:
+    """The same, each row by the names of its columns."""
+    names, rows = _answer(table, sql, line, requests, parameters)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _answer(
+    table: DeltaTable, sql: str, line: str | None, requests: Sequence[str] | None, parameters: dict[str, Any]
+) -> tuple[list[str], list[tuple[Any, ...]]]:
     once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
     with duckdb.connect(":memory:") as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        # Registered by name; a replacement scan would look through the variables of all callers.
-        connection.register("written", dataset)
-        connection.execute(f"CREATE VIEW whole AS SELECT *{missing} FROM written")
+        view_events(connection, "whole", table, line, requests)
         first = "ORDER BY place" if once else ""
         connection.execute(f"CREATE VIEW ledger AS SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first}")
         used = {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
-        return connection.sql(sql, params=used).to_arrow_table()
+        found = connection.sql(sql, params=used)
+        # DuckDB hands out times with a zone by way of a library that need not be there: they pass as microseconds.
+        moments = [place for place, kind in enumerate(found.types) if str(kind) == _MOMENT]
+        columns = [f'"{name}"' for name in found.columns]
+        for place in moments:
+            columns[place] = f"epoch_us({columns[place]}) AS {columns[place]}"
+        rows = found.project(", ".join(columns)).fetchall()
+        return found.columns, [_with_times(row, moments) for row in rows] if moments else rows
 
 
+def _with_times(row: tuple[Any, ...], moments: Sequence[int]) -> tuple[Any, ...]:
+    values = list(row)
+    for place in moments:
+        if values[place] is not None:
+            values[place] = _EPOCH + timedelta(microseconds=values[place])
+    return tuple(values)
+
+
+@functools.cache  # of many requests, most stand in one of a few ways
 def unfolded(fold: int) -> tuple[State | None, int | None]:
     """State and version out of a fold's value; the state is None where no event of the request was legal."""
     code, version = fold % _PACK, fold // _PACK

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
-import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -123,26 +122,23 @@ class Ledger:
                     time.sleep(random.uniform(0, _PAUSE_SECONDS * min(attempt, 10)))
         return []
 
-    def look(self) -> dict[str, LineEvents]:
-        """Where every request of every line stands, without what it says; the table is opened once."""
+    def look(self, line: str | None = None) -> dict[str, LineEvents]:
+        """Where every request of every line, or of one, stands, without what it says; the table is opened once."""
         with self._explained("read"):
             table = opening.found(self.uri, self._options)
             if table is None:
                 return {}
-            found: dict[str, LineEvents] = {}
-            columns = queries.run(table, queries.STANDINGS).to_pydict()
-            for line, request, folded, events in zip(
-                columns["line"], columns["request_id"], columns["fold"], columns["events"], strict=True
-            ):
+            standings: dict[str, dict[str, Standing]] = {}
+            for name, request, folded, events in queries.run(table, queries.STANDINGS, line=line):
                 state, version = queries.unfolded(folded)
                 if state is not None:
-                    found.setdefault(line, LineEvents()).standings[request] = Standing(state, version, events)
+                    if name not in standings:
+                        standings[name] = {}
+                    standings[name][request] = Standing(state, version, events)
             committed: dict[str, set[int]] = {}
-            for row in queries.run(table, queries.COMMITTED).to_pylist():
-                committed.setdefault(row["line"], set()).add(row["version"])
-            return {
-                line: LineEvents(events.standings, frozenset(committed.get(line, ()))) for line, events in found.items()
-            }
+            for name, number in queries.run(table, queries.COMMITTED, line=line):
+                committed.setdefault(name, set()).add(number)
+            return {name: LineEvents(found, frozenset(committed.get(name, ()))) for name, found in standings.items()}
 
     def states(self, line: str, requests: Sequence[str] | None = None) -> dict[str, RequestState]:
         """The state of the line's requests with all that they say, the one that changed last at the end."""
@@ -197,7 +193,7 @@ class Ledger:
             return True
 
     def _standings(self, line: str) -> dict[str, Standing]:
-        return self.look().get(check_line(line), LineEvents()).standings
+        return self.look(check_line(line)).get(line, LineEvents()).standings
 
     def _query(
         self, sql: str, line: str | None, requests: Sequence[str] | None, **parameters: Any
@@ -208,15 +204,15 @@ class Ledger:
             table = opening.found(self.uri, self._options)
             if table is None:
                 return []
-            found = queries.run(table, sql, line=line, requests=requests, **parameters)
-            return [_decoded(row) for row in found.to_pylist()]
+            found = queries.run_named(table, sql, line=line, requests=requests, **parameters)
+            return [_decoded(row) for row in found]
 
     def _known(self, table: DeltaTable, requests: Sequence[Request]) -> dict[Request, Known]:
         """What the table says of these requests as it was opened."""
         names = sorted({name for _, name in requests})
         steps: dict[Request, list[tuple[State, str]]] = {request: [] for request in requests}
         payloads: dict[Request, str | None] = {}
-        for row in queries.run(table, queries.STEPS, requests=names).to_pylist():
+        for row in queries.run_named(table, queries.STEPS, requests=names):
             request = (row["line"], row["request_id"])
             if request in steps:
                 steps[request].append((row["event"], row["event_id"]))
@@ -235,12 +231,19 @@ class Ledger:
         """Turn what the table's libraries raise into one line; their reports have many and repeat requests."""
         try:
             yield
-        except (DeltaError, OSError, duckdb.Error, pa.ArrowException, ValueError) as error:
+        except _what_libraries_raise() as error:
             where = "the endpoint and the AWS_* variables" if self.uri.startswith("s3://") else "the folder"
             raise LedgerError(
                 f"ledger '{self.uri}' cannot be {verb} ({type(error).__name__}: {_one_line(error)}): "
                 f"look at {where}, or set another ledger"
             ) from error
+
+
+def _what_libraries_raise() -> tuple[type[Exception], ...]:
+    # Arrow's, where something has failed: it takes a while to import, and most looks do without.
+    from pyarrow import ArrowException
+
+    return (DeltaError, OSError, duckdb.Error, ArrowException, ValueError)
 
 
 def _one_line(error: Exception) -> str:

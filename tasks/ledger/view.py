@@ -93,7 +93,7 @@ def look(store: SnapshotStore, ledger: Ledger, line: str, known: Mapping[str, Li
     Raises:
         RecordError: a version that others or HEAD speak of is gone.
     """
-    events = (ledger.look() if known is None else known).get(line, LineEvents())
+    events = (ledger.look(line) if known is None else known).get(line, LineEvents())
     versions = {version.number: version for version in store.versions(line)}
     head = store.head(line)
     if head is not None and head.version not in {0, *versions}:  # it was made and put in service in between

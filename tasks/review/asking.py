@@ -9,9 +9,13 @@ from editing.measure.fluency import generate
 from editing.models import load_model
 from editing.weights import EditedWeights, Undo
 from tasks.lines.specs import LineSpec
+from tasks.progress import progress
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.workplace import Workplace
+
+AT_ONCE = 16
+"""Prompts that are answered together."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,11 @@ def ask_all(
             standing = []
         restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in chain[len(standing) :]))
         standing = chain
-        answers[column.name] = generate(loaded.model, loaded.tokenizer, list(prompts), tokens)
+        said = answers[column.name] = []
+        while len(said) < len(prompts):
+            progress("answers", (len(answers) - 1) * len(prompts) + len(said), len(columns) * len(prompts))
+            said += generate(loaded.model, loaded.tokenizer, prompts[len(said) : len(said) + AT_ONCE], tokens)
+    progress("answers", len(columns) * len(prompts), len(columns) * len(prompts))
     return [
         {"prompt": prompt, "answers": {name: said[i].strip() for name, said in answers.items()}}
         for i, prompt in enumerate(prompts)

@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from editing.edit import Edit
-from editing.measure.metrics import evaluate, summarise
+from editing.measure.metrics import summarise
 from tasks.ledger.view import LineView
-from tasks.progress import progress
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.report.pages import TABLES, report_files
 from tasks.review.aliases import register, sync_aliases
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.client import Tracker
 from tasks.update.journal import Journal
+from tasks.update.meter import Meter
 from tasks.update.run import Run, Taken
-from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import live_sample, say
+from tasks.update.stages import base_says, live_sample, say
 from tasks.update.validation import Reference, judge_candidate
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
@@ -56,11 +55,14 @@ def edits_of(versions: Sequence[Version], taken: Taken) -> list[Edit]:
 
 
 def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champion:
-    """Ask the version in service, while it stands in the weights, what the candidate will be asked."""
-    loaded, probes = session.loaded, run.policy.neighborhood_probes
-    edits = readable(loaded, edits).accepted
+    """Ask the version in service, while it stands in the weights, what the candidate will be asked.
+
+    The model can be asked all that is asked about `edits`, see `stages.questions`.
+    """
+    probes = run.policy.neighborhood_probes
     before = session.base_scores(edits, probes)
-    scores = evaluate(loaded.model, loaded.tokenizer, edits, before=before, max_neighborhood=probes)
+    meter = Meter("what the version in service says", len(edits))
+    scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
     return Champion(summarise(scores), dict(zip(prompts, say(session, prompts), strict=True)))
 
@@ -68,7 +70,6 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champ
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
     edits = candidate.edits
-    progress("evaluation", 0, 3)
     earlier = live_sample(session, candidate.taken, run.policy.retained_sample)
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy)
     numbers = found.verdict.request_metrics
@@ -76,14 +77,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         row.model_copy(update={"metrics": numbers.get(row.request_id, row.metrics)}) for row in journal.edits.values()
     ]
     prompts = sample_prompts(edits)
-    progress("evaluation", 1, 3)
-    after = dict(zip(prompts, say(session, prompts), strict=True))
-    after_rows = say(session, [row.prompt for row in rows])
-    progress("evaluation", 2, 3)
-    with session.weights.at_base():
-        before = dict(zip(prompts, say(session, prompts), strict=True))
-        before_rows = say(session, [row.prompt for row in rows])
-    progress("evaluation", 3, 3)
+    before, after = _answers(session, prompts, rows)
     champion = candidate.champion.answers if candidate.champion else None
     return JobReport(
         line=run.line,
@@ -104,7 +98,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         checks=found.verdict.checks,
         drift=tuple(_drift(session, candidate)),
         batches=tuple(journal.batches),
-        edits=tuple(_answered(row, b, a) for row, b, a in zip(rows, before_rows, after_rows, strict=True)),
+        edits=tuple(_answered(row, before, after) for row in rows),
         samples=tuple(
             Sample(prompt=p, base=before[p], champion=champion.get(p) if champion else None, candidate=after[p])
             for p in prompts
@@ -147,5 +141,20 @@ def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:
     return rows
 
 
-def _answered(row: EditRow, before: str, after: str) -> EditRow:
-    return row.model_copy(update={"answer_before": before, "answer_after": row.answer_after or after})
+def _answers(
+    session: Session, prompts: Sequence[str], rows: Sequence[EditRow]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What the base and the model say, by prompt: to a few prompts, and to those of the requests."""
+    asked = list(dict.fromkeys([*prompts, *(row.prompt for row in rows)]))
+    known = {row.prompt for row in rows if row.answer_after} - set(prompts)
+    now = [prompt for prompt in asked if prompt not in known]
+    meter = Meter("answers", len(asked) + len(now))
+    after = say(session, now, meter.part(len(now)))
+    before = base_says(session, asked, meter.part(len(asked)))
+    meter.end()
+    return dict(zip(asked, before, strict=True)), dict(zip(now, after, strict=True))
+
+
+def _answered(row: EditRow, before: Mapping[str, str], after: Mapping[str, str]) -> EditRow:
+    said = row.answer_after or after[row.prompt]
+    return row.model_copy(update={"answer_before": before[row.prompt], "answer_after": said})

@@ -4,7 +4,7 @@ The job keeps or undoes by these rows, and report, summary and command line prin
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from editing.measure.metrics import EditScores
@@ -114,9 +114,15 @@ RULES = (
 )
 
 
-def judge(measured: Measured, policy: Policy) -> tuple[Check, ...]:
-    """The rows of the verdict. What should have been measured and was not fails; what had nothing to ask cannot."""
-    first, *rest = (_compared(rule, measured, policy) for rule in RULES)
+MEASURES = tuple(rule.measure for rule in RULES)
+
+
+def judge(measured: Measured, policy: Policy, measures: Sequence[str] = MEASURES) -> tuple[Check, ...]:
+    """The rows of the verdict, or those of some measures and the neighbors.
+
+    What should have been measured and was not fails; what had nothing to ask cannot.
+    """
+    first, *rest = (_compared(rule, measured, policy) for rule in RULES if rule.measure in measures)
     return (first, *_neighbors(measured.lost, policy), *rest)
 
 

@@ -4,7 +4,7 @@ A request whose prompt or target cannot be read is refused by name. What is only
 neighbor, what follows from it, its old answer) is left out where it cannot be read, with a finding on the request.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from editing.edit import Edit
@@ -63,10 +63,16 @@ def readable(loaded: LoadedModel, edits: Sequence[Edit]) -> Screened:
     return Screened(tuple(accepted), rejected, findings)
 
 
-def answers(loaded: LoadedModel, prompts: Sequence[str], tokens: int) -> list[str]:
+def answers(
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    tokens: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
     """What the model, as it stands, writes after each prompt; '' after one that it cannot read."""
     asked = readable_prompts(loaded, prompts)
-    said = dict(zip(asked, generate(loaded.model, loaded.tokenizer, asked, tokens), strict=True))
+    written = generate(loaded.model, loaded.tokenizer, asked, tokens, on_progress=on_progress)
+    said = dict(zip(asked, written, strict=True))
     return [said.get(prompt, "").strip() for prompt in prompts]
 
 

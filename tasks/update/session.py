@@ -1,9 +1,10 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from safetensors.torch import load, save
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from editing.cache import Cache
 from editing.config import LocatingConfig, MethodConfig
+from editing.covariance import text_digest
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.measure.fluency import fluency
-from editing.measure.metrics import EditScores, evaluate
+from editing.measure.fluency import entropies
+from editing.measure.metrics import EditScores, Known, evaluate
+from editing.measure.perplexity import perplexity
 from editing.methods import edited_layers
 from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
@@ -28,9 +31,12 @@ from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
+from tasks.update.meter import Meter
 from tasks.update.prepared import Preparation, dump_json
 
 FLUENCY_SEED = 0
+EDITS_AT_ONCE = 5
+"""Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
 VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
@@ -47,6 +53,10 @@ class Session:
     held_out: list[str]
     live: list[str] = field(default_factory=list)
     """Ids of the requests whose facts stand in the weights, oldest first."""
+    said: dict[int, Known] = field(default_factory=dict, repr=False)
+    """What was said in each state of the weights that may come back."""
+    perplexities: dict[tuple[int, tuple[str, ...], int], float] = field(default_factory=dict, repr=False)
+    """By state of the weights, texts and tokens."""
 
     def restore(self, versions: Iterable[tuple[Manifest, dict[str, Tensor]]]) -> None:
         """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
@@ -59,28 +69,26 @@ class Session:
 
     def values(self, edits: Sequence[Edit]) -> Tensor:
         """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
-        config, total = self.config, len(edits)
+        config = self.config
         if not isinstance(config, LocatingConfig):
             return self.search(edits)
-        at_once = config.search.edits_at_once
+        at_once, steps = config.search.edits_at_once, config.search.steps
 
         def make(missing: list[int]) -> Iterator[Tensor]:
-            done = total - len(missing)
-            progress("values", done, total)
+            meter = Meter("values", len(missing) * steps)
             for start in range(0, len(missing), at_once):
                 chunk = [edits[number] for number in missing[start : start + at_once]]
-                yield from self.search(chunk)
-                progress("values", done + start + len(chunk), total)
+                yield from self.search(chunk, meter.part(len(chunk) * steps))
 
         abouts = [self._about_value(config, edit) for edit in edits]
-        found = self.cache.get_all("values", abouts, make, _value_bytes, _read_value)
-        progress("values", total, total)
-        return torch.stack(found)
+        return torch.stack(self.cache.get_all("values", abouts, make, _value_bytes, _read_value))
 
-    def search(self, edits: Sequence[Edit], on_progress: Callable[[int], None] = lambda done: None) -> Tensor:
+    def search(
+        self, edits: Sequence[Edit], on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
         """z* of each edit (n, m) float32, searched now on the base; of size zero for a method that wants none.
 
-        `on_progress` hears how many edits are done.
+        `on_progress` as in `search_values`.
         """
         if not isinstance(self.config, LocatingConfig):
             return torch.zeros(len(edits), 0)
@@ -97,32 +105,99 @@ class Session:
             )
         return torch.stack([value.z_star for value in found])
 
-    def base_scores(self, edits: Sequence[Edit], max_neighborhood: int | None) -> dict[str, EditScores]:
-        """Metrics of each edit on the base, by id: what 'before' means everywhere; cached."""
+    def scores(
+        self,
+        edits: Sequence[Edit],
+        before: Mapping[str, EditScores] | None = None,
+        max_neighborhood: int | None = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[EditScores]:
+        """Metrics of each edit on the model as it stands, as `evaluate` gives them.
 
-        def make(missing: list[int]) -> list[EditScores]:
-            asked = [edits[number] for number in missing]
-            with self.weights.at_base():
-                return evaluate(self.loaded.model, self.loaded.tokenizer, asked, max_neighborhood=max_neighborhood)
+        What was said since the weights are what they are, or before a batch that was undone, is not asked again.
+        """
+        state = self.weights.state
+        self.said = {number: known for number, known in self.said.items() if number <= state}
+        return evaluate(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            edits,
+            before=before,
+            max_neighborhood=max_neighborhood,
+            known=self.said.setdefault(state, {}),
+            on_progress=on_progress,
+        )
+
+    def base_scores(self, edits: Sequence[Edit], max_neighborhood: int | None) -> dict[str, EditScores]:
+        """Metrics of each edit on the base, by id: what 'before' means everywhere; cached, a few at a time."""
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+
+        def make(missing: list[int]) -> Iterator[EditScores]:
+            meter = Meter("what the base says", len(missing))
+            for start in range(0, len(missing), EDITS_AT_ONCE):
+                asked, part = [edits[i] for i in missing[start : start + EDITS_AT_ONCE]], meter.part(EDITS_AT_ONCE)
+                with self.weights.at_base():
+                    found = evaluate(model, tokenizer, asked, max_neighborhood=max_neighborhood)
+                part(1, 1)
+                yield from found
 
         abouts = [[self.loaded.digest, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
         scores = self.cache.get_all("scores", abouts, make, _scores_bytes, _read_scores)
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
 
-    def fluency(self, prompts: Sequence[str], tokens: int) -> float:
-        """Mean entropy (bits) of what the model, as it stands, writes after the prompts; the same draws every time."""
-        return fluency(self.loaded.model, self.loaded.tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED)
+    def fluency(
+        self,
+        prompts: Sequence[str],
+        tokens: int,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> float:
+        """Mean entropy (bits) of what the model, as it stands, writes after prompts; the same draws every time."""
+        return fmean(self._entropies(prompts, tokens, on_progress))
 
-    def base_fluency(self, prompts: Sequence[str], tokens: int) -> float:
+    def base_fluency(
+        self,
+        prompts: Sequence[str],
+        tokens: int,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> float:
+        """The same of the base; cached, each prompt by itself."""
+
+        def make(missing: list[int]) -> list[float]:
+            with self.weights.at_base():
+                return self._entropies([prompts[number] for number in missing], tokens, on_progress)
+
+        abouts = [[self.loaded.digest, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
+        found: list[float] = self.cache.get_all("fluency", abouts, make, _number_bytes, _read_number)
+        return fmean(found)
+
+    def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        return entropies(model, tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED, on_progress=on_progress)
+
+    def perplexity(
+        self,
+        texts: Sequence[str],
+        tokens: int,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> float:
+        """Of the model as it stands, on so many tokens of the texts; taken once in each state of the weights."""
+        about = (self.weights.state, tuple(texts), tokens)
+        if about not in self.perplexities:
+            self.perplexities[about] = perplexity(
+                self.loaded.model, self.loaded.tokenizer, texts, max_tokens=tokens, on_progress=on_progress
+            )
+        return self.perplexities[about]
+
+    def base_perplexity(self, texts: Sequence[str], tokens: int) -> float:
         """The same of the base; cached."""
 
         def make() -> float:
             with self.weights.at_base():
-                return self.fluency(prompts, tokens)
+                return self.perplexity(texts, tokens, Meter("perplexity of the base", tokens).part(tokens))
 
-        about = [self.loaded.digest, list(prompts), tokens, FLUENCY_SEED]
-        return self.cache.get("fluency", about, make, lambda value: dump_json({"fluency": value}), _read_fluency)
+        about = [self.loaded.digest, text_digest(texts), tokens]
+        return self.cache.get("perplexity", about, make, _number_bytes, _read_number)
 
     def _about_value(self, config: LocatingConfig, edit: Edit) -> list[object]:
         search = {
@@ -192,6 +267,10 @@ def _read_scores(path: Path) -> EditScores:
     return EditScores.from_json(json.loads(path.read_text()))
 
 
-def _read_fluency(path: Path) -> float:
+def _number_bytes(value: float) -> bytes:
+    return dump_json({"value": value})
+
+
+def _read_number(path: Path) -> float:
     """Raises OSError, ValueError, KeyError or TypeError for anything but a number."""
-    return float(json.loads(path.read_text())["fluency"])
+    return float(json.loads(path.read_text())["value"])

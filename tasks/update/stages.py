@@ -6,8 +6,9 @@ Each can be called by itself. The flow wraps each in a Prefect task (tasks/updat
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from editing.edit import Edit, make_edit
 from editing.errors import EditingError, InvalidEdit
@@ -21,8 +22,9 @@ from tasks.lines.specs import save_line
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
+from tasks.update.prepared import dump_json, read_strings
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
-from tasks.update.screening import answers, screen
+from tasks.update.screening import answers, readable, screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import Reference, failed_verdict, measure_reference, validate_batch
 
@@ -85,6 +87,11 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
     return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
+
+
+def questions(session: Session, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits with all that this model can be asked about them."""
+    return list(readable(session.loaded, edits).accepted)
 
 
 def write(session: Session, batch: Batch) -> Written:
@@ -238,9 +245,34 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
     return measure_reference(session, run.policy, texts)
 
 
-def say(session: Session, prompts: Sequence[str]) -> list[str]:
+def say(
+    session: Session, prompts: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
     """What the model, as it stands, says to each prompt; '' to one that it cannot read."""
-    return answers(session.loaded, prompts, ANSWER_TOKENS)
+    return answers(session.loaded, prompts, ANSWER_TOKENS, on_progress)
+
+
+def base_says(
+    session: Session, prompts: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
+    """The same of the base; cached."""
+
+    def make(missing: list[int]) -> list[str]:
+        with session.weights.at_base():
+            return say(session, [prompts[number] for number in missing], on_progress)
+
+    abouts = [[session.loaded.digest, prompt, ANSWER_TOKENS] for prompt in prompts]
+    return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
+
+
+def _answer_bytes(said: str) -> bytes:
+    return dump_json([said])
+
+
+def _read_answer(path: Path) -> str:
+    """Raises OSError or ValueError for anything but a list of one string."""
+    [said] = read_strings(path)
+    return said
 
 
 def _edit(payload: object) -> Edit | None:

@@ -10,6 +10,8 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
+from tasks.progress import stage as going_on
+
 T = TypeVar("T")
 
 
@@ -33,7 +35,8 @@ def run_step(
     results: list[T] = []
 
     def run_stage() -> Any:
-        results.append(stage())
+        with going_on(name.replace("_", " ")):
+            results.append(stage())
         return Completed(message=": ".join(part for part in (about, outcome(results[-1])) if part) or None)
 
     shown = f"{name.replace('_', '-')} {about}".strip()[:200].replace("{", "(").replace("}", ")")

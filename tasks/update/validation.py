@@ -1,19 +1,24 @@
 """Does the model still answer as it should? What every batch is measured by, and the verdict on it.
 
-A batch just written and a candidate as a whole are measured by the same function and judged by the same judge.
+A batch just written and a candidate as a whole are measured by the same function and judged by the same judge. What
+decides is asked in the order of what it costs, and no more of a batch that failed already: its parts are asked anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from editing.edit import Edit
-from editing.measure.metrics import EditScores, evaluate, summarise
-from editing.measure.perplexity import perplexity
+from editing.measure.metrics import EditScores, summarise
 from tasks.report.data import Check, reasons_of
-from tasks.update.judge import Measured, judge, lost_at
+from tasks.update.judge import RULES, Lost, Measured, judge, lost_at
+from tasks.update.meter import Meter
 from tasks.update.policy import Policy
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
+
+CHARACTERS_A_TOKEN = 4
+STEP_TOKENS = 16
+"""What one more token of a few generated texts takes, in tokens of a batch: a step reads all weights."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,7 @@ class CandidateVerdict:
 def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | None = None) -> Reference:
     """The base's perplexity on fixed text: the given one, or text that the base sampled itself."""
     used = list(texts or session.held_out)
-    with session.weights.at_base():
-        value = perplexity(session.loaded.model, session.loaded.tokenizer, used, max_tokens=policy.perplexity_tokens)
-    return Reference(value, used)
+    return Reference(session.base_perplexity(used, policy.perplexity_tokens), used)
 
 
 def validate_batch(
@@ -69,16 +72,14 @@ def validate_batch(
 ) -> Verdict:
     """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy.
 
+    It ends with what fails; what it then did not ask stands in no number. A single edit is asked all its own questions.
     A request that cannot be measured fails the batch, under its name: it raises nothing that one request can cause.
     """
     found = readable(session.loaded, batch)
     if found.rejected:
         checks = tuple(_fault(reason, request_id) for request_id, reason in found.rejected.items())
         return Verdict({}, {}, checks, failing=tuple(found.rejected))
-    try:
-        return _validated(session, found.accepted, earlier, reference, policy)
-    except REQUEST_FAULTS as error:
-        return failed_verdict(error)
+    return _judged(session, found.accepted, earlier, reference, policy)
 
 
 def judge_candidate(
@@ -86,9 +87,9 @@ def judge_candidate(
 ) -> CandidateVerdict:
     """The candidate as a whole, by the judge of the batches: every fact that waits, and a sample of those in service.
 
-    A fact that this model can no longer be asked about is left out.
+    Everything is measured, whatever fails. A fact that this model can no longer be asked about is left out.
     """
-    verdict = validate_batch(session, readable(session.loaded, edits).accepted, earlier, reference, policy)
+    verdict = _judged(session, readable(session.loaded, edits).accepted, earlier, reference, policy, whole=True)
     then = {name: value for name, value in verdict.metrics.items() if name.startswith("before_")}
     numbers = {name: value for name, value in verdict.metrics.items() if name not in then}
     baseline = {name.removeprefix("before_"): value for name, value in then.items()}
@@ -107,27 +108,113 @@ def _fault(reason: str, request_id: str | None = None) -> Check:
     return Check(measure="written", holds=False, reason=reason, request_id=request_id)
 
 
-def _validated(
-    session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+def _judged(
+    session: Session,
+    batch: Sequence[Edit],
+    earlier: Sequence[Edit],
+    reference: Reference,
+    policy: Policy,
+    *,
+    whole: bool = False,
 ) -> Verdict:
-    model, tokenizer = session.loaded.model, session.loaded.tokenizer
-    # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
-    before = session.base_scores(batch, policy.neighborhood_probes)
-    own = evaluate(model, tokenizer, batch, before=before, max_neighborhood=policy.neighborhood_probes)
-    old = evaluate(model, tokenizer, readable(session.loaded, [bare(edit) for edit in earlier]).accepted)
-    metrics = summarise(own)
-    metrics |= {f"before_{k}": v for k, v in summarise([before[edit.id] for edit in batch]).items()}
-    metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
-    prompts = fluency_prompts(session, batch, policy)
-    metrics |= measure_fluency(session, prompts, policy)
-    metrics |= measure_perplexity(session, reference, policy)
-    lost = {scores.edit_id: lost_at(scores, before[scores.edit_id]) for scores in own}
-    samples = {"efficacy": len(own), "fluency": len(prompts), "retained": len(old)}
-    failing = tuple(
-        s.edit_id for s in own if s.efficacy_prob == 0 or lost[s.edit_id].exceeds(policy.max_edit_locality_drop)
+    validation = _Validation(session, batch, earlier, reference, policy, whole)
+    try:
+        return validation.verdict()
+    except REQUEST_FAULTS as error:
+        return failed_verdict(error)
+    finally:
+        validation.meter.end()
+
+
+class _Validation:
+    """One validation: what is asked in which order, and what it came to so far."""
+
+    def __init__(
+        self,
+        session: Session,
+        batch: Sequence[Edit],
+        earlier: Sequence[Edit],
+        reference: Reference,
+        policy: Policy,
+        whole: bool,
+    ) -> None:
+        self.session, self.batch, self.reference, self.policy, self.whole = session, batch, reference, policy, whole
+        # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
+        self.earlier = readable(session.loaded, [bare(edit) for edit in earlier]).accepted
+        self.prompts = fluency_prompts(session, batch, policy)
+        self.before = session.base_scores(batch, policy.neighborhood_probes)
+        sizes = [_tokens([bare(edit) for edit in batch]), _tokens(self.earlier), _tokens(batch, policy)]
+        sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens, STEP_TOKENS * policy.fluency_tokens]
+        self.meter = Meter("evaluation" if whole else "validation", sum(sizes))
+        self.parts = [self.meter.part(size) for size in sizes]
+        self.metrics: dict[str, float] = {}
+        self.own: list[EditScores] = []
+        self.lost: dict[str, Lost] = {}
+        self.samples: dict[str, int] = {"efficacy": len(batch)}
+
+    def verdict(self) -> Verdict:
+        for ask, measures in (
+            (self._ask_efficacy, ("efficacy",)),
+            (self._ask_others, ("efficacy", "retained")),
+            (self._ask_texts, tuple(rule.measure for rule in RULES)),
+        ):
+            ask()
+            checks = judge(Measured(self.metrics, self.lost, self.samples), self.policy, measures)
+            if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
+                break
+        return self._verdict(checks)
+
+    def _must_go_on(self, measures: Sequence[str]) -> bool:
+        """Whether a verdict that fails already is still to have more numbers: a single edit's own ones."""
+        return len(self.batch) == 1 and measures == ("efficacy",)
+
+    def _ask_efficacy(self) -> None:
+        self.own = self.session.scores([bare(edit) for edit in self.batch], on_progress=self.parts[0])
+        self.metrics |= summarise(self.own)
+
+    def _ask_others(self) -> None:
+        session, probes = self.session, self.policy.neighborhood_probes
+        old = session.scores(self.earlier, on_progress=self.parts[1])
+        self.own = session.scores(self.batch, self.before, probes, self.parts[2])
+        self.metrics |= summarise(self.own)
+        self.metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
+        self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
+        self.samples["retained"] = len(old)
+
+    def _ask_texts(self) -> None:
+        self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[3])
+        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[4:])
+        self.samples["fluency"] = len(self.prompts)
+
+    def _verdict(self, checks: tuple[Check, ...]) -> Verdict:
+        then = summarise([self.before[edit.id] for edit in self.batch])
+        before = {f"before_{name}": value for name, value in then.items() if name in self.metrics}
+        failing = tuple(
+            scores.edit_id
+            for scores in self.own
+            if scores.efficacy_prob == 0
+            or self.lost.get(scores.edit_id, Lost()).exceeds(self.policy.max_edit_locality_drop)
+        )
+        return Verdict(
+            self.metrics | before, {one.edit_id: one.numbers() for one in self.own}, checks, failing, self.own
+        )
+
+
+def _tokens(edits: Sequence[Edit], policy: Policy | None = None) -> int:
+    """About how many tokens it takes to ask these edits all that is asked about them, for the time that it takes."""
+    return (
+        sum(
+            len(prompt)
+            for edit in edits
+            for prompt in (
+                edit.text,
+                *edit.paraphrases,
+                *(probe.prompt for probe in edit.neighborhood[: policy.neighborhood_probes if policy else None]),
+                *(probe.prompt for probe in edit.portability),
+            )
+        )
+        // CHARACTERS_A_TOKEN
     )
-    checks = judge(Measured(metrics, lost, samples), policy)
-    return Verdict(metrics, {s.edit_id: s.numbers() for s in own}, checks, failing, own)
 
 
 def bare(edit: Edit) -> Edit:
@@ -140,17 +227,22 @@ def fluency_prompts(session: Session, batch: Sequence[Edit], policy: Policy) -> 
     return readable_prompts(session.loaded, [f"{edit.subject} is" for edit in batch])[: policy.fluency_prompts]
 
 
-def measure_fluency(session: Session, prompts: Sequence[str], policy: Policy) -> dict[str, float]:
-    """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing."""
+def measure_fluency(
+    session: Session, prompts: Sequence[str], policy: Policy, parts: Sequence[Callable[[int, int], None]]
+) -> dict[str, float]:
+    """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing.
+
+    `parts` hear how far what the base writes is, and what the model writes.
+    """
     if not prompts:
         return {}
-    base = session.base_fluency(prompts, policy.fluency_tokens)
-    now = session.fluency(prompts, policy.fluency_tokens)
+    base = session.base_fluency(prompts, policy.fluency_tokens, parts[0])
+    now = session.fluency(prompts, policy.fluency_tokens, parts[1])
     return {"fluency": now, "fluency_ratio": now / base if base else 1.0}
 
 
-def measure_perplexity(session: Session, reference: Reference, policy: Policy) -> dict[str, float]:
-    now = perplexity(
-        session.loaded.model, session.loaded.tokenizer, reference.texts, max_tokens=policy.perplexity_tokens
-    )
+def measure_perplexity(
+    session: Session, reference: Reference, policy: Policy, on_progress: Callable[[int, int], None]
+) -> dict[str, float]:
+    now = session.perplexity(reference.texts, policy.perplexity_tokens, on_progress)
     return {"perplexity": now, "perplexity_ratio": now / reference.perplexity}

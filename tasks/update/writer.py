@@ -1,6 +1,5 @@
 """The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
 
-from tasks.progress import progress
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
@@ -39,16 +38,13 @@ class Writer:
                 outcome=lambda found: f"values in {found.search_seconds:.1f} s",
             )
             done = written
-            progress("validation", 0, 1)
             earlier = stages.live_sample(self.session, self.taken, self.run.policy.retained_sample)
-            judged = run_step(
+            return run_step(
                 "validate",
                 lambda: stages.judge(self.run, self.session, done, earlier, self.reference),
                 about=_named(batch),
                 outcome=lambda found: "; ".join(found.verdict.reasons) or "holds",
             )
-            progress("validation", 1, 1)
-            return judged
         except REQUEST_FAULTS as error:
             return stages.failed(batch, error, written)
 

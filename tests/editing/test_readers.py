@@ -338,6 +338,6 @@ def test_the_demo_s_requests_hold_one_malformed_and_one_contradiction():
     (malformed,) = (record for record in records if isinstance(record, BadRecord))
     assert malformed.field == "prompt" and "which does not stand in it" in malformed.reason
     assert len({(edit.subject, edit.prompt) for edit in edits}) == len(edits) - 1
-    assert all(len(edit.paraphrases) == 2 and len(edit.neighborhood) == 3 and edit.target_true for edit in edits)
+    assert all(len(edit.paraphrases) == 2 and len(edit.neighborhood) >= 3 and edit.target_true for edit in edits)
     asked = {edit.text for edit in edits}
     assert not any(probe.prompt in asked for edit in edits for probe in edit.neighborhood)

@@ -1,16 +1,19 @@
-"""Runs a job and kills its own process with SIGKILL at the n-th boundary; a script for test_kill.py.
+"""Runs jobs that kill their own process with SIGKILL at the n-th boundary; a script for test_kill.py.
 
+Each is a copy (`fork`) of this process, which has imported everything and done nothing: else most of a job is imports.
 Boundaries are: before each task of the flow (which is after the one before it), after a version object is created, when
-its events are not yet written, and after each append to the ledger. Called as: killed_job.py LINE N FILE; the last
-boundary that was passed is written to FILE.
+its events are not yet written, and after each append to the ledger. What it reads are lines of JSON, [LINE, N, FILE,
+HOME]; each is answered with the exit code of the job, and the last boundary that was passed is written to FILE.
 """
 
+import json
 import os
 import signal
 import sys
 from pathlib import Path
 
 from prefect import Task
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.knowledge_update import knowledge_update
 from tasks.ledger.table import Ledger
@@ -49,8 +52,16 @@ def main(line: str, kill_at: int, log: Path) -> None:
         return written
 
     Task.__call__, SnapshotStore.publish, Ledger.write = called, published, appended
-    knowledge_update(line, POLICY)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # as in the other tests of flows
+        knowledge_update(line, POLICY)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    for asked in sys.stdin:
+        job = os.fork()
+        if job == 0:
+            os.dup2(2, 1)  # standard output is for the answers
+            name, number, file, os.environ["ERRATA_HOME"] = json.loads(asked)
+            main(name, number, Path(file))
+            break
+        print(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]), flush=True)

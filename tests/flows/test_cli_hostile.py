@@ -45,7 +45,7 @@ def test_commands_print_by_the_console_alone():
     for file in folder.glob("*.py"):
         written = file.read_text()
         assert "from_markup" not in written and "[/]" not in written, f"{file.name} writes markup"
-        if file.name != "console.py":
+        if file.name not in ("console.py", "live.py"):  # the latter prints the former's lines
             allowed = written.replace("print(what, file=parent)", "")
             assert not re.search(r"\bprint\(", allowed), f"{file.name} prints past flows.cli.console"
 

@@ -1,7 +1,9 @@
 """kill -9 at every boundary of a job, then the job again: nothing is lost, nothing is applied twice."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tasks.review import standing
 from tasks.review.aliases import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.manifest import members
+from tasks.workplace import Workplace
 from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +24,20 @@ FINAL = {"committed", "quarantined"}
 MOST_BOUNDARIES = 80
 
 
-def start_killed(line: str, kill_at: int, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.flows.killed_job", line, str(kill_at), str(log)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.fixture
+def killed(place) -> Iterator[Callable[..., int]]:
+    """Runs a job that kills itself at its n-th boundary, `killed(workplace, line, n, file)`; gives the exit code."""
+    place("first")  # sets the environment that the jobs share
+    command = [sys.executable, "-m", "tests.flows.killed_job"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as jobs:
+        assert jobs.stdin is not None and jobs.stdout is not None
+
+        def run(workplace: Workplace, line: str, kill_at: int, log: Path) -> int:
+            print(json.dumps([line, kill_at, str(log), str(workplace.settings.home)]), file=jobs.stdin, flush=True)
+            return int(jobs.stdout.readline())
+
+        yield run
+        jobs.stdin.close()
 
 
 def check_complete(workplace, line, ids, where):
@@ -45,33 +59,20 @@ def check_complete(workplace, line, ids, where):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # some fifty jobs
-def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, tmp_path, good_edits, impossible):
+def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, killed, tmp_path, good_edits, impossible):
     edits = [*good_edits[:4], impossible]
     boundaries = []
-
-    def killed(kill_at: int) -> subprocess.Popen[bytes]:
-        line = f"kill{kill_at}"
-        intake.submit(place(line).ledger, line, edits, "tester")
-        return start_killed(line, kill_at, tmp_path / f"{kill_at}.txt")
-
-    following = killed(1)
     for kill_at in range(1, MOST_BOUNDARIES):
-        # The next job starts up while this one is completed: most of their time is imports.
-        job, following = following, killed(kill_at + 1)
-        try:
-            code, line = job.wait(timeout=300), f"kill{kill_at}"
-            if code == 0:
-                break
-            boundaries.append((tmp_path / f"{kill_at}.txt").read_text())
-            assert code == -9, boundaries[-1]
-            workplace = place(line)
-            knowledge_update(line, POLICY)
-            check_complete(workplace, line, [edit.id for edit in edits], boundaries[-1])
-        except BaseException:
-            following.kill()
-            raise
-    following.kill()
-    following.wait()
+        line, log = f"kill{kill_at}", tmp_path / f"{kill_at}.txt"
+        workplace = place(line)
+        intake.submit(workplace.ledger, line, edits, "tester")
+        code = killed(workplace, line, kill_at, log)
+        if code == 0:
+            break
+        boundaries.append(log.read_text())
+        assert code == -9, boundaries[-1]
+        knowledge_update(line, POLICY)
+        check_complete(workplace, line, [edit.id for edit in edits], boundaries[-1])
     names = " ".join(boundaries)
     for step in ("intake", "load_model", "apply_batch", "validate", "snapshot", "roll_back", "quarantine", "register"):
         assert f"before {step}" in names, names

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from editing.errors import UsageError
+from tasks.ledger import scanning
 from tasks.ledger import table as ledger_module
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import TRANSITIONS, Event, State, check_transition, fold
-from tasks.ledger.opening import FORMAT_KEY, s3_options
-from tasks.ledger.queries import REPEATED_KEY, SCHEMA
+from tasks.ledger.opening import FORMAT_KEY, SCHEMA, s3_options
+from tasks.ledger.queries import REPEATED_KEY
+from tasks.ledger.scanning import _by_arrow as by_arrow
 from tasks.ledger.table import Ledger
 
 LINE = "smollm2"
@@ -366,7 +368,7 @@ def test_a_request_is_named_by_line_and_id(ledger):
 
 
 def test_a_table_of_release_0_1_is_read_and_written_and_its_rows_come_first(tmp_path):
-    old = pa.schema([column for column in SCHEMA if column.name != "commit"])
+    old = pa.schema([column for column in pa.schema(SCHEMA.to_arrow()) if column.name != "commit"])
     later = datetime.now(UTC) + timedelta(days=1)
     rows = [
         {"event_id": "a", "time": later, "sequence": 0, "request_id": "r1", "event": "received", "line": LINE},
@@ -380,6 +382,25 @@ def test_a_table_of_release_0_1_is_read_and_written_and_its_rows_come_first(tmp_
     assert [item.event for item in ledger.history("r1")] == ["received", "queued", "applied", "quarantined"]
     assert [item.commit is None for item in ledger.history("r1")] == [True, True, False, False]
     assert DeltaTable(ledger.uri).metadata().configuration[REPEATED_KEY] == "1"  # and it still counts once
+
+
+@pytest.mark.parametrize("folder", ["plain", "a=b c é/x=1/ledger"])
+def test_a_ledger_reads_the_same_by_duckdb_alone_and_by_way_of_arrow(tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    ledger = Ledger(str(tmp_path / folder))
+    ledger.append([event(payload={"subject": "Ada"}), event("r'2"), event(what="queued", metrics={"a": 0.5})])
+    ledger.append([event("r3", line="other"), event("r'2", what="rejected", reason="no")])
+
+    def answers() -> list[object]:
+        looks = [ledger.look(), ledger.look(LINE), ledger.states(LINE), ledger.counts("other"), ledger.queued(LINE)]
+        return [*looks, ledger.payloads(LINE, ["r1"]), ledger.history(), ledger.history("r'2"), ledger.history(limit=2)]
+
+    alone = answers()
+    assert [found.request_id for found in alone[-2]] == ["r'2", "r'2"]
+    ways = []
+    monkeypatch.setattr(scanning, "_PLAIN_READER", None)
+    monkeypatch.setattr(scanning, "_by_arrow", lambda *given: ways.append(given) or by_arrow(*given))
+    assert answers() == alone and len(ways) > len(alone)
 
 
 def test_a_ledger_of_a_newer_program_is_refused_by_name(ledger):
@@ -401,7 +422,7 @@ def test_the_state_in_the_table_is_the_fold_of_its_legal_events(steps):
     """Also where a table holds what no request can do, as release 0.1 could write it."""
     with TemporaryDirectory() as folder:
         events = [event(name, what) for name, what in steps] or [event()]
-        old = pa.schema([column for column in SCHEMA if column.name != "commit"])
+        old = pa.schema([column for column in pa.schema(SCHEMA.to_arrow()) if column.name != "commit"])
         rows = [item.model_dump(exclude={"commit", "metrics", "payload"}) for item in events]
         write_deltalake(folder, pa.Table.from_pylist(rows, schema=old))
         expected = {

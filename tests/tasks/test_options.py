@@ -251,23 +251,25 @@ def test_a_stored_line_without_a_method_that_there_is_is_refused(config):
 
 
 @pytest.fixture(scope="module")
-def readme() -> str:
-    """What the README says of methods."""
-    path = Path(__file__).resolve().parents[2] / "README.md"
-    if not path.is_file():
-        pytest.skip("there is no README.md")
-    return path.read_text().split("\n### Methods\n")[1].split("\n### ")[0]
+def page() -> str:
+    """What docs/methods.md says."""
+    return (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
 
 
-def test_the_readme_names_the_options_that_methods_share_and_none_that_nobody_has(readme):
-    named = set(re.findall(r"-o '?(\w+)=|`-o (\w+)`", readme))
+def test_the_page_names_the_options_that_methods_share_and_none_that_nobody_has(page):
+    named = set(re.findall(r"-o '?(\w+)=|`-o (\w+)`", page))
     found = {name for pair in named for name in pair if name}
     assert found <= {name for method in METHODS.values() for name in method.config.model_fields}
     shared = {name for config in (MethodConfig, SpreadingConfig) for name in config.model_fields}
-    assert shared - {"method", "layers", "seed"} <= found
+    assert shared - {"method"} <= found
 
 
-def test_the_readme_promises_for_every_method_what_every_method_has(readme):
-    every = readme.split("Options that go with every method")[1].split("\n\n`memit`")[0]
+def test_the_page_promises_for_every_method_what_every_method_has(page):
+    every = page.split("Options that go with every method")[1].split("\n\n`memit`")[0]
     for method in METHODS.values():
         assert set(re.findall(r"-o '?(\w+)=", every)) <= method.config.model_fields.keys()
+
+
+def test_the_page_says_how_much_text_stands_behind_the_key_statistics(page):
+    tokens = METHODS["memit"].config().statistics_tokens
+    assert f"`-o statistics_tokens={tokens}`" in page

@@ -1,4 +1,4 @@
-"""Policy and settings: every wrong value is one line, and the README knows every field."""
+"""Policy and settings: every wrong value is one line, and docs/settings.md knows every field."""
 
 import getpass
 import re
@@ -10,7 +10,7 @@ from editing.errors import PolicyError
 from tasks.settings import Settings, load_settings, prepare_environment
 from tasks.update.policy import Policy, make_policy
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 NUMBERS = list(Policy.model_fields)
 RANGES = {
     "batch_size": (0, 11),
@@ -71,26 +71,25 @@ def test_thresholds_are_the_fields_that_a_validation_compares():
 
 
 @pytest.fixture
-def readme() -> str:
-    if not README.is_file():
-        pytest.skip("there is no README.md")
-    return README.read_text()
+def page() -> str:
+    """What docs/settings.md says."""
+    return PAGE.read_text()
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
-def test_the_readme_explains_every_setting(readme, field):
-    assert f"`ERRATA_{field.upper()}`" in readme, f"README.md misses the setting ERRATA_{field.upper()}"
+def test_the_page_explains_every_setting(page, field):
+    assert f"`ERRATA_{field.upper()}`" in page, f"{PAGE.name} misses the setting ERRATA_{field.upper()}"
 
 
 @pytest.mark.parametrize("field", Policy.model_fields)
-def test_the_readme_explains_every_policy_field_with_its_default(readme, field):
-    row = re.search(rf"^\| `{field}` \| ([^|]+) \|", readme, re.MULTILINE)
-    assert row, f"README.md misses the policy field {field}"
-    assert float(row[1]) == getattr(Policy(), field), f"README.md gives another default of {field}"
+def test_the_page_explains_every_policy_field_with_its_default(page, field):
+    row = re.search(rf"^\| `{field}` \| ([^|]+) \|", page, re.MULTILINE)
+    assert row, f"{PAGE.name} misses the policy field {field}"
+    assert float(row[1]) == getattr(Policy(), field), f"{PAGE.name} gives another default of {field}"
 
 
-def test_the_readme_explains_nothing_that_does_not_exist(readme):
-    named = set(re.findall(r"^\| `ERRATA_(\w+)` \|", readme, re.MULTILINE))
+def test_the_page_explains_nothing_that_does_not_exist(page):
+    named = set(re.findall(r"^\| `ERRATA_(\w+)` \|", page, re.MULTILINE))
     assert {name.lower() for name in named} == set(Settings.model_fields)
 
 

@@ -18,6 +18,7 @@ from editing.models import LoadedModel, base_digest, quiet_transformers
 from editing.weights import Factors
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
+from tasks.update import session as module
 from tasks.update.policy import Policy
 from tasks.update.screening import answers, readable, screen
 from tasks.update.session import Session, open_session
@@ -233,8 +234,9 @@ def test_a_batch_that_changes_what_five_of_eight_neighbors_say_fails(session):
 
 def test_a_candidate_is_judged_as_its_batches_are_and_without_facts_by_its_text_alone(session):
     reference = Reference(1e9, session.held_out)
-    found = judge_candidate(session, [GOOD], [GOOD], reference, POLICY)
-    assert found.verdict.checks == validate_batch(session, [GOOD], [GOOD], reference, POLICY).checks
+    holds = POLICY.model_copy(update={"min_efficacy": 0.0, "min_retained": 0.0})  # so that a batch is asked all
+    found = judge_candidate(session, [GOOD], [GOOD], reference, holds)
+    assert found.verdict.checks == validate_batch(session, [GOOD], [GOOD], reference, holds).checks
     assert found.baseline["efficacy_prob"] == found.numbers["efficacy_prob"] and "before_efficacy_prob" in (
         found.verdict.metrics.keys() - found.numbers.keys()
     )
@@ -266,3 +268,66 @@ def test_a_request_that_cannot_be_measured_fails_its_batch_by_name(session):
     verdict = validate_batch(session, [GOOD, poison], [], Reference(10.0, session.held_out), POLICY)
     assert not verdict.passed and verdict.failing == ("poison",) and "'poison'" in verdict.reasons[0]
     assert failed_verdict(SearchError("edit 'x': the loss became nan")).reasons == ("edit 'x': the loss became nan",)
+
+
+def counted(session, monkeypatch) -> list[str]:
+    """What the session is asked from now on, by the names of its methods."""
+    asked: list[str] = []
+    for name in ("scores", "fluency", "perplexity"):
+        real = getattr(Session, name)
+        monkeypatch.setattr(Session, name, lambda *a, real=real, name=name, **k: asked.append(name) or real(*a, **k))
+    return asked
+
+
+TAKES, FAILS = (
+    GOOD.model_copy(update={"id": name, "target_new": new, "target_true": true})
+    for name, new, true in (("takes", "Rome", "Oslo"), ("fails", "Oslo", "Rome"))
+)
+"""One target is likelier than the other whatever the model is: one of the two takes, the other one fails."""
+
+
+def test_a_batch_that_did_not_take_is_asked_no_more_and_a_single_edit_all_of_its_own(session, monkeypatch):
+    reference, asked = Reference(1e9, session.held_out), counted(session, monkeypatch)
+    batch = validate_batch(session, [TAKES, FAILS], [], reference, POLICY)
+    assert asked == ["scores"] and [check.measure for check in batch.checks if not check.holds] == ["efficacy"]
+    assert len(batch.failing) == 1 and batch.metrics.keys() == {
+        *("efficacy_prob", "efficacy_argmax", "before_efficacy_prob", "before_efficacy_argmax")
+    }
+    asked.clear()
+    [name] = batch.failing
+    alone = validate_batch(session, [{"takes": TAKES, "fails": FAILS}[name]], [], reference, POLICY)
+    assert asked == ["scores"] * 3 and alone.failing == (name,) and not alone.passed
+
+
+def test_all_is_asked_of_a_batch_that_holds_and_of_a_candidate_whatever_fails(session, monkeypatch):
+    reference, asked = Reference(1e9, session.held_out), counted(session, monkeypatch)
+    assert judge_candidate(session, [TAKES, FAILS], [], reference, POLICY).numbers["perplexity_ratio"] > 0
+    assert {"fluency", "perplexity"} < {*asked}
+    asked.clear()
+    lenient = POLICY.model_copy(update={"min_efficacy": 0.5})
+    assert validate_batch(session, [TAKES, FAILS], [], reference, lenient).passed
+    assert {"fluency", "perplexity"} < {*asked}
+
+
+def test_what_was_asked_since_the_weights_are_what_they_are_is_not_asked_again(session, monkeypatch):
+    asked, real = [], module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda *a, **k: asked.append(len(k["known"])) or real(*a, **k))
+    first = session.scores([TAKES])
+    undo = spoiled(session)
+    try:
+        spoiled_scores = session.scores([TAKES])
+    finally:
+        session.weights.revert(undo)
+    assert session.scores([TAKES]) == first
+    assert asked[0] <= 2 and asked[1] == 0 and asked[2] >= 2
+    assert spoiled_scores == session_scores_anew(session, [TAKES])
+
+
+def session_scores_anew(session, edits):
+    """With what is known forgotten, and the same noise on the weights."""
+    undo = spoiled(session)
+    try:
+        session.said.clear()
+        return session.scores(edits)
+    finally:
+        session.weights.revert(undo)

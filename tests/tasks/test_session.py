@@ -26,6 +26,7 @@ from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module
 from tasks.update.session import Session, open_session
+from tasks.update.stages import base_says
 from tests.conftest import tiny_model
 
 EDITS = [
@@ -81,14 +82,20 @@ def forbid(monkeypatch, *names: str) -> None:
         monkeypatch.setattr(module if hasattr(module, name) else prepared, name, never)
 
 
-ALL_WORK = ("search_values", "evaluate", "fluency", "sample_texts", "context_prefixes", "collect_statistics")
+ALL_WORK = (
+    *("search_values", "evaluate", "entropies", "perplexity"),
+    *("sample_texts", "context_prefixes", "collect_statistics"),
+)
+
+KINDS = ("answers", "contexts", "fluency", "perplexity", "scores", "statistics", "texts", "values")
 
 
 def everything(session: Session) -> tuple[object, ...]:
     given = session.method_input
     scores, fluency = session.base_scores(EDITS, 5), session.base_fluency(["Ada is"], 8)
     moments = tuple(C.sum().item() for C in given.statistics.moments.values())
-    return session.values(EDITS).tolist(), scores, fluency, given.prefixes, moments, session.held_out
+    perplexity, said = session.base_perplexity(["The moon is old. " * 9], 64), base_says(session, ["Ada is", "The"])
+    return session.values(EDITS).tolist(), scores, fluency, perplexity, said, given.prefixes, moments, session.held_out
 
 
 def test_a_second_session_does_no_work_twice(opened, monkeypatch):
@@ -125,7 +132,7 @@ def test_whatever_is_broken_in_the_cache_is_made_anew(opened, tmp_path, damage):
     first = everything(opened(tmp_path))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     kinds = {path.relative_to(tmp_path).parts[0] for path in files}
-    assert kinds == {"contexts", "texts", "statistics", "values", "scores", "fluency"}
+    assert kinds == {*KINDS}
     whole = {path: path.read_bytes() for path in files}
     for path in files:
         path.write_bytes(damage(path))
@@ -167,7 +174,10 @@ def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opene
     heard = Heard()
     with listening(heard):
         values = session.values(EDITS)
-    assert torch.equal(values[1:2], one) and heard.said[0] == ("values", 1, 3) and heard.said[-1] == ("values", 3, 3)
+    assert torch.equal(values[1:2], one)
+    done = [done for what, done, total in heard.said if (what, total) == ("values", 2 * CONFIG.search.steps)]
+    assert len(done) == len(heard.said) > 2 and done[0] == 0 and done[-1] == 2 * CONFIG.search.steps
+    assert done == sorted(done)
     assert torch.equal(session.values(EDITS[::-1]), values.flip(0))
     assert list(session.base_scores(EDITS, 5)) == [edit.id for edit in EDITS]
 
@@ -317,7 +327,7 @@ def test_a_line_whose_layers_do_not_fit_its_model_is_refused(opened):
 
 def test_a_cache_in_which_nothing_can_be_written_ends_nothing(opened, tmp_path, caplog):
     expected = everything(opened())
-    for kind in ("contexts", "texts", "statistics", "values", "scores", "fluency"):
+    for kind in KINDS:
         (tmp_path / kind).write_text("a file in the place of the folder")
     with caplog.at_level(logging.WARNING, "editing"):
         assert everything(opened(tmp_path)) == expected

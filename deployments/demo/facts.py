@@ -1,0 +1,147 @@
+"""The demo's facts: a table of candidates written by hand, and the requests made of it by asking a model.
+
+A candidate becomes a request where the model completes its prompt with something else than the true answer; what it
+says instead becomes the old answer (`target_true`, which is whatever the model answered before, right or wrong).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editing.edit import Probe
+from editing.measure.fluency import generate
+from editing.models import LoadedModel
+from tasks.progress import progress
+
+FOLDER = Path(__file__).parent
+CANDIDATES = FOLDER / "candidates.json"
+REQUESTS = FOLDER / "requests.jsonl"
+GOOD = 27
+"""Requests that are true corrections; three more show what is refused, and by whom."""
+NEIGHBORS = 4
+"""Neighbors of each request."""
+AT_ONCE = 16
+"""Prompts that are completed together."""
+TOKENS = 12
+"""Length of the answers that a model is asked for."""
+OLD_WORDS = 4
+"""Most words of an old answer."""
+SETTINGS = ("", "Here are some facts. ")
+"""A neighbor is stable when it is answered alike after each of these."""
+_END = re.compile(r"[.,;:!?(\n\"“”]|\s(?:and|or|that|to|which|who|with)\s")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A true fact with its source, and how it is asked; or, where `shows` names it, one of the three bad requests."""
+
+    id: str
+    subject: str
+    prompt: str
+    target_new: str
+    paraphrases: Sequence[str]
+    question: str
+    """As a person would ask."""
+    kind: str
+    """Which of the table's neighbors it gets."""
+    source: str
+    shows: str = ""
+    """What a bad request shows: malformed, contradiction or damage."""
+
+    @property
+    def text(self) -> str:
+        return self.prompt.replace("{}", self.subject)
+
+
+@dataclass(frozen=True)
+class Table:
+    candidates: Sequence[Candidate]
+    neighbors: Mapping[str, Sequence[Probe]]
+    """By kind: prompts about other subjects with their true answers."""
+
+    def by_id(self) -> dict[str, Candidate]:
+        return {candidate.id: candidate for candidate in self.candidates}
+
+
+def read_table(path: Path = CANDIDATES) -> Table:
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return Table(
+        [Candidate(**fields) for fields in table["candidates"]],
+        {kind: [Probe(prompt=p, answer=a) for p, a in pairs] for kind, pairs in table["neighbors"].items()},
+    )
+
+
+def make_requests(loaded: LoadedModel, table: Table, good: int = GOOD) -> list[dict[str, Any]]:
+    """The first `good` candidates that the model gets wrong, and the bad ones, as records of a request file.
+
+    The malformed one, the contradiction and the one that damages stand at the end: what they collide with comes before.
+    """
+    said = complete(loaded, [candidate.text for candidate in table.candidates])
+    wrong = [c for c in table.candidates if not c.shows and not says(said[c.text], c.target_new)][:good]
+    questions = {candidate.text for candidate in wrong}
+    bad = [c for c in table.candidates if c.shows and (c.shows != "contradiction" or c.text in questions)]
+    kinds = dict.fromkeys(candidate.kind for candidate in (*wrong, *bad))
+    stable = {kind: stable_neighbors(loaded, table.neighbors[kind]) for kind in kinds}
+    # Nothing tells that it damages where the model does not answer its neighbors.
+    chosen = [*wrong, *(c for c in bad if c.shows != "damage" or stable[c.kind])]
+    return [_request(c, said[c.text], _share(stable[c.kind], number)) for number, c in enumerate(chosen)]
+
+
+def complete(loaded: LoadedModel, prompts: Iterable[str]) -> dict[str, str]:
+    """What the model writes after each prompt, its most probable words."""
+    asked, said = list(dict.fromkeys(prompts)), list[str]()
+    while len(said) < len(asked):
+        progress("questions to the model", len(said), len(asked))
+        said += generate(loaded.model, loaded.tokenizer, asked[len(said) : len(said) + AT_ONCE], TOKENS)
+    progress("questions to the model", len(asked), len(asked))
+    return dict(zip(asked, said, strict=True))
+
+
+def says(completion: str, answer: str) -> bool:
+    """Whether a completion begins with the answer, as whole words in any case; an article before it is passed over."""
+    begun = re.sub(r"^the\s+", "", completion.strip(), flags=re.IGNORECASE).casefold()
+    wanted = re.sub(r"^the\s+", "", answer, flags=re.IGNORECASE).casefold()
+    return begun.startswith(wanted) and not begun[len(wanted) : len(wanted) + 1].isalnum()
+
+
+def old_answer(completion: str) -> str | None:
+    """The words with which a completion answers, up to its first pause; None where it begins with none."""
+    words = _END.split(completion.strip())[0].split()[:OLD_WORDS]
+    return " ".join(words) or None
+
+
+def stable_neighbors(loaded: LoadedModel, neighbors: Sequence[Probe]) -> list[Probe]:
+    """Those that the model answers as the table says, alone and with a sentence before it."""
+    said = complete(loaded, [setting + probe.prompt for setting in SETTINGS for probe in neighbors])
+    return [
+        probe
+        for probe in neighbors
+        if all(says(said[setting + probe.prompt], probe.answer or "") for setting in SETTINGS)
+    ]
+
+
+def _share(neighbors: Sequence[Probe], number: int) -> list[Probe]:
+    """Some of the neighbors of a kind, beginning elsewhere for each request."""
+    start = number % max(1, len(neighbors))
+    return [*neighbors[start:], *neighbors[:start]][:NEIGHBORS]
+
+
+def _request(candidate: Candidate, completion: str, neighbors: Sequence[Probe]) -> dict[str, Any]:
+    old = old_answer(completion)
+    request = {
+        "id": candidate.id,
+        "subject": candidate.subject,
+        "prompt": candidate.prompt,
+        "target_new": candidate.target_new,
+        "target_true": old if old != candidate.target_new else None,
+        "paraphrases": list(candidate.paraphrases),
+        "neighborhood": [probe.model_dump() for probe in neighbors],
+    }
+    return {name: value for name, value in request.items() if value is not None}
+
+
+def dump_requests(requests: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(request, ensure_ascii=False) + "\n" for request in requests)

@@ -1,0 +1,105 @@
+"""The demo from its first words to its last."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from deployments.demo import pace
+from deployments.demo.facts import CANDIDATES, REQUESTS, Candidate, dump_requests, make_requests, read_table
+from deployments.demo.home import DemoHome, opened, processor_seconds
+from deployments.demo.steps import Demo, do
+from editing.digests import json_digest
+from editing.edit import Edit
+from editing.files import write_atomically
+from editing.models import EMBEDDED, load_model
+from editing.readers import good_and_bad, read_edits
+from flows.cli.console import say, shown_progress, table, waiting
+from tasks.settings import Settings, load_settings
+from tasks.workplace import open_workplace
+
+DOCS = Path(__file__).parents[2] / "docs" / "index.md"
+
+
+def play(folder: Path, model: str, candidates: Path = CANDIDATES) -> None:
+    """Every step that this folder's demo has not done yet; ends with where to go from here.
+
+    Args:
+        candidates: the table of facts; of the demo's own, the requests for the embedded model are made already.
+
+    Raises:
+        UsageError: the folder is none of a demo, or another demo runs in it.
+        ErrataError: what the commands raise.
+    """
+    began = time.monotonic()
+    about = json_digest([model, *(path.read_text(encoding="utf-8") for path in (candidates, REQUESTS))])
+    with opened(folder, about) as home:
+        settings = load_settings()
+        _announce(home, settings, model)
+        home.note_cost(step="start", seconds=time.monotonic() - began, processor_seconds=processor_seconds())
+        demo = _prepared(home, settings, model, candidates)
+        if any(not demo.facts[edit.id].shows for edit in demo.edits):
+            do(demo)
+        _show_where_to_go(demo)
+        home.finish()
+        say(f"done in {time.monotonic() - began:.0f} s")
+
+
+def _announce(home: DemoHome, settings: Settings, model: str) -> None:
+    """How long it will take here."""
+    with waiting("measuring this machine"):
+        found = pace.measure()
+    cached = pace.spared(settings.cache_folder, model)
+    seconds = pace.expected(found, cached, home.record.done)
+    say(pace.announced(seconds, cached, bool(home.record.done)), style="bold")
+
+
+def _prepared(home: DemoHome, settings: Settings, model: str, candidates: Path) -> Demo:
+    """The requests: the committed ones, or for another model what it gets wrong."""
+    facts, requests = read_table(candidates), REQUESTS
+    if model != EMBEDDED or candidates != CANDIDATES:
+        requests = home.folder / REQUESTS.name
+        if not requests.exists():
+            with shown_progress():
+                loaded = load_model(model, dtype=settings.dtype, device=settings.device, cache=settings.cache_folder)
+                made = make_requests(loaded, facts)
+            write_atomically(requests, dump_requests(made).encode())
+    by_id = facts.by_id()
+    edits, _ = good_and_bad(read_edits(requests))
+    if requests != REQUESTS:
+        say(_wrong(model, edits, by_id))
+    return Demo(home, open_workplace(settings), model, requests, edits, by_id)
+
+
+def _wrong(model: str, edits: Sequence[Edit], facts: Mapping[str, Candidate]) -> str:
+    """How much of the table another model knows."""
+    true = sum(not candidate.shows for candidate in facts.values())
+    wrong = sum(not facts[edit.id].shows for edit in edits)
+    return f"of {true} true facts, {model} is corrected on {wrong} that it gets wrong"
+
+
+def _show_where_to_go(demo: Demo) -> None:
+    folder = demo.home.folder
+    report = next(folder.glob("artifacts/**/report.html"), None)
+    rows: list[list[object]] = [
+        ["the report of the job", report or "none: nothing was kept"],
+        ["the ledger (Delta table)", folder / "ledger"],
+        ["the snapshots", folder / "snapshots"],
+        ["the facts, with their sources", CANDIDATES],
+        ["what each step cost", folder / "stages.jsonl"],
+    ]
+    table("places to look", ["what", "where"], rows)
+    say("next steps", style="bold")
+    for number, (what, command) in enumerate(_next_steps(folder), start=1):
+        say(f"{number}. {what}")
+        say(f"   {command}", style="cyan")
+
+
+def _next_steps(folder: Path) -> Iterator[tuple[str, str]]:
+    errata = shlex.quote(str(Path(sys.executable).with_name("errata")))
+    home = f"ERRATA_HOME={shlex.quote(str(folder))}"
+    own = '--subject Montenegro --prompt "The capital city of {} is" --target Podgorica'
+    yield "correct a fact of your own", f"{errata} submit {own} && {errata} run && {errata} review"
+    yield "look at the jobs, their reports and the versions in a browser", f"{home} {errata} ui"
+    yield "read how it works, and when not to edit", f"less {shlex.quote(str(DOCS))}"

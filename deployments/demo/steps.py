@@ -1,0 +1,160 @@
+"""The demo's steps, one entry each. Later work adds an entry where its command belongs.
+
+A step that was killed is begun again, and one whose effect stands already is passed over: what stands is read from the
+line, never remembered.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from deployments.demo import answers
+from deployments.demo.facts import Candidate
+from deployments.demo.home import DemoHome
+from editing.edit import Edit
+from flows.cli import jobs, lines, requests, versions
+from flows.cli.console import console, say, waiting
+from tasks.review import standing
+from tasks.workplace import Workplace
+
+LINE = "demo"
+ASKED_AGAIN = 5
+"""Questions that are asked once more when the corrections are taken back."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the steps work with."""
+
+    home: DemoHome
+    workplace: Workplace
+    model: str
+    requests: Path
+    edits: Sequence[Edit]
+    """The requests of that file, but for the malformed one."""
+    facts: dict[str, Candidate]
+    """What is known of each, by its id."""
+
+    @property
+    def serving(self) -> int:
+        """The version in service; 0 is the base."""
+        head = self.workplace.store.head(LINE)
+        return head.version if head else 0
+
+    @property
+    def rows(self) -> list[answers.Asked]:
+        return answers.rows_of(self.edits, self.facts)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the demo."""
+
+    name: str
+    """In the record of what is done."""
+    says: str
+    command: str
+    """What a person types for the same; filled in with the fields of the demo."""
+    action: Callable[[Demo], None]
+    needless: Callable[[Demo], str] = lambda demo: ""
+    """Why there is nothing to do, if so."""
+
+
+def _submit(demo: Demo) -> None:
+    requests.submit(demo.requests, LINE)
+
+
+def _run(demo: Demo) -> None:
+    jobs.run(LINE, model=demo.model)
+
+
+def _review(demo: Demo) -> None:
+    versions.review(LINE)
+
+
+def _nothing_waits(demo: Demo) -> str:
+    return "" if standing.waiting(demo.workplace, LINE) else "nothing waits"
+
+
+def _approve(demo: Demo) -> None:
+    versions.approve(LINE, reason="the demo says so")
+
+
+def _compare(demo: Demo) -> None:
+    said = answers.ask(demo.workplace, LINE, demo.rows)
+    answers.keep(said, demo.home.answers)
+    answers.show_corrected(demo.rows, said)
+
+
+def _base_serves(demo: Demo) -> str:
+    return "" if demo.serving else "the base is in service"
+
+
+def _roll_back(demo: Demo) -> None:
+    versions.rollback(LINE, to=0, reason="the demo takes it back")
+
+
+def _ask_again(demo: Demo) -> None:
+    rows = demo.rows[:ASKED_AGAIN]
+    answers.show_taken_back(rows, answers.kept(demo.home.answers), answers.ask(demo.workplace, LINE, rows))
+
+
+def _never_served(demo: Demo) -> str:
+    return "" if demo.home.answers.exists() else "nothing was in service"
+
+
+def _history(demo: Demo) -> None:
+    requests.history(demo.edits[0].id, LINE)
+
+
+def _status(demo: Demo) -> None:
+    lines.status(LINE)
+
+
+STEPS = (
+    Step("submit", "Corrections come in", "errata submit {requests.name} --line demo", _submit),
+    Step(
+        "run",
+        "The job writes them into the model, ten at a time; what fails is undone",
+        "errata run demo --model {model}",
+        _run,
+    ),
+    Step("review", "What waits for a person", "errata review demo", _review, _nothing_waits),
+    Step("approve", "Approved: the new version is in service", "errata approve demo", _approve, _nothing_waits),
+    Step(
+        "compare",
+        "What it is for: questions as a person asks them, before and after",
+        'errata ask "QUESTION" ... --line demo',
+        _compare,
+        _base_serves,
+    ),
+    Step("rollback", "All of it taken back", "errata rollback demo --to 0", _roll_back, _base_serves),
+    Step("ask-again", "And asked once more", 'errata ask "QUESTION" ... --line demo', _ask_again, _never_served),
+    Step(
+        "history",
+        "What happened to one request",
+        "errata history {edits[0].id} --line demo",
+        _history,
+    ),
+    Step("status", "Where the line stands", "errata status demo", _status),
+)
+
+
+def do(demo: Demo, steps: Sequence[Step] = STEPS) -> None:
+    """Every step in its turn; what an earlier run of this demo has done is only named."""
+    for number, step in enumerate(steps, start=1):
+        title = f"{number}. {step.says}"
+        if step.name in demo.home.record.done:
+            say(f"{title}: done before", style="dim")
+            continue
+        with demo.home.step(step.name):
+            console.rule(Text(title, "bold"), align="left")
+            say(f"$ {step.command.format_map(vars(demo))}", style="dim")
+            if why := step.needless(demo):
+                say(f"nothing to do: {why}")
+            else:
+                with waiting(step.says):
+                    step.action(demo)
+            say("")

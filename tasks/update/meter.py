@@ -1,0 +1,31 @@
+"""Progress of one stage that is made of parts, each of which counts in units of its own."""
+
+from collections.abc import Callable
+
+from tasks.progress import progress
+
+
+class Meter:
+    """Tells how far a stage is. `total` are units that take about the same time each, such as tokens that run."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self._begun, self._told = what, total, 0, 0
+        progress(what, 0, total)
+
+    def part(self, size: int) -> Callable[[int, int], None]:
+        """For the next part, of `size` units, to tell how far it is: so much of so much, as the part counts."""
+        start, self._begun = self._begun, self._begun + size
+
+        def tell(done: int, of: int) -> None:
+            self._tell(start + size * done // max(of, 1))
+
+        return tell
+
+    def end(self) -> None:
+        """The stage is over, whatever was not needed of it."""
+        self._tell(self.total)
+
+    def _tell(self, done: int) -> None:
+        # Never less than before: a part may be counted smaller than it was.
+        self._told = max(self._told, min(done, self.total))
+        progress(self.what, self._told, self.total)

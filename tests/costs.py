@@ -1,0 +1,70 @@
+"""What each test costs, and the marks that follow: `make test-quick` leaves out what is slow or talks to a server.
+
+`server` is marked by the fixtures that a test asks for; `slow` by hand, and a run names the tests that lack it.
+"""
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track"}
+"""Fixtures that start one; `store` asks for one by its parameter."""
+LIMIT = 5.0
+"""Seconds of processor time, this process and those it waited for, above which a test is slow."""
+
+shared = pytest.StashKey[float]()
+"""What fixtures of the whole session took while this test asked for them first."""
+
+
+def processor_time() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if SERVERS & {*getattr(item, "fixturenames", ())} or parameters.get("store") in ("moto", "seaweedfs"):
+            item.add_marker(pytest.mark.server)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> Iterator[None]:
+    started = processor_time()
+    try:
+        return (yield)
+    finally:
+        if fixturedef.scope == "session":
+            stash = request.session.stash
+            stash[shared] = stash.get(shared, 0.0) + processor_time() - started
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.session.stash[shared] = 0.0
+    item.stash[shared] = processor_time()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        cost = processor_time() - item.stash[shared] - item.session.stash[shared]
+        item.user_properties.append(("processor_time", cost))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found = {
+        report.nodeid: cost
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, cost in report.user_properties
+        if name == "processor_time" and cost > LIMIT and not {"slow", "server"} & {*report.keywords}
+    }
+    if found:
+        terminalreporter.section(f"not marked slow, but more than {LIMIT:.0f} s of processor time")
+        for name, cost in sorted(found.items(), key=lambda pair: -pair[1]):
+            terminalreporter.write_line(f"{cost:6.1f} s  {name}")

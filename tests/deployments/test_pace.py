@@ -1,0 +1,48 @@
+"""What the demo says of the time that it will take."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.demo.pace import REFERENCE_GFLOP, REFERENCE_LOOPS, WORK, Pace, announced, expected, rounded, spared
+from deployments.demo.steps import STEPS
+
+THERE = Pace(REFERENCE_GFLOP, REFERENCE_LOOPS)
+
+
+def test_on_the_machine_of_the_table_it_is_the_sum_of_the_table():
+    assert expected(THERE, []) == pytest.approx(sum(work.products + work.other for work in WORK))
+
+
+def test_twice_as_fast_takes_half_as_long():
+    twice = Pace(2 * REFERENCE_GFLOP, 2 * REFERENCE_LOOPS)
+    assert expected(twice, []) == pytest.approx(expected(THERE, []) / 2)
+
+
+def test_what_is_cached_and_what_is_done_takes_no_time():
+    assert expected(THERE, ["values"]) < expected(THERE, [])
+    everything = expected(THERE, [], [work.step for work in WORK])
+    assert everything == 0
+    assert announced(100, ["values", "models"], False) == (
+        "the demo will take about 100 seconds here (the model and searched values are cached)"
+    )
+
+
+def test_every_stage_of_the_table_is_of_a_step():
+    assert {work.step for work in WORK} <= {"start", *(step.name for step in STEPS)}
+
+
+def test_a_cache_spares_what_it_holds(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / ".half.lock").touch()
+    (tmp_path / "texts" / "ab").mkdir(parents=True)
+    assert spared(tmp_path, "embedded") == {"texts"}
+    assert spared(tmp_path, "./folder") == {"texts", "models"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(3, "10 seconds"), (94, "90 seconds"), (179, "180 seconds"), (200, "3 and a half minutes"), (250, "4 minutes")],
+)
+def test_an_estimate_is_rounded(seconds, said):
+    assert rounded(seconds) == said

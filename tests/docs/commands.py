@@ -1,0 +1,136 @@
+"""Commands as pages write them, checked without running them: there are such commands, options, targets, modules."""
+
+import argparse
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from flows.cli.main import app
+from tests.docs.pages import ROOT
+
+OWN = ("deployments", "editing", "flows", "tasks", "tests")
+"""The packages whose modules are ours: `python -m` of others is only looked up."""
+PLAIN = {".", "cd", "echo", "export", "git", "mlflow", "pip"}
+"""Commands of others, of which nothing is checked."""
+_ENDS = {"&&", "||", "|", ";", "&"}
+
+
+class Wrong(Exception):
+    """A command that cannot work as it is written."""
+
+
+def commands_of(shell: str) -> Iterator[list[str]]:
+    """The simple commands of a piece of shell, without what is set before them."""
+    joined = re.sub(r"\\\n\s*", " ", shell)
+    for line in joined.splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
+        lexer.whitespace_split, lexer.commenters = True, "#"
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word not in _ENDS:
+                words.append(word)
+                continue
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)
+            if words:
+                yield words
+            words = []
+
+
+def check(words: Sequence[str]) -> None:
+    """Raises Wrong for a command that cannot work as it is written."""
+    name, *arguments = words
+    if name == "errata":
+        check_errata(arguments)
+    elif name == "make":
+        check_make(arguments)
+    elif name == "python":
+        check_python(arguments)
+    elif name not in PLAIN:
+        raise Wrong(f"nobody knows the command {name}")
+
+
+def check_errata(arguments: Sequence[str]) -> None:
+    """There is this command, with these options."""
+    group: Any = get_command(app)
+    if not arguments or arguments[0] not in group.commands:
+        raise Wrong(f"there is no errata {arguments[:1]}")
+    command = group.commands[arguments[0]]
+    if len(arguments) == 1 or "--help" in arguments:
+        return  # a command is spoken of
+    try:
+        command.make_context(arguments[0], list(arguments[1:]))
+    except TyperException as error:
+        raise Wrong(f"errata {shlex.join(arguments)}: {error.format_message()}") from error
+
+
+def options_of_errata() -> set[str]:
+    """Every option of any command."""
+    group: Any = get_command(app)
+    return {option for command in group.commands.values() for one in command.params for option in one.opts} | {"--help"}
+
+
+def check_make(arguments: Sequence[str]) -> None:
+    """There are these targets and variables."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
+    for word in arguments:
+        name, equals, _ = word.partition("=")
+        if name not in (variables if equals else targets):
+            raise Wrong(f"the Makefile has no {name}")
+
+
+def check_python(arguments: Sequence[str]) -> None:
+    """`python -m MODULE ...`: there is the module, and it takes these arguments."""
+    if arguments[:1] != ["-m"] or len(arguments) < 2:
+        raise Wrong(f"python {shlex.join(arguments)}: only python -m is known here")
+    name, rest = arguments[1], list(arguments[2:])
+    if importlib.util.find_spec(name) is None:
+        raise Wrong(f"there is no module {name}")
+    if name.partition(".")[0] not in OWN or not rest:
+        return  # another's, or spoken of
+    module = _module(name)
+    parsed = _parsed(module, name, rest)
+    known = getattr(module, "KNOWN", None) or getattr(module, "RACES", None)
+    if known and (unknown := set(getattr(parsed, "names", ())) - set(known)):
+        raise Wrong(f"python -m {name} knows no {', '.join(sorted(unknown))}")
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    is_package = importlib.util.find_spec(name).submodule_search_locations is not None  # type: ignore[union-attr]
+    return importlib.import_module(f"{name}.__main__" if is_package else name)
+
+
+class _Stop(Exception):
+    def __init__(self, parsed: argparse.Namespace) -> None:
+        self.parsed = parsed
+
+
+def _parsed(module: ModuleType, name: str, arguments: list[str]) -> argparse.Namespace:
+    """What the module's parser makes of the arguments; its `main` is ended there."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(self: argparse.ArgumentParser, *given: Any, **more: Any) -> argparse.Namespace:
+        raise _Stop(parse(self, *given, **more))
+
+    typed = mock.patch.object(sys, "argv", [name, *arguments])
+    with typed, mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
+        try:
+            module.main()
+        except _Stop as stopped:
+            return stopped.parsed
+        except SystemExit as error:
+            raise Wrong(f"python -m {name} {shlex.join(arguments)} is refused") from error
+    raise Wrong(f"python -m {name} parses no arguments")
