@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,12 +24,13 @@ from editing.key_sums import KeySums
 from editing.keys import capture_inputs, stop_before
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
-from editing.tokens import align_rows, pad_token
+from editing.token_rows import WINDOW, TokenRow, batches, windows
+from editing.tokens import Rows, pad_token
+from editing.trees import Tree, lay_out, may_branch
 
-WINDOW = 128
-"""Tokens of one row of text."""
-ROWS_AT_ONCE = 8
-SUMMATION = 3
+TOKENS_AT_ONCE = 1024
+"""Tokens of one pass."""
+SUMMATION = 4
 """Raised when the numbers that the same text gives change: cached statistics are of one summation."""
 KEPT_EVERY = 4.0
 """Seconds of work between sums that are kept."""
@@ -43,6 +43,7 @@ class KeyStatistics:
     moments: dict[int, Tensor]
     """C by layer, (d, d) float64 on the CPU."""
     tokens: int
+    """How many keys they are the means of."""
     base_digest: str
     source: str
     """What the text was: a digest of it, or how it was sampled."""
@@ -174,7 +175,7 @@ def collect_statistics(
     tokenizer: PreTrainedTokenizerBase,
     layout: ModelLayout,
     layers: tuple[int, ...],
-    texts: Iterable[str],
+    texts: Iterable[str | TokenRow],
     *,
     base_digest: str,
     source: str,
@@ -184,26 +185,34 @@ def collect_statistics(
 ) -> KeyStatistics:
     """Stream `texts` through the layers up to the last edited one and average k kᵀ over at most `max_tokens` tokens.
 
-    Texts are cut into windows; `on_progress` hears the tokens done. With `unfinished` it goes on where a collection of
-    the same texts ended, and comes to the same numbers, to the last bit.
+    Texts are cut into windows; `on_progress` hears the tokens done. What stands beside the tokens of a text counts as
+    much as they do, and comes on top of `max_tokens`; a model that takes no mask of our own is given texts alone. With
+    `unfinished` it goes on where a collection of the same texts ended, and comes to the same numbers, to the last bit.
 
     Raises:
         StatisticsError: there is no text, or the keys are not finite.
     """
     modules = {layer: layout.projection(model, layer) for layer in layers}
     sums = KeySums({layer: layout.key_size(model, layer) for layer in layers}, model.device)
-    batches = _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE)
-    if unfinished is not None and (found := unfinished.read()) is not None and sums.restore(found):
-        on_progress(sums.tokens)
-        batches = islice(batches, sums.batches, None)
-    written = time.monotonic()
+    rows = windows(tokenizer, texts, max_tokens)
+    if not may_branch(model, WINDOW):
+        rows = (TokenRow(row.ids) for row in rows)
+    found = unfinished.read() if unfinished is not None else None
+    there = sums.batches if found is not None and sums.restore(found) else 0
+    done, written = 0, time.monotonic()
     with fast_linear(model):
-        for rows in batches:
-            aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
+        for number, batch in enumerate(batches(rows, TOKENS_AT_ONCE)):
+            if number == there:
+                on_progress(done)
+            done += sum(len(row.ids) for row in batch)
+            if number < there:
+                continue
+            trees = [row.tree for row in batch]
+            laid = lay_out(trees, pad_token(tokenizer), model)
             with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
-                run_body(model, **aligned.inputs)
-            sums.add(inputs, aligned.attention_mask.bool())
-            on_progress(sums.tokens)
+                run_body(model, **laid.inputs)
+            sums.add(inputs, _real_tokens(trees, laid))
+            on_progress(done)
             if sums.is_complete and unfinished is not None and time.monotonic() - written >= unfinished.seconds:
                 unfinished.write(sums.state())
                 written = time.monotonic()
@@ -214,25 +223,7 @@ def collect_statistics(
     return statistics
 
 
-def _windows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> Iterable[list[int]]:
-    left = max_tokens
-    for text in texts:
-        ids = tokenizer(text, verbose=False)["input_ids"]
-        for start in range(0, len(ids), WINDOW):
-            if left <= 0:
-                return
-            window = ids[start : start + min(WINDOW, left)]
-            left -= len(window)
-            yield window
-
-
-def _batches(rows: Iterable[list[int]], size: int) -> Iterable[list[list[int]]]:
-    batch: list[list[int]] = []
-    for row in rows:
-        if row:
-            batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _real_tokens(trees: Sequence[Tree], laid: Rows) -> Tensor:
+    """Where tokens stand and no padding, (trees, columns)."""
+    lengths = torch.tensor([len(tree) for tree in trees])
+    return (torch.arange(laid.input_ids.shape[1]) < lengths[:, None]).to(laid.input_ids.device)

@@ -54,8 +54,13 @@ def _as_it_was_meant(stored: Any) -> Any:
         return stored
     fields = METHODS[name].config.model_fields
     if "shrink" in fields and "shrink" not in stored:
-        stored = BEFORE_SHRINKAGE | stored
+        stored = before_shrinkage(name) | stored
     return {name: value for name, value in stored.items() if name in fields or name not in ONCE_IN_EVERY_CONFIG}
+
+
+def before_shrinkage(name: str) -> dict[str, Any]:
+    """BEFORE_SHRINKAGE as far as the method has these fields."""
+    return {field: value for field, value in BEFORE_SHRINKAGE.items() if field in find_method(name).config.model_fields}
 
 
 AnyConfig = Annotated[

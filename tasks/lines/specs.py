@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from editing.config import BEFORE_SHRINKAGE, Config, LocatingConfig
+from editing.config import Config, LocatingConfig
 from editing.errors import UsageError
-from editing.methods import AnyConfig, method_config
+from editing.methods import AnyConfig, before_shrinkage, method_config
 from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
@@ -79,7 +79,7 @@ def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyC
     Where the line's statistics are not shrunk, an option that is left out means what it meant before they could be.
     """
     if isinstance(found.config, LocatingConfig) and not found.config.shrink and "shrink" not in options:
-        options = BEFORE_SHRINKAGE | options
+        options = before_shrinkage(found.config.method) | options
     if isinstance(found.config, MendConfig):
         options = {"hypernetwork_digest": found.config.hypernetwork_digest} | options
     name = found.config.method

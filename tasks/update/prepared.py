@@ -2,21 +2,31 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter
 from safetensors.torch import load_file, save
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from editing.cache import Cache
 from editing.config import LocatingConfig, MethodConfig
-from editing.contexts import APPENDED_WORDS, ROWS_A_SEED, TEXT_TOKENS, append_words, context_prefixes, sample_texts
+from editing.contexts import (
+    APPENDED_WORDS,
+    ROWS_A_SEED,
+    TEXT_TOKENS,
+    SampledRow,
+    append_word_tokens,
+    append_words,
+    context_prefixes,
+    sample_rows,
+)
 from editing.covariance import SUMMATION, KeyStatistics, Unfinished, collect_statistics, text_digest
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
+from editing.token_rows import TokenRow
 from tasks.progress import progress
 
 PASS_ROWS = 48
@@ -61,10 +71,11 @@ class Preparation:
         held_out = _held_out(config)
         if not isinstance(config, LocatingConfig):
             empty = KeyStatistics({}, 0, self.loaded.digest, "none")
-            return Prepared(("",), empty, self._sampled([held_out], config.seed)[0])
+            return Prepared(("",), empty, self._held_out_text(held_out, config.seed))
         statistics = self._statistics(layout, layers, config, statistics_texts, held_out)
-        [text] = self._sampled([held_out], config.seed)
-        return Prepared(tuple(self._prefixes(config)), statistics.shrunk() if config.shrink else statistics, text)
+        if config.shrink:
+            statistics = statistics.shrunk()
+        return Prepared(tuple(self._prefixes(config)), statistics, self._held_out_text(held_out, config.seed))
 
     def _prefixes(self, config: LocatingConfig) -> list[str]:
         def make() -> list[str]:
@@ -98,13 +109,13 @@ class Preparation:
     ) -> KeyStatistics:
         """As they were collected, not shrunk; sums on the way are kept, so that a killed process goes on from them."""
         loaded, wanted = self.loaded, config.statistics_tokens
-        source = f"text {text_digest(given)}" if given else f"sampled seed={config.seed} v3"
+        sampled = f"sampled seed={config.seed} alternatives={config.statistics_alternatives} v4"
+        source = f"text {text_digest(given)}" if given else sampled
         about = [loaded.digest, layers, wanted, source, SUMMATION]
 
         def make() -> KeyStatistics:
-            texts = given or self._texts_with_words(wanted, config.seed, held_out)
-            progress("statistics", 0, wanted)
-            return collect_statistics(
+            texts = given or self._rows_with_words(config, held_out)
+            made = collect_statistics(
                 loaded.model,
                 loaded.tokenizer,
                 layout,
@@ -116,9 +127,11 @@ class Preparation:
                 on_progress=lambda done: progress("statistics", done, wanted),
                 unfinished=Unfinished(
                     lambda: self.cache.read("statistics", [*about, "unfinished"], load_file),
-                    lambda state: self.cache.write("statistics", [*about, "unfinished"], _tensor_bytes(state)),
+                    lambda state: self.cache.write("statistics", [*about, "unfinished"], save(state)),
                 ),
             )
+            progress("statistics", wanted, wanted)  # the text may be shorter
+            return made
 
         def read(path: Path) -> KeyStatistics:
             found = KeyStatistics.load(path)
@@ -129,34 +142,43 @@ class Preparation:
         self.cache.drop("statistics", [*about, "unfinished"])
         return found
 
-    def _texts_with_words(self, tokens: int, seed: int, held_out: range) -> list[str]:
-        """Sampled rows from the first on, with words of the vocabulary appended, until they have so many tokens.
+    def _rows_with_words(self, config: LocatingConfig, held_out: range) -> Sequence[str | TokenRow]:
+        """Sampled rows from the first on, with words of the vocabulary appended.
 
         The text held out is sampled with them: it will be wanted, and what is still to come is known from the start.
+        Without alternatives it is text, and as every release had it: rows until they have the tokens asked for.
         """
-        tokenizer, most = self.loaded.tokenizer, _rows_behind(tokens)
-        planned = min(_rows(tokens * TEXT_TOKENS // (TEXT_TOKENS + APPENDED_WORDS)), most)
-        passes = _passes(planned)
-        texts = [text for one in self._sampled([*passes, held_out], seed)[:-1] for text in one]
+        tokenizer, seed, tokens = self.loaded.tokenizer, config.seed, config.statistics_tokens
+        alternatives, most = config.statistics_alternatives, _rows_behind(tokens)
+        passes = _passes(min(_rows(tokens * TEXT_TOKENS // (TEXT_TOKENS + APPENDED_WORDS)), most))
+        asked = [(rows, alternatives) for rows in passes]
+        rows = [row for one in self._sampled([*asked, (held_out, 0)], seed)[:-1] for row in one]
+        if alternatives:
+            return append_word_tokens(tokenizer, rows, seed, alternatives)
+        texts = [row.text for row in rows]
         while len(texts) < most and _count_tokens(tokenizer, append_words(tokenizer, texts, seed)) < tokens:
             further = range(len(texts), min(len(texts) + len(passes[0]), most))  # rows that ended early left room
-            texts += self._sampled([further], seed)[0]
+            texts += [row.text for row in self._sampled([(further, 0)], seed)[0]]
         return append_words(tokenizer, texts, seed)
 
-    def _sampled(self, passes: Sequence[range], seed: int) -> list[list[str]]:
-        """The text of rows by their numbers, each pass sampled in one go and kept as soon as it is there."""
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        total = sum(len(rows) for rows in passes) * TEXT_TOKENS
+    def _held_out_text(self, rows: range, seed: int) -> list[str]:
+        return [row.text for row in self._sampled([(rows, 0)], seed)[0]]
 
-        def make(missing: list[int]) -> Iterator[list[str]]:
-            before = total - sum(len(passes[number]) for number in missing) * TEXT_TOKENS
+    def _sampled(self, passes: Sequence[tuple[range, int]], seed: int) -> list[list[SampledRow]]:
+        """Rows by their numbers, with so many alternatives: each pass sampled in one go and kept when it is there."""
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        total = sum(len(rows) for rows, _ in passes) * TEXT_TOKENS
+
+        def make(missing: list[int]) -> Iterator[list[SampledRow]]:
+            before = total - sum(len(passes[number][0]) for number in missing) * TEXT_TOKENS
             progress("sampled text", before, total)
             for number in missing:
-                yield sample_texts(model, tokenizer, passes[number], seed, partial(_tell_sampled, before, total))
-                before += len(passes[number]) * TEXT_TOKENS
+                rows, alternatives = passes[number]
+                yield sample_rows(model, tokenizer, rows, seed, alternatives, partial(_tell_sampled, before, total))
+                before += len(rows) * TEXT_TOKENS
 
-        abouts = [[self.loaded.digest, [rows.start, rows.stop], seed, "v3"] for rows in passes]
-        return self.cache.get_all("texts", abouts, make, dump_json, read_strings)
+        abouts = [[self.loaded.digest, [rows.start, rows.stop], seed, number, "v4"] for rows, number in passes]
+        return self.cache.get_all("texts", abouts, make, _dump_rows, _read_rows)
 
 
 def _tell_sampled(before: int, total: int, done: int, of: int) -> None:
@@ -196,8 +218,16 @@ def _count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> i
     return sum(len(tokenizer(text, verbose=False)["input_ids"]) for text in texts)
 
 
-def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
-    return bytes(save(tensors))
+def _dump_rows(rows: list[SampledRow]) -> bytes:
+    return dump_json([asdict(row) for row in rows])
+
+
+_ROWS = TypeAdapter(list[SampledRow], config=ConfigDict(strict=True, extra="forbid"))
+
+
+def _read_rows(path: Path) -> list[SampledRow]:
+    """Raises OSError, or ValueError for anything but sampled rows."""
+    return _ROWS.validate_json(path.read_bytes())
 
 
 def dump_json(value: object) -> bytes:

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+import torch
 
 from editing.contexts import (
     APPENDED_WORDS,
@@ -11,12 +12,18 @@ from editing.contexts import (
     TEXT_OPENINGS,
     TEXT_TOKENS,
     TEXT_TOP_K,
+    append_word_tokens,
     append_words,
     context_prefixes,
-    sample_texts,
+    sample_rows,
 )
 from editing.measure.fluency import generate
 from tests.families import tiny_family
+
+
+def sample_texts(model, tokenizer, rows, seed: int) -> list[str]:
+    return [row.text for row in sample_rows(model, tokenizer, rows, seed)]
+
 
 WORDS = {5: "Ġriver", 6: "▁Ohio", 7: "Ġof", 8: "Ġ1945", 9: "house", 10: "Ġ"}
 
@@ -90,9 +97,41 @@ def test_rows_are_what_every_release_sampled(tiny_llama, monkeypatch):
     assert later == [opening + text for opening, text in zip(openings, written, strict=True)]
 
 
+def test_alternatives_leave_the_text_as_it_is_and_stand_beside_what_was_drawn(tiny_llama, monkeypatch):
+    model, tokenizer = tiny_llama.model, tiny_llama.tokenizer
+    with_words(tokenizer, monkeypatch)
+    plain = sample_rows(model, tokenizer, range(9), 2)
+    with_others = sample_rows(model, tokenizer, range(9), 2, 3)
+    for one, other in zip(plain, with_others, strict=True):
+        assert (one.text, one.ids) == (other.text, other.ids) and not any(one.others)
+        counts = [len(others) for others in other.others]
+        begun = counts.index(3)
+        assert set(counts[:begun]) <= {0} and set(counts[begun:]) == {3}
+    assert with_others[3:5] == sample_rows(model, tokenizer, [3, 4], 2, 3)
+
+
+def test_alternatives_are_drawn_as_the_model_would_go_on(tiny_llama):
+    [row] = sample_rows(tiny_llama.model, tiny_llama.tokenizer, [0], 0, 20_000)
+    for place in (len(row.ids) - 1, len(row.ids) - 5):
+        logits = tiny_llama.model(input_ids=torch.tensor([row.ids[:place]])).logits[0, -1]
+        found = torch.bincount(torch.tensor(row.others[place]), minlength=len(logits)) / 20_000
+        assert (found - logits.softmax(0)).abs().sum() < 0.15 and (found > 0).sum() > 100
+
+
+def test_word_tokens_are_appended_alike_often_each_with_other_words_beside_it(tiny_llama, monkeypatch):
+    with_words(tiny_llama.tokenizer, monkeypatch)
+    rows = sample_rows(tiny_llama.model, tiny_llama.tokenizer, range(5), 0, 2)
+    found = append_word_tokens(tiny_llama.tokenizer, rows, seed=1, alternatives=2)
+    for row, one in zip(rows, found, strict=True):
+        assert one.ids[:-APPENDED_WORDS] == row.ids and one.others[:-APPENDED_WORDS] == row.others
+        assert all(len(others) == 2 and set(others) <= {5, 6} for others in one.others[-APPENDED_WORDS:])
+    assert Counter(i for one in found for i in one.ids[-APPENDED_WORDS:]) == {5: 80, 6: 80}
+
+
 def test_sampling_tells_of_every_step(tiny_llama):
     heard: list[tuple[int, int]] = []
-    sample_texts(tiny_llama.model, tiny_llama.tokenizer, range(7), 0, lambda done, total: heard.append((done, total)))
+    told = lambda done, total: heard.append((done, total))  # noqa: E731
+    sample_rows(tiny_llama.model, tiny_llama.tokenizer, range(7), 0, on_progress=told)
     done = [one for one, _ in heard]
     assert {total for _, total in heard} == {7 * TEXT_TOKENS} and done == sorted(done) and done[-1] == 7 * TEXT_TOKENS
     assert {later - earlier for earlier, later in pairwise(done)} <= {0, 7} or len(done) < TEXT_TOKENS

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 from sklearn.covariance import ledoit_wolf
 
+from editing import covariance
 from editing.covariance import KeyStatistics, Unfinished, collect_statistics, text_digest
 from editing.errors import StatisticsError
 from editing.layout import layout_of
 from editing.models import LoadedModel
+from editing.token_rows import TokenRow
 from tests.conftest import SENTENCES, tiny_model
 
 LAYERS = (1, 2)
@@ -125,14 +127,14 @@ def test_shards_are_merged_first_and_then_shrunk(tiny):
 
 
 def test_what_is_kept_on_the_way_is_gone_on_with_to_the_last_bit(tiny):
-    many = [text for text in TEXTS * 40 if text]
+    many = [text for text in TEXTS * 16 if text]
     states: list[dict[str, torch.Tensor]] = []
     whole = collect(tiny, many, unfinished=Unfinished(lambda: None, states.append, seconds=0.0))
     assert len(states) > 2
     for state in states:
         heard: list[int] = []
         again = collect(tiny, many, unfinished=Unfinished(lambda s=state: s, states.append), on_progress=heard.append)
-        assert heard[0] == int(state["done"][1]) > 0
+        assert heard[0] == int(state["done"][1]) > 0  # nothing stands beside them
         assert replace(again, moments={}) == replace(whole, moments={})
         assert all(torch.equal(C, whole.moments[layer]) for layer, C in again.moments.items())
     bare = collect(tiny, many)
@@ -162,6 +164,55 @@ def test_what_is_kept_of_anything_else_is_not_gone_on_with(tiny_llama, change):
     whole = collect(tiny_llama, many, unfinished=Unfinished(lambda: None, states.append, seconds=0.0))
     again = collect(tiny_llama, many, unfinished=Unfinished(lambda: change(states[0]), states.append))
     assert all(torch.equal(C, whole.moments[layer]) for layer, C in again.moments.items())
+
+
+BESIDE = [
+    TokenRow([40, 50, 60, 70], [[], [41, 42], [], [71]]),
+    TokenRow([80, 90], [[], [91, 92]]),
+    TokenRow([30, 31, 32]),
+]
+
+
+def continued(row: TokenRow) -> list[tuple[list[int], int]]:
+    """The row, and for each token beside it the text that ends with that token; with each how many are not yet had."""
+    beside = [([*row.ids[:place], other], 1) for place, others in enumerate(row.others) for other in others]
+    return [(list(row.ids), len(row.ids)), *beside]
+
+
+def keys_of(tiny: LoadedModel, name: str, ids: list[int], last: int) -> torch.Tensor:
+    """The keys of the last tokens of a text, float64."""
+    seen: list[torch.Tensor] = []
+    handle = tiny.model.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
+    tiny.model(input_ids=torch.tensor([ids]))
+    handle.remove()
+    return seen[0][-last:].double()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_token_beside_another_gives_the_key_it_would_have_there(tiny, attention):
+    tiny.model.set_attn_implementation(attention)
+    found = collect(tiny, BESIDE)
+    assert found.tokens == 4 + 3 + 2 + 2 + 3
+    for layer in LAYERS:
+        name = layout_of(tiny.model).weight_name(layer).removesuffix(".weight")
+        keys = torch.cat([keys_of(tiny, name, ids, own) for row in BESIDE for ids, own in continued(row)])
+        assert len(keys) == found.tokens
+        torch.testing.assert_close(found.moments[layer], keys.T @ keys / len(keys), atol=1e-8, rtol=1e-4)
+
+
+def test_only_own_tokens_count_against_the_limit(tiny_llama):
+    assert collect(tiny_llama, BESIDE, max_tokens=5).tokens == 4 + 3 + 1
+    assert collect(tiny_llama, [BESIDE[0]] * 3, max_tokens=6).tokens == 4 + 3 + 2 + 2
+
+
+def test_a_long_row_is_cut_and_a_window_begins_with_nothing_beside(tiny_llama):
+    row = TokenRow(list(range(300, 300 - 140, -1)), [[], *([i] for i in range(139))])
+    assert collect(tiny_llama, [row]).tokens == 140 + 127 + 11
+
+
+def test_a_model_that_takes_no_mask_of_ours_is_given_the_text_alone(tiny, monkeypatch):
+    monkeypatch.setattr(covariance, "may_branch", lambda model, longest: False)
+    assert_same(collect(tiny, BESIDE), collect(tiny, [TokenRow(row.ids) for row in BESIDE]))
 
 
 def test_padding_does_not_count(tiny):

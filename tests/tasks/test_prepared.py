@@ -19,7 +19,7 @@ from tasks.update import prepared
 from tasks.update.prepared import HELD_OUT_ROW, Preparation, Prepared
 from tests.conftest import tiny_model
 
-CONFIG = MemitConfig(layers=(0, 1), contexts=3, statistics_tokens=128)
+CONFIG = MemitConfig(layers=(0, 1), contexts=3, statistics_tokens=128, statistics_alternatives=1)
 LONG = CONFIG.model_copy(update={"statistics_tokens": 9000})
 GIVEN = [f"{i} and the old man and the sea. " * 9 for i in range(200)]
 
@@ -62,7 +62,7 @@ def collected(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("tokens", [192, 5000])
 def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(made, collected, monkeypatch, tokens):
     monkeypatch.setattr(prepared, "HELD_OUT_ROW", 0)
-    held_out = made(CONFIG.model_copy(update={"statistics_tokens": tokens})).held_out
+    held_out = made(CONFIG.model_copy(update={"statistics_tokens": tokens, "statistics_alternatives": 0})).held_out
     assert collected and not any(text.startswith(tuple(held_out)) for text in collected)
     assert len(held_out) == 32
 
@@ -105,15 +105,15 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch, self.rows, self.batches = monkeypatch, list[range](), 0
-        self.sample_texts, self.run_body = prepared.sample_texts, covariance.run_body
+        self.sample_rows, self.run_body = prepared.sample_rows, covariance.run_body
         monkeypatch.setattr(prepared, "PASS_ROWS", 30)
         monkeypatch.setattr(prepared, "Unfinished", partial(Unfinished, seconds=0.0))
-        monkeypatch.setattr(prepared, "sample_texts", self.sample)
+        monkeypatch.setattr(prepared, "sample_rows", self.sample)
         monkeypatch.setattr(covariance, "run_body", self.run)
 
     def sample(self, *arguments) -> list[str]:
         self.rows.append(arguments[2])
-        return self.sample_texts(*arguments)
+        return self.sample_rows(*arguments)
 
     def run(self, *arguments, **options) -> object:
         self.batches += 1
@@ -123,7 +123,7 @@ class Work:
         """What comes in the end, and how often it was killed before."""
         for number in range(60):
             with self.monkeypatch.context() as patch:
-                patch.setattr(prepared, "sample_texts", after(1, self.sample))
+                patch.setattr(prepared, "sample_rows", after(1, self.sample))
                 patch.setattr(covariance, "run_body", after(9, self.run))
                 try:
                     return make(), number
@@ -185,7 +185,7 @@ def test_a_start_that_goes_on_tells_what_is_there_already(made, monkeypatch):
     heard = Heard()
     monkeypatch.setattr(prepared, "PASS_ROWS", 30)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(prepared, "sample_texts", after(1, prepared.sample_texts))
+        patch.setattr(prepared, "sample_rows", after(1, prepared.sample_rows))
         made(LONG)
     with listening(heard):
         made(LONG)

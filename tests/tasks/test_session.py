@@ -84,7 +84,7 @@ def forbid(monkeypatch, *names: str) -> None:
 
 ALL_WORK = (
     *("search_values", "evaluate", "entropies", "perplexity"),
-    *("sample_texts", "context_prefixes", "collect_statistics"),
+    *("sample_rows", "context_prefixes", "collect_statistics"),
 )
 
 KINDS = ("answers", "contexts", "fluency", "perplexity", "scores", "statistics", "texts", "values")
