@@ -58,23 +58,24 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
     settings, out = get_current_settings(), errors if json else console
     if settings.api.url:
         _check(settings.api.url)
-        with _until_called(LOADING, out, lambda change: None) as loaded:
+        with _until_called(out, lambda change: None) as loaded:
             yield loaded
         return
     home = Path(settings.home)
     with _started(home) as (process, url), _address(url), _failures_named(url, home):
-        with _until_called(STARTING, out, lambda change: _wait(process, home, change)) as started:
+        with _until_called(out, lambda change: _wait(process, home, change)) as started:
             yield started
         _flush()
 
 
 @contextmanager
-def _until_called(
-    what: str, out: Console, last: Callable[[Callable[[str], None]], None]
-) -> Iterator[Callable[[], None]]:
-    """From here on `what` is waited for, up to the end of `last`, which what is given calls."""
+def _until_called(out: Console, last: Callable[[Callable[[str], None]], None]) -> Iterator[Callable[[], None]]:
+    """What is imported meanwhile is waited for, then, when what is given is called, the end of `last`.
+
+    `last` gets a function that says what is waited for instead.
+    """
     with ExitStack() as shown:
-        change = shown.enter_context(waiting(what, out))
+        change = shown.enter_context(waiting(LOADING, out))
 
         def call() -> None:
             last(change)
@@ -143,6 +144,7 @@ def _address(url: str) -> Iterator[None]:
 
 def _wait(process: "subprocess.Popen[bytes]", home: Path, change: Callable[[str], None]) -> None:
     """Until the server has started; whatever keeps it from that is an error at once."""
+    change(STARTING)
     deadline = time.monotonic() + START_SECONDS
     while (said := _next_line(process)) != "started":
         if said is None:
