@@ -89,6 +89,7 @@ def test_the_contradiction_asks_what_a_request_before_it_asks():
     assert texts[number] in texts[:number]
 
 
+@pytest.mark.slow
 def test_the_model_still_gives_the_old_answer_to_what_is_corrected(embedded):
     some = GOOD_ONES[::4]
     said = complete(embedded, [BY_ID[request["id"]].text for request in some])
