@@ -24,7 +24,7 @@ def test_what_is_cached_and_what_is_done_takes_no_time():
     everything = expected(THERE, [], [work.step for work in WORK])
     assert everything == 0
     assert announced(100, ["values", "models"], False) == (
-        "the demo will take about 100 seconds here (the model and searched values are cached)"
+        "the demo will take about 100 seconds here (cached already: the model, searched values)"
     )
 
 

@@ -97,6 +97,7 @@ DECISIONS: dict[str, tuple[tuple[tuple[str, ...], int], ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decisions", DECISIONS.values(), ids=DECISIONS)
 def test_decisions_go_on_from_where_it_stood(home, errata, decisions):
     for arguments, in_service in decisions:
