@@ -36,7 +36,7 @@ def main() -> None:
     say("the demo: true corrections in a real language model, and all of it taken back", style="bold")
     try:
         with waiting("loading torch and transformers"):
-            from deployments.demo.play import play
+            from deployments.demo.play import play  # seconds, and the demo has spoken before
 
         play(home, arguments.model)
     except (ErrataError, OSError) as error:

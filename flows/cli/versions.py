@@ -135,11 +135,13 @@ def repair(line: Line = "main", json: Json = False) -> None:
 
 def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool) -> None:
     """Decide as (line, version, reason) says, and show what came of it."""
-    from tasks.review import decisions
-    from tasks.workplace import open_workplace
+    from tasks.garbage import not_collected
 
     line = asked[0]
-    with if_stopped(f"errata status {line} says where the line stands"):
+    with not_collected(), if_stopped(f"errata status {line} says where the line stands"):
+        from tasks.review import decisions
+        from tasks.workplace import open_workplace
+
         decision: Decision = getattr(decisions, action)(open_workplace(), *asked)
     serving = decision.head.version if decision.head else 0
     if json:

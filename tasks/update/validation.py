@@ -5,6 +5,7 @@ decides is asked in the order of what it costs, and no more of a batch that fail
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from editing.edit import Edit
@@ -72,7 +73,8 @@ def ask_base(session: Session, edits: Sequence[Edit], policy: Policy) -> None:
 
     The model can be asked all that is asked about `edits`.
     """
-    session.base_scores(edits, policy.neighborhood_probes)
+    with suppress(*REQUEST_FAULTS):  # the verdict on its batch will tell
+        session.base_scores(edits, policy.neighborhood_probes)
     batches = [edits[start : start + policy.batch_size] for start in range(0, len(edits), policy.batch_size)]
     prompts = [prompt for batch in batches for prompt in fluency_prompts(session, batch, policy)]
     if prompts:
@@ -129,13 +131,10 @@ def _judged(
     *,
     whole: bool = False,
 ) -> Verdict:
-    validation = _Validation(session, batch, earlier, reference, policy, whole)
     try:
-        return validation.verdict()
+        return _Validation(session, batch, earlier, reference, policy, whole).verdict()
     except REQUEST_FAULTS as error:
         return failed_verdict(error)
-    finally:
-        validation.meter.end()
 
 
 class _Validation:
@@ -174,6 +173,7 @@ class _Validation:
             checks = judge(Measured(self.metrics, self.lost, self.samples), self.policy, measures)
             if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
                 break
+        self.meter.end()
         return self._verdict(checks)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:

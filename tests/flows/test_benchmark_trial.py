@@ -105,6 +105,7 @@ def test_of_one_edit_trial_independent_and_sequential_say_the_same(run, settings
     assert row.after == {name: value for name, value in written.items() if isinstance(value, float)}
 
 
+@pytest.mark.slow
 def test_a_trial_of_several_says_of_each_what_a_trial_of_it_alone_says(settings, spec, sessions):
     together = trials.try_each(settings, spec, EDITS, probes=2)
     assert [row.request_id for row in together] == [edit.id for edit in EDITS]

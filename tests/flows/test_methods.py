@@ -34,6 +34,7 @@ def errata(monkeypatch, capsys, *arguments: object) -> str:
     return printed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sequential", "independent"])
 def test_the_benchmark_command_runs_alphaedit(mode, good_edits, shared_places, tmp_path, monkeypatch, capsys):
     for name, value in shared_places.items():

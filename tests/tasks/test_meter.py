@@ -24,6 +24,7 @@ def test_each_part_goes_on_where_the_last_one_ended():
         first(2, 2)
         second(1, 4)
         meter.end()
+        meter.end()
     assert heard.told == [("work", done, 30) for done in (0, 5, 10, 15, 30)]
 
 
@@ -41,4 +42,4 @@ def test_whatever_the_parts_say_it_never_falls_and_never_passes_the_end(sizes, s
             parts[number % len(parts)](done, of)
         meter.end()
     done = [done for _, done, _ in heard.told]
-    assert done == sorted(done) and done[0] == 0 and done[-1] == total
+    assert done == sorted(done) and done[0] == 0 and done[-1] == total and done.count(total) == 1
