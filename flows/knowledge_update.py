@@ -177,7 +177,8 @@ def write_all(
     size, edits = run.policy.batch_size, taken.edits
     writer = Writer(run, session, taken, reference, journal)
     for number, start in enumerate(range(0, len(edits), size), start=1):
-        progress("edits", start, len(edits))
+        if len(edits) > size:  # of a single batch its own stages tell how far it is
+            progress("edits", start, len(edits))
         stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
         log.log([(number, journal.batches[-1].metrics)])
     progress("edits", len(edits), len(edits))

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from editing.errors import ErrataError, UsageError
 from flows.cli import lifeline
 from flows.cli.console import console, errors, waiting
@@ -32,6 +30,7 @@ POLL_SECONDS = 1.0
 LOG = "temporary-server.log"
 LOG_BYTES = 1 << 20
 LOADING = "loading what the job needs"
+ENDING = "ending Prefect's server for this command"
 STARTING = "starting Prefect's server for this command"
 WAITING = "another command sets up Prefect's database in this home; waiting for it"
 
@@ -53,35 +52,26 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
     """
     _check_arguments()
     load_settings()
-    from prefect.settings import get_current_settings
+    out = errors if json else console
+    with ExitStack() as ending, ExitStack() as loading:
+        change = loading.enter_context(waiting(LOADING, out))
+        from prefect.settings import get_current_settings
 
-    settings, out = get_current_settings(), errors if json else console
-    if settings.api.url:
-        _check(settings.api.url)
-        with _until_called(out, lambda change: None) as loaded:
-            yield loaded
-        return
-    home = Path(settings.home)
-    with _started(home) as (process, url), _address(url), _failures_named(url, home):
-        with _until_called(out, lambda change: _wait(process, home, change)) as started:
+        settings = get_current_settings()
+        if settings.api.url:
+            _check(settings.api.url)
+            yield loading.close
+            return
+        home = Path(settings.home)
+        with _started(home) as (process, url), _address(url), _failures_named(url, home):
+
+            def started() -> None:
+                _wait(process, home, change)
+                loading.close()
+
             yield started
-        _flush()
-
-
-@contextmanager
-def _until_called(out: Console, last: Callable[[Callable[[str], None]], None]) -> Iterator[Callable[[], None]]:
-    """What is imported meanwhile is waited for, then, when what is given is called, the end of `last`.
-
-    `last` gets a function that says what is waited for instead.
-    """
-    with ExitStack() as shown:
-        change = shown.enter_context(waiting(LOADING, out))
-
-        def call() -> None:
-            last(change)
-            shown.close()
-
-        yield call
+            ending.enter_context(waiting(ENDING, out))  # up to the end of the server
+            _flush()
 
 
 def _check_arguments() -> None:
