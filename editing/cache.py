@@ -59,34 +59,51 @@ class Cache:
 
         `make` is not called where none is missing.
         """
-        paths = [self.path(kind, about) for about in abouts]
-        found: dict[int, T] = {}
-        for number, path in enumerate(paths):
-            try:
-                found[number] = load(path)
-            except BROKEN as error:
-                if not isinstance(error, FileNotFoundError):
-                    logger.debug("'%s' is made anew: %s", path, error)
-        if missing := [number for number in range(len(paths)) if number not in found]:
+        found = {}
+        for number, about in enumerate(abouts):
+            if (one := self.read(kind, about, load)) is not None:
+                found[number] = one
+        if missing := [number for number in range(len(abouts)) if number not in found]:
             for number, made in zip(missing, make(missing), strict=True):
                 found[number] = made
-                self._write(paths[number], dump(made))
-        return [found[number] for number in range(len(paths))]
+                self.write(kind, abouts[number], dump(made))
+        return [found[number] for number in range(len(abouts))]
+
+    def read(self, kind: str, about: object, load: Callable[[Path], T]) -> T | None:
+        """The result if it is there and whole."""
+        path = self.path(kind, about)
+        try:
+            return load(path)
+        except BROKEN as error:
+            if not isinstance(error, FileNotFoundError):
+                logger.debug("'%s' is made anew: %s", path, error)
+            return None
+
+    def write(self, kind: str, about: object, data: bytes) -> None:
+        """Keep what a result was dumped as, in the place of what is there."""
+        try:
+            write_atomically(self.path(kind, about), data)
+        except OSError as error:
+            self._warn(error)
+
+    def drop(self, kind: str, about: object) -> None:
+        """Forget a result, if it is there."""
+        try:
+            self.path(kind, about).unlink(missing_ok=True)
+        except OSError as error:
+            logger.debug("'%s' stays: %s", self.path(kind, about), error)
 
     def path(self, kind: str, about: object) -> Path:
         """Where the result is, if it is."""
         digest = json_digest(about)
         return self.folder / kind / digest[:2] / digest
 
-    def _write(self, path: Path, data: bytes) -> None:
-        try:
-            write_atomically(path, data)
-        except OSError as error:
-            if not self._warned:
-                logger.warning(
-                    "nothing can be kept in the cache '%s' (%s), so it will be computed again: make the folder "
-                    "writable, or choose another",
-                    self.folder,
-                    error.strerror or error,
-                )
-            self._warned = True
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            logger.warning(
+                "nothing can be kept in the cache '%s' (%s), so it will be computed again: make the folder writable, "
+                "or choose another",
+                self.folder,
+                error.strerror or error,
+            )
+        self._warned = True

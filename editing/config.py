@@ -7,8 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from editing.errors import ModelError
 from editing.products import Products
 
-STATISTICS_TOKENS = 98304
-"""Tokens of text behind key statistics, where a configuration says nothing else."""
+STATISTICS_TOKENS = 6144
+"""Tokens of text behind key statistics, where a configuration says nothing else: 64 sampled rows with their words."""
+BEFORE_SHRINKAGE = {
+    "shrink": False,
+    "statistics_tokens": 98304,
+    "statistics_alternatives": 0,
+    "statistics_weight": 2000.0,
+}
+"""What a configuration meant by fields that it leaves out, where it was stored before there was the field `shrink`."""
 
 LayerNumbers = Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
 OneLayerNumber = Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
@@ -79,6 +86,10 @@ class LocatingConfig(MethodConfig):
     contexts: int = Field(5, ge=1, le=64, description="Contexts of each prompt: the bare one and sampled prefixes.")
     context_tokens: int = Field(16, ge=1, le=64, description="Length of each sampled prefix.")
     statistics_tokens: int = Field(STATISTICS_TOKENS, ge=1, description="Tokens of text behind the key statistics.")
+    statistics_alternatives: int = Field(
+        4, ge=0, le=64, description="Further tokens at each place of sampled text, whose keys count too."
+    )
+    shrink: bool = Field(True, description="Shrink the key statistics as Ledoit and Wolf do, so that little text does.")
     search: ValueSearchConfig = ValueSearchConfig()
 
 

@@ -2,11 +2,15 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.measure.fluency import generate
+from editing.measure.fluency import generate, uniform_draws, write
+from editing.token_rows import TokenRow
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 """First words of sampled contexts, as in MEMIT's implementation."""
@@ -17,7 +21,8 @@ TEXT_OPENINGS = (
     "One of the most", "Located in", "The president", "Many people", "At the end of", "Water", "How to",
 )  # fmt: skip
 """First words of self-sampled text: common ones, so that what follows is spread over the model's knowledge."""
-ROWS_AT_ONCE = 64
+ROWS_A_SEED = 64
+"""Rows of sampled text that are drawn from one seed: that of the text and the number of rows before them."""
 TEXT_TOKENS = 64
 TEXT_TOP_K = 1000
 APPENDED_WORDS = 32
@@ -27,39 +32,78 @@ SHORTEST_WORD = 4
 
 
 def context_prefixes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, tokens: int, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    tokens: int,
+    seed: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """`count` prefixes, the empty one first; the others are sampled sentences that end in a full stop and a space."""
+    """`count` prefixes, the empty one first; the others are sampled sentences that end in a full stop and a space.
+
+    `on_progress` hears the tokens done, and of how many.
+    """
     openings = [OPENINGS[i % len(OPENINGS)] for i in range(count - 1)]
     if not openings:
         return [""]
-    sampled = generate(model, tokenizer, openings, tokens, seed=seed)
+    sampled = generate(model, tokenizer, openings, tokens, seed=seed, on_progress=on_progress)
     texts = [_plain(opening + continued) for opening, continued in zip(openings, sampled, strict=True)]
     return ["", *(f"{text}. " for text in texts)]
 
 
-def sample_texts(
+@dataclass(frozen=True)
+class SampledRow:
+    """A row of text that the model sampled."""
+
+    text: str
+    ids: list[int]
+    """Its tokens, those of the opening first."""
+    others: list[list[int]]
+    """For each token those that might as well stand in its place: none where it was not drawn."""
+
+
+def sample_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tokens: int,
+    rows: Sequence[int],
     seed: int,
-    on_progress: Callable[[int], None] = lambda tokens: None,
-) -> list[str]:
-    """About `tokens` tokens of text that the model samples itself, in rows of 64 tokens, seeded.
+    alternatives: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SampledRow]:
+    """Text that the model samples itself: the rows of these numbers, of up to 64 tokens each, in one go.
+
+    Row by row what comes is a function of the seed and the row's number, whichever others are sampled with it (but for
+    the rounding of another batch size); the text is the same with `alternatives` and without, tokens drawn beside each
+    of its own from the same distribution. `on_progress` hears the tokens done, and of how many.
 
     Each text begins with a common opening and a word of the vocabulary, drawn alike from frequent and rare ones: left
     to itself a small model writes about few things. Measured on SmolLM2-135M with a hundred edits: perplexity x1.020,
     and x1.023 without the words.
     """
-    words, texts = _words(tokenizer), list[str]()
-    while len(texts) * TEXT_TOKENS < tokens:
-        chunk = seed + len(texts)
-        drawn = random.Random(chunk).choices(words, k=ROWS_AT_ONCE)
+    words = _words(tokenizer)
+    begun = _begun(list(words.values()) or [""], rows, seed, alternatives)
+    openings = [begun[row][0] for row in rows]
+    draws = torch.stack([begun[row][1] for row in rows])
+    written = write(model, tokenizer, openings, TEXT_TOKENS, draws, top_k=TEXT_TOP_K, on_progress=on_progress)
+    found = []
+    for row, opening, one in zip(rows, openings, written, strict=True):
+        text = opening + tokenizer.decode(one.ids, skip_special_tokens=True)
+        others: list[list[int]] = [[] for _ in one.prompt]
+        if alternatives and len(one.prompt) > 1 and one.prompt[-1] in words:  # the word of the opening
+            others[-1] = random.Random(f"{seed} {row}").choices(list(words), k=alternatives)
+        found.append(SampledRow(text, [*one.prompt, *one.ids], [*others, *one.others]))
+    return found
+
+
+def _begun(words: Sequence[str], rows: Sequence[int], seed: int, alternatives: int) -> dict[int, tuple[str, Tensor]]:
+    """Of each row, and of those that share a seed with it, the opening and the random numbers."""
+    begun: dict[int, tuple[str, Tensor]] = {}
+    for first in sorted({row - row % ROWS_A_SEED for row in rows}):
+        drawn = random.Random(seed + first).choices(words, k=ROWS_A_SEED)
         openings = [f"{TEXT_OPENINGS[i % len(TEXT_OPENINGS)]} {word}".rstrip() for i, word in enumerate(drawn)]
-        sampled = generate(model, tokenizer, openings, TEXT_TOKENS, seed=chunk, top_k=TEXT_TOP_K)
-        texts += [opening + continued for opening, continued in zip(openings, sampled, strict=True)]
-        on_progress(len(texts) * TEXT_TOKENS)
-    return texts
+        draws = uniform_draws(openings, TEXT_TOKENS, seed + first, alternatives)
+        begun |= {first + i: (opening, draws[i]) for i, opening in enumerate(openings)}
+    return begun
 
 
 def append_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], seed: int) -> list[str]:
@@ -68,17 +112,31 @@ def append_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], seed:
     Facts are about names, and a model by itself writes few of them: keys of rare words would be free to be changed.
     Measured on SmolLM2-135M with a hundred edits: perplexity x1.0171, and x1.0196 without them.
     """
-    words = _words(tokenizer)
+    words = list(_words(tokenizer).values()) or [""]
     order = cycle(random.Random(seed).sample(words, len(words)))
     return [" ".join([text, *islice(order, APPENDED_WORDS)]).rstrip() for text in texts]
 
 
-def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What of the vocabulary is a word of its own, by rising id; the empty word where nothing is."""
+def append_word_tokens(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[SampledRow], seed: int, alternatives: int
+) -> list[TokenRow]:
+    """The same of tokens: each word is one, and at each stand so many other words that might be in its place."""
+    words = list(_words(tokenizer))
+    order, drawn = cycle(random.Random(seed).sample(words, len(words))), random.Random(f"{seed} others")
+    found = []
+    for row in rows:
+        appended = list(islice(order, APPENDED_WORDS))
+        others = [drawn.choices(words, k=alternatives) for _ in appended]
+        found.append(TokenRow([*row.ids, *appended], [*row.others, *others]))
+    return found
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """What of the vocabulary is a word of its own, by rising id."""
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     begins = [i for i, token in enumerate(tokens) if token and token[0] in WORD_BEGINS]
-    words = [word for i in begins if len(word := tokenizer.decode([i]).strip()) >= SHORTEST_WORD and word.isalpha()]
-    return words or [""]
+    words = ((i, tokenizer.decode([i]).strip()) for i in begins)
+    return {i: word for i, word in words if len(word) >= SHORTEST_WORD and word.isalpha()}
 
 
 def _plain(text: str) -> str:

@@ -1,9 +1,12 @@
 """Key statistics: C = E[k kᵀ], the uncentred second moment of the keys of each edited layer.
 
-Meng et al., MEMIT, eq. 15 (C₀ there is λ times this). Shapes: d = key size.
+Meng et al., MEMIT, eq. 15 (C₀ there is λ times this). Of few tokens C is noisy where keys are rare; it is then shrunk
+towards a multiple of the identity as Ledoit and Wolf do (J. Multivariate Analysis 88, 2004), for moments about zero.
+Shapes: d = key size.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,26 +14,26 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
 from editing.digests import sha256
 from editing.errors import StatisticsError
+from editing.key_sums import KeySums
 from editing.keys import capture_inputs, stop_before
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
-from editing.tokens import align_rows, pad_token
+from editing.token_rows import WINDOW, TokenRow, batches, windows
+from editing.tokens import Rows, pad_token
+from editing.trees import Tree, lay_out, may_branch
 
-WINDOW = 128
-"""Tokens of one row of text."""
-ROWS_AT_ONCE = 8
-SUMMED_AT_ONCE = 2048
-"""Tokens whose keys are multiplied together."""
-BLOCK = 256
-"""Width of the blocks in which the upper triangle is computed."""
-SUMMATION = 2
+TOKENS_AT_ONCE = 1024
+"""Tokens of one pass."""
+SUMMATION = 4
 """Raised when the numbers that the same text gives change: cached statistics are of one summation."""
+KEPT_EVERY = 4.0
+"""Seconds of work between sums that are kept."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,12 @@ class KeyStatistics:
     moments: dict[int, Tensor]
     """C by layer, (d, d) float64 on the CPU."""
     tokens: int
+    """How many keys they are the means of."""
     base_digest: str
     source: str
     """What the text was: a digest of it, or how it was sampled."""
+    fourth_powers: dict[int, float] = field(default_factory=dict)
+    """Σ |k|⁴ over the tokens, by layer: how far single tokens are from C. Shrunk moments have none."""
     spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `spectrum` has computed so far."""
 
@@ -64,12 +70,34 @@ class KeyStatistics:
         eigenvalues_d, U_dd = self.spectra[layer]
         return eigenvalues_d, U_dd
 
+    def shrunk(self) -> "KeyStatistics":
+        """The same with each C moved towards tr(C)/d · I, as far as its error for so few tokens is to be expected.
+
+        (1 - α) C + α tr(C)/d I with α = min(1, E|C - E C|² / |C - tr(C)/d I|²), Frobenius norms; of n tokens the error
+        is estimated as (Σ |k|⁴ / n - |C|²) / n.
+
+        Raises:
+            StatisticsError: there is no Σ |k|⁴ of a layer, as in what is shrunk already.
+        """
+        self._check_unshrunk()
+        moments = {}
+        for layer, C_dd in self.moments.items():
+            mean, squared_norm = C_dd.trace().item() / len(C_dd), C_dd.square().sum().item()
+            distance = squared_norm - len(C_dd) * mean**2
+            error = (self.fourth_powers[layer] / self.tokens - squared_norm) / self.tokens
+            alpha = min(error, distance) / distance if distance > 0 else 0.0
+            moments[layer] = (1 - alpha) * C_dd
+            moments[layer].diagonal().add_(alpha * mean)
+        return KeyStatistics(moments, self.tokens, self.base_digest, f"{self.source}, shrunk")
+
     def merge(self, other: "KeyStatistics") -> "KeyStatistics":
         """Statistics of both texts together, as if they had been collected in one go.
 
         Raises:
-            StatisticsError: they belong to different models or layers.
+            StatisticsError: they belong to different models or layers, or are shrunk.
         """
+        self._check_unshrunk()
+        other._check_unshrunk()
         if self.base_digest != other.base_digest or self.moments.keys() != other.moments.keys():
             raise StatisticsError(
                 f"statistics of base {self.base_digest[:12]} layers {sorted(self.moments)} cannot be merged with "
@@ -79,7 +107,8 @@ class KeyStatistics:
         moments = {
             layer: (C * self.tokens + other.moments[layer] * other.tokens) / total for layer, C in self.moments.items()
         }
-        return KeyStatistics(moments, total, self.base_digest, f"{self.source}+{other.source}")
+        fourth_powers = {layer: power + other.fourth_powers[layer] for layer, power in self.fourth_powers.items()}
+        return KeyStatistics(moments, total, self.base_digest, f"{self.source}+{other.source}", fourth_powers)
 
     def check(self, base_digest: str, layers: Sequence[int]) -> None:
         """Raises StatisticsError unless these are finite statistics of this base and cover `layers`."""
@@ -97,11 +126,20 @@ class KeyStatistics:
             if not self.moments[layer].isfinite().all():
                 raise StatisticsError(f"key statistics of layer {layer} are not finite; choose another layer")
 
+    def _check_unshrunk(self) -> None:
+        """Raises StatisticsError unless all of what the text gave is there."""
+        if self.fourth_powers.keys() != self.moments.keys():
+            raise StatisticsError(
+                f"key statistics ({self.source}) have no sums of |k|⁴ of layers "
+                f"{sorted(self.moments.keys() - self.fourth_powers.keys())}; merge first and shrink once, at the end"
+            )
+
     def to_bytes(self) -> bytes:
         """What a file of them holds: safetensors."""
+        powers = json.dumps(self.fourth_powers)
         about = {"tokens": str(self.tokens), "base_digest": self.base_digest, "source": self.source}
         tensors = {f"C.{layer}": C.contiguous() for layer, C in self.moments.items()}
-        return bytes(save(tensors, about))
+        return bytes(save(tensors, about | {"fourth_powers": powers}))
 
     @staticmethod
     def load(path: Path) -> "KeyStatistics":
@@ -110,7 +148,8 @@ class KeyStatistics:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}
                 moments = {int(name.removeprefix("C.")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return KeyStatistics(moments, int(about["tokens"]), about["base_digest"], about["source"])
+            powers = {int(layer): float(power) for layer, power in json.loads(about["fourth_powers"]).items()}
+            return KeyStatistics(moments, int(about["tokens"]), about["base_digest"], about["source"], powers)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise StatisticsError(f"cannot read key statistics {path}: {error}; delete the file") from error
 
@@ -120,101 +159,71 @@ def text_digest(texts: Iterable[str]) -> str:
     return sha256(json.dumps(text).encode() for text in texts)
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """Where sums are kept while statistics are collected, so that a process that is killed loses seconds of work."""
+
+    read: Callable[[], dict[str, Tensor] | None]
+    write: Callable[[dict[str, Tensor]], None]
+    seconds: float = KEPT_EVERY
+    """Least time between two that are written."""
+
+
 @torch.no_grad()
 def collect_statistics(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     layout: ModelLayout,
     layers: tuple[int, ...],
-    texts: Iterable[str],
+    texts: Iterable[str | TokenRow],
     *,
     base_digest: str,
     source: str,
     max_tokens: int,
     on_progress: Callable[[int], None] = lambda tokens: None,
+    unfinished: Unfinished | None = None,
 ) -> KeyStatistics:
     """Stream `texts` through the layers up to the last edited one and average k kᵀ over at most `max_tokens` tokens.
 
-    Texts are cut into windows; `on_progress` hears the tokens done.
+    Texts are cut into windows; `on_progress` hears the tokens done. What stands beside the tokens of a text counts as
+    much as they do, and comes on top of `max_tokens`; a model that takes no mask of our own is given texts alone. With
+    `unfinished` it goes on where a collection of the same texts ended, and comes to the same numbers, to the last bit.
 
     Raises:
         StatisticsError: there is no text, or the keys are not finite.
     """
     modules = {layer: layout.projection(model, layer) for layer in layers}
-    sums = {layer: _Sum(layout.key_size(model, layer), model.device) for layer in layers}
-    done = 0
+    sums = KeySums({layer: layout.key_size(model, layer) for layer in layers}, model.device)
+    rows = windows(tokenizer, texts, max_tokens)
+    if not may_branch(model, WINDOW):
+        rows = (TokenRow(row.ids) for row in rows)
+    found = unfinished.read() if unfinished is not None else None
+    there = sums.batches if found is not None and sums.restore(found) else 0
+    done, written = 0, time.monotonic()
     with fast_linear(model):
-        for rows in _batches(_windows(tokenizer, texts, max_tokens), ROWS_AT_ONCE):
-            aligned = align_rows(rows, [0] * len(rows), pad_token(tokenizer)).to(model.device)
+        for number, batch in enumerate(batches(rows, TOKENS_AT_ONCE)):
+            if number == there:
+                on_progress(done)
+            done += sum(len(row.ids) for row in batch)
+            if number < there:
+                continue
+            trees = [row.tree for row in batch]
+            laid = lay_out(trees, pad_token(tokenizer), model)
             with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
-                run_body(model, **aligned.inputs)
-            real = aligned.attention_mask.bool()
-            for layer in layers:
-                sums[layer].add(inputs[layer][real])
-            done += int(real.sum())
+                run_body(model, **laid.inputs)
+            sums.add(inputs, _real_tokens(trees, laid))
             on_progress(done)
-        if done == 0:
-            raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
-        moments = {layer: total.matrix().div_(done).cpu() for layer, total in sums.items()}
-    statistics = KeyStatistics(moments, done, base_digest, source)
+            if sums.is_complete and unfinished is not None and time.monotonic() - written >= unfinished.seconds:
+                unfinished.write(sums.state())
+                written = time.monotonic()
+    if sums.tokens == 0:
+        raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
+    statistics = KeyStatistics(sums.means(), sums.tokens, base_digest, source, sums.fourth_powers())
     statistics.check(base_digest, layers)
     return statistics
 
 
-class _Sum:
-    """Σ k kᵀ of one layer, symmetric: only blocks on and above the diagonal are computed, half of the products.
-
-    Products run in float32 over a block of many tokens, where they are fast; blocks are summed in float64.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.waiting_td = torch.empty(SUMMED_AT_ONCE, size, device=device)
-        self.count = 0
-        self.upper_dd = torch.zeros(size, size, dtype=torch.float64, device=device)
-
-    def add(self, keys_td: Tensor) -> None:
-        """Keys of further tokens, in any precision."""
-        while len(keys_td):
-            fitting = keys_td[: SUMMED_AT_ONCE - self.count]
-            self.waiting_td[self.count : self.count + len(fitting)] = fitting
-            self.count += len(fitting)
-            keys_td = keys_td[len(fitting) :]
-            if self.count == SUMMED_AT_ONCE:
-                self._sum_up()
-
-    def matrix(self) -> Tensor:
-        """Σ k kᵀ, (d, d) float64; nothing can be added any more."""
-        if self.count:
-            self._sum_up()
-        upper_dd = self.upper_dd.triu_()
-        return upper_dd.add_(upper_dd.triu(1).T)
-
-    def _sum_up(self) -> None:
-        keys_dt, self.count = self.waiting_td[: self.count].T.contiguous(), 0
-        for start in range(0, len(keys_dt), BLOCK):
-            product = nn.functional.linear(keys_dt[start : start + BLOCK], keys_dt[start:])  # x Wᵀ, which may run fast
-            self.upper_dd[start : start + BLOCK, start:] += product
-
-
-def _windows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> Iterable[list[int]]:
-    left = max_tokens
-    for text in texts:
-        ids = tokenizer(text, verbose=False)["input_ids"]
-        for start in range(0, len(ids), WINDOW):
-            if left <= 0:
-                return
-            window = ids[start : start + min(WINDOW, left)]
-            left -= len(window)
-            yield window
-
-
-def _batches(rows: Iterable[list[int]], size: int) -> Iterable[list[list[int]]]:
-    batch: list[list[int]] = []
-    for row in rows:
-        if row:
-            batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _real_tokens(trees: Sequence[Tree], laid: Rows) -> Tensor:
+    """Where tokens stand and no padding, (trees, columns)."""
+    lengths = torch.tensor([len(tree) for tree in trees])
+    return (torch.arange(laid.input_ids.shape[1]) < lengths[:, None]).to(laid.input_ids.device)

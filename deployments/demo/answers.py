@@ -8,11 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
+from transformers import PreTrainedTokenizerBase
 
-from deployments.demo.facts import Candidate, says
+from deployments.demo.facts import ANSWER_TOKENS, Candidate, as_question, holds, says
 from editing.edit import Edit
 from editing.files import write_atomically
 from editing.models import LoadedModel
@@ -23,9 +23,6 @@ from tasks.workplace import Workplace
 Said = Mapping[str, Sequence[str]]
 """The answers to each question: the base's, then those of the version in service where it is another."""
 
-PLAIN = "Question: {}\nAnswer:"
-"""How a model is asked that knows no chat: it goes on with an answer."""
-TOKENS = 14
 NEIGHBORS = 6
 """Questions about other things that the table of before and after holds."""
 
@@ -44,18 +41,12 @@ class Asked:
     def shown(self) -> str:
         return self.question if self.corrected else f"{self.question} …"
 
-    def prompt(self, tokenizer: Any) -> str:
-        """What the model is given: a question in the form of its chat, where it has one."""
-        if not self.corrected:
-            return self.question
-        if not tokenizer.chat_template:
-            return PLAIN.format(self.question)
-        said = [{"role": "user", "content": self.question}]
-        return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    def prompt(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """What the model is given."""
+        return as_question(tokenizer, self.question) if self.corrected else self.question
 
     def is_right(self, said: str) -> bool:
-        """A person's question is answered in words of the model's own: what is true may stand anywhere in them."""
-        return self.answer.casefold() in said.casefold() if self.corrected else says(said, self.answer)
+        return holds(said, self.answer) if self.corrected else says(said, self.answer)
 
 
 def rows_of(edits: Sequence[Edit], facts: Mapping[str, Candidate]) -> list[Asked]:
@@ -72,7 +63,7 @@ def ask(workplace: Workplace, line: str, base: LoadedModel, rows: Sequence[Asked
     """What the base says, and what the version in service says, by question."""
     columns = columns_of(workplace.store.head(line), [])
     with shown_progress():
-        answers = ask_loaded(workplace, base, columns, [row.prompt(base.tokenizer) for row in rows], TOKENS)
+        answers = ask_loaded(workplace, base, columns, [row.prompt(base.tokenizer) for row in rows], ANSWER_TOKENS)
     said = [[_first_line(text) for text in answer["answers"].values()] for answer in answers]
     return dict(zip((row.question for row in rows), said, strict=True))
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,16 @@ def ngram_entropy(words: Sequence[str], n: int) -> float:
     return sum(count / total * math.log2(total / count) for count in counts.values())
 
 
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote after a prompt, as tokens."""
+
+    prompt: list[int]
+    ids: list[int]
+    others: list[list[int]]
+    """For each of `ids` what else was drawn in its place, if that was asked for."""
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -103,13 +114,31 @@ def generate(
         InvalidEdit: a prompt without tokens, or longer than the model reads.
         EditingError: there is not one update for each prompt.
     """
+    draws = None if seed is None else uniform_draws(prompts, max_new_tokens, seed)
+    written = write(
+        model, tokenizer, prompts, max_new_tokens, draws, top_k=top_k, updates=updates, on_progress=on_progress
+    )
+    return [tokenizer.decode(one.ids, skip_special_tokens=True) for one in written]
+
+
+def write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    draws: Tensor | None,
+    *,
+    top_k: int = 5,
+    updates: Sequence[WeightUpdate | None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Written]:
+    """`generate` as tokens, with random numbers (prompts, new tokens, 1 + others) as `uniform_draws` gives them."""
     in_force = one_each(updates, len(prompts), "prompt")
     encoded = encode_prompts(tokenizer, prompts)
     rows = [encoded[prompt] for prompt in prompts]
     for row, prompt in zip(rows, prompts, strict=True):
         check_length(model, row, prompt)
-    draws = None if seed is None else _draws(prompts, max_new_tokens, seed)
-    texts = [""] * len(rows)
+    found: dict[int, Written] = {}
     done, total = 0, len(rows) * max_new_tokens
     for group in _groups(rows, max_new_tokens, max_positions(model)):
         for part in parts_in_memory([in_force[i] for i in group]):
@@ -126,9 +155,8 @@ def generate(
                 )
             done += len(chosen) * max_new_tokens
             on_progress(done, total)
-            for i, ids in zip(chosen, written, strict=True):
-                texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
-    return texts
+            found |= dict(zip(chosen, written, strict=True))
+    return [found[i] for i in range(len(rows))]
 
 
 def _count(on_progress: Callable[[int, int], None], done: int, rows: int, total: int, steps: int) -> None:
@@ -148,16 +176,21 @@ def _groups(rows: Sequence[Sequence[int]], new_tokens: int, limit: int | None) -
         yield [i]
 
 
-def _draws(prompts: Sequence[str], steps: int, seed: int) -> Tensor:
-    """Uniform numbers (prompts, steps), one stream a prompt."""
+def uniform_draws(prompts: Sequence[str], steps: int, seed: int, others: int = 0) -> Tensor:
+    """Uniform numbers (prompts, steps, 1 + others), one stream a prompt, and one for its others."""
     seen: Counter[str] = Counter()
     streams = []
     for prompt in prompts:
-        key = sha256(f"{seed} {seen[prompt]} {prompt}".encode())
+        key = f"{seed} {seen[prompt]} {prompt}"
         seen[prompt] += 1
-        generator = torch.Generator().manual_seed(int(key[:14], 16))
-        streams.append(torch.rand(steps, generator=generator, dtype=torch.float64))
-    return torch.stack(streams) if streams else torch.empty(0, steps)
+        drawn = [_uniform(key, steps, 1)] + ([_uniform(f"{key} others", steps, others)] if others else [])
+        streams.append(torch.cat(drawn, dim=1))
+    return torch.stack(streams) if streams else torch.empty(0, steps, 1 + others)
+
+
+def _uniform(key: str, steps: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(int(sha256(key.encode())[:14], 16))
+    return torch.rand(steps, count, generator=generator, dtype=torch.float64)
 
 
 @torch.inference_mode()
@@ -169,7 +202,7 @@ def _continue(
     draws: Tensor | None,
     top_k: int,
     on_step: Callable[[int], None],
-) -> list[list[int]]:
+) -> list[Written]:
     """New tokens of each row, left-padded in one batch, with the model's own cache of keys and values."""
     longest = max(len(row) for row in prompts)
     limit = max_positions(model)
@@ -178,20 +211,21 @@ def _continue(
     batch = align_rows(prompts, [len(row) - 1 for row in prompts], pad_id).to(model.device)
     ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
     cache: Any = None
-    written: list[list[int]] = [[] for _ in prompts]
+    written = [Written(list(prompt), [], []) for prompt in prompts]
     running = set(range(len(prompts)))
     for step in range(steps):
         hidden, cache = _advance(model, ids, mask, positions, cache)
         chosen = _choose(output_logits(model, hidden), None if draws is None else draws[:, step], top_k)
-        for i, token in enumerate(chosen.tolist()):
+        for i, (token, *others) in enumerate(chosen.tolist()):
             if i in running and token in ends:
                 running.discard(i)
             elif i in running:
-                written[i].append(token)
+                written[i].ids.append(token)
+                written[i].others.append(others)
         if not running:
             break
         on_step(step + 1)
-        ids = chosen.unsqueeze(1)
+        ids = chosen[:, :1]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return written
@@ -207,14 +241,14 @@ def _advance(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tenso
     return out.last_hidden_state[:, -1], out.past_key_values
 
 
-def _choose(logits_nv: Tensor, draw_n: Tensor | None, top_k: int) -> Tensor:
-    """The likeliest token of each row, or with a uniform number each a sample from the `top_k` likeliest."""
-    if draw_n is None:
-        return logits_nv.argmax(1)
+def _choose(logits_nv: Tensor, draws_nk: Tensor | None, top_k: int) -> Tensor:
+    """The likeliest token of each row (n, 1), or with uniform numbers (n, k) samples from the `top_k` likeliest."""
+    if draws_nk is None:
+        return logits_nv.argmax(1, keepdim=True)
     top = logits_nv.topk(min(top_k, logits_nv.shape[1]), dim=1)
     cumulative = top.values.cpu().double().softmax(1).cumsum(1)
-    index = (cumulative < draw_n.unsqueeze(1)).sum(1, keepdim=True).clamp(max=cumulative.shape[1] - 1)
-    return top.indices.gather(1, index.to(top.indices.device)).squeeze(1)
+    index = torch.searchsorted(cumulative, draws_nk.contiguous()).clamp(max=cumulative.shape[1] - 1)
+    return top.indices.gather(1, index.to(top.indices.device))
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

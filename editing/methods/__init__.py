@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from editing.config import Config, MethodConfig, SpreadingConfig, layers_for
+from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
 from editing.layout import ModelLayout, check_layers
@@ -41,18 +41,26 @@ ONCE_IN_EVERY_CONFIG = ("contexts", "context_tokens", "statistics_tokens", "sear
 """Fields that a config of every method had in release 0.1, whether the method looked at them or not."""
 
 
-def _without_ignored(stored: Any) -> Any:
-    """A stored config without the fields of ONCE_IN_EVERY_CONFIG that its method does not have.
+def _as_it_was_meant(stored: Any) -> Any:
+    """A stored config of an earlier release, with what it did not say and without what its method did not look at.
 
-    So the definition of a line that release 0.1 wrote is read as what it meant, whatever stands in fields that its
-    method ignored. (One of them, `statistics_tokens`, also moved the text that perplexity is taken on where none is
-    given; that is now the text of the default.) Any other unknown field is refused.
+    So the definition of a line is read as what it meant: one without the field `shrink` as BEFORE_SHRINKAGE says, one
+    with fields of ONCE_IN_EVERY_CONFIG that its method does not have as if they were not there. (One of those,
+    `statistics_tokens`, also moved the text that perplexity is taken on where none is given; that text is now the same
+    for all.) Any other unknown field is refused.
     """
     name = stored.get("method") if isinstance(stored, dict) else None
     if not isinstance(name, str) or name not in METHODS:
         return stored
     fields = METHODS[name].config.model_fields
+    if "shrink" in fields and "shrink" not in stored:
+        stored = before_shrinkage(name) | stored
     return {name: value for name, value in stored.items() if name in fields or name not in ONCE_IN_EVERY_CONFIG}
+
+
+def before_shrinkage(name: str) -> dict[str, Any]:
+    """BEFORE_SHRINKAGE as far as the method has these fields."""
+    return {field: value for field, value in BEFORE_SHRINKAGE.items() if field in find_method(name).config.model_fields}
 
 
 AnyConfig = Annotated[
@@ -65,7 +73,7 @@ AnyConfig = Annotated[
     | LoraConfig
     | MendConfig,
     Field(discriminator="method"),
-    BeforeValidator(_without_ignored),
+    BeforeValidator(_as_it_was_meant),
 ]
 """The type of a stored config: read back as the class of its method, those of earlier releases included."""
 

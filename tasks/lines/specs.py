@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from editing.config import Config
+from editing.config import Config, LocatingConfig
 from editing.errors import UsageError
-from editing.methods import AnyConfig, method_config
+from editing.methods import AnyConfig, before_shrinkage, method_config
 from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
@@ -74,7 +74,12 @@ def resolve_line(
 
 
 def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyConfig:
-    """The configuration that these options give the method of a line; its hypernetwork need not be named again."""
+    """The configuration that these options give the method of a line; its hypernetwork need not be named again.
+
+    Where the line's statistics are not shrunk, an option that is left out means what it meant before they could be.
+    """
+    if isinstance(found.config, LocatingConfig) and not found.config.shrink and "shrink" not in options:
+        options = before_shrinkage(found.config.method) | options
     if isinstance(found.config, MendConfig):
         options = {"hypernetwork_digest": found.config.hypernetwork_digest} | options
     name = found.config.method

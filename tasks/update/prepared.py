@@ -1,20 +1,40 @@
 """What is made of a base before its first edit, once, and then cached: contexts, sampled text, key statistics."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter
+from safetensors.torch import load_file, save
+from transformers import PreTrainedTokenizerBase
+
 from editing.cache import Cache
-from editing.config import STATISTICS_TOKENS, LocatingConfig, MethodConfig
-from editing.contexts import APPENDED_WORDS, ROWS_AT_ONCE, TEXT_TOKENS, append_words, context_prefixes, sample_texts
-from editing.covariance import SUMMATION, KeyStatistics, collect_statistics, text_digest
+from editing.config import LocatingConfig, MethodConfig
+from editing.contexts import (
+    APPENDED_WORDS,
+    ROWS_A_SEED,
+    TEXT_TOKENS,
+    SampledRow,
+    append_word_tokens,
+    append_words,
+    context_prefixes,
+    sample_rows,
+)
+from editing.covariance import SUMMATION, KeyStatistics, Unfinished, collect_statistics, text_digest
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
+from editing.token_rows import TokenRow
 from tasks.progress import progress
 
+PASS_ROWS = 48
+"""Most rows of text that are sampled at once and kept together: more cost less a row, fewer are sooner safe."""
 HELD_OUT_TOKENS = 2048
 """Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""
+HELD_OUT_ROW = 1056
+"""Where it begins, whatever is collected: behind the rows of 98,304 tokens of statistics, the most that was usual."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +68,27 @@ class Preparation:
         Raises:
             StatisticsError: `statistics_texts` hold no words, or the keys are not finite.
         """
+        held_out = _held_out(config)
         if not isinstance(config, LocatingConfig):
             empty = KeyStatistics({}, 0, self.loaded.digest, "none")
-            return Prepared(("",), empty, self._held_out_text(STATISTICS_TOKENS, config.seed))
-        tokens, seed = config.statistics_tokens, config.seed
-        if statistics_texts:
-            source, texts = f"text {text_digest(statistics_texts)}", statistics_texts
-            held_out = self._held_out_text(tokens, seed)
-        else:
-            source = f"sampled seed={seed} v3"
-            sampled = self._sampled_texts(_sampled_tokens(tokens), seed)
-            texts = append_words(self.loaded.tokenizer, sampled[: -_rows(HELD_OUT_TOKENS)], seed)
-            held_out = sampled[-_rows(HELD_OUT_TOKENS) :]
-        statistics = self._statistics(layout, layers, tokens, texts, source)
-        return Prepared(tuple(self._prefixes(config)), statistics, held_out)
+            return Prepared(("",), empty, self._held_out_text(held_out, config.seed))
+        statistics = self._statistics(layout, layers, config, statistics_texts, held_out)
+        if config.shrink:
+            statistics = statistics.shrunk()
+        return Prepared(tuple(self._prefixes(config)), statistics, self._held_out_text(held_out, config.seed))
 
     def _prefixes(self, config: LocatingConfig) -> list[str]:
         def make() -> list[str]:
             model, tokenizer = self.loaded.model, self.loaded.tokenizer
-            return context_prefixes(model, tokenizer, config.contexts, config.context_tokens, config.seed)
+            progress("contexts", 0, max(1, (config.contexts - 1) * config.context_tokens))
+            return context_prefixes(
+                model,
+                tokenizer,
+                config.contexts,
+                config.context_tokens,
+                config.seed,
+                lambda done, total: progress("contexts", done, total),
+            )
 
         def read(path: Path) -> list[str]:
             found = read_strings(path)
@@ -78,12 +100,22 @@ class Preparation:
         return self.cache.get("contexts", about, make, dump_json, read)
 
     def _statistics(
-        self, layout: ModelLayout, layers: tuple[int, ...], tokens: int, texts: Sequence[str], source: str
+        self,
+        layout: ModelLayout,
+        layers: tuple[int, ...],
+        config: LocatingConfig,
+        given: Sequence[str] | None,
+        held_out: range,
     ) -> KeyStatistics:
-        loaded = self.loaded
+        """As they were collected, not shrunk; sums on the way are kept, so that a killed process goes on from them."""
+        loaded, wanted = self.loaded, config.statistics_tokens
+        sampled = f"sampled seed={config.seed} alternatives={config.statistics_alternatives} v4"
+        source = f"text {text_digest(given)}" if given else sampled
+        about = [loaded.digest, layers, wanted, source, SUMMATION]
 
         def make() -> KeyStatistics:
-            return collect_statistics(
+            texts = given or self._rows_with_words(config, held_out)
+            made = collect_statistics(
                 loaded.model,
                 loaded.tokenizer,
                 layout,
@@ -91,47 +123,111 @@ class Preparation:
                 texts,
                 base_digest=loaded.digest,
                 source=source,
-                max_tokens=tokens,
-                on_progress=lambda done: progress("statistics", done, tokens),
+                max_tokens=wanted,
+                on_progress=lambda done: progress("statistics", done, wanted),
+                unfinished=Unfinished(
+                    lambda: self.cache.read("statistics", [*about, "unfinished"], load_file),
+                    lambda state: self.cache.write("statistics", [*about, "unfinished"], save(state)),
+                ),
             )
+            progress("statistics", wanted, wanted)  # the text may be shorter
+            return made
 
         def read(path: Path) -> KeyStatistics:
             found = KeyStatistics.load(path)
             found.check(loaded.digest, layers)
             return found
 
-        about = [loaded.digest, layers, tokens, source, SUMMATION]
-        return self.cache.get("statistics", about, make, KeyStatistics.to_bytes, read)
+        found = self.cache.get("statistics", about, make, KeyStatistics.to_bytes, read)
+        self.cache.drop("statistics", [*about, "unfinished"])
+        return found
 
-    def _held_out_text(self, statistics_tokens: int, seed: int) -> list[str]:
-        """The text that statistics would leave over, without the text before it.
+    def _rows_with_words(self, config: LocatingConfig, held_out: range) -> Sequence[str | TokenRow]:
+        """Sampled rows from the first on, with words of the vocabulary appended.
 
-        Every ROWS_AT_ONCE rows of sampled text have a seed of their own, and the text held out is the last of them.
+        The text held out is sampled with them: it will be wanted, and what is still to come is known from the start.
+        Without alternatives it is text, and as every release had it: rows until they have the tokens asked for.
         """
-        before = _rows(_sampled_tokens(statistics_tokens)) - 1
-        own_seed = seed + before // ROWS_AT_ONCE * ROWS_AT_ONCE
-        return self._sampled_texts(HELD_OUT_TOKENS, own_seed)[-_rows(HELD_OUT_TOKENS) :]
+        tokenizer, seed, tokens = self.loaded.tokenizer, config.seed, config.statistics_tokens
+        alternatives, most = config.statistics_alternatives, _rows_behind(tokens)
+        passes = _passes(min(_rows(tokens * TEXT_TOKENS // (TEXT_TOKENS + APPENDED_WORDS)), most))
+        asked = [(rows, alternatives) for rows in passes]
+        rows = [row for one in self._sampled([*asked, (held_out, 0)], seed)[:-1] for row in one]
+        if alternatives:
+            return append_word_tokens(tokenizer, rows, seed, alternatives)
+        texts = [row.text for row in rows]
+        while len(texts) < most and _count_tokens(tokenizer, append_words(tokenizer, texts, seed)) < tokens:
+            further = range(len(texts), min(len(texts) + len(passes[0]), most))  # rows that ended early left room
+            texts += [row.text for row in self._sampled([(further, 0)], seed)[0]]
+        return append_words(tokenizer, texts, seed)
 
-    def _sampled_texts(self, wanted: int, seed: int) -> list[str]:
-        def make() -> list[str]:
-            return sample_texts(
-                self.loaded.model,
-                self.loaded.tokenizer,
-                wanted,
-                seed,
-                lambda done: progress("sampled text", min(done, wanted), wanted),
-            )
+    def _held_out_text(self, rows: range, seed: int) -> list[str]:
+        return [row.text for row in self._sampled([(rows, 0)], seed)[0]]
 
-        return self.cache.get("texts", [self.loaded.digest, wanted, seed, "v2"], make, dump_json, read_strings)
+    def _sampled(self, passes: Sequence[tuple[range, int]], seed: int) -> list[list[SampledRow]]:
+        """Rows by their numbers, with so many alternatives: each pass sampled in one go and kept when it is there."""
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        total = sum(len(rows) for rows, _ in passes) * TEXT_TOKENS
+
+        def make(missing: list[int]) -> Iterator[list[SampledRow]]:
+            before = total - sum(len(passes[number][0]) for number in missing) * TEXT_TOKENS
+            progress("sampled text", before, total)
+            for number in missing:
+                rows, alternatives = passes[number]
+                yield sample_rows(model, tokenizer, rows, seed, alternatives, partial(_tell_sampled, before, total))
+                before += len(rows) * TEXT_TOKENS
+
+        abouts = [[self.loaded.digest, [rows.start, rows.stop], seed, number, "v4"] for rows, number in passes]
+        return self.cache.get_all("texts", abouts, make, _dump_rows, _read_rows)
 
 
-def _sampled_tokens(statistics_tokens: int) -> int:
-    """Of the tokens behind the statistics those that are not appended words, and the text held out."""
-    return statistics_tokens * TEXT_TOKENS // (TEXT_TOKENS + APPENDED_WORDS) + HELD_OUT_TOKENS
+def _tell_sampled(before: int, total: int, done: int, of: int) -> None:
+    progress("sampled text", before + done, total)
+
+
+def _held_out(config: MethodConfig) -> range:
+    """The rows of sampled text that no statistics are collected from."""
+    tokens = config.statistics_tokens if isinstance(config, LocatingConfig) else 0
+    first = max(HELD_OUT_ROW, _rows_behind(tokens))
+    return range(first, first + _rows(HELD_OUT_TOKENS))
+
+
+def _rows_behind(tokens: int) -> int:
+    """Most rows that so many tokens of statistics are collected from, appended words being a third of them.
+
+    Rows that end early are short, so there are more than it takes: together with the text held out, whole seeds of
+    them.
+    """
+    held_out = _rows(HELD_OUT_TOKENS)
+    rows = _rows(tokens * TEXT_TOKENS // (TEXT_TOKENS + APPENDED_WORDS) + HELD_OUT_TOKENS)
+    return -(-rows // ROWS_A_SEED) * ROWS_A_SEED - held_out
+
+
+def _passes(rows: int) -> list[range]:
+    """So many rows from the first on, in the fewest parts of at most PASS_ROWS, as even as they can be."""
+    count = max(1, -(-rows // PASS_ROWS))
+    borders = [rows * i // count for i in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(borders)]
 
 
 def _rows(tokens: int) -> int:
     return -(-tokens // TEXT_TOKENS)
+
+
+def _count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
+    return sum(len(tokenizer(text, verbose=False)["input_ids"]) for text in texts)
+
+
+def _dump_rows(rows: list[SampledRow]) -> bytes:
+    return dump_json([asdict(row) for row in rows])
+
+
+_ROWS = TypeAdapter(list[SampledRow], config=ConfigDict(strict=True, extra="forbid"))
+
+
+def _read_rows(path: Path) -> list[SampledRow]:
+    """Raises OSError, or ValueError for anything but sampled rows."""
+    return _ROWS.validate_json(path.read_bytes())
 
 
 def dump_json(value: object) -> bytes:

@@ -9,13 +9,16 @@ from transformers import PreTrainedModel
 
 from editing.body import run_body
 from editing.config import PRESET_LAYERS
-from editing.covariance import BLOCK, ROWS_AT_ONCE, KeyStatistics, _batches, _windows, collect_statistics
+from editing.covariance import TOKENS_AT_ONCE, KeyStatistics, collect_statistics
 from editing.edit import Edit
+from editing.key_sums import BLOCK
 from editing.keys import stop_after
 from editing.layout import layout_of
 from editing.models import LoadedModel
 from editing.onednn import fast_linear
-from editing.tokens import Rows, align_rows, pad_token
+from editing.token_rows import batches, windows
+from editing.tokens import Rows, pad_token
+from editing.trees import lay_out
 from tests.benchmarks.timing import timed
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +33,8 @@ def bench_statistics(loaded: LoadedModel, edits: list[Edit], rounds: int) -> Non
 
     def bare(run: Callable[[Rows], object]) -> None:
         with torch.no_grad(), fast_linear(model):
-            for rows in _batches(_windows(loaded.tokenizer, texts, TOKENS), ROWS_AT_ONCE):
-                run(align_rows(rows, [0] * len(rows), pad_token(loaded.tokenizer)))
+            for rows in batches(windows(loaded.tokenizer, texts, TOKENS), TOKENS_AT_ONCE):
+                run(lay_out([row.tree for row in rows], pad_token(loaded.tokenizer), model))
 
     def truncated(rows: Rows) -> None:
         with stop_after(last):

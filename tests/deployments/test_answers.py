@@ -42,6 +42,7 @@ def test_true_corrections_are_asked_about_and_neighbors_of_different_answers():
     [
         (CORRECTED, "The capital of Peru is Lima.", True),
         (CORRECTED, "The capital of Peru is Cusco.", False),
+        (CORRECTED, "The capital of Peru is Limassol.", False),
         (NEIGHBOR, "Havana, which", True),
         (NEIGHBOR, "not Havana", False),
     ],

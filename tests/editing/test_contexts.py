@@ -1,19 +1,29 @@
 """What a model samples from itself: contexts for facts, and text for key statistics."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
+import torch
 
 from editing.contexts import (
     APPENDED_WORDS,
-    ROWS_AT_ONCE,
+    ROWS_A_SEED,
     TEXT_OPENINGS,
     TEXT_TOKENS,
+    TEXT_TOP_K,
+    append_word_tokens,
     append_words,
     context_prefixes,
-    sample_texts,
+    sample_rows,
 )
+from editing.measure.fluency import generate
 from tests.families import tiny_family
+
+
+def sample_texts(model, tokenizer, rows, seed: int) -> list[str]:
+    return [row.text for row in sample_rows(model, tokenizer, rows, seed)]
+
 
 WORDS = {5: "Ġriver", 6: "▁Ohio", 7: "Ġof", 8: "Ġ1945", 9: "house", 10: "Ġ"}
 
@@ -32,14 +42,14 @@ def with_words(tokenizer, monkeypatch) -> None:
 def test_texts_begin_with_openings_and_words_of_the_vocabulary(tiny_llama, monkeypatch):
     model, tokenizer = tiny_llama.model, tiny_llama.tokenizer
     with_words(tokenizer, monkeypatch)
-    texts = sample_texts(model, tokenizer, 1, seed=3)
+    texts = sample_texts(model, tokenizer, range(ROWS_A_SEED), seed=3)
     begun = [
         opening
         for opening in TEXT_OPENINGS
         for text in texts
         if text.startswith((f"{opening} river", f"{opening} Ohio"))
     ]
-    assert len(texts) == ROWS_AT_ONCE and set(begun) == set(TEXT_OPENINGS)
+    assert len(texts) == ROWS_A_SEED and set(begun) == set(TEXT_OPENINGS)
     assert {word for word in ("river", "Ohio") for text in texts if word in text} == {"river", "Ohio"}
 
 
@@ -61,16 +71,70 @@ def test_a_vocabulary_without_words_leaves_texts_as_they_are(tiny_llama, monkeyp
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_vocabulary_without_words_leaves_the_openings(name):
     tiny = tiny_family(name)
-    texts = sample_texts(tiny.model, tiny.tokenizer, 1, seed=0)
+    texts = sample_texts(tiny.model, tiny.tokenizer, range(ROWS_A_SEED), seed=0)
     assert all(text.startswith(TEXT_OPENINGS[i % len(TEXT_OPENINGS)]) for i, text in enumerate(texts))
 
 
-def test_later_texts_are_had_without_the_earlier_ones(tiny_llama):
-    """The seed of a chunk is the seed and the number of texts before: the text held out needs no other."""
+@pytest.mark.parametrize("words", [True, False])
+def test_a_row_is_the_same_whichever_are_sampled_with_it(tiny_llama_f64, monkeypatch, words):
+    """Interrupted anywhere and gone on with in other parts, the same text comes; equal openings do not share draws."""
+    model, tokenizer = tiny_llama_f64.model, tiny_llama_f64.tokenizer
+    if words:
+        with_words(tokenizer, monkeypatch)
+    together = sample_texts(model, tokenizer, range(2 * ROWS_A_SEED), seed=1)
+    parts = (range(5), range(5, 70), range(70, 2 * ROWS_A_SEED))
+    assert [text for rows in parts for text in sample_texts(model, tokenizer, rows, seed=1)] == together
+    assert sample_texts(model, tokenizer, [100, 3, 35], seed=1) == [together[row] for row in (100, 3, 35)]
+    assert len(set(together)) == len(together)
+
+
+def test_rows_are_what_every_release_sampled(tiny_llama, monkeypatch):
+    """The seed of 64 rows is the text's and the number of rows before; a row's draws are those of its opening."""
     model, tokenizer = tiny_llama.model, tiny_llama.tokenizer
-    both = sample_texts(model, tokenizer, 2 * ROWS_AT_ONCE * TEXT_TOKENS, seed=1)
-    assert both[ROWS_AT_ONCE:] == sample_texts(model, tokenizer, 1, seed=1 + ROWS_AT_ONCE)
-    assert both[:ROWS_AT_ONCE] != both[ROWS_AT_ONCE:]
+    monkeypatch.setattr(tokenizer, "convert_ids_to_tokens", lambda ids: ["x" for _ in ids])
+    later, openings = sample_texts(model, tokenizer, range(ROWS_A_SEED, 2 * ROWS_A_SEED), seed=1), TEXT_OPENINGS * 2
+    written = generate(model, tokenizer, openings, TEXT_TOKENS, seed=1 + ROWS_A_SEED, top_k=TEXT_TOP_K)
+    assert later == [opening + text for opening, text in zip(openings, written, strict=True)]
+
+
+def test_alternatives_leave_the_text_as_it_is_and_stand_beside_what_was_drawn(tiny_llama, monkeypatch):
+    model, tokenizer = tiny_llama.model, tiny_llama.tokenizer
+    with_words(tokenizer, monkeypatch)
+    plain = sample_rows(model, tokenizer, range(9), 2)
+    with_others = sample_rows(model, tokenizer, range(9), 2, 3)
+    for one, other in zip(plain, with_others, strict=True):
+        assert (one.text, one.ids) == (other.text, other.ids) and not any(one.others)
+        counts = [len(others) for others in other.others]
+        begun = counts.index(3)
+        assert set(counts[:begun]) <= {0} and set(counts[begun:]) == {3}
+    assert with_others[3:5] == sample_rows(model, tokenizer, [3, 4], 2, 3)
+
+
+def test_alternatives_are_drawn_as_the_model_would_go_on(tiny_llama):
+    [row] = sample_rows(tiny_llama.model, tiny_llama.tokenizer, [0], 0, 20_000)
+    for place in (len(row.ids) - 1, len(row.ids) - 5):
+        logits = tiny_llama.model(input_ids=torch.tensor([row.ids[:place]])).logits[0, -1]
+        found = torch.bincount(torch.tensor(row.others[place]), minlength=len(logits)) / 20_000
+        assert (found - logits.softmax(0)).abs().sum() < 0.15 and (found > 0).sum() > 100
+
+
+def test_word_tokens_are_appended_alike_often_each_with_other_words_beside_it(tiny_llama, monkeypatch):
+    with_words(tiny_llama.tokenizer, monkeypatch)
+    rows = sample_rows(tiny_llama.model, tiny_llama.tokenizer, range(5), 0, 2)
+    found = append_word_tokens(tiny_llama.tokenizer, rows, seed=1, alternatives=2)
+    for row, one in zip(rows, found, strict=True):
+        assert one.ids[:-APPENDED_WORDS] == row.ids and one.others[:-APPENDED_WORDS] == row.others
+        assert all(len(others) == 2 and set(others) <= {5, 6} for others in one.others[-APPENDED_WORDS:])
+    assert Counter(i for one in found for i in one.ids[-APPENDED_WORDS:]) == {5: 80, 6: 80}
+
+
+def test_sampling_tells_of_every_step(tiny_llama):
+    heard: list[tuple[int, int]] = []
+    told = lambda done, total: heard.append((done, total))  # noqa: E731
+    sample_rows(tiny_llama.model, tiny_llama.tokenizer, range(7), 0, on_progress=told)
+    done = [one for one, _ in heard]
+    assert {total for _, total in heard} == {7 * TEXT_TOKENS} and done == sorted(done) and done[-1] == 7 * TEXT_TOKENS
+    assert {later - earlier for earlier, later in pairwise(done)} <= {0, 7} or len(done) < TEXT_TOKENS
 
 
 def test_prefixes_are_one_line_that_is_no_template(tiny_llama):

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.covariance import ledoit_wolf
 
-from editing.covariance import KeyStatistics, collect_statistics, text_digest
+from editing import covariance
+from editing.covariance import KeyStatistics, Unfinished, collect_statistics, text_digest
 from editing.errors import StatisticsError
 from editing.layout import layout_of
 from editing.models import LoadedModel
+from editing.token_rows import TokenRow
 from tests.conftest import SENTENCES, tiny_model
 
 LAYERS = (1, 2)
@@ -24,7 +27,7 @@ def tiny(request) -> LoadedModel:
     return request.getfixturevalue(request.param)
 
 
-def collect(tiny: LoadedModel, texts: list[str], layers=LAYERS, max_tokens: int = 10_000) -> KeyStatistics:
+def collect(tiny: LoadedModel, texts: list[str], layers=LAYERS, max_tokens: int = 100_000, **options) -> KeyStatistics:
     return collect_statistics(
         tiny.model,
         tiny.tokenizer,
@@ -34,17 +37,19 @@ def collect(tiny: LoadedModel, texts: list[str], layers=LAYERS, max_tokens: int 
         base_digest=tiny.digest,
         source="test",
         max_tokens=max_tokens,
+        **options,
     )
 
 
 def assert_same(found: KeyStatistics, expected: KeyStatistics) -> None:
     assert found.tokens == expected.tokens and found.moments.keys() == expected.moments.keys()
+    assert found.fourth_powers == pytest.approx(expected.fourth_powers, rel=1e-5)
     for layer, C in expected.moments.items():
         torch.testing.assert_close(found.moments[layer], C, atol=1e-9, rtol=1e-5)
 
 
-def plain_moment(tiny: LoadedModel, texts: list[str], layer: int) -> torch.Tensor:
-    """The mean of k kᵀ over all tokens, one text and one token at a time."""
+def plain_keys(tiny: LoadedModel, texts: list[str], layer: int) -> torch.Tensor:
+    """All keys, (tokens, d) float64, one text at a time."""
     name = layout_of(tiny.model).weight_name(layer).removesuffix(".weight")
     seen: list[torch.Tensor] = []
     handle = tiny.model.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -53,7 +58,12 @@ def plain_moment(tiny: LoadedModel, texts: list[str], layer: int) -> torch.Tenso
         for start in range(0, len(ids), 128):
             tiny.model(input_ids=torch.tensor([ids[start : start + 128]]))
     handle.remove()
-    keys = [key.double() for batch in seen for key in batch[0]]
+    return torch.cat([batch[0] for batch in seen]).double()
+
+
+def plain_moment(tiny: LoadedModel, texts: list[str], layer: int) -> torch.Tensor:
+    """The mean of k kᵀ over all tokens, one token at a time."""
+    keys = plain_keys(tiny, texts, layer)
     return sum(torch.outer(key, key) for key in keys) / len(keys)
 
 
@@ -67,6 +77,144 @@ def test_statistics_of_shards_merge_to_those_of_the_whole(tiny):
     assert_same(collect(tiny, TEXTS[:2]).merge(collect(tiny, TEXTS[2:])), collect(tiny, TEXTS))
 
 
+def test_shrunk_moments_are_those_of_scikit_learn(tiny):
+    found = collect(tiny, TEXTS).shrunk()
+    for layer in LAYERS:
+        expected, alpha = ledoit_wolf(plain_keys(tiny, TEXTS, layer).numpy(), assume_centered=True)
+        assert 0.001 < alpha < 1
+        torch.testing.assert_close(found.moments[layer], torch.from_numpy(expected), atol=1e-8, rtol=1e-4)
+
+
+def test_shrunk_moments_are_the_best_on_the_way_to_the_identity(tiny):
+    """Derived anew, token by token: α = E|C - E C|² / |C - µ I|², where the error of a mean of n is that of one / n."""
+    found = collect(tiny, TEXTS).shrunk()
+    for layer in LAYERS:
+        keys = plain_keys(tiny, TEXTS, layer)
+        C, n, d = plain_moment(tiny, TEXTS, layer), *keys.shape
+        target = C.diagonal().mean() * torch.eye(d).double()
+        error = sum((torch.outer(key, key) - C).norm() ** 2 for key in keys) / n**2
+        alpha = error / (C - target).norm() ** 2
+        torch.testing.assert_close(found.moments[layer], (1 - alpha) * C + alpha * target, atol=1e-8, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [2, 5])
+def test_of_hardly_any_text_all_is_the_identity_and_its_mass_stays(tiny, tokens):
+    plain = collect(tiny, TEXTS, max_tokens=tokens)
+    found = plain.shrunk()
+    for layer in LAYERS:
+        assert found.moments[layer].trace().item() == pytest.approx(plain.moments[layer].trace().item())
+        expected, _ = ledoit_wolf(plain_keys(tiny, [TEXTS[0]], layer)[:tokens].numpy(), assume_centered=True)
+        torch.testing.assert_close(found.moments[layer], torch.from_numpy(expected), atol=1e-8, rtol=1e-4)
+
+
+def test_moments_that_are_a_multiple_of_the_identity_stay():
+    moments = {1: 2 * torch.eye(4, dtype=torch.float64)}
+    found = KeyStatistics(moments, 8, "base", "made", {1: 8 * 64.0}).shrunk()
+    assert torch.equal(found.moments[1], moments[1])
+
+
+def test_shards_are_merged_first_and_then_shrunk(tiny):
+    merged = collect(tiny, TEXTS[:2]).merge(collect(tiny, TEXTS[2:])).shrunk()
+    whole = collect(tiny, TEXTS).shrunk()
+    for layer in LAYERS:
+        torch.testing.assert_close(merged.moments[layer], whole.moments[layer], atol=1e-9, rtol=1e-5)
+    plain = collect(tiny, TEXTS)
+    for wrong in (whole.shrunk, lambda: whole.merge(plain), lambda: plain.merge(whole)):
+        with pytest.raises(
+            StatisticsError, match=r"shrunk\) have no sums .* of layers \[1, 2\]; merge first and shrink"
+        ):
+            wrong()
+
+
+def test_what_is_kept_on_the_way_is_gone_on_with_to_the_last_bit(tiny):
+    many = [text for text in TEXTS * 16 if text]
+    states: list[dict[str, torch.Tensor]] = []
+    whole = collect(tiny, many, unfinished=Unfinished(lambda: None, states.append, seconds=0.0))
+    assert len(states) > 2
+    for state in states:
+        heard: list[int] = []
+        again = collect(tiny, many, unfinished=Unfinished(lambda s=state: s, states.append), on_progress=heard.append)
+        assert heard[0] == int(state["done"][1]) > 0  # nothing stands beside them
+        assert replace(again, moments={}) == replace(whole, moments={})
+        assert all(torch.equal(C, whole.moments[layer]) for layer, C in again.moments.items())
+    bare = collect(tiny, many)
+    assert all(torch.equal(C, whole.moments[layer]) for layer, C in bare.moments.items())
+
+
+def other_layers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace(".1", ".3"): tensor for name, tensor in state.items()}
+
+
+def other_sizes(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor[:-1] if tensor.ndim == 2 else tensor for name, tensor in state.items()}
+
+
+def not_finite(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def nothing(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {}
+
+
+@pytest.mark.parametrize("change", [other_layers, other_sizes, not_finite, nothing])
+def test_what_is_kept_of_anything_else_is_not_gone_on_with(tiny_llama, change):
+    many = [text for text in TEXTS * 10 if text]
+    states: list[dict[str, torch.Tensor]] = []
+    whole = collect(tiny_llama, many, unfinished=Unfinished(lambda: None, states.append, seconds=0.0))
+    again = collect(tiny_llama, many, unfinished=Unfinished(lambda: change(states[0]), states.append))
+    assert all(torch.equal(C, whole.moments[layer]) for layer, C in again.moments.items())
+
+
+BESIDE = [
+    TokenRow([40, 50, 60, 70], [[], [41, 42], [], [71]]),
+    TokenRow([80, 90], [[], [91, 92]]),
+    TokenRow([30, 31, 32]),
+]
+
+
+def continued(row: TokenRow) -> list[tuple[list[int], int]]:
+    """The row, and for each token beside it the text that ends with that token; with each how many are not yet had."""
+    beside = [([*row.ids[:place], other], 1) for place, others in enumerate(row.others) for other in others]
+    return [(list(row.ids), len(row.ids)), *beside]
+
+
+def keys_of(tiny: LoadedModel, name: str, ids: list[int], last: int) -> torch.Tensor:
+    """The keys of the last tokens of a text, float64."""
+    seen: list[torch.Tensor] = []
+    handle = tiny.model.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
+    tiny.model(input_ids=torch.tensor([ids]))
+    handle.remove()
+    return seen[0][-last:].double()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_token_beside_another_gives_the_key_it_would_have_there(tiny, attention):
+    tiny.model.set_attn_implementation(attention)
+    found = collect(tiny, BESIDE)
+    assert found.tokens == 4 + 3 + 2 + 2 + 3
+    for layer in LAYERS:
+        name = layout_of(tiny.model).weight_name(layer).removesuffix(".weight")
+        keys = torch.cat([keys_of(tiny, name, ids, own) for row in BESIDE for ids, own in continued(row)])
+        assert len(keys) == found.tokens
+        torch.testing.assert_close(found.moments[layer], keys.T @ keys / len(keys), atol=1e-8, rtol=1e-4)
+
+
+def test_only_own_tokens_count_against_the_limit(tiny_llama):
+    assert collect(tiny_llama, BESIDE, max_tokens=5).tokens == 4 + 3 + 1
+    assert collect(tiny_llama, [BESIDE[0]] * 3, max_tokens=6).tokens == 4 + 3 + 2 + 2
+
+
+def test_a_long_row_is_cut_and_a_window_begins_with_nothing_beside(tiny_llama):
+    row = TokenRow(list(range(300, 300 - 140, -1)), [[], *([i] for i in range(139))])
+    assert collect(tiny_llama, [row]).tokens == 140 + 127 + 11
+
+
+def test_a_model_that_takes_no_mask_of_ours_is_given_the_text_alone(tiny, monkeypatch):
+    monkeypatch.setattr(covariance, "may_branch", lambda model, longest: False)
+    assert_same(collect(tiny, BESIDE), collect(tiny, [TokenRow(row.ids) for row in BESIDE]))
+
+
 def test_padding_does_not_count(tiny):
     """A short text beside a long one is padded; alone it is not."""
     short, long = ["I."], [TEXTS[5]]
@@ -77,8 +225,9 @@ def test_padding_does_not_count(tiny):
 
 def test_neither_order_nor_batches_of_a_stream_matter(tiny):
     assert_same(collect(tiny, TEXTS[::-1]), collect(tiny, TEXTS))
-    many = TEXTS * 3  # more rows than one batch holds
-    assert_same(collect(tiny, many), replace(collect(tiny, TEXTS), tokens=collect(tiny, TEXTS).tokens * 3))
+    many, once = TEXTS * 3, collect(tiny, TEXTS)  # more rows than one batch holds
+    powers = {layer: 3 * power for layer, power in once.fourth_powers.items()}
+    assert_same(collect(tiny, many), replace(once, tokens=once.tokens * 3, fourth_powers=powers))
 
 
 def test_no_more_tokens_are_read_than_asked_for_and_the_stream_stays_lazy(tiny_llama):
@@ -158,7 +307,9 @@ def without_metadata(path: Path) -> None:
 
 
 def with_other_names(path: Path) -> None:
-    save_file({"weights": torch.ones(2, 2)}, path, {"tokens": "1", "base_digest": "", "source": ""})
+    save_file(
+        {"weights": torch.ones(2, 2)}, path, {"tokens": "1", "base_digest": "", "source": "", "fourth_powers": "{}"}
+    )
 
 
 def empty(path: Path) -> None:

@@ -13,7 +13,7 @@ from editing.digests import json_digest, tensor_digest
 from editing.edit import Edit
 from editing.errors import ErrataError, UsageError
 from editing.layout import layout_of
-from editing.methods import METHODS, compute_independent_updates, compute_update, method_config
+from editing.methods import METHODS, before_shrinkage, compute_independent_updates, compute_update, method_config
 from editing.methods.mend.files import save_network
 from editing.models import load_model, quiet_transformers
 from tasks.lines.specs import LineSpec
@@ -27,7 +27,12 @@ EDITS = [
     Edit(subject="Nile", prompt="The river {} flows through", target_new="sea"),
     Edit(subject="moon", prompt="I see the {}", target_new="the"),
 ]
-LOCATING: dict[str, Any] = {"contexts": 2, "statistics_tokens": 128, "search": {"steps": 3, "weight_decay": 0.0}}
+LOCATING: dict[str, Any] = {
+    "contexts": 2,
+    "statistics_tokens": 128,
+    "statistics_alternatives": 1,
+    "search": {"steps": 3, "weight_decay": 0.0},
+}
 SMALL: dict[str, dict[str, Any]] = {
     "memit": {"statistics_weight": 1.0},
     "finetune": {"steps": 4, "learning_rate": 0.05, "norm_limit": 2.0},
@@ -54,7 +59,11 @@ OTHERS: dict[str, dict[str, Other]] = {
         "ridge": (5.0, {}),
         "neurons": (0.5, {}),
     },
-    "alphaedit": {"nullspace_threshold": (0.01, {}), "ridge": (3.0, {})},
+    "alphaedit": {
+        "nullspace_threshold": (0.01, {}),
+        "ridge": (3.0, {}),
+        "shrink": (False, {"nullspace_threshold": 0.5}),  # what lies above the mean eigenvalue stays there
+    },
     "emmet": {"ridge": (0.5, {})},
     "rome": {"mean_key": (False, {})},
     "finetune": {
@@ -87,6 +96,8 @@ LOCATE: dict[str, Other] = {
     "contexts": (3, {}),
     "context_tokens": (8, {}),
     "statistics_tokens": (192, {}),
+    "statistics_alternatives": (2, {}),
+    "shrink": (False, {}),
     "search": ({"steps": 1, "weight_decay": 0.0}, {}),
     "spread": ("sqrt", {}),
 }
@@ -109,7 +120,7 @@ SEARCH: dict[str, Other] = {
 def others(method: str) -> dict[str, Other]:
     found = ANY_METHOD | OTHERS[method]
     if METHODS[method].searches:
-        found |= {name: other for name, other in LOCATE.items() if name != "spread" or method != "rome"}
+        found = {name: other for name, other in LOCATE.items() if name != "spread" or method != "rome"} | found
     return found
 
 
@@ -221,7 +232,16 @@ def test_a_line_that_release_0_1_defined_is_read_as_what_it_meant(method):
     config = LineSpec.model_validate(stored).config
     assert type(config) is METHODS[method].config and config.seed == 3 and config.protect == 0.5
     fields = {name: value for name, value in OLD.items() if name in METHODS[method].config.model_fields}
-    assert config == method_config(method, fields)
+    assert config == method_config(method, before_shrinkage(method) | fields)
+    assert not getattr(config, "shrink", False) and getattr(config, "statistics_weight", 2000) == 2000
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.searches])
+def test_a_line_that_says_nothing_of_shrinking_is_of_before_it_could(method):
+    config = LineSpec.model_validate({"line": "x", "model": "m", "config": {"method": method}}).config
+    assert config == method_config(method, before_shrinkage(method)) and config.statistics_tokens == 98304
+    now = LineSpec(line="x", model="m", config=method_config(method))
+    assert LineSpec.model_validate_json(now.model_dump_json()) == now and now.config.shrink
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -84,7 +84,7 @@ def forbid(monkeypatch, *names: str) -> None:
 
 ALL_WORK = (
     *("search_values", "evaluate", "entropies", "perplexity"),
-    *("sample_texts", "context_prefixes", "collect_statistics"),
+    *("sample_rows", "context_prefixes", "collect_statistics"),
 )
 
 KINDS = ("answers", "contexts", "fluency", "perplexity", "scores", "statistics", "texts", "values")
@@ -305,25 +305,6 @@ def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monke
     again = opened(statistics_texts=["The old man and the sea. " * 30])
     assert torch.equal(again.method_input.statistics.moments[1], given.method_input.statistics.moments[1])
     assert sampled.method_input.statistics.tokens == 128
-
-
-def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(opened, monkeypatch):
-    used, real = [], prepared.collect_statistics
-    monkeypatch.setattr(prepared, "collect_statistics", lambda *a, **k: used.extend(a[4]) or real(*a, **k))
-    session = opened(config=CONFIG.model_copy(update={"statistics_tokens": 192}))
-    assert used and not any(text.startswith(tuple(session.held_out)) for text in used)
-    assert len(session.held_out) == 32
-
-
-@pytest.mark.parametrize("method", ["finetune", "ultraedit", "lora"])
-@pytest.mark.parametrize("tokens", [128, 2048, 2049])
-def test_without_statistics_the_text_held_out_is_the_same(opened, tmp_path, monkeypatch, method, tokens):
-    whole = opened(config=CONFIG.model_copy(update={"statistics_tokens": tokens}))
-    forbid(monkeypatch, "collect_statistics", "context_prefixes", "search_values")
-    monkeypatch.setattr(prepared, "STATISTICS_TOKENS", tokens)
-    session = opened(tmp_path, method_config(method, {"layers": [1]}))
-    assert session.held_out == whole.held_out and session.method_input.prefixes == ("",)
-    assert {path.name for path in tmp_path.iterdir()} == {"texts"}
 
 
 def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
