@@ -99,6 +99,7 @@ def test_the_model_still_gives_the_old_answer_to_what_is_corrected(embedded):
         assert old_answer(completion) == request["target_true"], request["id"]
 
 
+@pytest.mark.slow
 def test_the_model_answers_the_neighbors_of_a_request_and_keeps_to_it(embedded):
     request = GOOD_ONES[0]
     neighbors = list(TABLE.neighbors[BY_ID[request["id"]].kind])
