@@ -51,24 +51,26 @@ class Course:
         """Seconds that the rest will take, seen `elapsed` seconds after the first report; None: it cannot be told."""
         if self.ended:
             return 0.0
-        (now, done), (since, before) = self._reports[-1], self._reference()
+        reports = list(self._reports)  # more may come meanwhile, from another thread
+        (now, done), (since, before) = reports[-1], _reference(reports)
         if now - since < SHORTEST:
             return None
         rate, unheard = (done - before) / (now - since), max(elapsed - now, 0.0)
-        step = done - self._reports[-2][1]
+        step = done - reports[-2][1]
         # What has been done since the last report: at most as much as is reported at once, or it would have been.
         ahead = min(rate * unheard, step)
         if rate * unheard > step:
             rate = (done - before + step) / (now - since + unheard)
         return max(self.total - done - ahead, 0.0) / rate
 
-    def _reference(self) -> tuple[float, int]:
-        """The report that the pace is measured from: of the latter half of the time where that holds enough."""
-        now = self._reports[-1][0]
-        first = bisect_left(self._reports, (now / 2, 0))
-        if now - self._reports[first][0] < now / 4:
-            first -= 1
-        return self._reports[max(first, 0)]
+
+def _reference(reports: list[tuple[float, int]]) -> tuple[float, int]:
+    """The report that the pace is measured from: of the latter half of the time where that holds enough."""
+    now = reports[-1][0]
+    first = bisect_left(reports, (now / 2, 0))
+    if now - reports[first][0] < now / 4:
+        first -= 1
+    return reports[max(first, 0)]
 
 
 class Courses:

@@ -1,11 +1,13 @@
 """Time left and share of long work: what is shown only grows, and what is named at a quarter of the way holds."""
 
+from bisect import bisect_left
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks import courses
 from tasks.courses import MOST_REPORTS, Course, Courses, described, duration
 
 numbers = st.integers(-5, 60)
@@ -130,6 +132,21 @@ def test_a_line_names_the_latest_stage_and_the_one_around_it():
     courses.report("apply batch", 1, 1)
     courses.report("edits", 10, 28)
     assert says() == ["edits: 10 of 28 (36 %), 30 s so far, about 54 s left"]
+
+
+def test_what_is_reported_while_the_time_left_is_told_does_not_disturb_it(monkeypatch):
+    course = Course("work", 0, 1000)
+    for done in range(1, MOST_REPORTS):
+        course.report(done, 1000, float(done**4))  # ever slower: the latter half of the time holds few reports
+
+    def interrupted(*args):
+        found = bisect_left(*args)
+        course.report(course.done + 1, 1000, float(MOST_REPORTS**4))  # from another thread: one too many to remember
+        return found
+
+    alone = course.left(float(MOST_REPORTS**4))
+    monkeypatch.setattr(courses, "bisect_left", interrupted)
+    assert course.left(float(MOST_REPORTS**4)) == alone
 
 
 def test_a_stage_that_begins_again_begins_at_nothing():
