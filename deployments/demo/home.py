@@ -72,7 +72,7 @@ def opened(folder: Path, about: str) -> Iterator[DemoHome]:
     Raises:
         UsageError: the folder holds something else, or another demo runs in it.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).exists())):
+    if folder.exists() and (not folder.is_dir() or (_holds_more(folder) and not (folder / MARKER).exists())):
         raise UsageError(f"{folder} is not empty and no demo's folder; choose another --home")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARKER).exists():
@@ -85,10 +85,15 @@ def opened(folder: Path, about: str) -> Iterator[DemoHome]:
     with lock:
         home = DemoHome(folder, _read(folder) or Record(""))
         if home.record.about != about or home.record.finished:
+            home._write(Record(""))  # a demo that is half removed must not be gone on with
             _empty(folder)
-            home = DemoHome(folder, Record(about))
-            home._write(home.record)
+            home._write(Record(about))
         yield home
+
+
+def _holds_more(folder: Path) -> bool:
+    """More than what a process leaves that is killed while it marks the folder as a demo's."""
+    return any(not path.name.startswith(f".{MARKER}.") for path in folder.iterdir())
 
 
 def _read(folder: Path) -> Record | None:

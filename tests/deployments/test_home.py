@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,31 @@ def test_a_demo_about_something_else_begins_anew(tmp_path):
     with opened(tmp_path, "a") as home, home.step("one"):
         (tmp_path / "ledger").write_text("")
     assert done_in(tmp_path, "b") == () and not (tmp_path / "ledger").exists()
+
+
+def test_killed_while_it_is_emptied_for_another_demo_nothing_is_gone_on_with(tmp_path, monkeypatch):
+    with opened(tmp_path, "a") as home, home.step("one"):
+        (tmp_path / "ledger").mkdir()
+
+    def killed(path):
+        path.rmdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        done_in(tmp_path, "b")
+    assert done_in(tmp_path, "a") == ()
+
+
+def test_killed_while_it_is_marked_the_folder_is_a_demo_s(tmp_path, monkeypatch):
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", killed)
+        patched.setattr(Path, "unlink", lambda path, missing_ok: None)  # as nothing is cleaned up after kill -9
+        done_in(tmp_path / "home")
+    assert list((tmp_path / "home").iterdir()) and done_in(tmp_path / "home") == ()
 
 
 def test_a_step_that_fails_is_not_done(tmp_path):
