@@ -145,8 +145,9 @@ def _answers(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """What the base and the model say, by prompt: to a few prompts, and to those of the requests."""
     asked = list(dict.fromkeys([*prompts, *(row.prompt for row in rows)]))
-    known = {row.prompt for row in rows if row.answer_after} - set(prompts)
-    now = [prompt for prompt in asked if prompt not in known]
+    # What failed alone was answered then, but a request of the same prompt may have been refused.
+    open_ones = {*prompts, *(row.prompt for row in rows if not row.answer_after)}
+    now = [prompt for prompt in asked if prompt in open_ones]
     meter = Meter("answers", len(asked) + len(now))
     after = say(session, now, meter.part(len(now)))
     before = base_says(session, asked, meter.part(len(asked)))

@@ -134,6 +134,16 @@ def test_contradictions_and_repetitions_are_rejected_with_the_reason(place, good
     assert workplace.ledger.states("conflict")["later"].state == "rejected"
 
 
+def test_a_job_ends_where_what_contradicts_a_request_is_refused_and_that_request_fails(place, impossible):
+    workplace = place("neither")
+    other = impossible.model_copy(update={"id": "other", "target_new": "Zork"})
+    intake.submit(workplace.ledger, "neither", [impossible, other], "tester")
+    report = knowledge_update("neither", POLICY).report
+    assert report is not None
+    answers = {row.state: row.answer_after for row in report.edits}
+    assert answers.keys() == {"quarantined", "rejected"} and all(answers.values())
+
+
 def test_base_champion_and_challenger_answer_side_by_side(place, good_edits):
     workplace = place("ask")
     edits = good_edits[:2]
