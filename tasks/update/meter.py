@@ -6,11 +6,20 @@ from tasks.progress import progress
 
 
 class Meter:
-    """Tells how far a stage is. `total` are units that take about the same time each, such as tokens that run."""
+    """Tells how far a stage is. `total` are units that take about the same time each, such as tokens that run.
+
+    As a context it ends with what is inside, even where that fails.
+    """
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self._begun, self._told = what, total, 0, 0
         progress(what, 0, total)
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
     def part(self, size: int) -> Callable[[int, int], None]:
         """For the next part, of `size` units, to tell how far it is: so much of so much, as the part counts."""

@@ -77,10 +77,10 @@ class Session:
         at_once, steps = config.search.edits_at_once, config.search.steps
 
         def make(missing: list[int]) -> Iterator[Tensor]:
-            meter = Meter("values", len(missing) * steps)
-            for start in range(0, len(missing), at_once):
-                chunk = [edits[number] for number in missing[start : start + at_once]]
-                yield from self.search(chunk, meter.part(len(chunk) * steps))
+            with Meter("values", len(missing) * steps) as meter:
+                for start in range(0, len(missing), at_once):
+                    chunk = [edits[number] for number in missing[start : start + at_once]]
+                    yield from self.search(chunk, meter.part(len(chunk) * steps))
 
         abouts = [self._about_value(config, edit) for edit in edits]
         return torch.stack(self.cache.get_all("values", abouts, make, _value_bytes, _read_value))
@@ -135,13 +135,13 @@ class Session:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
 
         def make(missing: list[int]) -> Iterator[EditScores]:
-            meter = Meter("what the base says", len(missing))
-            for start in range(0, len(missing), EDITS_AT_ONCE):
-                asked, part = [edits[i] for i in missing[start : start + EDITS_AT_ONCE]], meter.part(EDITS_AT_ONCE)
-                with self.weights.at_base():
-                    found = evaluate(model, tokenizer, asked, max_neighborhood=max_neighborhood)
-                part(1, 1)
-                yield from found
+            with Meter("what the base says", len(missing)) as meter:
+                for start in range(0, len(missing), EDITS_AT_ONCE):
+                    asked, part = [edits[i] for i in missing[start : start + EDITS_AT_ONCE]], meter.part(EDITS_AT_ONCE)
+                    with self.weights.at_base():
+                        found = evaluate(model, tokenizer, asked, max_neighborhood=max_neighborhood)
+                    part(1, 1)
+                    yield from found
 
         abouts = [[self.loaded.digest, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
         scores = self.cache.get_all("scores", abouts, make, _scores_bytes, _read_scores)

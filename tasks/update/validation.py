@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, summarise
 from tasks.report.data import Check, reasons_of
-from tasks.update.judge import RULES, Lost, Measured, judge, lost_at
+from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
 from tasks.update.meter import Meter
 from tasks.update.policy import Policy
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
@@ -164,16 +164,16 @@ class _Validation:
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
-        for ask, measures in (
-            (self._ask_efficacy, ("efficacy",)),
-            (self._ask_others, ("efficacy", "retained")),
-            (self._ask_texts, tuple(rule.measure for rule in RULES)),
-        ):
-            ask()
-            checks = judge(Measured(self.metrics, self.lost, self.samples), self.policy, measures)
-            if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
-                break
-        self.meter.end()
+        with self.meter:
+            for ask, measures in (
+                (self._ask_efficacy, ("efficacy",)),
+                (self._ask_others, ("efficacy", "retained")),
+                (self._ask_texts, MEASURES),
+            ):
+                ask()
+                checks = judge(Measured(self.metrics, self.lost, self.samples), self.policy, measures)
+                if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
+                    break
         return self._verdict(checks)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """Progress of a stage made of parts: it begins at nothing, never falls, and ends with all of it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,14 @@ def test_each_part_goes_on_where_the_last_one_ended():
         meter.end()
         meter.end()
     assert heard.told == [("work", done, 30) for done in (0, 5, 10, 15, 30)]
+
+
+def test_a_stage_that_fails_goes_on_no_more():
+    heard = Heard()
+    with listening(heard), pytest.raises(OSError), Meter("work", 30) as meter:
+        meter.part(10)(1, 2)
+        raise OSError
+    assert heard.told[-1] == ("work", 30, 30)
 
 
 @given(
