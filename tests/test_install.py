@@ -8,6 +8,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import pytest
 from packaging.requirements import Requirement
 
@@ -97,6 +98,35 @@ def test_a_package_is_installed_with_a_word_all_the_time_and_again_if_it_was_cut
     install.beat([*pip, str(wheel)], "a thing", site, install.Progress(1))
     said = subprocess.run([venv / "bin" / "python", "-c", "import tiny_thing as t; print(t.WORD)"], capture_output=True)
     assert said.stdout == b"here\n"
+
+
+def test_what_pip_replaces_just_now_is_not_counted(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        (tmp_path / f"{name}-1.0.dist-info" / "RECORD").write_text("a.py,,7\n")
+    read = Path.read_text
+
+    def replaced(path):
+        if path.parent.name.startswith("one"):
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", replaced)
+    assert install.unpacked(tmp_path) == {"two": 7}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing ends it")
+def test_killed_it_leaves_no_pip_behind_that_would_work_beside_the_next(tmp_path):
+    pip = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(120)"]
+    says = "from pathlib import Path; from deployments import install as i; i.BEAT = 0.05; "
+    says += "i.Progress.read = lambda self, line: print('pip', line, flush=True); "
+    says += f"i.beat({pip!r}, 'pip', Path({str(tmp_path)!r}), i.Progress(1))"
+    with subprocess.Popen([sys.executable, "-c", says], cwd=ROOT, stdout=subprocess.PIPE, text=True) as installer:
+        number = next(int(line.split()[1]) for line in installer.stdout if line.startswith("pip ") and "…" not in line)
+        assert psutil.pid_exists(number)
+        installer.kill()
+    psutil.wait_procs([psutil.Process(number)] if psutil.pid_exists(number) else [], timeout=60)
+    assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
 
 
 def test_what_pip_says_of_a_failure_is_shown(tmp_path, capfd):
