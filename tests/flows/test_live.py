@@ -53,6 +53,14 @@ def test_work_that_reports_nothing_is_named_in_a_pipe_as_long_as_it_lasts(quick,
     assert "[red]" not in said[-1]
 
 
+def test_a_terminal_that_cannot_draw_is_told_in_lines(quick, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(console, "console", Console(file=shown, force_terminal=True, highlight=False))
+    with waiting("starting the server"):
+        until(lambda: "starting the server, 0 s so far\n" in shown.getvalue(), seconds=10.0)
+
+
 def test_what_ends_soon_adds_no_line(capsys):
     with waiting("starting"), shown_progress():
         progress("values", 0, 10)
