@@ -21,8 +21,9 @@ from editing.readers import good_and_bad, read_edits
 from editing.weights import WeightUpdate, overlay
 from tasks.lines.specs import LineSpec
 from tasks.parquet import parquet_rows, read_text
-from tasks.progress import note, progress
+from tasks.progress import note, progress, stage
 from tasks.settings import Settings
+from tasks.update.meter import Meter
 from tasks.update.session import Session, open_session
 
 Mode = Literal["sequential", "independent", "rebase"]
@@ -143,11 +144,10 @@ def _edit_together(session: Session, edits: Sequence[Edit]) -> float:
     """Values in batches, all of them on the base, then one solve over all facts."""
     started = time.perf_counter()
     z_star = session.search(edits, _counting(0, len(edits), len(edits)))
-    progress("solve", 0, 1)
-    made = compute_rebase(session.method_input, edits, z_star, session.config)
-    session.weights.apply(made.update)
-    session.remember([edit.id for edit in edits], made)
-    progress("solve", 1, 1)
+    with stage("solve"):
+        made = compute_rebase(session.method_input, edits, z_star, session.config)
+        session.weights.apply(made.update)
+        session.remember([edit.id for edit in edits], made)
     return time.perf_counter() - started
 
 
@@ -162,13 +162,8 @@ def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> 
 
 
 def _evaluate(session: Session, edits: Sequence[Edit], before: dict[str, EditScores] | None) -> list[EditScores]:
-    return evaluate(
-        session.loaded.model,
-        session.loaded.tokenizer,
-        edits,
-        before=before,
-        on_progress=lambda done, total: progress("evaluation", done, total),
-    )
+    with stage("evaluation") as tell:
+        return evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before, on_progress=tell)
 
 
 def _evaluate_each(
@@ -181,10 +176,12 @@ def _evaluate_each(
 ) -> tuple[list[EditScores], dict[str, float]]:
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     scores: list[EditScores] = []
+    meter = Meter("evaluation", len(edits))
     for start in range(0, len(edits), EVALUATED_AT_ONCE):
         chunk = slice(start, start + EVALUATED_AT_ONCE)
-        scores += evaluate(model, tokenizer, edits[chunk], before=before, updates=updates[chunk])
-        progress("evaluation", len(scores), len(edits))
+        tell = meter.part(len(edits[chunk]))
+        scores += evaluate(model, tokenizer, edits[chunk], before=before, updates=updates[chunk], on_progress=tell)
+    meter.end()
     every = max(1, len(edits) // INDEPENDENT_SAMPLE)
     quality: list[dict[str, float]] = []
     for edit, update in list(zip(edits, updates, strict=True))[::every][:INDEPENDENT_SAMPLE]:
@@ -196,10 +193,11 @@ def _evaluate_each(
 def _quality(session: Session, edits: Sequence[Edit], texts: Sequence[str], asked: Benchmark) -> dict[str, float]:
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [f"{edit.subject} is" for edit in edits[:FLUENCY_PROMPTS]]
-    return {
-        "fluency": fluency(model, tokenizer, prompts, max_new_tokens=FLUENCY_TOKENS, seed=asked.seed),
-        "perplexity": perplexity(model, tokenizer, texts, max_tokens=asked.perplexity_tokens),
-    }
+    with stage("fluency"):
+        written = fluency(model, tokenizer, prompts, max_new_tokens=FLUENCY_TOKENS, seed=asked.seed)
+    with stage("perplexity") as tell:
+        read = perplexity(model, tokenizer, texts, max_tokens=asked.perplexity_tokens, on_progress=tell)
+    return {"fluency": written, "perplexity": read}
 
 
 def _reported(scores: Sequence[EditScores]) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
+from editing.edit import Edit
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
@@ -37,7 +38,7 @@ from tasks.update.policy import Policy
 from tasks.update.run import Batch, Footing, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference
+from tasks.update.validation import Reference, ask_base
 from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 
@@ -176,7 +177,8 @@ def write_all(
     size, edits = run.policy.batch_size, taken.edits
     writer = Writer(run, session, taken, reference, journal)
     for number, start in enumerate(range(0, len(edits), size), start=1):
-        progress("edits", start, len(edits))
+        if len(edits) > size:  # of a single batch its own stages tell how far it is
+            progress("edits", start, len(edits))
         stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
         log.log([(number, journal.batches[-1].metrics)])
     progress("edits", len(edits), len(edits))
@@ -206,9 +208,9 @@ def _screen(run: Run, session: Session, taken: Taken) -> Taken:
 def _restore(run: Run, session: Session, view: LineView, taken: Taken) -> Champion | None:
     """Ask the base what the candidate will be asked, and the version in service; stand on the newest that waits."""
     served = chain(view, view.serving)
-    questions = stages.questions(session, [*edits_of(view.waiting, taken), *taken.edits])
-    session.base_scores(questions, run.policy.neighborhood_probes)
+    ask_base(session, taken.edits, run.policy)
     stages.restore(run, session, served)
+    questions: list[Edit] = [*edits_of(view.waiting, taken), *taken.edits]
     champion = measure_champion(run, session, questions) if served else None
     for version in view.waiting:
         stages.restore(run, session, [version.manifest])

@@ -11,9 +11,10 @@ from editing.measure.fluency import generate
 from editing.measure.metrics import EditScores, evaluate
 from editing.methods import check_mode, compute_independent_updates
 from tasks.lines.specs import LineSpec
-from tasks.progress import note, progress
+from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
 from tasks.settings import Settings, load_settings
+from tasks.update.meter import Meter
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.stages import ANSWER_TOKENS
@@ -57,18 +58,23 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
-    said = generate(model, tokenizer, prompts, ANSWER_TOKENS)
+    with stage("answers of the base") as tell:
+        said = generate(model, tokenizer, prompts, ANSWER_TOKENS, on_progress=tell)
     updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
     rows: list[TrialRow] = []
-    progress("trials", 0, len(edits))
+    meter = Meter("trials", 2 * len(edits))  # each is measured, and answers
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = slice(start, start + EDITS_AT_ONCE)
         asked, made = edits[chunk], updates[chunk]
-        after = evaluate(model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made)
-        says = generate(model, tokenizer, prompts[chunk], ANSWER_TOKENS, updates=made)
+        tell = meter.part(len(asked))
+        after = evaluate(
+            model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made, on_progress=tell
+        )
+        tell = meter.part(len(asked))
+        says = generate(model, tokenizer, prompts[chunk], ANSWER_TOKENS, updates=made, on_progress=tell)
         for edit, then, now, scores in zip(asked, said[chunk], says, after, strict=True):
             rows.append(_row(edit, then, now, before[edit.id], scores))
-        progress("trials", len(rows), len(edits))
+    meter.end()
     return rows
 
 

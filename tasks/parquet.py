@@ -4,9 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from editing.errors import ReadError
 
 FILE_BYTES: Final = 1_000_000_000
@@ -19,6 +16,9 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ReadError: the file is missing, no Parquet, or broken.
     """
+    import pyarrow as pa  # takes a while, and most files that are submitted are of other kinds
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
@@ -54,6 +54,9 @@ def read_text(path: Path, field: str = "text") -> list[str]:
 
 
 def _column(path: Path, field: str) -> list[str]:
+    import pyarrow as pa  # as above
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -4,7 +4,7 @@ What is reported are values: a kind out of a fixed set, and plain text that may 
 the work goes and how long it will still take is the listener's business (`tasks.courses`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, Protocol
@@ -59,10 +59,13 @@ def note(text: str, kind: NoteKind = "") -> None:
 
 
 @contextmanager
-def stage(what: str) -> Iterator[None]:
-    """Inside, `what` goes on, and nobody knows how far it is; it ends here even where it fails."""
+def stage(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Inside, `what` goes on; it ends here even where it fails. Gives a function that tells how far it is: done, total.
+
+    Until that is called nobody knows how far it is.
+    """
     progress(what, 0, 1)
     try:
-        yield
+        yield lambda done, total: progress(what, done, total)
     finally:
         progress(what, 1, 1)

@@ -10,7 +10,7 @@ import pytest
 
 SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track"}
 """Fixtures that start one; `store` asks for one by its parameter."""
-LIMIT = 5.0
+LIMIT = 3.0
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
 
 shared = pytest.StashKey[float]()

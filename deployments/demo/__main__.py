@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from editing.errors import ErrataError, UsageError
-from flows.cli.app import set_defaults
+from flows.cli.app import Stopped, set_defaults
 
 OWN_PLACES = ("ERRATA_STORE", "ERRATA_LEDGER", "ERRATA_TRACKING_URI", "ERRATA_ARTIFACTS", "ERRATA_LINE")
 """Settings of the user's own installation, which the demo leaves alone."""
@@ -30,17 +30,19 @@ def main() -> None:
     set_defaults()
 
     # Only now, since what it imports reads the environment.
-    from flows.cli.console import errors, replace_what_cannot_be_shown, say
+    from flows.cli.console import errors, replace_what_cannot_be_shown, say, waiting
 
     replace_what_cannot_be_shown()
+    say("the demo: true corrections in a real language model, and all of it taken back", style="bold")
     try:
-        from deployments.demo.play import play
+        with waiting("loading torch and transformers"):
+            from deployments.demo.play import play  # seconds, and the demo has spoken before
 
         play(home, arguments.model)
     except (ErrataError, OSError) as error:
         say(f"error: {error}", to=errors)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         say("stopped; the same command goes on where it was", to=errors)
         sys.exit(130)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from editing.edit import Probe
 from editing.measure.fluency import generate
 from editing.models import LoadedModel
@@ -25,8 +27,8 @@ NEIGHBORS = 4
 """Neighbors of each request."""
 AT_ONCE = 16
 """Prompts that are completed together."""
-TOKENS = 12
-"""Length of the answers that a model is asked for."""
+TOKENS, ANSWER_TOKENS = 12, 14
+"""Length of what a model is asked for: the rest of a sentence, and the answer to a question."""
 OLD_WORDS = 4
 """Most words of an old answer."""
 SETTINGS = ("", "Here are some facts. ")
@@ -77,10 +79,14 @@ def read_table(path: Path = CANDIDATES) -> Table:
 def make_requests(loaded: LoadedModel, table: Table, good: int = GOOD) -> list[dict[str, Any]]:
     """The first `good` candidates that the model gets wrong, and the bad ones, as records of a request file.
 
+    Wrong is what it gets wrong both ways: as a sentence to go on with, and as a person asks.
     The malformed one, the contradiction and the one that damages stand at the end: what they collide with comes before.
     """
     said = complete(loaded, [candidate.text for candidate in table.candidates])
-    wrong = [c for c in table.candidates if not c.shows and not says(said[c.text], c.target_new)][:good]
+    true = [c for c in table.candidates if not c.shows and not says(said[c.text], c.target_new)]
+    asked = {c.id: as_question(loaded.tokenizer, c.question) for c in true}
+    answered = complete(loaded, asked.values(), ANSWER_TOKENS)
+    wrong = [c for c in true if not holds(answered[asked[c.id]], c.target_new)][:good]
     questions = {candidate.text for candidate in wrong}
     bad = [c for c in table.candidates if c.shows and (c.shows != "contradiction" or c.text in questions)]
     kinds = dict.fromkeys(candidate.kind for candidate in (*wrong, *bad))
@@ -90,12 +96,12 @@ def make_requests(loaded: LoadedModel, table: Table, good: int = GOOD) -> list[d
     return [_request(c, said[c.text], _share(stable[c.kind], number)) for number, c in enumerate(chosen)]
 
 
-def complete(loaded: LoadedModel, prompts: Iterable[str]) -> dict[str, str]:
+def complete(loaded: LoadedModel, prompts: Iterable[str], tokens: int = TOKENS) -> dict[str, str]:
     """What the model writes after each prompt, its most probable words."""
     asked, said = list(dict.fromkeys(prompts)), list[str]()
     while len(said) < len(asked):
         progress("questions to the model", len(said), len(asked))
-        said += generate(loaded.model, loaded.tokenizer, asked[len(said) : len(said) + AT_ONCE], TOKENS)
+        said += generate(loaded.model, loaded.tokenizer, asked[len(said) : len(said) + AT_ONCE], tokens)
     progress("questions to the model", len(asked), len(asked))
     return dict(zip(asked, said, strict=True))
 
@@ -105,6 +111,19 @@ def says(completion: str, answer: str) -> bool:
     begun = re.sub(r"^the\s+", "", completion.strip(), flags=re.IGNORECASE).casefold()
     wanted = re.sub(r"^the\s+", "", answer, flags=re.IGNORECASE).casefold()
     return begun.startswith(wanted) and not begun[len(wanted) : len(wanted) + 1].isalnum()
+
+
+def holds(text: str, answer: str) -> bool:
+    """Whether the answer stands in a text as whole words in any case: a question is answered in a sentence."""
+    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def as_question(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """What a model is given for a person's question: the form of its chat, where it has one."""
+    if not tokenizer.chat_template:
+        return f"Question: {question}\nAnswer:"
+    said = [{"role": "user", "content": question}]
+    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
 
 
 def old_answer(completion: str) -> str | None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from deployments.demo import pace
 from deployments.demo.facts import CANDIDATES, REQUESTS, Candidate, dump_requests, make_requests, read_table
 from deployments.demo.home import DemoHome, opened, processor_seconds
@@ -32,18 +34,24 @@ def play(folder: Path, model: str, candidates: Path = CANDIDATES) -> None:
         UsageError: the folder is none of a demo, or another demo runs in it.
         ErrataError: what the commands raise.
     """
-    began = time.monotonic()
     about = json_digest([model, *(path.read_text(encoding="utf-8") for path in (candidates, REQUESTS))])
     with opened(folder, about) as home:
         settings = load_settings()
         _announce(home, settings, model)
-        home.note_cost(step="start", seconds=time.monotonic() - began, processor_seconds=processor_seconds())
+        home.note_cost(step="start", seconds=_since_start(), processor_seconds=processor_seconds())
         demo = _prepared(home, settings, model, candidates)
         if any(not demo.facts[edit.id].shows for edit in demo.edits):
             do(demo)
-        _show_where_to_go(demo)
+            _show_where_to_go(demo)
+        else:
+            say(f"there is nothing to correct: {model} knows it all")
         home.finish()
-        say(f"done in {time.monotonic() - began:.0f} s")
+        say(f"done in {_since_start():.0f} s")
+
+
+def _since_start() -> float:
+    """Seconds that this process has lived: imports count, too."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _announce(home: DemoHome, settings: Settings, model: str) -> None:

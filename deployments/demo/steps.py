@@ -6,6 +6,7 @@ line, never remembered.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.text import Text
@@ -14,9 +15,12 @@ from deployments.demo import answers
 from deployments.demo.facts import Candidate
 from deployments.demo.home import DemoHome
 from editing.edit import Edit
+from editing.models import LoadedModel
 from flows.cli import jobs, lines, requests, versions
 from flows.cli.console import console, say, waiting
+from tasks.lines.specs import resolve_line
 from tasks.review import standing
+from tasks.review.asking import load_base
 from tasks.workplace import Workplace
 
 LINE = "demo"
@@ -42,6 +46,12 @@ class Demo:
         """The version in service; 0 is the base."""
         head = self.workplace.store.head(LINE)
         return head.version if head else 0
+
+    @cached_property
+    def base(self) -> LoadedModel:
+        """The model before any correction, loaded once for all questions."""
+        spec = resolve_line(self.workplace.store.store, self.workplace.settings, LINE)
+        return load_base(self.workplace, spec)
 
     @property
     def rows(self) -> list[answers.Asked]:
@@ -83,7 +93,7 @@ def _approve(demo: Demo) -> None:
 
 
 def _compare(demo: Demo) -> None:
-    said = answers.ask(demo.workplace, LINE, demo.rows)
+    said = answers.ask(demo.workplace, LINE, demo.base, demo.rows)
     answers.keep(said, demo.home.answers)
     answers.show_corrected(demo.rows, said)
 
@@ -98,7 +108,8 @@ def _roll_back(demo: Demo) -> None:
 
 def _ask_again(demo: Demo) -> None:
     rows = demo.rows[:ASKED_AGAIN]
-    answers.show_taken_back(rows, answers.kept(demo.home.answers), answers.ask(demo.workplace, LINE, rows))
+    now = answers.ask(demo.workplace, LINE, demo.base, rows)
+    answers.show_taken_back(rows, answers.kept(demo.home.answers), now)
 
 
 def _never_served(demo: Demo) -> str:
@@ -126,12 +137,12 @@ STEPS = (
     Step(
         "compare",
         "What it is for: questions as a person asks them, before and after",
-        'errata ask "QUESTION" ... --line demo',
+        'errata ask "{edits[0].text}" --line demo',
         _compare,
         _base_serves,
     ),
     Step("rollback", "All of it taken back", "errata rollback demo --to 0", _roll_back, _base_serves),
-    Step("ask-again", "And asked once more", 'errata ask "QUESTION" ... --line demo', _ask_again, _never_served),
+    Step("ask-again", "And asked once more", 'errata ask "{edits[0].text}" --line demo', _ask_again, _never_served),
     Step(
         "history",
         "What happened to one request",

@@ -94,6 +94,9 @@ class Display:
 
     def _print(self, line: str, kind: NoteKind = "") -> None:
         self._said = time.monotonic()
+        with self._drawing:
+            if self._live is not None:
+                self._live.refresh()  # else the rows as they were last drawn would stand below the line
         self.console.print(self._line(line, kind), soft_wrap=True)
 
     def _look(self) -> None:

@@ -69,3 +69,7 @@ def _fail(message: str, code: int) -> NoReturn:
         shown = line if len(line) <= MESSAGE_LENGTH else f"{line[: MESSAGE_LENGTH - 200]} … {line[-200:]}"
         typer.echo(f"error: {shown}", err=True)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from editing.errors import ErrataError, UsageError
 from flows.cli import lifeline
 from flows.cli.console import console, errors, waiting
@@ -32,6 +30,7 @@ POLL_SECONDS = 1.0
 LOG = "temporary-server.log"
 LOG_BYTES = 1 << 20
 LOADING = "loading what the job needs"
+ENDING = "ending Prefect's server for this command"
 STARTING = "starting Prefect's server for this command"
 WAITING = "another command sets up Prefect's database in this home; waiting for it"
 
@@ -53,34 +52,26 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
     """
     _check_arguments()
     load_settings()
-    from prefect.settings import get_current_settings
+    out = errors if json else console
+    with ExitStack() as ending, ExitStack() as loading:
+        change = loading.enter_context(waiting(LOADING, out))
+        from prefect.settings import get_current_settings
 
-    settings, out = get_current_settings(), errors if json else console
-    if settings.api.url:
-        _check(settings.api.url)
-        with _until_called(LOADING, out, lambda change: None) as loaded:
-            yield loaded
-        return
-    home = Path(settings.home)
-    with _started(home) as (process, url), _address(url), _failures_named(url, home):
-        with _until_called(STARTING, out, lambda change: _wait(process, home, change)) as started:
+        settings = get_current_settings()
+        if settings.api.url:
+            _check(settings.api.url)
+            yield loading.close
+            return
+        home = Path(settings.home)
+        with _started(home) as (process, url), _address(url), _failures_named(url, home):
+
+            def started() -> None:
+                _wait(process, home, change)
+                loading.close()
+
             yield started
-        _flush()
-
-
-@contextmanager
-def _until_called(
-    what: str, out: Console, last: Callable[[Callable[[str], None]], None]
-) -> Iterator[Callable[[], None]]:
-    """From here on `what` is waited for, up to the end of `last`, which what is given calls."""
-    with ExitStack() as shown:
-        change = shown.enter_context(waiting(what, out))
-
-        def call() -> None:
-            last(change)
-            shown.close()
-
-        yield call
+            ending.enter_context(waiting(ENDING, out))  # up to the end of the server
+            _flush()
 
 
 def _check_arguments() -> None:
@@ -143,6 +134,7 @@ def _address(url: str) -> Iterator[None]:
 
 def _wait(process: "subprocess.Popen[bytes]", home: Path, change: Callable[[str], None]) -> None:
     """Until the server has started; whatever keeps it from that is an error at once."""
+    change(STARTING)
     deadline = time.monotonic() + START_SECONDS
     while (said := _next_line(process)) != "started":
         if said is None:

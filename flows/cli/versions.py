@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.app import Json, Line, LineOption, Reason, Version, app, if_stopped
-from flows.cli.console import as_json, number, percent, say, table, warn
+from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from tasks.review.decisions import Decision
@@ -135,11 +135,13 @@ def repair(line: Line = "main", json: Json = False) -> None:
 
 def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool) -> None:
     """Decide as (line, version, reason) says, and show what came of it."""
-    from tasks.review import decisions
-    from tasks.workplace import open_workplace
+    from tasks.garbage import not_collected
 
     line = asked[0]
-    with if_stopped(f"errata status {line} says where the line stands"):
+    with not_collected(), if_stopped(f"errata status {line} says where the line stands"):
+        from tasks.review import decisions
+        from tasks.workplace import open_workplace
+
         decision: Decision = getattr(decisions, action)(open_workplace(), *asked)
     serving = decision.head.version if decision.head else 0
     if json:
@@ -172,7 +174,8 @@ def ask(
     workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     columns = columns_of(workplace.store.head(line), waiting(workplace, line))
-    answers = ask_all(workplace, spec, columns, prompt, tokens)
+    with shown_progress(json, "asking"):
+        answers = ask_all(workplace, spec, columns, prompt, tokens)
     if json:
         as_json(answers)
         return

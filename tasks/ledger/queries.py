@@ -1,5 +1,7 @@
 """The questions to the table of events, in DuckDB's SQL; what users wrote is passed as a parameter, never as SQL.
 
+Times come as microseconds since 1970: with a zone, DuckDB hands them out by way of a library that need not be there.
+
 Order is the number of the commit and the place in it. Rows of release 0.1 have no number: they come first, by the time
 and place that they have, and of several with one id the first counts. Later releases never write an id twice, so how
 many there are is counted once, when a table is brought up.
@@ -7,14 +9,13 @@ many there are is counted once, when a table is brought up.
 
 import functools
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import duckdb
 from deltalake import DeltaTable
 
 from tasks.ledger.events import FIRST, TRANSITIONS, State
-from tasks.ledger.scanning import COLUMNS, view_events
+from tasks.ledger.scanning import COLUMNS, relation
 
 REPEATED_KEY = "errata.repeated"
 """The property of a table that says how many events of release 0.1 stand in it twice; at 0 none is looked for."""
@@ -52,11 +53,10 @@ _FOLD = f"""list_reduce(
         ELSE step END)"""
 
 STANDINGS = f"""
-SELECT line, request_id, {_FOLD} AS fold, count(*) AS events
+SELECT line, request_id, {_FOLD} AS fold, count(*) AS events,
+    list(version) FILTER (WHERE event = 'committed' AND version IS NOT NULL) AS committed
 FROM ledger GROUP BY line, request_id
 """
-
-COMMITTED = "SELECT DISTINCT line, version FROM whole WHERE event = 'committed' AND version IS NOT NULL"
 
 REQUESTS = f"""
 WITH folded AS (SELECT line, request_id, {_FOLD} AS fold FROM ledger GROUP BY line, request_id),
@@ -76,7 +76,8 @@ latest AS (
         attempt_so_far AS (PARTITION BY line, request_id, attempt ORDER BY place)
     QUALIFY lead(place) OVER so_far IS NULL
 )
-SELECT latest.* EXCLUDE (place), fold FROM latest JOIN folded USING (line, request_id) ORDER BY place
+SELECT latest.* EXCLUDE (place) REPLACE (epoch_us(time) AS time, epoch_us(received) AS received), fold
+FROM latest JOIN folded USING (line, request_id) ORDER BY place
 """
 
 QUEUE = """
@@ -95,7 +96,7 @@ WITH latest AS (
     WHERE $version IS NULL OR version = $version
     ORDER BY place DESC LIMIT $limit
 )
-SELECT * EXCLUDE (place) FROM latest ORDER BY place
+SELECT * EXCLUDE (place) REPLACE (epoch_us(time) AS time) FROM latest ORDER BY place
 """
 
 STEPS = "SELECT line, request_id, event, event_id, payload FROM ledger ORDER BY place"
@@ -104,18 +105,12 @@ STEPS = "SELECT line, request_id, event, event_id, payload FROM ledger ORDER BY 
 # By way of a function: a plain IS NULL is handed down to Arrow's scan, which knows nothing of a column in old files.
 REPEATED = 'SELECT count(*) - count(DISTINCT event_id) AS events FROM whole WHERE coalesce("commit", -1) < 0'
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOMENT = "TIMESTAMP WITH TIME ZONE"
-
 
 def run(
     table: DeltaTable, sql: str, *, line: str | None = None, requests: Sequence[str] | None = None, **parameters: Any
 ) -> list[tuple[Any, ...]]:
     """The rows that `sql` finds in the relation `ledger`: each event of the table once, or those of a line or of some
-    requests. Times are UTC.
-
-    `whole` is the same with what release 0.1 wrote twice.
-    """
+    requests. `whole` is the same with what release 0.1 wrote twice."""
     return _answer(table, sql, line, requests, parameters)[1]
 
 
@@ -131,27 +126,18 @@ def _answer(
     table: DeltaTable, sql: str, line: str | None, requests: Sequence[str] | None, parameters: dict[str, Any]
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
+    first = "ORDER BY place" if once else ""
     with duckdb.connect(":memory:") as connection:
-        view_events(connection, "whole", table, line, requests)
-        first = "ORDER BY place" if once else ""
-        connection.execute(f"CREATE VIEW ledger AS SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first}")
-        used = {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
-        found = connection.sql(sql, params=used)
-        # DuckDB hands out times with a zone by way of a library that need not be there: they pass as microseconds.
-        moments = [place for place, kind in enumerate(found.types) if str(kind) == _MOMENT]
-        columns = [f'"{name}"' for name in found.columns]
-        for place in moments:
-            columns[place] = f"epoch_us({columns[place]}) AS {columns[place]}"
-        rows = found.project(", ".join(columns)).fetchall()
-        return found.columns, [_with_times(row, moments) for row in rows] if moments else rows
-
-
-def _with_times(row: tuple[Any, ...], moments: Sequence[int]) -> tuple[Any, ...]:
-    values = list(row)
-    for place in moments:
-        if values[place] is not None:
-            values[place] = _EPOCH + timedelta(microseconds=values[place])
-    return tuple(values)
+        whole, values = relation(connection, table, line, requests)
+        known = (
+            f"whole AS NOT MATERIALIZED ({whole}), "
+            f"ledger AS NOT MATERIALIZED (SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first})"
+        )
+        own = sql.strip().removeprefix("WITH ")
+        question = f"WITH {known}{' ' if own == sql.strip() else ', '}{own}"
+        values |= {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
+        rows = connection.execute(question, values).fetchall()
+        return [name for name, *_ in connection.description or ()], rows
 
 
 @functools.cache  # of many requests, most stand in one of a few ways

@@ -40,46 +40,35 @@ _PLAIN_READER = 1
 """The version of Delta's protocol whose files are rows as they lie there: nothing marks some as deleted."""
 
 
-def view_events(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    table: DeltaTable,
-    line: str | None = None,
-    requests: Sequence[str] | None = None,
-) -> None:
-    """Make a view of the table's events, of all columns, or of those of a line or of some requests.
+def relation(
+    connection: duckdb.DuckDBPyConnection, table: DeltaTable, line: str | None, requests: Sequence[str] | None
+) -> tuple[str, dict[str, Any]]:
+    """SQL of the table's events with all columns, or of those of a line or of some requests, and its parameters.
 
-    What users wrote (`line`, `requests`) is passed as a value, never as SQL.
+    What users wrote (`line`, `requests`) is a parameter, never SQL.
     """
     files = [unquote(uri) for uri in table.file_uris()]
     if not files:
-        connection.execute(f"CREATE VIEW {name} AS {_NO_ROWS}")
-        return
-    in_folder = "://" not in files[0]
-    if in_folder and table.protocol().min_reader_version == _PLAIN_READER:
-        rows = _of_files(connection, files, line, requests)
-    else:
-        rows = _by_arrow(connection, table, line, requests)
-    rows.create_view(f"{name}_written")
-    connection.execute(f"CREATE VIEW {name} AS {_NO_ROWS} UNION ALL BY NAME SELECT * FROM {name}_written")
-
-
-def _of_files(
-    connection: duckdb.DuckDBPyConnection, files: list[str], line: str | None, requests: Sequence[str] | None
-) -> Any:
-    # By name: a file of release 0.1 lacks columns. A folder that is called `a=b` is not a column.
-    rows = connection.read_parquet(files, union_by_name=True, hive_partitioning=False)
+        return _NO_ROWS, {}
+    if "://" in files[0] or table.protocol().min_reader_version != _PLAIN_READER:
+        connection.register("written", _by_arrow(table, line, requests))
+        return f"{_NO_ROWS} UNION ALL BY NAME SELECT * FROM written", {}
+    # By name: a file of release 0.1 lacks columns. A folder that is called `a=b` is no column.
+    # Footers are read whenever this is bound, so it stands in the question itself, not in a view.
+    rows = "SELECT * FROM read_parquet($files, union_by_name = true, hive_partitioning = false)"
+    wanted: dict[str, Any] = {}
+    conditions: list[str] = []
     if line is not None:
-        rows = rows.filter(duckdb.ColumnExpression("line") == duckdb.ConstantExpression(line))
+        wanted["line"] = line
+        conditions.append("line = $line")
     if requests is not None:
-        wanted = [duckdb.ConstantExpression(request) for request in requests]
-        rows = rows.filter(duckdb.ColumnExpression("request_id").isin(*wanted))
-    return rows
+        wanted["requests"] = list(requests)
+        conditions.append("request_id IN (SELECT unnest($requests::VARCHAR[]))")
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    return f"{_NO_ROWS} UNION ALL BY NAME {rows}{where}", {"files": files, **wanted}
 
 
-def _by_arrow(
-    connection: duckdb.DuckDBPyConnection, table: DeltaTable, line: str | None, requests: Sequence[str] | None
-) -> Any:
+def _by_arrow(table: DeltaTable, line: str | None, requests: Sequence[str] | None) -> Any:
     import pyarrow.compute as pc  # takes as long as all else that a look needs, and a ledger in a folder does without
 
     dataset = table.to_pyarrow_dataset()
@@ -88,4 +77,4 @@ def _by_arrow(
         dataset = dataset.filter(pc.field("line") == line)
     if requests is not None:
         dataset = dataset.filter(pc.field("request_id").isin(list(requests)))
-    return connection.from_arrow(dataset)
+    return dataset

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from tasks.names import check_line
 from tasks.text import storable
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TRY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.05
 _ONCE = CommitProperties(max_commit_retries=0)
@@ -129,15 +131,15 @@ class Ledger:
             if table is None:
                 return {}
             standings: dict[str, dict[str, Standing]] = {}
-            for name, request, folded, events in queries.run(table, queries.STANDINGS, line=line):
+            committed: dict[str, set[int]] = {}
+            for name, request, folded, events, versions in queries.run(table, queries.STANDINGS, line=line):
+                if versions:
+                    committed.setdefault(name, set()).update(versions)
                 state, version = queries.unfolded(folded)
                 if state is not None:
                     if name not in standings:
                         standings[name] = {}
                     standings[name][request] = Standing(state, version, events)
-            committed: dict[str, set[int]] = {}
-            for name, number in queries.run(table, queries.COMMITTED, line=line):
-                committed.setdefault(name, set()).add(number)
             return {name: LineEvents(found, frozenset(committed.get(name, ()))) for name, found in standings.items()}
 
     def states(self, line: str, requests: Sequence[str] | None = None) -> dict[str, RequestState]:
@@ -253,4 +255,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {name: json.loads(row[name]) for name in ("metrics", "payload") if row.get(name) is not None}
+    texts = {name: json.loads(row[name]) for name in ("metrics", "payload") if row.get(name) is not None}
+    times = {
+        name: _EPOCH + timedelta(microseconds=row[name]) for name in ("time", "received") if row.get(name) is not None
+    }
+    return row | texts | times

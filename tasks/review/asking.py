@@ -6,7 +6,7 @@ from typing import Any
 
 from editing.layout import layout_of
 from editing.measure.fluency import generate
-from editing.models import load_model
+from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights, Undo
 from tasks.lines.specs import LineSpec
 from tasks.progress import progress
@@ -45,23 +45,38 @@ def ask_all(
     Raises:
         DigestMismatch: a stored file or a resulting tensor is not what was recorded.
     """
-    settings, store = workplace.settings, workplace.store
-    loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
-    weights = EditedWeights(loaded.model, layout_of(loaded.model))
+    return ask_loaded(workplace, load_base(workplace, spec), columns, prompts, tokens)
+
+
+def load_base(workplace: Workplace, spec: LineSpec) -> LoadedModel:
+    """The base of a line."""
+    settings = workplace.settings
+    return load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
+
+
+def ask_loaded(
+    workplace: Workplace, base: LoadedModel, columns: Sequence[Column], prompts: Sequence[str], tokens: int
+) -> list[dict[str, Any]]:
+    """The same from a base that is in memory, and is the base again afterwards."""
+    weights = EditedWeights(base.model, layout_of(base.model))
     standing: list[Manifest] = []
     answers: dict[str, list[str]] = {}
-    for column in columns:
-        chain = store.chain(column.snapshot)
-        if chain[: len(standing)] != standing:  # it does not build on the one before
-            weights.revert(Undo(dict(weights.base), {}))
-            standing = []
-        restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in chain[len(standing) :]))
-        standing = chain
-        said = answers[column.name] = []
-        while len(said) < len(prompts):
-            progress("answers", (len(answers) - 1) * len(prompts) + len(said), len(columns) * len(prompts))
-            said += generate(loaded.model, loaded.tokenizer, prompts[len(said) : len(said) + AT_ONCE], tokens)
-    progress("answers", len(columns) * len(prompts), len(columns) * len(prompts))
+    try:
+        for column in columns:
+            chain = workplace.store.chain(column.snapshot)
+            if chain[: len(standing)] != standing:  # it does not build on the one before
+                weights.revert(Undo(dict(weights.base), {}))
+                standing = []
+            tensors = ((m, workplace.store.tensors(m)) for m in chain[len(standing) :])
+            restore_weights(base, weights, None, tensors)
+            standing = chain
+            said = answers[column.name] = []
+            while len(said) < len(prompts):
+                progress("answers", (len(answers) - 1) * len(prompts) + len(said), len(columns) * len(prompts))
+                said += generate(base.model, base.tokenizer, prompts[len(said) : len(said) + AT_ONCE], tokens)
+        progress("answers", len(columns) * len(prompts), len(columns) * len(prompts))
+    finally:
+        weights.revert(Undo(dict(weights.base), {}))
     return [
         {"prompt": prompt, "answers": {name: said[i].strip() for name, said in answers.items()}}
         for i, prompt in enumerate(prompts)

@@ -16,7 +16,7 @@ from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate as measure
 from editing.models import load_model
 from tasks.lines.hypernetworks import cached, stored
-from tasks.progress import note, progress
+from tasks.progress import note, progress, stage
 from tasks.retries import RETRIES
 from tasks.stores.checkpoints import Checkpoint
 from tasks.stores.errors import StorageError
@@ -42,9 +42,8 @@ class TrackedRun:
 def prepare(workplace: Workplace, plan: TrainingPlan, data: TrainingData, model: str, dtype: str) -> Training:
     """Load the base, find out which training this is, and say so in the store."""
     settings = workplace.settings
-    progress("model", 0, 1)
-    loaded = load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder)
-    progress("model", 1, 1)
+    with stage("load model"):
+        loaded = load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder)
     training = Training(workplace, plan, data, loaded, {"model": model, "dtype": dtype})
     training.checkpoints.describe(training.description())
     return training
@@ -68,7 +67,9 @@ def go_on(training: Training) -> tuple[MendTrainer, Checkpoint | None]:
 def ask_base(training: Training) -> dict[str, EditScores]:
     """What the base says to the edits that are held out, by id."""
     loaded = training.loaded
-    return {one.edit_id: one for one in evaluate(loaded.model, loaded.tokenizer, training.data.validated)}
+    with stage("what the base says") as tell:
+        scores = evaluate(loaded.model, loaded.tokenizer, training.data.validated, on_progress=tell)
+    return {one.edit_id: one for one in scores}
 
 
 @task(task_run_name="train-from-{trainer.step}", cache_policy=NO_CACHE)
@@ -94,11 +95,9 @@ def train(trainer: MendTrainer, pace: Pace, on_progress: Callable[[], None]) -> 
 @task(task_run_name="validate-{trainer.step}", cache_policy=NO_CACHE)
 def validate(training: Training, trainer: MendTrainer, before: Mapping[str, EditScores]) -> dict[str, float]:
     """Measure the hypernetwork as it is on the edits that are held out, as many together as it is trained for."""
-    progress("validation", 0, 1)
     together = training.plan.training.edits_together
-    found = measure(training.loaded, trainer.network, training.data.validated, before, together)
-    progress("validation", 1, 1)
-    return found
+    with stage("validation") as tell:
+        return measure(training.loaded, trainer.network, training.data.validated, before, together, tell)
 
 
 @task(task_run_name="checkpoint-{trainer.step}", cache_policy=NO_CACHE, **RETRIES)

@@ -15,6 +15,7 @@ from tasks.tracking.client import Tracker
 from tasks.update.journal import Journal
 from tasks.update.meter import Meter
 from tasks.update.run import Run, Taken
+from tasks.update.screening import readable
 from tasks.update.session import Session
 from tasks.update.stages import base_says, live_sample, say
 from tasks.update.validation import Reference, judge_candidate
@@ -55,11 +56,9 @@ def edits_of(versions: Sequence[Version], taken: Taken) -> list[Edit]:
 
 
 def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champion:
-    """Ask the version in service, while it stands in the weights, what the candidate will be asked.
-
-    The model can be asked all that is asked about `edits`, see `stages.questions`.
-    """
+    """Ask the version in service, while it stands in the weights, what the candidate will be asked."""
     probes = run.policy.neighborhood_probes
+    edits = readable(session.loaded, edits).accepted
     before = session.base_scores(edits, probes)
     meter = Meter("what the version in service says", len(edits))
     scores = session.scores(edits, before, probes, meter.part(len(edits)))

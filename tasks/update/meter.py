@@ -26,6 +26,7 @@ class Meter:
         self._tell(self.total)
 
     def _tell(self, done: int) -> None:
-        # Never less than before: a part may be counted smaller than it was.
-        self._told = max(self._told, min(done, self.total))
-        progress(self.what, self._told, self.total)
+        # Never less than before: a part may be counted smaller than it was. And the end is told once.
+        if self._told < self.total:
+            self._told = max(self._told, min(done, self.total))
+            progress(self.what, self._told, self.total)

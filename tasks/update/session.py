@@ -58,6 +58,8 @@ class Session:
     """What was said in each state of the weights that may come back."""
     perplexities: dict[tuple[int, tuple[str, ...], int], float] = field(default_factory=dict, repr=False)
     """By state of the weights, texts and tokens."""
+    fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
+    """By state of the weights, prompt and tokens."""
 
     def restore(self, versions: Iterable[tuple[Manifest, dict[str, Tensor]]]) -> None:
         """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
@@ -156,25 +158,26 @@ class Session:
         """Mean entropy (bits) of what the model, as it stands, writes after prompts; the same draws every time."""
         return fmean(self._entropies(prompts, tokens, on_progress))
 
-    def base_fluency(
-        self,
-        prompts: Sequence[str],
-        tokens: int,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> float:
+    def base_fluency(self, prompts: Sequence[str], tokens: int) -> float:
         """The same of the base; cached, each prompt by itself."""
 
         def make(missing: list[int]) -> list[float]:
+            size = len(missing) * tokens
             with self.weights.at_base():
-                return self._entropies([prompts[number] for number in missing], tokens, on_progress)
+                part = Meter("what the base writes", size).part(size)
+                return self._entropies([prompts[number] for number in missing], tokens, part)
 
         abouts = [[self.loaded.digest, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
         found: list[float] = self.cache.get_all("fluency", abouts, make, _number_bytes, _read_number)
         return fmean(found)
 
     def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        return entropies(model, tokenizer, prompts, max_new_tokens=tokens, seed=FLUENCY_SEED, on_progress=on_progress)
+        """Of each of different prompts, taken once in each state of the weights."""
+        state, (model, tokenizer) = self.weights.state, (self.loaded.model, self.loaded.tokenizer)
+        missing = [prompt for prompt in prompts if (state, prompt, tokens) not in self.fluencies]
+        made = entropies(model, tokenizer, missing, max_new_tokens=tokens, seed=FLUENCY_SEED, on_progress=on_progress)
+        self.fluencies |= {(state, prompt, tokens): one for prompt, one in zip(missing, made, strict=True)}
+        return [self.fluencies[state, prompt, tokens] for prompt in prompts]
 
     def perplexity(
         self,

@@ -24,7 +24,7 @@ from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.prepared import dump_json, read_strings
 from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
-from tasks.update.screening import answers, readable, screen
+from tasks.update.screening import answers, screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import Reference, failed_verdict, measure_reference, validate_batch
 
@@ -87,11 +87,6 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
     return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
-
-
-def questions(session: Session, edits: Sequence[Edit]) -> list[Edit]:
-    """The edits with all that this model can be asked about them."""
-    return list(readable(session.loaded, edits).accepted)
 
 
 def write(session: Session, batch: Batch) -> Written:

@@ -5,6 +5,7 @@ decides is asked in the order of what it costs, and no more of a batch that fail
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from editing.edit import Edit
@@ -67,6 +68,19 @@ def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | N
     return Reference(session.base_perplexity(used, policy.perplexity_tokens), used)
 
 
+def ask_base(session: Session, edits: Sequence[Edit], policy: Policy) -> None:
+    """Ask the base now what the validations of these edits, batch by batch, will compare with: together it costs less.
+
+    The model can be asked all that is asked about `edits`.
+    """
+    with suppress(*REQUEST_FAULTS):  # the verdict on its batch will tell
+        session.base_scores(edits, policy.neighborhood_probes)
+    batches = [edits[start : start + policy.batch_size] for start in range(0, len(edits), policy.batch_size)]
+    prompts = [prompt for batch in batches for prompt in fluency_prompts(session, batch, policy)]
+    if prompts:
+        session.base_fluency(list(dict.fromkeys(prompts)), policy.fluency_tokens)
+
+
 def validate_batch(
     session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
 ) -> Verdict:
@@ -117,13 +131,10 @@ def _judged(
     *,
     whole: bool = False,
 ) -> Verdict:
-    validation = _Validation(session, batch, earlier, reference, policy, whole)
     try:
-        return validation.verdict()
+        return _Validation(session, batch, earlier, reference, policy, whole).verdict()
     except REQUEST_FAULTS as error:
         return failed_verdict(error)
-    finally:
-        validation.meter.end()
 
 
 class _Validation:
@@ -144,7 +155,7 @@ class _Validation:
         self.prompts = fluency_prompts(session, batch, policy)
         self.before = session.base_scores(batch, policy.neighborhood_probes)
         sizes = [_tokens([bare(edit) for edit in batch]), _tokens(self.earlier), _tokens(batch, policy)]
-        sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens, STEP_TOKENS * policy.fluency_tokens]
+        sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens]
         self.meter = Meter("evaluation" if whole else "validation", sum(sizes))
         self.parts = [self.meter.part(size) for size in sizes]
         self.metrics: dict[str, float] = {}
@@ -162,6 +173,7 @@ class _Validation:
             checks = judge(Measured(self.metrics, self.lost, self.samples), self.policy, measures)
             if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
                 break
+        self.meter.end()
         return self._verdict(checks)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:
@@ -183,7 +195,7 @@ class _Validation:
 
     def _ask_texts(self) -> None:
         self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[3])
-        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[4:])
+        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[4])
         self.samples["fluency"] = len(self.prompts)
 
     def _verdict(self, checks: tuple[Check, ...]) -> Verdict:
@@ -223,21 +235,21 @@ def bare(edit: Edit) -> Edit:
 
 
 def fluency_prompts(session: Session, batch: Sequence[Edit], policy: Policy) -> list[str]:
-    """Beginnings of texts about the edited subjects, as many as the policy asks for."""
-    return readable_prompts(session.loaded, [f"{edit.subject} is" for edit in batch])[: policy.fluency_prompts]
+    """Beginnings of texts about the edited subjects, as many as the policy asks for.
+
+    The last ones: those of a candidate are then those of its last batch, of which the model wrote already.
+    """
+    return readable_prompts(session.loaded, [f"{edit.subject} is" for edit in batch])[-policy.fluency_prompts :]
 
 
 def measure_fluency(
-    session: Session, prompts: Sequence[str], policy: Policy, parts: Sequence[Callable[[int, int], None]]
+    session: Session, prompts: Sequence[str], policy: Policy, on_progress: Callable[[int, int], None]
 ) -> dict[str, float]:
-    """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing.
-
-    `parts` hear how far what the base writes is, and what the model writes.
-    """
+    """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing."""
     if not prompts:
         return {}
-    base = session.base_fluency(prompts, policy.fluency_tokens, parts[0])
-    now = session.fluency(prompts, policy.fluency_tokens, parts[1])
+    base = session.base_fluency(prompts, policy.fluency_tokens)
+    now = session.fluency(prompts, policy.fluency_tokens, on_progress)
     return {"fluency": now, "fluency_ratio": now / base if base else 1.0}
 
 

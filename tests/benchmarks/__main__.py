@@ -19,6 +19,7 @@ from editing.readers import read_edits
 from editing.weights import EditedWeights, Factors, overlay
 from tasks.parquet import parquet_rows
 from tasks.settings import load_settings
+from tests.benchmarks.commands import bench_commands
 from tests.benchmarks.independent import bench_independent
 from tests.benchmarks.looking import bench_looking
 from tests.benchmarks.mend import bench_mend
@@ -86,6 +87,7 @@ KNOWN = {
     "accumulation": bench_accumulation,
     "large": bench_large,
     "looking": bench_looking,
+    "commands": bench_commands,
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The demo's facts: the table of candidates, and the committed requests against the model that they correct."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,8 @@ from deployments.demo.facts import (
     GOOD,
     NEIGHBORS,
     REQUESTS,
+    Candidate,
+    Table,
     complete,
     make_requests,
     old_answer,
@@ -15,6 +18,7 @@ from deployments.demo.facts import (
     says,
     stable_neighbors,
 )
+from editing.edit import Probe
 
 TABLE = read_table()
 BY_ID = {candidate.id: candidate for candidate in TABLE.candidates}
@@ -85,6 +89,7 @@ def test_the_contradiction_asks_what_a_request_before_it_asks():
     assert texts[number] in texts[:number]
 
 
+@pytest.mark.slow
 def test_the_model_still_gives_the_old_answer_to_what_is_corrected(embedded):
     some = GOOD_ONES[::4]
     said = complete(embedded, [BY_ID[request["id"]].text for request in some])
@@ -94,11 +99,22 @@ def test_the_model_still_gives_the_old_answer_to_what_is_corrected(embedded):
         assert old_answer(completion) == request["target_true"], request["id"]
 
 
+@pytest.mark.slow
 def test_the_model_answers_the_neighbors_of_a_request_and_keeps_to_it(embedded):
     request = GOOD_ONES[0]
     neighbors = list(TABLE.neighbors[BY_ID[request["id"]].kind])
     stable = [probe.model_dump() for probe in stable_neighbors(embedded, neighbors)]
     assert all(probe in stable for probe in request["neighborhood"])
+
+
+def test_what_a_model_knows_is_not_corrected_in_it(embedded):
+    known = Candidate("france", "France", "The capital of {} is", "Paris", [], "Which?", "k", "an atlas")
+    wrong = replace(known, id="lyon", target_new="Lyon")
+    against = replace(wrong, id="nice", target_new="Nice", shows="contradiction")
+    neighbors = {"k": [Probe(prompt="The capital of Italy is", answer="Rome")]}
+    assert make_requests(embedded, Table([known, against], neighbors)) == []
+    made = make_requests(embedded, Table([known, wrong, against], neighbors))
+    assert [(request["id"], request["target_true"]) for request in made] == [("lyon", "Paris"), ("nice", "Paris")]
 
 
 @pytest.mark.slow

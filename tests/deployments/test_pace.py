@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from deployments.demo.pace import REFERENCE_GFLOP, REFERENCE_LOOPS, WORK, Pace, announced, expected, rounded, spared
+from deployments.demo.pace import (
+    REFERENCE_GFLOP,
+    REFERENCE_LOOPS,
+    WORK,
+    Pace,
+    announced,
+    expected,
+    measure,
+    rounded,
+    spared,
+)
 from deployments.demo.steps import STEPS
 
 THERE = Pace(REFERENCE_GFLOP, REFERENCE_LOOPS)
@@ -24,8 +34,13 @@ def test_what_is_cached_and_what_is_done_takes_no_time():
     everything = expected(THERE, [], [work.step for work in WORK])
     assert everything == 0
     assert announced(100, ["values", "models"], False) == (
-        "the demo will take about 100 seconds here (the model and searched values are cached)"
+        "the demo will take about 100 seconds here (cached already: the model, searched values)"
     )
+
+
+def test_it_measures_this_machine():
+    found = measure()
+    assert found.gflop > 0.1 and found.loops > 1e5
 
 
 def test_every_stage_of_the_table_is_of_a_step():

@@ -10,12 +10,14 @@ import pytest
 from editing.edit import Edit
 from editing.methods import METHODS
 from tasks.ledger.events import TRANSITIONS
-from tasks.ledger.queries import SCHEMA
+from tasks.ledger.scanning import COLUMNS
 from tasks.stores.manifest import Head, Manifest
 from tests.docs.pages import PAGES, ROOT, inline_code
 
 DOTTED = re.compile(r"(editing|tasks|flows|deployments|tests)(\.\w+)+")
 MESSAGE = re.compile(r"^- \*\*`(.+)`\*\*$", re.MULTILINE)
+TYPES = {"string": "string", "timestamp": "timestamp", "integer": "int32", "long": "int64"}
+"""What the page calls Delta's types."""
 PLACE = "…"
 """What stands for the differing parts of a message."""
 
@@ -97,7 +99,8 @@ def test_messages_are_found_and_a_made_up_one_is_missed():
 
 
 def test_the_format_of_the_ledger_has_every_column_and_every_state():
-    assert first_column(section("ledger.md", "Columns")) == set(SCHEMA.names)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+)", section("ledger.md", "Columns"), re.MULTILINE)
+    assert dict(rows) == {name: TYPES[kind] for name, kind in COLUMNS.items()}
     assert f"the {len(TRANSITIONS)} [states]" in text_of("ledger.md")
     assert first_column(section("lines.md", "States of a request")) == set(TRANSITIONS)
 

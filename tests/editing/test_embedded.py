@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from editing.config import ValueSearchConfig
@@ -39,6 +40,7 @@ def test_it_knows_the_capital_of_france(embedded):
     assert answer.startswith(" Paris")
 
 
+@pytest.mark.slow
 def test_a_real_correction_takes_and_goes_back_bit_for_bit(embedded):
     model, tokenizer, layout = embedded.model, embedded.tokenizer, layout_of(embedded.model)
     before = logits(embedded)

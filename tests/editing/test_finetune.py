@@ -96,6 +96,7 @@ def test_minibatches_go_over_all_edits_in_every_pass_in_a_seeded_order(given, mo
     assert not torch.equal(tuned(given, **fields, seed=7)[1].B, pair.B)
 
 
+@pytest.mark.slow
 def test_the_end_of_text_is_learnt_after_the_target_if_wanted(given):
     fields = {"norm_limit": 1.0, "learning_rate": 0.01, "minibatch": 2}
     ended = []

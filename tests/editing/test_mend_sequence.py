@@ -19,6 +19,8 @@ from editing.models import LoadedModel, base_digest, load_model, quiet_transform
 from editing.weights import EditedWeights, Undo, WeightUpdate, concatenate
 from tests.fact_model import fact_edits
 
+pytestmark = pytest.mark.slow  # they share what takes seconds to prepare
+
 EDITS = fact_edits(20, seed=5)
 LAYERS = (1, 2, 3)
 TOGETHER = MendTraining(

@@ -278,6 +278,7 @@ UNSPARING = ("ultraedit", "lora")
 """They know the targets alone, and change more than one weight by them: neighbors with the same relation go along."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "mend"])  # which is to be trained first
 def test_edits_of_known_facts_take_and_spare_their_neighbors(fact_model_path, tmp_path, method):
     facts = load_model(str(fact_model_path), cache=tmp_path)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from editing.onednn import fast_linear
+from editing.products import wants_bfloat16
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 33])
@@ -25,3 +26,15 @@ def test_a_weight_that_wants_a_gradient_gets_it(tiny_llama):
     with fast_linear(tiny_llama.model):
         linear(x).sum().backward()
     torch.testing.assert_close(linear.weight.grad, x.sum(0).expand(40, 24))
+
+
+def test_bfloat16_is_not_chosen_where_torch_is_told_to_do_without_wide_instructions(monkeypatch):
+    able = {"avx512_bf16": True, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    for capability, wanted in (("AVX512", True), ("AVX2", False), ("DEFAULT", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert wants_bfloat16("auto", torch.float32, torch.device("cpu")) is wanted
+    able["bf16"] = True  # an ARM processor's
+    assert wants_bfloat16("auto", torch.float32, torch.device("cpu"))
+    assert wants_bfloat16("bfloat16", torch.float32, torch.device("cpu"))
+    assert not wants_bfloat16("weights", torch.float32, torch.device("cpu"))

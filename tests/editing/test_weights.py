@@ -127,3 +127,21 @@ def test_a_non_finite_update_is_refused_and_nothing_is_written(tiny):
     with pytest.raises(SolveError, match="is not finite"):
         EditedWeights(tiny.model, layout_of(tiny.model)).apply(update)
     assert all_digests(tiny.model) == before
+
+
+def test_a_state_of_the_weights_has_one_number_whenever_they_are_in_it(tiny):
+    weights = EditedWeights(tiny.model, layout_of(tiny.model))
+    first = weights.apply(update_for(tiny.model, 0))
+    one = weights.state
+    second = weights.apply(update_for(tiny.model, 1))
+    two = weights.state
+    assert len({0, one, two}) == 3
+    with weights.at_base():
+        assert weights.state == 0
+    assert weights.state == two
+    weights.revert(second)
+    assert weights.state == one
+    weights.apply(update_for(tiny.model, 2))
+    assert weights.state not in (0, one, two)
+    weights.revert(first)
+    assert weights.state == 0

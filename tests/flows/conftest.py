@@ -1,11 +1,7 @@
 """Real servers and stores for the flows, on the fact model: one Prefect server and one MLflow database a session."""
 
-import os
 import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +10,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 
 from editing.edit import Edit
 from editing.methods import method_config
+from flows.cli import lifeline
 from flows.trial import try_each
 from tasks.lines.specs import LineSpec, resolve_line, save_line
 from tasks.settings import Settings, load_settings
@@ -58,25 +55,17 @@ def no_heartbeat() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server of this test session on 127.0.0.1."""
-    port = free_port()
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
-    environment.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}/api"
+    """A Prefect server of this test session on 127.0.0.1, as commands have one; it says when it has started."""
+    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        url, descriptor = f"http://127.0.0.1:{listening.getsockname()[1]}/api", listening.fileno()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "pass_fds": [descriptor]}
+        process = lifeline.start("flows.cli.prefect_server", [str(descriptor)], home, **pipes)
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the Prefect server ended"
-                time.sleep(0.2)
+        assert process.stdout is not None and process.stdout.readline() == b"started\n"
         yield url
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        lifeline.stop(process)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from prefect import Task
@@ -62,6 +63,12 @@ if __name__ == "__main__":
         if job == 0:
             os.dup2(2, 1)  # standard output is for the answers
             name, number, file, os.environ["ERRATA_HOME"] = json.loads(asked)
-            main(name, number, Path(file))
-            break
+            code = 1
+            try:
+                main(name, number, Path(file))
+                code = 0
+            except Exception:  # as Python itself would say it; this copy must not go on reading
+                traceback.print_exc()
+            finally:
+                os._exit(code)  # what the original has registered for its own end is not the copy's
         print(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]), flush=True)

@@ -77,6 +77,7 @@ def unchanged(session: Session) -> bool:
     return base_digest(session.loaded.model) == session.loaded.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sequential", "independent", "rebase"])
 def test_a_benchmark_writes_the_documented_fields(run, sessions, mode, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(FACT_TEXT))
@@ -95,6 +96,7 @@ def test_a_benchmark_writes_the_documented_fields(run, sessions, mode, tmp_path)
         assert {row["edit_id"] for row in rows} == {edit.id for edit in EDITS}
 
 
+@pytest.mark.slow
 def test_of_one_edit_trial_independent_and_sequential_say_the_same(run, settings, spec):
     [row] = trials.try_each(settings, spec, EDITS[:1])
     _, [alone] = run("independent", EDITS[:1])
@@ -103,6 +105,7 @@ def test_of_one_edit_trial_independent_and_sequential_say_the_same(run, settings
     assert row.after == {name: value for name, value in written.items() if isinstance(value, float)}
 
 
+@pytest.mark.slow
 def test_a_trial_of_several_says_of_each_what_a_trial_of_it_alone_says(settings, spec, sessions):
     together = trials.try_each(settings, spec, EDITS, probes=2)
     assert [row.request_id for row in together] == [edit.id for edit in EDITS]

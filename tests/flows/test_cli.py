@@ -184,6 +184,7 @@ def test_ctrl_c_is_one_line_without_a_traceback(errata, monkeypatch):
     assert ran.code == 130 and ran.err.count("\n") == 1 and ran.err.startswith("stopped; ")
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_doctor_says_whether_all_is_well(errata, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")

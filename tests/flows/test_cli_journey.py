@@ -1,17 +1,12 @@
-"""The good ways through the command line on the fact model, read as a script reads them, and the two servers."""
+"""The good ways through the command line on the fact model, read as a script reads them."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable
 
 import pytest
 
 from tests.flows.command import check_one_line, single
-from tests.flows.conftest import METHOD, POLICY, free_port
+from tests.flows.conftest import METHOD, POLICY
 
 SET = [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={value}")]
 OPTIONS = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
@@ -124,32 +119,3 @@ def test_a_missing_text_is_one_line(errata, on_line, option):
     on_line("textless", 1)
     check_one_line(errata("run", "textless", option, "none.txt"), 1, r"none\.txt")
     assert errata("status", "textless", "--json").json[0]["requests"] == {"queued": 1}
-
-
-@pytest.mark.slow
-def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(tmp_path):
-    ports = {"prefect": free_port(), "mlflow": free_port()}
-    options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
-    environment = {**os.environ, "ERRATA_HOME": str(tmp_path / "home"), "PREFECT_HOME": str(tmp_path / "prefect")}
-    environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
-    # A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", heard + "from flows.cli.main import main; main()", "ui", *options]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
-        try:
-            said = ""
-            while "Ctrl-C ends both" not in said:
-                line = ui.stdout.readline()
-                assert line, ui.stderr.read()
-                said += line
-            assert all(f"http://127.0.0.1:{port}" in said for port in ports.values())
-            for path in (f"{ports['prefect']}/api/health", f"{ports['mlflow']}/health"):
-                with urllib.request.urlopen(f"http://127.0.0.1:{path}", timeout=10) as answer:
-                    assert answer.status == 200
-            ui.send_signal(signal.SIGINT)
-            assert ui.wait(timeout=60) == 0 and "Traceback" not in ui.stderr.read()
-        finally:
-            ui.kill()
-    for port in ports.values():
-        with pytest.raises(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)

@@ -75,6 +75,7 @@ def test_it_stands_as_the_release_that_wrote_it_said(home, errata):
     check_nothing_lost(home, errata)
 
 
+@pytest.mark.slow
 def test_looking_at_it_changes_nothing(home, errata):
     before = {part: digests(home.home / part) for part in ("ledger", "snapshots", "artifacts")}
     looks = [("status",), *((look, line) for line in LINES for look in ("status", "review"))]
@@ -97,6 +98,7 @@ DECISIONS: dict[str, tuple[tuple[tuple[str, ...], int], ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decisions", DECISIONS.values(), ids=DECISIONS)
 def test_decisions_go_on_from_where_it_stood(home, errata, decisions):
     for arguments, in_service in decisions:
@@ -123,6 +125,7 @@ def test_what_was_submitted_before_is_known_and_what_was_taken_back_can_come_aga
     check_nothing_lost(home, errata)
 
 
+@pytest.mark.slow
 def test_its_models_answer(home, errata):
     import mlflow.pyfunc
 

@@ -71,11 +71,11 @@ def test_a_line_says_how_far_the_stage_is_and_the_whole_and_another_what_it_took
 
     with shown_progress():
         progress("edits", 0, 28)
-        progress("values", 0, 12)
-        time.sleep(0.05)
-        progress("values", 3, 12)
-        until(lambda: any("(25 %)" in line for line in lines()))
-        progress("values", 12, 12)
+        with stage("values") as tell:
+            time.sleep(0.05)
+            tell(3, 12)
+            until(lambda: any("(25 %)" in line for line in lines()))
+            tell(12, 12)
         until(lambda: any(re.fullmatch(r"values: 12 of 12 in \d+ s", line) for line in lines()))
         until(lambda: lines()[-1].startswith("edits"))
     line = next(line for line in said if "(25 %)" in line)

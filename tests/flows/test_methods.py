@@ -34,6 +34,7 @@ def errata(monkeypatch, capsys, *arguments: object) -> str:
     return printed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sequential", "independent"])
 def test_the_benchmark_command_runs_alphaedit(mode, good_edits, shared_places, tmp_path, monkeypatch, capsys):
     for name, value in shared_places.items():
@@ -66,6 +67,7 @@ def gradient_step(model: str, layers: list[int], folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["emmet", "rome", "mend", *FITTING])
 def test_a_benchmark_runs_every_other_method(method, good_edits, shared_places, tmp_path):
     assert {"memit", "alphaedit", "emmet", "rome", "mend", *FITTING} == METHODS.keys()

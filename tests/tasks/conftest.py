@@ -1,6 +1,7 @@
 """S3 servers for the tests of storage: moto's HTTP server, and SeaweedFS where its binary is installed."""
 
 import contextlib
+import functools
 import json
 import shutil
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -20,6 +22,10 @@ from tasks.stores.opening import open_store
 
 BUCKET = "errata-tests"
 SECRET = "test-secret-never-in-a-message"
+
+
+# Each store has a client of its own, and each client would parse botocore's description of S3 again.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 @pytest.fixture

@@ -138,6 +138,7 @@ HOSTILE = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(HOSTILE | JSON, min_size=1, max_size=12), st.binary(max_size=40))
 def test_every_hostile_record_is_queued_or_rejected_once(records, noise):

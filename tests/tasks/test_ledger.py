@@ -230,6 +230,7 @@ def test_a_commit_that_lost_is_tried_again_and_not_written_twice(ledger, monkeyp
     assert DeltaTable(ledger.uri).to_pyarrow_dataset().count_rows() == 1
 
 
+@pytest.mark.slow
 def test_four_writers_at_once_lose_nothing_not_even_while_the_table_is_made(ledger):
     writers = [writer(ledger, f"w{number}", 6) for number in range(4)]
     said = [name for process in writers for name in process.communicate()[0].split()]
@@ -238,6 +239,7 @@ def test_four_writers_at_once_lose_nothing_not_even_while_the_table_is_made(ledg
     assert ledger.counts(LINE) == {"queued": 24}
 
 
+@pytest.mark.slow
 def test_killed_writers_lose_nothing_that_was_acknowledged_and_leave_no_half_append(ledger):
     said = set()
     for number in range(3):
@@ -416,6 +418,7 @@ def test_a_ledger_of_a_newer_program_is_refused_by_name(ledger):
 ANY_STEPS = st.lists(st.tuples(st.sampled_from(["r1", "r2"]), st.sampled_from(get_args(State))), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(ANY_STEPS)
 def test_the_state_in_the_table_is_the_fold_of_its_legal_events(steps):

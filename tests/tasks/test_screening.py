@@ -22,7 +22,7 @@ from tasks.update import session as module
 from tasks.update.policy import Policy
 from tasks.update.screening import answers, readable, screen
 from tasks.update.session import Session, open_session
-from tasks.update.validation import Reference, Verdict, failed_verdict, judge_candidate, validate_batch
+from tasks.update.validation import Reference, Verdict, ask_base, failed_verdict, judge_candidate, validate_batch
 from tests.conftest import END, byte_tokenizer
 
 POSITIONS = 128
@@ -331,3 +331,28 @@ def session_scores_anew(session, edits):
         return session.scores(edits)
     finally:
         session.weights.revert(undo)
+
+
+def test_what_validations_compare_with_is_asked_of_the_base_once_for_a_job(session, monkeypatch):
+    names = ("Una", "Vic", "Wim", "Xan", "Yul")
+    edits = [GOOD.model_copy(update={"id": name, "subject": f"{name} Example"}) for name in names]
+    policy = POLICY.model_copy(update={"batch_size": 3, "min_efficacy": 0.0, "fluency_prompts": 2})
+    ask_base(session, edits, policy)
+    monkeypatch.setattr(session.weights, "at_base", lambda: pytest.fail("the base was asked again"))
+    for batch in (edits[:3], edits[3:]):
+        assert validate_batch(session, batch, [], Reference(1e9, session.held_out), policy).passed
+
+
+def test_a_candidate_writes_nothing_that_its_last_batch_wrote(session, monkeypatch):
+    edits = [GOOD.model_copy(update={"id": name, "subject": f"{name} Example"}) for name in ("Kim", "Lou", "Mia")]
+    policy = POLICY.model_copy(update={"min_efficacy": 0.0, "fluency_prompts": 2})
+    reference, wrote, real = Reference(1e9, session.held_out), [], module.entropies
+    monkeypatch.setattr(module, "entropies", lambda *a, **k: wrote.extend(a[2]) or real(*a, **k))
+    undo = spoiled(session)
+    try:
+        validate_batch(session, edits[1:], [], reference, policy)
+        wrote.clear()
+        candidate = judge_candidate(session, edits, [], reference, policy)
+    finally:
+        session.weights.revert(undo)
+    assert not wrote and candidate.numbers["fluency"] > 0

@@ -1,6 +1,6 @@
 """How good a hypernetwork is on edits that it does not learn from: on the base, each alone or some together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, evaluate, summarise
@@ -20,11 +20,13 @@ def validate(
     edits: Sequence[Edit],
     before: Mapping[str, EditScores],
     together: int = 1,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """The metrics' means over `edits`, each `together` of them with their one update in force, and their `score`.
 
     Args:
         before: the edits' scores on the base, by id.
+        on_progress: hears how many of the edits are measured, of how many.
 
     Raises:
         SearchError: the base's loss is not finite.
@@ -38,8 +40,18 @@ def validate(
         updates = [update_together(network, model, tokenizer, group) for group in some]
         asked = [(edit, update) for group, update in zip(some, updates, strict=True) for edit in group]
         scores += evaluate(
-            model, tokenizer, [edit for edit, _ in asked], before=before, updates=[update for _, update in asked]
+            model,
+            tokenizer,
+            [edit for edit, _ in asked],
+            before=before,
+            updates=[update for _, update in asked],
+            on_progress=_part_of(on_progress, len(scores), len(asked), len(edits)),
         )
     means = summarise(scores)
     judged = [means[name] for name in JUDGED if name in means]
     return means | {"score": sum(judged) / len(judged)}
+
+
+def _part_of(on_progress: Callable[[int, int], None], before: int, size: int, total: int) -> Callable[[int, int], None]:
+    """Progress of a part of `size`, `before` being done, as progress of the whole."""
+    return lambda done, of: on_progress(before + size * done // of, total)
