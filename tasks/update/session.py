@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -229,9 +230,13 @@ def open_session(
         HypernetworkError: the hypernetwork is missing, broken, or belongs to another base or other weights.
     """
     config = located(spec.config, settings)
-    progress("model", 0, 1)
-    loaded = load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
-    progress("model", 1, 1)
+    loaded = load_model(
+        spec.model,
+        dtype=spec.dtype,
+        device=settings.device,
+        cache=settings.cache_folder,
+        on_progress=partial(progress, "model"),
+    )
     layout = layout_of(loaded.model)
     layers = edited_layers(loaded.model, layout, config)
     if isinstance(config, MendConfig):  # refused before anything long begins

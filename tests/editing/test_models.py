@@ -133,7 +133,7 @@ def conversions(monkeypatch, tiny_llama):
     """Replaces the reading of GGUF by the tiny model, and lists when it happened."""
     seen: list[Path] = []
 
-    def dequantise(file: Path, folder: Path) -> None:
+    def dequantise(file: Path, folder: Path, on_progress: object) -> None:
         seen.append(folder)
         time.sleep(0.2)
         tiny_llama.model.save_pretrained(folder)
@@ -190,7 +190,7 @@ def test_where_nothing_can_be_kept_it_is_converted_each_time_and_one_line_says_s
 
 
 def test_a_failed_conversion_leaves_nothing_behind(source, tmp_path, monkeypatch):
-    def fail(file: Path, folder: Path) -> None:
+    def fail(file: Path, folder: Path, on_progress: object) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise ValueError("no such quantisation")
 
