@@ -1,7 +1,6 @@
 """Commands about requests: submit them, try them, and what became of them."""
 
 from collections.abc import Iterable
-from datetime import UTC
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -195,7 +194,7 @@ def history(
 
     Examples:
 
-        errata history demo-03
+        errata history geo-17
 
         errata history --version 2
 
@@ -203,9 +202,7 @@ def history(
     """
     from tasks.workplace import open_workplace
 
-    found = open_workplace().ledger.history(request, version, line, limit)
-    # The ledger hands out times in the zone of this machine.
-    events = [event.model_copy(update={"time": event.time.astimezone(UTC)}) for event in found]
+    events = open_workplace().ledger.history(request, version, line, limit)
     if request is not None and not events:
         raise UsageError(f"line '{line}' knows no request '{request}'; see errata history --line {line}")
     if json:
