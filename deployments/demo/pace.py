@@ -35,7 +35,7 @@ class Work:
 WORK = (
     Work("start", "imports", 0.0, 5.0),
     Work("submit", "submit", 0.0, 0.6),
-    Work("run", "the model", 0.0, 25.0, "models"),
+    Work("run", "the model", 0.0, 5.0, "models"),
     Work("run", "sampled text", 40.0, 5.0, "texts"),
     Work("run", "key statistics", 35.0, 2.0, "statistics"),
     Work("run", "values", 70.0, 6.0, "values"),
