@@ -34,6 +34,8 @@ SUMMATION = 4
 """Raised when the numbers that the same text gives change: cached statistics are of one summation."""
 KEPT_EVERY = 4.0
 """Seconds of work between sums that are kept."""
+WORK_A_WRITE = 20.0
+"""And at least so many times as long as it took to write them: those of a large model are gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class Unfinished:
     write: Callable[[dict[str, Tensor]], None]
     seconds: float = KEPT_EVERY
     """Least time between two that are written."""
+    work_a_write: float = WORK_A_WRITE
+    """The same, in times of what the last one took to write."""
 
 
 @torch.no_grad()
@@ -199,7 +203,7 @@ def collect_statistics(
         rows = (TokenRow(row.ids) for row in rows)
     found = unfinished.read() if unfinished is not None else None
     there = sums.batches if found is not None and sums.restore(found) else 0
-    done, written = 0, time.monotonic()
+    done, written, pause = 0, time.monotonic(), 0.0
     with fast_linear(model):
         for number, batch in enumerate(batches(rows, TOKENS_AT_ONCE)):
             if number == there:
@@ -213,9 +217,12 @@ def collect_statistics(
                 run_body(model, **laid.inputs)
             sums.add(inputs, _real_tokens(trees, laid))
             on_progress(done)
-            if sums.is_complete and unfinished is not None and time.monotonic() - written >= unfinished.seconds:
+            since = time.monotonic() - written
+            if sums.is_complete and unfinished is not None and since >= max(unfinished.seconds, pause):
+                begun = time.monotonic()
                 unfinished.write(sums.state())
                 written = time.monotonic()
+                pause = unfinished.work_a_write * (written - begun)
     if sums.tokens == 0:
         raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
     statistics = KeyStatistics(sums.means(), sums.tokens, base_digest, source, sums.fourth_powers())

@@ -41,9 +41,9 @@ class KeySums:
                 total.complete()
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` takes; only of complete sums."""
-        tensors = {f"upper.{layer}": total.upper_dd.to("cpu", copy=True) for layer, total in self.layers.items()}
-        powers = {f"fourth.{layer}": total.fourth_power.to("cpu", copy=True) for layer, total in self.layers.items()}
+        """What `restore` takes; only of complete sums, and only until more is added: they may be gigabytes."""
+        tensors = {f"upper.{layer}": total.upper_dd.cpu() for layer, total in self.layers.items()}
+        powers = {f"fourth.{layer}": total.fourth_power.cpu() for layer, total in self.layers.items()}
         return tensors | powers | {"done": torch.tensor([self.batches, self.tokens])}
 
     def restore(self, state: dict[str, Tensor]) -> bool:

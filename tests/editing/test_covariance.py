@@ -1,6 +1,7 @@
 """Laws of the key statistics, against a plain computation of E[k kᵀ]."""
 
 import pickle
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,10 +127,23 @@ def test_shards_are_merged_first_and_then_shrunk(tiny):
             wrong()
 
 
+def collected_keeping_all(tiny: LoadedModel, texts: list[str]) -> tuple[KeyStatistics, list[dict[str, torch.Tensor]]]:
+    """Statistics, and the sums on the way as often as there are some to keep."""
+    states: list[dict[str, torch.Tensor]] = []
+    keeps = Unfinished(lambda: None, lambda state: states.append(deepcopy(state)), seconds=0.0, work_a_write=0.0)
+    return collect(tiny, texts, unfinished=keeps), states
+
+
+def test_what_takes_long_to_keep_is_kept_seldom(tiny_llama):
+    states: list[dict[str, torch.Tensor]] = []
+    keeps = Unfinished(lambda: None, states.append, seconds=0.0, work_a_write=1e12)
+    collect(tiny_llama, [text for text in TEXTS * 16 if text], unfinished=keeps)
+    assert len(states) == 1
+
+
 def test_what_is_kept_on_the_way_is_gone_on_with_to_the_last_bit(tiny):
     many = [text for text in TEXTS * 16 if text]
-    states: list[dict[str, torch.Tensor]] = []
-    whole = collect(tiny, many, unfinished=Unfinished(lambda: None, states.append, seconds=0.0))
+    whole, states = collected_keeping_all(tiny, many)
     assert len(states) > 2
     for state in states:
         heard: list[int] = []
@@ -160,8 +174,7 @@ def nothing(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("change", [other_layers, other_sizes, not_finite, nothing])
 def test_what_is_kept_of_anything_else_is_not_gone_on_with(tiny_llama, change):
     many = [text for text in TEXTS * 10 if text]
-    states: list[dict[str, torch.Tensor]] = []
-    whole = collect(tiny_llama, many, unfinished=Unfinished(lambda: None, states.append, seconds=0.0))
+    whole, states = collected_keeping_all(tiny_llama, many)
     again = collect(tiny_llama, many, unfinished=Unfinished(lambda: change(states[0]), states.append))
     assert all(torch.equal(C, whole.moments[layer]) for layer, C in again.moments.items())
 

@@ -107,7 +107,7 @@ class Work:
         self.monkeypatch, self.rows, self.batches = monkeypatch, list[range](), 0
         self.sample_rows, self.run_body = prepared.sample_rows, covariance.run_body
         monkeypatch.setattr(prepared, "PASS_ROWS", 30)
-        monkeypatch.setattr(prepared, "Unfinished", partial(Unfinished, seconds=0.0))
+        monkeypatch.setattr(prepared, "Unfinished", partial(Unfinished, seconds=0.0, work_a_write=0.0))
         monkeypatch.setattr(prepared, "sample_rows", self.sample)
         monkeypatch.setattr(covariance, "run_body", self.run)
 
