@@ -67,20 +67,20 @@ def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool)
     before = session.base_scores(data.edits, None)
     digest = session.loaded.digest
     if digest not in data.base_perplexity:
-        data.base_perplexity[digest] = _perplexity(session, data)
+        data.base_perplexity[digest] = perplexity_of(session, data)
     base, seconds = data.base_perplexity[digest], 0.0
     for size in sorted(points):
         if size == 1:
-            undo, alone = _write(session, data.edits[:1], cached, keep=False)
+            undo, alone = write_batch(session, data.edits[:1], cached, keep=False)
             yield _measure(session, data, before, base, 1, alone)
             session.weights.revert(undo)
             continue
         for start in range(len(session.live), size, BATCH):
-            seconds += _write(session, data.edits[start : min(start + BATCH, size)], cached, keep=True)[1]
+            seconds += write_batch(session, data.edits[start : min(start + BATCH, size)], cached, keep=True)[1]
         yield _measure(session, data, before, base, size, seconds / size)
 
 
-def _write(session: Session, batch: Sequence[Edit], cached: bool, keep: bool) -> tuple[Any, float]:
+def write_batch(session: Session, batch: Sequence[Edit], cached: bool, keep: bool) -> tuple[Any, float]:
     started = time.perf_counter()
     z_star = session.values(batch) if cached else session.search(batch)
     made = compute_update(session.method_input, batch, z_star, session.config)
@@ -101,12 +101,12 @@ def _measure(
         edits=size,
         seconds_per_edit=seconds,
         locality_change=after["locality_prob"] - first["locality_prob"],
-        perplexity_ratio=_perplexity(session, data) / base,
+        perplexity_ratio=perplexity_of(session, data) / base,
         **shown,
     )
 
 
-def _perplexity(session: Session, data: Data) -> float:
+def perplexity_of(session: Session, data: Data) -> float:
     return perplexity(session.loaded.model, session.loaded.tokenizer, data.texts, max_tokens=PERPLEXITY_TOKENS)
 
 
