@@ -109,6 +109,8 @@ class Preparation:
     ) -> KeyStatistics:
         """As they were collected, not shrunk; sums on the way are kept, so that a killed process goes on from them."""
         loaded, wanted = self.loaded, config.statistics_tokens
+        if given:  # nothing stands beside its tokens, so that it takes more of them for as many keys
+            wanted *= 1 + config.statistics_alternatives
         sampled = f"sampled seed={config.seed} alternatives={config.statistics_alternatives} v4"
         source = f"text {text_digest(given)}" if given else sampled
         about = [loaded.digest, layers, wanted, source, SUMMATION]

@@ -297,15 +297,16 @@ def test_packing_loses_nothing(opened):
 
 
 def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monkeypatch):
-    given = opened(statistics_texts=["The old man and the sea. " * 30])
+    given = opened(statistics_texts=["The old man and the sea. " * 100])
     sampled = opened()
     assert given.method_input.statistics.source != sampled.method_input.statistics.source
     assert not torch.equal(given.method_input.statistics.moments[1], sampled.method_input.statistics.moments[1])
     forbid(monkeypatch, "collect_statistics")
-    again = opened(statistics_texts=["The old man and the sea. " * 30])
+    again = opened(statistics_texts=["The old man and the sea. " * 100])
     assert torch.equal(again.method_input.statistics.moments[1], given.method_input.statistics.moments[1])
     beside = 4 * (128 - 3)  # four at each token but the first of each of three rows
     assert sampled.method_input.statistics.tokens == 128 + beside
+    assert given.method_input.statistics.tokens == 128 * 5  # as many, though nothing stands beside its tokens
 
 
 def test_ultraedit_in_two_jobs_is_ultraedit_in_one(opened):
