@@ -40,6 +40,8 @@ EDITS_AT_ONCE = 5
 """Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
 VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
+MEASURED_VERSION = 1
+"""The same of what is measured of a base: its scores, fluency, perplexity, answers."""
 
 
 @dataclass
@@ -60,6 +62,11 @@ class Session:
     """By state of the weights, texts and tokens."""
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
     """By state of the weights, prompt and tokens."""
+
+    @property
+    def measured(self) -> tuple[str, int]:
+        """What everything that is measured of the base depends on: the first part of its names in the cache."""
+        return self.loaded.digest, MEASURED_VERSION
 
     def restore(self, versions: Iterable[tuple[Manifest, dict[str, Tensor]]]) -> None:
         """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
@@ -144,7 +151,7 @@ class Session:
                     part(1, 1)
                     yield from found
 
-        abouts = [[self.loaded.digest, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
+        abouts = [[*self.measured, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
         scores = self.cache.get_all("scores", abouts, make, _scores_bytes, _read_scores)
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
@@ -167,7 +174,7 @@ class Session:
                 part = Meter("what the base writes", size).part(size)
                 return self._entropies([prompts[number] for number in missing], tokens, part)
 
-        abouts = [[self.loaded.digest, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
+        abouts = [[*self.measured, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
         found: list[float] = self.cache.get_all("fluency", abouts, make, _number_bytes, _read_number)
         return fmean(found)
 
@@ -200,7 +207,7 @@ class Session:
             with self.weights.at_base():
                 return self.perplexity(texts, tokens, Meter("perplexity of the base", tokens).part(tokens))
 
-        about = [self.loaded.digest, text_digest(texts), tokens]
+        about = [*self.measured, text_digest(texts), tokens]
         return self.cache.get("perplexity", about, make, _number_bytes, _read_number)
 
     def _about_value(self, config: LocatingConfig, edit: Edit) -> list[object]:

@@ -256,7 +256,7 @@ def base_says(
         with session.weights.at_base():
             return say(session, [prompts[number] for number in missing], on_progress)
 
-    abouts = [[session.loaded.digest, prompt, ANSWER_TOKENS] for prompt in prompts]
+    abouts = [[*session.measured, prompt, ANSWER_TOKENS] for prompt in prompts]
     return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
 
 

@@ -137,6 +137,7 @@ def work(monkeypatch) -> Work:
     return Work(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", [None, GIVEN])
 def test_killed_between_any_two_parts_it_goes_on_and_comes_to_the_same(made, work, tmp_path, texts):
     whole = made(LONG, "whole", texts)
