@@ -107,6 +107,7 @@ def test_the_model_answers_the_neighbors_of_a_request_and_keeps_to_it(embedded):
     assert all(probe in stable for probe in request["neighborhood"])
 
 
+@pytest.mark.slow
 def test_what_a_model_knows_is_not_corrected_in_it(embedded):
     known = Candidate("france", "France", "The capital of {} is", "Paris", [], "Which?", "k", "an atlas")
     wrong = replace(known, id="lyon", target_new="Lyon")

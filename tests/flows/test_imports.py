@@ -6,6 +6,7 @@ Every command runs for real, in a process of its own, on the home of an earlier 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,13 @@ def loaded(folder: Path, *arguments: str) -> tuple[int, set[str]]:
     return ran.returncode, set(found)
 
 
-@pytest.mark.parametrize("arguments", ALLOWED, ids=" ".join)
+def _case(arguments: tuple[str, ...]) -> Any:
+    """What loads MLflow takes seconds."""
+    marks = [pytest.mark.slow] if ALLOWED[arguments] == DECIDES else []
+    return pytest.param(arguments, id=" ".join(arguments), marks=marks)
+
+
+@pytest.mark.parametrize("arguments", map(_case, ALLOWED))
 def test_a_command_loads_no_large_package_that_it_can_do_without(tmp_path, arguments):
     code, found = loaded(tmp_path, *arguments)
     assert (code, found - ALLOWED[arguments]) == (0, set())
@@ -95,6 +102,7 @@ def test_a_mistake_is_answered_before_anything_large_is_loaded(tmp_path, argumen
     assert code in (1, 2) and found - MISTAKES[arguments] == set()
 
 
+@pytest.mark.slow
 def test_doctor_looks_at_what_there_is_without_what_it_only_names(tmp_path):
     _, found = loaded(tmp_path, "doctor", "--json")  # its code speaks of the whole installation
     assert found & {"transformers", "matplotlib", "sklearn", "boto3"} == set()
