@@ -30,15 +30,13 @@ def main() -> None:
     set_defaults()
 
     # Only now, since what it imports reads the environment.
-    from flows.cli.console import errors, replace_what_cannot_be_shown, say, waiting
+    from deployments.demo.begin import begin
+    from flows.cli.console import errors, replace_what_cannot_be_shown, say
 
     replace_what_cannot_be_shown()
     say("the demo: true corrections in a real language model, and all of it taken back", style="bold")
     try:
-        with waiting("loading torch and transformers"):
-            from deployments.demo.play import play  # seconds, and the demo has spoken before
-
-        play(home, arguments.model)
+        begin(home, arguments.model)
     except (ErrataError, OSError) as error:
         say(f"error: {error}", to=errors)
         sys.exit(2 if isinstance(error, UsageError) else 1)

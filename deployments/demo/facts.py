@@ -13,14 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from deployments.demo import CANDIDATES
 from editing.edit import Probe
 from editing.measure.fluency import generate
 from editing.models import LoadedModel
 from tasks.progress import progress
 
-FOLDER = Path(__file__).parent
-CANDIDATES = FOLDER / "candidates.json"
-REQUESTS = FOLDER / "requests.jsonl"
 GOOD = 27
 """Requests that are true corrections; three more show what is refused, and by whom."""
 NEIGHBORS = 4

@@ -8,7 +8,8 @@ Reads candidates.json, writes requests.jsonl beside it; the same model gives the
 import argparse
 from pathlib import Path
 
-from deployments.demo.facts import GOOD, REQUESTS, dump_requests, make_requests, read_table
+from deployments.demo import REQUESTS
+from deployments.demo.facts import GOOD, dump_requests, make_requests, read_table
 from editing.files import write_atomically
 from editing.models import EMBEDDED, load_model
 from flows.cli.console import say

@@ -3,16 +3,16 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from deployments.demo import pace
-from deployments.demo.facts import CANDIDATES, REQUESTS, Candidate, dump_requests, make_requests, read_table
-from deployments.demo.home import DemoHome, opened, processor_seconds
+from deployments.demo import CANDIDATES, REQUESTS, pace
+from deployments.demo.facts import Candidate, dump_requests, make_requests, read_table
+from deployments.demo.home import DemoHome, processor_seconds
 from deployments.demo.steps import Demo, do
-from editing.digests import json_digest
 from editing.edit import Edit
 from editing.files import write_atomically
 from editing.models import EMBEDDED, load_model
@@ -24,29 +24,22 @@ from tasks.workplace import open_workplace
 DOCS = Path(__file__).parents[2] / "docs" / "index.md"
 
 
-def play(folder: Path, model: str, candidates: Path = CANDIDATES) -> None:
-    """Every step that this folder's demo has not done yet; ends with where to go from here.
+def play(home: DemoHome, model: str, candidates: Path, started: Callable[[], None] | None) -> None:
+    """Every step that is not done yet, then where to go from here; arguments as for `begin`.
 
-    Args:
-        candidates: the table of facts; of the demo's own, the requests for the embedded model are made already.
-
-    Raises:
-        UsageError: the folder is none of a demo, or another demo runs in it.
-        ErrataError: what the commands raise.
+    `started` waits until the job's server has started, where one does.
     """
-    about = json_digest([model, *(path.read_text(encoding="utf-8") for path in (candidates, REQUESTS))])
-    with opened(folder, about) as home:
-        settings = load_settings()
-        _announce(home, settings, model)
-        home.note_cost(step="start", seconds=_since_start(), processor_seconds=processor_seconds())
-        demo = _prepared(home, settings, model, candidates)
-        if any(not demo.facts[edit.id].shows for edit in demo.edits):
-            do(demo)
-            _show_where_to_go(demo)
-        else:
-            say(f"there is nothing to correct: {model} knows it all")
-        home.finish()
-        say(f"done in {_since_start():.0f} s")
+    settings = load_settings()
+    _announce(home, settings, model)
+    home.note_cost(step="start", seconds=_since_start(), processor_seconds=processor_seconds())
+    demo = _prepared(home, settings, model, candidates)
+    if any(not demo.facts[edit.id].shows for edit in demo.edits):
+        do(replace(demo, started=started or demo.started))
+        _show_where_to_go(demo)
+    else:
+        say(f"there is nothing to correct: {model} knows it all")
+    home.finish()
+    say(f"done in {_since_start():.0f} s")
 
 
 def _since_start() -> float:

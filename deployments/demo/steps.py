@@ -28,6 +28,10 @@ ASKED_AGAIN = 5
 """Questions that are asked once more when the corrections are taken back."""
 
 
+def nothing() -> None:
+    """There is nothing to wait for."""
+
+
 @dataclass(frozen=True)
 class Demo:
     """What the steps work with."""
@@ -40,6 +44,8 @@ class Demo:
     """The requests of that file, but for the malformed one."""
     facts: dict[str, Candidate]
     """What is known of each, by its id."""
+    started: Callable[[], None] = nothing
+    """Waits until the job's server has started."""
 
     @property
     def serving(self) -> int:
@@ -77,6 +83,7 @@ def _submit(demo: Demo) -> None:
 
 
 def _run(demo: Demo) -> None:
+    demo.started()
     jobs.run(LINE, model=demo.model)
 
 

@@ -14,7 +14,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from deployments.demo.play import play
+from deployments.demo.begin import begin
 from flows.cli import jobs
 from tasks.ledger.table import Ledger
 from tasks.stores.snapshots import SnapshotStore
@@ -50,7 +50,7 @@ def main(home: str, model: str, candidates: str, place: str = "", times: str = "
     jobs.run = partial(jobs.run, option=options(METHOD), policy=policy)  # type: ignore[assignment]
     if place:
         kill_after(place, int(times))
-    play(Path(home), model, Path(candidates))
+    begin(Path(home), model, Path(candidates))
 
 
 if __name__ == "__main__":

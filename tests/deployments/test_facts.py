@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from deployments.demo import REQUESTS
 from deployments.demo.facts import (
     GOOD,
     NEIGHBORS,
-    REQUESTS,
     Candidate,
     Table,
     complete,
