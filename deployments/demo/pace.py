@@ -37,9 +37,10 @@ WORK = (
     Work("submit", "submit", 0.0, 0.6),
     Work("run", "the model", 0.0, 5.0, "models"),
     Work("run", "sampled text", 40.0, 5.0, "texts"),
-    Work("run", "key statistics", 35.0, 2.0, "statistics"),
+    Work("run", "key statistics", 24.0, 1.5, "statistics"),
+    Work("run", "what the base says", 20.0, 2.0, "scores"),
     Work("run", "values", 70.0, 6.0, "values"),
-    Work("run", "validation, evaluation, the server", 60.0, 25.0),
+    Work("run", "validation, evaluation, the server", 52.0, 15.0),
     Work("review", "review", 0.0, 0.3),
     Work("approve", "approve", 0.0, 0.7),
     Work("compare", "answers", 14.0, 4.5),
@@ -47,7 +48,13 @@ WORK = (
     Work("ask-again", "answers", 1.5, 0.9),
 )
 """Not in the list: what takes less than a quarter of a second. A demo's stages.jsonl says what each step cost."""
-NAMES = {"models": "the model", "texts": "sampled text", "statistics": "key statistics", "values": "searched values"}
+NAMES = {
+    "models": "the model",
+    "texts": "sampled text",
+    "statistics": "key statistics",
+    "scores": "what the base says",
+    "values": "searched values",
+}
 """What is kept in the cache, by the name of its folder."""
 
 
