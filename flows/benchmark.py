@@ -20,10 +20,10 @@ from editing.methods import check_mode, compute_independent_updates, compute_reb
 from editing.readers import good_and_bad, read_edits
 from editing.weights import WeightUpdate, overlay
 from tasks.lines.specs import LineSpec
+from tasks.meter import Meter
 from tasks.parquet import parquet_rows, read_text
 from tasks.progress import note, progress, stage
 from tasks.settings import Settings
-from tasks.update.meter import Meter
 from tasks.update.session import Session, open_session
 
 Mode = Literal["sequential", "independent", "rebase"]

@@ -11,10 +11,10 @@ from editing.measure.fluency import generate
 from editing.measure.metrics import EditScores, evaluate
 from editing.methods import check_mode, compute_independent_updates
 from tasks.lines.specs import LineSpec
+from tasks.meter import Meter
 from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
 from tasks.settings import Settings, load_settings
-from tasks.update.meter import Meter
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.stages import ANSWER_TOKENS

@@ -9,7 +9,7 @@ from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights, Undo
 from tasks.lines.specs import LineSpec
-from tasks.progress import progress
+from tasks.meter import Meter
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.workplace import Workplace
@@ -61,6 +61,7 @@ def ask_loaded(
     weights = EditedWeights(base.model, layout_of(base.model))
     standing: list[Manifest] = []
     answers: dict[str, list[str]] = {}
+    meter = Meter("answers", len(columns) * len(prompts) * tokens)
     try:
         for column in columns:
             chain = workplace.store.chain(column.snapshot)
@@ -71,11 +72,12 @@ def ask_loaded(
             restore_weights(base, weights, None, tensors)
             standing = chain
             said = answers[column.name] = []
-            while len(said) < len(prompts):
-                progress("answers", (len(answers) - 1) * len(prompts) + len(said), len(columns) * len(prompts))
-                said += generate(base.model, base.tokenizer, prompts[len(said) : len(said) + AT_ONCE], tokens)
-        progress("answers", len(columns) * len(prompts), len(columns) * len(prompts))
+            for start in range(0, len(prompts), AT_ONCE):
+                asked = prompts[start : start + AT_ONCE]
+                part = meter.part(len(asked) * tokens)
+                said += generate(base.model, base.tokenizer, asked, tokens, on_progress=part)
     finally:
+        meter.end()
         weights.revert(Undo(dict(weights.base), {}))
     return [
         {"prompt": prompt, "answers": {name: said[i].strip() for name, said in answers.items()}}

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from editing.edit import Edit
 from editing.measure.metrics import summarise
 from tasks.ledger.view import LineView
+from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.report.pages import TABLES, report_files
 from tasks.review.aliases import register, sync_aliases
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.client import Tracker
 from tasks.update.journal import Journal
-from tasks.update.meter import Meter
 from tasks.update.run import Run, Taken
 from tasks.update.screening import readable
 from tasks.update.session import Session

@@ -28,11 +28,11 @@ from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
 from tasks.lines.specs import LineSpec
+from tasks.meter import Meter
 from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
-from tasks.update.meter import Meter
 from tasks.update.prepared import Preparation, dump_json
 
 FLUENCY_SEED = 0

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, summarise
+from tasks.meter import Meter
 from tasks.report.data import Check, reasons_of
 from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
-from tasks.update.meter import Meter
 from tasks.update.policy import Policy
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.meter import Meter
 from tasks.progress import Silent, listening
-from tasks.update.meter import Meter
 
 
 class Heard(Silent):
