@@ -176,12 +176,11 @@ def _evaluate_each(
 ) -> tuple[list[EditScores], dict[str, float]]:
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     scores: list[EditScores] = []
-    meter = Meter("evaluation", len(edits))
-    for start in range(0, len(edits), EVALUATED_AT_ONCE):
-        chunk = slice(start, start + EVALUATED_AT_ONCE)
-        tell = meter.part(len(edits[chunk]))
-        scores += evaluate(model, tokenizer, edits[chunk], before=before, updates=updates[chunk], on_progress=tell)
-    meter.end()
+    with Meter("evaluation", len(edits)) as meter:
+        for start in range(0, len(edits), EVALUATED_AT_ONCE):
+            chunk = slice(start, start + EVALUATED_AT_ONCE)
+            tell = meter.part(len(edits[chunk]))
+            scores += evaluate(model, tokenizer, edits[chunk], before=before, updates=updates[chunk], on_progress=tell)
     every = max(1, len(edits) // INDEPENDENT_SAMPLE)
     quality: list[dict[str, float]] = []
     for edit, update in list(zip(edits, updates, strict=True))[::every][:INDEPENDENT_SAMPLE]:

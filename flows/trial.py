@@ -62,19 +62,18 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
         said = generate(model, tokenizer, prompts, ANSWER_TOKENS, on_progress=tell)
     updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
     rows: list[TrialRow] = []
-    meter = Meter("trials", 2 * len(edits))  # each is measured, and answers
-    for start in range(0, len(edits), EDITS_AT_ONCE):
-        chunk = slice(start, start + EDITS_AT_ONCE)
-        asked, made = edits[chunk], updates[chunk]
-        tell = meter.part(len(asked))
-        after = evaluate(
-            model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made, on_progress=tell
-        )
-        tell = meter.part(len(asked))
-        says = generate(model, tokenizer, prompts[chunk], ANSWER_TOKENS, updates=made, on_progress=tell)
-        for edit, then, now, scores in zip(asked, said[chunk], says, after, strict=True):
-            rows.append(_row(edit, then, now, before[edit.id], scores))
-    meter.end()
+    with Meter("trials", 2 * len(edits)) as meter:  # each is measured, and answers
+        for start in range(0, len(edits), EDITS_AT_ONCE):
+            chunk = slice(start, start + EDITS_AT_ONCE)
+            asked, made = edits[chunk], updates[chunk]
+            tell = meter.part(len(asked))
+            after = evaluate(
+                model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made, on_progress=tell
+            )
+            tell = meter.part(len(asked))
+            says = generate(model, tokenizer, prompts[chunk], ANSWER_TOKENS, updates=made, on_progress=tell)
+            for edit, then, now, scores in zip(asked, said[chunk], says, after, strict=True):
+                rows.append(_row(edit, then, now, before[edit.id], scores))
     return rows
 
 

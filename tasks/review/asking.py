@@ -77,8 +77,8 @@ def ask_loaded(
                 part = meter.part(len(asked) * tokens)
                 said += generate(base.model, base.tokenizer, asked, tokens, on_progress=part)
     finally:
-        meter.end()
         weights.revert(Undo(dict(weights.base), {}))
+        meter.end()
     return [
         {"prompt": prompt, "answers": {name: said[i].strip() for name, said in answers.items()}}
         for i, prompt in enumerate(prompts)

@@ -60,8 +60,8 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champ
     probes = run.policy.neighborhood_probes
     edits = readable(session.loaded, edits).accepted
     before = session.base_scores(edits, probes)
-    meter = Meter("what the version in service says", len(edits))
-    scores = session.scores(edits, before, probes, meter.part(len(edits)))
+    with Meter("what the version in service says", len(edits)) as meter:
+        scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
     return Champion(summarise(scores), dict(zip(prompts, say(session, prompts), strict=True)))
 
@@ -148,10 +148,9 @@ def _answers(
     # What failed alone was answered then, but a request of the same prompt may have been refused.
     open_ones = {*prompts, *(row.prompt for row in rows if not row.answer_after)}
     now = [prompt for prompt in asked if prompt in open_ones]
-    meter = Meter("answers", len(asked) + len(now))
-    after = say(session, now, meter.part(len(now)))
-    before = base_says(session, asked, meter.part(len(asked)))
-    meter.end()
+    with Meter("answers", len(asked) + len(now)) as meter:
+        after = say(session, now, meter.part(len(now)))
+        before = base_says(session, asked, meter.part(len(asked)))
     return dict(zip(asked, before, strict=True)), dict(zip(now, after, strict=True))
 
 

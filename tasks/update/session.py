@@ -170,9 +170,8 @@ class Session:
 
         def make(missing: list[int]) -> list[float]:
             size = len(missing) * tokens
-            with self.weights.at_base():
-                part = Meter("what the base writes", size).part(size)
-                return self._entropies([prompts[number] for number in missing], tokens, part)
+            with self.weights.at_base(), Meter("what the base writes", size) as meter:
+                return self._entropies([prompts[number] for number in missing], tokens, meter.part(size))
 
         abouts = [[*self.measured, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
         found: list[float] = self.cache.get_all("fluency", abouts, make, _number_bytes, _read_number)
@@ -204,8 +203,8 @@ class Session:
         """The same of the base; cached."""
 
         def make() -> float:
-            with self.weights.at_base():
-                return self.perplexity(texts, tokens, Meter("perplexity of the base", tokens).part(tokens))
+            with self.weights.at_base(), Meter("perplexity of the base", tokens) as meter:
+                return self.perplexity(texts, tokens, meter.part(tokens))
 
         about = [*self.measured, text_digest(texts), tokens]
         return self.cache.get("perplexity", about, make, _number_bytes, _read_number)
