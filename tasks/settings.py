@@ -1,4 +1,7 @@
-"""Where everything is: read from `ERRATA_*` environment variables; the defaults need nothing but a home folder."""
+"""Where everything is: from `ERRATA_*` environment variables or one file; the defaults need nothing but a home folder.
+
+The file is TOML: that of ERRATA_SETTINGS, else HOME/settings.toml where there is one. A variable stands above it.
+"""
 
 import getpass
 import os
@@ -7,17 +10,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from editing.edit import shown
 from editing.errors import PolicyError
 
 
 class Settings(BaseSettings):
-    """Places and names. Secrets (S3 keys, database passwords) are never here: boto3 and drivers find their own."""
+    """Places, names, and what opens them. A secret is a SecretStr: it is shown as stars wherever it is printed."""
 
-    model_config = SettingsConfigDict(env_prefix="ERRATA_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ERRATA_", env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(Path("~/.errata"), description="Folder of the ledger, snapshots and databases.")
     cache: Path = Field(Path("~/.cache/errata"), description="Folder of models, key statistics and searched values.")
@@ -30,6 +41,25 @@ class Settings(BaseSettings):
     model: str = Field("embedded", description="Base of a new line: 'embedded', a folder, a hub id or a GGUF file.")
     dtype: str = Field("float32", description="dtype of the weights of a new line.")
     device: str = Field("cpu", description="Device that models run on.")
+    s3_access_key: str = Field("", description="Name of the S3 key; empty: boto3 finds its own.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret of the S3 key.")
+    mlflow_username: str = Field("", description="Who signs in at MLflow's server, where it asks.")
+    mlflow_password: SecretStr = Field(SecretStr(""), description="The password of MLflow's user.")
+    prefect_api_url: str = Field("", description="Prefect's server, e.g. http://127.0.0.1:4200/api; empty: Prefect's.")
+    prefect_auth: SecretStr = Field(SecretStr(""), description="NAME:PASSWORD at Prefect's server, where it asks.")
+    mlflow_page: str = Field("", description="MLflow's address for links that people open; empty: the server's.")
+    prefect_page: str = Field("", description="Prefect's address for links that people open; empty: the server's.")
+    webhook_secret: SecretStr = Field(SecretStr(""), description="Signs what MLflow's webhooks send.")
+    notify: SecretStr = Field(SecretStr(""), description="Whom to tell: addresses as Apprise reads them, with spaces.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        file = settings_file()
+        return init_settings, env_settings, *([TomlConfigSettingsSource(settings_cls, file)] if file else [])
 
     @field_validator("store", "ledger")
     @classmethod
@@ -70,6 +100,17 @@ class Settings(BaseSettings):
         return self.artifacts or str(self.home_folder / "artifacts")
 
     @property
+    def mlflow_people(self) -> str:
+        """Where people open MLflow's pages; empty where no server is known."""
+        return (self.mlflow_page or (self.tracking_uri if self.tracking_uri.startswith("http") else "")).rstrip("/")
+
+    @property
+    def prefect_people(self) -> str:
+        """Where people open Prefect's pages; empty where no server is known."""
+        api = self.prefect_api_url or os.environ.get("PREFECT_API_URL", "")
+        return (self.prefect_page or api.rstrip("/").removesuffix("/api")).rstrip("/")
+
+    @property
     def who(self) -> str:
         try:
             return self.actor or getpass.getuser()
@@ -77,20 +118,38 @@ class Settings(BaseSettings):
             return f"user {os.getuid()}"
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment, with overrides of the caller.
+SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+
+
+def settings_file() -> Path | None:
+    """The file of settings, if there is one.
 
     Raises:
-        PolicyError: a value is out of range, or the home folder cannot be written.
+        PolicyError: ERRATA_SETTINGS names no file.
+    """
+    if named := os.environ.get("ERRATA_SETTINGS"):
+        if not Path(named).expanduser().is_file():
+            raise PolicyError(f"ERRATA_SETTINGS = {shown(named)} is no file: correct or unset it")
+        return Path(named).expanduser()
+    usual = Path(os.environ.get("ERRATA_HOME") or "~/.errata", "settings.toml")
+    try:
+        return usual.expanduser() if usual.expanduser().is_file() else None
+    except RuntimeError:  # no home
+        return None
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and the file, with overrides of the caller.
+
+    Raises:
+        PolicyError: a value is out of range, the file cannot be read, or the home folder cannot be written.
     """
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(["ERRATA", *(str(part).upper() for part in first["loc"])])
-        raise PolicyError(
-            f"setting {name} = {shown(first.get('input'))}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise PolicyError(_refused(error)) from error
+    except (SettingsError, ValueError, OSError) as error:  # of the file: it is no TOML, or cannot be read
+        raise PolicyError(f"settings in {settings_file()}: {' '.join(str(error).split())}; correct the file") from error
     try:
         settings.home_folder.mkdir(parents=True, exist_ok=True)
         settings.cache_folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +161,17 @@ def load_settings(**overrides: Any) -> Settings:
         raise PolicyError(f"'~' is nowhere ({error}); set ERRATA_HOME and ERRATA_CACHE to folders") from error
     prepare_environment(settings)
     return settings
+
+
+def _refused(error: ValidationError) -> str:
+    """The first thing that is wrong; what may be a secret is not shown."""
+    first = error.errors(include_input=True)[0]
+    field = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(Settings.model_fields)
+        return f"setting {shown(field)} in {settings_file()} is unknown; known are {known}"
+    given = "" if field in SECRETS else f" = {shown(first.get('input'))}"
+    return f"setting ERRATA_{field.upper()}{given}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def prepare_environment(settings: Settings) -> None:
@@ -118,6 +188,16 @@ def prepare_environment(settings: Settings) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    # What opens a server is read by its own client, from where that looks for it; what the user set there stays.
+    opened = {
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
+        "MLFLOW_TRACKING_USERNAME": settings.mlflow_username,
+        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
+        "PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_API_AUTH_STRING": settings.prefect_auth.get_secret_value(),
+    }
+    defaults |= {name: value for name, value in opened.items() if value}
     own_profiles = Path("~/.prefect/profiles.toml").expanduser()
     if "PREFECT_HOME" not in os.environ and own_profiles.is_file():
         # The user's own profile names a server, perhaps; Prefect would look for it in the home that is set here.

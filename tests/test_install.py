@@ -39,7 +39,9 @@ def test_the_constraints_name_what_running_needs_and_what_tests_bring_beyond_it(
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     running = brought(project["dependencies"]) | {"pip", install.MODEL}
     assert named("run") == running
-    assert named("dev") == running | brought(project["optional-dependencies"]["dev"])
+    extras = project["optional-dependencies"]
+    assert named("services") == running | brought(extras["services"])
+    assert named("dev") == named("services") | brought(extras["dev"])
     assert named("docs") > running
 
 

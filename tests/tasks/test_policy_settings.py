@@ -1,13 +1,14 @@
 """Policy and settings: every wrong value is one line, and docs/settings.md knows every field."""
 
 import getpass
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from editing.errors import PolicyError
-from tasks.settings import Settings, load_settings, prepare_environment
+from tasks.settings import SECRETS, Settings, load_settings, prepare_environment
 from tasks.update.policy import Policy, make_policy
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -97,6 +98,11 @@ def test_the_page_explains_nothing_that_does_not_exist(page):
 def clean(monkeypatch, tmp_path):
     for name in Settings.model_fields:
         monkeypatch.delenv(f"ERRATA_{name.upper()}", raising=False)
+    # What is told to other libraries through the environment is forgotten afterwards.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
+                 "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "ERRATA_SETTINGS"):  # fmt: skip
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
@@ -113,7 +119,9 @@ def test_every_setting_comes_from_its_variable(clean, monkeypatch):
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ERRATA_{name.upper()}", f"{clean}/{name}")
     settings = load_settings()
-    assert all(str(getattr(settings, name)) == f"{clean}/{name}" for name in Settings.model_fields)
+    public = [name for name in Settings.model_fields if name not in SECRETS]
+    assert all(str(getattr(settings, name)) == f"{clean}/{name}" for name in public)
+    assert all(getattr(settings, name).get_secret_value() == f"{clean}/{name}" for name in SECRETS)
     assert settings.store_uri == f"{clean}/store" and settings.who == f"{clean}/actor"
 
 
@@ -143,7 +151,60 @@ def test_a_user_without_a_name_or_home_is_no_obstacle(clean, monkeypatch):
 def test_what_the_user_set_for_prefect_and_mlflow_stays(clean, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", "/mine")
     monkeypatch.delenv("DO_NOT_TRACK", raising=False)
-    import os
-
     prepare_environment(load_settings())
     assert os.environ["PREFECT_HOME"] == "/mine" and os.environ["DO_NOT_TRACK"] == "1"
+
+
+SECRET_LINES = """
+store = "s3://bucket/errata"
+s3_access_key = "errata"
+s3_secret_key = "hidden-key"
+prefect_auth = "admin:hidden-word"
+mlflow_password = "hidden-word"
+"""
+
+
+def test_one_file_holds_what_variables_would_and_a_variable_stands_above_it(clean, monkeypatch):
+    (clean / ".errata").mkdir()
+    (clean / ".errata" / "settings.toml").write_text('model = "usual"')
+    assert load_settings().model == "usual"
+    named = clean / "named.toml"
+    named.write_text(SECRET_LINES)
+    monkeypatch.setenv("ERRATA_SETTINGS", str(named))
+    settings = load_settings()
+    assert (settings.model, settings.store) == ("embedded", "s3://bucket/errata")
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hidden-key" and os.environ["AWS_ACCESS_KEY_ID"] == "errata"
+    assert os.environ["PREFECT_API_AUTH_STRING"] == "admin:hidden-word"
+    monkeypatch.setenv("ERRATA_STORE", "/mine")
+    assert load_settings().store == "/mine"
+
+
+def test_a_secret_is_shown_nowhere(clean, monkeypatch):
+    (clean / "named.toml").write_text(SECRET_LINES)
+    monkeypatch.setenv("ERRATA_SETTINGS", str(clean / "named.toml"))
+    settings = load_settings()
+    assert "hidden" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stroe = 1", r"setting 'stroe' in .*named.toml is unknown; known are home, cache, store"),
+        ("store =", r"settings in .*named.toml: .*; correct the file"),
+        ("model = 3", r"setting ERRATA_MODEL = 3: "),
+        ("webhook_secret = 471147114711", r"^setting ERRATA_WEBHOOK_SECRET: "),
+        ("store = 'gs://x'", r"gs:// is not served"),
+    ],
+)
+def test_a_wrong_file_is_one_line(clean, monkeypatch, text, message):
+    (clean / "named.toml").write_text(text)
+    monkeypatch.setenv("ERRATA_SETTINGS", str(clean / "named.toml"))
+    with pytest.raises(PolicyError, match=message) as error:
+        load_settings()
+    assert "\n" not in str(error.value) and "4711" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(clean, monkeypatch):
+    monkeypatch.setenv("ERRATA_SETTINGS", str(clean / "none.toml"))
+    with pytest.raises(PolicyError, match=r"ERRATA_SETTINGS = '.*none.toml' is no file"):
+        load_settings()
