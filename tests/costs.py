@@ -10,7 +10,7 @@ import pytest
 
 SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track"}
 """Fixtures that start one; `store` asks for one by its parameter."""
-LIMIT = 3.0
+LIMIT = 1.5
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
 
 shared = pytest.StashKey[float]()
@@ -65,6 +65,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if name == "processor_time" and cost > LIMIT and not {"slow", "server"} & {*report.keywords}
     }
     if found:
-        terminalreporter.section(f"not marked slow, but more than {LIMIT:.0f} s of processor time")
+        terminalreporter.section(f"not marked slow, but more than {LIMIT} s of processor time")
         for name, cost in sorted(found.items(), key=lambda pair: -pair[1]):
             terminalreporter.write_line(f"{cost:6.1f} s  {name}")

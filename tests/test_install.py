@@ -79,6 +79,7 @@ def wheel(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_package_is_installed_with_a_word_all_the_time_and_again_if_it_was_cut_short(
     wheel, tmp_path, capsys, monkeypatch
 ):

@@ -3,14 +3,21 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from arro3.core import Array, DataType, Table
 
 from tasks.ledger.events import Event, State, check_transition, is_legal
-from tasks.ledger.opening import SCHEMA
+from tasks.ledger.scanning import COLUMNS
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+ARROW = {
+    "string": (DataType.string(), DataType.string()),
+    "integer": (DataType.int32(), DataType.int32()),
+    "long": (DataType.int64(), DataType.int64()),
+    "timestamp": (DataType.int64(), DataType.timestamp("us", tz="UTC")),
+}
+"""By Delta's types: Arrow's of the values as they are given, and as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,29 @@ def checked(events: Sequence[Event], known: Mapping[Request, Known], *, only_pos
     return fitting
 
 
-def rows(events: Sequence[Event], commit: int) -> "pa.Table":
-    """The events as they are written, in the append that becomes commit number `commit`."""
-    import pyarrow as pa  # takes as long as all else that a look needs, and who only looks does without
+def rows(events: Sequence[Event], commit: int) -> Table:
+    """The events as they are written, in the append that becomes commit number `commit`.
 
+    Made with arro3, which deltalake brings: pyarrow would import NumPy and pandas to look whether it was given theirs.
+    """
     records = []
     for sequence, event in enumerate(events):
-        record = event.model_dump() | {"commit": commit, "sequence": sequence, "time": event.time.astimezone(UTC)}
+        record = event.model_dump() | {"commit": commit, "sequence": sequence, "time": _microseconds(event.time)}
         for name in ("metrics", "payload"):
             if record[name] is not None:
                 record[name] = json.dumps(record[name], allow_nan=False, ensure_ascii=False)
         records.append(record)
-    return pa.Table.from_pylist(records, schema=pa.schema(SCHEMA.to_arrow()))
+    return Table.from_arrays(
+        [_column([record[name] for record in records], kind) for name, kind in COLUMNS.items()], names=[*COLUMNS]
+    )
+
+
+def _microseconds(time: datetime) -> int:
+    """Since 1970, exactly."""
+    return (time - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+def _column(values: Sequence[Any], kind: str) -> Array:
+    """`values` as an Arrow array of one of Delta's types."""
+    given, stored = ARROW[kind]
+    return Array(values, type=given).cast(stored)

@@ -43,9 +43,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 MEASURED = """
 import sys
-from flows.cli.main import main
+from flows.cli.__main__ import run
 try:
-    main()
+    run()
 finally:
     sys.stdout.flush()
     print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0], file=sys.stderr)

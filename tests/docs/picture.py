@@ -59,7 +59,7 @@ def main() -> None:
 def errata(home: Path, *arguments: str) -> str:
     """What the command prints; its progress goes where ours goes."""
     ran = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", *arguments],
+        [sys.executable, "-c", "from flows.cli.__main__ import run; run()", *arguments],
         env=os.environ | {"ERRATA_HOME": str(home.resolve())},
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ FIRST = ("README.md", "requests.md")
 SHARED = ("ERRATA_CACHE", "ERRATA_DATA")
 """What of the reader's own settings stays: caches are made once."""
 ERRATA = """#!/bin/sh
-exec "{python}" -c "from flows.cli.main import main; main()" "$@"
+exec "{python}" -m flows.cli "$@"
 """
 
 

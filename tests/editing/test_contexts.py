@@ -20,6 +20,8 @@ from editing.contexts import (
 from editing.measure.fluency import generate
 from tests.families import tiny_family
 
+pytestmark = pytest.mark.slow
+
 
 def sample_texts(model, tokenizer, rows, seed: int) -> list[str]:
     return [row.text for row in sample_rows(model, tokenizer, rows, seed)]

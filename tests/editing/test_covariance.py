@@ -141,6 +141,7 @@ def test_what_takes_long_to_keep_is_kept_seldom(tiny_llama):
     assert len(states) == 1
 
 
+@pytest.mark.slow
 def test_what_is_kept_on_the_way_is_gone_on_with_to_the_last_bit(tiny):
     many = [text for text in TEXTS * 16 if text]
     whole, states = collected_keeping_all(tiny, many)

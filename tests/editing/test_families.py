@@ -39,6 +39,7 @@ def test_every_layout_has_a_family_in_these_tests():
     assert {model_type for model_type, _ in FAMILIES.values()} == set(LAYOUTS)
 
 
+@pytest.mark.slow
 @every_family
 def test_batched_search_equals_the_plain_loop(name):
     tiny = tiny_family(name)
@@ -104,6 +105,7 @@ def test_revert_is_bit_exact(name):
     assert base_digest(tiny.model) == tiny.digest
 
 
+@pytest.mark.slow
 @every_family
 def test_bfloat16_runs_from_search_to_written_weights(name):
     tiny = tiny_family(name, torch.bfloat16)
@@ -120,6 +122,7 @@ def test_bfloat16_runs_from_search_to_written_weights(name):
     assert (z_star - states(tiny, EDITS, 1, 2, PREFIXES).hidden).norm() < distance
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("bos", [False, True])
 def test_a_batch_gives_what_single_runs_give(name, bos):

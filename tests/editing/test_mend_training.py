@@ -207,6 +207,7 @@ def test_the_step_sizes_rise_in_the_warm_up_and_fall_in_the_end(tiny_llama):
         assert rate == pytest.approx([share * SMALL.learning_rate, share * SMALL.step_learning_rate])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_killed_training_goes_on_to_the_very_same_bits(tiny, tmp_path, together):
     config = SMALL.model_copy(update={"edits_together": together})

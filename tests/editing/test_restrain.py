@@ -139,6 +139,7 @@ def settled(tiny, method: str) -> MethodInput:
     return replace(given, weights=EditedWeights(tiny.model, given.layout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("side", ["keys", "both"])
 def test_no_method_writes_into_protected_directions(tiny, method, side):
@@ -154,6 +155,7 @@ def test_no_method_writes_into_protected_directions(tiny, method, side):
                 assert (spectrum.U_mk.double().T @ delta).norm() < 1e-5 * delta.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
     given = settled(tiny, method)
@@ -171,6 +173,7 @@ def test_the_clamp_lowers_what_any_method_wrote_as_the_paper_says(tiny, method):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_restrained_independent_updates_are_those_of_each_edit_alone(tiny, method):
     given = settled(tiny, method)

@@ -41,6 +41,7 @@ def test_a_number_just_beside_a_middle_goes_to_its_own_side(dtype, sign):
     assert rounded_by_way_of_float32(values, dtype).tolist() == [sign * 1.0, sign * 1.0, sign * (1 + 4 * step)]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     number=st.integers(0, (1 << 15) - 2),

@@ -29,6 +29,7 @@ EDITS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_gpt2"])
 @pytest.mark.parametrize("stop_loss", [0.0, 5.75])
 def test_batched_search_equals_the_plain_loop(architecture, stop_loss, request):

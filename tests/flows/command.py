@@ -16,7 +16,7 @@ from flows.cli.main import main
 
 # A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
 HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-COMMAND = [sys.executable, "-c", HEARD + "from flows.cli.main import main; main()"]
+COMMAND = [sys.executable, "-c", HEARD + "from flows.cli.__main__ import run; run()"]
 INHERITED = ("PREFECT_API_URL", "PREFECT_HOME", "NO_PROXY", "no_proxy")
 """What a test session sets for itself, and a user has not set."""
 

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import replace
@@ -312,3 +314,39 @@ def test_the_servers_of_a_users_own_prefect_profile_are_used(monkeypatch, tmp_pa
     load_settings(home=tmp_path / "home", cache=tmp_path / "cache")
     assert os.environ["PREFECT_PROFILES_PATH"] == str(tmp_path / ".prefect" / "profiles.toml")
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
+
+
+ENDING = """
+import atexit, sys, threading, time
+import flows.cli.__main__ as entry
+
+def command():
+    atexit.register(print, "a library tidied up")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("a thread ended"))).start()
+    print("x" * 100_000)
+    {last}
+
+entry.main = command
+entry.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [("sys.exit(2)", 2), ("sys.exit()", 0), ("sys.exit('a reason')", 1), ("1 / 0", 1)],
+)
+def test_a_command_ends_at_once_with_its_code_and_nothing_is_cut_off(last, code):
+    ran = subprocess.run([sys.executable, "-c", ENDING.format(last=last)], capture_output=True, text=True)
+    assert ran.returncode == code, ran.stderr
+    assert ran.stdout.split("\n") == ["x" * 100_000, "a thread ended", "a library tidied up", ""]
+    assert ran.stderr.strip().splitlines()[-1:] == {"1 / 0": ["ZeroDivisionError: division by zero"]}.get(
+        last, ["a reason"] if "reason" in last else []
+    )
+
+
+def test_an_output_that_nobody_reads_is_no_success():
+    command = [sys.executable, "-c", ENDING.format(last="sys.exit(0)")]
+    ran = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert ran.stdout is not None
+    ran.stdout.close()
+    assert ran.wait() != 0

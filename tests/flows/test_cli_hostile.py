@@ -13,6 +13,8 @@ from flows.cli.console import plain
 from tests.flows.command import check_one_line, environment
 from tests.flows.test_cli_journey import SET
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = {
     "markup": "[/INST] [bold]x[/bold] [red] :smile:",
     "formats": "{0} {x!r} %s %(a)s $HOME ${x} \\N \\",

@@ -67,6 +67,7 @@ def test_a_request_that_stands_is_not_queued_again(ledger, standing):
     assert states(ledger) == {EDIT.id: standing[-1] if standing else "queued"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "outcome",
     [

@@ -386,6 +386,7 @@ def test_a_table_of_release_0_1_is_read_and_written_and_its_rows_come_first(tmp_
     assert DeltaTable(ledger.uri).metadata().configuration[REPEATED_KEY] == "1"  # and it still counts once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["plain", "a=b c é/x=1/ledger"])
 def test_a_ledger_reads_the_same_by_duckdb_alone_and_by_way_of_arrow(tmp_path, monkeypatch, folder):
     (tmp_path / folder).mkdir(parents=True)

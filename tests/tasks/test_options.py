@@ -185,12 +185,14 @@ def test_each_field_of_a_method_is_tried_here(method):
     assert set(SEARCH) == set(ValueSearchConfig.model_fields) - {"edits_at_once"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "field"), [(method, field) for method in METHODS for field in others(method)])
 def test_every_option_changes_what_its_method_does(outcome, method, field):
     value, needed = others(method)[field]
     assert outcome(method, needed | {field: value}) != outcome(method, needed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", SEARCH)
 def test_every_option_of_the_search_changes_what_is_found(outcome, field):
     value, needed = SEARCH[field]

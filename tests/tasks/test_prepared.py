@@ -19,6 +19,8 @@ from tasks.update import prepared
 from tasks.update.prepared import HELD_OUT_ROW, Preparation, Prepared
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.slow
+
 CONFIG = MemitConfig(layers=(0, 1), contexts=3, statistics_tokens=128, statistics_alternatives=1)
 LONG = CONFIG.model_copy(update={"statistics_tokens": 9000})
 GIVEN = [f"{i} and the old man and the sea. " * 9 for i in range(200)]

@@ -116,11 +116,13 @@ def taken_up(session: Session, record: dict[str, object]) -> None:
     assert verdict.request_metrics.keys() == {one.id for one in found.accepted}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "kind"), product(FIELDS, VALUES))
 def test_no_field_of_a_request_ends_a_job(session, field, kind):
     taken_up(session, request(field, VALUES[kind]))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     field=st.sampled_from(FIELDS),

@@ -188,6 +188,8 @@ spec = importlib.util.spec_from_file_location("served_model", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 import pathlib
+
+pytestmark = pytest.mark.slow
 stored, plain = pathlib.Path(sys.argv[2]), list(sys.path)
 for site in sys.argv[3:]:
     sys.path = [site, *plain]

@@ -29,6 +29,8 @@ from tasks.update.session import Session, open_session
 from tasks.update.stages import base_says
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.slow
+
 EDITS = [
     Edit(
         subject="Ada Lovelace",

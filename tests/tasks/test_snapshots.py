@@ -229,6 +229,7 @@ def killed_at(step, work):
     return code != 0
 
 
+@pytest.mark.slow
 def test_a_publish_killed_anywhere_is_whole_or_not_there_and_can_be_repeated(tmp_path):
     torch.set_num_threads(1)
     for step in range(1, 100):
@@ -244,6 +245,7 @@ def test_a_publish_killed_anywhere_is_whole_or_not_there_and_can_be_repeated(tmp
     assert 9 < step < 99
 
 
+@pytest.mark.slow
 def test_a_move_killed_anywhere_leaves_head_old_or_new_and_its_history_whole(tmp_path):
     for step in range(1, 100):
         snapshots = SnapshotStore(open_store(str(tmp_path / str(step)), create=True))

@@ -91,6 +91,7 @@ def test_steps_are_logged_whole_in_few_calls_without_what_is_not_finite(tracker,
     assert tracker._client.get_run(run_id).data.metrics.keys() == {"efficacy_prob", "fluency"}
 
 
+@pytest.mark.slow
 def test_a_report_is_stored_whole_and_may_be_stored_again(tracker, run_id):
     for _ in range(2):
         tracker.log_report(run_id, report_files(make_report()), TABLES)

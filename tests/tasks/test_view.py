@@ -12,6 +12,8 @@ from tasks.stores.manifest import Head, members
 from tasks.stores.repair import repair_line
 from tasks.stores.snapshots import Manifest, SnapshotStore, Version
 
+pytestmark = pytest.mark.slow
+
 LINE = "main"
 
 
