@@ -5,9 +5,11 @@ import tempfile
 from pathlib import Path
 
 from flows.cli.app import set_defaults
+from tasks.garbage import collect_rarely
 
 # Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
 set_defaults()
+collect_rarely()
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")

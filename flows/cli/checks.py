@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from editing.errors import ErrataError
-from tasks.garbage import not_collected
 from tasks.settings import Settings, load_settings
 
 PACKAGES = ("torch", "transformers", "prefect", "mlflow", "pyarrow", "deltalake", "duckdb", "boto3", "safetensors")
@@ -32,8 +31,7 @@ def all_checks() -> list[tuple[str, bool, str]]:
         ("MLflow", lambda: _mlflow(settings)),
         ("Prefect", _prefect),
     ]
-    with not_collected():
-        return [(name, *_checked(check)) for name, check in checks]
+    return [(name, *_checked(check)) for name, check in checks]
 
 
 def _checked(check: Callable[[], str]) -> tuple[bool, str]:

@@ -14,6 +14,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 from flows.cli import benchmark, diagnosis, jobs, lines, requests, servers, train, versions
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
+from tasks.garbage import collect_rarely
 
 __all__ = ["app", "benchmark", "diagnosis", "jobs", "lines", "main", "requests", "servers", "train", "versions"]
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
+    collect_rarely()
     set_defaults()
     replace_what_cannot_be_shown()
     try:

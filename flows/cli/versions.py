@@ -135,10 +135,8 @@ def repair(line: Line = "main", json: Json = False) -> None:
 
 def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool) -> None:
     """Decide as (line, version, reason) says, and show what came of it."""
-    from tasks.garbage import not_collected
-
     line = asked[0]
-    with not_collected(), if_stopped(f"errata status {line} says where the line stands"):
+    with if_stopped(f"errata status {line} says where the line stands"):
         from tasks.review import decisions
         from tasks.workplace import open_workplace
 

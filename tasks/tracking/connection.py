@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from tasks.garbage import not_collected
 from tasks.secrets import without_secrets
 from tasks.tracking.address import check_reachable, first_line, quiet_mlflow
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
@@ -34,7 +33,7 @@ class Connection:
         quiet_mlflow()
         check_reachable(tracking_uri)
         self.uri = without_secrets(tracking_uri)
-        with self.refusals("open the client"), not_collected():
+        with self.refusals("open the client"):
             import mlflow  # here: it takes seconds, and the settings above come before it
 
             self._client: Any = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
