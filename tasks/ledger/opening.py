@@ -1,6 +1,7 @@
 """The table of the ledger, opened, made, or brought up from an earlier release."""
 
 import os
+import re
 from collections.abc import Mapping
 
 from deltalake import DeltaTable, Field, Schema
@@ -15,6 +16,9 @@ FORMAT = 2
 """Counts the changes of the table; one of a higher number is refused."""
 FORMAT_KEY = "errata.format"
 SCHEMA = Schema([Field(name, PrimitiveType(kind), nullable=True) for name, kind in COLUMNS.items()])
+
+UNKNOWN_IN_PATHS = re.compile(r"[][\\|^]|%[0-9A-Fa-f]{2}")
+"""Delta Lake takes a local path for a URL: these it reads as something else, or ends the process over them."""
 
 
 def s3_options(endpoint_url: str | None) -> dict[str, str]:
@@ -31,8 +35,12 @@ def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     """The table, or None where nothing was written yet.
 
     Raises:
-        LedgerError: something else is there, or a newer release wrote the table.
+        LedgerError: something else is there, a newer release wrote the table, or Delta Lake knows no such path.
     """
+    if not uri.startswith("s3://") and (unknown := UNKNOWN_IN_PATHS.search(uri)):
+        raise LedgerError(
+            f"'{uri}' holds '{unknown[0]}', and Delta Lake cannot write to such a path: choose another for the ledger"
+        )
     if not uri.startswith("s3://") and os.path.lexists(uri) and not os.path.isdir(uri):
         raise LedgerError(f"'{uri}' is no folder: choose an empty or new folder for the ledger")
     try:
