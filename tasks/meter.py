@@ -8,12 +8,12 @@ from tasks.progress import progress
 class Meter:
     """Tells how far a stage is. `total` are units that take about the same time each, such as tokens that run.
 
-    As a context it ends with what is inside, even where that fails.
+    As a context it ends with what is inside, even where that fails. `begun`: units that an earlier process did.
     """
 
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self._begun, self._told = what, total, 0, 0
-        progress(what, 0, total)
+    def __init__(self, what: str, total: int, begun: int = 0) -> None:
+        self.what, self.total, self._begun, self._told = what, total, begun, begun
+        progress(what, begun, total)
 
     def __enter__(self) -> "Meter":
         return self

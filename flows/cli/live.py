@@ -102,7 +102,7 @@ class Display:
     def _look(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
             going = self._courses.now()
-            if self.console.is_terminal and not self.console.is_dumb_terminal:
+            if self.console.file.isatty() and not self.console.is_dumb_terminal:  # FORCE_COLOR makes none
                 self._draw(going)
             elif not going:
                 self._said = time.monotonic()  # nobody waits for anything

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from editing.covariance import SUMMATION, KeyStatistics, Unfinished, collect_sta
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
 from editing.token_rows import TokenRow
+from tasks.meter import Meter
 from tasks.progress import progress
 
 PASS_ROWS = 48
@@ -173,18 +173,14 @@ class Preparation:
 
         def make(missing: list[int]) -> Iterator[list[SampledRow]]:
             before = total - sum(len(passes[number][0]) for number in missing) * TEXT_TOKENS
-            progress("sampled text", before, total)
-            for number in missing:
-                rows, alternatives = passes[number]
-                yield sample_rows(model, tokenizer, rows, seed, alternatives, partial(_tell_sampled, before, total))
-                before += len(rows) * TEXT_TOKENS
+            with Meter("sampled text", total, before) as meter:
+                for number in missing:
+                    rows, alternatives = passes[number]
+                    part = meter.part(len(rows) * TEXT_TOKENS)
+                    yield sample_rows(model, tokenizer, rows, seed, alternatives, part)
 
         abouts = [[self.loaded.digest, [rows.start, rows.stop], seed, number, "v4"] for rows, number in passes]
         return self.cache.get_all("texts", abouts, make, _dump_rows, _read_rows)
-
-
-def _tell_sampled(before: int, total: int, done: int, of: int) -> None:
-    progress("sampled text", before + done, total)
 
 
 def _held_out(config: MethodConfig) -> range:

@@ -23,10 +23,17 @@ def quick(monkeypatch):
         monkeypatch.setattr(live, name, getattr(live, name) / 100)
 
 
+class Screen(io.StringIO):
+    """A terminal, and what is written on it."""
+
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """What is written on a terminal of 90 columns."""
-    shown = io.StringIO()
+    shown = Screen()
     monkeypatch.setattr(console, "console", Console(file=shown, force_terminal=True, width=90, highlight=False))
     return shown
 
@@ -54,11 +61,20 @@ def test_work_that_reports_nothing_is_named_in_a_pipe_as_long_as_it_lasts(quick,
 
 
 def test_a_terminal_that_cannot_draw_is_told_in_lines(quick, monkeypatch):
-    shown = io.StringIO()
+    shown = Screen()
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(console, "console", Console(file=shown, force_terminal=True, highlight=False))
     with waiting("starting the server"):
         until(lambda: "starting the server, 0 s so far\n" in shown.getvalue(), seconds=10.0)
+
+
+def test_a_pipe_that_wants_colors_is_told_in_lines(quick, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(console, "console", Console(file=shown, highlight=False))
+    with waiting("starting the server"):
+        until(lambda: "starting the server, 0 s so far\n" in shown.getvalue(), seconds=10.0)
+    assert "\x1b[?25l" not in shown.getvalue()  # no cursor was hidden to draw
 
 
 def test_what_ends_soon_adds_no_line(capsys):
