@@ -144,7 +144,7 @@ def newer_manifest(home: Home) -> str:
     """A version whose manifest has a format of the future; returns what its refusal must say."""
     store = home.home / "snapshots"
     manifest = json.loads(
-        (store / "manifests" / f"{checker.read_versions(home.home, 'main')[4].snapshot}.json").read_bytes()
+        (store / "manifests" / f"{checker.read_versions(checker.Home(home.home), 'main')[4].snapshot}.json").read_bytes()
     )
     data = json.dumps(manifest | {"format": 99, "version": 5, "news": []}).encode()
     snapshot = hashlib.sha256(data).hexdigest()

@@ -1,6 +1,7 @@
-"""Do HEAD, the ledger and MLflow's aliases of a line say the same? Decided from the files of a home alone.
+"""Do HEAD, the ledger and MLflow's aliases of a line say the same? Decided from what is stored alone.
 
-Nothing of Errata is imported, so that no fault of its own reading can hide one of its writing. Read are:
+Nothing of Errata is imported, so that no fault of its own reading can hide one of its writing. Read are, of a home in a
+folder (`Home`; `tests.services.place` reads the same from an S3 server and MLflow's):
 
     snapshots/lines/LINE/HEAD                  version, snapshot and previous version in service
     snapshots/lines/LINE/versions/*.json       number and snapshot of every version
@@ -28,16 +29,64 @@ They agree when all of these hold; `served` are HEAD's snapshot and those it bui
 
 import json
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 from deltalake import DeltaTable
 
 OUT = {"rejected", "rolled_back", "superseded", "retracted", "withdrawn"}
 ALIASES = ("champion", "previous", "challenger")
+
+
+class Place(Protocol):
+    """Where an installation keeps what is read."""
+
+    def read(self, key: str) -> bytes | None:
+        """An object of the store by its key."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of the store that begin so."""
+
+    def ledger(self) -> DeltaTable: ...
+
+    def aliases(self, line: str) -> dict[str, tuple[int, str]]:
+        """Line version and snapshot behind each alias that is set."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home in a folder, MLflow's database in it."""
+
+    folder: Path
+
+    def read(self, key: str) -> bytes | None:
+        path = self.folder / "snapshots" / key
+        return path.read_bytes() if path.exists() else None
+
+    def keys(self, prefix: str) -> list[str]:
+        found = (self.folder / "snapshots" / prefix).glob("**/*")
+        return [path.relative_to(self.folder / "snapshots").as_posix() for path in found if path.is_file()]
+
+    def ledger(self) -> DeltaTable:
+        return DeltaTable(self.folder / "ledger")
+
+    def aliases(self, line: str) -> dict[str, tuple[int, str]]:
+        with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
+            rows = database.execute(ALIASES_OF_A_LINE, (line,)).fetchall()
+        return {alias: (int(number or 0), snapshot or "") for alias, number, snapshot in rows}
+
+
+ALIASES_OF_A_LINE = """
+    SELECT alias, number.value, snapshot.value FROM registered_model_aliases AS aliases
+    LEFT JOIN model_version_tags AS number ON number.name = aliases.name
+        AND number.version = aliases.version AND number.key = 'errata.version'
+    LEFT JOIN model_version_tags AS snapshot ON snapshot.name = aliases.name
+        AND snapshot.version = aliases.version AND snapshot.key = 'errata.snapshot'
+    WHERE aliases.name = ?"""
 
 
 @dataclass(frozen=True)
@@ -58,8 +107,9 @@ class Last:
     version: int | None
 
 
-def faults(home: Path, line: str) -> list[str]:
+def faults(where: Path | Place, line: str) -> list[str]:
     """What does not agree, a sentence each; empty when all does."""
+    home = Home(where) if isinstance(where, Path) else where
     head, versions, last = read_head(home, line), read_versions(home, line), read_last(home, line)
     by_snapshot = {version.snapshot: version for version in versions.values()}
     served = chain(by_snapshot, head["snapshot"] if head else None)
@@ -105,14 +155,14 @@ def _answers_for(version: Version, last: Last | None) -> bool:
 
 
 def _aliases(
-    home: Path, line: str, head: dict[str, Any] | None, versions: dict[int, Version], challenger: int | None
+    home: Place, line: str, head: dict[str, Any] | None, versions: dict[int, Version], challenger: int | None
 ) -> list[str]:
     wanted = {
         "champion": head["version"] or None if head else None,
         "previous": head["previous"] or None if head else None,
         "challenger": challenger,
     }
-    present = read_aliases(home, line)
+    present = home.aliases(line)
     found = []
     for alias in ALIASES:
         number = wanted[alias]
@@ -132,25 +182,25 @@ def chain(by_snapshot: dict[str, Version], snapshot: str | None) -> list[Version
     return found
 
 
-def read_head(home: Path, line: str) -> dict[str, Any] | None:
-    path = home / "snapshots" / "lines" / line / "HEAD"
-    return json.loads(path.read_bytes()) if path.exists() else None
+def read_head(home: Place, line: str) -> dict[str, Any] | None:
+    stored = home.read(f"lines/{line}/HEAD")
+    return None if stored is None else json.loads(stored)
 
 
-def read_versions(home: Path, line: str) -> dict[int, Version]:
+def read_versions(home: Place, line: str) -> dict[int, Version]:
     """The versions of the line by number, in order."""
     found = {}
-    for path in sorted((home / "snapshots" / "lines" / line / "versions").glob("*.json")):
-        pointer = json.loads(path.read_bytes())
-        manifest = json.loads((home / "snapshots" / "manifests" / f"{pointer['snapshot']}.json").read_bytes())
+    for key in sorted(key for key in home.keys(f"lines/{line}/versions/") if key.endswith(".json")):
+        pointer = json.loads(home.read(key) or b"")
+        manifest = json.loads(home.read(f"manifests/{pointer['snapshot']}.json") or b"")
         number = int(pointer["version"])
         found[number] = Version(number, pointer["snapshot"], manifest["parent"], tuple(manifest["request_ids"]))
     return found
 
 
-def read_events(home: Path, line: str) -> list[dict[str, Any]]:
+def read_events(home: Place, line: str) -> list[dict[str, Any]]:
     """The events of the line in their order, each id once."""
-    table = DeltaTable(home / "ledger")
+    table = home.ledger()
     has_commit = "commit" in {field.name for field in table.schema().fields}
     number = '"commit"' if has_commit else "CAST(NULL AS BIGINT)"
     # A row without a number is of an earlier release, and so are all before it: NULLS FIRST.
@@ -166,7 +216,7 @@ def read_events(home: Path, line: str) -> list[dict[str, Any]]:
     return rows
 
 
-def read_last(home: Path, line: str) -> dict[str, Last]:
+def read_last(home: Place, line: str) -> dict[str, Last]:
     """The latest event of each request."""
     found: dict[str, Last] = {}
     for row in read_events(home, line):
@@ -177,16 +227,13 @@ def read_last(home: Path, line: str) -> dict[str, Last]:
     return found
 
 
-def read_aliases(home: Path, line: str) -> dict[str, tuple[int, str]]:
-    """Line version and snapshot behind each alias that is set."""
-    query = """
-        SELECT alias, number.value, snapshot.value FROM registered_model_aliases AS aliases
-        LEFT JOIN model_version_tags AS number ON number.name = aliases.name
-            AND number.version = aliases.version AND number.key = 'errata.version'
-        LEFT JOIN model_version_tags AS snapshot ON snapshot.name = aliases.name
-            AND snapshot.version = aliases.version AND snapshot.key = 'errata.snapshot'
-        WHERE aliases.name = ?"""
-    with closing(sqlite3.connect(home / "mlflow.db")) as database:
-        return {
-            alias: (int(number or 0), snapshot or "") for alias, number, snapshot in database.execute(query, (line,))
-        }
+FINAL = {"promoted", "quarantined", "rejected", "rolled_back", "superseded", "retracted", "withdrawn"}
+
+
+def unfinished(home: Place, line: str, submitted: Collection[str]) -> list[str]:
+    """Which of the submitted requests are in no final state, or unknown, a sentence each; nothing else may be there."""
+    last = read_last(home, line)
+    lost = [f"{request} was submitted, and the ledger knows nothing of it" for request in {*submitted} - last.keys()]
+    made_up = [f"{request} was never submitted" for request in last.keys() - {*submitted}]
+    open_ones = [f"{name} is {said.event}" for name, said in last.items() if said.event not in FINAL]
+    return lost + made_up + open_ones

@@ -184,7 +184,7 @@ def opened(code: Path, folder: Path) -> Iterator[Track]:
 def add_version(home: Path, number: int, request: str) -> None:
     """Make a version on the one before it as a job of release 0.1 does, with other requests and the same tensors."""
     store, line = home / "snapshots", home / "snapshots" / "lines" / LINE
-    before = checker.read_versions(home, LINE)[number - 1]
+    before = checker.read_versions(checker.Home(home), LINE)[number - 1]
     manifest = json.loads((store / "manifests" / f"{before.snapshot}.json").read_bytes())
     now = datetime.now(UTC)
     manifest |= {"version": number, "parent": before.snapshot, "request_ids": [request], "created": now.isoformat()}
