@@ -143,9 +143,8 @@ def test_its_models_answer(home, errata):
 def newer_manifest(home: Home) -> str:
     """A version whose manifest has a format of the future; returns what its refusal must say."""
     store = home.home / "snapshots"
-    manifest = json.loads(
-        (store / "manifests" / f"{checker.read_versions(checker.Home(home.home), 'main')[4].snapshot}.json").read_bytes()
-    )
+    snapshot = checker.read_versions(checker.Home(home.home), "main")[4].snapshot
+    manifest = json.loads((store / "manifests" / f"{snapshot}.json").read_bytes())
     data = json.dumps(manifest | {"format": 99, "version": 5, "news": []}).encode()
     snapshot = hashlib.sha256(data).hexdigest()
     (store / "manifests" / f"{snapshot}.json").write_bytes(data)

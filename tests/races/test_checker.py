@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from tests.homes.archive import unpack
-from tests.races.checker import faults
+from tests.races.checker import Home, faults, unfinished
 from tests.races.trial import ARCHIVE
 
 LATER = datetime.now(UTC) + timedelta(days=1)
@@ -107,3 +107,12 @@ def test_numbered_events_come_in_their_order_after_all_that_have_no_number(home)
     assert any("fact-1" in fault for fault in faults(home, "main"))
     add(home, event | {"event_id": "a", "event": "promoted", "commit": 8})
     assert faults(home, "main") == []
+
+
+def test_a_request_without_a_final_state_lost_or_made_up_is_found(home):
+    finals = unfinished(Home(home), "main", [])
+    named = {text.partition(" ")[0] for text in finals}
+    rest = unfinished(Home(home), "main", [*named, "lost"])
+    assert [text for text in rest if "never submitted" in text] == []
+    assert "lost was submitted, and the ledger knows nothing of it" in rest
+    assert any(text.endswith("is committed") for text in rest)  # version 4 waits
