@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from flows.cli.app import set_defaults
@@ -151,3 +152,16 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no benchmark data at {folder}; ERRATA_DATA names its folder")
     return folder
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """MLflow waits 20 s for a locked SQLite database before it says so; here a fifth of a second."""
+    from sqlalchemy import Engine, event
+
+    def sooner(connection, cursor, statement, parameters, context, executemany):  # type: ignore[no-untyped-def]
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 200"), parameters
+
+    event.listen(Engine, "before_cursor_execute", sooner, retval=True)
+    yield
+    event.remove(Engine, "before_cursor_execute", sooner)

@@ -12,7 +12,9 @@ from tests.flows.conftest import POLICY
 
 
 @pytest.mark.slow
-def test_a_job_outlasts_a_database_that_is_locked_between_its_batches(place, good_edits, tmp_path, monkeypatch):
+def test_a_job_outlasts_a_database_that_is_locked_between_its_batches(
+    impatient, place, good_edits, tmp_path, monkeypatch
+):
     place("away")
     database = tmp_path / "mlflow.db"
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{database}?timeout=0.1")

@@ -153,7 +153,7 @@ def test_the_command_trains_from_what_its_start_meant_when_it_was_given(trained,
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_while_mlflow_takes_nothing_and_loses_no_value(place, tmp_path, monkeypatch):
+def test_a_training_goes_on_while_mlflow_takes_nothing_and_loses_no_value(impatient, place, tmp_path, monkeypatch):
     place("locked")
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=0.1")
     other = sqlite3.connect(tmp_path / "mlflow.db")

@@ -120,7 +120,9 @@ def test_what_mlflow_refuses_is_not_tried_again(gate, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_locked_database_is_waited_for_and_named_without_a_traceback(server, folder, at_second_try, capfd, caplog):
+def test_a_locked_database_is_waited_for_and_named_without_a_traceback(
+    impatient, server, folder, at_second_try, capfd, caplog
+):
     database = folder / "mlflow.db"
     tracker = Tracker(f"sqlite:///{database}?timeout=0.2", None, "retries")
     run_id = tracker.start_run("locked", "job", {}, {})
