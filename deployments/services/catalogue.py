@@ -12,6 +12,7 @@ from deployments.services import postgres, seaweedfs
 from deployments.services.asking import NotWell, ask
 from deployments.services.daemons import PATIENCE, Command
 from deployments.services.place import BUCKET, HOST, POOL, USER, Place, write_secret
+from flows.cli import accounts
 
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = ("ERRATA_", "PREFECT_", "MLFLOW_", "AWS_", "PG")
@@ -94,7 +95,6 @@ def _mlflow(place: Place) -> Command:
         "AWS_ACCESS_KEY_ID": USER,
         "AWS_SECRET_ACCESS_KEY": place.secrets["s3"],
         "AWS_DEFAULT_REGION": "us-east-1",
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": place.secrets["sessions"],
         "MLFLOW_UVICORN_OPTS": "--log-level warning",
         # Its webhooks go to our receiver, which listens on this machine.
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -105,27 +105,10 @@ def _mlflow(place: Place) -> Command:
     options = ["--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts, "--serve-artifacts"]
     if place.auth:
         options += ["--app-name", "basic-auth"]
-        own["MLFLOW_AUTH_CONFIG_PATH"] = str(_mlflow_accounts(place))
-        own["MLFLOW_AUTH_ADMIN_USERNAME"] = USER
-        own["MLFLOW_AUTH_ADMIN_PASSWORD"] = place.secrets["mlflow"]
+        path = place.folder / "mlflow-accounts.ini"
+        write_secret(path, accounts.accounts_file(place.database("mlflow", "postgresql+psycopg")))
+        own |= accounts.environment(path, USER, place.secrets["mlflow"], place.secrets["sessions"])
     return _python("mlflow", "server", *options, **own)
-
-
-def _mlflow_accounts(place: Place) -> Path:
-    """Where MLflow keeps its accounts: beside its data. Who has one may review, so each may change what is there."""
-    path = place.folder / "mlflow-accounts.ini"
-    lines = [
-        "[mlflow]",
-        "default_permission = EDIT",
-        f"database_uri = {place.database('mlflow', 'postgresql+psycopg')}",
-        "grant_default_workspace_access = false",
-        "auth_cache_ttl_seconds = 30",  # a password is derived anew for each request otherwise
-        "",
-    ]
-    text = "\n".join(lines)
-    if not path.exists() or path.read_text() != text:
-        write_secret(path, text)
-    return path
 
 
 def _ours(place: Place) -> dict[str, str]:

@@ -42,14 +42,17 @@ def guarded(app: Application, origins: Iterable[str]) -> Application:
     async def guard(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await app(scope, receive, send)
-        headers = {name: value.decode("latin-1").lower() for name, value in scope["headers"]}
-        if _host(headers.get(b"host", "")) not in hosts:
+        if not {_host(host) for host in _values(scope, b"host") or [""]} <= hosts:
             return await _refuse(scope, send, "Host")
-        if (origin := headers.get(b"origin")) is not None and _origin(origin) not in allowed:
+        if not {_origin(origin) for origin in _values(scope, b"origin")} <= allowed:
             return await _refuse(scope, send, "Origin")
         return await app(scope, receive, send)
 
     return guard
+
+
+def _values(scope: Any, header: bytes) -> list[str]:
+    return [value.decode("latin-1").lower() for name, value in scope["headers"] if name == header]
 
 
 def _host(header: str) -> str | None:
