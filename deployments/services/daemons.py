@@ -137,17 +137,21 @@ def stop(path: Path, number: int = signal.SIGTERM, patience: float = PATIENCE) -
     Raises:
         ServiceError: the file names a process that is not this one, or one that does not end.
     """
-    for given, seconds in ((number, patience), (signal.SIGKILL, LAST_SECONDS)):
-        found = running(path)
-        if found is None:
-            break
-        send(path, found[0], given)
-        deadline = time.monotonic() + seconds
-        while running(path) is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    if running(path) is not None:
+    if found := running(path):
+        send(path, found[0], number)
+        _wait(path, patience)
+    end_the_rest(path)  # also what holds the file in the place of a daemon that is gone
+    if not _wait(path, LAST_SECONDS):
         raise ServiceError(f"the process that {path} names does not end: end it by hand, then repeat")
-    end_the_rest(path)
+
+
+def _wait(path: Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while running(path) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def send(path: Path, process: int, number: int) -> None:
@@ -160,7 +164,7 @@ def send(path: Path, process: int, number: int) -> None:
 
 
 def end_the_rest(path: Path) -> None:
-    """End whatever the daemon of this file has started and left."""
+    """End the daemon of this file, and whatever it has started, at once."""
     left = [process for process in psutil.process_iter() if _is_of(process, path)]
     for process in left:
         try:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Place:
 
     folder: Path
     ports: Mapping[str, int]
-    secrets: Mapping[str, str]
+    secrets: Mapping[str, str] = field(repr=False)
     auth: bool
 
     @property

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -50,6 +51,16 @@ class Services:
     def signed_in(self) -> str:
         """A script for each page of a browser's context: with it, Prefect's pages know who asks."""
         return f"localStorage.setItem('prefect-password', btoa('{self.settings.prefect_auth.get_secret_value()}'))"
+
+    def s3(self) -> Any:
+        """A client of the S3 server."""
+        return boto3.client(
+            "s3", endpoint_url=self.settings.s3_endpoint_url, aws_access_key_id=self.settings.s3_access_key,
+            aws_secret_access_key=self.settings.s3_secret_key.get_secret_value(), region_name="us-east-1",
+        )  # fmt: skip
+
+    def call(self, *arguments: str) -> tuple[list[str]]:
+        return ([sys.executable, "-m", MODULE, *arguments, "--folder", str(self.place.folder)],)
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """`python -m deployments.services` for this folder."""
