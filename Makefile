@@ -6,16 +6,19 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+UP_ARGS ?=
+SERVICES ?= .services
 
 BIN := .venv/bin
 RUN := .venv/.installed-run
+WITH_SERVICES := .venv/.installed-services
 DEV := .venv/.installed-dev
 DOCS := .venv/.installed-docs
 # A file's tests stay together, since they share what they prepare; files go in order, the many short ones last.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-plan test test-quick check format docs docs-commands bench clean
+.PHONY: help install demo demo-plan up down status test test-quick test-services check format docs docs-commands bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,11 +32,23 @@ demo-plan:
 	@echo "make demo: installs what running needs into .venv if it is not there, then corrects facts of a language model:"
 	@echo "requests, the job that writes and checks them, review, approval, questions before and after, rollback."
 
+up: $(WITH_SERVICES) ## Start Postgres, S3, Prefect with a worker and MLflow on 127.0.0.1 (UP_ARGS="--auth" and others)
+	$(BIN)/python -m deployments.services up --folder $(SERVICES) $(UP_ARGS)
+
+down: $(WITH_SERVICES) ## End these services; their data stay in SERVICES=.services
+	$(BIN)/python -m deployments.services down --folder $(SERVICES)
+
+status: $(WITH_SERVICES) ## Say how these services are
+	@$(BIN)/python -m deployments.services status --folder $(SERVICES)
+
 test: $(DEV) ## Run all tests and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
 	$(PYTEST) --durations=20 $(PYTEST_ARGS)
 
 test-quick: $(DEV) ## Run the tests that are neither slow nor talk to a server, for the loop of work
 	$(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
+
+test-services: $(DEV) ## Run the tests on real services, which they start on free ports
+	$(BIN)/python -m pytest tests/services --durations=10 $(PYTEST_ARGS)
 
 check: $(DEV) ## Lint, formatting, types, direction of imports
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """What each test costs, and the marks that follow: `make test-quick` leaves out what is slow or talks to a server.
 
+Tests of services stay together on one worker, which starts them once; other files go one by one to whoever is free.
+
 `server` is marked by the fixtures that a test asks for; `slow` by hand, and a run names the tests that lack it.
 """
 
@@ -7,8 +9,10 @@ import resource
 from collections.abc import Iterator
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track"}
+TOGETHER = "tests/services"
+SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track", "services"}
 """Fixtures that start one; `store` asks for one by its parameter."""
 LIMIT = 1.5
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
@@ -27,6 +31,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if SERVERS & {*getattr(item, "fixturenames", ())} or parameters.get("store") in ("moto", "seaweedfs"):
             item.add_marker(pytest.mark.server)
+
+
+class Scheduling(LoadScopeScheduling):
+    """xdist's by scope, where all of TOGETHER is one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return TOGETHER if nodeid.startswith(f"{TOGETHER}/") else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)  # there is none without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling | None:
+    return Scheduling(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.hookimpl(wrapper=True)

