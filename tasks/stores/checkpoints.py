@@ -74,6 +74,22 @@ class Checkpoints:
         self._tidy()
         return checkpoint
 
+    def look(self) -> dict[str, Checkpoint]:
+        """The checkpoints that can be read, by their keys. Nothing is removed. Raises NewerFormat."""
+        found = {}
+        for key in self.store.list(f"{self._folder}/checkpoints/"):
+            try:
+                found[key] = self._read(key)
+            except NewerFormat:
+                raise
+            except (ObjectNotFound, RecordError) as error:
+                logger.debug("checkpoint %s is broken: %s", key, error)
+        return found
+
+    def blob_key(self, checkpoint: Checkpoint) -> str:
+        """Where the tensors of a checkpoint are."""
+        return self._blobs.key(checkpoint.sha256)
+
     def newest(self) -> tuple[Checkpoint, bytes] | None:
         """The last whole checkpoint; what is broken is passed over with a warning and removed."""
         return self._first(sorted(self._all(), key=lambda one: -one.step))
@@ -94,12 +110,15 @@ class Checkpoints:
         found = []
         for key in self.store.list(f"{self._folder}/checkpoints/"):
             try:
-                found.append(read_record(Checkpoint, self.store.get(key)[0], f"'{key}' in '{self.store.uri}'"))
+                found.append(self._read(key))
             except NewerFormat:
                 raise
             except RecordError as error:
                 self._pass_over(key, str(error))
         return found
+
+    def _read(self, key: str) -> Checkpoint:
+        return read_record(Checkpoint, self.store.get(key)[0], f"'{key}' in '{self.store.uri}'")
 
     def _pass_over(self, key: str, why: str) -> None:
         """Removed, so that the training can publish this step again."""
