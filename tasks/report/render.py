@@ -7,10 +7,8 @@ passes `visible` and is escaped.
 
 import functools
 import json
-import re
 import shlex
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
