@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from editing.config import Config
 from editing.errors import ErrataError
 from tasks.ledger.table import Ledger
 from tasks.progress import note, stage
@@ -21,8 +20,10 @@ LEDGER_FILES = 16
 GIB = 2**30
 
 
-class Limits(Config):
+class Limits(BaseModel):
     """From when on what is whole, and could be made again, is taken too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     unused_days: int = Field(30, ge=1, le=3650, description="Results in the cache that nobody used since are taken.")
     rest_days: int = Field(90, ge=1, le=3650, description="A training untouched since keeps its best checkpoint alone.")
