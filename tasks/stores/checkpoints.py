@@ -11,9 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from editing.config import Config
 from editing.digests import canonical_json, sha256
 from tasks.progress import note
 from tasks.stores.blobs import Blobs
@@ -27,8 +26,10 @@ LAST = 2
 logger = logging.getLogger(__name__)
 
 
-class Checkpoint(Config):
+class Checkpoint(BaseModel):
     """How far a training was, and how good."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: int = Field(ge=1)
     sha256: str = Field("", description="Digest of the blob; filled by `publish`.")
