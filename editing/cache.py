@@ -1,7 +1,10 @@
 """Results that are kept on the disk, each under the digest of what it is a function of."""
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +21,16 @@ logger = logging.getLogger(__name__)
 BROKEN = (OSError, ValueError, LookupError, TypeError, SafetensorError, EditingError)
 """What `load` may raise for an entry that is not there or not whole."""
 
+USED_SECONDS = 24 * 3600.0
+"""How exactly an entry's file tells when it was read last: file systems may keep no such time of their own."""
+
 
 class Cache:
     """A folder of results: `KIND/AB/ABCDEF…`, named by the sha256 of what each is about.
 
     An entry is whole or absent. One that cannot be read is made anew, and where nothing can be written the work goes
-    on without: that is said once. Several processes may use one folder.
+    on without: that is said once. Several processes may use one folder. The time of an entry's file is that of its last
+    use, to a day.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +80,9 @@ class Cache:
         """The result if it is there and whole."""
         path = self.path(kind, about)
         try:
-            return load(path)
+            found = load(path)
+            _used(path)
+            return found
         except BROKEN as error:
             if not isinstance(error, FileNotFoundError):
                 logger.debug("'%s' is made anew: %s", path, error)
@@ -107,3 +116,9 @@ class Cache:
                 error.strerror or error,
             )
         self._warned = True
+
+
+def _used(path: Path) -> None:
+    with suppress(OSError):  # of another user, or gone
+        if time.time() - path.stat().st_mtime > USED_SECONDS:
+            os.utime(path)

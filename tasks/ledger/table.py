@@ -194,6 +194,15 @@ class Ledger:
             table.vacuum(dry_run=False)  # keeps what a reader of the last seven days may hold
             return True
 
+    def unused_files(self, *, remove: bool = False) -> list[str]:
+        """Files that no state of the last seven days holds: of what was joined, and of writers that were killed.
+
+        Readers and writers of these days lose nothing, whatever they do meanwhile.
+        """
+        with self._explained("tidied up"):
+            table = opening.found(self.uri, self._options)
+            return [] if table is None else list(table.vacuum(dry_run=not remove, full=True))
+
     def _standings(self, line: str) -> dict[str, Standing]:
         return self.look(check_line(line)).get(line, LineEvents()).standings
 

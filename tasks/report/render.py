@@ -7,10 +7,8 @@ passes `visible` and is escaped.
 
 import functools
 import json
-import re
 import shlex
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tasks.markdown import cell as _cell
+from tasks.markdown import row as _row
+from tasks.markdown import visible
 from tasks.report import figures
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
@@ -38,16 +39,6 @@ __all__ = [
 MARKS = {"pass": "✓ holds", "fail": "✗ fails", "none": "nothing to ask"}
 STATES = ("quarantined", "rejected", "committed")  # the order of reading: what went wrong comes first
 MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
-
-
-def visible(text: str) -> str:
-    """`text` with control and direction-changing characters spelled out, so that no answer can disguise itself."""
-
-    def spell(char: str) -> str:
-        hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\t\u200c\u200d"
-        return f"⟨U+{ord(char):04X}⟩" if hidden else char
-
-    return text if text.isascii() and text.isprintable() else "".join(spell(char) for char in text)
 
 
 def render_html(report: JobReport) -> str:
@@ -142,17 +133,6 @@ def _table_cell(value: Any) -> Any:
 def _statement(edit: EditRow) -> str:
     """The prompt with its subject filled in."""
     return edit.prompt.replace("{}", edit.subject, 1)
-
-
-def _cell(text: str) -> str:
-    """A string from outside as the text of one Markdown cell: no markup of it survives."""
-    flat = " ".join(visible(text).split())
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]#!|~$])", r"\\\1", flat)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _commands(report: JobReport) -> list[str]:

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from editing.config import Config
 from editing.digests import canonical_json, sha256
 from tasks.progress import note
 from tasks.stores.blobs import Blobs
@@ -27,8 +26,10 @@ LAST = 2
 logger = logging.getLogger(__name__)
 
 
-class Checkpoint(Config):
+class Checkpoint(BaseModel):
     """How far a training was, and how good."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: int = Field(ge=1)
     sha256: str = Field("", description="Digest of the blob; filled by `publish`.")
@@ -74,6 +75,22 @@ class Checkpoints:
         self._tidy()
         return checkpoint
 
+    def look(self) -> dict[str, Checkpoint]:
+        """The checkpoints that can be read, by their keys. Nothing is removed. Raises NewerFormat."""
+        found = {}
+        for key in self.store.list(f"{self._folder}/checkpoints/"):
+            try:
+                found[key] = self._read(key)
+            except NewerFormat:
+                raise
+            except (ObjectNotFound, RecordError) as error:
+                logger.debug("checkpoint %s is broken: %s", key, error)
+        return found
+
+    def blob_key(self, checkpoint: Checkpoint) -> str:
+        """Where the tensors of a checkpoint are."""
+        return self._blobs.key(checkpoint.sha256)
+
     def newest(self) -> tuple[Checkpoint, bytes] | None:
         """The last whole checkpoint; what is broken is passed over with a warning and removed."""
         return self._first(sorted(self._all(), key=lambda one: -one.step))
@@ -94,12 +111,15 @@ class Checkpoints:
         found = []
         for key in self.store.list(f"{self._folder}/checkpoints/"):
             try:
-                found.append(read_record(Checkpoint, self.store.get(key)[0], f"'{key}' in '{self.store.uri}'"))
+                found.append(self._read(key))
             except NewerFormat:
                 raise
             except RecordError as error:
                 self._pass_over(key, str(error))
         return found
+
+    def _read(self, key: str) -> Checkpoint:
+        return read_record(Checkpoint, self.store.get(key)[0], f"'{key}' in '{self.store.uri}'")
 
     def _pass_over(self, key: str, why: str) -> None:
         """Removed, so that the training can publish this step again."""

@@ -6,13 +6,14 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from editing.digests import sha256
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.objects import check_key
+from tasks.stores.objects import Entry, check_key
 
 _STALE_SECONDS = 24 * 3600.0
 _LOCK_SECONDS = 60.0
@@ -98,6 +99,15 @@ class FolderStore:
         self._check_root()
         with _explained(path, "removed"):
             path.unlink(missing_ok=True)
+
+    def entries(self, prefix: str) -> list[Entry]:
+        found = []
+        for key in self.list(prefix):
+            path = self.root / key
+            with _explained(path, "looked at"), contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                stat = path.stat()
+                found.append(Entry(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)))
+        return found
 
     def list(self, prefix: str) -> list[str]:
         folder = prefix.rpartition("/")[0]

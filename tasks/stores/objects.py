@@ -7,11 +7,23 @@ a random token).
 """
 
 import re
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from tasks.stores.errors import StorageError
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    written: datetime
+    """UTC, by the store's own clock; an object that is put again is written anew, whatever its bytes are."""
 
 
 class ObjectStore(Protocol):
@@ -39,6 +51,10 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; one that is not there is no error. Only for what can be made again."""
+        ...
+
+    def entries(self, prefix: str) -> list[Entry]:
+        """Size and time of all objects whose keys begin with `prefix`, sorted: for whoever looks for what is old."""
         ...
 
     def list(self, prefix: str) -> list[str]:

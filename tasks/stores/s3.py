@@ -5,6 +5,7 @@ Credentials come from boto3's own chain (environment, profile, role) and are nev
 
 import time
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any, TypeVar
 
 import boto3
@@ -12,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.objects import check_key
+from tasks.stores.objects import Entry, check_key
 
 T = TypeVar("T")
 
@@ -106,13 +107,20 @@ class S3Store:
         full = self._full(key)
         self._call(key, lambda: self._client.delete_object(Bucket=self.bucket, Key=full))
 
-    def list(self, prefix: str) -> list[str]:
-        def read() -> list[str]:
+    def entries(self, prefix: str) -> list[Entry]:
+        def read() -> list[Entry]:
             pages = self._client.get_paginator("list_objects_v2")
             found = pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            return [item["Key"] for page in found for item in page.get("Contents", [])]
+            return [
+                Entry(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].astimezone(UTC))
+                for page in found
+                for item in page.get("Contents", [])
+            ]
 
-        return sorted(key.removeprefix(self.prefix) for key in self._call(prefix, read))
+        return sorted(self._call(prefix, read), key=lambda entry: entry.key)
+
+    def list(self, prefix: str) -> list[str]:
+        return [entry.key for entry in self.entries(prefix)]
 
     def _full(self, key: str) -> str:
         return self.prefix + check_key(key)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 
 TENSORS = "update.safetensors"
+BLOBS, MANIFESTS = "blobs", "manifests"
+"""Folders of the store."""
 READERS = 8
 """Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
 
@@ -38,8 +40,8 @@ class SnapshotStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self._blobs = Blobs(store, "blobs")
-        self._manifest_blobs = Blobs(store, "manifests", ".json")
+        self._blobs = Blobs(store, BLOBS)
+        self._manifest_blobs = Blobs(store, MANIFESTS, ".json")
         self._heads = Heads(store)
         self._manifests: dict[str, Manifest] = {}  # addressed by content: never stale
         self._versions: dict[tuple[str, int], Version] = {}  # created once, and never replaced
@@ -109,6 +111,10 @@ class SnapshotStore:
     def snapshots(self) -> list[str]:
         """The digests of all manifests, those that no version points to included."""
         return self._manifest_blobs.list()
+
+    def keys(self, snapshot: str) -> set[str]:
+        """The objects that a snapshot consists of, without those of what it builds on."""
+        return {self._manifest_blobs.key(snapshot), *map(self._blobs.key, self.manifest(snapshot).files.values())}
 
     def chain(self, snapshot: str | None) -> list[Manifest]:
         """The manifests from the base up to this snapshot, oldest first; none for the base itself."""

@@ -54,6 +54,8 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("history", "--version", "2", "--json"): LEDGER,
     ("repair",): LEDGER,
     ("repair", "--json"): LEDGER,
+    ("maintain",): WRITES,
+    ("maintain", "--dry-run", "--json"): LEDGER,
     ("approve",): DECIDES,
     ("reject", "--reason", "wrong", "--json"): DECIDES,
     ("rollback", "--json"): DECIDES,

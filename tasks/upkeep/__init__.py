@@ -1,0 +1,1 @@
+"""What may be taken away: leftovers that nothing refers to, by their age."""
