@@ -47,7 +47,7 @@ class Described:
 
     line: str
     number: int
-    mlflow_number: int
+    mlflow_number: int | None
     facts: Sequence[Fact]
     """Its own first, then those of the waiting versions below it."""
     own: int

@@ -71,6 +71,12 @@ class Tracker(Registry):
         listed = [{"path": path, "type": "table"} for path in tables]
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(listed))
 
+    @guarded("read {path} of run {run_id}")
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """A file that is stored with a run."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+
     @guarded("end run {run_id}")
     def finish_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """End the run."""
