@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from editing.edit import shown
 from editing.errors import PolicyError, UsageError
@@ -51,6 +51,12 @@ class LineRules(BaseModel):
     auto_approve: AutoApprove | None = Field(None, description="What is approved without a person; null: nothing.")
     frozen: Text = Field("", description="Why nothing is put in service and no job starts; empty: it is not so.")
     thawed: AwareDatetime | None = Field(None, description="When it was last unfrozen: expiry counts from then.")
+
+    @model_validator(mode="after")
+    def _two_are_two(self) -> "LineRules":
+        if self.reviewers > 1 and self.auto_approve is not None:
+            raise ValueError("with reviewers = 2 nothing is approved without a person: take one of them away with null")
+        return self
 
     def expiry(self, newest: Version) -> datetime | None:
         """When what waits is refused, `newest` being the last of it; None: never, or not while the line is frozen."""
@@ -133,6 +139,8 @@ def _checked(fields: dict[str, Any]) -> LineRules:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:
+            raise PolicyError(f"rules: {first['msg'].removeprefix('Value error, ')}") from error
         known = f"; fields are {', '.join(AutoApprove.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise PolicyError(f"rule {name} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from error
 

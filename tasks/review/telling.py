@@ -1,51 +1,30 @@
 """What a decision leaves beside HEAD and ledger: tags of MLflow's versions that say what became of them, notices."""
 
-import logging
-
 from tasks.ledger.view import LineView
 from tasks.notices import Kind, tell
-from tasks.review.decided import Decided, decided
+from tasks.review.decided import decided
 from tasks.settings import Settings
 from tasks.stores.manifest import Head
 from tasks.tracking.client import TAG_LENGTH, Tracker
-from tasks.tracking.registry import STATUS
 from tasks.workplace import Workplace
 
 DECISION = "errata.decision"
 """The tag of a version that tells who decided, when, how and why."""
-FINAL = ("rejected", "stranded", "rolled back")
-
-logger = logging.getLogger(__name__)
 
 
 def record(tracker: Tracker, workplace: Workplace, view: LineView, about: int = 0) -> str:
-    """Make MLflow's versions say what became of them, as `view` saw the line; returns the page of version `about`.
+    """Make MLflow's versions say who decided on them, as `view` saw the line; returns the page of version `about`.
 
-    Only what differs is written, so that it may be repeated at any time.
+    The first decision is the one that counts, so it is written once.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
     registered = tracker.registered(view.line)
     for number, known in registered.items():
-        found, status = _news(workplace, view, number, known.tags.get(STATUS, ""))
-        if status:
-            because = found.sentence[:TAG_LENGTH] if found else ""
-            # The status last: where it is right, all of it is.
-            tracker.set_version_tags(view.line, {number: {DECISION: because, STATUS: status}}, registered)
+        if DECISION not in known.tags and (found := decided(workplace.store, view, number)) is not None:
+            tracker.set_version_tags(view.line, {number: {DECISION: found.sentence[:TAG_LENGTH]}}, registered)
     return page(workplace.settings, view.line, registered[about].mlflow_number) if about in registered else ""
-
-
-def _news(workplace: Workplace, view: LineView, number: int, told: str) -> tuple[Decided | None, str]:
-    """The decision on a version and its status, where MLflow does not say it yet; else an empty status."""
-    is_served = number in view.served
-    is_told = told == "in service" if is_served else told in FINAL
-    if is_told or number not in view.versions:
-        return None, ""
-    found = decided(workplace.store, view, number)
-    if is_served or found is None:
-        return found, "in service" if is_served else ""
-    return found, "rolled back" if found.outcome == "approved" else found.outcome
 
 
 def page(settings: Settings, line: str, mlflow_number: int) -> str:
