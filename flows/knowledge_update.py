@@ -16,6 +16,7 @@ from editing.edit import Edit
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
+from tasks.lines.rules import check_not_frozen
 from tasks.lines.specs import resolve_line
 from tasks.names import artifact_key
 from tasks.progress import note, progress, stage
@@ -91,6 +92,7 @@ def knowledge_update(
     texts, statistics_texts = read_texts(text), read_texts(statistics_text)
     store, settings = workplace.store.store, workplace.settings
     spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
+    check_not_frozen(store, line)
     with told_to_prefect("edits", "progress"), acquire(store, line, flow_run_id=flow_run.id) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
         if lease.record.unsettled:

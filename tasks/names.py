@@ -33,6 +33,11 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def shown_version(number: int, mlflow_number: int | None = None) -> str:
+    """A version as people read it: the line's number, and MLflow's own where it is known: 'v3 (MLflow 1)'."""
+    return f"v{number}" if mlflow_number is None else f"v{number} (MLflow {mlflow_number})"
+
+
 def artifact_key(name: str, kind: str) -> str:
     """The key of an artifact in Prefect, made of a-z, 0-9 and dashes; names that differ have keys that differ.
 

@@ -11,13 +11,10 @@ from typer.exceptions import TyperException
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 
 # The order of the commands in the help.
-from flows.cli import benchmark, diagnosis, jobs, lines, requests, servers, train, upkeep, versions
+from flows.cli import benchmark, diagnosis, jobs, lines, requests, rules, servers, train, upkeep, versions  # noqa: F401
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
 from tasks.garbage import collect_rarely
-
-__all__ = ["app", "benchmark", "diagnosis", "jobs", "lines", "main", "requests", "servers", "train"]
-__all__ += ["upkeep", "versions"]
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""

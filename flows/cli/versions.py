@@ -143,9 +143,14 @@ def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bo
         decision: Decision = getattr(decisions, action)(open_workplace(), *asked)
     serving = decision.head.version if decision.head else 0
     if json:
-        as_json({"versions": decision.versions, "in_service": serving, "warning": decision.warning})
+        shown = {"versions": decision.versions, "in_service": serving, "warning": decision.warning}
+        as_json(shown | ({"done_before": decision.done_before} if decision.done_before else {}))
         return
-    say(f"{verb} version {', '.join(str(n) for n in decision.versions)} of line {line}")
+    say(
+        f"nothing to do: {decision.done_before}"
+        if decision.done_before
+        else f"{verb} version {', '.join(str(n) for n in decision.versions)} of line {line}"
+    )
     say(f"in service: {'the base' if serving == 0 else f'version {serving}'}")
     if decision.warning:
         warn(decision.warning)

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from tasks.names import shown_version
 from tasks.secrets import masked
 from tasks.text import Text
 
@@ -135,6 +136,10 @@ class JobReport(Frozen):
     batches: tuple[BatchRow, ...] = ()
     edits: tuple[EditRow, ...] = ()
     samples: tuple[Sample, ...] = ()
+    mlflow_versions: dict[int, int] = Field(default_factory=dict)
+    """MLflow's own numbers by the line's, of the versions that the report speaks of; in the reports before: none."""
+    expires: AwareDatetime | None = None
+    """When the version is rejected unless somebody decides; None: never."""
 
     @field_validator("config", "policy")
     @classmethod
@@ -145,3 +150,7 @@ class JobReport(Frozen):
     def counts(self) -> Counter[str]:
         """Number of edits in each state."""
         return Counter(edit.state for edit in self.edits)
+
+    def shown(self, version: int) -> str:
+        """A version as people read it, with MLflow's number; version 0 is the base."""
+        return shown_version(version, self.mlflow_versions.get(version)) if version else "the base"

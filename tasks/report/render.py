@@ -68,9 +68,9 @@ def render_html(report: JobReport) -> str:
 def render_markdown(report: JobReport) -> str:
     """The summary of the job in Markdown: counts, verdict, metrics, what was quarantined and how to decide."""
     counts = report.counts
-    target = "nothing kept" if report.to_version is None else f"version {report.to_version}"
+    target = "nothing kept" if report.to_version is None else report.shown(report.to_version)
     parts = [
-        f"# {_cell(report.line)}: version {report.from_version} → {target}",
+        f"# {_cell(report.line)}: {report.shown(report.from_version)} → {target}",
         f"**{_cell(headline(report)[1])}** " + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
         *_verdict_table(report),
         *_metric_table(report),
@@ -137,7 +137,7 @@ def _statement(edit: EditRow) -> str:
 
 def _commands(report: JobReport) -> list[str]:
     line = shlex.quote(" ".join(visible(report.line).split()))
-    return [f"errata approve {line}", f'errata reject {line} --reason "..."']
+    return [f"errata approve {line} --version {report.to_version}", f'errata reject {line} --reason "..."']
 
 
 def _tiles(report: JobReport) -> list[tuple[str, str, str]]:
@@ -158,8 +158,8 @@ def _facts(report: JobReport) -> list[tuple[str, list[tuple[str, str]]]]:
         "base model": report.base,
         "base digest": report.base_digest,
         "method": report.method,
-        "built on version": report.from_version,
-        "new version": "none" if report.to_version is None else report.to_version,
+        "built on": report.shown(report.from_version),
+        "new version": "none" if report.to_version is None else report.shown(report.to_version),
     }
     run = {
         "flow run": report.flow_run_id,

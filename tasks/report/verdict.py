@@ -77,7 +77,7 @@ def headline(report: JobReport) -> tuple[Outcome, str]:
     asked = [check for check in report.checks if _mark(check) != "none"]
     failed = [line.label for line in check_lines(report.checks) if line.mark == "fail"]
     if report.to_version is None:
-        return "fail", f"Nothing was kept; the line stays at version {report.from_version}."
+        return "fail", f"Nothing was kept; the line stays at {report.shown(report.from_version)}."
     if not report.checks:
         return "missing", "This report holds no verdict; judge the numbers yourself."
     if failed:

@@ -1,7 +1,9 @@
 """Decisions about versions: put one in service, refuse what waits, go back.
 
-A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is refused: HEAD moved. Events
-and aliases follow from HEAD; killed in between, the next decision or job completes them.
+Whichever way a decision comes (command line, Prefect's form, a tag or a review queue in MLflow, time), it is one of
+these three functions. A decision is a move of HEAD by compare-and-swap, so of two that are made at once one is refused,
+and told who was faster. Events, aliases, tags and closed forms follow from HEAD; killed in between, the next decision,
+job or look of `watch` completes them.
 """
 
 from dataclasses import dataclass
@@ -10,12 +12,25 @@ from typing import Literal
 from editing.errors import UsageError
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.view import LineView
+from tasks.ledger.view import LineView, look
+from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.review.aliases import sync_aliases
-from tasks.stores.errors import StorageError
+from tasks.review.decided import By, Decided, decided
+from tasks.review.forms import close_reviews
+from tasks.review.telling import record, tell_decision
+from tasks.review.votes import votes
+from tasks.stores.errors import HeadMoved, StorageError
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
+
+__all__ = ["AlreadyDecided", "By", "Decision", "approve", "reject", "roll_back"]
+
+Action = Literal["promote", "rollback", "reject"]
+
+
+class AlreadyDecided(UsageError):
+    """Somebody else was first; the message says who, when and how."""
 
 
 @dataclass(frozen=True)
@@ -25,45 +40,61 @@ class Decision:
     versions: tuple[int, ...]
     head: Head
     warning: str = ""
+    done_before: str = ""
+    """Not empty: the same was decided in the same way before, and says so; nothing was moved."""
 
 
-def approve(workplace: Workplace, line: str, version: int | None = None, reason: str = "") -> Decision:
+def approve(
+    workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None
+) -> Decision:
     """Put a waiting version in service, with those it builds on; the newest unless one is named.
 
     Raises:
-        UsageError: nothing waits, or not that version.
+        UsageError: nothing waits, not that version, the line is frozen, or two reviewers have to approve.
+        AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
-    view = _caught_up(workplace, line)
+    view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
+    if (before := _before(workplace, view, version, "approved", by)) is not None:
+        return before
     chosen = [v for v in _waiting(view, version) if version is None or v.number <= version]
-    return _move(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen))
+    _check_rules(workplace, line, chosen[-1])
+    return _move(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
 
 
-def reject(workplace: Workplace, line: str, version: int | None = None, reason: str = "") -> Decision:
+def reject(
+    workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None
+) -> Decision:
     """Refuse what waits: all of it, or a version and everything built on it. What is in service stays.
 
     Raises:
         UsageError: nothing waits, or not that version, or no reason is given.
+        AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
     if not reason.strip():
         raise UsageError("a rejection needs a reason: it stands in the ledger for whoever asks later")
-    view = _caught_up(workplace, line)
+    view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
+    if (before := _before(workplace, view, version, "rejected", by)) is not None:
+        return before
     refused = tuple(v.number for v in _waiting(view, version) if version is None or v.number >= version)
     serving = view.by_snapshot[view.serving] if view.serving else None
-    return _move(workplace, view, "reject", serving, reason, refused)
+    return _move(workplace, view, "reject", serving, reason, refused, by)
 
 
-def roll_back(workplace: Workplace, line: str, to: int | None = None, reason: str = "") -> Decision:
+def roll_back(
+    workplace: Workplace, line: str, to: int | None = None, reason: str = "", by: By | None = None
+) -> Decision:
     """Put an earlier version back in service (0: the base); the one before the present HEAD unless one is named.
 
-    A version that was rolled back can be put back in service the same way.
+    A version that was rolled back can be put back in service the same way. A frozen line can be rolled back, too: what
+    is frozen is what comes in, not the way out.
 
     Raises:
         UsageError: nothing was ever in service, or the version never was.
         HeadMoved: somebody else decided in the meantime.
     """
-    view = _caught_up(workplace, line)
+    view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
     served = {head.version for head in workplace.store.heads(line)} | view.served
     if view.head is None or served <= {0}:
         raise UsageError(f"line '{line}' has nothing in service, so there is nothing to roll back")
@@ -75,17 +106,39 @@ def roll_back(workplace: Workplace, line: str, to: int | None = None, reason: st
             f"version {target} of line '{line}' was never in service; "
             f"choose one of {', '.join(str(number) for number in sorted(served | {0}))}"
         )
-    return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,))
+    return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
 
 
 def _caught_up(workplace: Workplace, line: str) -> LineView:
     return catch_up(workplace.store, workplace.ledger, line, workplace.settings.who)
 
 
+def _before(
+    workplace: Workplace, view: LineView, version: int | None, wanted: Literal["approved", "rejected"], by: By
+) -> Decision | None:
+    """The same decision on this version by the same way, made before; raises AlreadyDecided where another was."""
+    found = None if version is None else decided(workplace.store, view, version)
+    if found is None or version is None:
+        return None
+    same = found.outcome == wanted and (found.head.actor, found.head.way) == (by.actor, by.way)
+    if same and (wanted == "rejected" or version in view.served):
+        return Decision((version,), view.head or found.head, done_before=found.sentence)
+    raise AlreadyDecided(_told(view, found))
+
+
+def _told(view: LineView, found: Decided) -> str:
+    out = found.outcome == "approved" and found.version not in view.served
+    back = f"; it is out of service now, `errata rollback {view.line} --to {found.version}` puts it back"
+    return found.sentence + (back if out else "")
+
+
 def _waiting(view: LineView, version: int | None) -> list[Version]:
     """The versions that wait, `version` among them if it is given."""
     if not view.waiting:
-        raise UsageError(f"nothing waits for review on line '{view.line}'; run `errata run {view.line}` first")
+        head = view.head
+        way = f", {head.way}" if head and head.way else ""
+        last = f" ({head.actor} decided at {head.moved:%Y-%m-%d %H:%M:%S} UTC{way})" if head else ""
+        raise UsageError(f"nothing waits for review on line '{view.line}'{last}; run `errata run {view.line}` first")
     numbers = [v.number for v in view.waiting]
     if version is not None and version not in numbers:
         raise UsageError(
@@ -94,26 +147,51 @@ def _waiting(view: LineView, version: int | None) -> list[Version]:
     return view.waiting
 
 
+def _check_rules(workplace: Workplace, line: str, version: Version) -> None:
+    """Refuse what the rules of the line refuse now."""
+    store = workplace.store.store
+    check_not_frozen(store, line)
+    if read_rules(store, line).reviewers < 2:
+        return
+    names = [vote.reviewer for vote in votes(store, line, version)]
+    if len(names) < 2:
+        raise UsageError(
+            f"line '{line}' has reviewers = 2, and version {version.number} was approved by "
+            f"{names[0] if names else 'nobody'} so far: two people approve it in MLflow's review queue, each signed in"
+        )
+
+
 def _move(
-    workplace: Workplace, view: LineView, action: Literal["promote", "rollback", "reject"], goal: Version | None,
-    reason: str, versions: tuple[int, ...],
+    workplace: Workplace, view: LineView, action: Action, goal: Version | None,
+    reason: str, versions: tuple[int, ...], by: By,
 ) -> Decision:  # fmt: skip
     """HEAD first, then the events, then the aliases; those follow from HEAD, so a decision stands without them."""
-    head = workplace.store.move_head(
-        view.line,
-        goal,
-        view.head,
-        action,
-        workplace.settings.who,
-        reason,
-        rejected=versions if action == "reject" else (),
-    )
+    rejected = versions if action == "reject" else ()
+    try:
+        head = workplace.store.move_head(view.line, goal, view.head, action, by.actor, reason, rejected, by.way)
+    except HeadMoved as error:
+        _explain(workplace, view.line, action, versions, error)
+        raise
     warning, again = "", f"`errata run {view.line}` or the next decision will"
+    link = ""
     try:
         _caught_up(workplace, view.line)
-        sync_aliases(workplace.tracker(), workplace, view.line)
+        tracker = workplace.tracker()
+        link = record(tracker, workplace, sync_aliases(tracker, workplace, view.line), versions[-1])
     except (LedgerError, StorageError) as error:
         warning = f"HEAD was moved, and the ledger and MLflow do not say so yet ({error}); {again}"
     except TrackingError as error:
         warning = f"MLflow's aliases were not updated ({error}); {again}"
+    tell_decision(workplace.settings, head, versions, link)
+    close_reviews(workplace, view.line)
     return Decision(versions, head, warning)
+
+
+def _explain(workplace: Workplace, line: str, action: Action, versions: tuple[int, ...], cause: HeadMoved) -> None:
+    """Say who decided on this very version meanwhile, where somebody did."""
+    if action == "rollback":
+        return
+    now = look(workplace.store, workplace.ledger, line)
+    asked = versions[-1] if action == "promote" else versions[0]
+    if (found := decided(workplace.store, now, asked)) is not None:
+        raise AlreadyDecided(_told(now, found)) from cause

@@ -34,6 +34,7 @@ class Move:
     actor: str
     reason: str
     rejected: tuple[int, ...] = ()
+    way: str = ""
 
 
 class Heads:
@@ -86,6 +87,7 @@ class Heads:
             rejected=move.rejected,
             actor=move.actor,
             reason=move.reason,
+            way=move.way,
             moved=datetime.now(UTC),
             token=uuid.uuid4().hex,
         )
@@ -193,7 +195,8 @@ class Heads:
     def _moved(self, line: str, expected: Head | None) -> HeadMoved:
         now = self.head(line)
         seen = f"version {expected.version}" if expected else "no version"
-        found = f"by {now.actor} to version {now.version} at {now.moved:%Y-%m-%d %H:%M:%S} UTC" if now else "away"
+        way = f" ({now.way})" if now and now.way else ""
+        found = f"by {now.actor} to version {now.version} at {now.moved:%Y-%m-%d %H:%M:%S} UTC{way}" if now else "away"
         return HeadMoved(f"HEAD of line '{line}' was {seen} and was moved {found}: look at it and repeat")
 
     def _keep(self, head: Head) -> None:

@@ -150,15 +150,16 @@ class Head(BaseModel):
     rejected: tuple[int, ...] = Field((), description="The waiting versions that this move refuses.")
     actor: Text
     reason: Text
+    way: Text = Field("", description="How it was decided: by the command line, a form, a tag. Empty: not told.")
     moved: datetime
     token: str = Field(description="Random: no two moves are ever the same bytes.")
     etag: str = Field(default="", exclude=True)
 
     @model_serializer(mode="wrap")
     def _as_before_where_it_can(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `rejected` where nothing is: the bytes of release 0.1, which name its entry in the history."""
+        """Without what says nothing: the bytes of release 0.1, which name its entry in the history."""
         fields: dict[str, Any] = serialize(self)
-        return {name: fields[name] for name in fields if name != "rejected" or self.rejected}
+        return {name: fields[name] for name in fields if name not in ("rejected", "way") or fields[name]}
 
 
 def members(chain: Iterable[Manifest]) -> dict[str, int]:

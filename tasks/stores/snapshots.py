@@ -155,9 +155,10 @@ class SnapshotStore:
         actor: str,
         reason: str,
         rejected: tuple[int, ...] = (),
+        way: str = "",
     ) -> Head:
         """Put a version (None: the base) in service, if HEAD is still the one expected; see `Heads.move`."""
-        return self._heads.move(line, expected, Move(version, action, actor, reason, rejected))
+        return self._heads.move(line, expected, Move(version, action, actor, reason, rejected, way))
 
     def repair_head(self, line: str, actor: str = "errata repair") -> Head:
         """Put the last recorded HEAD back where it is damaged or gone; see `Heads.repair`."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from editing.errors import HypernetworkError
-from tasks.tracking.client import LINE, Tracker
+from tasks.tracking.client import Tracker
 from tasks.tracking.connection import guarded
+from tasks.tracking.registry import LINE
 
 TRAINING, HYPERNETWORK, BASE = "errata.training", "errata.hypernetwork", "errata.base_digest"
 ARTIFACT = "hypernetwork/hypernetwork.safetensors"

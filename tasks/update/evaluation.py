@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from editing.edit import Edit
 from editing.measure.metrics import summarise
 from tasks.ledger.view import LineView
+from tasks.lines.rules import read_rules
 from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.report.pages import TABLES, report_files
@@ -95,6 +96,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         champion=candidate.champion.metrics if candidate.champion else None,
         candidate=found.numbers,
         checks=found.verdict.checks,
+        expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
         batches=tuple(journal.batches),
         edits=tuple(_answered(row, before, after) for row in rows),
@@ -127,6 +129,12 @@ def sample_prompts(edits: Sequence[Edit]) -> list[str]:
     prompts += [edit.paraphrases[0] for edit in chosen[:2] if edit.paraphrases]
     prompts += [edit.neighborhood[0].prompt for edit in chosen if edit.neighborhood]
     return list(dict.fromkeys([*prompts, *FREE_PROMPTS]))
+
+
+def _expiry(run: Run, candidate: Candidate) -> datetime | None:
+    """When what waits is refused without an answer, by the rules of the line as they are now."""
+    newest = candidate.waiting[-1] if candidate.waiting else None
+    return read_rules(run.workplace.store.store, run.line).expiry(newest) if newest else None
 
 
 def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:

@@ -54,7 +54,7 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("history", "--version", "2", "--json"): LEDGER,
     ("repair",): LEDGER,
     ("repair", "--json"): LEDGER,
-    ("maintain",): WRITES,
+    ("maintain",): LEDGER,
     ("maintain", "--dry-run", "--json"): LEDGER,
     ("approve",): DECIDES,
     ("reject", "--reason", "wrong", "--json"): DECIDES,

@@ -30,6 +30,7 @@ from tasks.ledger.events import fold
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
 from tasks.review import decisions, standing
+from tasks.settings import Settings
 from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.opening import open_store
@@ -136,7 +137,7 @@ class World:
         self.store = SnapshotStore(Stepwise(open_store(f"{folder}/store", create=True)))
         self.ledger = Ledger(f"{folder}/ledger")
         self.workplace = SimpleNamespace(
-            store=self.store, ledger=self.ledger, settings=SimpleNamespace(who="ann"), tracker=no_mlflow
+            store=self.store, ledger=self.ledger, settings=Settings(actor="ann"), tracker=no_mlflow
         )
         self.submitted: dict[str, set[str]] = {line: set() for line in LINES}
 

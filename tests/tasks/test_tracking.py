@@ -14,8 +14,9 @@ import pytest
 from editing.errors import ErrataError, UsageError
 from tasks.report.pages import TABLES, report_files
 from tasks.report.render import EditRow, JobReport
-from tasks.tracking.client import SNAPSHOT, VERSION, Tracker
+from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
+from tasks.tracking.registry import SNAPSHOT, VERSION
 from tests.tasks.mlflow_server import MlflowServer
 
 SPEAKING_MODEL = """

@@ -1,0 +1,155 @@
+"""What MLflow's page of a version shows: its facts before and after, its numbers, and how to decide; Markdown.
+
+What users and models write is text there: every character that Markdown, HTML or a link could be made of is written as
+a numeric reference, which each renderer shows as the character and none takes for markup.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tasks.names import shown_version
+from tasks.report.data import EditRow, JobReport
+from tasks.report.metrics import METRICS, metric_lines
+from tasks.report.render import visible
+from tasks.report.verdict import headline
+
+LENGTH = 4900
+"""Characters; MLflow's column takes 5,000."""
+ROWS, QUESTION, ANSWER = 50, 110, 50
+"""Most facts that are listed, and most characters of a question and of an answer."""
+MARKUP = frozenset("&<>|*_`[](){}!#~$\\\"'@:^=+")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One correction of a version. The answers are empty where nobody has asked."""
+
+    question: str
+    wanted: str
+    before: str = ""
+    after: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """How the model takes it, in words."""
+        if self.metrics.get("efficacy_argmax", 0.0) >= 1.0:
+            return "✓ says it"
+        if self.metrics.get("efficacy_prob", 0.0) >= 1.0:
+            return f"✓ prefers {literal(self.wanted, ANSWER)}"
+        return f"✗ wanted {literal(self.wanted, ANSWER)}" if self.metrics else f"wanted {literal(self.wanted, ANSWER)}"
+
+
+@dataclass(frozen=True)
+class Described:
+    """A version as its page shows it."""
+
+    line: str
+    number: int
+    mlflow_number: int | None
+    facts: Sequence[Fact]
+    """Its own first, then those of the waiting versions below it."""
+    own: int
+    """How many of them are its own."""
+    below: Sequence[str] = ()
+    """The waiting versions that it is built on, as people read them."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those of its own batch, for a version without a report of its own."""
+    report: JobReport | None = None
+    """Of the job that left it as its last."""
+    page: str = ""
+    """Where the report is, as a link of MLflow's pages."""
+
+
+def fact_of(row: EditRow) -> Fact:
+    """The row of a report as a fact."""
+    question = row.prompt.replace("{}", row.subject, 1)
+    return Fact(question, row.target_new, row.answer_before, row.answer_after, row.metrics)
+
+
+def render_description(version: Described) -> str:
+    """The page of a version, at most `LENGTH` characters: as many facts as fit."""
+    name = shown_version(version.number, version.mlflow_number)
+    count = f"{version.own} {'correction' if version.own == 1 else 'corrections'}"
+    with_it = f" Approving it puts {', '.join(version.below)} in service, too." if version.below else ""
+    verdict = headline(version.report)[1] if version.report else "The last version of its job is judged as a whole."
+    head = [f"**{literal(version.line)} {name}** · {count}.{with_it}", "", f"**{literal(verdict)}**"]
+    tail = ["", *_numbers(version), "", *_ways(version)]
+    rows = [_row(_cells(fact)) for fact in version.facts[:ROWS]]
+    room = LENGTH - len("\n".join([*head, *tail])) - 300  # the heading of the table, and the line below it
+    while rows and sum(len(row) + 1 for row in rows) > room:
+        rows.pop()
+    return "\n".join([*head, *_facts(version, rows), *tail]) + "\n"
+
+
+def render_line(line: str, base: str, method: str) -> str:
+    """What MLflow's page of a line says."""
+    return "\n".join(
+        [
+            f"**{literal(line)}**: corrections of the model {literal(base, 200)} by {literal(method)}, made by Errata.",
+            "",
+            "Each version is one batch of corrections on top of the one before. The alias `champion` is the version "
+            "in service, `challenger` the newest that waits for a decision, `previous` the one that was in service "
+            "before. The tag `errata.version` is the line's own number of a version.",
+            "",
+            "A version's page says what it changes, and how to decide.",
+        ]
+    )
+
+
+def literal(text: str, most: int = 200) -> str:
+    """A string from outside as nothing but text on one line, shortened to `most` characters."""
+    flat = " ".join(visible(text).split())
+    flat = flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"
+    return "".join(f"&#{ord(char)};" if char in MARKUP else char for char in flat)
+
+
+def _facts(version: Described, rows: list[str]) -> list[str]:
+    if not version.facts:
+        return []
+    left = len(version.facts) - len(rows)
+    where = f"[report.html]({version.page})" if version.page else "report.html"
+    more = ["", f"and {left} more, see {where}"] if left else ["", f"Everything else: {where}"]
+    return ["", "| Question | Old answer | New answer | Verdict |", "|---|---|---|---|", *rows, *more]
+
+
+def _cells(fact: Fact) -> list[str]:
+    answers = [literal(text, ANSWER) or "–" for text in (fact.before, fact.after)]
+    return [literal(fact.question, QUESTION), *answers, fact.verdict]
+
+
+def _numbers(version: Described) -> list[str]:
+    """Candidate beside champion and base; of a version that is not its job's last, what its batch measured."""
+    if version.report is None:
+        known = [(metric.label, metric.show(version.metrics[metric.name])) for metric in METRICS
+                 if metric.name in version.metrics]  # fmt: skip
+        return [_row(["Metric", "Its batch"]), _row(["---"] * 2), *map(_row, known)] if known else []
+    report = version.report
+    champion = [f"Champion {report.shown(report.from_version)}"] if report.champion is not None else []
+    header = ["Metric", "Base", *champion, "This version"]
+    rows = [
+        _row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
+        for line in metric_lines(report)
+    ]
+    return [_row(header), _row(["---"] * len(header)), *rows]
+
+
+def _ways(version: Described) -> list[str]:
+    line = shlex.quote(version.line)
+    expires = version.report.expires if version.report else None
+    late = [f"Without a decision it is rejected on {expires:%d %b %Y, %H:%M} UTC."] if expires else []
+    return [
+        "To decide, set the tag `review` of this version to `approved` or `rejected` (the tag `review_comment` takes a "
+        "reason), or:",
+        "",
+        "```sh",
+        f"errata approve {line} --version {version.number}",
+        f'errata reject {line} --version {version.number} --reason "..."',
+        "```",
+        *(["", *late] if late else []),
+    ]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

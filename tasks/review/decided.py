@@ -1,0 +1,71 @@
+"""What became of a version, and by whom: read from the records of HEAD, which are written before anything else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.ledger.view import LineView
+from tasks.stores.manifest import Head, Version
+from tasks.stores.snapshots import SnapshotStore
+
+Way = Literal[
+    "command line",
+    "Prefect's form",
+    "tag in MLflow",
+    "review queue of MLflow",
+    "no answer in time",
+    "auto_approve",
+]
+"""How a decision was made, as HEAD records it and as people read it."""
+
+
+@dataclass(frozen=True)
+class By:
+    """Who decides, and how."""
+
+    actor: str
+    way: Way = "command line"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The first decision on a version; `stranded` is one that was none on it, but took away what it is built on."""
+
+    version: int
+    outcome: Literal["approved", "rejected", "stranded"]
+    head: Head
+
+    @property
+    def sentence(self) -> str:
+        """Who decided, when, how and why, for a person."""
+        head = self.head
+        how = f" ({head.way})" if head.way else ""
+        when, why = f"{head.moved:%Y-%m-%d %H:%M:%S} UTC{how}", f": {head.reason}" if head.reason else ""
+        if self.outcome != "stranded":
+            return f"version {self.version} of line '{head.line}' was {self.outcome} by {head.actor} at {when}{why}"
+        return (
+            f"version {self.version} of line '{head.line}' waits no more: {head.actor} moved HEAD to version "
+            f"{head.version} at {when}{why}"
+        )
+
+
+def decided(store: SnapshotStore, view: LineView, number: int) -> Decided | None:
+    """The first decision on a version; None while it waits, or where there is no such version."""
+    version = view.versions.get(number)
+    if version is None or number in {one.number for one in view.waiting}:
+        return None
+    heads = store.heads(view.line, since=version.manifest.based_on or 0)
+    for head in heads:
+        if number in head.rejected:
+            return Decided(number, "rejected", head)
+        if number in {manifest.version for manifest in store.chain(head.snapshot)}:
+            return Decided(number, "approved", head)
+    took = next((head for head in heads if _takes_away(store, version, head)), heads[-1] if heads else None)
+    return Decided(number, "stranded", took) if took else None
+
+
+def _takes_away(store: SnapshotStore, version: Version, head: Head) -> bool:
+    """Whether a version can no more be put in service after this move, though the move does not speak of it."""
+    below = {manifest.version for manifest in store.chain(version.snapshot)} - {version.number}
+    made_for = version.manifest.based_on or 0
+    away = head.snapshot is not None and head.version not in below
+    return head.sequence > made_for and bool(below & {*head.rejected} or away or head.action == "rollback")

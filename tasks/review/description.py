@@ -1,0 +1,77 @@
+"""What a reviewer reads above the form in Prefect: verdict, numbers beside the champion's, facts, links."""
+
+import logging
+
+from pydantic import ValidationError
+
+from tasks.report.data import JobReport
+from tasks.report.description import Described, Fact, fact_of, literal, render_description
+from tasks.review.telling import page
+from tasks.stores.manifest import Version
+from tasks.tracking.client import Tracker
+from tasks.tracking.errors import TrackingError
+from tasks.tracking.registry import Registered
+from tasks.workplace import Workplace
+
+logger = logging.getLogger(__name__)
+
+
+def job_report(tracker: Tracker, version: Version) -> JobReport | None:
+    """The report of the job that made a version, out of its run in MLflow; None where there is none to read."""
+    run = version.manifest.mlflow_run_id
+    try:
+        return JobReport.model_validate_json(tracker.artifact(run, "report.json")) if run else None
+    except (TrackingError, ValidationError) as error:
+        logger.info("version %d of line %s has no report: %s", version.number, version.manifest.line, error)
+        return None
+
+
+def description(workplace: Workplace, version: Version, refused: str = "") -> str:
+    """Markdown about a version that waits. Whatever users or models wrote stands in it as text.
+
+    Args:
+        refused: Why the form is asked once more.
+    """
+    manifest = version.manifest
+    registered, report = None, None
+    try:
+        tracker = workplace.tracker()
+        registered, report = tracker.registered(manifest.line).get(version.number), job_report(tracker, version)
+    except TrackingError as error:  # a person can decide without
+        logger.warning("line %s, version %d: %s", manifest.line, version.number, error)
+    whole = report if report is not None and report.to_version == version.number else None
+    facts = [fact_of(row) for row in whole.edits if row.state == "committed"] if whole else _stored(workplace, version)
+    shown = Described(
+        line=manifest.line,
+        number=version.number,
+        mlflow_number=registered.mlflow_number if registered else None,
+        facts=facts,
+        own=len(manifest.request_ids),
+        metrics=manifest.metrics,
+        report=whole,
+    )
+    asked_again = [f"**Asked once more:** {literal(refused, 600)}", ""] if refused else []
+    return "\n".join([*asked_again, _links(workplace, version, registered), "", render_description(shown)])
+
+
+def _links(workplace: Workplace, version: Version, registered: Registered | None) -> str:
+    settings, run = workplace.settings, version.manifest.mlflow_run_id
+    if registered is None or not (address := page(settings, version.manifest.line, registered.mlflow_number)):
+        return ""
+    links = [f"[The version in MLflow]({address})"]
+    return " · ".join(links + [f"[its run and report]({settings.mlflow_people}/#/runs/{run})"] * bool(run))
+
+
+def _stored(workplace: Workplace, version: Version) -> list[Fact]:
+    """The facts of a version as the ledger has them, where no report says what was answered."""
+    names = list(version.manifest.request_ids)
+    payloads = workplace.ledger.payloads(version.manifest.line, names)
+    found = []
+    for name in names:
+        payload = payloads.get(name, {})
+        question = str(payload.get("prompt", name)).replace("{}", str(payload.get("subject", "")), 1)
+        metrics = version.manifest.request_metrics.get(name, {})
+        found.append(
+            Fact(question, str(payload.get("target_new", "")), str(payload.get("target_true") or ""), "", metrics)
+        )
+    return found

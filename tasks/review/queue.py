@@ -1,0 +1,87 @@
+"""What MLflow's review queue says of a version: the decision of one reviewer, or votes where two have to approve."""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from editing.errors import ErrataError
+from tasks.lines.rules import read_rules
+from tasks.review.decided import By, Way
+from tasks.review.decisions import AlreadyDecided, Decision, approve, reject
+from tasks.review.votes import StoredVote, cast, votes
+from tasks.stores.errors import HeadMoved
+from tasks.stores.manifest import Version
+from tasks.tracking.client import Tracker
+from tasks.workplace import Workplace
+
+NO_COMMENT = "rejected in MLflow"
+WAY: Way = "review queue of MLflow"
+QUEUE = "tasks.tracking.review_queue"
+
+
+@contextmanager
+def told(said: list[str], what: str) -> Iterator[None]:
+    """Inside, a decision that is refused is one line of what is said, and the next one is looked at."""
+    try:
+        yield
+    except (AlreadyDecided, HeadMoved) as error:
+        said.append(f"{what} was not carried out: {error}")
+    except ErrataError as error:
+        said.append(f"{what} could not be carried out: {error}")
+
+
+def what_was_done(decision: Decision, text: str) -> list[str]:
+    """The line of a decision; none where it was made before."""
+    return [] if decision.done_before else [f"{text}{f' ({decision.warning})' if decision.warning else ''}"]
+
+
+def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:
+    """Carry out what stands in MLflow's review queue about a version that waits; returns what was done, a line each."""
+    if importlib.util.find_spec(QUEUE) is None:
+        return []
+    verdicts = importlib.import_module(QUEUE).verdicts(tracker, version.manifest.line, version.number)
+    return carry_out_verdicts(workplace, version, verdicts)
+
+
+def carry_out_verdicts(workplace: Workplace, version: Version, verdicts: Sequence[Any]) -> list[str]:
+    """The same of these verdicts, each with `reviewer`, `decision`, `comment`, and whether that it is them is `proven`.
+
+    To refuse, one is enough, proven or not: nothing comes into service by it.
+    """
+    line, number, said = version.manifest.line, version.number, list[str]()
+    two = read_rules(workplace.store.store, line).reviewers > 1
+    for one in verdicts:
+        by, comment = By(one.reviewer, WAY), one.comment or ""
+        with told(said, f"verdict of {one.reviewer} on version {number} in MLflow's review queue"):
+            if not one.decision.startswith("approve"):
+                done = reject(workplace, line, number, comment.strip() or NO_COMMENT, by)
+                return said + what_was_done(done, f"version {number} rejected by {one.reviewer}")
+            if not two:
+                done = approve(workplace, line, number, comment, by)
+                return said + what_was_done(done, f"version {number} approved by {one.reviewer}")
+        if two and one.proven:
+            vote = StoredVote(reviewer=one.reviewer, comment=comment)
+            if cast(workplace.store.store, line, version, vote):
+                said.append(f"version {number}: {one.reviewer} approves, one of two")
+        elif two:
+            said.append(
+                f"version {number}: approval by {one.reviewer} does not count, since MLflow asks nobody who it is"
+            )
+    return said + (_approved_by_two(workplace, version) if two else [])
+
+
+def _approved_by_two(workplace: Workplace, version: Version) -> list[str]:
+    """Approval, where both have voted; votes that were written down before a kill count."""
+    line, said = version.manifest.line, list[str]()
+    found = votes(workplace.store.store, line, version)[:2]
+    if len(found) < 2:
+        return []
+    names, reason = (
+        " and ".join(vote.reviewer for vote in found),
+        "; ".join(vote.comment for vote in found if vote.comment),
+    )
+    with told(said, f"approval of version {version.number} by {names}"):
+        done = approve(workplace, line, version.number, reason, By(names, WAY))
+        said += what_was_done(done, f"version {version.number} approved by {names}")
+    return said

@@ -1,0 +1,74 @@
+"""Votes: what reviewers said of a version where two different people have to approve.
+
+lines/<line>/votes/<8 digits>-<12>/<16>.json     one object a reviewer, created once: the first word counts
+
+Only who is proven counts: whom MLflow's server has let in with a password. A tag carries no user, and a name in a form
+or in a variable is whatever somebody typed.
+"""
+
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from editing.digests import sha256
+from tasks.names import check_line
+from tasks.stores.errors import ObjectConflict
+from tasks.stores.manifest import Version
+from tasks.stores.objects import ObjectStore
+from tasks.stores.records import read_record, record_bytes
+from tasks.text import Text
+
+ASK_SECONDS = 5
+
+
+class StoredVote(BaseModel):
+    """What one reviewer said of one version. To refuse takes no second one, so only approvals are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reviewer: Text
+    decision: Literal["approve"] = "approve"
+    comment: Text = ""
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+def cast(store: ObjectStore, line: str, version: Version, vote: StoredVote) -> bool:
+    """Write a proven vote down, once; whether it is new. What the reviewer said first stands."""
+    name = sha256(vote.reviewer.encode())[:16]
+    try:
+        store.put_if_absent(f"{_folder(line, version)}{name}.json", record_bytes(vote))
+    except ObjectConflict:
+        return False
+    return True
+
+
+def votes(store: ObjectStore, line: str, version: Version) -> list[StoredVote]:
+    """All that was said of a version, oldest first."""
+    keys = store.list(_folder(line, version))
+    found = [read_record(StoredVote, store.get(key)[0], f"'{key}' in '{store.uri}'") for key in keys]
+    return sorted(found, key=lambda vote: vote.time)
+
+
+def asks_who_it_is(mlflow_uri: str) -> bool:
+    """Whether MLflow is a server that refuses whoever has no password; it is asked without one.
+
+    Only then does `completed_by` name somebody. A database asks nobody.
+    """
+    if not mlflow_uri.startswith(("http://", "https://")):
+        return False
+    place = mlflow_uri.rpartition("@")[2] if "@" in mlflow_uri else mlflow_uri.partition("://")[2]
+    address = f"{mlflow_uri.partition('://')[0]}://{place.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    try:
+        urllib.request.urlopen(address, timeout=ASK_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 401
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def _folder(line: str, version: Version) -> str:
+    return f"lines/{check_line(line)}/votes/{version.number:08d}-{version.snapshot[:12]}/"

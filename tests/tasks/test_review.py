@@ -1,0 +1,247 @@
+"""Decisions by every way end in one place: the first wins, the second is told who was first, and repeating is no error."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from editing.errors import UsageError
+from tasks.ledger.view import look
+from tasks.lines.rules import freeze, set_rules, unfreeze
+from tasks.review import decisions, telling
+from tasks.review.decided import By
+from tasks.review.decisions import AlreadyDecided
+from tasks.review.pending import ANSWER, COMMENT, carry_out
+from tasks.review.queue import carry_out_verdicts
+from tasks.review.telling import DECISION
+from tasks.review.votes import asks_who_it_is
+from tasks.stores.errors import HeadMoved
+from tasks.stores.snapshots import SnapshotStore
+from tests.tasks.reviewed_line import ReviewedLine
+
+FORM = By("bob", "Prefect's form")
+
+
+@pytest.fixture(scope="module")
+def mlflow_uri(tmp_path_factory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def line(tmp_path, request, mlflow_uri) -> ReviewedLine:
+    """Two versions that wait, one on the other, on a line of the test's own."""
+    name = request.node.name.replace("_", "-").partition("[")[0][:60]
+    made = ReviewedLine(tmp_path, name, tracking_uri=mlflow_uri, artifacts=str(tmp_path / "artifacts"))
+    made.make()
+    made.make()
+    return made
+
+
+def test_who_comes_second_is_told_who_was_first_when_how_and_why(line):
+    decisions.reject(line.workplace, line.name, 2, "wrong source", FORM)
+    with pytest.raises(
+        AlreadyDecided, match=r"version 2 .* was rejected by bob at \d{4}-.* UTC \(Prefect's form\): wrong"
+    ):
+        decisions.approve(line.workplace, line.name, 2)
+    decisions.approve(line.workplace, line.name, 1)
+    with pytest.raises(AlreadyDecided, match=r"was approved by ann at .* \(command line\)"):
+        decisions.reject(line.workplace, line.name, 1, "late", FORM)
+    with pytest.raises(UsageError, match=r"nothing waits .* \(ann decided at .*, command line\)"):
+        decisions.approve(line.workplace, line.name)
+
+
+def test_the_same_decision_by_the_same_way_is_done_once(line):
+    first = decisions.approve(line.workplace, line.name, 2, "good", FORM)
+    again = decisions.approve(line.workplace, line.name, 2, "good", FORM)
+    assert again.head == first.head and not first.done_before and "approved by bob" in again.done_before
+    with pytest.raises(AlreadyDecided):  # by another way it is somebody else
+        decisions.approve(line.workplace, line.name, 2, "good")
+    decisions.roll_back(line.workplace, line.name, 0)
+    with pytest.raises(AlreadyDecided, match=r"out of service now, `errata rollback .* --to 2` puts it back"):
+        decisions.approve(line.workplace, line.name, 2, "good", FORM)
+
+
+def test_what_was_built_on_a_refused_version_is_said_to_wait_no_more(line):
+    decisions.reject(line.workplace, line.name, 1, "no", FORM)
+    with pytest.raises(AlreadyDecided, match="version 2 .* was rejected by bob"):
+        decisions.approve(line.workplace, line.name, 2)
+    line.make()
+    decisions.approve(line.workplace, line.name, 3)
+    line.make()
+    decisions.roll_back(line.workplace, line.name, 0)
+    with pytest.raises(AlreadyDecided, match="version 4 .* waits no more: ann moved HEAD to version 0"):
+        decisions.approve(line.workplace, line.name, 4)
+
+
+def test_of_two_at_the_same_moment_one_is_told_of_the_other(line, monkeypatch):
+    meet, outcomes = threading.Barrier(2), []
+    move = SnapshotStore.move_head
+
+    def together(*arguments):
+        meet.wait(10)
+        return move(*arguments)
+
+    monkeypatch.setattr(SnapshotStore, "move_head", together)
+
+    def decide(who):
+        try:
+            outcomes.append(decisions.approve(line.workplace, line.name, 2, "", By(who, "Prefect's form")))
+        except (AlreadyDecided, HeadMoved) as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=decide, args=(who,)) for who in ("bob", "cy")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [lost] = [one for one in outcomes if isinstance(one, str)]
+    assert "version 2" in lost and f"approved by {line.workplace.store.head(line.name).actor}" in lost
+
+
+def test_on_a_frozen_line_nothing_comes_into_service_and_the_way_back_is_open(line):
+    decisions.approve(line.workplace, line.name, 1)
+    freeze(line.workplace.store.store, line.name, "an audit")
+    line.tag(2, review="approved")
+    assert "is frozen (an audit)" in carry_out(line.workplace, line.name)[0]
+    with pytest.raises(UsageError, match="frozen"):
+        decisions.approve(line.workplace, line.name)
+    assert line.serving() == 1
+    unfreeze(line.workplace.store.store, line.name)
+    assert carry_out(line.workplace, line.name) == ["version 2 approved by its tag"]
+    freeze(line.workplace.store.store, line.name, "an audit")
+    decisions.roll_back(line.workplace, line.name)
+    assert line.serving() == 1
+
+
+@pytest.mark.parametrize(("value", "serving"), [("approved", 2), (" Approved\n", 2), ("REJECTED ", 0)])
+def test_a_tag_is_carried_out_once(line, value, serving):
+    line.tag(2, review=value, **{COMMENT: "<b>a reason</b>"})
+    if not serving:
+        line.tag(1, review="rejected")
+    said = carry_out(line.workplace, line.name)
+    assert any("by its tag" in text for text in said) and carry_out(line.workplace, line.name) == []
+    head = line.workplace.store.head(line.name)
+    assert (head.version, head.way) == (serving, "tag in MLflow") and len(line.workplace.store.heads(line.name)) == 1
+    assert head.reason == ("<b>a reason</b>" if serving else "rejected in MLflow")
+    assert "(tag in MLflow)" in line.tags(2)[DECISION] and line.tags(2)["review"].strip() == value.strip()
+
+
+def test_a_tag_that_says_something_else_is_answered_and_waits(line):
+    line.tag(2, review="aproved")
+    [said] = carry_out(line.workplace, line.name)
+    assert "'aproved', which is neither approved nor rejected" in said and line.tags(2)[ANSWER] == said
+    assert line.serving() == 0 and carry_out(line.workplace, line.name) == [said]
+    line.tag(2, review="approved")
+    assert carry_out(line.workplace, line.name) == ["version 2 approved by its tag"] and line.serving() == 2
+
+
+def test_a_tag_that_comes_too_late_is_told_so_once(line):
+    decisions.approve(line.workplace, line.name, 2, "", FORM)
+    line.tag(2, review="rejected")
+    [said] = carry_out(line.workplace, line.name)
+    assert "not carried out" in said and "approved by bob" in said and line.tags(2)[ANSWER] == said
+    assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
+
+
+def test_what_nobody_answers_in_time_is_refused_by_errata(line):
+    assert carry_out(line.workplace, line.name) == []
+    set_rules(line.workplace.store.store, line.name, {"expires_after_hours": 1e-6})
+    [said] = carry_out(line.workplace, line.name)
+    head = line.workplace.store.head(line.name)
+    assert said.startswith("version 1, 2 refused: no answer within 1e-06 hours")
+    assert (head.actor, head.way, head.rejected) == ("errata", "no answer in time", (1, 2))
+    assert carry_out(line.workplace, line.name) == [] and line.waiting() == []
+
+
+def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypatch):
+    from tasks.review import pending
+
+    def passed(_, version):
+        row = {"measure": "efficacy", "value": 1.0, "limit": 1.0, "holds": True, "sample": 1}
+        return report_of(line, version.number, [row])
+
+    set_rules(line.workplace.store.store, line.name, {"auto_approve.max_facts": 2})
+    assert carry_out(line.workplace, line.name) == []  # the job has left no report
+    monkeypatch.setattr(pending, "job_report", passed)
+    assert carry_out(line.workplace, line.name) == ["version 2 approved by the rules of the line"]
+    assert line.workplace.store.head(line.name).actor == "errata"
+    line.make(findings={"r3": ("a paraphrase was left out",)})
+    assert carry_out(line.workplace, line.name) == []
+    decisions.reject(line.workplace, line.name, 3, "no")
+    set_rules(line.workplace.store.store, line.name, {"auto_approve.max_perplexity_ratio": 1.0})
+    line.make()
+    assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
+
+
+def report_of(line, number, checks):
+    from tasks.report.data import Check, JobReport
+
+    fields = {name: line.name for name in ("line", "base", "base_digest", "method", "flow_run_id", "mlflow_run_id")}
+    times = dict.fromkeys(("started", "finished"), "2026-01-01T00:00:00Z")
+    numbers = {"config": {}, "policy": {}, "baseline": {}, "candidate": {}, "from_version": 0, "to_version": number}
+    return JobReport(**fields, **times, **numbers, checks=tuple(Check(**row) for row in checks))
+
+
+def test_two_have_to_approve_and_only_who_is_proven_counts(line):
+    def verdict(reviewer, proven, decision="approve"):
+        return SimpleNamespace(reviewer=reviewer, decision=decision, comment="", proven=proven)
+
+    set_rules(line.workplace.store.store, line.name, {"reviewers": 2})
+    [_, version] = line.waiting()
+    with pytest.raises(UsageError, match=r"approved by nobody so far: two people approve it in MLflow's review queue"):
+        decisions.approve(line.workplace, line.name)
+    line.tag(2, review="approved")
+    assert "two people approve it" in carry_out(line.workplace, line.name)[0]
+    said = carry_out_verdicts(line.workplace, version, [verdict("eve", False), verdict("ann", True)])
+    assert "eve does not count" in said[0] and "ann approves, one of two" in said[1] and line.serving() == 0
+    assert carry_out_verdicts(line.workplace, version, [verdict("ann", True)]) == []  # the same one twice is one
+    said = carry_out_verdicts(line.workplace, version, [verdict("ann", True), verdict("bob", True)])
+    assert said[-1] == "version 2 approved by ann and bob" and line.serving() == 2
+
+
+def test_one_is_enough_to_refuse_and_without_the_rule_to_approve(line):
+    verdict = SimpleNamespace(reviewer="eve", decision="approved", comment="fine", proven=False)
+    [first, _] = line.waiting()
+    assert carry_out_verdicts(line.workplace, first, [verdict]) == ["version 1 approved by eve"]
+    set_rules(line.workplace.store.store, line.name, {"reviewers": 2})
+    [second] = line.waiting()
+    verdict.decision = "reject"
+    assert carry_out_verdicts(line.workplace, second, [verdict]) == ["version 2 rejected by eve"]
+    assert line.serving() == 1 and line.workplace.store.head(line.name).reason == "fine"
+
+
+def test_a_database_asks_nobody_who_it_is(line):
+    assert not asks_who_it_is(line.settings.mlflow_uri) and not asks_who_it_is("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("effect", ["sync_aliases", "record", "close_reviews"])
+def test_a_kill_after_head_has_moved_loses_nothing(line, monkeypatch, effect):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    line.tag(2, review="approved")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(decisions, effect, killed)
+        carry_out(line.workplace, line.name)
+    assert line.serving() == 2
+    carry_out(line.workplace, line.name)
+    assert carry_out(line.workplace, line.name) == [] and len(line.workplace.store.heads(line.name)) == 1
+    assert "(tag in MLflow)" in line.tags(2)[DECISION]
+    assert line.workplace.tracker().aliases(line.name) == {"champion": 2}
+    view = look(line.workplace.store, line.workplace.ledger, line.name)
+    assert {one.state for one in view.events.standings.values()} == {"promoted"}
+
+
+def test_a_decision_is_told_once_by_whoever_moved_head(line, monkeypatch):
+    told = []
+    monkeypatch.setattr(telling, "tell", lambda _, kind, name, text, link: told.append((kind, text, link)))
+    decisions.approve(line.workplace, line.name, 2, "good", FORM)
+    decisions.approve(line.workplace, line.name, 2, "good", FORM)
+    decisions.roll_back(line.workplace, line.name, 0, "complaints")
+    assert told == [
+        ("approved", "version 1, 2 approved by bob (Prefect's form): good", ""),
+        ("rolled back", "back to the base, by ann (command line): complaints", ""),
+    ]
