@@ -67,6 +67,7 @@ def check(place: Place) -> None:
     Raises:
         NotWell: the server does not take what is asked.
     """
+    # Here, since it takes half a second, which `--help` need not wait for.
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError

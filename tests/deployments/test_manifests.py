@@ -1,4 +1,4 @@
-"""compose.yaml and the manifests of Kubernetes, which nothing here can run: form, names that lead somewhere, secrets."""
+"""compose.yaml and the manifests of Kubernetes, which nothing here can run: form, names, secrets."""
 
 import copy
 import importlib.util
