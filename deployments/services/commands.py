@@ -41,7 +41,6 @@ def up(folder: Path, ports: Mapping[str, int], free: bool, auth: bool | None) ->
             _end_outdated(place, services)
             _check_ports(place, services)
             postgres.prepare(place, lock)
-            seaweedfs.prepare(place)
         with waiting("starting the services") as change:
             _start_all(place, services, change)
     show(place, services)

@@ -94,6 +94,7 @@ def check(place: Place) -> None:
     Raises:
         NotWell: the server does not take what is asked.
     """
+    # Here, since where a package is still to be installed, the message about it comes first.
     import psycopg
     from psycopg import sql
 

@@ -1,19 +1,18 @@
 """SeaweedFS: an S3 server with its own keys and one bucket."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
 
 from deployments.services.asking import NotWell
 from deployments.services.daemons import Command, ServiceError
-from deployments.services.place import BUCKET, HOST, USER, Place, write_secret
+from deployments.services.place import BUCKET, HOST, USER, Place
 
 PATIENCE = 2.0
 """It would wait 15 s for streams between its own parts; what it has stored stands, whenever it is ended."""
 READY = "ready"
 """An object that is read to see that the server works."""
-ACTIONS = ("Admin", "Read", "Write", "List", "Tagging")
+PARTS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
 
 
 def program() -> str:
@@ -24,22 +23,9 @@ def program() -> str:
     return found
 
 
-def prepare(place: Place) -> None:
-    folder = place.folder / "seaweedfs"
-    (folder / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = {"accessKey": USER, "secretKey": place.secrets["s3"]}
-    identities = [{"name": USER, "credentials": [keys], "actions": list(ACTIONS)}]
-    write_secret(folder / "s3.json", json.dumps({"identities": identities}))
-    # Its parts trust each other by this key: whoever reaches their ports without it reads and writes nothing.
-    signed = "".join(
-        f'[jwt.{part}]\nkey = "{place.secrets["volumes"]}"\n'
-        for part in ("signing", "signing.read", "filer_signing", "filer_signing.read")
-    )
-    write_secret(folder / "security.toml", f"[access]\nui = false\n{signed}")
-
-
 def command(place: Place) -> Command:
     folder = place.folder / "seaweedfs"
+    (folder / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
     ports = {
         f"{part}.port{kind}": place.ports[f"{part}{kind.replace('.', '-')}"]
         for part in ("master", "volume", "filer", "s3")
@@ -60,14 +46,19 @@ def command(place: Place) -> Command:
         "master.volumeSizeLimitMB": 1024,  # of 30 GiB a small disk holds two volumes, and each bucket wants several
         "volume.max": 0,
         "volume.preStopSeconds": 0,
-        "s3.config": folder / "s3.json",
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "s3.localSocket": "s3.sock",
         **ports,
     }
     arguments = [program(), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
-    return Command(arguments, {}, folder)
+    own = {
+        "AWS_ACCESS_KEY_ID": USER,
+        "AWS_SECRET_ACCESS_KEY": place.secrets["s3"],
+        # Its parts trust each other by this key: whoever reaches their ports without it reads and writes nothing.
+        **{f"WEED_JWT_{part}_KEY": place.secrets["volumes"] for part in PARTS},
+    }
+    return Command(arguments, own, folder)
 
 
 def check(place: Place) -> None:
@@ -76,6 +67,7 @@ def check(place: Place) -> None:
     Raises:
         NotWell: the server does not take what is asked.
     """
+    # Here, since it takes half a second, which `--help` need not wait for.
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError

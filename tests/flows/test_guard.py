@@ -1,7 +1,10 @@
 """No page of another site gets an answer of Prefect's server: neither by its name for this machine nor by asking it."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -77,3 +80,12 @@ def test_the_address_that_people_open_is_allowed():
 def test_only_addresses_of_this_machine_alone_are_loopback():
     assert all(map(is_loopback, ("127.0.0.1", "127.0.0.2", "localhost", "::1", "[::1]")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "localhost.evil.example", "")))
+
+
+def test_a_server_that_others_reach_asks_who_they_are_or_does_not_start():
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_SERVER_API_AUTH_STRING"}
+    command = [sys.executable, "-m", "flows.cli.prefect_pages", "0.0.0.0", "0"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (
+        ran.returncode == 1 and ran.stderr.startswith("error: 0.0.0.0 lets others in") and ran.stderr.count("\n") == 1
+    )

@@ -14,7 +14,7 @@ from deployments.services.place import write_settings
 from tests.services.conftest import Services, command
 
 NAMES = ("postgres", "seaweedfs", "prefect", "mlflow", "worker", "logs")
-OWN = ("services.json", "settings.toml", "mlflow-accounts.ini", "s3.json", "security.toml")
+OWN = ("services.json", "settings.toml", "mlflow-accounts.ini")
 """Files that hold secrets."""
 
 
