@@ -90,9 +90,10 @@ def watch(
         errata watch main --sample 200 --set min_live_efficacy=0.95 --set queue_hours=24
     """
     from tasks.watch.policy import make_watch_policy
-    from tasks.workplace import open_workplace
 
     checked = make_watch_policy(**pairs(policy, "--set"))
+    from tasks.workplace import open_workplace
+
     workplace = open_workplace()
     with if_stopped("nothing of the line was changed that the next watch would not change"):
         if _has_server():

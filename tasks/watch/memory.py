@@ -5,6 +5,7 @@ but that people are not told the same twice: one that cannot be read is begun an
 """
 
 import logging
+import uuid
 from collections.abc import Callable
 from datetime import date, datetime
 from typing import ClassVar, Literal
@@ -41,6 +42,7 @@ class WatchRecord(BaseModel):
     line: str
     watches: int = Field(0, ge=0, description="How many there were; the step of their numbers.")
     mlflow_run_id: str | None = Field(None, description="Where their numbers stand.")
+    token: str = Field("", description="Random: of two changes that come to the same, one is still made on the other.")
     told: dict[Text, Told] = Field(default_factory=dict, description="By the name of the finding.")
     emitted: dict[Text, datetime] = Field(default_factory=dict, description="When an event was sent, by its name.")
 
@@ -63,9 +65,7 @@ class Memory:
         """
         for _ in range(_TRIES):
             before, etag = self._found()
-            after = make(before)
-            if etag and after == before:
-                return before
+            after = make(before).model_copy(update={"token": uuid.uuid4().hex})
             try:
                 if etag:
                     self.store.put_if_match(self._key, record_bytes(after), etag)
