@@ -8,6 +8,7 @@ twice rather than never.
 """
 
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -53,7 +54,8 @@ class Alarm:
         now = datetime.now(UTC)
         if self._events and now - record.emitted.get(name, now - 2 * AGAIN) > AGAIN:
             where = {"version": head.version, "sequence": head.sequence, "snapshot": head.snapshot}
-            send("breached", head.line, where | {"findings": [one.text[:LENGTH] for one in breaches]})
+            payload = where | {"findings": [one.text[:LENGTH] for one in breaches]}
+            send("breached", head.line, f"{head.token} {now:%Y-%m-%d %H}", payload)
             self._memory.change(lambda then: _noted(then, emitted={name: now}))
         for finding in breaches:
             text = f"version {head.version}: {finding.text}"
@@ -65,7 +67,7 @@ class Alarm:
         sent = record.emitted.get(name)
         if self._events and (sent is None or sent.date() < today.date()):
             payload = {"kind": finding.kind, "about": finding.about, "text": finding.text[:LENGTH]}
-            send("late", self._memory.line, payload)
+            send("late", self._memory.line, f"{finding.name} {today:%Y-%m-%d}", payload)
             self._memory.change(lambda then: _noted(then, emitted={name: today}))
         self._tell("late", finding.name, finding.text, record)
 
@@ -81,14 +83,18 @@ class Alarm:
         self._memory.change(lambda then: _noted(then, told={name: told}))
 
 
-def send(what: Literal["breached", "late"], line: str, payload: Mapping[str, Any]) -> None:
-    """Send an event about a line to Prefect's server, and wait until it is there."""
+def send(what: Literal["breached", "late"], line: str, name: str, payload: Mapping[str, Any]) -> None:
+    """Send an event about a line to Prefect's server, and wait until it is on its way.
+
+    The server takes an event of one name once, so that of two watches at once only one sets off an automation.
+    """
     # Here, since a watch without a server does without Prefect, which takes a while to import.
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker
 
     resource = {"prefect.resource.id": f"errata.line.{line}", "prefect.resource.name": line}
-    emit_event(f"errata.line.{what}", resource=resource, payload=dict(payload))
+    known_by = uuid.uuid5(uuid.NAMESPACE_URL, f"errata.line.{line} {what} {name}")
+    emit_event(f"errata.line.{what}", resource=resource, payload=dict(payload), id=known_by)
     # In a thread, since it would wait for a server that is gone as long as that is gone.
     sending = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
     sending.start()

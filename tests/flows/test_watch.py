@@ -32,6 +32,7 @@ from tasks.stores.lease import acquire
 from tasks.stores.manifest import Manifest
 from tasks.update.session import open_session
 from tasks.watch import schedules
+from tasks.watch.alerts import send
 from tasks.watch.memory import Memory
 from tasks.watch.policy import WatchPolicy
 from tasks.workplace import Workplace, open_workplace
@@ -174,6 +175,14 @@ def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, 
     assert len(heard) == 2 and len(events("breached")) == before + 1
     decisions.roll_back(workplace, LINE, reason="breached")
     assert not watch(LINE, policy=LENIENT).breached
+
+
+def test_of_two_watches_at_once_the_server_takes_one_event(workplace):
+    for name in ("a finding", "a finding", "another one"):
+        send("late", "at-once", name, {"kind": "queue"})
+    assert wait_for(lambda: len(events("late", "at-once")) == 2) and not wait_for(
+        lambda: len(events("late", "at-once")) > 2, seconds=1
+    )
 
 
 def test_a_breach_of_what_no_longer_serves_is_not_told(workplace, heard, monkeypatch):

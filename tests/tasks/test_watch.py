@@ -75,7 +75,7 @@ def said(monkeypatch):
         return reached[0]
 
     monkeypatch.setattr(alerts, "tell", tell)
-    monkeypatch.setattr(alerts, "send", lambda what, line, payload: found.append((f"event {what}", payload)))
+    monkeypatch.setattr(alerts, "send", lambda what, line, name, payload: found.append((f"event {what}", payload)))
     return found, reached
 
 
