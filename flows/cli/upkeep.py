@@ -1,12 +1,16 @@
 """Commands that keep an installation well: watch over a line, and upkeep."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from flows.cli.app import Json, app, if_stopped
-from flows.cli.console import as_json, plain, say, shown_progress, table, warn
+from flows.cli.app import Json, Line, app, if_stopped, pairs
+from flows.cli.console import as_json, number, plain, say, shown_progress, table, warn
+
+if TYPE_CHECKING:
+    from tasks.watch.findings import WatchReport
 
 UPKEEP = "Upkeep"
 """The heading of these commands in the help."""
@@ -56,3 +60,79 @@ def maintain(
         warn(f"left as it is: {plain(text)}")
     if tidied.skipped:
         sys.exit(1)
+
+
+@app.command(rich_help_panel=UPKEEP)
+def watch(
+    line: Line = "main",
+    ask: Annotated[
+        bool, typer.Option("--ask/--no-ask", help="Load the version in service and ask it for its facts.")
+    ] = True,
+    sample: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Most facts to ask; of more, always the same sample.")
+    ] = 50,
+    policy: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Limit of the watch, NAME=VALUE; repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Look after a line: ask what is in service again, look at what is late, and tell of it.
+
+    The exit code is 1 where what is in service is not as it should be, or something could not be looked at. With a
+    Prefect server it is a run on its pages, and sends events that automations wait for.
+
+    Examples:
+
+        errata watch
+
+        errata watch main --no-ask --json
+
+        errata watch main --sample 200 --set min_live_efficacy=0.95 --set queue_hours=24
+    """
+    from tasks.watch.policy import make_watch_policy
+
+    checked = make_watch_policy(**pairs(policy, "--set"))
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    with if_stopped("nothing of the line was changed that the next watch would not change"):
+        if _has_server():
+            from flows.cli.prefect_api import prefect_api
+
+            with prefect_api(json) as started:
+                from flows.watch import watch as watching
+
+                started()
+                with shown_progress(json, "watching"):
+                    report = watching(line, ask, sample, checked)
+        else:
+            from tasks.watch.watching import Watch, watch_over
+
+            with shown_progress(json, "watching"):
+                report = watch_over(workplace, Watch(line, checked, ask, sample))
+    if json:
+        as_json(report.model_dump(mode="json"))
+    else:
+        _show(report)
+    if report.breached or not report.seen:
+        sys.exit(1)
+
+
+def _has_server() -> bool:
+    from prefect.settings import get_current_settings
+
+    return bool(get_current_settings().api.url)
+
+
+def _show(report: "WatchReport") -> None:
+    colours = {"breach": "red", "late": "yellow", "repaired": "green"}
+    found = [[Text(one.weight, colours[one.weight]), one.kind, one.text] for one in report.findings]
+    if found:
+        table(f"line {report.line}", ["", "what", "found"], found)
+    if report.numbers:
+        asked = f"{report.asked} facts asked" if report.asked else "nothing asked"
+        rows = [[name, number(value)] for name, value in report.numbers.items()]
+        table(asked, ["measured", "value"], rows, ["value"])
+    for text in report.done:
+        say(text)
+    say(report.in_short)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from editing.config import Config
-from editing.edit import shown
-from editing.errors import PolicyError
+from tasks.options import checked
 
 
 class Policy(Config):
@@ -37,10 +36,4 @@ class Policy(Config):
 
 def make_policy(**fields: Any) -> Policy:
     """Raises PolicyError that names the field, its value and what is allowed."""
-    try:
-        return Policy(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        known = f"; fields are {', '.join(Policy.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise PolicyError(f"policy {field} = {shown(first.get('input'))}: {first['msg'].lower()}{known}") from error
+    return checked(Policy, "policy", fields)

@@ -68,14 +68,18 @@ class Preparation:
         Raises:
             StatisticsError: `statistics_texts` hold no words, or the keys are not finite.
         """
-        held_out = _held_out(config)
         if not isinstance(config, LocatingConfig):
-            empty = KeyStatistics({}, 0, self.loaded.digest, "none")
-            return Prepared(("",), empty, self._held_out_text(held_out, config.seed))
+            return self.for_asking(config)
+        held_out = _held_out(config)
         statistics = self._statistics(layout, layers, config, statistics_texts, held_out)
         if config.shrink:
             statistics = statistics.shrunk()
         return Prepared(tuple(self._prefixes(config)), statistics, self._held_out_text(held_out, config.seed))
+
+    def for_asking(self, config: MethodConfig) -> Prepared:
+        """What it takes to measure this base and to write nothing into it: the text."""
+        empty = KeyStatistics({}, 0, self.loaded.digest, "none")
+        return Prepared(("",), empty, self._held_out_text(_held_out(config), config.seed))
 
     def _prefixes(self, config: LocatingConfig) -> list[str]:
         def make() -> list[str]:

@@ -225,17 +225,18 @@ def open_session(
     settings: Settings,
     *,
     statistics_texts: Sequence[str] | None = None,
+    only_asked: bool = False,
 ) -> Session:
     """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
 
     Key statistics come from text that the model samples itself, or from `statistics_texts`; a method that uses none
-    gets none.
+    gets none. Where the model is `only_asked`, and nothing written, there are neither contexts nor statistics.
 
     Raises:
         ModelError, StatisticsError
         HypernetworkError: the hypernetwork is missing, broken, or belongs to another base or other weights.
     """
-    config = located(spec.config, settings)
+    config = spec.config if only_asked else located(spec.config, settings)
     loaded = load_model(
         spec.model,
         dtype=spec.dtype,
@@ -245,10 +246,11 @@ def open_session(
     )
     layout = layout_of(loaded.model)
     layers = edited_layers(loaded.model, layout, config)
-    if isinstance(config, MendConfig):  # refused before anything long begins
+    if isinstance(config, MendConfig) and not only_asked:  # refused before anything long begins
         network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = Cache(settings.cache_folder)
-    ready = Preparation(loaded, cache).make(layout, layers, config, statistics_texts)
+    base = Preparation(loaded, cache)
+    ready = base.for_asking(config) if only_asked else base.make(layout, layers, config, statistics_texts)
     weights = EditedWeights(loaded.model, layout)
     given = MethodInput(
         loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights

@@ -16,6 +16,7 @@ from editing.methods import compute_update
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up, version_events
 from tasks.ledger.events import Event
+from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
@@ -40,12 +41,16 @@ def take_up(run: Run, view: LineView, limit: int | None) -> Taken:
     """The queued requests in their order, and why some are refused: contradictions and repetitions."""
     ledger = run.workplace.ledger
     queued = ledger.queued(run.line)
-    standing = members(chain(view, view.tip))
-    payloads = ledger.payloads(run.line, list(standing))
-    live = {name: edit for name in standing if (edit := _edit(payloads.get(name))) is not None}
+    live = known_edits(ledger, run.line, list(members(chain(view, view.tip))))
     taken = intake.take(queued, list(live.values()), limit)
     waiting = {request.request_id: edit for request in queued if (edit := _edit(request.payload)) is not None}
     return Taken(taken.accepted, taken.rejected, waiting | live)
+
+
+def known_edits(ledger: Ledger, line: str, requests: Sequence[str]) -> dict[str, Edit]:
+    """What these requests say, in their order, as far as the ledger still knows it."""
+    payloads = ledger.payloads(line, requests)
+    return {name: edit for name in requests if (edit := _edit(payloads.get(name))) is not None}
 
 
 def write_rejections(run: Run, rejected: dict[str, str]) -> None:

@@ -56,6 +56,7 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("repair", "--json"): LEDGER,
     ("maintain",): LEDGER,
     ("maintain", "--dry-run", "--json"): LEDGER,
+    ("watch", "--no-ask"): DECIDES | {"prefect"},
     ("approve",): DECIDES,
     ("reject", "--reason", "wrong", "--json"): DECIDES,
     ("rollback", "--json"): DECIDES,
@@ -67,6 +68,8 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("submit",): set(),
     ("submit", "none.jsonl", "--dry-run"): set(),
     ("status", "nowhere"): LEDGER,
+    ("watch", "--set", "colour=1"): set(),
+    ("watch", "nowhere"): LEDGER | {"prefect"},
     ("history", "nobody"): LEDGER,
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
@@ -89,7 +92,7 @@ def loaded(folder: Path, *arguments: str) -> tuple[int, set[str]]:
 
 def _case(arguments: tuple[str, ...]) -> Any:
     """What loads MLflow takes seconds."""
-    marks = [pytest.mark.slow] if ALLOWED[arguments] == DECIDES else []
+    marks = [pytest.mark.slow] if ALLOWED[arguments] >= DECIDES else []
     return pytest.param(arguments, id=" ".join(arguments), marks=marks)
 
 

@@ -1,0 +1,1 @@
+"""Watch over a line in service: what is wrong, what is late, and who is told."""
