@@ -43,7 +43,7 @@ def carry_out(workplace: Workplace, line: str) -> list[str]:
     if not view.versions:
         return said
     tracker = workplace.tracker()
-    registered = tracker.registered(line)
+    registered = tracker.line_versions(line)
     for number, known in registered.items():
         said += _tag(workplace, tracker, line, number, known)
     for version in _waiting(workplace, line):
