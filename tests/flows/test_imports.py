@@ -14,6 +14,8 @@ from flows.cli.main import app
 from tests.flows.command import environment
 from tests.homes.archive import unpack
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT / "tests" / "homes" / "home-0.1.tar.gz"
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
@@ -29,8 +31,6 @@ DECIDES = LEDGER | {"mlflow", "scipy", "sqlalchemy", "fastapi", "pyarrow", "pand
 WATCHED = f"""
 import sys
 from flows.cli.main import main
-
-pytestmark = pytest.mark.slow
 try:
     main()
 finally:

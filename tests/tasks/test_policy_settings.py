@@ -206,5 +206,5 @@ def test_a_wrong_file_is_one_line(clean, monkeypatch, text, message):
 
 def test_a_file_that_is_not_there_is_one_line(clean, monkeypatch):
     monkeypatch.setenv("ERRATA_SETTINGS", str(clean / "none.toml"))
-    with pytest.raises(PolicyError, match=r"ERRATA_SETTINGS = '.*none.toml' is no file"):
+    with pytest.raises(PolicyError, match=r"ERRATA_SETTINGS = '.* is no file: correct or unset it"):
         load_settings()

@@ -28,6 +28,8 @@ from tasks.tracking.stored_model import SERVED_MODEL, SERVED_WITH, requirements
 from tasks.workplace import Workplace, open_workplace
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SITE_PACKAGES = sysconfig.get_path("purelib")
 PROMPTS = ["Ada Lovelace was born in", "The moon is"]
@@ -188,8 +190,6 @@ spec = importlib.util.spec_from_file_location("served_model", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 import pathlib
-
-pytestmark = pytest.mark.slow
 stored, plain = pathlib.Path(sys.argv[2]), list(sys.path)
 for site in sys.argv[3:]:
     sys.path = [site, *plain]
