@@ -25,7 +25,7 @@ PORTS = {
     "s3": 8333,
     "prefect": 4200,
     "mlflow": 5000,
-    "webhooks": 4280,
+    "webhooks": 4300,
     # SeaweedFS's parts find each other by these; nobody else needs them.
     "master": 19333,
     "volume": 19334,
