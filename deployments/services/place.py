@@ -25,7 +25,7 @@ PORTS = {
     "s3": 8333,
     "prefect": 4200,
     "mlflow": 5000,
-    "webhooks": 4280,
+    "webhooks": 4300,
     # SeaweedFS's parts find each other by these; nobody else needs them.
     "master": 19333,
     "volume": 19334,
@@ -79,6 +79,7 @@ class Place:
             "store": f"s3://{BUCKET}/snapshots",
             "ledger": f"s3://{BUCKET}/ledger",
             "tracking_uri": self.url("mlflow"),
+            "artifacts": "mlflow-artifacts:/",  # MLflow's server hands them on
             "s3_endpoint_url": self.url("s3"),
             "s3_access_key": USER,
             "s3_secret_key": self.secrets["s3"],
@@ -108,7 +109,7 @@ def open_place(folder: Path) -> Place:
 
 def make_place(folder: Path, ports: Mapping[str, int], free: bool, auth: bool | None) -> Place:
     """The place, made if it is not there; `ports` and `auth`, where they are given, stand from now on."""
-    for name in ("", "run", "logs", "home"):
+    for name in ("", "run", "logs", "home", "prefect", "seaweedfs", "seaweedfs/data"):
         (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     if (folder / KEPT).exists():
         before = open_place(folder)

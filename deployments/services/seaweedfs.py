@@ -25,7 +25,6 @@ def program() -> str:
 
 def command(place: Place) -> Command:
     folder = place.folder / "seaweedfs"
-    (folder / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
     ports = {
         f"{part}.port{kind}": place.ports[f"{part}{kind.replace('.', '-')}"]
         for part in ("master", "volume", "filer", "s3")
