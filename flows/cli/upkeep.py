@@ -91,7 +91,8 @@ def watch(
     """
     from tasks.watch.policy import make_watch_policy
 
-    checked = make_watch_policy(**pairs(policy, "--set"))
+    # Who types it wants it asked now, and not what it said an hour ago.
+    checked = make_watch_policy(**({"ask_hours": 0} | pairs(policy, "--set")))
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()

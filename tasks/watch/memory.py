@@ -42,6 +42,8 @@ class WatchRecord(BaseModel):
     line: str
     watches: int = Field(0, ge=0, description="How many there were; the step of their numbers.")
     mlflow_run_id: str | None = Field(None, description="Where their numbers stand.")
+    held: int = Field(0, ge=0, description="Sequence of the HEAD that was asked last and held.")
+    held_at: datetime | None = None
     token: str = Field("", description="Random: of two changes that come to the same, one is still made on the other.")
     told: dict[Text, Told] = Field(default_factory=dict, description="By the name of the finding.")
     emitted: dict[Text, datetime] = Field(default_factory=dict, description="When an event was sent, by its name.")

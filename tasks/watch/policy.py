@@ -14,6 +14,7 @@ class WatchPolicy(BaseModel):
 
     min_live_efficacy: float = Field(0.8, ge=0, le=1, description="Least share of the facts in service that hold.")
     max_perplexity_ratio: float = Field(1.25, ge=1, description="Most perplexity, as a multiple of the base model's.")
+    ask_hours: float = Field(1, ge=0, description="A version that was asked and held is asked again after so long.")
     queue_hours: float = Field(48, ge=0, description="Longest that a request may wait for a job.")
     late_minutes: float = Field(30, ge=0, description="Longest that a scheduled run may wait for its start.")
     worker_minutes: float = Field(5, ge=0, description="Longest silence of all workers of a pool.")

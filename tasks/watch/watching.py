@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from editing.errors import ErrataError, UsageError
 from tasks.ledger.view import LineView, look
@@ -130,7 +131,20 @@ def _look_around(workplace: Workplace, watch: Watch, view: LineView, seen: _Seen
             seen.findings += check_schedules(watch.line, watch.policy)
     if watch.ask and view.serving is not None:
         with seen.or_said("the version in service"):
-            _ask(workplace, watch, view, seen)
+            _ask_unless_held(workplace, watch, view, seen)
+
+
+def _ask_unless_held(workplace: Workplace, watch: Watch, view: LineView, seen: _Seen) -> None:
+    """A version answers the same as long as its bytes are the same: one that held lately is not asked at each watch."""
+    memory, now = Memory(workplace.store.store, watch.line), datetime.now(UTC)
+    last = memory.read()
+    lately = last.held_at is not None and now - last.held_at < timedelta(hours=watch.policy.ask_hours)
+    if lately and last.held == view.sequence:
+        return
+    found = len(seen.findings)
+    _ask(workplace, watch, view, seen)
+    if len(seen.findings) == found:
+        memory.change(lambda then: then.model_copy(update={"held": view.sequence, "held_at": now}))
 
 
 def _ask(workplace: Workplace, watch: Watch, view: LineView, seen: _Seen) -> None:

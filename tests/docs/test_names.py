@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from functools import cache
+from typing import get_args
 
 import pytest
 
@@ -12,6 +13,8 @@ from editing.methods import METHODS
 from tasks.ledger.events import TRANSITIONS
 from tasks.ledger.scanning import COLUMNS
 from tasks.stores.manifest import Head, Manifest
+from tasks.watch.findings import Kind
+from tasks.watch.policy import WatchPolicy
 from tests.docs.pages import PAGES, ROOT, inline_code
 
 DOTTED = re.compile(r"(editing|tasks|flows|deployments|tests)(\.\w+)+")
@@ -109,6 +112,13 @@ def test_the_format_of_snapshots_has_every_field():
     assert first_column(section("snapshots.md", "Manifest")) == set(Manifest.model_fields)
     told = set(re.findall(r"`(\w+)`", section("snapshots.md", "Version, HEAD")))
     assert set(Head.model_fields) - {"etag"} <= told
+
+
+def test_every_finding_and_every_limit_of_a_watch_is_told():
+    page = section("watch.md", "What a watch looks at")
+    assert first_column(page) == {*get_args(Kind), *WatchPolicy.model_fields}
+    told = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    assert {name: float(value) for name, value in told.items()} == WatchPolicy().model_dump()
 
 
 def test_the_fields_of_a_request_are_all_told():

@@ -24,6 +24,7 @@ from editing.weights import Factors
 from flows.knowledge_update import knowledge_update
 from flows.watch import watch
 from tasks.ledger import intake
+from tasks.ledger.view import look
 from tasks.lines.specs import read_line, resolve_line, save_line
 from tasks.names import artifact_key
 from tasks.review import decisions
@@ -33,6 +34,7 @@ from tasks.stores.manifest import Manifest
 from tasks.update.session import open_session
 from tasks.watch import schedules
 from tasks.watch.alerts import send
+from tasks.watch.checks import check_aliases
 from tasks.watch.memory import Memory
 from tasks.watch.policy import WatchPolicy
 from tasks.workplace import Workplace, open_workplace
@@ -40,7 +42,7 @@ from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
 
 LINE, POOL = "watched", "watched-pool"
-LENIENT = WatchPolicy(max_perplexity_ratio=1.5)
+LENIENT = WatchPolicy(max_perplexity_ratio=1.5, ask_hours=0)
 """The fact model is small, and a job of these tests may cost it that much."""
 
 
@@ -158,6 +160,14 @@ def test_a_healthy_line_has_a_series_of_numbers_and_a_page(workplace, heard):
     page = Artifact.get(artifact_key(LINE, "watch"))
     assert page is not None and "all is well" in str(page.data) and "perplexity" in str(page.data)
     assert heard == []
+
+
+def test_a_version_that_held_is_asked_again_after_a_while_and_another_one_at_once(workplace):
+    hourly = LENIENT.model_copy(update={"ask_hours": 1})
+    assert [watch(LINE, policy=hourly).asked for _ in range(3)] == [3, 0, 0]
+    assert watch(LINE, policy=LENIENT).asked == 3
+    put_damage_in_service(workplace)
+    assert watch(LINE, policy=hourly).breached and watch(LINE, policy=hourly).breached, "what did not hold is asked"
 
 
 def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, heard):
@@ -295,7 +305,13 @@ def test_without_a_server_a_watch_looks_at_the_rest_and_a_mistake_is_one_line(wo
 
 def test_aliases_follow_from_head_again(workplace):
     tracker = workplace.tracker()
-    tracker.set_aliases(LINE, None, 1, None)
-    [finding] = watch(LINE, ask=False).findings
+    for look_after in (
+        lambda: watch(LINE, ask=False),
+        lambda: check_aliases(workplace, look(workplace.store, workplace.ledger, LINE)),
+    ):
+        tracker.set_aliases(LINE, None, 1, None)
+        found = look_after()
+        assert tracker.aliases(LINE) == {"champion": 1}
+    [finding] = found
     assert (finding.kind, finding.weight) == ("aliases", "repaired") and "challenger 1" in finding.text
-    assert tracker.aliases(LINE) == {"champion": 1}
+    assert check_aliases(workplace, look(workplace.store, workplace.ledger, LINE)) == []
