@@ -33,12 +33,13 @@ from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.steps import StepLog
 from tasks.update import stages
-from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion, register_candidate
+from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import Journal
 from tasks.update.policy import Policy
 from tasks.update.run import Batch, Footing, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
+from tasks.update.tracked import batch_curve, register_candidate, start_tracking
 from tasks.update.validation import Reference, ask_base
 from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
@@ -106,7 +107,8 @@ def knowledge_update(
             _sync_aliases(workplace, view)
             return _summary(journal, line, view.waiting, None)
         tracker = workplace.tracker()
-        run = replace(run, mlflow_run_id=_start_tracking(tracker, run))
+        with stage("opening MLflow's records"):
+            run = replace(run, mlflow_run_id=start_tracking(tracker, run, taken))
         try:
             report, waiting = _update(run, view, taken, journal, (tracker, texts, statistics_texts))
         except BaseException as error:
@@ -160,10 +162,10 @@ def _update(
         about=f"{len(candidate.edits)} facts that wait",
         outcome=lambda found: headline(found)[1],
     )
-    after = run_step(
+    after, report = run_step(
         "register",
         lambda: _register(log, tracker, run, report, stand.waiting),
-        outcome=lambda now: f"version {report.to_version} registered",
+        outcome=lambda found: f"{found[1].shown(found[1].to_version)} registered" if found[1].to_version else "",
         retries=RETRIES,
     )
     if not after.holds(stand.tip):
@@ -182,7 +184,7 @@ def write_all(
         if len(edits) > size:  # of a single batch its own stages tell how far it is
             progress("edits", start, len(edits))
         stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
-        log.log([(number, journal.batches[-1].metrics)])
+        log.log(batch_curve(number, journal))
     progress("edits", len(edits), len(edits))
     return _stand_still(run, stand)
 
@@ -191,7 +193,9 @@ def _stand_still(run: Run, stand: Footing) -> Footing:
     return run_step("stand_still", lambda: stages.stand_still(run, stand), retries=RETRIES)
 
 
-def _register(log: StepLog, tracker: Tracker, run: Run, report: JobReport, waiting: Sequence[Version]) -> LineView:
+def _register(
+    log: StepLog, tracker: Tracker, run: Run, report: JobReport, waiting: Sequence[Version]
+) -> tuple[LineView, JobReport]:
     log.finish()
     return register_candidate(tracker, run, report, waiting)
 
@@ -245,18 +249,6 @@ def _requeued(run: Run, error: HeadMoved) -> HeadMoved:
 
 def _counted(taken: Taken) -> str:
     return f"{len(taken.edits)} taken up, {len(taken.rejected)} rejected"
-
-
-def _start_tracking(tracker: Tracker, run: Run) -> str:
-    settings = run.spec.config.model_dump(mode="json") | {"policy": run.policy.model_dump(mode="json")}
-    with stage("opening MLflow's records"):
-        tracker.end_abandoned(run.line)
-        return tracker.start_run(
-            run.line,
-            f"{run.line} {run.started:%Y-%m-%d %H:%M}",
-            params=settings | {"model": run.spec.model},
-            tags={"flow_run_id": run.flow_run_id, "actor": run.actor},
-        )
 
 
 def _unregistered(workplace: Workplace, view: LineView) -> bool:

@@ -4,9 +4,11 @@ What users and models write is text there: every character that Markdown, HTML o
 a numeric reference, which each renderer shows as the character and none takes for markup.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 
 from tasks.names import shown_version
 from tasks.report.data import EditRow, JobReport
@@ -18,6 +20,7 @@ LENGTH = 4900
 """Characters; MLflow's column takes 5,000."""
 ROWS, QUESTION, ANSWER = 50, 110, 50
 """Most facts that are listed, and most characters of a question and of an answer."""
+NUMBERS = ("", "**In numbers**", "")
 MARKUP = frozenset("&<>|*_`[](){}!#~$\\\"'@:^=+")
 
 
@@ -74,13 +77,33 @@ def render_description(version: Described) -> str:
     count = f"{version.own} {'correction' if version.own == 1 else 'corrections'}"
     with_it = f" Approving it puts {', '.join(version.below)} in service, too." if version.below else ""
     verdict = headline(version.report)[1] if version.report else "The last version of its job is judged as a whole."
-    head = [f"**{literal(version.line)} {name}** · {count}.{with_it}", "", f"**{literal(verdict)}**"]
-    tail = ["", *_numbers(version), "", *_ways(version)]
+    head = [f"{literal(version.line)} {name}: {count}.{with_it}", "", f"**{literal(verdict)}**"]
+    tail = [*_numbers(version), *_ways(version)]
     rows = [_row(_cells(fact)) for fact in version.facts[:ROWS]]
     room = LENGTH - len("\n".join([*head, *tail])) - 300  # the heading of the table, and the line below it
     while rows and sum(len(row) + 1 for row in rows) > room:
         rows.pop()
     return "\n".join([*head, *_facts(version, rows), *tail]) + "\n"
+
+
+def render_note(report: JobReport, versions: Mapping[str, str]) -> str:
+    """What MLflow's page of a job's run says; `versions`: links to the pages of what it left, by what they are called.
+
+    At most `LENGTH` characters: as many of the requests that were not written as fit.
+    """
+    counts = " · ".join(f"{report.counts[state]} {state}" for state in ("committed", "quarantined", "rejected"))
+    links = " · ".join(f"[{name}]({target})" for name, target in [*versions.items()][-ROWS:])
+    head = [f"**{literal(headline(report)[1])}** {counts}.", *(["", f"Versions: {links}"] if links else [])]
+    failed = [edit for edit in report.edits if edit.state != "committed"]
+    rows = [_row([edit.state, literal(fact_of(edit).question, QUESTION), literal(edit.target_new, ANSWER),
+                  literal(edit.reason)]) for edit in failed[:ROWS]]  # fmt: skip
+    room = LENGTH - len("\n".join(head)) - 300
+    while rows and sum(len(row) + 1 for row in rows) > room:
+        rows.pop()
+    table = ["", "| Not written | Question | Wanted | Why |", "|---|---|---|---|", *rows] if rows else []
+    left = len(failed) - len(rows)
+    more = ["", f"and {left} more." if left else "", "Everything is in the artifact `report.html`."]
+    return "\n".join([*head, *table, *more]) + "\n"
 
 
 def render_line(line: str, base: str, method: str) -> str:
@@ -102,7 +125,8 @@ def literal(text: str, most: int = 200) -> str:
     """A string from outside as nothing but text on one line, shortened to `most` characters."""
     flat = " ".join(visible(text).split())
     flat = flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"
-    return "".join(f"&#{ord(char)};" if char in MARKUP else char for char in flat)
+    written = "".join(f"&#{ord(char)};" if char in MARKUP else char for char in flat)
+    return re.sub(r"(?i)\b(www)\.", r"\1&#46;", written)  # a link by itself
 
 
 def _facts(version: Described, rows: list[str]) -> list[str]:
@@ -111,7 +135,8 @@ def _facts(version: Described, rows: list[str]) -> list[str]:
     left = len(version.facts) - len(rows)
     where = f"[report.html]({version.page})" if version.page else "report.html"
     more = ["", f"and {left} more, see {where}"] if left else ["", f"Everything else: {where}"]
-    return ["", "| Question | Old answer | New answer | Verdict |", "|---|---|---|---|", *rows, *more]
+    header = ["| Question | Old answer | New answer | Verdict |", "|---|---|---|---|"]
+    return ["", "**What it changes**", "", *header, *rows, *more]
 
 
 def _cells(fact: Fact) -> list[str]:
@@ -124,7 +149,7 @@ def _numbers(version: Described) -> list[str]:
     if version.report is None:
         known = [(metric.label, metric.show(version.metrics[metric.name])) for metric in METRICS
                  if metric.name in version.metrics]  # fmt: skip
-        return [_row(["Metric", "Its batch"]), _row(["---"] * 2), *map(_row, known)] if known else []
+        return [*NUMBERS, _row(["Metric", "Its batch"]), _row(["---"] * 2), *map(_row, known)] if known else []
     report = version.report
     champion = [f"Champion {report.shown(report.from_version)}"] if report.champion is not None else []
     header = ["Metric", "Base", *champion, "This version"]
@@ -132,16 +157,17 @@ def _numbers(version: Described) -> list[str]:
         _row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
         for line in metric_lines(report)
     ]
-    return [_row(header), _row(["---"] * len(header)), *rows]
+    return [*NUMBERS, _row(header), _row(["---"] * len(header)), *rows]
 
 
 def _ways(version: Described) -> list[str]:
     line = shlex.quote(version.line)
     expires = version.report.expires if version.report else None
-    late = [f"Without a decision it is rejected on {expires:%d %b %Y, %H:%M} UTC."] if expires else []
+    late = [f"Without a decision it is rejected on {expires.astimezone(UTC):%d %b %Y, %H:%M} UTC."] if expires else []
     return [
-        "To decide, set the tag `review` of this version to `approved` or `rejected` (the tag `review_comment` takes a "
-        "reason), or:",
+        *("", "**To decide**", ""),
+        "Set the tag `review` of this version to `approved` or `rejected` (the tag `review_comment` takes a reason), "
+        "or:",
         "",
         "```sh",
         f"errata approve {line} --version {version.number}",

@@ -36,7 +36,7 @@ def description(workplace: Workplace, version: Version, refused: str = "") -> st
     registered, report = None, None
     try:
         tracker = workplace.tracker()
-        registered, report = tracker.registered(manifest.line).get(version.number), job_report(tracker, version)
+        registered, report = tracker.line_versions(manifest.line).get(version.number), job_report(tracker, version)
     except TrackingError as error:  # a person can decide without
         logger.warning("line %s, version %d: %s", manifest.line, version.number, error)
     whole = report if report is not None and report.to_version == version.number else None

@@ -20,7 +20,7 @@ def record(tracker: Tracker, workplace: Workplace, view: LineView, about: int = 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
-    registered = tracker.registered(view.line)
+    registered = tracker.line_versions(view.line)
     for number, known in registered.items():
         if DECISION not in known.tags and (found := decided(workplace.store, view, number)) is not None:
             tracker.set_version_tags(view.line, {number: {DECISION: found.sentence[:TAG_LENGTH]}}, registered)

@@ -12,14 +12,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from editing.digests import canonical_json, sha256
 from tasks.names import check_model_name
-from tasks.secrets import flattened, masked
+from tasks.secrets import flattened, masked, without_secrets
 from tasks.tracking.address import artifact_location
 from tasks.tracking.connection import guarded
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.registry import LINE, Registry
 
+KIND = "errata.kind"
+"""The tag that says what a run is: update, trial, training, watch."""
+NOTE = "mlflow.note.content"
+"""The tag whose Markdown MLflow's page of a run shows."""
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH, TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits
+DIGEST_LENGTH = 36  # likewise, of a dataset's digest
+REQUEST_FIELDS = ("id", "subject", "prompt", "target_new", "target_true")
 
 Steps = Sequence[tuple[int, Mapping[str, float]]]
 """(step, metrics) pairs."""
@@ -59,6 +66,32 @@ class Tracker(Registry):
     def try_metrics(self, run_id: str, metrics: Sequence[Any]) -> None:
         """The same at the first try or not at all."""
         self._send(run_id, metrics)
+
+    @guarded("describe run {run_id}")
+    def describe_run(self, run_id: str, name: str, tags: Mapping[str, str], note: str) -> None:
+        """What MLflow shows of a run: its name, its tags, and a note in Markdown; repeated, it replaces them."""
+        from mlflow.entities import RunTag  # takes seconds, and only whoever tracks needs it
+
+        shown = {**{key: str(value)[:TAG_LENGTH] for key, value in masked(tags).items()}, NOTE: note[:TAG_LENGTH]}
+        self._client.update_run(run_id, name=name)
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in shown.items()])
+
+    @guarded("log the requests of run {run_id}")
+    def log_requests(self, run_id: str, name: str, requests: Sequence[Mapping[str, Any]], source: str) -> None:
+        """Say what a run works on, as its dataset: these requests by digest and number, in the table at `source`."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag  # takes seconds, and only whoever tracks needs it
+
+        columns = [{"type": "string", "name": field} for field in REQUEST_FIELDS]
+        described = Dataset(
+            name,
+            digest=sha256(canonical_json(list(requests)))[:DIGEST_LENGTH],
+            source_type="delta_table",
+            source=json.dumps({"path": without_secrets(source)}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps({"num_rows": len(requests)}),
+        )
+        tag = InputTag("mlflow.data.context", "requests")
+        self._client.log_inputs(run_id, datasets=[DatasetInput(described, [tag])])
 
     @guarded("store the report of run {run_id}")
     def log_report(self, run_id: str, files: Mapping[str, bytes], tables: Sequence[str] = ()) -> None:

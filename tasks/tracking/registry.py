@@ -71,7 +71,7 @@ class Registry(Connection):
         """
         for entry in entries:
             _check_pointer(line, entry.pointer)
-        known = self.registered(line)
+        known = self.line_versions(line)
         for entry in entries:
             number, snapshot = int(entry.pointer["version"]), str(entry.pointer["snapshot"])
             if number in known and known[number].snapshot == snapshot:
@@ -85,7 +85,7 @@ class Registry(Connection):
         return known
 
     @guarded("read the versions of line {line!r}")
-    def registered(self, line: str) -> dict[int, Registered]:
+    def line_versions(self, line: str) -> dict[int, Registered]:
         """Every version of a line that MLflow knows, by the line's numbers: one call, whatever their number."""
         return self._all(line)
 
@@ -103,7 +103,7 @@ class Registry(Connection):
     def set_version_tags(
         self, line: str, wanted: Mapping[int, Mapping[str, str]], known: Mapping[int, Registered]
     ) -> None:
-        """Make these tags of line versions so, where they are not; `known`: what `registered` has just said."""
+        """Make these tags of line versions so, where they are not; `known`: what `line_versions` has just said."""
         for number, tags in wanted.items():
             if (there := known.get(number)) is not None:
                 for key in (key for key, value in tags.items() if there.tags.get(key) != value):
@@ -122,17 +122,20 @@ class Registry(Connection):
             self._client.update_registered_model(line, text[:DESCRIPTION_LENGTH])
 
     @guarded("set the aliases of line {line!r}")
-    def set_aliases(self, line: str, champion: int | None, challenger: int | None, previous: int | None) -> None:
+    def set_aliases(
+        self, line: str, champion: int | None, challenger: int | None, previous: int | None,
+        known: Mapping[int, Registered] | None = None,
+    ) -> None:  # fmt: skip
         """Make the aliases of a line equal to these line versions; None takes the alias away.
 
         Nothing is written where nothing differs. An alias that stays is moved, never taken away in between: somebody
-        may load it at any moment. Taken away are the others, last.
+        may load it at any moment. Taken away are the others, last. `known`: what `line_versions` has just said.
 
         Raises:
             TrackingError: one of the versions is not registered; nothing is changed then.
         """
         wanted = dict(zip(ALIASES, (champion, challenger, previous), strict=True))
-        known = self._all(line) if any(wanted.values()) else {}
+        known = self._all(line) if known is None and any(wanted.values()) else known or {}
         targets = {
             alias: self._known(line, version, known).mlflow_number
             for alias, version in wanted.items()

@@ -1,4 +1,4 @@
-"""The candidate as a whole: its numbers beside base and champion, its report, its place in MLflow."""
+"""The candidate as a whole: its numbers beside base and champion, and its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,10 @@ from datetime import UTC, datetime
 
 from editing.edit import Edit
 from editing.measure.metrics import summarise
-from tasks.ledger.view import LineView
 from tasks.lines.rules import read_rules
 from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
-from tasks.report.pages import TABLES, report_files
-from tasks.review.aliases import register, sync_aliases
 from tasks.stores.manifest import Head, Version
-from tasks.tracking.client import Tracker
 from tasks.update.journal import Journal
 from tasks.update.run import Run, Taken
 from tasks.update.screening import readable
@@ -105,21 +101,6 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
             for p in prompts
         ),
     )
-
-
-def register_candidate(tracker: Tracker, run: Run, report: JobReport, waiting: Sequence[Version]) -> LineView:
-    """Log the report; register the newest waiting version; make the aliases say what HEAD and the queue say now.
-
-    Returns the line as it was when they did. Safe to repeat.
-    """
-    final = {f"final/{name}": value for name, value in report.candidate.items()}
-    tracker.log_steps(run.mlflow_run_id, [(len(report.drift), final)])
-    tracker.log_report(run.mlflow_run_id, report_files(report), TABLES)
-    if waiting:
-        register(tracker, run.workplace, waiting[-1], run.mlflow_run_id)
-    view = sync_aliases(tracker, run.workplace, run.line)
-    tracker.finish_run(run.mlflow_run_id)
-    return view
 
 
 def sample_prompts(edits: Sequence[Edit]) -> list[str]:

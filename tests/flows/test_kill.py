@@ -13,7 +13,7 @@ from tasks.ledger import intake
 from tasks.ledger.view import chain, look
 from tasks.review import decisions as review
 from tasks.review import standing
-from tasks.review.aliases import pointer
+from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.manifest import members
 from tasks.workplace import Workplace

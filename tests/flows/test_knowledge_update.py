@@ -16,8 +16,8 @@ from tasks.ledger import intake
 from tasks.lines.specs import read_line
 from tasks.review import decisions as review
 from tasks.review import standing
-from tasks.review.aliases import pointer
 from tasks.review.asking import ask_all, columns_of
+from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.errors import StorageError
 from tasks.update import stages

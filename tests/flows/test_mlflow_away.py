@@ -34,5 +34,5 @@ def test_a_job_outlasts_a_database_that_is_locked_between_its_batches(place, goo
     assert summary.kept == 4 and summary.version == 2
     tracker = workplace.tracker()
     run_id = tracker._client.get_model_version_by_alias("away", "challenger").run_id
-    assert [point.step for point in tracker._client.get_metric_history(run_id, "efficacy_prob")] == [1, 2]
+    assert [point.step for point in tracker._client.get_metric_history(run_id, "batch/efficacy_prob")] == [1, 2]
     assert tracker._client.get_run(run_id).info.status == "FINISHED"

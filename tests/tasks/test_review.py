@@ -123,7 +123,7 @@ def test_a_tag_is_carried_out_once(line, value, serving):
     head = line.workplace.store.head(line.name)
     assert (head.version, head.way) == (serving, "tag in MLflow") and len(line.workplace.store.heads(line.name)) == 1
     assert head.reason == ("<b>a reason</b>" if serving else "rejected in MLflow")
-    assert "(tag in MLflow)" in line.tags(2)[DECISION] and line.tags(2)["review"].strip() == value.strip()
+    assert "(tag in MLflow)" in line.tags(2)[DECISION] and line.tags(2)["review"].strip() == value.strip().lower()
 
 
 def test_a_tag_that_says_something_else_is_answered_and_waits(line):
