@@ -28,6 +28,7 @@ from tasks.tracking.registry import REVIEW, WAITING, Registered
 from tasks.workplace import Workplace
 
 COMMENT, ANSWER = "review_comment", "errata.review"
+VALUES = ("approved", "rejected")
 TAGGED = By("a person in MLflow", "tag in MLflow")
 """A tag carries no user."""
 
@@ -66,26 +67,36 @@ def _tag(workplace: Workplace, tracker: Tracker, line: str, number: int, known: 
     version = view.versions.get(number)
     if asked in ("", WAITING) or version is None or version.snapshot != known.snapshot:
         return []
-    found, what, said = decided(workplace.store, view, number), f"tag {REVIEW} of version {number}", list[str]()
-    reason = known.tags.get(COMMENT, "").strip()
-    if asked not in ("approved", "rejected"):
-        said.append(f"{what} is {shown(asked)}, which is neither approved nor rejected: correct it")
-    elif found is not None:
-        said += [] if found.outcome == asked else [f"{what} was not carried out: {found.sentence}"]
-    elif asked == "approved":
-        with told(said, what):
-            said += what_was_done(
-                approve(workplace, line, number, reason, TAGGED), f"version {number} approved by its tag"
-            )
-    else:
-        with told(said, what):
-            done = reject(workplace, line, number, reason or NO_COMMENT, TAGGED)
-            said += what_was_done(done, f"version {number} rejected by its tag")
-    answer = said[0][:TAG_LENGTH] if said and said[0].startswith("tag ") else ""
-    if answer == known.tags.get(ANSWER, ""):
-        return said if found is None else []  # of what is over it is said once
-    tracker.set_version_tags(line, {number: {ANSWER: answer}}, {number: known})
+    what, found = f"tag {REVIEW} of version {number}", decided(workplace.store, view, number)
+    if found is None:
+        said = _decide_by_tag(workplace, line, number, asked, known.tags.get(COMMENT, "").strip())
+        _answer(tracker, line, number, known, said[0] if said and said[0].startswith(what) else "")
+        return said
+    if asked not in VALUES or asked == found.outcome:
+        return []
+    late = f"{what} was not carried out: {found.sentence}"
+    return [late] if _answer(tracker, line, number, known, late) else []  # of what is over it is said once
+
+
+def _decide_by_tag(workplace: Workplace, line: str, number: int, asked: str, comment: str) -> list[str]:
+    what, said = f"tag {REVIEW} of version {number}", list[str]()
+    if asked not in VALUES:
+        return [f"{what} is {shown(asked)}, which is neither approved nor rejected: correct it"]
+    with told(said, what):
+        if asked == "approved":
+            done = approve(workplace, line, number, comment, TAGGED)
+        else:
+            done = reject(workplace, line, number, comment or NO_COMMENT, TAGGED)
+        said += what_was_done(done, f"version {number} {asked} by its tag")
     return said
+
+
+def _answer(tracker: Tracker, line: str, number: int, known: Registered, answer: str) -> bool:
+    """Write what Errata says to a tag beside it; whether it was not there."""
+    if answer[:TAG_LENGTH] == known.tags.get(ANSWER, ""):
+        return False
+    tracker.set_version_tags(line, {number: {ANSWER: answer[:TAG_LENGTH]}}, {number: known})
+    return True
 
 
 def _by_time(workplace: Workplace, line: str) -> list[str]:

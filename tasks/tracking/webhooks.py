@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import SecretStr
 
 from tasks.tracking.client import Tracker
-from tasks.tracking.connection import guarded
 from tasks.tracking.errors import TrackingError
 
 NAME = "errata"
@@ -58,25 +57,6 @@ def signature(secret: SecretStr, delivery: str, stamp: str, body: bytes) -> byte
     return b"v1," + base64.b64encode(digest)
 
 
-@guarded("register the webhook for {url}", pauses=())
-def _ensure(self: Tracker, url: str, secret: SecretStr) -> None:
-    # MLflow's modules take seconds, and only whoever registers a webhook needs them.
-    from mlflow.entities.webhook import WebhookEvent, WebhookStatus
-
-    event, found, page = WebhookEvent(ENTITY, ACTION), [], None
-    while page is None or page.token:
-        page = self._client.list_webhooks(page_token=page.token if page else None)
-        found += [one for one in page if one.name == NAME]
-    wanted: dict[str, Any] = {"url": url, "events": [event], "secret": secret.get_secret_value()}
-    if found:
-        # The secret cannot be read back: it is set each time, and so is what else somebody may have changed.
-        self._client.update_webhook(found[0].webhook_id, status=WebhookStatus.ACTIVE, **wanted)
-        for more in found[1:]:  # two that registered at once
-            self._client.delete_webhook(more.webhook_id)
-    else:
-        self._client.create_webhook(NAME, status=WebhookStatus.ACTIVE, **wanted)
-
-
 def ensure_webhook(tracker: Tracker, url: str, secret: SecretStr) -> None:
     """Have MLflow tell `url` of every tag that is set on a version; the same again changes nothing.
 
@@ -85,4 +65,22 @@ def ensure_webhook(tracker: Tracker, url: str, secret: SecretStr) -> None:
     """
     if not tracker.uri.startswith(("http://", "https://")):
         raise TrackingError(f"MLflow at {tracker.uri} is no server, so it sends no webhooks: set ERRATA_TRACKING_URI")
-    _ensure(tracker, url, secret)
+    # MLflow's modules take seconds, and only whoever registers a webhook needs them.
+    from mlflow.entities.webhook import WebhookEvent, WebhookStatus
+
+    client: Any = tracker._client
+    wanted: dict[str, Any] = {"url": url, "events": [WebhookEvent(ENTITY, ACTION)], "status": WebhookStatus.ACTIVE}
+    wanted |= {"secret": secret.get_secret_value()}
+    with tracker.refusals(f"register the webhook {url}"):
+        page = client.list_webhooks()
+        found = list(page)
+        while page.token:
+            page = client.list_webhooks(page_token=page.token)
+            found += page
+        same = [one for one in found if one.name == NAME]
+        if not same:
+            client.create_webhook(NAME, **wanted)
+        for one in same[:1]:  # its secret cannot be read back, so it is set each time
+            client.update_webhook(one.webhook_id, **wanted)
+        for one in same[1:]:  # of two that registered at once
+            client.delete_webhook(one.webhook_id)

@@ -18,18 +18,22 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 
 
 class MlflowServer:
-    """The server of one database and folder of artifacts; the same address each time it is started."""
+    """The server of one database and folder of artifacts; the same address each time it is started.
 
-    def __init__(self, database: str, folder: Path) -> None:
+    `more` are options of its command.
+    """
+
+    def __init__(self, database: str, folder: Path, *more: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.database, self.folder = database, folder
+        self.database, self.folder, self.more = database, folder, more
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         options = ["--backend-store-uri", self.database, "--host", "127.0.0.1", "--port", str(self.port)]
         options += ["--workers", "1", "--default-artifact-root", (self.folder / "artifacts").as_uri()]
+        options += self.more
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("a") as log:
             command = [sys.executable, "-m", "mlflow", "server", *options]

@@ -63,7 +63,8 @@ class ReviewedLine:
         with contextlib.suppress(MlflowException):
             tracker._client.create_registered_model(self.name)
         tags |= {LINE: self.name, STATUS: WAITING, REVIEW: WAITING}
-        tracker._client.create_model_version(self.name, source=self.run_id, run_id=self.run_id, tags=tags)
+        place = f"{tracker._client.get_run(self.run_id).info.artifact_uri}/model"
+        tracker._client.create_model_version(self.name, source=place, run_id=self.run_id, tags=tags)
 
     def waiting(self) -> list[Version]:
         from tasks.review.standing import waiting

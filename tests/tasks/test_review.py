@@ -1,4 +1,4 @@
-"""Decisions by every way end in one place: the first wins, the second is told who was first, and repeating is no error."""
+"""Decisions by every way end in one place: the first wins, the second is told of it, and repeating is no error."""
 
 import threading
 from types import SimpleNamespace
@@ -63,13 +63,13 @@ def test_the_same_decision_by_the_same_way_is_done_once(line):
 
 def test_what_was_built_on_a_refused_version_is_said_to_wait_no_more(line):
     decisions.reject(line.workplace, line.name, 1, "no", FORM)
-    with pytest.raises(AlreadyDecided, match="version 2 .* was rejected by bob"):
+    with pytest.raises(AlreadyDecided, match=r"version 2 .* was rejected by bob"):
         decisions.approve(line.workplace, line.name, 2)
     line.make()
     decisions.approve(line.workplace, line.name, 3)
     line.make()
     decisions.roll_back(line.workplace, line.name, 0)
-    with pytest.raises(AlreadyDecided, match="version 4 .* waits no more: ann moved HEAD to version 0"):
+    with pytest.raises(AlreadyDecided, match=r"version 4 .* waits no more: ann moved HEAD to version 0"):
         decisions.approve(line.workplace, line.name, 4)
 
 
@@ -123,7 +123,7 @@ def test_a_tag_is_carried_out_once(line, value, serving):
     head = line.workplace.store.head(line.name)
     assert (head.version, head.way) == (serving, "tag in MLflow") and len(line.workplace.store.heads(line.name)) == 1
     assert head.reason == ("<b>a reason</b>" if serving else "rejected in MLflow")
-    assert "(tag in MLflow)" in line.tags(2)[DECISION] and line.tags(2)["review"].strip() == value.strip()
+    assert "(tag in MLflow)" in line.tags(2)[DECISION] and line.tags(2)["review"].strip() == value.strip().lower()
 
 
 def test_a_tag_that_says_something_else_is_answered_and_waits(line):
@@ -176,7 +176,7 @@ def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypa
 def report_of(line, number, checks):
     from tasks.report.data import Check, JobReport
 
-    fields = {name: line.name for name in ("line", "base", "base_digest", "method", "flow_run_id", "mlflow_run_id")}
+    fields = dict.fromkeys(("line", "base", "base_digest", "method", "flow_run_id", "mlflow_run_id"), line.name)
     times = dict.fromkeys(("started", "finished"), "2026-01-01T00:00:00Z")
     numbers = {"config": {}, "policy": {}, "baseline": {}, "candidate": {}, "from_version": 0, "to_version": number}
     return JobReport(**fields, **times, **numbers, checks=tuple(Check(**row) for row in checks))
