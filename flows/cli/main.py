@@ -11,11 +11,23 @@ from typer.exceptions import TyperException
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 
 # The order of the commands in the help.
-from flows.cli import benchmark, diagnosis, jobs, lines, requests, servers, train, versions
+from flows.cli import benchmark, deploy, diagnosis, jobs, lines, requests, servers, train, versions
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
 
-__all__ = ["app", "benchmark", "diagnosis", "jobs", "lines", "main", "requests", "servers", "train", "versions"]
+__all__ = [
+    "app",
+    "benchmark",
+    "deploy",
+    "diagnosis",
+    "jobs",
+    "lines",
+    "main",
+    "requests",
+    "servers",
+    "train",
+    "versions",
+]
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""

@@ -77,7 +77,8 @@ def check_errata(arguments: Sequence[str]) -> None:
 def options_of_errata() -> set[str]:
     """Every option of any command."""
     group: Any = get_command(app)
-    return {option for command in group.commands.values() for one in command.params for option in one.opts} | {"--help"}
+    given = [one for command in group.commands.values() for one in command.params]
+    return {option for one in given for option in (*one.opts, *one.secondary_opts)} | {"--help"}
 
 
 def check_make(arguments: Sequence[str]) -> None:
