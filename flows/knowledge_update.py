@@ -10,9 +10,9 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
+from flows.endings import completed, ended_well, failed, left_waiting, mlflow_status
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
@@ -26,7 +26,8 @@ from tasks.report.verdict import headline
 from tasks.retries import RETRIES
 from tasks.review.aliases import sync_aliases
 from tasks.runlog import told_to_prefect
-from tasks.stores.errors import HeadMoved
+from tasks.settings import load_settings
+from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
@@ -34,7 +35,7 @@ from tasks.tracking.errors import TrackingError
 from tasks.tracking.steps import StepLog
 from tasks.update import stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
-from tasks.update.journal import Journal
+from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
 from tasks.update.run import Batch, Footing, Run, Taken, read_texts
 from tasks.update.session import Session
@@ -45,21 +46,8 @@ from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 
 
-class JobSummary(BaseModel):
-    """What a knowledge update came to."""
-
-    model_config = ConfigDict(frozen=True)
-
-    line: str
-    version: int | None = None
-    """The newest version that waits for review; None when nothing does."""
-    kept: int = 0
-    quarantined: int = 0
-    rejected: int = 0
-    report: JobReport | None = None
-
-
 @flow(name="knowledge-update", flow_run_name="{line}", persist_result=False)
+@ended_well
 def knowledge_update(
     line: str = "main",
     policy: Policy = Policy(),  # noqa: B008  # frozen
@@ -76,12 +64,15 @@ def knowledge_update(
     Args:
         line: The line to update; it is created on first use from the settings.
         policy: Batch size and the thresholds of validation.
-        limit: Most requests to take up; none: all that wait.
-        text: Text that perplexity is taken on (a text file, or Parquet with a column `text`); none: text that
-            the base model sampled itself.
-        statistics_text: Text for the key statistics; none: text that the base model sampled itself.
-        model, dtype, method, options: Definition of a new line, where it differs from the settings. For mend,
-            options["hypernetwork"] names the hypernetwork: a file, an MLflow version, or one in the store.
+        limit: Most requests to take up; none, all that wait.
+        text: File of text that perplexity is taken on (plain, or Parquet with a column `text`), on the machine of the
+            job; none, text that the base model sampled itself.
+        statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
+        model: Base of a new line, where it differs from the settings.
+        dtype: dtype of a new line's weights, where it differs from the settings.
+        method: Method of a new line; none, memit.
+        options: Options of a new line's method. For mend, `hypernetwork` names the hypernetwork, as a file, an MLflow
+            version, or one in the store.
 
     Killed at any point it can be started again: what was committed is not repeated, what was not is still queued.
 
@@ -89,8 +80,27 @@ def knowledge_update(
         LineBusy: another job works on the line.
         HeadMoved: HEAD was moved away from what the job builds on; its requests are queued again.
     """
+    settings = load_settings()
+    try:
+        summary = _job(line, policy, limit, (text, statistics_text), (model, dtype, method, options))
+    except LineBusy:
+        raise  # somebody else's job does the work
+    except Exception as error:  # whatever it is, people are told that the job failed
+        failed(settings, line, error)
+        raise
+    return completed(summary, summary.said)
+
+
+def _job(
+    line: str,
+    policy: Policy,
+    limit: int | None,
+    files: tuple[Path | None, Path | None],
+    definition: tuple[str | None, str | None, str | None, dict[str, Any] | None],
+) -> JobSummary:
     workplace = open_workplace()
-    texts, statistics_texts = read_texts(text), read_texts(statistics_text)
+    texts, statistics_texts = (read_texts(file) for file in files)
+    model, dtype, method, options = definition
     store, settings = workplace.store.store, workplace.settings
     spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
     check_not_frozen(store, line)
@@ -105,7 +115,7 @@ def knowledge_update(
         if not taken.edits and not _unregistered(workplace, view):
             note("nothing is left to write" if taken.rejected else "nothing is queued")
             _sync_aliases(workplace, view)
-            return _summary(journal, line, view.waiting, None)
+            return journal.summary(line, view.waiting, None)
         tracker = workplace.tracker()
         with stage("opening MLflow's records"):
             run = replace(run, mlflow_run_id=start_tracking(tracker, run, taken))
@@ -113,13 +123,15 @@ def knowledge_update(
             report, waiting = _update(run, view, taken, journal, (tracker, texts, statistics_texts))
         except BaseException as error:
             with suppress(TrackingError):
-                tracker.finish_run(run.mlflow_run_id, "FAILED")
+                tracker.finish_run(run.mlflow_run_id, mlflow_status(error))
             if isinstance(error, HeadMoved):
                 raise _requeued(run, error) from error
             raise
         create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
         _compact(workplace)
-        return _summary(journal, line, waiting, report)
+    if waiting:
+        left_waiting(settings, line, waiting, run.mlflow_run_id, headline(report)[1])
+    return journal.summary(line, waiting, report)
 
 
 def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Taken:
@@ -270,15 +282,3 @@ def _sync_aliases(workplace: Workplace, view: LineView) -> None:
     """Set the aliases that a decision could not set, because MLflow was away or its process was killed."""
     if view.versions:
         sync_aliases(workplace.tracker(), workplace, view.line)
-
-
-def _summary(journal: Journal, line: str, waiting: Sequence[Version], report: JobReport | None) -> JobSummary:
-    states = [row.state for row in journal.edits.values()]
-    return JobSummary(
-        line=line,
-        version=waiting[-1].number if waiting else None,
-        kept=states.count("committed"),
-        quarantined=states.count("quarantined"),
-        rejected=states.count("rejected"),
-        report=report,
-    )

@@ -10,6 +10,8 @@ from prefect import flow
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from editing.methods.mend.training import MendTrainer
+from flows.endings import ended_well, mlflow_status
+from tasks.lines.specs import read_line
 from tasks.names import artifact_key, check_model_name
 from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
@@ -29,12 +31,13 @@ from tasks.training.steps import (
     train,
     validate,
 )
-from tasks.workplace import EXPERIMENT, open_workplace
+from tasks.workplace import EXPERIMENT, Workplace, open_workplace
 
 NAME_LENGTH = 100
 
 
 @flow(name="train-mend", flow_run_name="train on {data.name}", persist_result=False)
+@ended_well
 def train_mend(
     data: Path,
     plan: TrainingPlan = TrainingPlan(),  # noqa: B008  # frozen
@@ -43,16 +46,19 @@ def train_mend(
     model: str | None = None,
     dtype: str | None = None,
     name: str | None = None,
+    line: str | None = None,
 ) -> TrainingSummary:
     """Train a hypernetwork of a base on edits, and register it.
 
     Args:
-        data: Edits to learn from, in any form that is read.
+        data: File of edits to learn from, on the machine of the job, in any form that is read.
         plan: What is trained, and how long.
-        validation: Edits to validate by; none: some of `data`, held out by whole subjects.
-        limit: Only the first so many records of `data`.
-        model, dtype: The base, where it differs from the settings.
-        name: Of the registered model; none: mend- and the base's.
+        validation: File of edits to validate by; none, some of `data`, held out by whole subjects.
+        limit: Only the first so many records of `data`; none, all.
+        model: The base; none, that of the line, or else of the settings.
+        dtype: dtype of the base's weights; none, that of the line, or else of the settings.
+        name: Name of the registered model; none, mend- and the base's.
+        line: The line whose base it is, where no model is named.
 
     Killed at any point it can be started again: it goes on from its last whole checkpoint, to the same bits.
 
@@ -61,7 +67,7 @@ def train_mend(
         UsageError: there are too few edits, or MLflow cannot name a model so.
     """
     with told_to_prefect("steps"):
-        return _train(data, plan, validation, limit, (model, dtype), name)
+        return _train(data, plan, validation, limit, (model, dtype, line), name)
 
 
 def _train(
@@ -69,12 +75,11 @@ def _train(
     plan: TrainingPlan,
     validation: Path | None,
     limit: int | None,
-    asked: tuple[str | None, str | None],
+    asked: tuple[str | None, str | None, str | None],
     name: str | None,
 ) -> TrainingSummary:
     workplace = open_workplace()
-    model, dtype = asked
-    base, kind = model or workplace.settings.model, dtype or workplace.settings.dtype
+    base, kind = _base(workplace, *asked)
     name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
     refuse(read)
@@ -96,10 +101,17 @@ def _train(
         assert last is not None  # no training ends before its first checkpoint
         log.finish()
         return register(training, run, last, trainer.skipped)
-    except BaseException:
+    except BaseException as error:
         with suppress(TrackingError):
-            run.tracker.finish_run(run.id, "FAILED")
+            run.tracker.finish_run(run.id, mlflow_status(error))
         raise
+
+
+def _base(workplace: Workplace, model: str | None, dtype: str | None, line: str | None) -> tuple[str, str]:
+    """Reference and dtype of the base: as named, or else of the line if there is one, or else of the settings."""
+    defined = read_line(workplace.store.store, line) if line and model is None else None
+    usual = defined or workplace.settings
+    return model or usual.model, dtype or usual.dtype
 
 
 def refuse(data: TrainingData) -> None:

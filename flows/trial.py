@@ -1,6 +1,8 @@
 """A trial: what each correction would do alone, against the base. Nothing accumulates and no weight is written."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
@@ -10,14 +12,17 @@ from editing.errors import UsageError
 from editing.measure.fluency import generate
 from editing.measure.metrics import EditScores, evaluate
 from editing.methods import check_mode, compute_independent_updates
-from tasks.lines.specs import LineSpec
+from flows.endings import ended_well
+from tasks.ledger.trying import to_try
+from tasks.lines.specs import LineSpec, resolve_line
 from tasks.meter import Meter
 from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
-from tasks.settings import Settings, load_settings
+from tasks.settings import Settings
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.stages import ANSWER_TOKENS
+from tasks.workplace import open_workplace
 
 EDITS_AT_ONCE = 32
 """Edits evaluated together: fills batches, and lets progress be seen."""
@@ -37,11 +42,41 @@ class TrialRow(BaseModel):
     after: dict[str, float]
 
 
-@flow(name="trial", flow_run_name="{spec.line}", persist_result=False)
-def trial(spec: LineSpec, edits: list[Edit], probes: int | None = None) -> list[TrialRow]:
-    """Each edit alone on the base of a line: answers and metrics before and after."""
+@flow(name="trial", flow_run_name="{line}", persist_result=False)
+@ended_well
+def trial(
+    line: str = "main",
+    records: str = "",
+    file: Path | None = None,
+    limit: int | None = None,
+    probes: int | None = None,
+    model: str | None = None,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> list[TrialRow]:
+    """Try every correction alone against the base of a line: answers and metrics before and after. Nothing is kept.
+
+    Args:
+        line: The line: one served model.
+        records: Corrections to try, one JSON record a line.
+        file: File of corrections on the machine of the job, in place of records; neither, what is queued.
+        limit: Only the first so many; none, all.
+        probes: Neighborhood prompts asked for each; none, all that it has.
+        model: Base, where the line does not exist yet.
+        method: Method, where the line does not exist yet; none, memit.
+        options: Options of the method, where the line does not exist yet.
+    """
+    workplace = open_workplace()
+    spec = resolve_line(workplace.store.store, workplace.settings, line, model=model, method=method, options=options)
+    check_mode(spec.config.method, "independent")
     with told_to_prefect("trials", "trial"):
-        return try_each(load_settings(), spec, edits, probes)
+        edits, left_out = to_try(workplace.ledger, line, records, file, limit)
+        for reason in left_out:
+            note(reason, "warning")
+        rows = try_each(workplace.settings, spec, edits, probes)
+        for row in rows:
+            note(f"{row.request_id}: {row.prompt} {row.answer_before!r} → {row.answer_after!r}")
+        return rows
 
 
 def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:

@@ -33,6 +33,12 @@ StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key s
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
 ]
+Remote = Annotated[
+    bool, typer.Option("--remote", help="By a worker, through Prefect's server, as errata deploy has set it up.")
+]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Follow a remote run to its end, or only say where it is seen.")
+]
 Hypernetwork = Annotated[
     str | None,
     typer.Option(

@@ -4,7 +4,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Hypernetwork, Json, Line, StatisticsText, Text, app, if_stopped, method_options, pairs
+from flows.cli.app import (
+    Hypernetwork,
+    Json,
+    Line,
+    Remote,
+    StatisticsText,
+    Text,
+    Wait,
+    app,
+    if_stopped,
+    method_options,
+    pairs,
+)
 from flows.cli.console import as_json, number, percent, say, shown_progress, table
 
 if TYPE_CHECKING:
@@ -34,6 +46,8 @@ def run(
     ] = None,
     text: Text = None,
     statistics_text: StatisticsText = None,
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Write what is queued into the model, batch by batch, and register what validates for review.
@@ -49,8 +63,11 @@ def run(
         errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
 
         errata run quick --method mend --hypernetwork models:/mend-embedded/1
+
+        errata run main --remote
     """
     from flows.cli.prefect_api import prefect_api
+    from flows.cli.remote import follow_run
     from tasks.lines.specs import resolve_line
     from tasks.update.policy import make_policy
     from tasks.workplace import open_workplace
@@ -62,6 +79,14 @@ def run(
         "method": method,
         "options": method_options(option, hypernetwork),
     }
+    if remote:
+        files = {"text": text, "statistics_text": statistics_text}
+        given = {
+            "options": definition["options"] or None,
+            "policy": checked.model_dump(mode="json") if policy else None,
+        }
+        follow_run("knowledge-update", line, {"limit": limit, **files, **definition, **given}, wait, json)
+        return
     workplace = open_workplace()
     resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
     if not json:

@@ -11,7 +11,19 @@ from typer.exceptions import TyperException
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 
 # The order of the commands in the help.
-from flows.cli import benchmark, diagnosis, jobs, lines, requests, rules, servers, train, upkeep, versions  # noqa: F401
+from flows.cli import (  # noqa: F401
+    benchmark,
+    deploy,
+    diagnosis,
+    jobs,
+    lines,
+    requests,
+    rules,
+    servers,
+    train,
+    upkeep,
+    versions,
+)
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
 from tasks.garbage import collect_rarely

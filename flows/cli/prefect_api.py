@@ -59,7 +59,7 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
 
         settings = get_current_settings()
         if settings.api.url:
-            _check(settings.api.url)
+            check_server(settings.api.url)
             yield loading.close
             return
         home = Path(settings.home)
@@ -81,7 +81,7 @@ def _check_arguments() -> None:
             raise UsageError(f"'{storable(argument)}' holds bytes that are no UTF-8: rename what it names, then repeat")
 
 
-def _check(url: str) -> None:
+def check_server(url: str) -> None:
     try:
         urllib.request.urlopen(f"{url}/health", timeout=10).close()
     except urllib.error.HTTPError:

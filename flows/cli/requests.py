@@ -1,14 +1,13 @@
 """Commands about requests: submit them, try them, and what became of them."""
 
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Hypernetwork, Json, LineOption, Option, Version, app, if_stopped, method_options
+from flows.cli.app import Hypernetwork, Json, LineOption, Option, Remote, Version, Wait, app, if_stopped, method_options
 from flows.cli.console import as_json, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ def trial(
     method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
     hypernetwork: Hypernetwork = None,
     option: Option = None,
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Try every correction alone against the base, and show what it would do. Nothing is kept.
@@ -131,20 +132,27 @@ def trial(
     """
     from editing.methods import check_mode
     from flows.cli.prefect_api import prefect_api
+    from flows.cli.remote import follow_run
+    from tasks.ledger.trying import as_records, read_to_try, to_try
     from tasks.lines.specs import resolve_line
     from tasks.workplace import open_workplace
 
-    workplace = open_workplace()
     options = method_options(option, hypernetwork)
+    definition: dict[str, Any] = {"line": line, "model": model, "method": method, "options": options or None}
+    if remote:
+        what = {"records": as_records(_told(read_to_try(file, limit)))} if file else {"limit": limit}
+        follow_run("trial", line, definition | what, wait, json)
+        return
+    workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, line, model=model, method=method, options=options)
     check_mode(spec.config.method, "independent")
-    edits = _to_try(file, line, limit)
+    edits = _told(to_try(workplace.ledger, line, file=file, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import trial as trial_flow
 
         started()
         with shown_progress(json):
-            rows = trial_flow(spec, edits)
+            rows = trial_flow(records=as_records(edits), **definition)
     if json:
         as_json([row.model_dump() for row in rows])
         return
@@ -165,20 +173,11 @@ def trial(
     table("every correction alone, against the base", columns, shown, columns[5:])
 
 
-def _to_try(file: Path | None, line: str, limit: int | None) -> "list[Edit]":
-    from editing.readers import good_and_bad, read_edits
-    from tasks.ledger import intake
-    from tasks.parquet import parquet_rows
-    from tasks.workplace import open_workplace
-
-    if file is not None:
-        edits, bad = good_and_bad(islice(read_edits(file, parquet_rows=parquet_rows), limit))
-        for record in bad:
-            warn(f"row {record.row} is left out: {record.reason}")
-    else:
-        edits = list(intake.take(open_workplace().ledger.queued(line), [], limit).accepted)
-    if not edits:
-        raise UsageError(f"nothing to try: no good record in the file, or nothing queued on line '{line}'")
+def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":
+    """The corrections; what is left out is said."""
+    edits, left_out = read
+    for reason in left_out:
+        warn(reason)
     return edits
 
 

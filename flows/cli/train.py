@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Json, app, if_stopped, pairs
+from flows.cli.app import Json, Remote, Wait, app, if_stopped, pairs
 from flows.cli.console import as_json, percent, say, shown_progress, table
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def train_mend(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in MLflow's registry; mend- and the base's.")] = None,
+    line: Annotated[
+        str, typer.Option("--line", "-l", help="With --remote: the line that it is deployed for.")
+    ] = "main",
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Train the hypernetwork that the method mend needs, and register it in MLflow.
@@ -64,6 +69,7 @@ def train_mend(
         errata train-mend edits.jsonl --model ./our-model --layer 10 --layer 11 -o rank=512 -o batch=16
     """
     from flows.cli.prefect_api import prefect_api
+    from flows.cli.remote import follow_run
     from tasks.lines.hypernetworks import resolve
     from tasks.lines.specs import absolute
     from tasks.names import check_model_name
@@ -73,6 +79,11 @@ def train_mend(
     asked: dict[str, Any] = {"layers": layer, "projections": projection or [], "steps": steps, "minutes": minutes}
     asked |= {"every": every, "patience": patience, "validation_edits": validation_edits, "start": start}
     plan = _plan(asked, pairs(option, "--option") | {"seed": seed})
+    if remote:
+        planned: dict[str, Any] = {"data": data, "plan": plan.model_dump(mode="json", exclude_none=True)}
+        given = {"validation": validation, "limit": limit, "model": absolute(model), "dtype": dtype, "name": name}
+        follow_run("train-mend", line, planned | given, wait, json)
+        return
     settings = load_settings()
     if name is not None:
         check_model_name(name)  # before an hour of training

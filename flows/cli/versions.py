@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, Line, LineOption, Reason, Version, app, if_stopped
+from flows.cli.app import Json, Line, LineOption, Reason, Remote, Version, Wait, app, if_stopped
 from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def _corrections(versions: "Sequence[StoredVersion]", payloads: Mapping[str, Map
 
 
 @app.command(rich_help_panel=VERSIONS)
-def approve(line: Line = "main", version: Version = None, reason: Reason = "", json: Json = False) -> None:
+def approve(
+    line: Line = "main", version: Version = None, reason: Reason = "", remote: Remote = False, wait: Wait = True,
+    json: Json = False,
+) -> None:  # fmt: skip
     """Put the newest waiting version in service, or the one named, with those it builds on.
 
     Examples:
@@ -78,17 +81,26 @@ def approve(line: Line = "main", version: Version = None, reason: Reason = "", j
 
         errata approve main --version 2 --reason "checked by the geography team"
     """
+    if remote:
+        _ask_for("approve", line, {"version": version, "reason": reason}, wait, json)
+        return
     _decide("approve", "approved", (line, version, reason), json)
 
 
 @app.command(rich_help_panel=VERSIONS)
-def reject(line: Line = "main", version: Version = None, reason: Reason = "", json: Json = False) -> None:
+def reject(
+    line: Line = "main", version: Version = None, reason: Reason = "", remote: Remote = False, wait: Wait = True,
+    json: Json = False,
+) -> None:  # fmt: skip
     """Refuse what waits: all of it, or a version and those built on it. A reason is required.
 
     Example:
 
         errata reject main --reason "the source was wrong"
     """
+    if remote:
+        _ask_for("reject", line, {"version": version, "reason": reason}, wait, json)
+        return
     _decide("reject", "rejected", (line, version, reason), json)
 
 
@@ -97,6 +109,8 @@ def rollback(
     line: Line = "main",
     to: Annotated[int | None, typer.Option(min=0, help="The version to serve again; 0 is the base.")] = None,
     reason: Reason = "",
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Serve an earlier version again: the one before, or the one named. Works forward again, too.
@@ -107,6 +121,9 @@ def rollback(
 
         errata rollback main --to 0 --reason "complaints about answers on sports"
     """
+    if remote:
+        _ask_for("rollback", line, {"to": to, "reason": reason}, wait, json)
+        return
     _decide("roll_back", "back to", (line, to, reason), json)
 
 
@@ -131,6 +148,14 @@ def repair(line: Line = "main", json: Json = False) -> None:
         return
     for text in done or [f"line {line}: HEAD and every version can be read, nothing to do"]:
         say(text)
+
+
+def _ask_for(flow: str, line: str, asked: Mapping[str, Any], wait: bool, json: bool) -> None:
+    """The same by a worker, in the name of whoever asks."""
+    from flows.cli.remote import follow_run
+    from tasks.settings import load_settings
+
+    follow_run(flow, line, {"line": line, "reviewer": load_settings().who, **asked}, wait, json)
 
 
 def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool) -> None:

@@ -1,16 +1,38 @@
 """What a knowledge update did so far, as rows for its report. The flow alone writes into it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from editing.edit import Edit
 from tasks.progress import note
-from tasks.report.data import BatchRow, EditRow
+from tasks.report.data import BatchRow, EditRow, JobReport
 from tasks.stores.manifest import Version
 from tasks.update.run import Judged
 
 SHOWN = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency_ratio", "perplexity_ratio")
+
+
+class JobSummary(BaseModel):
+    """What a knowledge update came to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: str
+    version: int | None = None
+    """The newest version that waits for review; None when nothing does."""
+    kept: int = 0
+    quarantined: int = 0
+    rejected: int = 0
+    report: JobReport | None = None
+
+    @property
+    def said(self) -> str:
+        """In one line."""
+        waits = f"; version {self.version} waits for review" if self.version is not None else ""
+        return f"{self.kept} kept, {self.quarantined} quarantined, {self.rejected} rejected{waits}"
 
 
 @dataclass
@@ -57,6 +79,18 @@ class Journal:
         if edit is not None:
             self.edits[request_id] = self._row(edit, "rejected", reason=reason)
         note(f"{request_id}: {reason}", "rejected")
+
+    def summary(self, line: str, waiting: Sequence[Version], report: JobReport | None) -> JobSummary:
+        """What all of it came to."""
+        states = [row.state for row in self.edits.values()]
+        return JobSummary(
+            line=line,
+            version=waiting[-1].number if waiting else None,
+            kept=states.count("committed"),
+            quarantined=states.count("quarantined"),
+            rejected=states.count("rejected"),
+            report=report,
+        )
 
     def _row(
         self, edit: Edit, state: Literal["committed", "quarantined", "rejected"], *, judged: Judged | None = None,

@@ -250,9 +250,9 @@ def test_history_tells_time_in_utc_wherever_it_is_read(errata, monkeypatch):
     ("patched", "arguments", "says"),
     [
         ("tasks.ledger.intake.submit", single(), "not queued twice"),
-        ("flows.cli.prefect_api._check", ("run",), "what was committed stands, the rest is still queued"),
-        ("flows.cli.prefect_api._check", ("train-mend", "{data}"), "checkpoints stand; start it again"),
-        ("flows.cli.prefect_api._check", ("trial", "{data}"), "a trial keeps nothing"),
+        ("flows.cli.prefect_api.check_server", ("run",), "what was committed stands, the rest is still queued"),
+        ("flows.cli.prefect_api.check_server", ("train-mend", "{data}"), "checkpoints stand; start it again"),
+        ("flows.cli.prefect_api.check_server", ("trial", "{data}"), "a trial keeps nothing"),
         ("flows.benchmark.run_benchmark", ("benchmark", "{data}", "--out", "x"), "nothing was written"),
         ("tasks.review.decisions.approve", ("approve",), "errata status main says where the line stands"),
     ],

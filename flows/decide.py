@@ -1,0 +1,88 @@
+"""Decisions as flows: by the forms of Prefect's pages, by `--remote`, by automations. They are moves of HEAD alike."""
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.endings import ended_well
+from tasks.progress import note
+from tasks.review import decisions
+from tasks.review.decisions import Decision
+from tasks.runlog import told_to_prefect
+from tasks.settings import load_settings
+from tasks.workplace import Workplace, open_workplace
+
+Said = Annotated[str, Field(min_length=1, max_length=2000)]
+"""Text that must be given."""
+Number = Annotated[int, Field(ge=0)]
+
+
+@flow(name="approve", flow_run_name="{line}", persist_result=False)
+@ended_well
+def approve(line: str, reviewer: Said, version: Number | None = None, reason: str = "") -> State[None]:
+    """Put a waiting version in service, with those it builds on.
+
+    Args:
+        line: The line: one served model.
+        reviewer: Who decides, as the ledger will name it.
+        version: Which version; left empty, the newest that waits.
+        reason: Why; it stands in the ledger.
+    """
+    with told_to_prefect(""):
+        return _done("approved", line, decisions.approve(_as(reviewer), line, version, reason))
+
+
+@flow(name="reject", flow_run_name="{line}", persist_result=False)
+@ended_well
+def reject(line: str, reviewer: Said, reason: Said, version: Number | None = None) -> State[None]:
+    """Refuse what waits: all of it, or a version and those built on it. What is in service stays.
+
+    Args:
+        line: The line: one served model.
+        reviewer: Who decides, as the ledger will name it.
+        reason: Why; it stands in the ledger for whoever asks later.
+        version: Which version; left empty, all that wait.
+    """
+    with told_to_prefect(""):
+        return _done("rejected", line, decisions.reject(_as(reviewer), line, version, reason))
+
+
+@flow(name="rollback", flow_run_name="{line}", persist_result=False)
+@ended_well
+def rollback(
+    line: str, reviewer: Said, to: Number | None = None, reason: str = "", serving: Number | None = None
+) -> State[None]:
+    """Serve an earlier version again.
+
+    Args:
+        line: The line: one served model.
+        reviewer: Who decides, as the ledger will name it.
+        to: The version to serve again, 0 for the base; left empty, the one that was in service before.
+        reason: Why; it stands in the ledger.
+        serving: Roll back only while this version is in service; left empty, whatever is.
+    """
+    with told_to_prefect(""):
+        workplace = _as(reviewer)
+        if serving is not None:
+            head = workplace.store.head(line)
+            if head is None or head.version != serving:
+                return Completed(message=f"nothing to do: version {serving} of line {line} is not in service")
+            to = (head.previous or 0) if to is None else to  # of this HEAD: told twice, it is not taken back again
+        return _done("back to", line, decisions.roll_back(workplace, line, to, reason))
+
+
+def _as(reviewer: str) -> Workplace:
+    return open_workplace(load_settings().model_copy(update={"actor": reviewer.strip()}))
+
+
+def _done(verb: str, line: str, decision: Decision) -> State[None]:
+    numbers = ", ".join(str(number) for number in decision.versions)
+    serving = f"version {decision.head.version}" if decision.head.version else "the base"
+    said = f"{verb} version {numbers} of line {line}; in service: {serving}"
+    note(said)
+    if decision.warning:
+        note(decision.warning, "warning")
+    return Completed(message=said)

@@ -1,0 +1,120 @@
+"""How a run ends: refused in one line, cancelled at once, MLflow's run by what ended it; and who is told of it."""
+
+import importlib
+import importlib.util
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.exceptions import TerminationSignal
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from editing.errors import ErrataError
+from tasks.notices import tell
+from tasks.progress import note
+from tasks.settings import Settings
+from tasks.stores.manifest import Version
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def ended_well(work: Callable[P, R]) -> Callable[P, R]:
+    """A flow's function whose ErrataError ends the run as failed with its one line, and reaches a caller as it is.
+
+    An exception that leaves a flow is logged with its traceback, and Prefect pickles it into its storage. A run that is
+    cancelled says so itself when all is put in order: its worker says so only after it has loaded the flow once more.
+    """
+
+    @wraps(work)
+    def ending(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return work(*args, **kwargs)
+        except ErrataError as error:
+            _let_go(error)
+            return cast(R, Failed(message=str(error), data=error))
+        except TerminationSignal:
+            _say_cancelled()
+            raise
+
+    return ending
+
+
+def completed(result: R, message: str) -> R:
+    """What a flow returns to end with a message on its page; its caller gets the result."""
+    return cast(R, Completed(message=message, data=result))
+
+
+def _let_go(error: BaseException) -> None:
+    """What the functions held that it came through, the model among it, since Prefect keeps it with the state."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
+
+
+def _say_cancelled() -> None:
+    """Where that is why the run is ended. Where the server cannot be asked, its worker will tell it."""
+    with suppress(Exception), get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(str(flow_run.id)))
+        if run.state is not None and run.state.is_cancelling():
+            message = "cancelled; what was kept before stands, the rest is as it was"
+            client.set_flow_run_state(run.id, Cancelled(message=message))
+
+
+def mlflow_status(error: BaseException) -> Literal["FAILED", "KILLED"]:
+    """How MLflow's run ends: what is no Exception came from outside, as Ctrl-C and a cancellation do."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def failed(settings: Settings, line: str, error: Exception) -> None:
+    """Tell people and Prefect's automations that a job of the line failed."""
+    said = f"the job of line {line} failed: {error}"
+    _emit("failed", line, {"text": said[:500]})
+    tell(settings, "failed", line, said, _page(settings))
+
+
+def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlflow_run: str, text: str) -> None:
+    """Ask for a decision on the newest version that waits, and tell people of it.
+
+    What fails here changes nothing of the version: the command line and whoever looks after the line ask for it, too.
+    """
+    newest = waiting[-1]
+    _emit("waiting", line, {"version": newest.number, "snapshot": newest.snapshot})
+    try:
+        _request_review(line, newest)
+    except Exception as error:  # of whatever server: the job is done
+        logger.warning("no review of version %s of line %s was asked for: %s", newest.number, line, error)
+        note(f"no review of version {newest.number} was asked for: {error}", "warning")
+    page = f"{settings.mlflow_people}/#/runs/{mlflow_run}" if settings.mlflow_people else _page(settings)
+    tell(settings, "waiting", line, f"version {newest.number} waits for review: {text}", page)
+
+
+def _request_review(line: str, version: Version) -> None:
+    """By the flow of reviews, where this installation has one."""
+    if importlib.util.find_spec("flows.review") is not None:
+        review: Any = importlib.import_module("flows.review")
+        review.request_review(line, version.number, version.snapshot)
+
+
+def _emit(what: str, line: str, payload: dict[str, Any]) -> None:
+    """An event is for automations; where nobody takes it, the job goes on."""
+    about = {"prefect.resource.id": f"errata.line.{line}", "prefect.resource.name": line}
+    try:
+        emit_event(event=f"errata.line.{what}", resource=about, payload=payload)
+    except Exception as error:  # of the server or the way there: the event is not what the job is for
+        logger.warning("the event errata.line.%s of line %s was not sent: %s", what, line, error)
+
+
+def _page(settings: Settings) -> str:
+    """Of this flow's run, for people; empty where no server of Prefect is configured."""
+    return f"{settings.prefect_people}/runs/flow-run/{flow_run.id}" if settings.prefect_people and flow_run.id else ""

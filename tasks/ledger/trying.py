@@ -1,0 +1,50 @@
+"""What a trial tries: records in a text or a file, or what is queued."""
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+from editing.edit import Edit
+from editing.errors import UsageError
+from editing.readers import good_and_bad, read_edits
+from tasks.ledger import intake
+from tasks.ledger.table import Ledger
+from tasks.parquet import parquet_rows
+
+
+def to_try(
+    ledger: Ledger, line: str, records: str = "", file: Path | None = None, limit: int | None = None
+) -> tuple[list[Edit], list[str]]:
+    """The corrections of JSON records, one a line, or of a file, or of the queue; and which are left out, and why.
+
+    Raises:
+        UsageError: there are none, or both records and a file.
+        ReadError: the file cannot be read.
+    """
+    if records.strip() and file is not None:
+        raise UsageError("give records or a file to try, not both")
+    if records.strip():
+        with tempfile.NamedTemporaryFile("wb", suffix=".jsonl") as written:
+            written.write(records.encode("utf-8", "backslashreplace"))
+            written.flush()
+            return read_to_try(Path(written.name), limit)
+    if file is not None:
+        return read_to_try(file, limit)
+    queued = list(intake.take(ledger.queued(line), [], limit).accepted)
+    if not queued:
+        raise UsageError(f"nothing to try: nothing is queued on line '{line}'; give a file, or submit corrections")
+    return queued, []
+
+
+def read_to_try(file: Path, limit: int | None = None) -> tuple[list[Edit], list[str]]:
+    """The good records of a file, and why others are left out. Raises as `to_try`."""
+    edits, bad = good_and_bad(islice(read_edits(file, parquet_rows=parquet_rows), limit))
+    left_out = [f"row {record.row} is left out: {record.reason}" for record in bad]
+    if not edits:
+        raise UsageError(f"nothing to try: no record is good; {left_out[0] if left_out else 'there is none'}")
+    return edits, left_out
+
+
+def as_records(edits: list[Edit]) -> str:
+    """The same as records, one a line."""
+    return "\n".join(edit.model_dump_json() for edit in edits)
