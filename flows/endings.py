@@ -1,7 +1,5 @@
 """How a run ends: refused in one line, cancelled at once, MLflow's run by what ended it; and who is told of it."""
 
-import importlib
-import importlib.util
 import logging
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from editing.errors import ErrataError
+from flows.review import request_review
 from tasks.notices import tell
 from tasks.progress import note
 from tasks.settings import Settings
@@ -91,19 +90,12 @@ def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlfl
     newest = waiting[-1]
     _emit("waiting", line, {"version": newest.number, "snapshot": newest.snapshot})
     try:
-        _request_review(line, newest)
+        request_review(line, newest.number, newest.snapshot)
     except Exception as error:  # of whatever server: the job is done
         logger.warning("no review of version %s of line %s was asked for: %s", newest.number, line, error)
         note(f"no review of version {newest.number} was asked for: {error}", "warning")
     page = f"{settings.mlflow_people}/#/runs/{mlflow_run}" if settings.mlflow_people else _page(settings)
     tell(settings, "waiting", line, f"version {newest.number} waits for review: {text}", page)
-
-
-def _request_review(line: str, version: Version) -> None:
-    """By the flow of reviews, where this installation has one."""
-    if importlib.util.find_spec("flows.review") is not None:
-        review: Any = importlib.import_module("flows.review")
-        review.request_review(line, version.number, version.snapshot)
 
 
 def _emit(what: str, line: str, payload: dict[str, Any]) -> None:

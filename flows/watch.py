@@ -1,7 +1,5 @@
 """The watch over a line, on a schedule: the version in service is asked again, and what is late is told."""
 
-import importlib
-import importlib.util
 from typing import Annotated
 
 from prefect import flow
@@ -9,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.review import request_review
 from tasks.names import artifact_key
 from tasks.progress import note
 from tasks.runlog import told_to_prefect
@@ -61,6 +60,6 @@ def _page(settings: Settings) -> str:
 
 def _ask_for_review(report: WatchReport) -> None:
     """The newest version that waits has a run of its review; one that has it already is left alone."""
-    if report.waiting and importlib.util.find_spec("flows.review") is not None:
+    if report.waiting:
         number, snapshot = report.waiting[-1]
-        importlib.import_module("flows.review").request_review(report.line, number, snapshot)
+        request_review(report.line, number, snapshot)

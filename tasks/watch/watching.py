@@ -1,7 +1,5 @@
 """One watch over a line: what was decided elsewhere is carried out, then everything is looked at, then who is told."""
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from editing.errors import ErrataError, UsageError
 from tasks.ledger.view import LineView, look
 from tasks.lines.stored import stored_line
 from tasks.progress import note, stage
+from tasks.review.pending import carry_out
 from tasks.watch.alerts import Alarm
 from tasks.watch.checks import check_aliases, check_lease, check_queue
 from tasks.watch.findings import Finding, WatchReport
@@ -108,9 +107,7 @@ def _check_known(workplace: Workplace, line: str) -> None:
 
 def _carry_out(workplace: Workplace, line: str) -> list[str]:
     """What was decided in MLflow, or by time."""
-    if importlib.util.find_spec("tasks.review.pending") is None:
-        return []
-    carried: list[str] = importlib.import_module("tasks.review.pending").carry_out(workplace, line)
+    carried = carry_out(workplace, line)
     for text in carried:
         note(text)
     return carried
