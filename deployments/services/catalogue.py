@@ -43,8 +43,8 @@ class Service:
     end: int = signal.SIGTERM
     """The signal that ends it politely."""
     patience: float = PATIENCE
-    orphans_stay: bool = False
-    """What it has started goes on without it, until all services end."""
+    has_jobs: bool = False
+    """What it has started goes on where it dies, and ends before it where it is ended, since it would kill it."""
 
 
 def all_services() -> dict[str, Service]:
@@ -56,7 +56,7 @@ def all_services() -> dict[str, Service]:
         ),
         Service("prefect", "Prefect", "prefect", ("postgres",), _prefect, _check_prefect),
         Service("mlflow", "MLflow", "mlflow", ("postgres",), _mlflow, _check_mlflow),
-        Service("worker", "Prefect worker", "", ("prefect",), _worker, _check_worker, orphans_stay=True),
+        Service("worker", "Prefect worker", "", ("prefect",), _worker, _check_worker, has_jobs=True),
     ]
     if importlib.util.find_spec(RECEIVER):
         services.append(Service("webhooks", "webhooks", "webhooks", ("mlflow", "prefect"), _webhooks, _check_webhooks))

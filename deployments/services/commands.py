@@ -48,7 +48,7 @@ def up(folder: Path, ports: Mapping[str, int], free: bool, auth: bool | None) ->
 
 
 def down(folder: Path) -> None:
-    """End everything: politely, then for good. Data stay.
+    """End everything: politely, then for good; a job ends as by Ctrl-C. Data stay.
 
     Raises:
         UsageError: there are no services in this folder.
@@ -56,7 +56,7 @@ def down(folder: Path) -> None:
     """
     folder = folder.expanduser().resolve()
     open_place(folder)
-    with daemons.held(folder / LOCK), waiting("ending the services, which finish what they have begun") as change:
+    with daemons.held(folder / LOCK), waiting("ending the services, and the jobs that run") as change:
         _end(open_place(folder), all_services().values(), change)
     say(f"all services of {folder} have ended; their data stay there")
 
@@ -127,7 +127,7 @@ def _check_ports(place: Place, services: Mapping[str, Service]) -> None:
     for name, service in services.items():
         port = place.ports.get(service.port)
         if port and daemons.running(place.pid_file(name)) is None:
-            if not service.orphans_stay:
+            if not service.has_jobs:
                 daemons.end_the_rest(place.pid_file(name))
             if not is_free(port):
                 raise UsageError(
@@ -171,7 +171,7 @@ def _start_all(place: Place, services: Mapping[str, Service], change: Callable[[
 
 def start(place: Place, service: Service) -> None:
     """Start one service, which does not run."""
-    if not service.orphans_stay:
+    if not service.has_jobs:
         daemons.end_the_rest(place.pid_file(service.name))
     rotate(place.log(service.name))
     command = service.command(place)
@@ -180,7 +180,7 @@ def start(place: Place, service: Service) -> None:
 
 def stop(place: Place, service: Service) -> None:
     """End one service: politely, then for good."""
-    daemons.stop(place.pid_file(service.name), service.end, service.patience)
+    daemons.stop(place.pid_file(service.name), service.end, service.patience, family_first=service.has_jobs)
 
 
 def _end(place: Place, services: Iterable[Service], change: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,13 +131,20 @@ def open_folder(folder: Path | None) -> Iterator[list[int]]:
         os.close(descriptor)
 
 
-def stop(path: Path, number: int = signal.SIGTERM, patience: float = PATIENCE) -> None:
+def stop(path: Path, number: int = signal.SIGTERM, patience: float = PATIENCE, family_first: bool = False) -> None:
     """End the daemon that holds this file: politely, then for good, and what it started with it.
+
+    Args:
+        number: The signal that ends it politely.
+        family_first: What it has started ends politely before it, and not at once with it.
 
     Raises:
         ServiceError: the file names a process that is not this one, or one that does not end.
     """
-    if found := running(path):
+    found = running(path)
+    if family_first:
+        _end_family(path, signal.SIGTERM, patience, but=found and found[0])
+    if found:
         send(path, found[0], number)
         _wait(path, patience)
     end_the_rest(path)  # also what holds the file in the place of a daemon that is gone
@@ -165,13 +172,15 @@ def send(path: Path, process: int, number: int) -> None:
 
 def end_the_rest(path: Path) -> None:
     """End the daemon of this file, and whatever it has started, at once."""
-    left = [process for process in psutil.process_iter() if _is_of(process, path)]
+    _end_family(path, signal.SIGKILL, LAST_SECONDS)
+
+
+def _end_family(path: Path, number: int, seconds: float, but: int | None = None) -> None:
+    left = [process for process in psutil.process_iter() if process.pid != but and _is_of(process, path)]
     for process in left:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(left, timeout=LAST_SECONDS)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    psutil.wait_procs(left, timeout=seconds)
 
 
 def _is_of(process: psutil.Process, path: Path) -> bool:

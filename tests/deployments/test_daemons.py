@@ -80,6 +80,20 @@ def test_one_that_does_not_end_politely_ends_for_good(path):
     assert psutil.wait_procs([process], timeout=30)[1] == []
 
 
+def test_what_a_daemon_has_started_may_end_politely_too(path, tmp_path):
+    """A job of a worker, say, which takes back what it was at."""
+    child = (
+        f"import signal, time; signal.signal(15, lambda *_: open('{tmp_path}/said', 'w').write('goodbye') and exit()); "
+    )
+    child += f"open('{tmp_path}/ready', 'w'); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    start(path, Command([sys.executable, "-c", parent], {}, Path("/")))
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    daemons.stop(path, family_first=True)
+    assert (tmp_path / "said").read_text() == "goodbye"
+
+
 def test_started_in_another_way_it_has_another_digest():
     assert SLEEPS.digest != Command(SLEEPS.arguments, {"OF_ITS_OWN": "2"}, Path("/")).digest
     assert SLEEPS.digest != FAMILY.digest

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,9 +76,15 @@ class Services:
         """End a service politely."""
         commands.stop(self.place, self._service(name))
 
-    def kill(self, name: str) -> None:
-        """End a service, and what it has started, at once."""
-        daemons.stop(self.place.pid_file(name), 9)
+    def kill(self, name: str, alone: bool = False) -> None:
+        """End a service at once, and what it has started, as if the machine failed; or alone."""
+        path, pid = self.place.pid_file(name), self.pid(name)
+        if not alone:
+            daemons.stop(path, signal.SIGKILL)
+        elif pid is not None:
+            daemons.send(path, pid, signal.SIGKILL)
+            while self.pid(name) is not None:
+                time.sleep(0.02)
 
     def start(self, name: str) -> None:
         """Start a service that does not run, and all that have ended, and wait until they are well."""

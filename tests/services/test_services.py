@@ -1,7 +1,5 @@
 """What `up`, `down` and `status` promise, on the services themselves."""
 
-import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,10 +8,11 @@ import psutil
 import pytest
 
 from deployments.services import daemons
+from deployments.services.catalogue import all_services
 from deployments.services.place import write_settings
 from tests.services.conftest import Services, command
 
-NAMES = ("postgres", "seaweedfs", "prefect", "mlflow", "worker", "logs")
+NAMES = tuple(all_services())
 OWN = ("services.json", "settings.toml", "mlflow-accounts.ini")
 """Files that hold secrets."""
 
@@ -44,7 +43,7 @@ def test_a_killed_service_is_seen_and_started_again(services: Services):
     client = services.s3()
     client.put_object(Bucket="errata", Key="kept", Body=b"as it was")
     for name in ("seaweedfs", "worker"):
-        os.kill(before[name] or 0, signal.SIGKILL)
+        services.kill(name, alone=True)
     assert states(services) == (1, ["seaweedfs", "worker"])
     assert services.run("up").returncode == 0
     assert client.get_object(Bucket="errata", Key="kept")["Body"].read() == b"as it was"
