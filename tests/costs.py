@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track"}
+SERVERS = {"prefect_server", "whole_server", "moto_url", "seaweedfs_url", "server", "track"}
 """Fixtures that start one; `store` asks for one by its parameter."""
 LIMIT = 3.0
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
