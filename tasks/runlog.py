@@ -27,6 +27,8 @@ from tasks.text import storable
 
 LINE_SECONDS = 10.0
 """At most one line of progress in so long; what ends sooner has none."""
+FIRST_SECONDS = 2.0
+"""The first line comes sooner: whoever has just started a run looks at its page."""
 LAST_SECONDS = 10.0
 """The end of a flow waits no longer than this for its last lines."""
 
@@ -74,7 +76,7 @@ class RunLog:
         self._lines.put(written | {"flow_run_id": self._id})
 
     def _tell_on(self) -> None:
-        told = time.monotonic()
+        told = time.monotonic() - max(0.0, LINE_SECONDS - FIRST_SECONDS)
         while not self._ended.wait(max(0.0, told + LINE_SECONDS - time.monotonic())):
             told = time.monotonic()
             now = "; ".join(described(*one) for one in self._courses.now())

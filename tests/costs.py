@@ -12,7 +12,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = "tests/services"
-SERVERS = {"prefect_server", "moto_url", "seaweedfs_url", "server", "track", "services"}
+SERVERS = {"prefect_server", "whole_server", "moto_url", "seaweedfs_url", "server", "track", "services"}
 """Fixtures that start one; `store` asks for one by its parameter."""
 LIMIT = 1.5
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""

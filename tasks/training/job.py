@@ -28,7 +28,7 @@ class TrainingPlan(Config):
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the last three.")
     projections: tuple[str, ...] = Field((), description="Edited modules of a layer; none: the MLP's down projection.")
-    training: MendTraining = MendTraining()
+    training: MendTraining = Field(MendTraining(), title="Training", description="How it learns.")
     start: str | None = Field(None, description="Hypernetwork to begin with, by reference; none: a new one.")
     steps: int = Field(2000, ge=1, description="Most steps, all runs together.")
     minutes: float | None = Field(None, gt=0, description="Most time, all runs together; none: as long as it takes.")

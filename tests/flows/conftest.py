@@ -4,6 +4,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -18,6 +19,9 @@ from tasks.update.policy import Policy
 from tasks.workplace import Workplace, open_workplace
 from tests.fact_model import fact_edits
 from tests.flows.command import Errata, command
+
+if TYPE_CHECKING:
+    from tests.flows.production import Production
 
 POLICY = Policy(
     batch_size=3,
@@ -127,3 +131,23 @@ def good_edits(shared_places: dict[str, str]) -> list[Edit]:
 def impossible(good_edits: list[Edit]) -> Edit:
     """An edit that does not take: its target is nothing that the model can be brought to say."""
     return good_edits[-1].model_copy(update={"id": "impossible", "target_new": "zq xj vv kw"})
+
+
+@pytest.fixture(scope="session")
+def whole_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with its schedules and automations, which `prefect_server` does without."""
+    from tests.flows.production import server  # it imports from here
+
+    with server(tmp_path_factory.mktemp("whole-server")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def production(
+    whole_server: str, tmp_path_factory: pytest.TempPathFactory, shared_places: dict[str, str]
+) -> Iterator["Production"]:
+    """A home that the server knows, for the tests of a module."""
+    from tests.flows.production import in_production  # it imports from here
+
+    with in_production(whole_server, tmp_path_factory.mktemp("production"), shared_places) as made:
+        yield made
