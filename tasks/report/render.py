@@ -18,7 +18,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tasks.report import figures
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
@@ -52,6 +51,8 @@ def visible(text: str) -> str:
 
 def render_html(report: JobReport) -> str:
     """The page of the job as one HTML document without outside requests."""
+    from tasks.report import figures  # matplotlib takes a while, and only this page has pictures
+
     drawings = {"bars": figures.bars_figure(report.baseline, report.champion, report.candidate)}
     if len(report.drift) > 1:
         drawings["drift"] = figures.drift_figure(report.drift, report.baseline)

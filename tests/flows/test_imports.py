@@ -53,6 +53,10 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("history", "--version", "2", "--json"): LEDGER,
     ("repair",): LEDGER,
     ("repair", "--json"): LEDGER,
+    ("rules",): LEDGER,
+    ("rules", "--set", "expires_after_hours=24", "--json"): LEDGER,
+    ("freeze", "--reason", "an audit"): LEDGER,
+    ("unfreeze", "--json"): LEDGER,
     ("approve",): DECIDES,
     ("reject", "--reason", "wrong", "--json"): DECIDES,
     ("rollback", "--json"): DECIDES,
@@ -68,6 +72,8 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
     ("rollback", "--to", "9"): LEDGER,
+    ("rules", "--set", "reviewers=2"): LEDGER,
+    ("freeze",): LEDGER,
     ("ui", "--host", "127.0.0.1", "--mlflow-port", "0"): set(),
 }
 
