@@ -68,6 +68,7 @@ def run(
     """
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
+    from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
     from tasks.update.policy import make_policy
     from tasks.workplace import open_workplace
@@ -89,6 +90,7 @@ def run(
         return
     workplace = open_workplace()
     resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
+    check_not_frozen(workplace.store.store, line)
     if not json:
         say(f"updating line {line}", style="bold")
     with if_stopped("what was committed stands, the rest is still queued"), prefect_api(json) as started:

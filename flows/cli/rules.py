@@ -79,7 +79,7 @@ def _workplace_of(line: str) -> "Workplace":
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    if line not in (known := sorted({*workplace.store.lines(), *workplace.ledger.look(line)})):
+    if line not in (known := sorted({*workplace.store.lines(), *workplace.ledger.look()})):
         raise UsageError(f"there is no line '{line}'; lines are {', '.join(known) or 'none yet'}")
     return workplace
 
@@ -90,7 +90,7 @@ def _check_identities(workplace: "Workplace") -> None:
     if not asks_who_it_is(workplace.settings.mlflow_uri):
         raise PolicyError(
             "rule reviewers = 2 needs an MLflow server that asks for a password: "
-            f"{'a database' if '://' in workplace.settings.mlflow_uri else 'this one'} does not, "
+            f"{'this one' if workplace.settings.mlflow_uri.startswith('http') else 'a database'} does not, "
             "and two names that nobody checks can be one person"
         )
 

@@ -19,7 +19,6 @@ from markupsafe import Markup
 from tasks.markdown import cell as _cell
 from tasks.markdown import row as _row
 from tasks.markdown import visible
-from tasks.report import figures
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
@@ -43,6 +42,8 @@ MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
 
 def render_html(report: JobReport) -> str:
     """The page of the job as one HTML document without outside requests."""
+    from tasks.report import figures  # matplotlib takes a while, and only this page has pictures
+
     drawings = {"bars": figures.bars_figure(report.baseline, report.champion, report.candidate)}
     if len(report.drift) > 1:
         drawings["drift"] = figures.drift_figure(report.drift, report.baseline)

@@ -57,6 +57,10 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("maintain",): LEDGER,
     ("maintain", "--dry-run", "--json"): LEDGER,
     ("watch", "--no-ask"): DECIDES | {"prefect"},
+    ("rules",): LEDGER,
+    ("rules", "--set", "expires_after_hours=24", "--json"): LEDGER,
+    ("freeze", "--reason", "an audit"): LEDGER,
+    ("unfreeze", "--json"): LEDGER,
     ("approve",): DECIDES,
     ("reject", "--reason", "wrong", "--json"): DECIDES,
     ("rollback", "--json"): DECIDES,
@@ -74,6 +78,8 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
     ("rollback", "--to", "9"): LEDGER,
+    ("rules", "--set", "reviewers=2"): LEDGER,
+    ("freeze",): LEDGER,
     ("ui", "--host", "127.0.0.1", "--mlflow-port", "0"): set(),
 }
 
