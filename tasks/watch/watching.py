@@ -94,7 +94,7 @@ class _Seen:
 
     @contextmanager
     def or_said(self, what: str) -> Iterator[None]:
-        """Inside, what cannot be reached or read becomes a finding; that MLflow is away becomes one, and not several."""
+        """Inside, what cannot be reached or read becomes a finding; MLflow is away once, whoever asked."""
         try:
             yield
         except (ErrataError, OSError) as error:
