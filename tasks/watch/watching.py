@@ -10,6 +10,7 @@ from tasks.ledger.view import LineView, look
 from tasks.lines.stored import stored_line
 from tasks.progress import note, stage
 from tasks.review.pending import carry_out
+from tasks.tracking.errors import TrackingError
 from tasks.watch.alerts import Alarm
 from tasks.watch.checks import check_aliases, check_lease, check_queue
 from tasks.watch.findings import Finding, WatchReport
@@ -92,12 +93,14 @@ class _Seen:
 
     @contextmanager
     def or_said(self, what: str) -> Iterator[None]:
-        """Inside, what cannot be reached or read becomes a finding."""
+        """Inside, what cannot be reached or read becomes a finding; MLflow is away once, whoever asked."""
         try:
             yield
         except (ErrataError, OSError) as error:
-            text = f"{what}: {' '.join(str(error).split())}"
-            self.findings.append(Finding(kind="not seen", weight="late", about=what, text=text))
+            about = "MLflow" if isinstance(error, TrackingError) else what
+            text = f"{about}: {' '.join(str(error).split())}"
+            if not any((one.kind, one.about) == ("not seen", about) for one in self.findings):
+                self.findings.append(Finding(kind="not seen", weight="late", about=about, text=text))
 
 
 def _check_known(workplace: Workplace, line: str) -> None:

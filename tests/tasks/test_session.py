@@ -337,3 +337,11 @@ def test_a_cache_in_which_nothing_can_be_written_ends_nothing(opened, tmp_path, 
         assert everything(opened(tmp_path)) == expected
     [line] = [record.getMessage() for record in caplog.records if record.name == "editing.cache"]
     assert str(tmp_path) in line
+
+
+def test_a_session_that_only_asks_measures_the_same_and_prepares_nothing_else(opened, tmp_path):
+    asks, writes = opened(tmp_path / "asks", only_asked=True), opened()
+    assert {path.name for path in (tmp_path / "asks").iterdir()} == {"texts"}
+    assert asks.held_out == writes.held_out
+    assert asks.base_perplexity(asks.held_out, 256) == writes.base_perplexity(writes.held_out, 256)
+    assert asks.scores(EDITS) == writes.scores(EDITS)
