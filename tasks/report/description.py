@@ -20,6 +20,9 @@ LENGTH = 4900
 """Characters; MLflow's column takes 5,000."""
 ROWS, QUESTION, ANSWER = 50, 110, 50
 """Most facts that are listed, and most characters of a question and of an answer."""
+SHOWN = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept",
+         "retained_efficacy_prob", "perplexity_ratio", "fluency_ratio")  # fmt: skip
+"""The metrics of a version's page; the report has all."""
 NUMBERS = ("", "**In numbers**", "")
 MARKUP = frozenset("&<>|*_`[](){}!#~$\\\"'@:^=+")
 
@@ -148,14 +151,15 @@ def _numbers(version: Described) -> list[str]:
     """Candidate beside champion and base; of a version that is not its job's last, what its batch measured."""
     if version.report is None:
         known = [(metric.label, metric.show(version.metrics[metric.name])) for metric in METRICS
-                 if metric.name in version.metrics]  # fmt: skip
+                 if metric.name in SHOWN and metric.name in version.metrics]  # fmt: skip
         return [*NUMBERS, _row(["Metric", "Its batch"]), _row(["---"] * 2), *map(_row, known)] if known else []
-    report = version.report
+    report, labels = version.report, {metric.label for metric in METRICS if metric.name in SHOWN}
     champion = [f"Champion {report.shown(report.from_version)}"] if report.champion is not None else []
     header = ["Metric", "Base", *champion, "This version"]
     rows = [
         _row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
         for line in metric_lines(report)
+        if line.label in labels
     ]
     return [*NUMBERS, _row(header), _row(["---"] * len(header)), *rows]
 

@@ -1,0 +1,62 @@
+"""The page of a version in MLflow: whole tables whatever users write, and never longer than MLflow's column."""
+
+import html
+import re
+
+import pytest
+
+from tasks.names import shown_version
+from tasks.report.description import LENGTH, Described, Fact, literal, render_description, render_note
+from tasks.report.render import visible
+from tests.tasks.test_report import HOSTILE, make_edit, make_report
+
+NASTY = [
+    HOSTILE,
+    "**b** _i_ ~~s~~",
+    "www.evil.example",
+    "http://evil.example",
+    "a@evil.example",
+    "&lt;b&gt;",
+    "a\n\n# b",
+]
+
+
+def described(facts: list[Fact], **changes) -> Described:
+    fields = {"line": "facts", "number": 4, "mlflow_number": 1, "facts": facts, "own": len(facts)}
+    return Described(**{**fields, "report": make_report(mlflow_versions={3: 7, 4: 1}, champion={}), **changes})
+
+
+def test_a_version_is_shown_by_both_numbers():
+    assert (shown_version(3, 1), shown_version(3)) == ("v3 (MLflow 1)", "v3")
+    text = render_description(described([], below=["v3 (MLflow 7)"]))
+    assert text.startswith("facts v4 (MLflow 1): 0 corrections. Approving it puts v3 (MLflow 7) in service, too.")
+    assert "Champion v3 (MLflow 7)" in text and "errata approve facts --version 4" in text
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_what_users_and_models_write_holds_no_markup_and_is_read_as_written(text):
+    written = literal(text)
+    assert not re.search(r"[<>|*_`\[\](){}!~$\\\"'@:^=+\n]|www\.", re.sub(r"&#\d+;", "", written))
+    assert html.unescape(written) == " ".join(visible(text).split())
+    page = render_description(described([Fact(text, text, text, text, {"efficacy_prob": 1.0})]))
+    [row] = [line for line in page.splitlines() if "prefers" in line]
+    assert row.count("|") == 5
+
+
+@pytest.mark.parametrize("count", [1, 60, 500])
+def test_a_page_holds_as_many_facts_as_fit_and_says_how_many_more_there_are(count):
+    facts = [
+        Fact(f"{number} {HOSTILE}" * 3, "Rome", HOSTILE, HOSTILE, {"efficacy_argmax": 1.0}) for number in range(count)
+    ]
+    page = render_description(described(facts, page="#/experiments/1/runs/r/artifacts/report.html"))
+    shown = page.count("✓ says it")
+    assert len(page) <= LENGTH and shown >= 1 and "--reason" in page
+    assert f"and {count - shown} more, see [report.html](#/exp" in page or shown == count == 1
+
+
+def test_the_note_of_a_run_lists_what_was_not_written_and_stays_short_enough():
+    edits = [make_edit(number, "quarantined", HOSTILE) for number in range(300)]
+    note = render_note(make_report(edits=1).model_copy(update={"edits": tuple(edits)}), {"v4 (MLflow 1)": "#/models"})
+    rows = [line for line in note.splitlines() if line.startswith("| quarantined")]
+    assert rows and {row.count("|") for row in rows} == {5} and len(note) <= LENGTH
+    assert f"and {300 - len(rows)} more." in note and "[v4 (MLflow 1)](#/models)" in note
