@@ -40,7 +40,7 @@ def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> l
     """Carry out what stands in MLflow's review queue about a version that waits; returns what was done, a line each."""
     if importlib.util.find_spec(QUEUE) is None:
         return []
-    verdicts = importlib.import_module(QUEUE).verdicts(tracker, version.manifest.line, version.number)
+    verdicts = importlib.import_module(QUEUE).verdicts(tracker, version)
     return carry_out_verdicts(workplace, version, verdicts)
 
 
