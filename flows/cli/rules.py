@@ -85,9 +85,9 @@ def _workplace_of(line: str) -> "Workplace":
 
 
 def _check_identities(workplace: "Workplace") -> None:
-    from tasks.review.votes import asks_who_it_is
+    from tasks.tracking.review_queue import authenticates
 
-    if not asks_who_it_is(workplace.settings.mlflow_uri):
+    if not authenticates(workplace.settings.mlflow_uri):
         raise PolicyError(
             "rule reviewers = 2 needs an MLflow server that asks for a password: "
             f"{'this one' if workplace.settings.mlflow_uri.startswith('http') else 'a database'} does not, "

@@ -1,9 +1,7 @@
 """What MLflow's review queue says of a version: the decision of one reviewer, or votes where two have to approve."""
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from editing.errors import ErrataError
 from tasks.lines.rules import read_rules
@@ -13,11 +11,11 @@ from tasks.review.votes import StoredVote, cast, votes
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
+from tasks.tracking.review_queue import Vote, verdicts
 from tasks.workplace import Workplace
 
 NO_COMMENT = "rejected in MLflow"
 WAY: Way = "review queue of MLflow"
-QUEUE = "tasks.tracking.review_queue"
 
 
 @contextmanager
@@ -38,20 +36,17 @@ def what_was_done(decision: Decision, text: str) -> list[str]:
 
 def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:
     """Carry out what stands in MLflow's review queue about a version that waits; returns what was done, a line each."""
-    if importlib.util.find_spec(QUEUE) is None:
-        return []
-    verdicts = importlib.import_module(QUEUE).verdicts(tracker, version.manifest.line, version.number)
-    return carry_out_verdicts(workplace, version, verdicts)
+    return carry_out_verdicts(workplace, version, verdicts(tracker, version))
 
 
-def carry_out_verdicts(workplace: Workplace, version: Version, verdicts: Sequence[Any]) -> list[str]:
+def carry_out_verdicts(workplace: Workplace, version: Version, found: Sequence[Vote]) -> list[str]:
     """The same of these verdicts, each with `reviewer`, `decision`, `comment`, and whether that it is them is `proven`.
 
     To refuse, one is enough, proven or not: nothing comes into service by it.
     """
     line, number, said = version.manifest.line, version.number, list[str]()
     two = read_rules(workplace.store.store, line).reviewers > 1
-    for one in verdicts:
+    for one in found:
         by, comment = By(one.reviewer, WAY), one.comment or ""
         with told(said, f"verdict of {one.reviewer} on version {number} in MLflow's review queue"):
             if not one.decision.startswith("approve"):

@@ -6,8 +6,6 @@ Only who is proven counts: whom MLflow's server has let in with a password. A ta
 or in a variable is whatever somebody typed.
 """
 
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -21,7 +19,6 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 from tasks.text import Text
 
-ASK_SECONDS = 5
 
 
 class StoredVote(BaseModel):
@@ -50,24 +47,6 @@ def votes(store: ObjectStore, line: str, version: Version) -> list[StoredVote]:
     keys = store.list(_folder(line, version))
     found = [read_record(StoredVote, store.get(key)[0], f"'{key}' in '{store.uri}'") for key in keys]
     return sorted(found, key=lambda vote: vote.time)
-
-
-def asks_who_it_is(mlflow_uri: str) -> bool:
-    """Whether MLflow is a server that refuses whoever has no password; it is asked without one.
-
-    Only then does `completed_by` name somebody. A database asks nobody.
-    """
-    if not mlflow_uri.startswith(("http://", "https://")):
-        return False
-    place = mlflow_uri.rpartition("@")[2] if "@" in mlflow_uri else mlflow_uri.partition("://")[2]
-    address = f"{mlflow_uri.partition('://')[0]}://{place.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
-    try:
-        urllib.request.urlopen(address, timeout=ASK_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        return error.code == 401
-    except (OSError, ValueError):
-        return False
-    return False
 
 
 def _folder(line: str, version: Version) -> str:

@@ -104,7 +104,7 @@ def authenticates(uri: str) -> bool:
             return False
     except urllib.error.HTTPError as error:
         return error.code == 401
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

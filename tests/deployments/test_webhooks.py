@@ -13,9 +13,8 @@ import uvicorn
 from pydantic import SecretStr
 
 from deployments.webhooks import MOST_BYTES, PATH, Looker, look_at, receiver
-from tasks.review.votes import asks_who_it_is
 from tasks.settings import Settings
-from tasks.tracking.errors import TrackingError
+from tasks.tracking.review_queue import authenticates
 from tasks.tracking.webhooks import DELIVERY, MOST_AGE, SIGNATURE, TIMESTAMP, ensure_webhook, signature
 from tests.tasks.mlflow_server import MlflowServer
 from tests.tasks.reviewed_line import ReviewedLine
@@ -126,10 +125,4 @@ def test_a_tag_set_in_mlflow_decides_within_seconds(served, listening, tmp_path,
         time.sleep(0.1)
     assert line.serving() == 1 and asked[0] == "hooked"
     assert line.workplace.store.head("hooked").way == "tag in MLflow"
-    assert asks_who_it_is(served.url)  # whoever has no password is sent away
-
-
-def test_a_database_sends_no_webhooks(tmp_path):
-    line = ReviewedLine(tmp_path, "alone")
-    with pytest.raises(TrackingError, match="is no server, so it sends no webhooks"):
-        ensure_webhook(line.workplace.tracker(), "http://127.0.0.1:9/mlflow", SECRET)
+    assert authenticates(served.url)  # whoever has no password is sent away

@@ -17,8 +17,8 @@ def begin(line: str) -> Callable[[], int]:
     from tasks.ledger.view import look
     from tasks.lines.specs import read_line
     from tasks.report.data import JobReport
-    from tasks.update.evaluation import register_candidate
     from tasks.update.policy import Policy
+    from tasks.update.tracked import register_candidate
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()

@@ -4,6 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from pydantic import SecretStr
 
 from editing.errors import UsageError
 from tasks.ledger.view import look
@@ -14,9 +15,11 @@ from tasks.review.decisions import AlreadyDecided
 from tasks.review.pending import ANSWER, COMMENT, carry_out
 from tasks.review.queue import carry_out_verdicts
 from tasks.review.telling import DECISION
-from tasks.review.votes import asks_who_it_is
 from tasks.stores.errors import HeadMoved
 from tasks.stores.snapshots import SnapshotStore
+from tasks.tracking.errors import TrackingError
+from tasks.tracking.review_queue import authenticates
+from tasks.tracking.webhooks import ensure_webhook
 from tests.tasks.reviewed_line import ReviewedLine
 
 FORM = By("bob", "Prefect's form")
@@ -37,6 +40,7 @@ def line(tmp_path, request, mlflow_uri) -> ReviewedLine:
     return made
 
 
+@pytest.mark.slow
 def test_who_comes_second_is_told_who_was_first_when_how_and_why(line):
     decisions.reject(line.workplace, line.name, 2, "wrong source", FORM)
     with pytest.raises(
@@ -210,8 +214,10 @@ def test_one_is_enough_to_refuse_and_without_the_rule_to_approve(line):
     assert line.serving() == 1 and line.workplace.store.head(line.name).reason == "fine"
 
 
-def test_a_database_asks_nobody_who_it_is(line):
-    assert not asks_who_it_is(line.settings.mlflow_uri) and not asks_who_it_is("http://127.0.0.1:9")
+def test_a_database_asks_nobody_who_it_is_and_sends_no_webhooks(line):
+    assert not authenticates(line.settings.mlflow_uri) and not authenticates("http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="is no server, so it sends no webhooks"):
+        ensure_webhook(line.workplace.tracker(), "http://127.0.0.1:9/mlflow", SecretStr("secret"))
 
 
 @pytest.mark.parametrize("effect", ["sync_aliases", "record", "close_reviews"])
