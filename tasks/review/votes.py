@@ -20,7 +20,6 @@ from tasks.stores.records import read_record, record_bytes
 from tasks.text import Text
 
 
-
 class StoredVote(BaseModel):
     """What one reviewer said of one version. To refuse takes no second one, so only approvals are kept."""
 

@@ -81,7 +81,7 @@ class Registry(Connection):
                     "line %r version %s was registered with snapshot %s before; snapshot %s replaces it",
                     *(line, number, known[number].snapshot, snapshot),
                 )
-            known[number] = self._register(line, number, entry, model_code)
+            known[number] = self._register(line, number, entry, model_code, new=not known)
         return known
 
     @guarded("read the versions of line {line!r}")
@@ -158,14 +158,15 @@ class Registry(Connection):
         return {alias: int(version.tags[VERSION]) for alias, version in found.items() if VERSION in version.tags}
 
     @guarded("register version {number} of line {line!r}")
-    def _register(self, line: str, number: int, entry: Entry, model_code: Path) -> Registered:
+    def _register(self, line: str, number: int, entry: Entry, model_code: Path, *, new: bool) -> Registered:
         """Also called again where the answer to the first call was lost: what stands there then is found."""
         snapshot = str(entry.pointer["snapshot"])
         for one in self._search(line, f" and tags.`{VERSION}` = '{number}'"):
             if one.tags.get(SNAPSHOT) == snapshot:
                 return _registered(one)
         tags = {LINE: line, VERSION: str(number), SNAPSHOT: snapshot, STATUS: WAITING, REVIEW: WAITING, **entry.tags}
-        self._ensure_line(line)
+        if new:
+            self._ensure_line(line)
         model = self._client.create_logged_model(self.experiment_id, name="model", source_run_id=entry.run_id)
         with saved_model(model, entry.run_id, entry.pointer, model_code) as folder:
             self._client.log_model_artifacts(model.model_id, str(folder))

@@ -62,6 +62,7 @@ def saved_model(model: Any, run_id: str, pointer: Mapping[str, Any], model_code:
         yield Path(folder, "model")
 
 
+@functools.cache
 def requirements() -> list[str]:
     """What a server of the model installs, as it is here."""
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in SERVED_WITH]

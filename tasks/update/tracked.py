@@ -36,8 +36,9 @@ def start_tracking(tracker: Tracker, run: Run, taken: Taken) -> str:
 
 
 def batch_curve(number: int, journal: Journal) -> Steps:
-    """What the newest batch measured; its step is its number in the job."""
-    return [(number, _grouped("batch", journal.batches[-1].metrics))]
+    """What the newest batch measured as it was kept, or at its last attempt; its step is its number in the job."""
+    kept = [row for row in journal.batches if row.batch == number and row.kept]
+    return [(number, _grouped("batch", (kept or journal.batches)[-1].metrics))]
 
 
 def job_curves(report: JobReport) -> Steps:
