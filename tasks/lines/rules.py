@@ -20,7 +20,7 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 from tasks.text import Text
 
-SETTABLE = ("expires_after_hours", "reviewers", "auto_approve")
+SETTABLE = ("expires_after_hours", "reviewers", "queues_for", "auto_approve")
 """What `errata rules --set` changes; to freeze is a command of its own."""
 _TRIES = 5
 
@@ -48,6 +48,9 @@ class LineRules(BaseModel):
         168.0, gt=0, le=87_600, description="What waits is refused so long after the newest of it; null: it never is."
     )
     reviewers: Literal[1, 2] = Field(1, description="How many different people have to approve.")
+    queues_for: tuple[Text, ...] = Field(
+        (), max_length=20, description="Who has a review queue in MLflow, by the names that they sign in with there."
+    )
     auto_approve: AutoApprove | None = Field(None, description="What is approved without a person; null: nothing.")
     frozen: Text = Field("", description="Why nothing is put in service and no job starts; empty: it is not so.")
     thawed: AwareDatetime | None = Field(None, description="When it was last unfrozen: expiry counts from then.")

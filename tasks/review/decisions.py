@@ -58,7 +58,8 @@ def approve(
     if (before := _before(workplace, view, version, "approved", by)) is not None:
         return before
     chosen = [v for v in _waiting(view, version) if version is None or v.number <= version]
-    _check_rules(workplace, line, chosen[-1])
+    for one in chosen:  # those that it builds on come into service with it
+        _check_rules(workplace, line, one)
     return _move(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
 
 

@@ -40,7 +40,9 @@ def description(workplace: Workplace, version: Version, refused: str = "") -> st
     except TrackingError as error:  # a person can decide without
         logger.warning("line %s, version %d: %s", manifest.line, version.number, error)
     whole = report if report is not None and report.to_version == version.number else None
-    facts = [fact_of(row) for row in whole.edits if row.state == "committed"] if whole else _stored(workplace, version)
+    facts = (
+        [fact_of(row) for row in whole.edits if row.state == "committed"] if whole else stored_facts(workplace, version)
+    )
     shown = Described(
         line=manifest.line,
         number=version.number,
@@ -62,7 +64,7 @@ def _links(workplace: Workplace, version: Version, registered: Registered | None
     return " · ".join(links + [f"[its run and report]({settings.mlflow_people}/#/runs/{run})"] * bool(run))
 
 
-def _stored(workplace: Workplace, version: Version) -> list[Fact]:
+def stored_facts(workplace: Workplace, version: Version) -> list[Fact]:
     """The facts of a version as the ledger has them, where no report says what was answered."""
     names = list(version.manifest.request_ids)
     payloads = workplace.ledger.payloads(version.manifest.line, names)

@@ -20,7 +20,7 @@ from tasks.review.decided import By, decided
 from tasks.review.decisions import approve, reject
 from tasks.review.description import job_report
 from tasks.review.forms import close_reviews
-from tasks.review.queue import NO_COMMENT, said_in_queue, told, what_was_done
+from tasks.review.queue import NO_COMMENT, open_queues, said_in_queue, told, what_was_done
 from tasks.review.telling import record
 from tasks.stores.manifest import Version
 from tasks.tracking.client import TAG_LENGTH, Tracker
@@ -49,6 +49,7 @@ def carry_out(workplace: Workplace, line: str) -> list[str]:
         said += _tag(workplace, tracker, line, number, known)
     for version in _waiting(workplace, line):
         if version.number in registered:
+            said += open_queues(workplace, tracker, version)
             said += said_in_queue(workplace, tracker, version)
     said += _by_time(workplace, line)
     said += _by_rule(workplace, tracker, line)

@@ -5,13 +5,15 @@ from contextlib import contextmanager
 
 from editing.errors import ErrataError
 from tasks.lines.rules import read_rules
+from tasks.report.description import fact_of
 from tasks.review.decided import By, Way
 from tasks.review.decisions import AlreadyDecided, Decision, approve, reject
+from tasks.review.description import job_report, stored_facts
 from tasks.review.votes import StoredVote, cast, votes
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
-from tasks.tracking.review_queue import Vote, verdicts
+from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, verdicts
 from tasks.workplace import Workplace
 
 NO_COMMENT = "rejected in MLflow"
@@ -32,6 +34,25 @@ def told(said: list[str], what: str) -> Iterator[None]:
 def what_was_done(decision: Decision, text: str) -> list[str]:
     """The line of a decision; none where it was made before."""
     return [] if decision.done_before else [f"{text}{f' ({decision.warning})' if decision.warning else ''}"]
+
+
+def open_queues(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:
+    """Give those whom the line's rules name a queue of a version that waits; returns why not, if so.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    reviewers = read_rules(workplace.store.store, version.manifest.line).queues_for
+    if not reviewers:
+        return []
+    if not authenticates(tracker.uri):
+        return [f"version {version.number} has no review queue: MLflow at {tracker.uri} asks nobody who it is"]
+    report, names = job_report(tracker, version), version.manifest.request_ids
+    known = dict(zip(names, stored_facts(workplace, version), strict=True))
+    known |= {row.request_id: fact_of(row) for row in report.edits if row.request_id in known} if report else {}
+    questions = [Question(name, fact.question, fact.before, fact.after or fact.wanted) for name, fact in known.items()]
+    ensure_queue(tracker, version, reviewers, questions)
+    return []
 
 
 def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:

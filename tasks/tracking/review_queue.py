@@ -51,24 +51,32 @@ class Vote:
 
 
 def ensure_queue(tracker: Tracker, version: Version, reviewers: Sequence[str], questions: Sequence[Question]) -> None:
-    """Give each reviewer, by the name they sign in with, a queue of the version's corrections; safe to repeat."""
-    line = version.manifest.line
+    """Give each reviewer, by the name they sign in with, a queue of the version's corrections; safe to repeat.
+
+    A queue that has them all is left as it is.
+    """
+    line, items = version.manifest.line, [_item(version, question.request_id) for question in questions]
     with tracker.refusals(f"open the review queues of version {version.number} of line {line!r}"):
         client: Any = tracker._client._tracing_client
-        for question in questions:
-            _show(client, tracker.experiment_id, _item(version, question.request_id), question)
-        schema = _schema(client, tracker.experiment_id)
         there = {queue.name: queue.queue_id for queue in _queues(client, tracker.experiment_id, version)}
-        for reviewer in reviewers:
-            name = f"{_prefix(version)}{reviewer}"
+        open_ones = {
+            name: reviewer
+            for reviewer in reviewers
+            if (name := f"{_prefix(version)}{reviewer}") not in there
+            or {*items} - {item.item_id for item in _pages(client._list_review_queue_items, there[name])}
+        }
+        if not open_ones:
+            return
+        for item, question in zip(items, questions, strict=True):
+            _show(client, tracker.experiment_id, item, question)
+        schema = _schema(client, tracker.experiment_id)
+        for name, reviewer in open_ones.items():
             if name not in there:
                 made = client._create_review_queue(
                     tracker.experiment_id, name=name, queue_type="custom", users=[reviewer], schema_ids=[schema]
                 )
                 there[name] = made.queue_id
-            client._add_items_to_review_queue(
-                there[name], item_ids=[_item(version, question.request_id) for question in questions]
-            )
+            client._add_items_to_review_queue(there[name], item_ids=items)
 
 
 def verdicts(tracker: Tracker, version: Version) -> list[Vote]:
