@@ -13,8 +13,8 @@ from datetime import UTC
 from tasks.names import shown_version
 from tasks.report.data import EditRow, JobReport
 from tasks.report.metrics import METRICS, metric_lines
-from tasks.report.render import visible
 from tasks.report.verdict import headline
+from tasks.text import visible
 
 LENGTH = 4900
 """Characters; MLflow's column takes 5,000."""

@@ -9,7 +9,6 @@ import functools
 import json
 import re
 import shlex
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
 from tasks.secrets import flattened
+from tasks.text import visible
 
 __all__ = [
     "BatchRow",
@@ -38,16 +38,6 @@ __all__ = [
 MARKS = {"pass": "✓ holds", "fail": "✗ fails", "none": "nothing to ask"}
 STATES = ("quarantined", "rejected", "committed")  # the order of reading: what went wrong comes first
 MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
-
-
-def visible(text: str) -> str:
-    """`text` with control and direction-changing characters spelled out, so that no answer can disguise itself."""
-
-    def spell(char: str) -> str:
-        hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\t\u200c\u200d"
-        return f"⟨U+{ord(char):04X}⟩" if hidden else char
-
-    return text if text.isascii() and text.isprintable() else "".join(spell(char) for char in text)
 
 
 def render_html(report: JobReport) -> str:
