@@ -1,18 +1,9 @@
 """Text from outside as the text of a Markdown page: models and users write what they like, and none of it is markup."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
-
-def visible(text: str) -> str:
-    """`text` with control and direction-changing characters spelled out, so that no answer can disguise itself."""
-
-    def spell(char: str) -> str:
-        hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\t\u200c\u200d"
-        return f"⟨U+{ord(char):04X}⟩" if hidden else char
-
-    return text if text.isascii() and text.isprintable() else "".join(spell(char) for char in text)
+from tasks.text import visible
 
 
 def cell(text: str) -> str:

@@ -4,6 +4,7 @@ A command's argument with a byte that is no UTF-8 reaches Python as half of a su
 no database takes. It is stored as the text of its escape: `\\udcff`.
 """
 
+import unicodedata
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -22,3 +23,13 @@ def storable(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(storable)]
 """A field that holds whatever a user wrote, as it can be stored."""
+
+
+def visible(text: str) -> str:
+    """`text` with control and direction-changing characters spelled out, so that no answer can disguise itself."""
+
+    def spell(char: str) -> str:
+        hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\t\u200c\u200d"
+        return f"⟨U+{ord(char):04X}⟩" if hidden else char
+
+    return text if text.isascii() and text.isprintable() else "".join(spell(char) for char in text)

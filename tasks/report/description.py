@@ -6,15 +6,16 @@ a numeric reference, which each renderer shows as the character and none takes f
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 
+from tasks.markdown import row
 from tasks.names import shown_version
 from tasks.report.data import EditRow, JobReport
 from tasks.report.metrics import METRICS, metric_lines
-from tasks.report.render import visible
 from tasks.report.verdict import headline
+from tasks.text import visible
 
 LENGTH = 4900
 """Characters; MLflow's column takes 5,000."""
@@ -82,7 +83,7 @@ def render_description(version: Described) -> str:
     verdict = headline(version.report)[1] if version.report else "The last version of its job is judged as a whole."
     head = [f"{literal(version.line)} {name}: {count}.{with_it}", "", f"**{literal(verdict)}**"]
     tail = [*_numbers(version), *_ways(version)]
-    rows = [_row(_cells(fact)) for fact in version.facts[:ROWS]]
+    rows = [row(_cells(fact)) for fact in version.facts[:ROWS]]
     room = LENGTH - len("\n".join([*head, *tail])) - 300  # the heading of the table, and the line below it
     while rows and sum(len(row) + 1 for row in rows) > room:
         rows.pop()
@@ -98,7 +99,7 @@ def render_note(report: JobReport, versions: Mapping[str, str]) -> str:
     links = " · ".join(f"[{name}]({target})" for name, target in [*versions.items()][-ROWS:])
     head = [f"**{literal(headline(report)[1])}** {counts}.", *(["", f"Versions: {links}"] if links else [])]
     failed = [edit for edit in report.edits if edit.state != "committed"]
-    rows = [_row([edit.state, literal(fact_of(edit).question, QUESTION), literal(edit.target_new, ANSWER),
+    rows = [row([edit.state, literal(fact_of(edit).question, QUESTION), literal(edit.target_new, ANSWER),
                   literal(edit.reason)]) for edit in failed[:ROWS]]  # fmt: skip
     room = LENGTH - len("\n".join(head)) - 300
     while rows and sum(len(row) + 1 for row in rows) > room:
@@ -152,16 +153,16 @@ def _numbers(version: Described) -> list[str]:
     if version.report is None:
         known = [(metric.label, metric.show(version.metrics[metric.name])) for metric in METRICS
                  if metric.name in SHOWN and metric.name in version.metrics]  # fmt: skip
-        return [*NUMBERS, _row(["Metric", "Its batch"]), _row(["---"] * 2), *map(_row, known)] if known else []
+        return [*NUMBERS, row(["Metric", "Its batch"]), row(["---"] * 2), *map(row, known)] if known else []
     report, labels = version.report, {metric.label for metric in METRICS if metric.name in SHOWN}
     champion = [f"Champion {report.shown(report.from_version)}"] if report.champion is not None else []
     header = ["Metric", "Base", *champion, "This version"]
     rows = [
-        _row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
+        row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
         for line in metric_lines(report)
         if line.label in labels
     ]
-    return [*NUMBERS, _row(header), _row(["---"] * len(header)), *rows]
+    return [*NUMBERS, row(header), row(["---"] * len(header)), *rows]
 
 
 def _ways(version: Described) -> list[str]:
@@ -179,7 +180,3 @@ def _ways(version: Described) -> list[str]:
         "```",
         *(["", *late] if late else []),
     ]
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -18,11 +18,11 @@ from markupsafe import Markup
 
 from tasks.markdown import cell as _cell
 from tasks.markdown import row as _row
-from tasks.markdown import visible
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
 from tasks.secrets import flattened
+from tasks.text import visible
 
 __all__ = [
     "BatchRow",

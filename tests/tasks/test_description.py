@@ -7,7 +7,7 @@ import pytest
 
 from tasks.names import shown_version
 from tasks.report.description import LENGTH, Described, Fact, literal, render_description, render_note
-from tasks.report.render import visible
+from tasks.text import visible
 from tests.tasks.test_report import HOSTILE, make_edit, make_report
 
 NASTY = [

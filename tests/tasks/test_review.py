@@ -191,7 +191,7 @@ def test_two_have_to_approve_and_only_who_is_proven_counts(line):
         return SimpleNamespace(reviewer=reviewer, decision=decision, comment="", proven=proven)
 
     set_rules(line.workplace.store.store, line.name, {"reviewers": 2})
-    [_, version] = line.waiting()
+    [first, version] = line.waiting()
     with pytest.raises(UsageError, match=r"approved by nobody so far: two people approve it in MLflow's review queue"):
         decisions.approve(line.workplace, line.name)
     line.tag(2, review="approved")
@@ -199,8 +199,12 @@ def test_two_have_to_approve_and_only_who_is_proven_counts(line):
     said = carry_out_verdicts(line.workplace, version, [verdict("eve", False), verdict("ann", True)])
     assert "eve does not count" in said[0] and "ann approves, one of two" in said[1] and line.serving() == 0
     assert carry_out_verdicts(line.workplace, version, [verdict("ann", True)]) == []  # the same one twice is one
-    said = carry_out_verdicts(line.workplace, version, [verdict("ann", True), verdict("bob", True)])
-    assert said[-1] == "version 2 approved by ann and bob" and line.serving() == 2
+    both = [verdict("ann", True), verdict("bob", True)]
+    said = carry_out_verdicts(line.workplace, version, both)  # with it version 1 would come into service
+    assert "version 1 was approved by nobody so far" in said[-1] and line.serving() == 0
+    assert carry_out_verdicts(line.workplace, first, both)[-1] == "version 1 approved by ann and bob"
+    assert carry_out_verdicts(line.workplace, version, both) == ["version 2 approved by ann and bob"]
+    assert line.serving() == 2
 
 
 def test_one_is_enough_to_refuse_and_without_the_rule_to_approve(line):
