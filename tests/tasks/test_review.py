@@ -117,6 +117,49 @@ def test_on_a_frozen_line_nothing_comes_into_service_and_the_way_back_is_open(li
     assert line.serving() == 1
 
 
+def test_a_second_breach_never_brings_back_what_the_first_took_out(line):
+    decisions.approve(line.workplace, line.name, 1)
+    decisions.approve(line.workplace, line.name, 2)
+    decisions.take_back(line.workplace, line.name, 2, since=2, reason="breached")
+    assert line.serving() == 1
+    decisions.take_back(line.workplace, line.name, 1, since=3, reason="breached")
+    assert line.serving() == 0
+    with pytest.raises(decisions.NotInService, match=r"version 1 .* is not in service"):
+        decisions.take_back(line.workplace, line.name, 1, since=3)
+
+
+def test_what_was_put_back_since_a_breach_is_not_taken_out_by_it(line):
+    decisions.approve(line.workplace, line.name, 1)
+    decisions.roll_back(line.workplace, line.name)
+    decisions.roll_back(line.workplace, line.name, 1, "the disk was at fault")
+    for since in (1, 9):
+        with pytest.raises(decisions.NotInService):
+            decisions.take_back(line.workplace, line.name, 1, since=since)
+    assert line.serving() == 1
+
+
+@pytest.mark.parametrize(("elsewhere", "serving"), [("promote", 2), ("reject", 0)])
+def test_a_breach_looks_again_where_head_moves_meanwhile(line, monkeypatch, elsewhere, serving):
+    decisions.approve(line.workplace, line.name, 1)
+    move, moved = SnapshotStore.move_head, []
+
+    def first_another(store, *args, **kwargs):
+        if not moved:
+            moved.append(True)
+            if elsewhere == "promote":
+                decisions.approve(line.workplace, line.name, 2)
+            else:
+                decisions.reject(line.workplace, line.name, 2, "wrong source")
+        return move(store, *args, **kwargs)
+
+    monkeypatch.setattr(SnapshotStore, "move_head", first_another)
+    try:
+        decisions.take_back(line.workplace, line.name, 1, since=1)
+    except decisions.NotInService:
+        assert serving == 2
+    assert line.serving() == serving
+
+
 @pytest.mark.parametrize(("value", "serving"), [("approved", 2), (" Approved\n", 2), ("REJECTED ", 0)])
 def test_a_tag_is_carried_out_once(line, value, serving):
     line.tag(2, review=value, **{COMMENT: "<b>a reason</b>"})
