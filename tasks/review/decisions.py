@@ -70,12 +70,16 @@ def approve(
 
 
 def reject(
-    workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None
-) -> Decision:
+    workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None,
+    newest: int | None = None,
+) -> Decision:  # fmt: skip
     """Refuse what waits: all of it, or a version and everything built on it. What is in service stays.
 
+    Args:
+        newest: Only while this is the newest that waits: what came later is not refused with it unseen.
+
     Raises:
-        UsageError: nothing waits, or not that version, or no reason is given.
+        UsageError: nothing waits, or not that version, or no reason is given, or something newer than `newest` waits.
         AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
@@ -85,6 +89,8 @@ def reject(
     if (before := _before(workplace, view, version, "rejected", by)) is not None:
         return before
     refused = tuple(v.number for v in _waiting(view, version) if version is None or v.number >= version)
+    if newest is not None and refused[-1] != newest:
+        raise UsageError(f"version {refused[-1]} of line '{line}' waits by now, too")
     serving = view.by_snapshot[view.serving] if view.serving else None
     return _move(workplace, view, "reject", serving, reason, refused, by)
 
@@ -94,11 +100,11 @@ def roll_back(
 ) -> Decision:
     """Put an earlier version back in service (0: the base); the one before the present HEAD unless one is named.
 
-    A version that was rolled back can be put back in service the same way. A frozen line can be rolled back, too: what
-    is frozen is what comes in, not the way out.
+    A version that was rolled back can be put back in service the same way. A frozen line can be rolled back, too, but
+    not forward again: what is frozen is what comes in, not the way out.
 
     Raises:
-        UsageError: nothing was ever in service, or the version never was.
+        UsageError: nothing was ever in service, or the version never was, or it is a newer one of a frozen line.
         HeadMoved: somebody else decided in the meantime.
     """
     view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
@@ -113,6 +119,8 @@ def roll_back(
             f"version {target} of line '{line}' was never in service; "
             f"choose one of {', '.join(str(number) for number in sorted(served | {0}))}"
         )
+    if target > view.head.version:
+        check_not_frozen(workplace.store.store, line)
     return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
 
 
