@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
+from editing.errors import UsageError
 from flows.endings import ended_well
 from tasks.progress import note
 from tasks.review import decisions
@@ -53,8 +54,9 @@ def reject(line: str, reviewer: Said, reason: Said, version: Number | None = Non
 @flow(name="rollback", flow_run_name="{line}", persist_result=False)
 @ended_well
 def rollback(
-    line: str, reviewer: Said, to: Number | None = None, reason: str = "", serving: Number | None = None
-) -> State[None]:
+    line: str, reviewer: Said, to: Number | None = None, reason: str = "", serving: Number | None = None,
+    since: Number | None = None,
+) -> State[None]:  # fmt: skip
     """Serve an earlier version again.
 
     Args:
@@ -62,16 +64,19 @@ def rollback(
         reviewer: Who decides, as the ledger will name it.
         to: The version to serve again, 0 for the base; left empty, the one that was in service before.
         reason: Why; it stands in the ledger.
-        serving: Roll back only while this version is in service; left empty, whatever is.
+        serving: Take this version out of service, if it is in service; then `to` is left empty.
+        since: With `serving`: only if it is in service without a break since the HEAD of this number.
     """
     with told_to_prefect(""):
         workplace = _as(reviewer)
-        if serving is not None:
-            head = workplace.store.head(line)
-            if head is None or head.version != serving:
-                return Completed(message=f"nothing to do: version {serving} of line {line} is not in service")
-            to = (head.previous or 0) if to is None else to  # of this HEAD: told twice, it is not taken back again
-        return _done("back to", line, decisions.roll_back(workplace, line, to, reason))
+        if serving is None:
+            return _done("back to", line, decisions.roll_back(workplace, line, to, reason))
+        if to is not None:
+            raise UsageError(f"to = {to} and serving = {serving} cannot both be given: leave one of them empty")
+        try:
+            return _done("back to", line, decisions.take_back(workplace, line, serving, since, reason))
+        except decisions.NotInService as error:
+            return Completed(message=f"nothing to do: {error}")
 
 
 def _as(reviewer: str) -> Workplace:

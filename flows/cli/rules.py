@@ -50,7 +50,7 @@ def freeze(
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why; whoever is refused is told it.")] = "",
     json: Json = False,
 ) -> None:
-    """Nothing is put in service and no job starts, until it is unfrozen. To roll back is still possible.
+    """Nothing is put in service and no job starts, until it is unfrozen. Rolling back is possible, forward not.
 
     Example:
 
@@ -104,6 +104,7 @@ def _show(line: str, found: "LineRules", json: bool) -> None:
     rows = [
         ["expires_after_hours", values["expires_after_hours"] or "never", "what waits is refused after so long"],
         ["reviewers", values["reviewers"], "different people who have to approve"],
+        ["queues_for", ", ".join(found.queues_for) or "nobody", "who has a review queue in MLflow"],
         ["auto_approve", "within these limits" if limits else "nothing", "what is approved without a person"],
         *([f"auto_approve.{name}", limit, ""] for name, limit in (limits or {}).items()),
         ["frozen", found.frozen or "no", "nothing is put in service, and no job starts"],

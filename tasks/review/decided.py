@@ -1,5 +1,6 @@
 """What became of a version, and by whom: read from the records of HEAD, which are written before anything else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,12 +49,17 @@ class Decided:
         )
 
 
-def decided(store: SnapshotStore, view: LineView, number: int) -> Decided | None:
-    """The first decision on a version; None while it waits, or where there is no such version."""
+def decided(store: SnapshotStore, view: LineView, number: int, history: Sequence[Head] | None = None) -> Decided | None:
+    """The first decision on a version; None while it waits, or where there is no such version.
+
+    Args:
+        history: Every HEAD of the line, where many versions are asked about; None: it is read.
+    """
     version = view.versions.get(number)
     if version is None or number in {one.number for one in view.waiting}:
         return None
-    heads = store.heads(view.line, since=version.manifest.based_on or 0)
+    since = version.manifest.based_on or 0
+    heads = store.heads(view.line, since) if history is None else [head for head in history if head.sequence >= since]
     for head in heads:
         if number in head.rejected:
             return Decided(number, "rejected", head)

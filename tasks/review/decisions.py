@@ -6,6 +6,7 @@ and told who was faster. Events, aliases, tags and closed forms follow from HEAD
 job or look of `watch` completes them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,13 +25,18 @@ from tasks.stores.manifest import Head, Version
 from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
 
-__all__ = ["AlreadyDecided", "By", "Decision", "approve", "reject", "roll_back"]
+__all__ = ["AlreadyDecided", "By", "Decision", "NotInService", "approve", "reject", "roll_back", "take_back"]
 
 Action = Literal["promote", "rollback", "reject"]
+_TRIES = 5
 
 
 class AlreadyDecided(UsageError):
     """Somebody else was first; the message says who, when and how."""
+
+
+class NotInService(UsageError):
+    """What was to be taken out of service is out of it already, or was in between."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,16 @@ def approve(
 
 
 def reject(
-    workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None
-) -> Decision:
+    workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None,
+    newest: int | None = None,
+) -> Decision:  # fmt: skip
     """Refuse what waits: all of it, or a version and everything built on it. What is in service stays.
 
+    Args:
+        newest: Only while this is the newest that waits: what came later is not refused with it unseen.
+
     Raises:
-        UsageError: nothing waits, or not that version, or no reason is given.
+        UsageError: nothing waits, or not that version, or no reason is given, or something newer than `newest` waits.
         AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
@@ -79,6 +89,8 @@ def reject(
     if (before := _before(workplace, view, version, "rejected", by)) is not None:
         return before
     refused = tuple(v.number for v in _waiting(view, version) if version is None or v.number >= version)
+    if newest is not None and refused[-1] != newest:
+        raise UsageError(f"version {refused[-1]} of line '{line}' waits by now, too")
     serving = view.by_snapshot[view.serving] if view.serving else None
     return _move(workplace, view, "reject", serving, reason, refused, by)
 
@@ -88,11 +100,11 @@ def roll_back(
 ) -> Decision:
     """Put an earlier version back in service (0: the base); the one before the present HEAD unless one is named.
 
-    A version that was rolled back can be put back in service the same way. A frozen line can be rolled back, too: what
-    is frozen is what comes in, not the way out.
+    A version that was rolled back can be put back in service the same way. A frozen line can be rolled back, too, but
+    not forward again: what is frozen is what comes in, not the way out.
 
     Raises:
-        UsageError: nothing was ever in service, or the version never was.
+        UsageError: nothing was ever in service, or the version never was, or it is a newer one of a frozen line.
         HeadMoved: somebody else decided in the meantime.
     """
     view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
@@ -107,7 +119,48 @@ def roll_back(
             f"version {target} of line '{line}' was never in service; "
             f"choose one of {', '.join(str(number) for number in sorted(served | {0}))}"
         )
+    if target > view.head.version:
+        check_not_frozen(workplace.store.store, line)
     return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
+
+
+def take_back(
+    workplace: Workplace, line: str, version: int, since: int | None = None, reason: str = "", by: By | None = None
+) -> Decision:
+    """Take a version out of service because something is wrong with it: what was there before it first came serves.
+
+    Not what HEAD calls the one before: after a rollback that is the version which was taken back, and of two breaches
+    in a row the second one would bring the first back.
+
+    Args:
+        since: The sequence of the HEAD that it was found wrong in: it has to be in service without a break from there.
+
+    Raises:
+        NotInService: it is not.
+        HeadMoved: others moved HEAD each time, and the version is in service still.
+    """
+    by = by or By(workplace.settings.who)
+    for _ in range(_TRIES):
+        view = _caught_up(workplace, line)
+        past = [head for head in workplace.store.heads(line) if head.sequence <= view.sequence]
+        held = [head.version for head in past if since is not None and head.sequence >= since]
+        if view.head is None or not version or {view.head.version, *held} != {version} or view.sequence < (since or 0):
+            raise NotInService(f"version {version} of line '{line}' is not in service")
+        target = _before_first(view, past, version)
+        try:
+            return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
+        except HeadMoved as error:  # perhaps by a rejection, which leaves it in service
+            moved = error
+    raise moved
+
+
+def _before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
+    """What was in service before a version came for the first time; always an older one, at last the base."""
+    for head in heads:
+        if head.version == version and head.action == "promote":
+            return head.previous or 0
+    parent = view.versions[version].manifest.parent if version else None
+    return view.by_snapshot[parent].number if parent else 0
 
 
 def _caught_up(workplace: Workplace, line: str) -> LineView:

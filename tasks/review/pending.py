@@ -12,7 +12,7 @@ kill, changes nothing more.
 from datetime import UTC, datetime
 
 from editing.edit import shown
-from tasks.ledger.view import look
+from tasks.ledger.view import LineView, look
 from tasks.lines.rules import AutoApprove, read_rules
 from tasks.report.verdict import headline
 from tasks.review.aliases import sync_aliases
@@ -22,7 +22,7 @@ from tasks.review.description import job_report
 from tasks.review.forms import close_reviews
 from tasks.review.queue import NO_COMMENT, open_queues, said_in_queue, told, what_was_done
 from tasks.review.telling import record
-from tasks.stores.manifest import Version
+from tasks.stores.manifest import Head, Version
 from tasks.tracking.client import TAG_LENGTH, Tracker
 from tasks.tracking.registry import REVIEW, WAITING, Registered
 from tasks.workplace import Workplace
@@ -31,6 +31,7 @@ COMMENT, ANSWER = "review_comment", "errata.review"
 VALUES = ("approved", "rejected")
 TAGGED = By("a person in MLflow", "tag in MLflow")
 """A tag carries no user."""
+EXPIRED = By("errata", "no answer in time")
 
 
 def carry_out(workplace: Workplace, line: str) -> list[str]:
@@ -45,8 +46,9 @@ def carry_out(workplace: Workplace, line: str) -> list[str]:
         return said
     tracker = workplace.tracker()
     registered = tracker.line_versions(line)
+    history = workplace.store.heads(line)  # once: a line has hundreds of versions, and those decided stay decided
     for number, known in registered.items():
-        said += _tag(workplace, tracker, line, number, known)
+        said += _tag(workplace, tracker, (view, history), number, known)
     for version in _waiting(workplace, line):
         if version.number in registered:
             said += open_queues(workplace, tracker, version)
@@ -61,14 +63,15 @@ def _waiting(workplace: Workplace, line: str) -> list[Version]:
     return look(workplace.store, workplace.ledger, line).waiting
 
 
-def _tag(workplace: Workplace, tracker: Tracker, line: str, number: int, known: Registered) -> list[str]:
+def _tag(
+    workplace: Workplace, tracker: Tracker, seen: tuple[LineView, list[Head]], number: int, known: Registered
+) -> list[str]:
     """The tag `review` of one version."""
-    asked = known.tags.get(REVIEW, "").strip().lower()
-    view = look(workplace.store, workplace.ledger, line)
-    version = view.versions.get(number)
+    view, history = seen
+    line, asked, version = view.line, _asked(known), view.versions.get(number)
     if asked in ("", WAITING) or version is None or version.snapshot != known.snapshot:
         return []
-    what, found = f"tag {REVIEW} of version {number}", decided(workplace.store, view, number)
+    what, found = f"tag {REVIEW} of version {number}", decided(workplace.store, view, number, history)
     if found is None:
         said = _decide_by_tag(workplace, line, number, asked, known.tags.get(COMMENT, "").strip())
         _answer(tracker, line, number, known, said[0] if said and said[0].startswith(what) else "")
@@ -77,6 +80,10 @@ def _tag(workplace: Workplace, tracker: Tracker, line: str, number: int, known: 
         return []
     late = f"{what} was not carried out: {found.sentence}"
     return [late] if _answer(tracker, line, number, known, late) else []  # of what is over it is said once
+
+
+def _asked(known: Registered) -> str:
+    return known.tags.get(REVIEW, "").strip().lower()
 
 
 def _decide_by_tag(workplace: Workplace, line: str, number: int, asked: str, comment: str) -> list[str]:
@@ -109,7 +116,7 @@ def _by_time(workplace: Workplace, line: str) -> list[str]:
     said: list[str] = []
     reason = f"no answer within {rules.expires_after_hours:g} hours, until {expiry:%Y-%m-%d %H:%M} UTC"
     with told(said, "the end of waiting"):
-        done = reject(workplace, line, waiting[0].number, reason, By("errata", "no answer in time"))
+        done = reject(workplace, line, waiting[0].number, reason, EXPIRED, newest=waiting[-1].number)
         said += what_was_done(done, f"version {', '.join(map(str, done.versions))} refused: {reason}")
     return said
 
@@ -126,6 +133,9 @@ def _by_rule(workplace: Workplace, tracker: Tracker, line: str) -> list[str]:
         return []
     if any(row.findings for row in report.edits):
         return []
+    now = tracker.line_versions(line)
+    if any(_asked(now[one.number]) not in ("", WAITING) for one in waiting if one.number in now):
+        return []  # somebody has written there, if only what cannot be read: that is no version which nobody objects to
     with told(said, f"approval of version {newest.number} by the rules"):
         done = approve(workplace, line, newest.number, "within auto_approve", By("errata", "auto_approve"))
         said += what_was_done(done, f"version {newest.number} approved by the rules of the line")

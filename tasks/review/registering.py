@@ -6,7 +6,7 @@ from typing import Any
 from editing.edit import make_edit
 from editing.errors import InvalidEdit
 from tasks.ledger.view import LineView
-from tasks.lines.stored import stored_line
+from tasks.lines.stored import StoredLine, stored_line
 from tasks.names import shown_version
 from tasks.report.data import JobReport
 from tasks.report.description import Described, Fact, fact_of, render_description, render_line
@@ -30,8 +30,9 @@ def register(
 
     Returns every version that MLflow has of the line then.
     """
+    spec = stored_line(workplace.store.store, line) if versions else None
     entries = [
-        Entry(run, pointer(workplace, version), {FACTS: str(len(version.manifest.request_ids))})
+        Entry(run, pointer(workplace, version, spec), {FACTS: str(len(version.manifest.request_ids))})
         for version in versions
         if (run := run_id or version.manifest.mlflow_run_id)
     ]
@@ -98,10 +99,9 @@ def tags_of(view: LineView, known: Mapping[int, Registered]) -> dict[int, dict[s
     return wanted
 
 
-def pointer(workplace: Workplace, version: Version) -> dict[str, Any]:
+def pointer(workplace: Workplace, version: Version, spec: StoredLine | None) -> dict[str, Any]:
     """What MLflow keeps of a version: where its snapshot is, and of what base. No weights, no secrets."""
     manifest = version.manifest
-    spec = stored_line(workplace.store.store, manifest.line)
     return {
         "line": manifest.line,
         "version": version.number,

@@ -21,8 +21,10 @@ def record(tracker: Tracker, workplace: Workplace, view: LineView, about: int = 
         TrackingError: MLflow cannot be reached or refuses.
     """
     registered = tracker.line_versions(view.line)
-    for number, known in registered.items():
-        if DECISION not in known.tags and (found := decided(workplace.store, view, number)) is not None:
+    lacking = [number for number, known in registered.items() if DECISION not in known.tags]
+    history = workplace.store.heads(view.line) if lacking else []
+    for number in lacking:
+        if (found := decided(workplace.store, view, number, history)) is not None:
             tracker.set_version_tags(view.line, {number: {DECISION: found.sentence[:TAG_LENGTH]}}, registered)
     return page(workplace.settings, view.line, registered[about].mlflow_number) if about in registered else ""
 

@@ -17,6 +17,7 @@ def test_rules_are_shown_and_changed(known):
         "line": "main",
         "expires_after_hours": 168.0,
         "reviewers": 1,
+        "queues_for": [],
         "auto_approve": None,
         "frozen": "",
         "thawed": None,

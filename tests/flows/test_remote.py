@@ -30,9 +30,10 @@ def serving(workplace) -> int:
     return head.version if head else 0
 
 
-def breached(version: int) -> None:
+def breached(version: int, sequence: int) -> None:
     about = {"prefect.resource.id": f"errata.line.{LINE}", "prefect.resource.name": LINE}
-    emit_event("errata.line.breached", resource=about, payload={"version": version, "text": "fluency {{ 1 }}"})
+    payload = {"version": version, "sequence": sequence, "text": "fluency {{ 1 }}"}
+    emit_event("errata.line.breached", resource=about, payload=payload)
 
 
 @pytest.mark.slow
@@ -60,12 +61,12 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
         last = workplace.ledger.history(None, None, LINE, 1)[0]
         assert (last.event, last.actor) == ("promoted", "tester")
 
-        breached(1)
+        breached(1, 1)
         until(lambda: serving(workplace) == 0, 30)
     head = workplace.store.head(LINE)
     assert (head.actor, head.action) == ("automation", "rollback") and head.reason.startswith("breached, says event ")
     state = decide.rollback(LINE, "automation", serving=1, return_state=True)  # told of it once more
-    assert state.message == f"nothing to do: version 1 of line {LINE} is not in service" and serving(workplace) == 0
+    assert state.message == f"nothing to do: version 1 of line '{LINE}' is not in service" and serving(workplace) == 0
 
 
 def test_a_refusal_ends_a_run_as_failed_with_its_one_line(production, capsys):

@@ -107,3 +107,20 @@ def free_ports(count: int) -> list[int]:
     for item in sockets:
         item.close()
     return ports
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def line(tmp_path, request, mlflow_uri):
+    """Two versions that wait, one on the other, on a line of the test's own."""
+    from tests.tasks.reviewed_line import ReviewedLine  # torch and MLflow take seconds
+
+    name = request.node.name.replace("_", "-").partition("[")[0][:60]
+    made = ReviewedLine(tmp_path, name, tracking_uri=mlflow_uri, artifacts=str(tmp_path / "artifacts"))
+    made.make()
+    made.make()
+    return made

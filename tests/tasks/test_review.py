@@ -20,24 +20,9 @@ from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.review_queue import authenticates
 from tasks.tracking.webhooks import ensure_webhook
-from tests.tasks.reviewed_line import ReviewedLine
 
 FORM = By("bob", "Prefect's form")
-
-
-@pytest.fixture(scope="module")
-def mlflow_uri(tmp_path_factory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
-@pytest.fixture
-def line(tmp_path, request, mlflow_uri) -> ReviewedLine:
-    """Two versions that wait, one on the other, on a line of the test's own."""
-    name = request.node.name.replace("_", "-").partition("[")[0][:60]
-    made = ReviewedLine(tmp_path, name, tracking_uri=mlflow_uri, artifacts=str(tmp_path / "artifacts"))
-    made.make()
-    made.make()
-    return made
+PASSED = {"measure": "efficacy", "value": 1.0, "limit": 1.0, "holds": True, "sample": 1}
 
 
 @pytest.mark.slow
@@ -114,6 +99,8 @@ def test_on_a_frozen_line_nothing_comes_into_service_and_the_way_back_is_open(li
     assert carry_out(line.workplace, line.name) == ["version 2 approved by its tag"]
     freeze(line.workplace.store.store, line.name, "an audit")
     decisions.roll_back(line.workplace, line.name)
+    with pytest.raises(UsageError, match="frozen"):
+        decisions.roll_back(line.workplace, line.name)  # forward again: HEAD was at 2 before
     assert line.serving() == 1
 
 
@@ -161,8 +148,7 @@ def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypa
     from tasks.review import pending
 
     def passed(_, version):
-        row = {"measure": "efficacy", "value": 1.0, "limit": 1.0, "holds": True, "sample": 1}
-        return report_of(line, version.number, [row])
+        return report_of(line, version.number, [PASSED])
 
     set_rules(line.workplace.store.store, line.name, {"auto_approve.max_facts": 2})
     assert carry_out(line.workplace, line.name) == []  # the job has left no report
@@ -175,6 +161,30 @@ def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypa
     set_rules(line.workplace.store.store, line.name, {"auto_approve.max_perplexity_ratio": 1.0})
     line.make()
     assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
+
+
+def test_who_wrote_what_cannot_be_read_is_not_passed_over_by_the_rules(line, monkeypatch):
+    from tasks.review import pending
+
+    monkeypatch.setattr(pending, "job_report", lambda _, version: report_of(line, version.number, [PASSED]))
+    set_rules(line.workplace.store.store, line.name, {"auto_approve.max_facts": 2})
+    line.tag(1, review="reject")
+    [said] = carry_out(line.workplace, line.name)
+    assert "'reject', which is neither approved nor rejected" in said and line.serving() == 0
+
+
+def test_a_version_that_came_while_others_expired_is_not_refused_unseen(line, monkeypatch):
+    from tasks.review import pending
+
+    def one_more(*args, **kwargs):
+        line.make()
+        return decisions.reject(*args, **kwargs)
+
+    monkeypatch.setattr(pending, "reject", one_more)
+    set_rules(line.workplace.store.store, line.name, {"expires_after_hours": 1e-6})
+    [said] = carry_out(line.workplace, line.name)
+    assert "version 3 of line" in said and "waits by now, too" in said
+    assert [one.number for one in line.waiting()] == [1, 2, 3]
 
 
 def report_of(line, number, checks):
