@@ -4,13 +4,14 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
@@ -36,6 +37,7 @@ def ended_well(work: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(work)
     def ending(*args: P.args, **kwargs: P.kwargs) -> R:
+        _go_on_without_console()
         try:
             return work(*args, **kwargs)
         except ErrataError as error:
@@ -51,6 +53,15 @@ def ended_well(work: Callable[P, R]) -> Callable[P, R]:
 def completed(result: R, message: str) -> R:
     """What a flow returns to end with a message on its page; its caller gets the result."""
     return cast(R, Completed(message=message, data=result))
+
+
+def _go_on_without_console() -> None:
+    """A worker reads what its run writes; once it was killed, rich would end the run at the next line of its log."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    for handler in (handler for logger in loggers for handler in logger.handlers):
+        if isinstance(handler, PrefectConsoleHandler):
+            console = handler.console
+            console.on_broken_pipe = partial(setattr, console, "quiet", True)  # type: ignore[method-assign]
 
 
 def _let_go(error: BaseException) -> None:

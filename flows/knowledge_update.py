@@ -23,7 +23,7 @@ from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
 from tasks.report.verdict import headline
-from tasks.retries import RETRIES
+from tasks.retries import RETRIES, outlasting
 from tasks.review.aliases import sync_aliases
 from tasks.runlog import told_to_prefect
 from tasks.settings import load_settings
@@ -31,7 +31,7 @@ from tasks.stores.errors import HeadMoved, LineBusy
 from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
-from tasks.tracking.errors import TrackingError
+from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
 from tasks.update import stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
@@ -116,9 +116,10 @@ def _job(
             note("nothing is left to write" if taken.rejected else "nothing is queued")
             _sync_aliases(workplace, view)
             return journal.summary(line, view.waiting, None)
-        tracker = workplace.tracker()
         with stage("opening MLflow's records"):
-            run = replace(run, mlflow_run_id=start_tracking(tracker, run, taken))
+            tracker = outlasting(workplace.tracker, _is_away)
+            # A run whose answer was lost is one that was abandoned, and ended by the next try.
+            run = replace(run, mlflow_run_id=outlasting(lambda: start_tracking(tracker, run, taken), _is_away))
         try:
             report, waiting = _update(run, view, taken, journal, (tracker, texts, statistics_texts))
         except BaseException as error:
@@ -127,7 +128,7 @@ def _job(
             if isinstance(error, HeadMoved):
                 raise _requeued(run, error) from error
             raise
-        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
+        _show_summary(line, report)
         _compact(workplace)
     if waiting:
         left_waiting(settings, line, waiting, run.mlflow_run_id, headline(report)[1])
@@ -268,6 +269,19 @@ def _unregistered(workplace: Workplace, view: LineView) -> bool:
     if not view.waiting:
         return False
     return workplace.tracker().aliases(view.line).get("challenger") != view.waiting[-1].number
+
+
+def _is_away(error: object) -> bool:
+    """An address that is none is said at once."""
+    return isinstance(error, TrackingUnavailable)
+
+
+def _show_summary(line: str, report: JobReport) -> None:
+    """On the page of the run. What is done stands, whether or not Prefect's server is there to show it."""
+    try:
+        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
+    except Exception as error:  # of the server or the way there
+        note(f"Prefect shows no summary of this job: {error}", "warning")
 
 
 def _compact(workplace: Workplace) -> None:

@@ -9,6 +9,7 @@ from editing.measure.metrics import summarise
 from tasks.lines.rules import read_rules
 from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
+from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
 from tasks.update.journal import Journal
 from tasks.update.run import Run, Taken
@@ -115,7 +116,7 @@ def sample_prompts(edits: Sequence[Edit]) -> list[str]:
 def _expiry(run: Run, candidate: Candidate) -> datetime | None:
     """When what waits is refused without an answer, by the rules of the line as they are now."""
     newest = candidate.waiting[-1] if candidate.waiting else None
-    return read_rules(run.workplace.store.store, run.line).expiry(newest) if newest else None
+    return outlasting(lambda: read_rules(run.workplace.store.store, run.line)).expiry(newest) if newest else None
 
 
 def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:

@@ -8,6 +8,7 @@ Each can be called by itself. The flow wraps each in a Prefect task (tasks/updat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from editing.edit import Edit, make_edit
@@ -20,6 +21,7 @@ from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
+from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
@@ -84,7 +86,7 @@ def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
 def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
     """Apply further versions to the session's model; every digest is verified."""
     store = run.workplace.store
-    session.restore((manifest, store.tensors(manifest)) for manifest in versions)
+    session.restore((manifest, outlasting(partial(store.tensors, manifest))) for manifest in versions)
 
 
 def screen_taken(session: Session, taken: Taken) -> Taken:

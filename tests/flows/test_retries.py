@@ -1,4 +1,4 @@
-"""Laws of trying again, on real Prefect tasks: what may pass is tried thrice, what does not is tried once."""
+"""Laws of trying again, on real Prefect tasks: what may pass is tried again and again, what does not is tried once."""
 
 import pytest
 from prefect import Task, flow, task
@@ -6,12 +6,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.errors import ErrataError, UsageError
 from tasks.ledger.errors import IllegalStep, LedgerError
-from tasks.retries import RETRIES
+from tasks.retries import PAUSES, RETRIES, outlasting
 from tasks.stores.errors import DigestMismatch, HeadMoved, LineBusy, ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.opening import open_store
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.training import steps as training_steps
 from tasks.update.steps import run_step
+
+TRIES = 1 + len(PAUSES)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def raising(error, cause=None):
 
 @pytest.mark.parametrize("error", [StorageError, LedgerError, TrackingError, TrackingUnavailable])
 def test_what_a_network_can_do_is_tried_again_whatever_it_was_raised_from(error):
-    assert calls(raising(error)) == calls(raising(error, OSError("reset"))) == 3
+    assert calls(raising(error)) == calls(raising(error, OSError("reset"))) == TRIES
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,8 @@ def test_a_disk_that_fails_and_a_server_that_is_away_are_tried_again(tmp_path, m
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setattr("tasks.stores.s3._RETRIES", 1)
     (tmp_path / "a").write_bytes(b"a file where a folder belongs")
-    assert calls(lambda: open_store(str(tmp_path)).put("a/b", b"")) == 3
-    assert calls(lambda: open_store("s3://bucket/p", endpoint_url="http://127.0.0.1:1").put("k", b"")) == 3
+    assert calls(lambda: open_store(str(tmp_path)).put("a/b", b"")) == TRIES
+    assert calls(lambda: open_store("s3://bucket/p", endpoint_url="http://127.0.0.1:1").put("k", b"")) == TRIES
 
 
 def test_a_stage_that_fails_once_gives_what_it_gave_at_last():
@@ -88,3 +90,21 @@ def test_every_step_of_a_training_that_is_tried_again_is_so_by_these_rules():
     again = [one for one in vars(training_steps).values() if isinstance(one, Task) and one.retries]
     assert [one.name for one in again] == ["checkpoint", "register"]
     assert {one.retry_condition_fn for one in again} == {RETRIES["retry_condition_fn"]}
+
+
+def test_what_is_outlasted_is_tried_after_each_pause_and_what_does_not_pass_is_not(monkeypatch):
+    paused, made = [], []
+    monkeypatch.setattr("tasks.retries.time.sleep", paused.append)
+
+    def work(error) -> str:
+        made.append(1)
+        if len(made) <= len(PAUSES):
+            raise error("away")
+        return "done"
+
+    assert outlasting(lambda: work(StorageError)) == "done"
+    assert tuple(paused) == PAUSES and sum(PAUSES) > 60
+    made.clear()
+    with pytest.raises(DigestMismatch):
+        outlasting(lambda: work(DigestMismatch))
+    assert len(made) == 1

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,21 +102,23 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Path) -> Iterator[Services]:
-    """They ask who somebody is; new lines are of the fact model. They end with this process, however it ends."""
-    if postgres.needed() and (os.geteuid() != 0 or shutil.which("apt-get") is None):
-        pytest.skip(f"missing and not to be installed here: {postgres.needed()}")
+@contextmanager
+def started(cache: Path, model: Path) -> Iterator[Services]:
+    """They ask who somebody is; new lines are of the model. They end with this process, however it ends.
+
+    Raises:
+        ServiceError: Postgres is missing, or one does not start.
+    """
     folder = Path(tempfile.mkdtemp(prefix="errata-services-"))
     keeper = subprocess.Popen(
         [sys.executable, "-m", "tests.services.keeper", str(folder)], stdin=subprocess.PIPE, cwd=ROOT
     )
     try:
-        cache = tmp_path_factory.mktemp("cache")
-        own = {"cache": cache, "model": fact_model_path, "actor": "tester"}
+        own = {"cache": cache, "model": model, "actor": "tester"}
         (folder / "settings.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in own.items()))
         ran = command("up", "--free-ports", "--auth", "--folder", str(folder))
-        assert ran.returncode == 0, ran.stderr
+        if ran.returncode:
+            raise daemons.ServiceError(ran.stderr)
         yield Services(open_place(folder), cache)
     finally:
         assert keeper.stdin is not None
@@ -123,11 +126,9 @@ def services(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Path) ->
         keeper.wait(timeout=120)
 
 
-@pytest.fixture
-def here(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    """The services, which this process uses as a command does that knows the file of settings."""
-    for name in [name for name in os.environ if name.startswith(PRIVATE)]:
-        monkeypatch.delenv(name)
+@contextmanager
+def used(services: Services) -> Iterator[Services]:
+    """Inside, this process uses the services as a command does that knows the file of settings."""
     values = {"ERRATA_SETTINGS": str(services.place.settings_file), "PREFECT_HOME": str(services.cache / "prefect")}
     settings = services.settings
     opened = {
@@ -136,8 +137,27 @@ def here(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
         "MLFLOW_TRACKING_USERNAME": settings.mlflow_username,
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
     }
-    for name, value in {**values, **opened}.items():
-        monkeypatch.setenv(name, value)
     server = {PREFECT_API_URL: settings.prefect_api_url, PREFECT_API_AUTH_STRING: settings.prefect_auth}
-    with temporary_settings(server):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(PRIVATE)]:
+            patch.delenv(name)
+        for name, value in {**values, **opened}.items():
+            patch.setenv(name, value)
+        with temporary_settings(server):
+            yield services
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Path) -> Iterator[Services]:
+    """All services, for every test of this session."""
+    if postgres.needed() and (os.geteuid() != 0 or shutil.which("apt-get") is None):
+        pytest.skip(f"missing and not to be installed here: {postgres.needed()}")
+    with started(tmp_path_factory.mktemp("cache"), fact_model_path) as running:
+        yield running
+
+
+@pytest.fixture
+def here(services: Services) -> Iterator[Services]:
+    """The services, used by this process."""
+    with used(services):
         yield services
