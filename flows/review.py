@@ -78,7 +78,8 @@ def review(line: str = "main", version: int = 1) -> State[Any]:
     if version not in {one.number for one in view.waiting}:
         found = decided(workplace.store, view, version)
         return _ended(found.sentence if found else f"version {version} of line '{line}' does not wait")
-    form = ReviewForm.with_initial_data(description=description(workplace, stored, refused))
+    below = [one for one in view.waiting if one.number < version]
+    form = ReviewForm.with_initial_data(description=description(workplace, stored, below, refused))
     # A key of its own for each time: whatever was suspended before and died, this one waits for an answer.
     suspend_flow_run(wait_for_input=form, key=uuid.uuid4().hex)
     raise AssertionError("a suspended run goes on from the top")
