@@ -44,7 +44,9 @@ SAVED_WITHIN = timedelta(minutes=1)
 class ReviewForm(RunInput):
     """What a reviewer fills in."""
 
-    decision: Literal["approve", "reject"] = Field(description="Put it in service, or refuse it.")
+    decision: Literal["approve", "reject"] = Field(
+        description="Put it in service, or refuse it. The arrow on the right opens the choice."
+    )
     comment: str = Field("", description="Why. A rejection needs it; it stands in the ledger.")
     reviewer: str = Field("", description="Your name, as the ledger shall have it. Nobody checks it.")
 
