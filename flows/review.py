@@ -44,7 +44,9 @@ SAVED_WITHIN = timedelta(minutes=1)
 class ReviewForm(RunInput):
     """What a reviewer fills in."""
 
-    decision: Literal["approve", "reject"] = Field(description="Put it in service, or refuse it.")
+    decision: Literal["approve", "reject"] = Field(
+        description="Put it in service, or refuse it. The arrow on the right opens the choice."
+    )
     comment: str = Field("", description="Why. A rejection needs it; it stands in the ledger.")
     reviewer: str = Field("", description="Your name, as the ledger shall have it. Nobody checks it.")
 
@@ -78,7 +80,8 @@ def review(line: str = "main", version: int = 1) -> State[Any]:
     if version not in {one.number for one in view.waiting}:
         found = decided(workplace.store, view, version)
         return _ended(found.sentence if found else f"version {version} of line '{line}' does not wait")
-    form = ReviewForm.with_initial_data(description=description(workplace, stored, refused))
+    below = [one for one in view.waiting if one.number < version]
+    form = ReviewForm.with_initial_data(description=description(workplace, stored, below, refused))
     # A key of its own for each time: whatever was suspended before and died, this one waits for an answer.
     suspend_flow_run(wait_for_input=form, key=uuid.uuid4().hex)
     raise AssertionError("a suspended run goes on from the top")

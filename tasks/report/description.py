@@ -77,17 +77,30 @@ def fact_of(row: EditRow) -> Fact:
 
 def render_description(version: Described) -> str:
     """The page of a version, at most `LENGTH` characters: as many facts as fit."""
+    return _page(version, [*_numbers(version), *_ways(version)], ["| Question | Old answer | New answer | Verdict |",
+                 "|---|---|---|---|"], [row(_cells(fact)) for fact in version.facts[:ROWS]])  # fmt: skip
+
+
+def render_form(version: Described) -> str:
+    """What stands above a form, whose column is too narrow for a table of four: the facts are a list."""
+    late = _expiry(version)
+    items = [
+        f"- {question} **{after}** (before: {before}) {verdict}"
+        for question, before, after, verdict in map(_cells, version.facts[:ROWS])
+    ]
+    return _page(version, [*_numbers(version), *(["", *late] if late else [])], [], items)
+
+
+def _page(version: Described, tail: Sequence[str], header: Sequence[str], rows: list[str]) -> str:
     name = shown_version(version.number, version.mlflow_number)
     count = f"{version.own} {'correction' if version.own == 1 else 'corrections'}"
     with_it = f" Approving it puts {', '.join(version.below)} in service, too." if version.below else ""
     verdict = headline(version.report)[1] if version.report else "The last version of its job is judged as a whole."
     head = [f"{literal(version.line)} {name}: {count}.{with_it}", "", f"**{literal(verdict)}**"]
-    tail = [*_numbers(version), *_ways(version)]
-    rows = [row(_cells(fact)) for fact in version.facts[:ROWS]]
     room = LENGTH - len("\n".join([*head, *tail])) - 300  # the heading of the table, and the line below it
     while rows and sum(len(row) + 1 for row in rows) > room:
         rows.pop()
-    return "\n".join([*head, *_facts(version, rows), *tail]) + "\n"
+    return "\n".join([*head, *_facts(version, header, rows), *tail]) + "\n"
 
 
 def render_note(report: JobReport, versions: Mapping[str, str]) -> str:
@@ -133,13 +146,12 @@ def literal(text: str, most: int = 200) -> str:
     return re.sub(r"(?i)\b(www)\.", r"\1&#46;", written)  # a link by itself
 
 
-def _facts(version: Described, rows: list[str]) -> list[str]:
+def _facts(version: Described, header: Sequence[str], rows: list[str]) -> list[str]:
     if not version.facts:
         return []
     left = len(version.facts) - len(rows)
     where = f"[report.html]({version.page})" if version.page else "report.html"
     more = ["", f"and {left} more, see {where}"] if left else ["", f"Everything else: {where}"]
-    header = ["| Question | Old answer | New answer | Verdict |", "|---|---|---|---|"]
     return ["", "**What it changes**", "", *header, *rows, *more]
 
 
@@ -167,8 +179,7 @@ def _numbers(version: Described) -> list[str]:
 
 def _ways(version: Described) -> list[str]:
     line = shlex.quote(version.line)
-    expires = version.report.expires if version.report else None
-    late = [f"Without a decision it is rejected on {expires.astimezone(UTC):%d %b %Y, %H:%M} UTC."] if expires else []
+    late = _expiry(version)
     return [
         *("", "**To decide**", ""),
         "Set the tag `review` of this version to `approved` or `rejected` (the tag `review_comment` takes a reason), "
@@ -180,3 +191,8 @@ def _ways(version: Described) -> list[str]:
         "```",
         *(["", *late] if late else []),
     ]
+
+
+def _expiry(version: Described) -> list[str]:
+    expires = version.report.expires if version.report else None
+    return [f"Without a decision it is rejected on {expires.astimezone(UTC):%d %b %Y, %H:%M} UTC."] if expires else []

@@ -1,11 +1,13 @@
 """What a reviewer reads above the form in Prefect: verdict, numbers beside the champion's, facts, links."""
 
 import logging
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from tasks.names import shown_version
 from tasks.report.data import JobReport
-from tasks.report.description import Described, Fact, fact_of, literal, render_description
+from tasks.report.description import Described, Fact, fact_of, literal, render_form
 from tasks.review.telling import page
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
@@ -26,19 +28,22 @@ def job_report(tracker: Tracker, version: Version) -> JobReport | None:
         return None
 
 
-def description(workplace: Workplace, version: Version, refused: str = "") -> str:
+def description(workplace: Workplace, version: Version, below: Sequence[Version] = (), refused: str = "") -> str:
     """Markdown about a version that waits. Whatever users or models wrote stands in it as text.
 
     Args:
+        below: The waiting versions that it is built on, oldest first.
         refused: Why the form is asked once more.
     """
     manifest = version.manifest
-    registered, report = None, None
+    known: dict[int, Registered] = {}
+    report = None
     try:
         tracker = workplace.tracker()
-        registered, report = tracker.line_versions(manifest.line).get(version.number), job_report(tracker, version)
+        known, report = tracker.line_versions(manifest.line), job_report(tracker, version)
     except TrackingError as error:  # a person can decide without
         logger.warning("line %s, version %d: %s", manifest.line, version.number, error)
+    mlflow_numbers = {number: found.mlflow_number for number, found in known.items()}
     whole = report if report is not None and report.to_version == version.number else None
     facts = (
         [fact_of(row) for row in whole.edits if row.state == "committed"] if whole else stored_facts(workplace, version)
@@ -46,22 +51,30 @@ def description(workplace: Workplace, version: Version, refused: str = "") -> st
     shown = Described(
         line=manifest.line,
         number=version.number,
-        mlflow_number=registered.mlflow_number if registered else None,
+        mlflow_number=mlflow_numbers.get(version.number),
         facts=facts,
         own=len(manifest.request_ids),
+        below=[shown_version(one.number, mlflow_numbers.get(one.number)) for one in below],
         metrics=manifest.metrics,
         report=whole,
+        page=_run_page(workplace, version),
     )
     asked_again = [f"**Asked once more:** {literal(refused, 600)}", ""] if refused else []
-    return "\n".join([*asked_again, _links(workplace, version, registered), "", render_description(shown)])
+    return "\n".join([*asked_again, _links(workplace, version, known.get(version.number)), "", render_form(shown)])
 
 
 def _links(workplace: Workplace, version: Version, registered: Registered | None) -> str:
-    settings, run = workplace.settings, version.manifest.mlflow_run_id
+    settings, run = workplace.settings, _run_page(workplace, version)
     if registered is None or not (address := page(settings, version.manifest.line, registered.mlflow_number)):
         return ""
     links = [f"[The version in MLflow]({address})"]
-    return " · ".join(links + [f"[its run and report]({settings.mlflow_people}/#/runs/{run})"] * bool(run))
+    return " · ".join(links + [f"[its run and report]({run})"] * bool(run))
+
+
+def _run_page(workplace: Workplace, version: Version) -> str:
+    """The page of its job's run, where people know an address of MLflow."""
+    people, run = workplace.settings.mlflow_people, version.manifest.mlflow_run_id
+    return f"{people}/#/runs/{run}" if people and run else ""
 
 
 def stored_facts(workplace: Workplace, version: Version) -> list[Fact]:

@@ -85,4 +85,5 @@ class Writer:
 
 
 def _named(batch: Batch) -> str:
-    return f"batch {batch.name} of {len(batch.edits)}"
+    size = len(batch.edits)
+    return f"batch {batch.name} ({size} {'edit' if size == 1 else 'edits'})"

@@ -136,6 +136,8 @@ def used(services: Services) -> Iterator[Services]:
         "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
         "MLFLOW_TRACKING_USERNAME": settings.mlflow_username,
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
+        "PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_API_AUTH_STRING": settings.prefect_auth.get_secret_value(),
     }
     server = {PREFECT_API_URL: settings.prefect_api_url, PREFECT_API_AUTH_STRING: settings.prefect_auth}
     with pytest.MonkeyPatch.context() as patch:

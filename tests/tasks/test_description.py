@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tasks.names import shown_version
-from tasks.report.description import LENGTH, Described, Fact, literal, render_description, render_note
+from tasks.report.description import LENGTH, Described, Fact, literal, render_description, render_form, render_note
 from tasks.text import visible
 from tests.tasks.test_report import HOSTILE, make_edit, make_report
 
@@ -41,6 +41,15 @@ def test_what_users_and_models_write_holds_no_markup_and_is_read_as_written(text
     page = render_description(described([Fact(text, text, text, text, {"efficacy_prob": 1.0})]))
     [row] = [line for line in page.splitlines() if "prefers" in line]
     assert row.count("|") == 5
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_above_a_form_a_fact_is_a_line_of_a_list_and_nothing_says_how_to_decide_elsewhere(text):
+    shown = render_form(described([Fact(text, text, text, text, {"efficacy_prob": 1.0})], below=["v3 (MLflow 7)"]))
+    [item] = [line for line in shown.splitlines() if line.startswith("- ")]
+    written = literal(text, 50)
+    assert item == f"- {literal(text, 110)} **{written}** (before: {written}) ✓ prefers {written}"
+    assert "Approving it puts v3 (MLflow 7) in service, too." in shown and "errata approve" not in shown
 
 
 @pytest.mark.parametrize("count", [1, 60, 500])
