@@ -11,10 +11,10 @@ from editing.errors import UsageError
 from flows.endings import ended_well
 from tasks.progress import note
 from tasks.review import decisions
+from tasks.review.decided import By
 from tasks.review.decisions import Decision
 from tasks.runlog import told_to_prefect
-from tasks.settings import load_settings
-from tasks.workplace import Workplace, open_workplace
+from tasks.workplace import open_workplace
 
 Said = Annotated[str, Field(min_length=1, max_length=2000)]
 """Text that must be given."""
@@ -33,7 +33,7 @@ def approve(line: str, reviewer: Said, version: Number | None = None, reason: st
         reason: Why; it stands in the ledger.
     """
     with told_to_prefect(""):
-        return _done("approved", line, decisions.approve(_as(reviewer), line, version, reason))
+        return _done("approved", line, decisions.approve(open_workplace(), line, version, reason, _by(reviewer)))
 
 
 @flow(name="reject", flow_run_name="{line}", persist_result=False)
@@ -48,7 +48,7 @@ def reject(line: str, reviewer: Said, reason: Said, version: Number | None = Non
         version: Which version; left empty, all that wait.
     """
     with told_to_prefect(""):
-        return _done("rejected", line, decisions.reject(_as(reviewer), line, version, reason))
+        return _done("rejected", line, decisions.reject(open_workplace(), line, version, reason, _by(reviewer)))
 
 
 @flow(name="rollback", flow_run_name="{line}", persist_result=False)
@@ -68,19 +68,20 @@ def rollback(
         since: With `serving`: only if it is in service without a break since the HEAD of this number.
     """
     with told_to_prefect(""):
-        workplace = _as(reviewer)
+        workplace, by = open_workplace(), _by(reviewer)
         if serving is None:
-            return _done("back to", line, decisions.roll_back(workplace, line, to, reason))
+            return _done("back to", line, decisions.roll_back(workplace, line, to, reason, by))
         if to is not None:
             raise UsageError(f"to = {to} and serving = {serving} cannot both be given: leave one of them empty")
         try:
-            return _done("back to", line, decisions.take_back(workplace, line, serving, since, reason))
+            return _done("back to", line, decisions.take_back(workplace, line, serving, since, reason, by))
         except decisions.NotInService as error:
             return Completed(message=f"nothing to do: {error}")
 
 
-def _as(reviewer: str) -> Workplace:
-    return open_workplace(load_settings().model_copy(update={"actor": reviewer.strip()}))
+def _by(reviewer: str) -> By:
+    """Whoever asked for the run. What is blank is no name, and the worker's own must not stand for it."""
+    return By(reviewer.strip() or "a person in Prefect", "run in Prefect")
 
 
 def _done(verb: str, line: str, decision: Decision) -> State[None]:

@@ -11,6 +11,7 @@ from tasks.stores.snapshots import SnapshotStore
 Way = Literal[
     "command line",
     "Prefect's form",
+    "run in Prefect",
     "tag in MLflow",
     "review queue of MLflow",
     "no answer in time",

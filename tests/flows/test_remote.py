@@ -60,11 +60,13 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
         assert decided["message"] == f"approved version 1 of line {LINE}; in service: version 1"
         last = workplace.ledger.history(None, None, LINE, 1)[0]
         assert (last.event, last.actor) == ("promoted", "tester")
+        assert workplace.store.head(LINE).way == "run in Prefect"
 
         breached(1, 1)
         until(lambda: serving(workplace) == 0, 30)
     head = workplace.store.head(LINE)
-    assert (head.actor, head.action) == ("automation", "rollback") and head.reason.startswith("breached, says event ")
+    assert (head.actor, head.action, head.way) == ("automation", "rollback", "run in Prefect")
+    assert head.reason.startswith("breached, says event ")
     state = decide.rollback(LINE, "automation", serving=1, return_state=True)  # told of it once more
     assert state.message == f"nothing to do: version 1 of line '{LINE}' is not in service" and serving(workplace) == 0
 
