@@ -19,6 +19,7 @@ from editing.errors import ErrataError
 from flows.review import request_review
 from tasks.notices import tell
 from tasks.progress import note
+from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.manifest import Version
 
@@ -88,9 +89,9 @@ def mlflow_status(error: BaseException) -> Literal["FAILED", "KILLED"]:
 
 def failed(settings: Settings, line: str, error: Exception) -> None:
     """Tell people and Prefect's automations that a job of the line failed."""
-    said = f"the job of line {line} failed: {error}"
+    said = without_secrets(f"the job of line {line} failed: {error}")  # whatever failed, such as a driver of a database
     _emit("failed", line, {"text": said[:500]})
-    tell(settings, "failed", line, said, _page(settings))
+    tell(settings, "failed", line, said, page_of_run(settings))
 
 
 def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlflow_run: str, text: str) -> None:
@@ -105,7 +106,7 @@ def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlfl
     except Exception as error:  # of whatever server: the job is done
         logger.warning("no review of version %s of line %s was asked for: %s", newest.number, line, error)
         note(f"no review of version {newest.number} was asked for: {error}", "warning")
-    page = f"{settings.mlflow_people}/#/runs/{mlflow_run}" if settings.mlflow_people else _page(settings)
+    page = f"{settings.mlflow_people}/#/runs/{mlflow_run}" if settings.mlflow_people else page_of_run(settings)
     tell(settings, "waiting", line, f"version {newest.number} waits for review: {text}", page)
 
 
@@ -118,6 +119,6 @@ def _emit(what: str, line: str, payload: dict[str, Any]) -> None:
         logger.warning("the event errata.line.%s of line %s was not sent: %s", what, line, error)
 
 
-def _page(settings: Settings) -> str:
+def page_of_run(settings: Settings) -> str:
     """Of this flow's run, for people; empty where no server of Prefect is configured."""
     return f"{settings.prefect_people}/runs/flow-run/{flow_run.id}" if settings.prefect_people and flow_run.id else ""

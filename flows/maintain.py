@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
+from flows.endings import ended_well
 from tasks.markdown import cell, table
 from tasks.names import artifact_key
 from tasks.progress import note
@@ -18,6 +19,7 @@ DryRun = Annotated[bool, Field(description="Only list what would be taken.")]
 
 
 @flow(name="maintain", flow_run_name="upkeep", persist_result=False)
+@ended_well
 def maintain(min_age_days: MinAge = 7, dry_run: DryRun = False, limits: Limits = Limits()) -> Tidied:  # noqa: B008  # frozen
     """Take away what is old and what nothing leads to. What was ever committed stays.
 

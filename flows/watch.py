@@ -4,14 +4,13 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.endings import ended_well, page_of_run
 from flows.review import request_review
 from tasks.names import artifact_key
 from tasks.progress import note
 from tasks.runlog import told_to_prefect
-from tasks.settings import Settings
 from tasks.watch.findings import WatchReport
 from tasks.watch.policy import WatchPolicy
 from tasks.watch.watching import Watch, watch_over
@@ -22,6 +21,7 @@ Sample = Annotated[int, Field(ge=1, le=100_000, description="Most facts to ask; 
 
 
 @flow(name="watch", flow_run_name="{line}", persist_result=False)
+@ended_well
 def watch(
     line: str = "main",
     ask: Ask = True,
@@ -43,7 +43,7 @@ def watch(
     """
     workplace = open_workplace()
     with told_to_prefect("watch"):
-        asked = Watch(line, policy, ask, sample, server=True, link=_page(workplace.settings))
+        asked = Watch(line, policy, ask, sample, server=True, link=page_of_run(workplace.settings))
         report = watch_over(workplace, asked)
         for finding in report.findings:
             note(finding.text, "" if finding.weight == "repaired" else "warning")
@@ -51,11 +51,6 @@ def watch(
         create_markdown_artifact(report.markdown(), key=artifact_key(line, "watch"))
         _ask_for_review(report)
     return report
-
-
-def _page(settings: Settings) -> str:
-    """The page of this run, where people know an address of Prefect."""
-    return f"{settings.prefect_people}/runs/flow-run/{flow_run.id}" if settings.prefect_people and flow_run.id else ""
 
 
 def _ask_for_review(report: WatchReport) -> None:

@@ -106,7 +106,8 @@ def run(
         show_report(summary.report)
     say(f"{summary.kept} kept, {summary.quarantined} quarantined, {summary.rejected} rejected")
     if summary.version is not None:
-        say(f"version {summary.version} waits: errata review {line} · errata approve {line} · errata ui")
+        newest = f"{line} --version {summary.version}"
+        say(f"version {summary.version} waits: errata review {line} · errata approve {newest} · errata ui")
 
 
 def show_report(report: "JobReport") -> None:

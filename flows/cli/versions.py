@@ -42,7 +42,8 @@ def review(line: Line = "main", json: Json = False) -> None:
     changed = [name for version in versions for name in version.manifest.request_ids]
     rows = _corrections(versions, workplace.ledger.payloads(line, changed))
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
-    say(f'errata approve {line} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
+    newest = f"{line} --version {versions[-1].number}"  # what is decided is what was read here
+    say(f'errata approve {newest} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
 
 def _version_row(version: "StoredVersion") -> list[object]:

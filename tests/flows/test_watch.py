@@ -262,6 +262,12 @@ def test_a_worker_that_is_gone_and_a_run_that_did_not_start_are_late_and_told_on
     assert {sent["payload"]["kind"] for sent in events("late")} >= {"worker", "run"}
 
 
+def test_a_watch_over_no_line_fails_with_its_one_line(workplace, capsys):
+    state = watch("nowhere", return_state=True)
+    assert state.is_failed() and state.message == "there is no line 'nowhere'; errata status names all"
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_schedule_that_plans_nothing_is_late(workplace, deployment, monkeypatch):
     monkeypatch.setattr(schedules, "NEW", timedelta(0))
     with get_client(sync_client=True) as client:
