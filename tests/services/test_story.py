@@ -19,7 +19,7 @@ from tasks.stores.manifest import Head
 from tasks.workplace import open_workplace
 from tests.flows.command import Errata, command
 from tests.flows.conftest import METHOD, POLICY, edits_that_take
-from tests.flows.mlflow_pages import browser, picture
+from tests.flows.mlflow_pages import browser, close_assistant, picture
 from tests.flows.production import Production, until
 from tests.races.checker import faults
 from tests.services.conftest import Services
@@ -149,3 +149,31 @@ def test_a_job_leaves_a_version_that_a_person_approves_by_the_form(story: Story)
 
 def options(name: str, values: dict[str, object]) -> list[str]:
     return [part for key, value in values.items() for part in (name, f"{key}={json.dumps(value)}")]
+
+
+def test_two_jobs_at_once_take_turns_and_what_they_leave_is_decided_in_two_ways(story: Story):
+    story.submit(1, jobs=2)
+    first, second = story.start_job(), story.start_job()
+    assert story.come_to(second, lambda state: state.name == "AwaitingConcurrencySlot").is_scheduled()
+    assert not story.prefect.state(first).is_final()
+    for run, number in ((first, 2), (second, 3)):
+        assert f"version {number} waits for review" in (story.ended(run).message or "")
+    below, newest = story.form(2), story.form(3)
+    assert "Approving it puts v2 (MLflow 2) in service, too." in story.description(newest)
+
+    ran = story.errata("reject", LINE, "--version", 3, "--reason", "a wrong source")
+    assert ran.code == 0, ran.err
+    said = story.ended(newest)
+    assert said.name == "Decided" and "rejected by tester" in said.message and "a wrong source" in said.message
+
+    with story.signed_in() as page:
+        page.goto(f"{story.services.settings.mlflow_people}/#/models/{LINE}/versions/2")
+        page.get_by_text("What it changes").wait_for()
+        close_assistant(page)
+        tag = page.locator("tr[data-row-key=review]")
+        tag.get_by_test_id("editable-table-button-edit").click()
+        tag.get_by_test_id("editable-table-edited-input").fill("approved")
+        tag.get_by_test_id("editable-table-button-save").click()
+        head = story.serves(2, 30)
+    assert (head.actor, head.way) == ("a person in MLflow", "tag in MLflow")
+    assert "approved by a person in MLflow" in (story.ended(below).message or "")
