@@ -177,3 +177,15 @@ def test_two_jobs_at_once_take_turns_and_what_they_leave_is_decided_in_two_ways(
         head = story.serves(2, 30)
     assert (head.actor, head.way) == ("a person in MLflow", "tag in MLflow")
     assert "approved by a person in MLflow" in (story.ended(below).message or "")
+
+
+def test_what_nobody_answers_expires_by_the_watch_that_a_worker_runs(story: Story):
+    story.submit(3)
+    story.ended(story.start_job())
+    run = story.form(4)
+    assert story.errata("rules", LINE, "--set", "expires_after_hours=0.0001").code == 0
+    watch = story.start("watch", ask=False)
+    story.ended(watch)
+    assert "version 4 refused: no answer within 0.0001 hours" in "\n".join(story.prefect.log(watch))
+    assert "no answer within" in (story.ended(run).message or "")
+    assert story.serves(2)
