@@ -116,9 +116,12 @@ def errata(
 
 @pytest.fixture(scope="session")
 def good_edits(shared_places: dict[str, str]) -> list[Edit]:
+    return edits_that_take(Settings(cache=Path(shared_places["ERRATA_CACHE"])), shared_places["ERRATA_MODEL"])
+
+
+def edits_that_take(settings: Settings, model: str) -> list[Edit]:
     """Edits of different subjects that the method can make on the fact model, as a trial of each alone found."""
-    settings = Settings(cache=Path(shared_places["ERRATA_CACHE"]))
-    spec = LineSpec(line="trial", model=shared_places["ERRATA_MODEL"], config=method_config("memit", METHOD))
+    spec = LineSpec(line="trial", model=model, config=method_config("memit", METHOD))
     candidates = list({edit.subject: edit for edit in fact_edits(24)}.values())
     rows = try_each(settings, spec, candidates)
     takes = {row.request_id for row in rows if row.after["efficacy_prob"] == row.after["efficacy_argmax"] == 1.0}

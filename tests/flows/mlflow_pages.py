@@ -12,19 +12,24 @@ from PIL import Image
 CHROMIUM = Path("/usr/bin/chromium")
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDTH, HEIGHT, COLOURS, LARGEST = 1180, 900, 48, 60_000
+WANTED = bool(os.environ.get("ERRATA_PICTURES"))  # read before a test takes the variable away
 PATIENCE = 45_000
 """Milliseconds: MLflow's pages load megabytes of script, on a busy machine for many seconds."""
 
 
 @contextmanager
-def browser() -> Iterator["object"]:
-    """A page of a browser that keeps what other hosts it asked and what dialogs came up, in `page.strange`."""
+def browser(**options: object) -> Iterator["object"]:
+    """A page of a browser that keeps what other hosts it asked and what dialogs came up, in `page.strange`.
+
+    Args:
+        options: Of its context, such as `http_credentials`.
+    """
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
     with api.sync_playwright() as player:
         chromium = player.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
         page.set_default_timeout(PATIENCE)
         page.strange = []
         page.on("request", lambda one: page.strange.append(one.url) if "evil" in one.url else None)
@@ -46,6 +51,6 @@ def picture(page, name: str) -> None:
     made = io.BytesIO()
     seen.quantize(COLOURS, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
     assert len(made.getvalue()) <= LARGEST, f"{name}: {len(made.getvalue())} bytes"
-    if os.environ.get("ERRATA_PICTURES"):
+    if WANTED:
         IMAGES.mkdir(exist_ok=True)
         (IMAGES / f"{name}.png").write_bytes(made.getvalue())
