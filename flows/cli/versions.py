@@ -114,7 +114,7 @@ def rollback(
     wait: Wait = True,
     json: Json = False,
 ) -> None:
-    """Serve an earlier version again: the one before, or the one named. Works forward again, too.
+    """Serve an earlier version again: the one before, or the one named; forward again only that.
 
     Examples:
 

@@ -100,8 +100,9 @@ def roll_back(
 ) -> Decision:
     """Put an earlier version back in service (0: the base); the one before the present HEAD unless one is named.
 
-    A version that was rolled back can be put back in service the same way. A frozen line can be rolled back, too, but
-    not forward again: what is frozen is what comes in, not the way out.
+    A version that was rolled back can be put back in service by its number. Without one nobody goes forward, such as
+    who rolls back what somebody else has rolled back a minute ago. A frozen line can be rolled back, too, but not
+    forward again: what is frozen is what comes in, not the way out.
 
     Raises:
         UsageError: nothing was ever in service, or the version never was, or it is a newer one of a frozen line.
@@ -112,6 +113,11 @@ def roll_back(
     if view.head is None or served <= {0}:
         raise UsageError(f"line '{line}' has nothing in service, so there is nothing to roll back")
     target = (view.head.previous or 0) if to is None else to
+    if to is None and target > view.head.version:
+        raise UsageError(
+            f"version {target} of line '{line}' was taken out of service by {view.head.actor}: name the version that "
+            f"is to serve now (--to {target} puts it back, a smaller number goes further back)"
+        )
     if target == view.head.version:
         raise UsageError(f"version {target} of line '{line}' is in service already")
     if target not in served | {0}:

@@ -100,7 +100,19 @@ def test_on_a_frozen_line_nothing_comes_into_service_and_the_way_back_is_open(li
     freeze(line.workplace.store.store, line.name, "an audit")
     decisions.roll_back(line.workplace, line.name)
     with pytest.raises(UsageError, match="frozen"):
-        decisions.roll_back(line.workplace, line.name)  # forward again: HEAD was at 2 before
+        decisions.roll_back(line.workplace, line.name, 2)
+    assert line.serving() == 1
+
+
+def test_who_rolls_back_what_was_rolled_back_already_does_not_bring_it_back(line):
+    decisions.approve(line.workplace, line.name, 1)
+    decisions.approve(line.workplace, line.name, 2)
+    decisions.roll_back(line.workplace, line.name, by=By("automation"))
+    with pytest.raises(UsageError, match=r"taken out of service by automation: .*--to 2 puts it back"):
+        decisions.roll_back(line.workplace, line.name)
+    assert line.serving() == 1
+    decisions.roll_back(line.workplace, line.name, 2)
+    decisions.roll_back(line.workplace, line.name)
     assert line.serving() == 1
 
 
