@@ -11,6 +11,7 @@ import pytest
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import chain, look
+from tasks.lines.stored import stored_line
 from tasks.review import decisions as review
 from tasks.review import standing
 from tasks.review.registering import pointer
@@ -51,7 +52,9 @@ def check_complete(workplace, line, ids, where):
     assert sorted(written) == sorted(name for name, state in states.items() if state == "committed"), where
     assert [v.number for v in workplace.store.versions(line)] == [v.number for v in waiting], where
     assert workplace.tracker().aliases(line) == {"challenger": waiting[-1].number}, where
-    assert load_version(pointer(workplace, waiting[-1]), workplace.settings), where
+    assert load_version(
+        pointer(workplace, waiting[-1], stored_line(workplace.store.store, line)), workplace.settings
+    ), where
     decision = review.approve(workplace, line)
     assert decision.head.version == waiting[-1].number
     assert set(standing.line_status(workplace, line).requests) == {"promoted", "quarantined"}, where

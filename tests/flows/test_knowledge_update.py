@@ -14,6 +14,7 @@ from editing.models import base_digest
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.lines.specs import read_line
+from tasks.lines.stored import stored_line
 from tasks.review import decisions as review
 from tasks.review import standing
 from tasks.review.asking import ask_all, columns_of
@@ -110,10 +111,16 @@ def test_a_job_ends_with_the_digests_of_what_it_stored(place, good_edits):
     knowledge_update("digest", POLICY)
     versions = workplace.store.versions("digest")
     base = open_session(read_line(workplace.store.store, "digest"), workplace.settings).loaded
-    loaded = load_version(pointer(workplace, versions[-1]), workplace.settings).loaded
+    loaded = load_version(
+        pointer(workplace, versions[-1], stored_line(workplace.store.store, versions[-1].manifest.line)),
+        workplace.settings,
+    ).loaded
     assert base_digest(base.model) == base.digest != base_digest(loaded.model)
     ids = torch.tensor([[5, 6, 7, 8]])
-    again = load_version(pointer(workplace, versions[-1]), workplace.settings).loaded
+    again = load_version(
+        pointer(workplace, versions[-1], stored_line(workplace.store.store, versions[-1].manifest.line)),
+        workplace.settings,
+    ).loaded
     assert torch.equal(loaded.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
     assert type(loaded.model).__name__ == "GPT2LMHeadModel"
 
