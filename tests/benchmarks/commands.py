@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "repair": ("repair",),
     "approve": ("approve",),
     "reject": ("reject", "--reason", "wrong"),
-    "rollback": ("rollback",),
+    "rollback": ("rollback", "--to", "0"),
     "doctor": ("doctor",),
 }
 

@@ -63,7 +63,7 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("unfreeze", "--json"): LEDGER,
     ("approve",): DECIDES,
     ("reject", "--reason", "wrong", "--json"): DECIDES,
-    ("rollback", "--json"): DECIDES,
+    ("rollback", "--to", "0", "--json"): DECIDES,
 }
 MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("--colour",): set(),

@@ -53,11 +53,11 @@ APPROVE = ("approve", LINE, "--version", "{n}")
 RACES = {
     "approve beside approve": Race(APPROVE, ("approve", LINE, "--version", "{m}")),
     "approve beside reject": Race(APPROVE, ("reject", LINE, "--version", "{m}", "--reason", "wrong")),
-    "approve beside rollback": Race(APPROVE, ("rollback", LINE)),
+    "approve beside rollback": Race(APPROVE, ("rollback", LINE, "--to", "2")),
     "approve beside status": Race(APPROVE, ("status", LINE), repeated=True),
     "approve beside a job's end": Race(APPROVE, ("job-end",)),
-    "rollback beside a job's end": Race(("rollback", LINE), ("job-end",)),
-    "rollback beside status": Race(("rollback", LINE), ("status", LINE), repeated=True),
+    "rollback beside a job's end": Race(("rollback", LINE, "--to", "2"), ("job-end",)),
+    "rollback beside status": Race(("rollback", LINE, "--to", "2"), ("status", LINE), repeated=True),
     "reject beside a job's end": Race(("reject", LINE, "--version", "{m}", "--reason", "wrong"), ("job-end",)),
 }
 
