@@ -2,11 +2,9 @@
 
 import base64
 import json
-import os
 import random
 import secrets
 import socket
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.errors import UsageError
+from editing.files import write_atomically
 
 HOST = "127.0.0.1"
 USER = "errata"
@@ -168,14 +167,5 @@ def write_settings(place: Place) -> None:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """A file that only its owner reads, whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """A file that only its owner reads, as `write_atomically` makes every file; whole or not at all."""
+    write_atomically(path, text.encode())
