@@ -1,9 +1,6 @@
 """`errata deploy` on a real Prefect server: once or twice the same, forms that help, mistakes refused before a run."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -15,6 +12,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.cli.deployment_table import read_table
 from tests.flows.command import Errata, check_one_line, command
 from tests.flows.production import Production, until
+from tests.receiver import receiver
 
 LINES = ("alpha", "beta")
 
@@ -142,22 +140,11 @@ def test_without_a_server_one_line_says_what_to_do(production, errata, monkeypat
 
 def test_people_are_told_by_the_server_itself_of_a_job_that_no_worker_takes(production, errata, monkeypatch):
     heard: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as receiver:
-        threading.Thread(target=receiver.serve_forever, daemon=True).start()
-        monkeypatch.setenv("ERRATA_NOTIFY", f"json://127.0.0.1:{receiver.server_address[1]}/")
+    with receiver(heard.append) as address:
+        monkeypatch.setenv("ERRATA_NOTIFY", f"{address}/")
         told = changes(errata("deploy", "late", "--json").json)
         assert {"errata-notify-1", "errata: people are told of what is late"} <= told["created"]
         assert "errata-notify-1" in changes(errata("deploy", "late", "--json").json)["unchanged"]
         production.start("knowledge-update/late")
         until(lambda: heard, 60)
-        receiver.shutdown()
     assert "knowledge-update/late did not start in time" in heard[0]["message"], heard

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from tasks.watch.policy import WatchPolicy
 from tasks.workplace import Workplace, open_workplace
 from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
+from tests.receiver import receiver
 
 LINE, POOL = "watched", "watched-pool"
 LENIENT = WatchPolicy(max_perplexity_ratio=1.5, ask_hours=0)
@@ -77,21 +76,9 @@ def heard(monkeypatch) -> Iterator[list[str]]:
     """The lines that people are told."""
     messages: list[str] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            messages.append(f"{said['title']}: {said['message']}")
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            return
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("ERRATA_NOTIFY", f"json://127.0.0.1:{server.server_port}")
+    with receiver(lambda said: messages.append(f"{said['title']}: {said['message']}")) as address:
+        monkeypatch.setenv("ERRATA_NOTIFY", address)
         yield messages
-        server.shutdown()
 
 
 def events(kind: str, line: str = LINE) -> list[dict[str, Any]]:

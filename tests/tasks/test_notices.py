@@ -1,16 +1,14 @@
 """Notices: whoever is named hears one line of plain text with a link; nobody else, and no failure stops the work."""
 
-import json
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
 from tasks.notices import LENGTH, tell
 from tasks.settings import Settings
+from tests.receiver import receiver
 
 
 @pytest.fixture
@@ -18,20 +16,9 @@ def heard() -> Iterator[list[dict[str, Any]]]:
     """What a receiver on this machine was sent; the last entry is its address."""
     messages: list[dict[str, Any]] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            return
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        messages.append({"address": f"json://127.0.0.1:{server.server_port}"})
+    with receiver(messages.append) as address:
+        messages.append({"address": address})
         yield messages
-        server.shutdown()
 
 
 def to(*addresses: str) -> Settings:
