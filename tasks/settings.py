@@ -174,6 +174,18 @@ def _refused(error: ValidationError) -> str:
     return f"setting ERRATA_{field.upper()}{given}: {first['msg'].removeprefix('Value error, ')}"
 
 
+def told_to_clients(settings: Settings) -> dict[str, str]:
+    """What opens a server, by the variables in which its own client looks for it; empty where nothing is set."""
+    return {
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
+        "MLFLOW_TRACKING_USERNAME": settings.mlflow_username,
+        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
+        "PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_API_AUTH_STRING": settings.prefect_auth.get_secret_value(),
+    }
+
+
 def prepare_environment(settings: Settings) -> None:
     """Tell Prefect and MLflow where they live and to call nobody; only what the user has not set already."""
     defaults = {
@@ -188,16 +200,7 @@ def prepare_environment(settings: Settings) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    # What opens a server is read by its own client, from where that looks for it; what the user set there stays.
-    opened = {
-        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
-        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
-        "MLFLOW_TRACKING_USERNAME": settings.mlflow_username,
-        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
-        "PREFECT_API_URL": settings.prefect_api_url,
-        "PREFECT_API_AUTH_STRING": settings.prefect_auth.get_secret_value(),
-    }
-    defaults |= {name: value for name, value in opened.items() if value}
+    defaults |= {name: value for name, value in told_to_clients(settings).items() if value}
     own_profiles = Path("~/.prefect/profiles.toml").expanduser()
     if "PREFECT_HOME" not in os.environ and own_profiles.is_file():
         # The user's own profile names a server, perhaps; Prefect would look for it in the home that is set here.

@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from deployments.services import commands, daemons, postgres
 from deployments.services.catalogue import PRIVATE, ROOT, Service, all_services
 from deployments.services.place import Place, open_place
-from tasks.settings import Settings
+from tasks.settings import Settings, told_to_clients
 
 MODULE = "deployments.services"
 
@@ -131,19 +131,11 @@ def used(services: Services) -> Iterator[Services]:
     """Inside, this process uses the services as a command does that knows the file of settings."""
     values = {"ERRATA_SETTINGS": str(services.place.settings_file), "PREFECT_HOME": str(services.cache / "prefect")}
     settings = services.settings
-    opened = {
-        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
-        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
-        "MLFLOW_TRACKING_USERNAME": settings.mlflow_username,
-        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
-        "PREFECT_API_URL": settings.prefect_api_url,
-        "PREFECT_API_AUTH_STRING": settings.prefect_auth.get_secret_value(),
-    }
     server = {PREFECT_API_URL: settings.prefect_api_url, PREFECT_API_AUTH_STRING: settings.prefect_auth}
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(PRIVATE)]:
             patch.delenv(name)
-        for name, value in {**values, **opened}.items():
+        for name, value in {**values, **told_to_clients(settings)}.items():
             patch.setenv(name, value)
         with temporary_settings(server):
             yield services
