@@ -5,11 +5,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial, wraps
-from typing import Any, Literal, ParamSpec, TypeVar, cast
+from typing import Literal, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import flow_run
@@ -18,6 +17,7 @@ from prefect.states import Cancelled, Completed, Failed
 from editing.errors import ErrataError
 from flows.review import request_review
 from tasks.notices import tell
+from tasks.prefect_events import send_event
 from tasks.progress import note
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
@@ -90,7 +90,7 @@ def mlflow_status(error: BaseException) -> Literal["FAILED", "KILLED"]:
 def failed(settings: Settings, line: str, error: Exception) -> None:
     """Tell people and Prefect's automations that a job of the line failed."""
     said = without_secrets(f"the job of line {line} failed: {error}")  # whatever failed, such as a driver of a database
-    _emit("failed", line, {"text": said[:500]})
+    send_event("failed", line, {"text": said[:500]})
     tell(settings, "failed", line, said, page_of_run(settings))
 
 
@@ -100,7 +100,7 @@ def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlfl
     What fails here changes nothing of the version: the command line and whoever looks after the line ask for it, too.
     """
     newest = waiting[-1]
-    _emit("waiting", line, {"version": newest.number, "snapshot": newest.snapshot})
+    send_event("waiting", line, {"version": newest.number, "snapshot": newest.snapshot})
     try:
         request_review(line, newest.number, newest.snapshot)
     except Exception as error:  # of whatever server: the job is done
@@ -108,15 +108,6 @@ def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlfl
         note(f"no review of version {newest.number} was asked for: {error}", "warning")
     page = f"{settings.mlflow_people}/#/runs/{mlflow_run}" if settings.mlflow_people else page_of_run(settings)
     tell(settings, "waiting", line, f"version {newest.number} waits for review: {text}", page)
-
-
-def _emit(what: str, line: str, payload: dict[str, Any]) -> None:
-    """An event is for automations; where nobody takes it, the job goes on."""
-    about = {"prefect.resource.id": f"errata.line.{line}", "prefect.resource.name": line}
-    try:
-        emit_event(event=f"errata.line.{what}", resource=about, payload=payload)
-    except Exception as error:  # of the server or the way there: the event is not what the job is for
-        logger.warning("the event errata.line.%s of line %s was not sent: %s", what, line, error)
 
 
 def page_of_run(settings: Settings) -> str:

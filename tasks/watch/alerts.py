@@ -3,18 +3,17 @@
     errata.line.breached   what is in service is not as it should be; at most once an hour for one HEAD
     errata.line.late       something is late; once a finding and day
 
+An event that no server took is sent by the next watch.
+
 People are told once a finding and day. It is noted after they were told: a watch that is killed in between tells them
 twice rather than never.
 """
 
-import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
 
 from tasks.notices import Kind, tell
-from tasks.progress import note
+from tasks.prefect_events import send_event
 from tasks.settings import Settings
 from tasks.stores.manifest import Head
 from tasks.watch.findings import Finding
@@ -26,7 +25,6 @@ MOST_TRIES = 3
 """How often in a day it is tried to tell what did not reach everybody."""
 LENGTH = 300
 KEPT = timedelta(days=7)
-SEND_SECONDS = 5.0
 
 
 class Alarm:
@@ -55,8 +53,8 @@ class Alarm:
         if self._events and now - record.emitted.get(name, now - 2 * AGAIN) > AGAIN:
             where = {"version": head.version, "sequence": head.sequence, "snapshot": head.snapshot}
             payload = where | {"findings": [one.text[:LENGTH] for one in breaches]}
-            send("breached", head.line, f"{head.token} {now:%Y-%m-%d %H}", payload)
-            self._memory.change(lambda then: _noted(then, emitted={name: now}))
+            if send_event("breached", head.line, payload, f"{head.token} {now:%Y-%m-%d %H}"):
+                self._memory.change(lambda then: _noted(then, emitted={name: now}))
         for finding in breaches:
             text = f"version {head.version}: {finding.text}"
             self._tell("breached", f"{finding.name} {head.sequence}", text, record)
@@ -67,8 +65,8 @@ class Alarm:
         sent = record.emitted.get(name)
         if self._events and (sent is None or sent.date() < today.date()):
             payload = {"kind": finding.kind, "about": finding.about, "text": finding.text[:LENGTH]}
-            send("late", self._memory.line, f"{finding.name} {today:%Y-%m-%d}", payload)
-            self._memory.change(lambda then: _noted(then, emitted={name: today}))
+            if send_event("late", self._memory.line, payload, f"{finding.name} {today:%Y-%m-%d}"):
+                self._memory.change(lambda then: _noted(then, emitted={name: today}))
         self._tell("late", finding.name, finding.text, record)
 
     def _tell(self, kind: Kind, name: str, text: str, record: WatchRecord) -> None:
@@ -81,25 +79,6 @@ class Alarm:
         reached = tell(self._settings, kind, self._memory.line, text, self._link)
         told = Told(day=today, tries=tries + 1, reached=reached)
         self._memory.change(lambda then: _noted(then, told={name: told}))
-
-
-def send(what: Literal["breached", "late"], line: str, name: str, payload: Mapping[str, Any]) -> None:
-    """Send an event about a line to Prefect's server, and wait until it is on its way.
-
-    The server takes an event of one name once, so that of two watches at once only one sets off an automation.
-    """
-    # Here, since a watch without a server does without Prefect, which takes a while to import.
-    from prefect.events import emit_event
-    from prefect.events.worker import EventsWorker
-
-    resource = {"prefect.resource.id": f"errata.line.{line}", "prefect.resource.name": line}
-    known_by = uuid.uuid5(uuid.NAMESPACE_URL, f"errata.line.{line} {what} {name}")
-    emit_event(f"errata.line.{what}", resource=resource, payload=dict(payload), id=known_by)
-    # In a thread, since it would wait for a server that is gone as long as that is gone.
-    sending = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
-    sending.start()
-    sending.join(SEND_SECONDS)
-    note(f"sent the event errata.line.{what}")
 
 
 def _noted(

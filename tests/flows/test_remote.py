@@ -2,13 +2,13 @@
 
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.events import emit_event
 
 from flows import decide
 from flows.cli import remote
 from flows.trial import trial
 from tasks.ledger import intake
 from tasks.ledger.trying import as_records
+from tasks.prefect_events import send_event
 from tests.flows.command import check_one_line, command
 from tests.flows.conftest import POLICY
 from tests.flows.production import Production, until
@@ -28,12 +28,6 @@ def policy() -> list[str]:
 def serving(workplace) -> int:
     head = workplace.store.head(LINE)
     return head.version if head else 0
-
-
-def breached(version: int, sequence: int) -> None:
-    about = {"prefect.resource.id": f"errata.line.{LINE}", "prefect.resource.name": LINE}
-    payload = {"version": version, "sequence": sequence, "text": "fluency {{ 1 }}"}
-    emit_event("errata.line.breached", resource=about, payload=payload)
 
 
 @pytest.mark.slow
@@ -62,7 +56,7 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
         assert (last.event, last.actor) == ("promoted", "tester")
         assert workplace.store.head(LINE).way == "run in Prefect"
 
-        breached(1, 1)
+        assert send_event("breached", LINE, {"version": 1, "sequence": 1, "text": "fluency {{ 1 }}"})
         until(lambda: serving(workplace) == 0, 30)
     head = workplace.store.head(LINE)
     assert (head.actor, head.action, head.way) == ("automation", "rollback", "run in Prefect")

@@ -68,6 +68,15 @@ class Story:
         assert there(state), self.told(run)
         return state
 
+    def take_turns(self, one: str, other: str) -> tuple[str, str]:
+        """Two runs of a job, the one that is at work first, as soon as the other waits for it."""
+
+        def waits(run: str, runs: str) -> bool:
+            states = self.prefect.state(run), self.prefect.state(runs)
+            return states[0].name == "AwaitingConcurrencySlot" and not states[1].is_final()
+
+        return until(lambda: (one, other) if waits(other, one) else (other, one) if waits(one, other) else None)
+
     def told(self, run: str) -> str:
         """State and log of a run."""
         return "\n".join([f"{self.prefect.state(run)!r}", *self.prefect.log(run)])
@@ -153,9 +162,7 @@ def options(name: str, values: dict[str, object]) -> list[str]:
 
 def test_two_jobs_at_once_take_turns_and_what_they_leave_is_decided_in_two_ways(story: Story):
     story.submit(1, jobs=2)
-    first, second = story.start_job(), story.start_job()
-    assert story.come_to(second, lambda state: state.name == "AwaitingConcurrencySlot").is_scheduled()
-    assert not story.prefect.state(first).is_final()
+    first, second = story.take_turns(story.start_job(), story.start_job())
     for run, number in ((first, 2), (second, 3)):
         assert f"version {number} waits for review" in (story.ended(run).message or "")
     below, newest = story.form(2), story.form(3)

@@ -67,15 +67,19 @@ def test_a_record_that_is_damaged_is_begun_anew_and_a_newer_one_is_left_alone(fo
 
 @pytest.fixture
 def said(monkeypatch):
-    """What was told and sent; `reached` says whether people could be."""
+    """What was told and sent; `reached` says whether people, and the server, could be."""
     found, reached = [], [True]
 
     def tell(settings, kind, line, text, link):
         found.append((kind, text))
         return reached[0]
 
+    def send_event(what, line, payload, name):
+        found.append((f"event {what}", payload))
+        return reached[0]
+
     monkeypatch.setattr(alerts, "tell", tell)
-    monkeypatch.setattr(alerts, "send", lambda what, line, name, payload: found.append((f"event {what}", payload)))
+    monkeypatch.setattr(alerts, "send_event", send_event)
     return found, reached
 
 
@@ -124,6 +128,17 @@ def test_a_breach_is_sent_once_an_hour_for_one_head_and_at_once_for_the_next(fol
     )
     alarm(folder, events=True).raise_for([BREACH], head(2))
     assert sent() == [1, 2, 2]
+
+
+def test_an_event_that_no_server_took_is_sent_by_the_next_watch(folder, said):
+    found, reached = said
+    reached[0] = False
+    alarm(folder, events=True).raise_for([BREACH, LATE], head(1))
+    assert Memory(folder, "north").read().emitted == {}
+    reached[0], found[:] = True, []
+    for _ in range(2):
+        alarm(folder, events=True).raise_for([BREACH, LATE], head(1))
+    assert [kind for kind, _ in found if kind.startswith("event ")] == ["event breached", "event late"]
 
 
 def test_what_was_repaired_is_told_to_nobody(folder, said):
