@@ -13,7 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+
+from tasks.report.data import JobReport
 
 INK, MUTED, GRID = "#22262b", "#66707c", "#dfe3e8"
 BASE, CHAMPION, CANDIDATE = "#a3abb5", "#6d8fb3", "#0b62a8"
@@ -46,13 +49,21 @@ SHARES = (
 )
 
 
+def job_figures(report: JobReport) -> dict[str, Figure]:
+    """The figures of a job by name."""
+    drawings = {"before_after": bars_figure(report.baseline, report.champion, report.candidate)}
+    if len(report.drift) > 1:
+        drawings["drift"] = drift_figure(report.drift, report.baseline)
+    return drawings
+
+
 def drift_figure(drift: Sequence[Mapping[str, float]], baseline: Mapping[str, float]) -> Figure:
     """Success rates (upper panel, percent), perplexity ratio and fluency (lower panel) over the number of edits.
 
     `drift` holds one mapping a kept batch, with `edits` (their number so far) and metrics; `baseline` gives the
     base model's locality and fluency as dotted lines. A metric that was not measured leaves a gap.
     """
-    figure = Figure(figsize=(9.0, 5.4), layout="constrained")
+    figure = Figure(figsize=(9.0, 5.4))
     rates, ability = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]})
     edits = [point.get("edits", math.nan) for point in drift]
     for name, label, colour, marker in (
@@ -91,7 +102,7 @@ def drift_figure(drift: Sequence[Mapping[str, float]], baseline: Mapping[str, fl
     _widen(fluency, 0.2)
     _style(fluency, grid=False)
     _legend(ability, fluency)
-    return figure
+    return _laid_out(figure)
 
 
 def bars_figure(
@@ -102,7 +113,7 @@ def bars_figure(
     if champion is not None:
         series.insert(1, ("Champion", CHAMPION, champion))
     rows = [(name, label) for name, label in SHARES if any(_finite(values.get(name)) for _, _, values in series)]
-    figure = Figure(figsize=(9.0, 1.0 + 0.19 * len(series) * max(len(rows), 1)), layout="constrained")
+    figure = Figure(figsize=(9.0, 1.0 + 0.19 * len(series) * max(len(rows), 1)))
     axes = figure.subplots()
     height = 0.8 / len(series)
     for place, (title, colour, values) in enumerate(series):
@@ -120,6 +131,12 @@ def bars_figure(
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", labelcolor=INK, length=0)
     _legend(axes)
+    return _laid_out(figure)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """With the place of each panel, once: a figure that has a layout engine is laid out and drawn twice a saving."""
+    ConstrainedLayoutEngine().execute(figure)
     return figure
 
 

@@ -10,15 +10,13 @@ TABLES = ("edits.json", "batches.json")
 
 def report_files(report: JobReport) -> dict[str, bytes]:
     """Pages, tables and pictures by path."""
+    drawings = figures.job_figures(report)
     texts = {
-        "report.html": render_html(report),
+        "report.html": render_html(report, drawings),
         "summary.md": render_markdown(report),
         "report.json": report.model_dump_json(indent=1),
         "edits.json": table_json([edit.model_dump(mode="json") for edit in report.edits]),
         "batches.json": table_json([batch.model_dump(mode="json") for batch in report.batches]),
     }
-    drawings = {"before_after": figures.bars_figure(report.baseline, report.champion, report.candidate)}
-    if len(report.drift) > 1:
-        drawings["drift"] = figures.drift_figure(report.drift, report.baseline)
     pictures = {f"figures/{name}.png": figures.to_png(figure) for name, figure in drawings.items()}
     return {path: text.encode() for path, text in texts.items()} | pictures

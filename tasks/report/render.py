@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -23,6 +23,9 @@ from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
 from tasks.secrets import flattened
 from tasks.text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "BatchRow",
@@ -40,13 +43,11 @@ STATES = ("quarantined", "rejected", "committed")  # the order of reading: what 
 MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
 
 
-def render_html(report: JobReport) -> str:
-    """The page of the job as one HTML document without outside requests."""
+def render_html(report: JobReport, drawings: "Mapping[str, Figure] | None" = None) -> str:
+    """The page of the job as one HTML document without outside requests; `drawings` are its `job_figures`."""
     from tasks.report import figures  # matplotlib takes a while, and only this page has pictures
 
-    drawings = {"bars": figures.bars_figure(report.baseline, report.champion, report.candidate)}
-    if len(report.drift) > 1:
-        drawings["drift"] = figures.drift_figure(report.drift, report.baseline)
+    drawings = figures.job_figures(report) if drawings is None else drawings
     return (
         _environment()
         .get_template("report.html")

@@ -174,6 +174,14 @@ def test_figures_follow_the_colours_of_the_page():
     assert not re.search(r"(?:fill|stroke): #0b63a9", svg)
 
 
+def test_all_that_a_figure_shows_lies_within_it_and_none_over_another():
+    for figure in figures.job_figures(make_report()).values():
+        figure.draw_without_rendering()
+        shown = [axes.get_tightbbox() for axes in figure.axes]
+        assert all(figure.bbox.containsx(x) and figure.bbox.containsy(y) for box in shown for x, y in box.corners())
+        assert shown[0].y0 > max((box.y1 for box in shown[1:]), default=0)
+
+
 def test_a_table_has_a_row_for_each_edit_and_a_name_for_each_column():
     table = json.loads(table_json([make_edit(number).model_dump(mode="json") for number in range(3)]))
     assert len(table["data"]) == 3 and {len(row) for row in table["data"]} == {len(table["columns"])}
