@@ -50,6 +50,7 @@ def saved_model(model: Any, run_id: str, pointer: Mapping[str, Any], model_code:
         archive.write_bytes(code_archive())
         # An input example would make MLflow load the model, weights and all, to try it out.
         warnings.filterwarnings("ignore", message=".*input example was not provided", category=UserWarning)
+        _know_no_modules()
         mlflow.pyfunc.save_model(
             path=f"{folder}/model",
             mlflow_model=described,
@@ -60,6 +61,17 @@ def saved_model(model: Any, run_id: str, pointer: Mapping[str, Any], model_code:
             code_paths=[str(archive)],
         )
         yield Path(folder, "model")
+
+
+def _know_no_modules() -> None:
+    """Spare MLflow a look at every file of every installed package, for a second of processor time.
+
+    It learns by it which modules a package has. It asks that only for packages whose version it cannot find by name.
+    """
+    from mlflow.utils import requirements_utils  # takes seconds, and only whoever tracks needs it
+
+    if requirements_utils._MODULES_TO_PACKAGES is None:
+        requirements_utils._MODULES_TO_PACKAGES = {}
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from mlflow.utils import requirements_utils
 
 from editing.errors import ErrataError, UsageError
 from tasks.report.pages import TABLES, report_files
@@ -113,6 +114,14 @@ def test_registering_a_snapshot_twice_gives_one_version(tracker, run_id):
     assert tracker.register_version("twice", run_id, pointer("twice", 5)) == first
     assert tracker.register_version("twice", run_id, pointer("twice", 6)) != first
     assert tracker.version_tags("twice", 5)[SNAPSHOT] == "sha256:5"
+
+
+def test_no_installed_package_is_searched_for_its_modules(tracker, run_id, monkeypatch):
+    searched = []
+    monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)  # as in a new process
+    monkeypatch.setattr("importlib_metadata.packages_distributions", lambda: searched.append(1) or {})
+    tracker.register_version("unsearched", run_id, pointer("unsearched", 1))
+    assert not searched
 
 
 def test_aliases_become_what_is_given_and_nothing_else(tracker, run_id):
