@@ -13,11 +13,16 @@ import sys
 import traceback
 from pathlib import Path
 
+import mlflow.pyfunc
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # what a job imports when it comes to it
 from prefect import Task
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.knowledge_update import knowledge_update
+from tasks.garbage import collect_rarely
 from tasks.ledger.table import Ledger
+from tasks.report import figures  # noqa: F401  # likewise
 from tasks.stores.snapshots import SnapshotStore
 from tests.flows.conftest import POLICY
 
@@ -58,6 +63,7 @@ def main(line: str, kill_at: int, log: Path) -> None:
 
 
 if __name__ == "__main__":
+    collect_rarely()  # as the command line does
     for asked in sys.stdin:
         job = os.fork()
         if job == 0:
