@@ -127,7 +127,7 @@ def _answer(
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
     first = "ORDER BY place" if once else ""
-    with duckdb.connect(":memory:") as connection:
+    with _database().cursor() as connection:
         whole, values = relation(connection, table, line, requests)
         known = (
             f"whole AS NOT MATERIALIZED ({whole}), "
@@ -138,6 +138,12 @@ def _answer(
         values |= {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
         rows = connection.execute(question, values).fetchall()
         return [name for name, *_ in connection.description or ()], rows
+
+
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory, in which nothing is kept: to open it takes as long as most answers do."""
+    return duckdb.connect(":memory:", config={"enable_external_file_cache": False})
 
 
 @functools.cache  # of many requests, most stand in one of a few ways
