@@ -1,6 +1,6 @@
 """What each test costs, and the marks that follow: `make test-quick` leaves out what is slow or talks to a server.
 
-Tests of services stay together on one worker, which starts them once; other files go one by one to whoever is free.
+Tests that share large servers stay together on one worker; other files go one by one to whoever is free.
 
 `server` is marked by the fixtures that a test asks for; `slow` by hand, and a run names the tests that lack it.
 """
@@ -11,7 +11,11 @@ from collections.abc import Iterator
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = "tests/services"
+TOGETHER = (
+    ("tests/services/",),
+    ("tests/flows/test_cancel.py", "tests/flows/test_deploy.py", "tests/flows/test_remote.py"),
+)
+"""Tests by the beginnings of their names, group by group: a group's servers are started once."""
 SERVERS = {"prefect_server", "whole_server", "moto_url", "seaweedfs_url", "server", "track", "services"}
 """Fixtures that start one; `store` asks for one by its parameter."""
 LIMIT = 1.5
@@ -34,10 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Scheduling(LoadScopeScheduling):
-    """xdist's by scope, where all of TOGETHER is one."""
+    """xdist's by scope, where each group of TOGETHER is one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return TOGETHER if nodeid.startswith(f"{TOGETHER}/") else str(super()._split_scope(nodeid))
+        group = next((group for group in TOGETHER if nodeid.startswith(group)), None)
+        return group[0] if group else str(super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)  # there is none without xdist
