@@ -170,9 +170,14 @@ def _edit(fact: Fact, edited: set[Fact], rng: random.Random) -> Edit:
     )
 
 
+def kept_between_runs() -> Path:
+    """The folder for what takes long to make and is the same each time."""
+    return Path(os.environ.get("ERRATA_TEST_CACHE", "~/.cache/errata-tests")).expanduser()
+
+
 def fact_model(cache: Path | None = None) -> Path:
     """The folder of the trained model, trained now unless this very source was trained before."""
-    cache = cache or Path(os.environ.get("ERRATA_TEST_CACHE", "~/.cache/errata-tests")).expanduser()
+    cache = cache or kept_between_runs()
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     target = cache / f"fact-model-{digest[:12]}"
     if target.is_dir():

@@ -16,6 +16,7 @@ from deployments.webhooks import MOST_BYTES, PATH, Looker, look_at, receiver
 from tasks.settings import Settings
 from tasks.tracking.review_queue import authenticates
 from tasks.tracking.webhooks import DELIVERY, MOST_AGE, SIGNATURE, TIMESTAMP, ensure_webhook, signature
+from tests.databases import mlflow_database
 from tests.tasks.mlflow_server import MlflowServer
 from tests.tasks.reviewed_line import ReviewedLine
 
@@ -43,7 +44,7 @@ def served(tmp_path_factory) -> Iterator[MlflowServer]:
         rights += "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         (folder / "auth.ini").write_text(rights)
         patched.setenv("MLFLOW_AUTH_CONFIG_PATH", str(folder / "auth.ini"))
-        server = MlflowServer(f"sqlite:///{folder / 'mlflow.db'}", folder, "--app-name", "basic-auth")
+        server = MlflowServer(f"sqlite:///{mlflow_database(folder / 'mlflow.db')}", folder, "--app-name", "basic-auth")
         server.start()
         yield server
         server.stop()

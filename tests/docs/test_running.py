@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.databases import give_databases
 from tests.docs.pages import ROOT
 from tests.docs.running import Place, pages, to_run
 
@@ -13,6 +14,7 @@ RUN = {page.relative_to(ROOT).as_posix(): to_run(page, ["run"]) for page in page
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, fact_model_path) -> Place:
     folder = tmp_path_factory.mktemp("docs")
+    give_databases(folder / "home")
     small = {"ERRATA_MODEL": str(fact_model_path), "ERRATA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     return Place(folder, small)
 

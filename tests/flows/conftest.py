@@ -1,7 +1,6 @@
 """Real servers and stores for the flows, on the fact model: one Prefect server and one MLflow database a session."""
 
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +10,12 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 
 from editing.edit import Edit
 from editing.methods import method_config
-from flows.cli import lifeline
 from flows.trial import try_each
 from tasks.lines.specs import LineSpec, resolve_line, save_line
 from tasks.settings import Settings, load_settings
 from tasks.update.policy import Policy
 from tasks.workplace import Workplace, open_workplace
+from tests.databases import mlflow_database, prefect_database, serving
 from tests.fact_model import fact_edits
 from tests.flows.command import Errata, command
 
@@ -59,17 +58,9 @@ def no_heartbeat() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server of this test session on 127.0.0.1, as commands have one; it says when it has started."""
-    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        url, descriptor = f"http://127.0.0.1:{listening.getsockname()[1]}/api", listening.fileno()
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "pass_fds": [descriptor]}
-        process = lifeline.start("flows.cli.prefect_server", [str(descriptor)], home, **pipes)
-    try:
-        assert process.stdout is not None and process.stdout.readline() == b"started\n"
+    """A Prefect server of this test session."""
+    with serving(prefect_database(tmp_path_factory.mktemp("prefect"))) as url:
         yield url
-    finally:
-        lifeline.stop(process)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +69,7 @@ def shared_places(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Pat
     mlflow = tmp_path_factory.mktemp("mlflow")
     return {
         "ERRATA_CACHE": str(tmp_path_factory.mktemp("cache")),
-        "ERRATA_TRACKING_URI": f"sqlite:///{mlflow / 'mlflow.db'}",
+        "ERRATA_TRACKING_URI": f"sqlite:///{mlflow_database(mlflow / 'mlflow.db')}",
         "ERRATA_ARTIFACTS": str(mlflow / "artifacts"),
         "ERRATA_MODEL": str(fact_model_path),
         "ERRATA_ACTOR": "tester",

@@ -20,6 +20,7 @@ from flows.cli import lifeline
 from tasks.lines.specs import resolve_line, save_line
 from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
+from tests.databases import prefect_database
 from tests.flows.command import INHERITED
 from tests.flows.conftest import METHOD, free_port
 
@@ -52,7 +53,7 @@ def server(folder: Path) -> Iterator[str]:
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     kept = {name: "" for name in INHERITED if name.startswith("PREFECT_API")}
     with (folder / "server.log").open("w") as log:
-        environment = QUICK | kept | {"PREFECT_HOME": str(folder)}
+        environment = QUICK | kept | {"PREFECT_HOME": str(prefect_database(folder))}
         process = lifeline.start("flows.cli.lifeline", command, environment, stdout=log, stderr=log)
     try:
         until(lambda: _answers(f"{url}/health"))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock, Timeout
 
+from tests.databases import give_databases
 from tests.flows.command import check_one_line, ended, environment, single, start
 from tests.flows.conftest import free_port
 
@@ -47,15 +47,9 @@ def kill_and_find_no_other(process: "subprocess.Popen[str]") -> None:
     assert alive == []
 
 
-def server_runs(home: Path) -> bool:
-    """Prefect's database is set up, and nobody is at it any more."""
-    if not (home / "prefect" / "prefect.db").exists():
-        return False
-    try:
-        with FileLock(home / "prefect" / "database.lock", timeout=0):
-            return True
-    except Timeout:
-        return False
+def works(home: Path) -> bool:
+    """A job holds its line, which it takes once Prefect's server has started."""
+    return any((home / "snapshots").glob("lines/*/job.json"))
 
 
 def test_what_a_process_starts_ends_when_that_is_killed():
@@ -70,9 +64,10 @@ def test_what_a_process_starts_ends_when_that_is_killed():
 def test_no_process_outlives_a_killed_job(tmp_path, fact_model_path, moment):
     env = environment(tmp_path, ERRATA_MODEL=str(fact_model_path))
     if moment == "working":  # with nothing to do it would end by itself
+        give_databases(tmp_path)
         assert ended(start(single(), env)).code == 0
     with start(("run",), env) as job:
-        until(lambda: family(job) if moment == "starting" else server_runs(tmp_path), "no server")
+        until(lambda: family(job) if moment == "starting" else works(tmp_path), f"not {moment}")
         kill_and_find_no_other(job)
     again = ended(start(("run", "another"), env))  # whatever was cut off, the next one goes on from it
     assert (again.code, again.err) == (0, "") and "nothing is queued" in again.out
@@ -109,8 +104,9 @@ def test_whatever_keeps_the_server_from_starting_is_one_line(tmp_path, broken, s
 
 @pytest.fixture(scope="module")
 def ui_home(tmp_path_factory) -> Path:
-    """A home in which the databases of both servers are made only once."""
-    return tmp_path_factory.mktemp("ui")
+    home = tmp_path_factory.mktemp("ui")
+    give_databases(home)
+    return home
 
 
 def start_ui(home: Path, env: dict[str, str] | None = None, **ports: int) -> "subprocess.Popen[str]":

@@ -8,6 +8,7 @@ import flows.knowledge_update as module
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.workplace import open_workplace
+from tests.databases import mlflow_database
 from tests.flows.conftest import POLICY
 
 
@@ -16,7 +17,7 @@ def test_a_job_outlasts_a_database_that_is_locked_between_its_batches(
     impatient, place, good_edits, tmp_path, monkeypatch
 ):
     place("away")
-    database = tmp_path / "mlflow.db"
+    database = mlflow_database(tmp_path / "mlflow.db")
     monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{database}?timeout=0.1")
     workplace, other = open_workplace(), sqlite3.connect(database)
     intake.submit(workplace.ledger, "away", good_edits[:4], "tester")

@@ -11,6 +11,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.review import decisions
 from tasks.tracking.client import Tracker
+from tests.databases import mlflow_database
 from tests.flows.conftest import POLICY
 from tests.flows.mlflow_pages import PATIENCE, browser, close_assistant, picture
 from tests.tasks.mlflow_server import MlflowServer
@@ -22,7 +23,7 @@ HOSTILE = "<img src=x onerror=alert(1)> **b** [x](javascript:alert(1)) | `c` www
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[MlflowServer]:
     folder = tmp_path_factory.mktemp("pages")
-    made = MlflowServer(f"sqlite:///{folder / 'mlflow.db'}", folder)
+    made = MlflowServer(f"sqlite:///{mlflow_database(folder / 'mlflow.db')}", folder)
     made.start()
     yield made
     made.stop()

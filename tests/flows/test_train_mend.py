@@ -26,6 +26,7 @@ from tasks.tracking.hypernetworks import BASE, HYPERNETWORK, TRAINING, Hypernetw
 from tasks.training import steps as training_steps
 from tasks.training.job import TrainingPlan, TrainingSummary
 from tasks.workplace import EXPERIMENT, open_workplace
+from tests.databases import mlflow_database
 from tests.fact_model import fact_edits
 from tests.flows.command import Errata, check_one_line
 from tests.flows.test_benchmark_trial import FIELDS
@@ -155,7 +156,7 @@ def test_the_command_trains_from_what_its_start_meant_when_it_was_given(trained,
 @pytest.mark.slow
 def test_a_training_goes_on_while_mlflow_takes_nothing_and_loses_no_value(impatient, place, tmp_path, monkeypatch):
     place("locked")
-    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=0.1")
+    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{mlflow_database(tmp_path / 'mlflow.db')}?timeout=0.1")
     other = sqlite3.connect(tmp_path / "mlflow.db")
     step = MendTrainer.train_step
 
@@ -231,7 +232,7 @@ def test_a_line_knows_its_hypernetwork_by_digest_on_every_machine(trained, elsew
     assert line is not None and (line.config.hypernetwork, line.config.hypernetwork_digest) == ("", digest)
     assert sha256(stored(store).get(digest)) == digest
     monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "another"))  # what the store has is fetched again
-    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{mlflow_database(tmp_path / 'mlflow.db')}")
     assert update(EDITS[2:3])["version"] == 2
     manifest = open_workplace().store.version("quick", 2).manifest
     assert manifest.config["hypernetwork_digest"] == digest and manifest.config["hypernetwork"] == ""

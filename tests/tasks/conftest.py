@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
+from tests.databases import mlflow_database
 
 BUCKET = "errata-tests"
 SECRET = "test-secret-never-in-a-message"
@@ -111,7 +112,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return f"sqlite:///{mlflow_database(tmp_path_factory.mktemp('mlflow') / 'mlflow.db')}"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from tasks.stores.manifest import Manifest, Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, verdicts
+from tests.databases import mlflow_database
 from tests.tasks.conftest import free_ports
 
 pytest.importorskip("flask_wtf", reason="flask-wtf is missing, which MLflow's authentication needs")
@@ -34,7 +35,8 @@ def server(tmp_path_factory) -> Iterator[str]:
     )
     own = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32}
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{mlflow_database(folder / 'mlflow.db')}"]
     with (folder / "log").open("w") as log:
         environment = os.environ | own | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)

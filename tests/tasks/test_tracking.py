@@ -18,6 +18,7 @@ from tasks.report.render import EditRow, JobReport
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.registry import SNAPSHOT, VERSION
+from tests.databases import mlflow_database
 from tests.tasks.mlflow_server import MlflowServer
 
 SPEAKING_MODEL = """
@@ -43,7 +44,9 @@ def mlflow_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracker(mlflow_folder) -> Tracker:
-    return Tracker(f"sqlite:///{mlflow_folder / 'mlflow.db'}", str(mlflow_folder / "artifacts"), "errata tests")
+    return Tracker(
+        f"sqlite:///{mlflow_database(mlflow_folder / 'mlflow.db')}", str(mlflow_folder / "artifacts"), "errata tests"
+    )
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from tasks.tracking import address, connection
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
+from tests.databases import mlflow_database
 from tests.tasks.mlflow_server import Gate, MlflowServer
 from tests.tasks.test_tracking import pointer
 
@@ -23,8 +24,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder) -> Iterator[MlflowServer]:
-    Tracker(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), "retries")  # makes the tables
-    made = MlflowServer(f"sqlite:///{folder / 'mlflow.db'}", folder)
+    made = MlflowServer(f"sqlite:///{mlflow_database(folder / 'mlflow.db')}", folder)
     made.start()
     yield made
     made.stop()
