@@ -5,6 +5,7 @@ import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,7 +40,9 @@ def gate(server) -> Iterator[Gate]:
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
+    """No pause before a further try, neither MLflow's nor ours."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setattr(connection, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_calls_that_may_be_repeated_outlast_a_server_that_is_not_well(gate, quic
 
 def test_a_server_that_stays_away_is_said_on_one_line_after_the_last_try(gate, quick, at_second_try, monkeypatch):
     tracker, tries = Tracker(gate.url, None, "retries"), []
-    monkeypatch.setattr(connection, "time", type("NoPause", (), {"sleep": staticmethod(tries.append)}))
+    monkeypatch.setattr(connection, "time", SimpleNamespace(sleep=tries.append))
     gate.shut = "reset"
     with pytest.raises(TrackingUnavailable) as caught:
         tracker.aliases("any")
@@ -113,7 +116,7 @@ def test_a_server_that_stays_away_is_said_on_one_line_after_the_last_try(gate, q
 
 def test_what_mlflow_refuses_is_not_tried_again(gate, monkeypatch):
     tracker, tries = Tracker(gate.url, None, "retries"), []
-    monkeypatch.setattr(connection, "time", type("NoPause", (), {"sleep": staticmethod(tries.append)}))
+    monkeypatch.setattr(connection, "time", SimpleNamespace(sleep=tries.append))
     with pytest.raises(TrackingError) as caught:
         tracker.finish_run("no-such-run")
     assert not tries and not isinstance(caught.value, TrackingUnavailable)
