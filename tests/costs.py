@@ -2,7 +2,8 @@
 
 Tests that share large servers stay together on one worker; other files go one by one to whoever is free.
 
-`server` is marked by the fixtures that a test asks for; `slow` by hand, and a run names the tests that lack it.
+`server` is marked by the fixtures that a test asks for, `slow` where it asks for the large model; else `slow` is marked
+by hand, and a run names the tests that lack it.
 """
 
 import resource
@@ -18,11 +19,13 @@ TOGETHER = (
 """Tests by the beginnings of their names, group by group: a group's servers are started once."""
 SERVERS = {"prefect_server", "whole_server", "moto_url", "seaweedfs_url", "server", "track", "services"}
 """Fixtures that start one; `store` asks for one by its parameter."""
+LARGE = "embedded"
+"""The fixture of a model that takes seconds to load, in every worker."""
 LIMIT = 1.5
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
 
 shared = pytest.StashKey[float]()
-"""What fixtures of the whole session took while this test asked for them first."""
+"""What fixtures of the whole session or of a folder took while this test asked for them first."""
 
 
 def processor_time() -> float:
@@ -33,8 +36,11 @@ def processor_time() -> float:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if SERVERS & {*getattr(item, "fixturenames", ())} or parameters.get("store") in ("moto", "seaweedfs"):
+        fixtures = {*getattr(item, "fixturenames", ())}
+        if SERVERS & fixtures or parameters.get("store") in ("moto", "seaweedfs"):
             item.add_marker(pytest.mark.server)
+        if LARGE in fixtures:
+            item.add_marker(pytest.mark.slow)
 
 
 class Scheduling(LoadScopeScheduling):
@@ -56,7 +62,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.
     try:
         return (yield)
     finally:
-        if fixturedef.scope == "session":
+        if fixturedef.scope in ("session", "package"):
             stash = request.session.stash
             stash[shared] = stash.get(shared, 0.0) + processor_time() - started
 

@@ -1,4 +1,4 @@
-"""Real servers and stores for the flows, on the fact model: one Prefect server and one MLflow database a session."""
+"""Real servers and stores for the flows, on the fact model: one Prefect server and one MLflow database for all."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -56,9 +56,9 @@ def no_heartbeat() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server of this test session."""
+    """A Prefect server for the tests of flows."""
     with serving(prefect_database(tmp_path_factory.mktemp("prefect"))) as url:
         yield url
 
@@ -127,7 +127,7 @@ def impossible(good_edits: list[Edit]) -> Edit:
     return good_edits[-1].model_copy(update={"id": "impossible", "target_new": "zq xj vv kw"})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server with its schedules and automations, which `prefect_server` does without."""
     from tests.flows.production import server  # it imports from here

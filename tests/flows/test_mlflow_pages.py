@@ -20,7 +20,7 @@ LINE = "capitals"
 HOSTILE = "<img src=x onerror=alert(1)> **b** [x](javascript:alert(1)) | `c` www.evil.example http://evil.example/i.png"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[MlflowServer]:
     folder = tmp_path_factory.mktemp("pages")
     made = MlflowServer(f"sqlite:///{mlflow_database(folder / 'mlflow.db')}", folder)

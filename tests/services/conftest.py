@@ -141,9 +141,9 @@ def used(services: Services) -> Iterator[Services]:
             yield services
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def services(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Path) -> Iterator[Services]:
-    """All services, for every test of this session."""
+    """All services, for every test of this folder."""
     if postgres.needed() and (os.geteuid() != 0 or shutil.which("apt-get") is None):
         pytest.skip(f"missing and not to be installed here: {postgres.needed()}")
     with started(tmp_path_factory.mktemp("cache"), fact_model_path) as running:
