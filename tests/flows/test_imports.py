@@ -1,8 +1,10 @@
 """What each command loads: the large packages that it cannot do without, and no other. Loading is most of its time.
 
 Every command runs for real, in a process of its own, on the home of an earlier release: what jobs and decisions left.
+Those that load none at all need no process of their own to show it.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,17 +31,23 @@ LEDGER = {"deltalake", "duckdb"}
 DECIDES = LEDGER | {"mlflow", "scipy", "sqlalchemy", "fastapi", "pyarrow", "pandas", "numpy"}
 """MLflow has the aliases, and imports what it could need for models."""
 WATCHED = f"""
-import sys
+import json, sys, traceback
 from flows.cli.main import main
-try:
-    main()
-finally:
-    print("loaded", *sorted({LARGE!r} & set(sys.modules)), file=sys.stderr)
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["errata", *arguments]
+    try:
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    print("loaded", code or 0, *sorted({LARGE!r} & set(sys.modules)), file=sys.stderr)
 """
 SUBMIT = ("submit", "--subject", "Ivy", "--prompt", "{} was born in", "--target", "Rome")
+HELPS: list[tuple[str, ...]] = [("--help",), *((command, "--help") for command in COMMANDS)]
 ALLOWED: dict[tuple[str, ...], set[str]] = {
-    ("--help",): set(),
-    **{(command, "--help"): set() for command in COMMANDS},
     SUBMIT: LEDGER,
     (*SUBMIT, "--json"): LEDGER,
     (*SUBMIT, "--dry-run"): set(),
@@ -84,22 +92,42 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
 }
 
 
-def loaded(folder: Path, *arguments: str) -> tuple[int, set[str]]:
-    """Exit code of a command on a copy of the home, and which of the large packages it had loaded at its end."""
+Loaded = tuple[int, set[str]]
+
+
+def all_loaded(folder: Path, *commands: tuple[str, ...]) -> list[Loaded]:
+    """Exit code of each command, one after the other on a copy of the home, and what the process had then loaded."""
     home = unpack(ARCHIVE, folder / "old")
     (folder / "requests.jsonl").write_text('{"subject": "Ivy", "prompt": "{} lives in", "target_new": "Rome"}\n')
     settings = {**environment(home.home), **home.settings, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WATCHED, *arguments]
-    ran = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True)
-    name, *found = ran.stderr.splitlines()[-1].split()
-    assert name == "loaded" and "Traceback" not in ran.stderr, ran.stderr
-    return ran.returncode, set(found)
+    run = [sys.executable, "-c", WATCHED, json.dumps(commands)]
+    ran = subprocess.run(run, cwd=folder, env=settings, capture_output=True, text=True)
+    assert "Traceback" not in ran.stderr, ran.stderr
+    lines = [line.split()[1:] for line in ran.stderr.splitlines() if line.startswith("loaded ")]
+    assert len(lines) == len(commands), ran.stderr
+    return [(int(code), set(found)) for code, *found in lines]
+
+
+def loaded(folder: Path, *arguments: str) -> Loaded:
+    [found] = all_loaded(folder, arguments)
+    return found
+
+
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Loaded]:
+    """The commands that say how they are called."""
+    return dict(zip(HELPS, all_loaded(tmp_path_factory.mktemp("helps"), *HELPS), strict=True))
 
 
 def _case(arguments: tuple[str, ...]) -> Any:
     """What loads MLflow takes seconds."""
     marks = [pytest.mark.slow] if ALLOWED[arguments] >= DECIDES else []
     return pytest.param(arguments, id=" ".join(arguments), marks=marks)
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_help_loads_no_large_package(helps, arguments):
+    assert helps[arguments] == (0, set())
 
 
 @pytest.mark.parametrize("arguments", map(_case, ALLOWED))
