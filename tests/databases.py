@@ -19,6 +19,9 @@ from filelock import FileLock
 from flows.cli import lifeline
 from tests.fact_model import kept_between_runs
 
+SOON = {"PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2"}
+"""A Prefect server keeps events after 5 s, and nobody finds them before."""
+
 
 def give_databases(home: Path) -> None:
     """To a home of Errata, both."""
@@ -61,7 +64,8 @@ def serving(home: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         url, descriptor = f"http://127.0.0.1:{listening.getsockname()[1]}/api", listening.fileno()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "pass_fds": [descriptor]}
-        process = lifeline.start("flows.cli.prefect_server", [str(descriptor)], {"PREFECT_HOME": str(home)}, **pipes)
+        own = {**SOON, "PREFECT_HOME": str(home)}
+        process = lifeline.start("flows.cli.prefect_server", [str(descriptor)], own, **pipes)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"started\n"
         yield url

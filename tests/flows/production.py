@@ -20,12 +20,12 @@ from flows.cli import lifeline
 from tasks.lines.specs import resolve_line, save_line
 from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
-from tests.databases import prefect_database
+from tests.databases import SOON, prefect_database
 from tests.flows.command import INHERITED
 from tests.flows.conftest import METHOD, free_port
 
 T = TypeVar("T")
-QUICK = {
+QUICK = SOON | {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_LOGGING_TO_API_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
