@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from editing.errors import ErrataError
 from tasks.names import check_line
 from tasks.stores.errors import LineBusy, NewerFormat, ObjectConflict, ObjectNotFound, RecordError, StorageError
 from tasks.stores.objects import ObjectStore
@@ -139,8 +140,9 @@ class Lease:
         try:
             self.release(failed=kind is not None)
         except StorageError as failure:
-            # The lease ends by itself; the outcome of the job must not be hidden behind this.
-            _logger.warning("lease not released: %s", failure)
+            # The lease ends by itself; the outcome of the job must not be hidden behind this, nor said twice.
+            level = logging.INFO if isinstance(error, ErrataError) else logging.WARNING
+            _logger.log(level, "lease not released: %s", failure)
         if self._thread is not None:
             self._thread.join()
 
