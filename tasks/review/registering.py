@@ -10,6 +10,7 @@ from tasks.lines.stored import StoredLine, stored_line
 from tasks.names import shown_version
 from tasks.report.data import JobReport
 from tasks.report.description import Described, Fact, fact_of, render_description, render_line
+from tasks.review.telling import DECISION
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.registry import FACTS, REVIEW, STATUS, WAITING, Entry, Registered
@@ -81,12 +82,19 @@ def describe(
 
 
 def tags_of(view: LineView, known: Mapping[int, Registered]) -> dict[int, dict[str, str]]:
-    """What the tags of each version should say, as the line stands; a decision that waits to be heard is left alone."""
+    """What the tags of each version should say, as the line stands; a decision that waits to be heard is left alone.
+
+    Where we have written `review` ourselves, `errata.status` says so: it is written before it, and set to waiting after
+    it. So what it says beside a version that waits, as where an older store was put back, is nobody's decision.
+    """
     waiting = {version.number for version in view.waiting}
     wanted: dict[int, dict[str, str]] = {}
     for number in view.versions:
         said = known[number].tags.get(REVIEW, "") if number in known else ""
         status = _status(view, number, waiting)
+        if status == WAITING and number in known and not is_open(known[number]):
+            wanted[number] = {REVIEW: WAITING, DECISION: "", STATUS: WAITING}
+            continue
         if status == WAITING:
             review = said or WAITING
         elif status in (IN_SERVICE, BELOW):
@@ -97,6 +105,11 @@ def tags_of(view: LineView, known: Mapping[int, Registered]) -> dict[int, dict[s
             review = status if said in ("", WAITING) else said
         wanted[number] = {STATUS: status, REVIEW: review}
     return wanted
+
+
+def is_open(known: Registered) -> bool:
+    """Whether nothing was decided on a version, as far as its tags say: then `review` is for a person to set."""
+    return known.tags.get(STATUS, "") in ("", WAITING)
 
 
 def pointer(workplace: Workplace, version: Version, spec: StoredLine | None) -> dict[str, Any]:
