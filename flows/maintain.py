@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.endings import ended_well
+from flows.endings import completed, ended_well
 from tasks.markdown import cell, table
 from tasks.names import artifact_key
 from tasks.progress import note
@@ -32,7 +32,7 @@ def maintain(min_age_days: MinAge = 7, dry_run: DryRun = False, limits: Limits =
         tidied = tidy_up(open_workplace(), min_age_days, dry_run, limits)
         note(tidied.in_short)
         create_markdown_artifact(_markdown(tidied), key=artifact_key("errata", "upkeep"))
-    return tidied
+    return completed(tidied, tidied.in_short)
 
 
 def _markdown(tidied: Tidied) -> str:
