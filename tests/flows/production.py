@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.cli import lifeline
+from flows.cli import lifeline, prefect_pages
 from tasks.lines.specs import resolve_line, save_line
 from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
@@ -30,6 +30,7 @@ QUICK = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_LOGGING_TO_API_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
@@ -56,7 +57,8 @@ def server(folder: Path) -> Iterator[str]:
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     kept = {name: "" for name in INHERITED if name.startswith("PREFECT_API")}
     with (folder / "server.log").open("w") as log:
-        environment = QUICK | kept | {"PREFECT_HOME": str(folder)}
+        pages = {"PREFECT_UI_URL": prefect_pages.environment("127.0.0.1", port, "")["PREFECT_UI_URL"]}
+        environment = QUICK | kept | pages | {"PREFECT_HOME": str(folder)}
         process = lifeline.start("flows.cli.lifeline", command, environment, stdout=log, stderr=log)
     try:
         until(lambda: _answers(f"{url}/health"))
