@@ -76,7 +76,9 @@ def rollback(
             raise UsageError(f"to = {to} and serving = {serving} cannot both be given: leave one of them empty")
         try:
             # Asked for by an automation, once: nobody would repeat it.
-            back = outlasting(lambda: decisions.take_back(workplace, line, serving, since, reason, by))
+            back = outlasting(
+                lambda: decisions.take_back(workplace, line, serving, since, reason, by), workplace.may_be_away
+            )
             return _done("back to", line, back)
         except decisions.NotInService as error:
             return Completed(message=f"nothing to do: {error}")

@@ -102,15 +102,15 @@ def _job(
     workplace = open_workplace()
     texts, statistics_texts = (read_texts(file) for file in files)
     named: dict[str, Any] = dict(zip(("model", "dtype", "method", "options"), definition, strict=True))
-    store, settings = workplace.store.store, workplace.settings
-    spec = outlasting(lambda: resolve_line(store, settings, line, **named))
-    outlasting(lambda: check_not_frozen(store, line))
-    with outlasting(lambda: acquire(store, line, flow_run_id=flow_run.id)) as lease:
+    store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
+    spec = outlasting(lambda: resolve_line(store, settings, line, **named), away)
+    outlasting(lambda: check_not_frozen(store, line), away)
+    with outlasting(lambda: acquire(store, line, flow_run_id=flow_run.id), away) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
         if lease.record.unsettled:
             _requeue(run, lease.record.unsettled)
-            outlasting(lease.settle)
-        view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who))
+            outlasting(lease.settle, away)
+        view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who), away)
         journal = Journal()
         taken = take_up(run, view, limit, journal)
         if not taken.edits and not _unregistered(workplace, view):

@@ -80,7 +80,7 @@ def _train(
     name: str | None,
 ) -> TrainingSummary:
     workplace = open_workplace()
-    base, kind = outlasting(lambda: _base(workplace, *asked))
+    base, kind = outlasting(lambda: _base(workplace, *asked), workplace.may_be_away)
     name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
     refuse(read)
