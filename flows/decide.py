@@ -10,6 +10,7 @@ from pydantic import Field
 from editing.errors import UsageError
 from flows.endings import ended_well
 from tasks.progress import note
+from tasks.retries import outlasting
 from tasks.review import decisions
 from tasks.review.decided import By
 from tasks.review.decisions import Decision
@@ -74,7 +75,11 @@ def rollback(
         if to is not None:
             raise UsageError(f"to = {to} and serving = {serving} cannot both be given: leave one of them empty")
         try:
-            return _done("back to", line, decisions.take_back(workplace, line, serving, since, reason, by))
+            # Asked for by an automation, once: nobody would repeat it.
+            back = outlasting(
+                lambda: decisions.take_back(workplace, line, serving, since, reason, by), workplace.may_be_away
+            )
+            return _done("back to", line, back)
         except decisions.NotInService as error:
             return Completed(message=f"nothing to do: {error}")
 

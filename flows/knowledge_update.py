@@ -82,7 +82,8 @@ def knowledge_update(
     """
     settings = load_settings()
     try:
-        summary = _job(line, policy, limit, (text, statistics_text), (model, dtype, method, options))
+        with told_to_prefect("edits", "progress"):
+            summary = _job(line, policy, limit, (text, statistics_text), (model, dtype, method, options))
     except LineBusy:
         raise  # somebody else's job does the work
     except Exception as error:  # whatever it is, people are told that the job failed
@@ -100,16 +101,16 @@ def _job(
 ) -> JobSummary:
     workplace = open_workplace()
     texts, statistics_texts = (read_texts(file) for file in files)
-    model, dtype, method, options = definition
-    store, settings = workplace.store.store, workplace.settings
-    spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
-    check_not_frozen(store, line)
-    with told_to_prefect("edits", "progress"), acquire(store, line, flow_run_id=flow_run.id) as lease:
+    named: dict[str, Any] = dict(zip(("model", "dtype", "method", "options"), definition, strict=True))
+    store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
+    spec = outlasting(lambda: resolve_line(store, settings, line, **named), away)
+    outlasting(lambda: check_not_frozen(store, line), away)
+    with outlasting(lambda: acquire(store, line, flow_run_id=flow_run.id), away) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")
         if lease.record.unsettled:
             _requeue(run, lease.record.unsettled)
-            lease.settle()
-        view = catch_up(workplace.store, workplace.ledger, line, settings.who)
+            outlasting(lease.settle, away)
+        view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who), away)
         journal = Journal()
         taken = take_up(run, view, limit, journal)
         if not taken.edits and not _unregistered(workplace, view):

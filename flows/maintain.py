@@ -6,8 +6,8 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.endings import ended_well
-from tasks.markdown import cell, table
+from flows.endings import completed, ended_well
+from tasks.markdown import literal, table
 from tasks.names import artifact_key
 from tasks.progress import note
 from tasks.runlog import told_to_prefect
@@ -32,10 +32,10 @@ def maintain(min_age_days: MinAge = 7, dry_run: DryRun = False, limits: Limits =
         tidied = tidy_up(open_workplace(), min_age_days, dry_run, limits)
         note(tidied.in_short)
         create_markdown_artifact(_markdown(tidied), key=artifact_key("errata", "upkeep"))
-    return tidied
+    return completed(tidied, tidied.in_short)
 
 
 def _markdown(tidied: Tidied) -> str:
     rows = [(kind, count, f"{size / 2**20:,.1f}") for kind, count, size in tidied.by_kind()]
-    skipped = [f"- left as it is: {cell(text)}" for text in tidied.skipped]
+    skipped = [f"- left as it is: {literal(text)}" for text in tidied.skipped]
     return "\n".join([tidied.in_short, "", *table(["kind", "number", "MiB"], rows), "", *skipped])

@@ -14,6 +14,7 @@ from flows.endings import ended_well, mlflow_status
 from tasks.lines.specs import read_line
 from tasks.names import artifact_key, check_model_name
 from tasks.progress import note, stage
+from tasks.retries import outlasting
 from tasks.runlog import told_to_prefect
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.hypernetworks import HypernetworkTracker
@@ -79,7 +80,7 @@ def _train(
     name: str | None,
 ) -> TrainingSummary:
     workplace = open_workplace()
-    base, kind = _base(workplace, *asked)
+    base, kind = outlasting(lambda: _base(workplace, *asked), workplace.may_be_away)
     name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
     refuse(read)

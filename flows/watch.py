@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.endings import ended_well, page_of_run
+from flows.endings import completed, ended_well, page_of_run
 from flows.review import request_review
 from tasks.names import artifact_key
 from tasks.progress import note
@@ -50,7 +50,7 @@ def watch(
         note(report.in_short)
         create_markdown_artifact(report.markdown(), key=artifact_key(line, "watch"))
         _ask_for_review(report)
-    return report
+    return completed(report, report.in_short)
 
 
 def _ask_for_review(report: WatchReport) -> None:

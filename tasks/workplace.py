@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tasks.ledger.opening import s3_options
 from tasks.ledger.table import Ledger
+from tasks.retries import may_pass
 from tasks.settings import Settings, load_settings
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
@@ -17,6 +18,11 @@ class Workplace:
     settings: Settings
     store: SnapshotStore
     ledger: Ledger
+
+    def may_be_away(self, error: object) -> bool:
+        """Whether to wait for store or ledger after an error: a disk of this machine says at once what is wrong."""
+        is_served = any(uri.startswith("s3://") for uri in (self.settings.store_uri, self.settings.ledger_uri))
+        return is_served and may_pass(error)
 
     def tracker(self) -> Tracker:
         """MLflow; opened only where it is needed, since that takes seconds."""

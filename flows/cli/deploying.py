@@ -98,7 +98,16 @@ class Deployer:
             "parameter_openapi_schema": form,
             "enforce_parameter_schema": True,
             "work_pool_name": self.table.work_pool,
-            "job_variables": {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(self.table.heartbeat_seconds)}},
+            "job_variables": {"env": self._environment},
+        }
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """Of whatever executes a run."""
+        return {
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(self.table.heartbeat_seconds),
+            # What the server answers while its database starts anew: else a job that is done would end as failed.
+            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
         }
 
     def _create(self, entry: Entry, flow: "Flow[..., Any]", name: str, wanted: dict[str, Any], cron: str) -> str | None:

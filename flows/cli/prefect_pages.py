@@ -16,7 +16,9 @@ from flows.cli.guard import guarded, is_loopback, own_origins
 def environment(host: str, port: int, page: str) -> dict[str, str]:
     """What it needs to be told before Prefect is imported."""
     # The pages ask the address that they are told, not the one that they came from.
-    return {"PREFECT_SERVER_UI_API_URL": f"{page or f'http://{host}:{port}'}/api", "PREFECT__SERVER_FINAL": "1"}
+    page = page or f"http://{host}:{port}"
+    # What its automations write to people links there.
+    return {"PREFECT_SERVER_UI_API_URL": f"{page}/api", "PREFECT_UI_URL": page, "PREFECT__SERVER_FINAL": "1"}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from editing.errors import ErrataError, UsageError
 from flows.cli.app import if_stopped
 from flows.cli.console import as_json, console, errors, plain, say, waiting
+from flows.cli.deployment_table import read_table
 from flows.cli.prefect_api import check_server
 from tasks.settings import load_settings
 
@@ -92,7 +93,8 @@ def _start(client: "SyncPrefectClient", name: str, line: str, parameters: dict[s
     try:
         found = client.read_deployment_by_name(name)
     except ObjectNotFound as error:
-        raise UsageError(f"Prefect has no deployment '{name}'; make it: errata deploy {line}") from error
+        lines = f" {line}" if read_table().flows[name.partition("/")[0]].of == "line" else ""
+        raise UsageError(f"Prefect has no deployment '{name}'; make it: errata deploy{lines}") from error
     return client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
 

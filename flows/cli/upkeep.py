@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from flows.cli.app import Json, Line, app, if_stopped, pairs
+from flows.cli.app import Json, Line, Remote, Wait, app, if_stopped, pairs
 from flows.cli.console import as_json, number, plain, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def maintain(
     cache_gib: Annotated[
         float, typer.Option(min=0, help="Above this size the cache loses what was unused longest.")
     ] = 20.0,
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Take away what killed jobs left and caches nobody uses, and join the ledger's small files.
@@ -42,11 +44,20 @@ def maintain(
         errata maintain --dry-run
 
         errata maintain --min-age-days 2 --cache-gib 5
+
+        errata maintain --remote
     """
     from tasks.upkeep.tidying import Limits, tidy_up
-    from tasks.workplace import open_workplace
 
     limits = Limits(unused_days=unused_days, rest_days=rest_days, cache_gib=cache_gib)
+    if remote:
+        from flows.cli.remote import follow_run
+
+        asked = {"min_age_days": min_age_days, "dry_run": dry_run, "limits": limits.model_dump(mode="json")}
+        follow_run("maintain", "all", asked, wait, json)
+        return
+    from tasks.workplace import open_workplace
+
     with if_stopped("what was taken is gone, the rest is as it was"), shown_progress(json, "looking"):
         tidied = tidy_up(open_workplace(), min_age_days, dry_run, limits)
     if json:
@@ -74,12 +85,15 @@ def watch(
     policy: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Limit of the watch, NAME=VALUE; repeatable.")
     ] = None,
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Look after a line: ask what is in service again, look at what is late, and tell of it.
 
     The exit code is 1 where what is in service is not as it should be, or something could not be looked at. With a
-    Prefect server it is a run on its pages, and sends events that automations wait for.
+    Prefect server it is a run on its pages, and sends events that automations wait for. With --remote the exit code
+    says whether that run completed.
 
     Examples:
 
@@ -88,11 +102,19 @@ def watch(
         errata watch main --no-ask --json
 
         errata watch main --sample 200 --set min_live_efficacy=0.95 --set queue_hours=24
+
+        errata watch main --remote
     """
     from tasks.watch.policy import make_watch_policy
 
     # Who types it wants it asked now, and not what it said an hour ago.
     checked = make_watch_policy(**({"ask_hours": 0} | pairs(policy, "--set")))
+    if remote:
+        from flows.cli.remote import follow_run
+
+        asked = {"line": line, "ask": ask, "sample": sample, "policy": checked.model_dump(mode="json")}
+        follow_run("watch", line, asked, wait, json)
+        return
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()

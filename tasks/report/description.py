@@ -1,31 +1,27 @@
 """What MLflow's page of a version shows: its facts before and after, its numbers, and how to decide; Markdown.
 
-What users and models write is text there: every character that Markdown, HTML or a link could be made of is written as
-a numeric reference, which each renderer shows as the character and none takes for markup.
+What users and models write is text there, as `tasks.markdown.literal` writes it.
 """
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 
-from tasks.markdown import row
+from tasks.markdown import literal, row
 from tasks.names import shown_version
 from tasks.report.data import EditRow, JobReport
 from tasks.report.metrics import METRICS, metric_lines
 from tasks.report.verdict import headline
-from tasks.text import visible
 
 LENGTH = 4900
 """Characters; MLflow's column takes 5,000."""
-ROWS, QUESTION, ANSWER = 50, 110, 50
-"""Most facts that are listed, and most characters of a question and of an answer."""
+ROWS, QUESTION, ANSWER, SENTENCE = 50, 110, 50, 200
+"""Most facts that are listed, and most characters of a question, of an answer and of what else is said."""
 SHOWN = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept",
          "retained_efficacy_prob", "perplexity_ratio", "fluency_ratio")  # fmt: skip
 """The metrics of a version's page; the report has all."""
 NUMBERS = ("", "**In numbers**", "")
-MARKUP = frozenset("&<>|*_`[](){}!#~$\\\"'@:^=+")
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def _page(version: Described, tail: Sequence[str], header: Sequence[str], rows: 
     count = f"{version.own} {'correction' if version.own == 1 else 'corrections'}"
     with_it = f" Approving it puts {', '.join(version.below)} in service, too." if version.below else ""
     verdict = headline(version.report)[1] if version.report else "The last version of its job is judged as a whole."
-    head = [f"{literal(version.line)} {name}: {count}.{with_it}", "", f"**{literal(verdict)}**"]
+    head = [f"{literal(version.line, SENTENCE)} {name}: {count}.{with_it}", "", f"**{literal(verdict, SENTENCE)}**"]
     room = LENGTH - len("\n".join([*head, *tail])) - 300  # the heading of the table, and the line below it
     while rows and sum(len(row) + 1 for row in rows) > room:
         rows.pop()
@@ -110,10 +106,10 @@ def render_note(report: JobReport, versions: Mapping[str, str]) -> str:
     """
     counts = " · ".join(f"{report.counts[state]} {state}" for state in ("committed", "quarantined", "rejected"))
     links = " · ".join(f"[{name}]({target})" for name, target in [*versions.items()][-ROWS:])
-    head = [f"**{literal(headline(report)[1])}** {counts}.", *(["", f"Versions: {links}"] if links else [])]
+    head = [f"**{literal(headline(report)[1], SENTENCE)}** {counts}.", *(["", f"Versions: {links}"] if links else [])]
     failed = [edit for edit in report.edits if edit.state != "committed"]
     rows = [row([edit.state, literal(fact_of(edit).question, QUESTION), literal(edit.target_new, ANSWER),
-                  literal(edit.reason)]) for edit in failed[:ROWS]]  # fmt: skip
+                  literal(edit.reason, SENTENCE)]) for edit in failed[:ROWS]]  # fmt: skip
     room = LENGTH - len("\n".join(head)) - 300
     while rows and sum(len(row) + 1 for row in rows) > room:
         rows.pop()
@@ -127,7 +123,8 @@ def render_line(line: str, base: str, method: str) -> str:
     """What MLflow's page of a line says."""
     return "\n".join(
         [
-            f"**{literal(line)}**: corrections of the model {literal(base, 200)} by {literal(method)}, made by Errata.",
+            f"**{literal(line, SENTENCE)}**: corrections of the model {literal(base, SENTENCE)} by "
+            f"{literal(method, SENTENCE)}, made by Errata.",
             "",
             "Each version is one batch of corrections on top of the one before. The alias `champion` is the version "
             "in service, `challenger` the newest that waits for a decision, `previous` the one that was in service "
@@ -136,14 +133,6 @@ def render_line(line: str, base: str, method: str) -> str:
             "A version's page says what it changes, and how to decide.",
         ]
     )
-
-
-def literal(text: str, most: int = 200) -> str:
-    """A string from outside as nothing but text on one line, shortened to `most` characters."""
-    flat = " ".join(visible(text).split())
-    flat = flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"
-    written = "".join(f"&#{ord(char)};" if char in MARKUP else char for char in flat)
-    return re.sub(r"(?i)\b(www)\.", r"\1&#46;", written)  # a link by itself
 
 
 def _facts(version: Described, header: Sequence[str], rows: list[str]) -> list[str]:

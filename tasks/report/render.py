@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from tasks.markdown import cell as _cell
+from tasks.markdown import literal
 from tasks.markdown import row as _row
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
@@ -72,8 +72,8 @@ def render_markdown(report: JobReport) -> str:
     counts = report.counts
     target = "nothing kept" if report.to_version is None else report.shown(report.to_version)
     parts = [
-        f"# {_cell(report.line)}: {report.shown(report.from_version)} → {target}",
-        f"**{_cell(headline(report)[1])}** " + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
+        f"# {literal(report.line)}: {report.shown(report.from_version)} → {target}",
+        f"**{literal(headline(report)[1])}** " + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
         *_verdict_table(report),
         *_metric_table(report),
     ]
@@ -81,17 +81,17 @@ def render_markdown(report: JobReport) -> str:
     if failed:
         parts += ["", "| Not written | Request | Wanted | Why |", "|---|---|---|---|"]
         parts += [
-            _row([edit.state, _cell(_statement(edit)), _cell(edit.target_new), _cell(edit.reason)])
+            _row([edit.state, literal(_statement(edit)), literal(edit.target_new), literal(edit.reason)])
             for edit in failed[:MARKDOWN_ROWS]
         ]
     if len(failed) > MARKDOWN_ROWS:
         parts.append(
-            f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {_cell(report.mlflow_run_id)}."
+            f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {literal(report.mlflow_run_id)}."
         )
     found = [(edit, finding) for edit in report.edits for finding in edit.findings]
     if found:
         parts += ["", "| Request | Left out |", "|---|---|"]
-        parts += [_row([_cell(edit.request_id), _cell(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
+        parts += [_row([literal(edit.request_id), literal(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
     if len(found) > MARKDOWN_ROWS:
         parts.append(f"\nand {len(found) - MARKDOWN_ROWS} more, in report.html.")
     if report.to_version is not None:
@@ -101,7 +101,7 @@ def render_markdown(report: JobReport) -> str:
 
 def _verdict_table(report: JobReport) -> list[str]:
     rows = [
-        _row([_cell(_about(line)), line.measured, line.allowed, MARKS[line.mark], _cell(line.reason)])
+        _row([literal(_about(line)), line.measured, line.allowed, MARKS[line.mark], literal(line.reason)])
         for line in check_lines(report.checks)
     ]
     return ["", "| Check | Measured | Allowed | | Why |", "|---|---|---|---|---|", *rows] if rows else []
@@ -111,7 +111,7 @@ def _metric_table(report: JobReport) -> list[str]:
     champion = report.champion is not None
     header = ["Metric", "Base", *(["Champion"] if champion else []), "Candidate"]
     rows = [
-        _row([_cell(line.label), line.base, *([line.champion] if champion else []), line.candidate])
+        _row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
         for line in metric_lines(report)
     ]
     return ["", _row(header), _row(["---"] * len(header)), *rows]

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from tasks.markdown import literal
 from tasks.names import shown_version
 from tasks.report.data import JobReport
-from tasks.report.description import Described, Fact, fact_of, literal, render_form
+from tasks.report.description import Described, fact_of, render_form
+from tasks.review.facts import stored_facts
 from tasks.review.telling import page
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
@@ -46,7 +48,9 @@ def description(workplace: Workplace, version: Version, below: Sequence[Version]
     mlflow_numbers = {number: found.mlflow_number for number, found in known.items()}
     whole = report if report is not None and report.to_version == version.number else None
     facts = (
-        [fact_of(row) for row in whole.edits if row.state == "committed"] if whole else stored_facts(workplace, version)
+        [fact_of(row) for row in whole.edits if row.state == "committed"]
+        if whole
+        else [*stored_facts(workplace, [version]).values()]
     )
     shown = Described(
         line=manifest.line,
@@ -75,18 +79,3 @@ def _run_page(workplace: Workplace, version: Version) -> str:
     """The page of its job's run, where people know an address of MLflow."""
     people, run = workplace.settings.mlflow_people, version.manifest.mlflow_run_id
     return f"{people}/#/runs/{run}" if people and run else ""
-
-
-def stored_facts(workplace: Workplace, version: Version) -> list[Fact]:
-    """The facts of a version as the ledger has them, where no report says what was answered."""
-    names = list(version.manifest.request_ids)
-    payloads = workplace.ledger.payloads(version.manifest.line, names)
-    found = []
-    for name in names:
-        payload = payloads.get(name, {})
-        question = str(payload.get("prompt", name)).replace("{}", str(payload.get("subject", "")), 1)
-        metrics = version.manifest.request_metrics.get(name, {})
-        found.append(
-            Fact(question, str(payload.get("target_new", "")), str(payload.get("target_true") or ""), "", metrics)
-        )
-    return found

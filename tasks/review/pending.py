@@ -21,6 +21,7 @@ from tasks.review.decisions import approve, reject
 from tasks.review.description import job_report
 from tasks.review.forms import close_reviews
 from tasks.review.queue import NO_COMMENT, open_queues, said_in_queue, told, what_was_done
+from tasks.review.registering import is_open
 from tasks.review.telling import record
 from tasks.stores.manifest import Head, Version
 from tasks.tracking.client import TAG_LENGTH, Tracker
@@ -72,6 +73,8 @@ def _tag(
     if asked in ("", WAITING) or version is None or version.snapshot != known.snapshot:
         return []
     what, found = f"tag {REVIEW} of version {number}", decided(workplace.store, view, number, history)
+    if found is None and not is_open(known):
+        return [f"{what} is of a decision that this store does not know, so it counts for nothing: decide again"]
     if found is None:
         said = _decide_by_tag(workplace, line, number, asked, known.tags.get(COMMENT, "").strip())
         _answer(tracker, line, number, known, said[0] if said and said[0].startswith(what) else "")

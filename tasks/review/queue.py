@@ -8,7 +8,8 @@ from tasks.lines.rules import read_rules
 from tasks.report.description import fact_of
 from tasks.review.decided import By, Way
 from tasks.review.decisions import AlreadyDecided, Decision, approve, reject
-from tasks.review.description import job_report, stored_facts
+from tasks.review.description import job_report
+from tasks.review.facts import stored_facts
 from tasks.review.votes import StoredVote, cast, votes
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Version
@@ -47,8 +48,8 @@ def open_queues(workplace: Workplace, tracker: Tracker, version: Version) -> lis
         return []
     if not authenticates(tracker.uri):
         return [f"version {version.number} has no review queue: MLflow at {tracker.uri} asks nobody who it is"]
-    report, names = job_report(tracker, version), version.manifest.request_ids
-    known = dict(zip(names, stored_facts(workplace, version), strict=True))
+    report = job_report(tracker, version)
+    known = stored_facts(workplace, [version])
     known |= {row.request_id: fact_of(row) for row in report.edits if row.request_id in known} if report else {}
     questions = [Question(name, fact.question, fact.before, fact.after or fact.wanted) for name, fact in known.items()]
     ensure_queue(tracker, version, reviewers, questions)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from editing.edit import make_edit
-from editing.errors import InvalidEdit
 from tasks.ledger.view import LineView
 from tasks.lines.stored import StoredLine, stored_line
 from tasks.names import shown_version
 from tasks.report.data import JobReport
 from tasks.report.description import Described, Fact, fact_of, render_description, render_line
+from tasks.review.facts import stored_facts
+from tasks.review.telling import DECISION
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.registry import FACTS, REVIEW, STATUS, WAITING, Entry, Registered
@@ -81,12 +81,19 @@ def describe(
 
 
 def tags_of(view: LineView, known: Mapping[int, Registered]) -> dict[int, dict[str, str]]:
-    """What the tags of each version should say, as the line stands; a decision that waits to be heard is left alone."""
+    """What the tags of each version should say, as the line stands; a decision that waits to be heard is left alone.
+
+    Where we have written `review` ourselves, `errata.status` says so: it is written before it, and set to waiting after
+    it. So what it says beside a version that waits, as where an older store was put back, is nobody's decision.
+    """
     waiting = {version.number for version in view.waiting}
     wanted: dict[int, dict[str, str]] = {}
     for number in view.versions:
         said = known[number].tags.get(REVIEW, "") if number in known else ""
         status = _status(view, number, waiting)
+        if status == WAITING and number in known and not is_open(known[number]):
+            wanted[number] = {REVIEW: WAITING, DECISION: "", STATUS: WAITING}
+            continue
         if status == WAITING:
             review = said or WAITING
         elif status in (IN_SERVICE, BELOW):
@@ -97,6 +104,11 @@ def tags_of(view: LineView, known: Mapping[int, Registered]) -> dict[int, dict[s
             review = status if said in ("", WAITING) else said
         wanted[number] = {STATUS: status, REVIEW: review}
     return wanted
+
+
+def is_open(known: Registered) -> bool:
+    """Whether nothing was decided on a version, as far as its tags say: then `review` is for a person to set."""
+    return known.tags.get(STATUS, "") in ("", WAITING)
 
 
 def pointer(workplace: Workplace, version: Version, spec: StoredLine | None) -> dict[str, Any]:
@@ -139,20 +151,5 @@ def _mlflow_number(known: Mapping[int, Registered], number: int) -> int | None:
 def _facts(workplace: Workplace, waiting: Sequence[Version], report: JobReport | None) -> dict[int, list[Fact]]:
     """The corrections of each version: as the report shows them, else as the ledger and the manifest know them."""
     answered = {row.request_id: fact_of(row) for row in report.edits if row.state == "committed"} if report else {}
-    names = [name for version in waiting for name in version.manifest.request_ids if name not in answered]
-    payloads = workplace.ledger.payloads(waiting[0].manifest.line, names) if names else {}
-    return {
-        version.number: [
-            answered.get(name) or _unasked(name, payloads.get(name), version.manifest.request_metrics.get(name, {}))
-            for name in version.manifest.request_ids
-        ]
-        for version in waiting
-    }
-
-
-def _unasked(name: str, payload: object, metrics: Mapping[str, float]) -> Fact:
-    try:
-        edit = make_edit(payload) if isinstance(payload, dict) else None
-    except InvalidEdit:
-        edit = None
-    return Fact(edit.text, edit.target_new, metrics=metrics) if edit else Fact(name, "", metrics=metrics)
+    known = answered | stored_facts(workplace, waiting, answered.keys())
+    return {version.number: [known[name] for name in version.manifest.request_ids] for version in waiting}

@@ -21,7 +21,7 @@ def record(tracker: Tracker, workplace: Workplace, view: LineView, about: int = 
         TrackingError: MLflow cannot be reached or refuses.
     """
     registered = tracker.line_versions(view.line)
-    lacking = [number for number, known in registered.items() if DECISION not in known.tags]
+    lacking = [number for number, known in registered.items() if not known.tags.get(DECISION)]
     history = workplace.store.heads(view.line) if lacking else []
     for number in lacking:
         if (found := decided(workplace.store, view, number, history)) is not None:

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from editing.errors import ErrataError
 from tasks.names import check_line
 from tasks.stores.errors import LineBusy, NewerFormat, ObjectConflict, ObjectNotFound, RecordError, StorageError
 from tasks.stores.objects import ObjectStore
@@ -139,8 +140,9 @@ class Lease:
         try:
             self.release(failed=kind is not None)
         except StorageError as failure:
-            # The lease ends by itself; the outcome of the job must not be hidden behind this.
-            _logger.warning("lease not released: %s", failure)
+            # The lease ends by itself; the outcome of the job must not be hidden behind this, nor said twice.
+            level = logging.INFO if isinstance(error, ErrataError) else logging.WARNING
+            _logger.log(level, "lease not released: %s", failure)
         if self._thread is not None:
             self._thread.join()
 
@@ -188,7 +190,7 @@ class Lease:
 
 
 def acquire(store: ObjectStore, line: str, ttl_seconds: float = 900.0, flow_run_id: str | None = None) -> Lease:
-    """Hold the line, if nobody alive does. Raises LineBusy that names the holder.
+    """Hold the line, if nobody alive does; a run that repeats the call holds it anew. Raises LineBusy, by whom.
 
     `ttl_seconds`: how long the holder may stay silent (`renew`) before others, on other machines too, take over.
     """
@@ -202,13 +204,20 @@ def acquire(store: ObjectStore, line: str, ttl_seconds: float = 900.0, flow_run_
             if not data:
                 return Lease(store, record, store.put_if_absent(_key(line), record_bytes(record)))
             current = _parse(store, line, data)
-            if not current.is_free():
+            again = _is_of_same_run(current, record)
+            if not again and not current.is_free():
                 raise _busy(current)
-            record = record.model_copy(update={"unsettled": current.left})
+            record = record.model_copy(update={"unsettled": current.unsettled if again else current.left})
             return Lease(store, record, store.put_if_match(_key(line), record_bytes(record), etag))
         except ObjectConflict:
             continue  # somebody was faster: look at who it is
     raise LineBusy(f"line '{line}': many jobs want it at once; try again in a minute")
+
+
+def _is_of_same_run(current: LeaseRecord, record: LeaseRecord) -> bool:
+    """Whether this very run holds the line: it was given to it, and the answer was lost."""
+    is_own = current.is_here and current.pid == record.pid
+    return is_own and record.flow_run_id is not None and current.flow_run_id == record.flow_run_id
 
 
 def holder(store: ObjectStore, line: str) -> LeaseRecord | None:

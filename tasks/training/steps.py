@@ -17,7 +17,7 @@ from editing.methods.mend.validation import validate as measure
 from editing.models import load_model
 from tasks.lines.hypernetworks import cached, stored
 from tasks.progress import note, progress, stage
-from tasks.retries import RETRIES
+from tasks.retries import RETRIES, outlasting
 from tasks.stores.checkpoints import Checkpoint
 from tasks.stores.errors import StorageError
 from tasks.tracking.hypernetworks import BASE, TRAINING, HypernetworkTracker
@@ -45,14 +45,15 @@ def prepare(workplace: Workplace, plan: TrainingPlan, data: TrainingData, model:
     with stage("load model"):
         loaded = load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder)
     training = Training(workplace, plan, data, loaded, {"model": model, "dtype": dtype})
-    training.checkpoints.describe(training.description())
+    outlasting(lambda: training.checkpoints.describe(training.description()), workplace.may_be_away)
     return training
 
 
 @task(task_run_name="go-on", cache_policy=NO_CACHE)
 def go_on(training: Training) -> tuple[MendTrainer, Checkpoint | None]:
     """The trainer as its last whole checkpoint left it, or at its beginning where there is none; checks every edit."""
-    found, learnt, plan = training.checkpoints.newest(), training.data.learnt, training.plan
+    learnt, plan = training.data.learnt, training.plan
+    found = outlasting(training.checkpoints.newest, training.workplace.may_be_away)
     if found is None:
         start, settings = training.start, training.workplace.settings
         earlier = load_network(cached(settings, start), start) if start else None

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.markdown import cell, table
+from tasks.markdown import literal, table
 from tasks.text import Text
 
 Kind = Literal[
@@ -72,6 +72,6 @@ class WatchReport(BaseModel):
         parts = [
             table(["", "what", "found"], found),
             table(["measured", "value"], numbers),
-            [f"- {cell(text)}" for text in self.done],
+            [f"- {literal(text)}" for text in self.done],
         ]
-        return "\n\n".join([f"**{cell(self.in_short)}**", *("\n".join(part) for part in parts if part)])
+        return "\n\n".join([f"**{literal(self.in_short)}**", *("\n".join(part) for part in parts if part)])

@@ -16,7 +16,8 @@ from flows.cli.main import main
 
 # A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
 HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-COMMAND = [sys.executable, "-c", HEARD + "from flows.cli.__main__ import run; run()"]
+RUN = "from flows.cli.__main__ import run; run()"
+COMMAND = [sys.executable, "-c", HEARD + RUN]
 INHERITED = ("PREFECT_API_URL", "PREFECT_HOME", "NO_PROXY", "no_proxy")
 """What a test session sets for itself, and a user has not set."""
 
@@ -58,9 +59,10 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return kept | {"ERRATA_HOME": str(home), "ERRATA_CACHE": str(home / "cache"), "HOME": str(home / "user")} | more
 
 
-def start(arguments: tuple[str, ...], env: Mapping[str, str]) -> "subprocess.Popen[str]":
-    """The command line as a process of its own."""
-    return subprocess.Popen([*COMMAND, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(arguments: tuple[str, ...], env: Mapping[str, str], first: str = "") -> "subprocess.Popen[str]":
+    """The command line as a process of its own; `first`: what Python does there before."""
+    command = [sys.executable, "-c", HEARD + first + RUN, *arguments]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: "subprocess.Popen[str]", seconds: float = 300) -> Ran:

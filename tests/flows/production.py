@@ -5,6 +5,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -14,9 +15,10 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import State
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.cli import lifeline
+from flows.cli import lifeline, prefect_pages
 from tasks.lines.specs import resolve_line, save_line
 from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
@@ -29,9 +31,12 @@ QUICK = SOON | {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_LOGGING_TO_API_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+HEARTBEAT = "errata: a run without a heartbeat is ended as crashed"
+SENT = {"name", "description", "enabled", "tags", "trigger", "actions"}
 SLOW_SEARCH = METHOD | {"contexts": 8, "search": METHOD["search"] | {"steps": 1000, "stop_loss": 0.0}}
 """Options of a line whose value search takes minutes."""
 
@@ -53,7 +58,8 @@ def server(folder: Path) -> Iterator[str]:
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     kept = {name: "" for name in INHERITED if name.startswith("PREFECT_API")}
     with (folder / "server.log").open("w") as log:
-        environment = QUICK | kept | {"PREFECT_HOME": str(prefect_database(folder))}
+        pages = {"PREFECT_UI_URL": prefect_pages.environment("127.0.0.1", port, "")["PREFECT_UI_URL"]}
+        environment = QUICK | kept | pages | {"PREFECT_HOME": str(prefect_database(folder))}
         process = lifeline.start("flows.cli.lifeline", command, environment, stdout=log, stderr=log)
     try:
         until(lambda: _answers(f"{url}/health"))
@@ -134,6 +140,16 @@ def in_production(url: str, folder: Path, places: Mapping[str, str]) -> Iterator
         patch.delenv("ERRATA_NOTIFY", raising=False)
         (folder / "home").mkdir()
         yield made
+
+
+def wait_for_a_heartbeat(seconds: float) -> None:
+    """Make the automation that ends runs without one wait so long, until `errata deploy` is next called."""
+    with get_client(sync_client=True) as client:
+        [automation] = client.read_automations_by_name(HEARTBEAT)
+        changed = AutomationCore.model_validate(automation.model_dump(include=SENT))
+        assert isinstance(changed.trigger, EventTrigger)
+        changed.trigger.within = timedelta(seconds=seconds)
+        client.update_automation(automation.id, changed)
 
 
 def processes_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:

@@ -2,12 +2,10 @@
 
 import os
 import signal
-from datetime import timedelta
 
 import psutil
 import pytest
 from prefect.client.schemas.objects import StateType
-from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Cancelling
 
 from flows.knowledge_update import knowledge_update
@@ -18,11 +16,9 @@ from tasks.stores.lease import holder
 from tests.costs import processor_time
 from tests.flows.command import command, start
 from tests.flows.conftest import METHOD, POLICY
-from tests.flows.production import SLOW_SEARCH, Production, processes_of, until
+from tests.flows.production import SLOW_SEARCH, Production, processes_of, until, wait_for_a_heartbeat
 
 SECONDS = 10.0
-SENT = {"name", "description", "enabled", "tags", "trigger", "actions"}
-HEARTBEAT = "errata: a run without a heartbeat is ended as crashed"
 
 
 @pytest.fixture
@@ -83,11 +79,7 @@ def test_a_cancelled_job_ends_at_once_and_one_that_is_killed_with_its_worker_as_
         assert state.type == StateType.CANCELLED and state.message.startswith("cancelled; what was kept")
         check_in_order(cancelled, "cancelled")
 
-        with production.client() as client:
-            [automation] = client.read_automations_by_name(HEARTBEAT)
-            quicker = AutomationCore.model_validate(automation.model_dump(include=SENT))
-            quicker.trigger.within = timedelta(seconds=10)
-            client.update_automation(automation.id, quicker)
+        wait_for_a_heartbeat(10)
         run = production.start("knowledge-update/killed", policy=POLICY.model_dump())
         until(lambda: production.state(run).is_running())
         until(lambda: holder(killed.store.store, "killed"))

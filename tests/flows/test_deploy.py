@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -138,7 +139,7 @@ def test_without_a_server_one_line_says_what_to_do(production, errata, monkeypat
             check_one_line(errata(*arguments), 2, "no Prefect server is configured: set ERRATA_PREFECT_API_URL")
 
 
-def test_people_are_told_by_the_server_itself_of_a_job_that_no_worker_takes(production, errata, monkeypatch):
+def test_a_late_job_has_its_line_looked_after_and_people_are_told_by_the_server_itself(production, errata, monkeypatch):
     heard: list[dict[str, Any]] = []
     with receiver(heard.append) as address:
         monkeypatch.setenv("ERRATA_NOTIFY", f"{address}/")
@@ -147,4 +148,43 @@ def test_people_are_told_by_the_server_itself_of_a_job_that_no_worker_takes(prod
         assert "errata-notify-1" in changes(errata("deploy", "late", "--json").json)["unchanged"]
         production.start("knowledge-update/late")
         until(lambda: heard, 60)
-    assert "knowledge-update/late did not start in time" in heard[0]["message"], heard
+    said = heard[0]["message"]
+    assert "knowledge-update/late did not start in time" in said and f"{production.url[:-4]}/runs/flow-run/" in said
+    assert until(lambda: asked_for(production, "watch/late"), 60) == [{"line": "late"}]
+
+
+def asked_for(production: Production, name: str) -> list[dict[str, Any]]:
+    """Parameters of the runs of a deployment that no schedule has made."""
+    with production.client() as client:
+        deployment = client.read_deployment_by_name(name)
+        wanted = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+        runs = client.read_flow_runs(deployment_filter=wanted)
+    return [run.parameters for run in runs if not run.auto_scheduled]
+
+
+def test_people_are_told_once_by_the_server_itself_when_no_worker_is_left(production, errata, monkeypatch):
+    heard: list[str] = []
+
+    def hear(told: dict[str, Any]) -> None:
+        """Of runs that are late other tests may have left some."""
+        heard.extend([told["message"]] if told["title"] == "Errata: no worker" else [])
+
+    with receiver(hear) as address, production.client() as client:
+        errata("deploy", "alone")
+
+        def ready() -> bool:
+            return bool(client.read_work_pool("errata").status == "READY")
+
+        for worker in client.request("POST", "/work_pools/errata/workers/filter", json={}).json():
+            client.request("DELETE", f"/work_pools/errata/workers/{worker['name']}")  # of other tests
+        until(lambda: not ready())
+        monkeypatch.setenv("ERRATA_NOTIFY", f"{address}/")
+        errata("deploy", "alone")
+        for times in (1, 2):
+            client.send_worker_heartbeat("errata", "a-worker", heartbeat_interval_seconds=1)
+            until(ready)
+            until(lambda: not ready())
+            until(lambda times=times: len(heard) >= times, 60)
+    assert len(heard) == 2 and heard[0] == heard[1], heard
+    assert "no worker is left for the work pool errata" in heard[0]
+    assert heard[0].endswith(f"{production.url[:-4]}/work-pools/work-pool/errata")

@@ -56,6 +56,9 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
         assert (last.event, last.actor) == ("promoted", "tester")
         assert workplace.store.head(LINE).way == "run in Prefect"
 
+        watched = errata("watch", LINE, "--no-ask", "--remote")
+        assert watched.code == 0 and f"watch/{LINE} completed: line {LINE}, version 1 in service: " in watched.out
+
         assert send_event("breached", LINE, {"version": 1, "sequence": 1, "text": "fluency {{ 1 }}"})
         until(lambda: serving(workplace) == 0, 30)
     head = workplace.store.head(LINE)
@@ -63,6 +66,23 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
     assert head.reason.startswith("breached, says event ")
     state = decide.rollback(LINE, "automation", serving=1, return_state=True)  # told of it once more
     assert state.message == f"nothing to do: version 1 of line '{LINE}' is not in service" and serving(workplace) == 0
+
+
+def test_a_watch_and_upkeep_are_asked_for_with_what_was_typed(production, errata):
+    production.line("looked-after")
+    check_one_line(errata("watch", "looked-after", "--remote"), 2, "make it: errata deploy looked-after\n")
+    errata("deploy", "looked-after")
+
+    def asked(*arguments: str) -> dict:
+        started = errata(*arguments, "--remote", "--no-wait", "--json").json
+        with production.client() as client:
+            return client.read_flow_run(started["run"]).parameters
+
+    watch = asked("watch", "looked-after", "--no-ask", "--set", "queue_hours=2")
+    assert (watch["line"], watch["ask"], watch["policy"]["queue_hours"]) == ("looked-after", False, 2)
+    upkeep = asked("maintain", "--dry-run", "--cache-gib", "5")
+    assert (upkeep["dry_run"], upkeep["limits"]["cache_gib"]) == (True, 5)
+    check_one_line(errata("watch", "looked-after", "--remote", "--set", "colour=1"), 2, "colour = 1")
 
 
 def test_a_refusal_ends_a_run_as_failed_with_its_one_line(production, capsys):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
@@ -18,19 +17,16 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running, Scheduled
 
-from editing.weights import Factors
 from flows.knowledge_update import knowledge_update
 from flows.watch import watch
 from tasks.ledger import intake
 from tasks.ledger.view import look
-from tasks.lines.specs import read_line, resolve_line, save_line
+from tasks.lines.specs import resolve_line, save_line
 from tasks.names import artifact_key
 from tasks.prefect_events import send_event
 from tasks.review import decisions
 from tasks.settings import load_settings
 from tasks.stores.lease import acquire
-from tasks.stores.manifest import Manifest
-from tasks.update.session import open_session
 from tasks.watch import schedules
 from tasks.watch.checks import check_aliases
 from tasks.watch.memory import Memory
@@ -38,6 +34,7 @@ from tasks.watch.policy import WatchPolicy
 from tasks.workplace import Workplace, open_workplace
 from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
+from tests.flows.harm import put_damage_in_service
 from tests.receiver import receiver
 
 LINE, POOL = "watched", "watched-pool"
@@ -110,38 +107,6 @@ def texts(report: Any) -> dict[str, str]:
     return {finding.kind: finding.text for finding in report.findings if finding.kind != "aliases"}
 
 
-def put_damage_in_service(workplace: Workplace) -> int:
-    """A version that is whole and harmful: its weights are noise, and nobody judged it."""
-    spec, store = read_line(workplace.store.store, LINE), workplace.store
-    session = open_session(spec, workplace.settings, only_asked=True)
-    head = store.head(LINE)
-    session.restore((one, store.tensors(one)) for one in store.chain(head.snapshot))
-    noise, tensors = torch.Generator().manual_seed(0), {"z_star": torch.zeros(0, 1)}
-    update = {}
-    for name, weight in session.weights.base.items():
-        rows, columns = session.weights.layout.oriented(weight).shape
-        factors = Factors(torch.randn(rows, 8, generator=noise), torch.randn(8, columns, generator=noise))
-        update[name] = factors
-        tensors |= {f"B/{name}": factors.B, f"A/{name}": factors.A}
-    session.weights.apply(update)
-    manifest = Manifest(
-        line=LINE,
-        version=store.next_number(LINE),
-        parent=head.snapshot,
-        based_on=head.sequence,
-        base=spec.model,
-        base_digest=session.loaded.digest,
-        config=spec.config.model_dump(mode="json"),
-        request_ids=(),
-        tensor_digests=session.weights.digests(),
-        batch=1,
-        mlflow_run_id=store.manifest(head.snapshot).mlflow_run_id,
-    )
-    version = store.publish(manifest, tensors)
-    store.move_head(LINE, version, head, "promote", "nobody", "")
-    return version.number
-
-
 def test_a_healthy_line_has_a_series_of_numbers_and_a_page(workplace, heard):
     first, second = watch(LINE, policy=LENIENT), watch(LINE, policy=LENIENT)
     assert texts(first) == {} == texts(second) and second.findings == () and first.asked == 3 and first.version == 1
@@ -159,12 +124,12 @@ def test_a_version_that_held_is_asked_again_after_a_while_and_another_one_at_onc
     hourly = LENIENT.model_copy(update={"ask_hours": 1})
     assert [watch(LINE, policy=hourly).asked for _ in range(3)] == [3, 0, 0]
     assert watch(LINE, policy=LENIENT).asked == 3
-    put_damage_in_service(workplace)
+    put_damage_in_service(workplace, LINE)
     assert watch(LINE, policy=hourly).breached and watch(LINE, policy=hourly).breached, "what did not hold is asked"
 
 
 def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, heard):
-    number = put_damage_in_service(workplace)
+    number = put_damage_in_service(workplace, LINE)
     started = time.monotonic()
     report = watch(LINE, policy=LENIENT)
     assert report.breached and {"perplexity", "efficacy"} <= kinds(report)
@@ -193,7 +158,7 @@ def test_of_two_watches_at_once_the_server_takes_one_event(workplace):
 def test_a_breach_of_what_no_longer_serves_is_not_told(workplace, heard, monkeypatch):
     from tasks.watch import asking
 
-    put_damage_in_service(workplace)
+    put_damage_in_service(workplace, LINE)
     ask, bad = asking.ask_champion, workplace.store.head(LINE).snapshot
 
     def asked_too_late(*arguments: Any) -> Any:

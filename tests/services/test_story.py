@@ -7,6 +7,7 @@ checker, which imports nothing of the code under test.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from tasks.stores.manifest import Head
 from tasks.workplace import open_workplace
 from tests.flows.command import Errata, command
 from tests.flows.conftest import METHOD, POLICY, edits_that_take
+from tests.flows.harm import put_damage_in_service
 from tests.flows.mlflow_pages import browser, close_assistant, picture
 from tests.flows.production import Production, until
-from tests.races.checker import faults
+from tests.races.checker import faults, unfinished
 from tests.services.conftest import Services
 from tests.services.stored import Stored
 
@@ -53,6 +55,11 @@ class Story:
     def start(self, flow: str, **parameters: object) -> str:
         """A run of the line's deployment, as the form of its page starts it."""
         return self.prefect.start(f"{flow}/{LINE}", line=LINE, **parameters)
+
+    def pause(self, flow: str) -> None:
+        """Its schedule, which might look just before a test does."""
+        with self.prefect.client() as client:
+            client.pause_deployment(client.read_deployment_by_name(f"{flow}/{LINE}").id)
 
     def ended(self, run: str) -> State:
         """Its last state, which is Completed; else what it said."""
@@ -97,6 +104,12 @@ class Story:
             keys = self.prefect.state(run).state_details.run_input_keyset or {}
             return str(client.read_flow_run_input(run, keys["description"]))
 
+    def breaches(self) -> list[dict[str, Any]]:
+        """The events that say of the line that what serves is not as it should be."""
+        wanted = {"event": {"name": ["errata.line.breached"]}, "resource": {"id": [f"errata.line.{LINE}"]}}
+        with self.prefect.client() as client:
+            return list(client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"])
+
     def serves(self, version: int, seconds: float = 60) -> Head:
         """HEAD, as soon as it serves a version."""
         store = open_workplace(self.services.settings).store
@@ -132,6 +145,7 @@ def test_a_job_leaves_a_version_that_a_person_approves_by_the_form(story: Story)
     story.submit(0)
     assert {done["change"] for done in story.errata("deploy", LINE, "--json").json} >= {"created"}
     assert {done["change"] for done in story.errata("deploy", LINE, "--json").json} == {"unchanged", "left out"}
+    story.pause("watch")
     job = story.errata("run", LINE, "--remote", *options("--option", METHOD), *options("--set", POLICY.model_dump()))
     assert (job.code, job.err) == (0, "") and "version 1 waits for review" in job.out
     run = story.form(1)
@@ -196,3 +210,23 @@ def test_what_nobody_answers_expires_by_the_watch_that_a_worker_runs(story: Stor
     assert "version 4 refused: no answer within 0.0001 hours" in "\n".join(story.prefect.log(watch))
     assert "no answer within" in (story.ended(run).message or "")
     assert story.serves(2)
+
+
+def test_what_does_harm_is_found_by_the_watch_and_taken_back_and_a_person_goes_further_back_by_form(story: Story):
+    harmful = put_damage_in_service(open_workplace(story.services.settings), LINE)
+    watch = story.start("watch")
+    story.ended(watch)
+    said = "\n".join(story.prefect.log(watch))
+    assert f"version {harmful} in service: " in said and "breach" in said and "perplexity" in said, said
+    [event] = until(story.breaches, 30)  # the server shows an event some seconds after it has it
+    assert event["payload"]["version"] == harmful and len(event["payload"]["findings"]) == 2
+    head = story.serves(2)
+    assert (head.actor, head.action, head.way) == ("automation", "rollback", "run in Prefect")
+    assert head.reason == f"breached, says event {event['id']}"
+    assert head.moved - datetime.fromisoformat(event["occurred"]) < timedelta(seconds=30)
+
+    rollback = story.start("rollback", to=1, reviewer="Ada", reason="complaints")
+    assert story.ended(rollback).message == f"back to version 1 of line {LINE}; in service: version 1"
+    head = story.serves(1)
+    assert (head.actor, head.way, head.reason) == ("Ada", "run in Prefect", "complaints")
+    assert unfinished(story.stored, LINE, [edit.id for edit in story.edits[: 4 * JOB]]) == []

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from tasks.markdown import literal
 from tasks.names import shown_version
-from tasks.report.description import LENGTH, Described, Fact, literal, render_description, render_form, render_note
+from tasks.report.description import LENGTH, Described, Fact, render_description, render_form, render_note
 from tasks.text import visible
 from tests.tasks.test_report import HOSTILE, make_edit, make_report
 

@@ -69,6 +69,18 @@ def test_a_released_line_is_free_even_when_the_job_failed(folder):
     acquire(folder, LINE).release()
 
 
+def test_a_run_whose_answer_was_lost_holds_the_line_by_asking_again_and_another_one_does_not(folder):
+    first = acquire(folder, LINE, flow_run_id="run-1")
+    with acquire(folder, LINE, flow_run_id="run-1") as lease:
+        assert lease.record.unsettled == ()
+        with pytest.raises(LineBusy, match="taken over"):
+            first.renew()
+        for other in ("run-2", None):
+            with pytest.raises(LineBusy, match="is held by"):
+                acquire(folder, LINE, flow_run_id=other)
+    assert holder(folder, LINE).released
+
+
 def test_lines_do_not_block_each_other(folder):
     with acquire(folder, LINE), acquire(folder, "other"):
         pass

@@ -1,9 +1,12 @@
 """Decisions by every way end in one place: the first wins, the second is told of it, and repeating is no error."""
 
+import contextlib
+import shutil
 import threading
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 from pydantic import SecretStr
 
 from editing.errors import UsageError
@@ -144,6 +147,41 @@ def test_a_tag_that_comes_too_late_is_told_so_once(line):
     [said] = carry_out(line.workplace, line.name)
     assert "not carried out" in said and "approved by bob" in said and line.tags(2)[ANSWER] == said
     assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
+
+
+@pytest.mark.parametrize("by", [FORM, None])
+def test_what_errata_wrote_itself_is_no_vote_where_an_older_store_is_put_back(line, tmp_path_factory, monkeypatch, by):
+    home, backup = line.settings.home_folder, tmp_path_factory.mktemp("older") / "home"
+    shutil.copytree(home, backup)
+    if by is None:  # whose tag was carried out has decided once, and not what is put back later
+        line.tag(2, review="approved")
+        carry_out(line.workplace, line.name)
+    else:
+        decisions.approve(line.workplace, line.name, 2, "good", by)
+    assert (line.serving(), line.tags(2)["review"]) == (2, "approved")
+    shutil.rmtree(home)
+    shutil.copytree(backup, home)
+
+    set_tag = MlflowClient.set_model_version_tag
+    for writes in range(8):  # killed wherever it sets the tags right
+        left = [writes]
+
+        def until_killed(client, *arguments, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            set_tag(client, *arguments)
+
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(MlflowClient, "set_model_version_tag", until_killed)
+            carry_out(line.workplace, line.name)
+        assert line.serving() == 0 and len(line.waiting()) == 2
+    assert carry_out(line.workplace, line.name) == []
+    assert {line.tags(number)["review"] for number in (1, 2)} == {"waiting"} and not line.tags(2)[DECISION]
+
+    line.tag(2, review="approved")
+    assert carry_out(line.workplace, line.name) == ["version 2 approved by its tag"] and line.serving() == 2
+    assert "(tag in MLflow)" in line.tags(2)[DECISION]
 
 
 def test_what_nobody_answers_in_time_is_refused_by_errata(line):

@@ -1,0 +1,85 @@
+"""A disk that fills while a job writes to a store on it: one line, nothing half done, and the next job finishes."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tasks.ledger import intake
+from tasks.lines.specs import resolve_line, save_line
+from tasks.review import decisions
+from tasks.settings import load_settings
+from tasks.workplace import open_workplace
+from tests.flows.command import check_one_line, ended, start
+from tests.flows.conftest import METHOD, POLICY
+from tests.flows.production import until
+from tests.races.checker import Home, faults, unfinished
+
+LINE = "full"
+IMPATIENT = "from tasks import retries; retries.PAUSES = (0,) * 4; retries.RETRIES['retry_delay_seconds'] = [0] * 4; "
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "errata-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not everywhere")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@dataclass(frozen=True)
+class Place(Home):
+    """Store and ledger on that disk, MLflow on another one."""
+
+    mlflow: Path
+
+    def aliases(self, line: str) -> dict[str, tuple[int, str]]:
+        return Home(self.mlflow).aliases(line)
+
+
+def fill(path: Path) -> None:
+    """Write into a file until there is no space left."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_job_in_one_line_and_the_next_one_finishes(
+    small_disk, shared_places, prefect_server, good_edits, monkeypatch
+):
+    home = small_disk / "home"
+    for name, value in {**shared_places, "ERRATA_HOME": str(home), "PREFECT_API_URL": prefect_server}.items():
+        monkeypatch.setenv(name, value)
+    workplace = open_workplace(load_settings())
+    store = workplace.store.store
+    save_line(store, resolve_line(store, workplace.settings, LINE, options=METHOD))
+    place, edits = Place(home, Path(shared_places["ERRATA_ARTIFACTS"]).parent), good_edits[:6]
+    intake.submit(workplace.ledger, LINE, edits, "tester")
+    job = ("run", LINE, *(part for name, value in POLICY.model_dump().items() if name != "batch_size"
+                          for part in ("--set", f"{name}={value}")), "--set", "batch_size=1")  # fmt: skip
+
+    process = start(job, os.environ, IMPATIENT)
+    until(lambda: workplace.store.versions(LINE))
+    fill(small_disk / "what fills it")
+    check_one_line(ended(process), 1, "No space left on device.*free some space")
+    kept = len(workplace.store.versions(LINE))
+    assert 0 < kept < len(edits)
+    assert faults(place, LINE) == [f"alias challenger is absent, it should be {kept}"]  # the next job sets it
+
+    (small_disk / "what fills it").unlink()
+    ran = ended(start(job, os.environ, IMPATIENT))
+    assert ran.code == 0, ran.err
+    assert len(workplace.store.versions(LINE)) > kept and faults(place, LINE) == []
+    decisions.approve(workplace, LINE)
+    assert faults(place, LINE) + unfinished(place, LINE, [edit.id for edit in edits]) == []
