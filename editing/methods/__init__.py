@@ -5,10 +5,12 @@ folder stand `mend/`, then `gradients/` (what methods that learn by gradients sh
 none of them imports what stands here.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
+import torch
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from torch import Tensor
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
+from editing.groups import key_groups, key_name
 from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -35,6 +38,8 @@ METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA, MEND)
 }
 MODES = ("sequential", "independent", "rebase")
+REWRITTEN_WEIGHT = 16.0
+"""Of a fact whose key the history holds to what it gives now, against that: w of w + 1 parts of the way are gone."""
 CANNOT = {"independent": "edits independently of each other", "rebase": "all facts together from the base"}
 """What a method that lacks a mode cannot do."""
 ONCE_IN_EVERY_CONFIG = ("contexts", "context_tokens", "statistics_tokens", "search", "spread")
@@ -125,8 +130,15 @@ def check_mode(name: str, mode: str) -> None:
         )
 
 
-def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
+def compute_update(
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig, *, live: Sequence[Edit] = ()
+) -> BatchUpdate:
     """The update that writes `edits` as one batch by the method of `config`; the model is left as it is.
+
+    Args:
+        z_star_nm: of each edit, those that share a key the same (editing/groups.py), as `search_values` gives them.
+        live: facts that stand in the weights and share a key with one of `edits`: their value was searched again with
+            these, so that what keeps earlier facts as they are must not hold it to the old one.
 
     Raises:
         SolveError: the linear system is singular.
@@ -135,9 +147,25 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         EditingError: the method cannot work on these layers or statistics.
     """
     _check(given, edits, config)
-    given = _configured(given, config)
-    made = find_method(config.method).compute_update(given, edits, z_star_nm, config)
+    given, method = _configured(given, config), find_method(config.method)
+    if method.searches:
+        groups = key_groups(given.tokenizer, edits, given.prefixes)
+        first, sizes_n = [numbers[0] for numbers in groups], torch.tensor([float(len(numbers)) for numbers in groups])
+        edits, z_star_nm = [edits[number] for number in first], z_star_nm[first]
+        given = replace(given, weights_n=_weights(given, edits, sizes_n, live))
+        made = method.compute_update(given, edits, z_star_nm, config)
+        # Each fact counts in the history, so those that share a key make it as much longer.
+        made = replace(made, keys={layer: sizes_n.sqrt()[:, None] * K_nd for layer, K_nd in made.keys.items()})
+    else:
+        made = method.compute_update(given, edits, z_star_nm, config)
     return replace(made, update=_restrained(given, made.update))
+
+
+def _weights(given: MethodInput, edits: Sequence[Edit], sizes_n: Tensor, live: Sequence[Edit]) -> Tensor:
+    """What each group counts in the least squares, by its first edit: its facts, those that are live included."""
+    known = Counter(key_name(given.tokenizer, edit, given.prefixes) for edit in live)
+    live_n = torch.tensor([float(known[key_name(given.tokenizer, edit, given.prefixes)]) for edit in edits])
+    return (sizes_n + live_n) * torch.where(live_n > 0, REWRITTEN_WEIGHT, 1.0)
 
 
 def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
@@ -166,7 +194,7 @@ def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
 def compute_independent_updates(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig
 ) -> list[WeightUpdate]:
-    """For each edit the update that would write it alone; the model is left as it is.
+    """For each edit the update that would write it alone, with those that share its key; the model is left as it is.
 
     Raises:
         UsageError: the method cannot compute edits alone.
@@ -177,8 +205,13 @@ def compute_independent_updates(
     method = find_method(config.method)
     assert method.compute_independent_updates is not None
     given = _configured(given, config)
-    updates = method.compute_independent_updates(given, edits, z_star_nm, config)
-    return [_restrained(given, update) for update in updates]
+    searches = method.searches
+    groups = key_groups(given.tokenizer, edits, given.prefixes) if searches else [(i,) for i in range(len(edits))]
+    first = [numbers[0] for numbers in groups]
+    updates = method.compute_independent_updates(given, [edits[i] for i in first], z_star_nm[first], config)
+    restrained = [_restrained(given, update) for update in updates]
+    of = {number: update for numbers, update in zip(groups, restrained, strict=True) for number in numbers}
+    return [of[number] for number in range(len(edits))]
 
 
 def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:

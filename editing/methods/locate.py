@@ -68,6 +68,8 @@ def compute_together(
 ) -> BatchUpdate:
     """The update that writes `edits` in one solve a layer, each layer with those below already edited.
 
+    An edit of weight w counts as w facts would, `given.weights_n`.
+
     `bare_apart`: `solve` gets two columns an edit, see `Located.columns`. Both ask for the same residual, so their
     gains add up and the update keeps one rank an edit.
 
@@ -82,7 +84,10 @@ def compute_together(
     for layer in given.layers:
         found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
         name = given.layout.weight_name(layer)
-        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        columns = found.columns(bare_apart)
+        root = torch.ones(len(edits)) if given.weights_n is None else given.weights_n.sqrt()
+        root = root.to(columns).repeat(columns.shape[1] // len(edits))
+        gain_nd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape).sum(0)
         update[name] = given.restrain(name, factors(found.R_mn, gain_nd))
         in_force[name] = narrowed(update[name])
         keys[layer] = found.K_nd.cpu()

@@ -5,7 +5,7 @@ The job keeps or undoes by these rows, and report, summary and command line prin
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from editing.measure.metrics import EditScores
 from tasks.report.data import Check
@@ -77,6 +77,8 @@ class Measured:
     """By the edits' ids."""
     samples: Mapping[str, int]
     """How many were asked, by measure; a measure that is not here counts nothing."""
+    shared: Mapping[str, float] = field(default_factory=dict)
+    """Efficacy of earlier facts that share their value with one that was written now, by request."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,22 @@ def judge(measured: Measured, policy: Policy, measures: Sequence[str] = MEASURES
     What should have been measured and was not fails; what had nothing to ask cannot.
     """
     first, *rest = (_compared(rule, measured, policy) for rule in RULES if rule.measure in measures)
-    return (first, *_neighbors(measured.lost, policy), *rest)
+    return (first, *_same_subject(measured.shared), *_neighbors(measured.lost, policy), *rest)
+
+
+def _same_subject(shared: Mapping[str, float]) -> Iterator[Check]:
+    """What was said about a subject before must be said after something is added: all of it, whatever the policy."""
+    lost = [name for name, holds in shared.items() if not holds]
+    if shared:
+        named = ", ".join(f"'{name}'" for name in lost)
+        yield Check(
+            measure="same_subject",
+            value=len(lost),
+            limit=0,
+            sample=len(shared),
+            holds=not lost,
+            reason=f"earlier facts that begin alike no longer hold: {named}" if lost else "",
+        )
 
 
 def _compared(rule: _Rule, measured: Measured, policy: Policy) -> Check:

@@ -91,6 +91,8 @@ class Written:
     z_star: Tensor
     undo: Undo
     search_seconds: float
+    sharing: tuple[Edit, ...] = ()
+    """The live facts whose value was searched again, with those of the batch."""
 
 
 @dataclass(frozen=True)

@@ -96,19 +96,22 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
 
 
-def write(session: Session, batch: Batch) -> Written:
-    """Search values and write the batch into the weights. Raises EditingError; the model is as it was then."""
+def write(session: Session, batch: Batch, sharing: Sequence[Edit] = ()) -> Written:
+    """Search values and write the batch into the weights. Raises EditingError; the model is as it was then.
+
+    `sharing`: the live facts that share a key with one of the batch, as `live_sharing` finds them.
+    """
     started = time.perf_counter()
-    z_star = session.values(batch.edits)
+    z_star = session.values(batch.edits, sharing)
     searched = time.perf_counter() - started
-    update = compute_update(session.method_input, batch.edits, z_star, session.config)
-    return Written(batch, update, z_star, session.weights.apply(update.update), searched)
+    update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing)
+    return Written(batch, update, z_star, session.weights.apply(update.update), searched, tuple(sharing))
 
 
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
-    """Measure what was written and judge it by the policy."""
+    """Measure what was written and judge it by the policy; `earlier`: a sample of the live facts."""
     started = time.perf_counter()
-    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy)
+    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy, written.sharing)
     seconds = time.perf_counter() - started
     return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds)
 
@@ -239,7 +242,16 @@ def requeue(run: Run, made: Sequence[Version]) -> list[str]:
 
 def live_sample(session: Session, taken: Taken, size: int) -> list[Edit]:
     """A fixed, evenly spread sample of the facts in the weights, as far as the ledger still knows what they say."""
-    return spread_sample([taken.known[name] for name in session.live if name in taken.known], size)
+    return spread_sample(_live(session, taken), size)
+
+
+def live_sharing(session: Session, taken: Taken, batch: Batch) -> list[Edit]:
+    """The facts in the weights that share a key with one of the batch: one value says them all."""
+    return session.sharing(batch.edits, _live(session, taken))
+
+
+def _live(session: Session, taken: Taken) -> list[Edit]:
+    return [taken.known[name] for name in session.live if name in taken.known]
 
 
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:

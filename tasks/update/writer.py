@@ -31,9 +31,10 @@ class Writer:
     def _judge(self, batch: Batch) -> Judged:
         written: Written | None = None
         try:
+            sharing = stages.live_sharing(self.session, self.taken, batch)
             written = run_step(
                 "apply_batch",
-                lambda: stages.write(self.session, batch),
+                lambda: stages.write(self.session, batch, sharing),
                 about=_named(batch),
                 outcome=lambda found: f"values in {found.search_seconds:.1f} s",
             )

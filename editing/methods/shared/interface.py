@@ -40,6 +40,8 @@ class MethodInput:
     prefixes: tuple[str, ...]
     weights: EditedWeights | None = None
     """The model's edited weights; only restraints on updates want them."""
+    weights_n: Tensor | None = None
+    """What each edit counts in the least squares, (n,) float32; none: 1."""
     spread: Literal["linear", "sqrt"] = "linear"
     restrain: Callable[[str, Factors], Factors] = unrestrained
     """What is done to the update of a weight, by name; set from the configuration, as `spread` is."""

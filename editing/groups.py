@@ -1,0 +1,38 @@
+"""Facts that share a key: no least squares can give one key two values, so they share one value z* instead.
+
+Prompts that begin with the same text up to the subject's end have the same hidden states there ("{} lives in", "{}
+works as"), whatever comes after. Their facts are one group: one δ is searched that makes the model say all of their
+targets, and the solve has one column set for it. MEMIT-Merge (Dong et al., ACL 2025 findings,
+https://arxiv.org/abs/2502.07322) is the published form.
+"""
+
+from collections.abc import Hashable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from editing.edit import Edit
+from editing.tokens import encode_in_context
+
+
+def key_name(tokenizer: PreTrainedTokenizerBase, edit: Edit, prefixes: Sequence[str]) -> Hashable:
+    """What the key of an edit is a function of, for a model: the tokens up to the subject's end.
+
+    Raises:
+        InvalidEdit: the subject is lost in tokenisation.
+    """
+    prompt = encode_in_context(tokenizer, prefixes, 0, edit.prompt, edit.subject)
+    return prompt.ids[: prompt.subject_index + 1]
+
+
+def key_groups(
+    tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], prefixes: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """Numbers of the edits by their key, groups in the order of their first members.
+
+    Raises:
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for number, edit in enumerate(edits):
+        groups.setdefault(key_name(tokenizer, edit, prefixes), []).append(number)
+    return [tuple(numbers) for numbers in groups.values()]
