@@ -7,11 +7,29 @@ https://arxiv.org/abs/2502.07322) is the published form.
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from editing.edit import Edit
 from editing.tokens import encode_in_context
+
+REWRITTEN_WEIGHT = 16.0
+"""Of facts whose key the history holds to what it gives now, against that: w of w + 1 parts of the way are gone."""
+
+
+@dataclass(frozen=True)
+class KeyGroup:
+    """Facts that share a key, as they are written together."""
+
+    edits: tuple[Edit, ...]
+    live: int = 0
+    """How many more of its facts stand in the weights already."""
+
+    @property
+    def weight(self) -> float:
+        """What it counts in the least squares: each of its facts as one."""
+        return (len(self.edits) + self.live) * (REWRITTEN_WEIGHT if self.live else 1.0)
 
 
 def key_name(tokenizer: PreTrainedTokenizerBase, edit: Edit, prefixes: Sequence[str]) -> Hashable:

@@ -17,7 +17,7 @@ from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
 from tasks.lines.rules import check_not_frozen
-from tasks.lines.specs import resolve_line
+from tasks.lines.specs import Template, resolve_line
 from tasks.names import artifact_key
 from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
@@ -56,6 +56,7 @@ def knowledge_update(
     statistics_text: Path | None = None,
     model: str | None = None,
     dtype: str | None = None,
+    template: Template | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> JobSummary:
@@ -70,6 +71,8 @@ def knowledge_update(
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
+        template: How a new line's facts are searched and written: `raw` as bare prompts, `chat` in the conversation of
+            the model's template as well, `auto` so where it has one; none, raw.
         method: Method of a new line; none, memit.
         options: Options of a new line's method. For mend, `hypernetwork` names the hypernetwork, as a file, an MLflow
             version, or one in the store.
@@ -82,7 +85,7 @@ def knowledge_update(
     """
     settings = load_settings()
     try:
-        summary = _job(line, policy, limit, (text, statistics_text), (model, dtype, method, options))
+        summary = _job(line, policy, limit, (text, statistics_text), (model, dtype, template, method, options))
     except LineBusy:
         raise  # somebody else's job does the work
     except Exception as error:  # whatever it is, people are told that the job failed
@@ -96,13 +99,15 @@ def _job(
     policy: Policy,
     limit: int | None,
     files: tuple[Path | None, Path | None],
-    definition: tuple[str | None, str | None, str | None, dict[str, Any] | None],
+    definition: tuple[str | None, str | None, Template | None, str | None, dict[str, Any] | None],
 ) -> JobSummary:
     workplace = open_workplace()
     texts, statistics_texts = (read_texts(file) for file in files)
-    model, dtype, method, options = definition
+    model, dtype, template, method, options = definition
     store, settings = workplace.store.store, workplace.settings
-    spec = resolve_line(store, settings, line, model=model, dtype=dtype, method=method, options=options)
+    spec = resolve_line(
+        store, settings, line, model=model, dtype=dtype, template=template, method=method, options=options
+    )
     check_not_frozen(store, line)
     with told_to_prefect("edits", "progress"), acquire(store, line, flow_run_id=flow_run.id) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")

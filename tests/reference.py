@@ -8,15 +8,23 @@ from torch import Tensor
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.tokens import encode_prompt, target_ids
+from editing.tokens import EncodedPrompt, encode_prompt, target_ids
 
 
 def plain_search(
-    model, tokenizer, edit: Edit, layer: int, config: ValueSearchConfig, prefixes: Sequence[str], *others: Edit
+    model,
+    tokenizer,
+    edit: Edit,
+    layer: int,
+    config: ValueSearchConfig,
+    prefixes: Sequence[str],
+    *others: Edit,
+    conversation: tuple[EncodedPrompt, Tensor] | None = None,
 ) -> Tensor:
     """MEMIT's loop as published: one edit, its contexts as one padded batch, all of the model at every step.
 
-    `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge).
+    `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge). `conversation` is
+    one more row, with the target that is wanted there.
     """
     module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5
     asked = [(one, prefix) for one in (edit, *others) for prefix in prefixes]
@@ -26,6 +34,9 @@ def plain_search(
     for row, (one, _) in enumerate(asked):  # ours, not published: no change at the first token of a text
         if prompts[row].subject_index == 0 and len(prefixes) > 1:
             prompts[row] = encode_prompt(tokenizer, prefixes[1], one.prompt, one.subject)
+    if conversation is not None:
+        prompts.insert(len(targets), conversation[0])
+        targets.append(conversation[1])
     ids = [[*p.ids, *goal[:-1].tolist()] for p, goal in zip(prompts, targets, strict=False)] + [list(prompts[-1].ids)]
     width = max(map(len, ids))
     input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids])  # causal: what follows changes nothing

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import torch
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
-from editing.groups import key_groups, key_name
+from editing.groups import KeyGroup, key_groups, key_name
 from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -38,8 +38,6 @@ METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA, MEND)
 }
 MODES = ("sequential", "independent", "rebase")
-REWRITTEN_WEIGHT = 16.0
-"""Of a fact whose key the history holds to what it gives now, against that: w of w + 1 parts of the way are gone."""
 CANNOT = {"independent": "edits independently of each other", "rebase": "all facts together from the base"}
 """What a method that lacks a mode cannot do."""
 ONCE_IN_EVERY_CONFIG = ("contexts", "context_tokens", "statistics_tokens", "search", "spread")
@@ -148,24 +146,26 @@ def compute_update(
     """
     _check(given, edits, config)
     given, method = _configured(given, config), find_method(config.method)
-    if method.searches:
-        groups = key_groups(given.tokenizer, edits, given.prefixes)
-        first, sizes_n = [numbers[0] for numbers in groups], torch.tensor([float(len(numbers)) for numbers in groups])
-        edits, z_star_nm = [edits[number] for number in first], z_star_nm[first]
-        given = replace(given, weights_n=_weights(given, edits, sizes_n, live))
+    if not method.searches:
         made = method.compute_update(given, edits, z_star_nm, config)
-        # Each fact counts in the history, so those that share a key make it as much longer.
-        made = replace(made, keys={layer: sizes_n.sqrt()[:, None] * K_nd for layer, K_nd in made.keys.items()})
-    else:
-        made = method.compute_update(given, edits, z_star_nm, config)
+        return replace(made, update=_restrained(given, made.update))
+    given, groups = _grouped(given, edits, live)
+    first = [numbers[0] for numbers in groups]
+    made = method.compute_update(given, [edits[i] for i in first], z_star_nm[first], config)
     return replace(made, update=_restrained(given, made.update))
 
 
-def _weights(given: MethodInput, edits: Sequence[Edit], sizes_n: Tensor, live: Sequence[Edit]) -> Tensor:
-    """What each group counts in the least squares, by its first edit: its facts, those that are live included."""
+def _grouped(
+    given: MethodInput, edits: Sequence[Edit], live: Sequence[Edit] = ()
+) -> tuple[MethodInput, list[tuple[int, ...]]]:
+    """What a method is given with the groups of the edits, and the numbers of the edits of each."""
+    groups = key_groups(given.tokenizer, edits, given.prefixes)
     known = Counter(key_name(given.tokenizer, edit, given.prefixes) for edit in live)
-    live_n = torch.tensor([float(known[key_name(given.tokenizer, edit, given.prefixes)]) for edit in edits])
-    return (sizes_n + live_n) * torch.where(live_n > 0, REWRITTEN_WEIGHT, 1.0)
+    made = tuple(
+        KeyGroup(tuple(edits[i] for i in numbers), known[key_name(given.tokenizer, edits[numbers[0]], given.prefixes)])
+        for numbers in groups
+    )
+    return replace(given, groups=made), groups
 
 
 def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
@@ -205,8 +205,10 @@ def compute_independent_updates(
     method = find_method(config.method)
     assert method.compute_independent_updates is not None
     given = _configured(given, config)
-    searches = method.searches
-    groups = key_groups(given.tokenizer, edits, given.prefixes) if searches else [(i,) for i in range(len(edits))]
+    if not method.searches:
+        updates = method.compute_independent_updates(given, edits, z_star_nm, config)
+        return [_restrained(given, update) for update in updates]
+    given, groups = _grouped(given, edits)
     first = [numbers[0] for numbers in groups]
     updates = method.compute_independent_updates(given, [edits[i] for i in first], z_star_nm[first], config)
     restrained = [_restrained(given, update) for update in updates]
@@ -244,3 +246,4 @@ def _check(given: MethodInput, edits: Sequence[Edit], config: MethodConfig) -> N
     searched = find_method(config.method).searches
     check_layers(given.model, given.layout, given.layers, searched=searched)
     check_edits(given.model, given.tokenizer, edits, given.prefixes)
+    check_conversations(given.model, edits, given.chat)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from editing.chat import ChatTemplate
 from editing.edit import Edit
 from editing.tokens import encode_in_context, target_ids
 
@@ -38,26 +39,38 @@ class SearchRow:
 
 
 def rows_of(
-    tokenizer: PreTrainedTokenizerBase, number: int, edits: Sequence[Edit], prefixes: Sequence[str], kl_weight: float
+    tokenizer: PreTrainedTokenizerBase,
+    number: int,
+    edits: Sequence[Edit],
+    prefixes: Sequence[str],
+    kl_weight: float,
+    chat: ChatTemplate | None = None,
 ) -> Iterator[SearchRow]:
     """The rows of the δ of this number, which edits that share a key have in common; each edit weighs the same.
+
+    With `chat` the conversation that asks for a fact is one more context, the last.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
     """
     for edit in edits:
         targets = target_ids(tokenizer, edit.text, edit.target_new)
-        for context in range(len(prefixes)):
-            prompt = encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject)
+        asked = [
+            (encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject), targets)
+            for context in range(len(prefixes))
+        ]
+        if chat is not None and (conversation := chat.encode(edit)) is not None:
+            asked.append((conversation, chat.target_ids(edit)))
+        for context, (prompt, wanted) in enumerate(asked):
             first = len(prompt.ids) - 1
             yield SearchRow(
                 number,
                 context,
-                prompt.ids + tuple(targets[:-1]),
+                prompt.ids + tuple(wanted[:-1]),
                 prompt.subject_index,
-                tuple(range(first, first + len(targets))),
-                tuple(targets),
-                1 / (len(prefixes) * len(edits) * len(targets)),
+                tuple(range(first, first + len(wanted))),
+                tuple(wanted),
+                1 / (len(asked) * len(edits) * len(wanted)),
             )
     prompt = encode_in_context(tokenizer, prefixes, 0, KL_PROMPT, edits[0].subject)
     yield SearchRow(number, None, prompt.ids, prompt.subject_index, (len(prompt.ids) - 1,), (), kl_weight)

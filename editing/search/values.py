@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.chat import ChatTemplate, check_conversations
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import SearchError
@@ -58,13 +59,15 @@ def search_values(
     layer: int,
     config: ValueSearchConfig,
     prefixes: Sequence[str],
+    chat: ChatTemplate | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SearchedValue]:
     """z* of every edit at the output of `layer`, searched on the model as it stands; the model is not changed.
 
     Edits of one key have the same one, searched for all of their targets together.
 
-    `prefixes` are the contexts, the empty one first. `on_progress` hears after every step how far it
+    `prefixes` are the contexts, the empty one first; with `chat` the conversation that asks for a fact is one more, in
+    which the answer alone is to be said. `on_progress` hears after every step how far it
     is, of how much, in units that take about the same time.
 
     Raises:
@@ -74,6 +77,7 @@ def search_values(
     """
     check_layers(model, layout, (layer,))
     check_edits(model, tokenizer, edits, prefixes)
+    check_conversations(model, edits, chat)
     groups = key_groups(tokenizer, edits, prefixes)
     found: list[SearchedValue] = []
     upper = UpperLayers(model, layout, layer)
@@ -88,7 +92,7 @@ def search_values(
             rows = [
                 row
                 for i, some in enumerate(together)
-                for row in rows_of(tokenizer, i, some, prefixes, config.kl_weight)
+                for row in rows_of(tokenizer, i, some, prefixes, config.kl_weight, chat)
             ]
             search = _Search(upper, config, rows, [len(some) for some in together], pad_token(tokenizer))
             found += search.run([", ".join(f"'{edit.id}'" for edit in some) for some in together], tell)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from editing.cache import Cache
+from editing.chat import chat_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
-from editing.edit import Edit
+from editing.edit import SLOT, Edit
 from editing.groups import key_name
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
@@ -144,6 +145,7 @@ class Session:
                 self.method_input.layers[-1],
                 self.config.search,
                 self.method_input.prefixes,
+                self.method_input.chat,
                 on_progress,
             )
         return torch.stack([value.z_star for value in found])
@@ -249,10 +251,10 @@ class Session:
             "layer": self.method_input.layers[-1],
             "prefixes": self.method_input.prefixes,
         }
-        stated = [
-            _content(Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new))
-            for edit in edits
-        ]
+        kept = {"subject", "prompt", "target_new"}
+        if (chat := self.method_input.chat) is not None:
+            search["chat"], kept = chat.prompt(SLOT), kept | {"question"}
+        stated = [_content(Edit(id="value", **edit.model_dump(include=kept))) for edit in edits]
         return [self.loaded.digest, search, *stated]
 
 
@@ -289,10 +291,20 @@ def open_session(
     ready = base.for_asking(config) if only_asked else base.make(layout, layers, config, statistics_texts)
     weights = EditedWeights(loaded.model, layout)
     given = MethodInput(
-        loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights
+        loaded.model,
+        loaded.tokenizer,
+        layout,
+        layers,
+        ready.statistics,
+        KeyHistory(),
+        ready.prefixes,
+        weights,
+        chat=chat_of(loaded.tokenizer, spec.template),
     )
     return Session(loaded, config, given, weights, cache, ready.held_out)
 
 
 def _content(edit: Edit) -> dict[str, object]:
-    return edit.model_dump(exclude={"id"})
+    """What an edit says and asks; a field of a later release is left out where it is empty: cached results last."""
+    later = {"question"} if edit.question is None else set()
+    return edit.model_dump(exclude={"id"} | later)
