@@ -105,8 +105,12 @@ class Edit(BaseModel):
     paraphrases: Annotated[tuple[Prompt, ...], Field(max_length=PROBES)] = Field(
         (), description="Other ways to ask, whole sentences with the subject filled in."
     )
+    # Left out where it is empty, as every field that release 0.1 does not know: what is stored of a request is its
+    # content, by which it is known again.
     question: Prompt | None = Field(
-        None, description="How a person would ask in a chat, with '{}' for the subject; none: to complete the prompt."
+        None,
+        exclude_if=lambda value: value is None,
+        description="How a person would ask in a chat, with '{}' for the subject; none: to complete the prompt.",
     )
     neighborhood: Annotated[tuple[Probe, ...], Field(max_length=PROBES)] = Field(
         (), description="Prompts about other things, to be answered as before."

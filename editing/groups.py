@@ -32,25 +32,33 @@ class KeyGroup:
         return (len(self.edits) + self.live) * (REWRITTEN_WEIGHT if self.live else 1.0)
 
 
-def key_name(tokenizer: PreTrainedTokenizerBase, edit: Edit, prefixes: Sequence[str]) -> Hashable:
-    """What the key of an edit is a function of, for a model: the tokens up to the subject's end.
+class KeyNames:
+    """What the keys of facts are functions of, for one model in its contexts; of each fact worked out once."""
 
-    Raises:
-        InvalidEdit: the subject is lost in tokenisation.
-    """
-    prompt = encode_in_context(tokenizer, prefixes, 0, edit.prompt, edit.subject)
-    return prompt.ids[: prompt.subject_index + 1]
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefixes: Sequence[str]) -> None:
+        self._tokenizer, self._prefixes = tokenizer, prefixes
+        self._known: dict[tuple[str, str], Hashable] = {}
 
+    def of(self, edit: Edit) -> Hashable:
+        """The tokens up to the subject's end.
 
-def key_groups(
-    tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], prefixes: Sequence[str]
-) -> list[tuple[int, ...]]:
-    """Numbers of the edits by their key, groups in the order of their first members.
+        Raises:
+            InvalidEdit: the subject is lost in tokenisation.
+        """
+        about = edit.subject, edit.prompt
+        if about not in self._known:
+            prompt = encode_in_context(self._tokenizer, self._prefixes, 0, edit.prompt, edit.subject)
+            self._known[about] = prompt.ids[: prompt.subject_index + 1]
+        return self._known[about]
 
-    Raises:
-        InvalidEdit: a subject is lost in tokenisation.
-    """
-    groups: dict[Hashable, list[int]] = {}
-    for number, edit in enumerate(edits):
-        groups.setdefault(key_name(tokenizer, edit, prefixes), []).append(number)
-    return [tuple(numbers) for numbers in groups.values()]
+    def groups(self, edits: Sequence[Edit]) -> list[tuple[int, ...]]:
+        """Numbers of the edits by their key, groups in the order of their first members. Raises as `of` does."""
+        groups: dict[Hashable, list[int]] = {}
+        for number, edit in enumerate(edits):
+            groups.setdefault(self.of(edit), []).append(number)
+        return [tuple(numbers) for numbers in groups.values()]
+
+    def sharing(self, edits: Sequence[Edit], live: Sequence[Edit]) -> list[Edit]:
+        """Those of the live facts that share a key with one of the edits. Raises as `of` does."""
+        names = {self.of(edit) for edit in edits}
+        return [edit for edit in live if self.of(edit) in names]

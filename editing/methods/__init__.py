@@ -19,7 +19,7 @@ from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
-from editing.groups import KeyGroup, key_groups, key_name
+from editing.groups import KeyGroup, KeyNames
 from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -159,12 +159,9 @@ def _grouped(
     given: MethodInput, edits: Sequence[Edit], live: Sequence[Edit] = ()
 ) -> tuple[MethodInput, list[tuple[int, ...]]]:
     """What a method is given with the groups of the edits, and the numbers of the edits of each."""
-    groups = key_groups(given.tokenizer, edits, given.prefixes)
-    known = Counter(key_name(given.tokenizer, edit, given.prefixes) for edit in live)
-    made = tuple(
-        KeyGroup(tuple(edits[i] for i in numbers), known[key_name(given.tokenizer, edits[numbers[0]], given.prefixes)])
-        for numbers in groups
-    )
+    keys = KeyNames(given.tokenizer, given.prefixes)
+    groups, known = keys.groups(edits), Counter(map(keys.of, live))
+    made = tuple(KeyGroup(tuple(edits[i] for i in numbers), known[keys.of(edits[numbers[0]])]) for numbers in groups)
     return replace(given, groups=made), groups
 
 

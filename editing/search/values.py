@@ -27,7 +27,7 @@ from editing.chat import ChatTemplate, check_conversations
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import SearchError
-from editing.groups import key_groups
+from editing.groups import KeyNames
 from editing.layout import ModelLayout, check_layers
 from editing.products import bfloat16_products, wants_bfloat16
 from editing.search.descent import Adam, Normalised
@@ -78,7 +78,7 @@ def search_values(
     check_layers(model, layout, (layer,))
     check_edits(model, tokenizer, edits, prefixes)
     check_conversations(model, edits, chat)
-    groups = key_groups(tokenizer, edits, prefixes)
+    groups = KeyNames(tokenizer, prefixes).groups(edits)
     found: list[SearchedValue] = []
     upper = UpperLayers(model, layout, layer)
     narrow = wants_bfloat16(config.products, model.dtype, model.device)

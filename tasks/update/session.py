@@ -1,8 +1,8 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from statistics import fmean
 
@@ -14,7 +14,7 @@ from editing.chat import chat_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
 from editing.edit import SLOT, Edit
-from editing.groups import key_name
+from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
 from editing.measure.metrics import EditScores, Known, evaluate
@@ -61,8 +61,6 @@ class Session:
     """What was said in each state of the weights that may come back."""
     perplexities: dict[tuple[int, tuple[str, ...], int], float] = field(default_factory=dict, repr=False)
     """By state of the weights, texts and tokens."""
-    key_names: dict[tuple[str, str], Hashable] = field(default_factory=dict, repr=False)
-    """What the key of a fact is a function of, by its subject and prompt."""
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
     """By state of the weights, prompt and tokens."""
 
@@ -91,7 +89,7 @@ class Session:
             return self.search(edits)
         at_once, steps = config.search.edits_at_once, config.search.steps
         known = [*live, *edits]
-        groups = [group for group in self._groups(known) if group[-1] >= len(live)]
+        groups = [group for group in self.keys.groups(known) if group[-1] >= len(live)]
 
         def make(missing: list[int]) -> Iterator[Tensor]:
             with Meter("values", len(missing) * steps) as meter:
@@ -111,21 +109,12 @@ class Session:
         """Those of the live facts that share a key with one of the edits; none for a method that knows no keys."""
         if not isinstance(self.config, LocatingConfig):
             return []
-        names = {self._key_name(edit) for edit in edits}
-        return [edit for edit in live if self._key_name(edit) in names]
+        return self.keys.sharing(edits, live)
 
-    def _groups(self, edits: Sequence[Edit]) -> list[tuple[int, ...]]:
-        groups: dict[Hashable, list[int]] = {}
-        for number, edit in enumerate(edits):
-            groups.setdefault(self._key_name(edit), []).append(number)
-        return [tuple(group) for group in groups.values()]
-
-    def _key_name(self, edit: Edit) -> Hashable:
-        """Remembered, since every batch asks for those of all live facts."""
-        about = edit.subject, edit.prompt
-        if about not in self.key_names:
-            self.key_names[about] = key_name(self.loaded.tokenizer, edit, self.method_input.prefixes)
-        return self.key_names[about]
+    @cached_property
+    def keys(self) -> KeyNames:
+        """By which facts are told to share a key."""
+        return KeyNames(self.loaded.tokenizer, self.method_input.prefixes)
 
     def search(
         self, edits: Sequence[Edit], on_progress: Callable[[int, int], None] = lambda done, total: None
@@ -305,6 +294,4 @@ def open_session(
 
 
 def _content(edit: Edit) -> dict[str, object]:
-    """What an edit says and asks; a field of a later release is left out where it is empty: cached results last."""
-    later = {"question"} if edit.question is None else set()
-    return edit.model_dump(exclude={"id"} | later)
+    return edit.model_dump(exclude={"id"})

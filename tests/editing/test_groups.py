@@ -5,7 +5,7 @@ import torch
 
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
-from editing.groups import key_groups
+from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.methods import compute_independent_updates, compute_update
 from editing.search.values import search_values
@@ -25,9 +25,11 @@ PREFIXES = ("", "The old man said so. ")
 
 def test_facts_are_together_whose_texts_are_the_same_up_to_the_subjects_end(tiny_llama):
     edits = [ADA[0], NILE, ADA[1], OTHER_BEGINNING, ADA[2]]
-    assert key_groups(tiny_llama.tokenizer, edits, PREFIXES) == [(0, 2, 4), (1,), (3,)]
+    keys = KeyNames(tiny_llama.tokenizer, PREFIXES)
+    assert keys.groups(edits) == [(0, 2, 4), (1,), (3,)]
+    assert keys.sharing([ADA[1], NILE], edits) == [ADA[0], NILE, ADA[1], ADA[2]]
     along = [Edit(subject="Nile", prompt=f"The river {{}} {verb}", target_new="x") for verb in ("ends in", "is in")]
-    assert key_groups(tiny_llama.tokenizer, [*along, NILE], PREFIXES) == [(0, 1, 2)]
+    assert keys.groups([*along, NILE]) == [(0, 1, 2)]
 
 
 @pytest.mark.slow
