@@ -36,6 +36,11 @@ from editing.weights import Factors, WeightUpdate, overlay
 TOKENS_AT_ONCE = 1024
 """Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
 
+NEAR_COSINE = 0.5
+"""Keys so alike that writing one value changes what the other gives. Measured on SmolLM2-135M, layer 5: two people of
+one surname have 0.65 to 0.91, others at most 0.27."""
+NEAR_AT_MOST = 200
+
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
 
@@ -136,6 +141,39 @@ def encoded(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPromp
         [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
         for context in range(len(prefixes))
     ]
+
+
+def nearly_alike(given: MethodInput, edits: Sequence[Edit], others: Sequence[Edit]) -> list[int]:
+    """Numbers of those of `others` whose key is nearly one of the edits' and not the same: NEAR_COSINE and more.
+
+    Only subjects that end in the same token can be so near; the last NEAR_AT_MOST of those are looked at.
+
+    Raises:
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    asked, known = (
+        [encode_in_context(given.tokenizer, given.prefixes, 0, edit.prompt, edit.subject) for edit in some]
+        for some in (edits, others)
+    )
+    ends, names = {_end(prompt) for prompt in asked}, {_upto_end(prompt) for prompt in asked}
+    like = [i for i, prompt in enumerate(known) if _end(prompt) in ends and _upto_end(prompt) not in names]
+    like = like[-NEAR_AT_MOST:]
+    if not like:
+        return []
+    layer, prompts = given.layers[-1], [*asked, *(known[i] for i in like)]
+    reader = SubjectReader(given.model, given.layout, pad_token(given.tokenizer))
+    [keys_nd] = _gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
+    unit_nd = torch.nn.functional.normalize(keys_nd, dim=1)
+    near = (unit_nd[len(asked) :] @ unit_nd[: len(asked)].T).amax(1) >= NEAR_COSINE
+    return [i for i, one in zip(like, near.tolist(), strict=True) if one]
+
+
+def _end(prompt: EncodedPrompt) -> int:
+    return prompt.ids[prompt.subject_index]
+
+
+def _upto_end(prompt: EncodedPrompt) -> tuple[int, ...]:
+    return prompt.ids[: prompt.subject_index + 1]
 
 
 def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:

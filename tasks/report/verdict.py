@@ -35,7 +35,7 @@ MEASURES = {
         "Neighbors without an answer: changed", "no longer begin with what the base says", "lost"
     ),
     "same_subject": Measure(
-        "Earlier facts of the subject: lost", "corrections that begin alike and share one value with a new one", "lost"
+        "Earlier facts of like subjects: lost", "corrections that are written where a new one is, or nearly", "lost"
     ),
     "fluency": Measure("Fluency", "how varied its text is, against the base", "ratio"),
     "perplexity": Measure("Perplexity", "on fixed text, against the base", "ratio"),

@@ -8,6 +8,7 @@ from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.methods import compute_independent_updates, compute_update
+from editing.methods.locate import NEAR_COSINE, locate, nearly_alike
 from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tests.editing.test_methods import EVERY_SEARCH, states, strong, tiny_input, wanted
@@ -96,3 +97,16 @@ def test_a_group_that_grows_reaches_its_new_value(tiny_llama_f64, method):
     given.history.add(grown.keys)
     after = (states(given)[:2] - torch.cat([new, z_star[1:]])).norm(dim=1)
     assert after[0] < 0.25 * before[0]
+
+
+def test_facts_are_near_whose_keys_are_alike_and_not_the_same(tiny_llama_f64, monkeypatch):
+    given = tiny_input(tiny_llama_f64, "memit")
+    byron = Edit(subject="Lord Lovelace", prompt="{} speaks", target_new="Greek")
+    others = [ADA[1], NILE, byron, OTHER_BEGINNING]
+    near = nearly_alike(given, [ADA[0]], others)
+    keys = [locate(given, [edit], torch.zeros(1, 32), given.layers[-1], [{}]).bare_nd for edit in (ADA[0], *others)]
+    alike = [torch.nn.functional.cosine_similarity(keys[0], key).item() for key in keys[1:]]
+    assert near == [i for i in (2, 3) if alike[i] >= NEAR_COSINE] and 2 in near and alike[0] > 0.999
+    monkeypatch.setattr("editing.methods.locate.NEAR_AT_MOST", 1)
+    assert nearly_alike(given, [ADA[0]], others) == [i for i in near if i == 3]
+    assert nearly_alike(given, [NILE], [ADA[0]]) == []

@@ -57,15 +57,16 @@ def test_every_broken_threshold_is_told():
     assert len(reasons(efficacy_prob=0.0, fluency_ratio=0.0, perplexity_ratio=9.0, retained_efficacy_prob=0.0)) == 4
 
 
-def test_an_earlier_fact_that_shares_its_value_with_a_new_one_must_hold_whatever_the_policy():
-    def checks(**shared: float) -> tuple[Check, ...]:
-        found = judge(Measured(GOOD, {"e": Lost()}, SAMPLES, shared), POLICY)
+def test_an_earlier_fact_that_is_written_where_a_new_one_is_must_hold_whatever_the_policy():
+    def checks(**beside: float) -> tuple[Check, ...]:
+        found = judge(Measured(GOOD, {"e": Lost()}, SAMPLES, beside), POLICY)
         return tuple(check for check in found if check.measure == "same_subject")
 
     assert checks() == ()
     [held] = checks(one=1.0, other=1.0)
     assert held.holds and (held.value, held.sample) == (0, 2)
-    assert reasons_of(checks(one=1.0, other=0.0)) == ("earlier facts that begin alike no longer hold: 'other'",)
+    [said] = reasons_of(checks(one=1.0, other=0.0))
+    assert said == "earlier facts of the same subject, or one nearly alike, no longer hold: 'other'"
 
 
 def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[EditScores, EditScores]:
