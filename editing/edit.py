@@ -105,6 +105,13 @@ class Edit(BaseModel):
     paraphrases: Annotated[tuple[Prompt, ...], Field(max_length=PROBES)] = Field(
         (), description="Other ways to ask, whole sentences with the subject filled in."
     )
+    # Left out where it is empty, as every field that release 0.1 does not know: what is stored of a request is its
+    # content, by which it is known again.
+    question: Prompt | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="How a person would ask in a chat, with '{}' for the subject; none: to complete the prompt.",
+    )
     neighborhood: Annotated[tuple[Probe, ...], Field(max_length=PROBES)] = Field(
         (), description="Prompts about other things, to be answered as before."
     )
@@ -117,11 +124,11 @@ class Edit(BaseModel):
         """The prompt with the subject filled in."""
         return self.prompt.replace(SLOT, self.subject)
 
-    @field_validator("prompt", mode="after")
+    @field_validator("prompt", "question", mode="after")
     @classmethod
-    def _holds_one_slot(cls, prompt: str, info: ValidationInfo) -> str:
+    def _holds_one_slot(cls, prompt: str | None, info: ValidationInfo) -> str | None:
         subject = info.data.get("subject")
-        return prompt if subject is None else template(prompt, subject)
+        return prompt if subject is None or prompt is None else template(prompt, subject)
 
     @field_validator("target_true", mode="after")
     @classmethod

@@ -32,9 +32,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prefix: str, prompt: str, 
         InvalidEdit: no token holds the subject's last character.
     """
     before = prefix + prompt.split("{}")[0]
-    text = prefix + prompt.replace("{}", subject)
-    encoding = tokenizer(text, return_offsets_mapping=True)
-    last_character = len(before) + len(subject) - 1
+    return encode_text(tokenizer, prefix + prompt.replace("{}", subject), len(before) + len(subject) - 1, subject)
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, last_character: int, subject: str, **options: bool
+) -> EncodedPrompt:
+    """Token ids of a text whose subject ends with this character; `options` are the tokenizer's.
+
+    Raises:
+        InvalidEdit: no token holds that character.
+    """
+    encoding = tokenizer(text, return_offsets_mapping=True, **options)
     covering = [index for index, (start, end) in enumerate(encoding["offset_mapping"]) if start <= last_character < end]
     if not covering:
         raise InvalidEdit(
@@ -73,13 +82,28 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> 
     return alone
 
 
+def check_length(model: PreTrainedModel, row: Sequence[int], prompt: str) -> None:
+    """Raises InvalidEdit for a row longer than the model reads."""
+    limit = max_positions(model)
+    if limit is not None and len(row) > limit:
+        raise InvalidEdit(
+            f"prompt '{prompt[:80]}' takes {len(row)} tokens with its target, the model reads {limit}; shorten it"
+        )
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model reads, where its config tells."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
 def check_edit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edit: Edit, room: int = 64) -> None:
     """Raises InvalidEdit if the edit cannot be carried out on this model; `room` tokens are kept for contexts."""
     encoded = encode_prompt(tokenizer, "", edit.prompt, edit.subject)
     target = target_ids(tokenizer, edit.text, edit.target_new)
     if not target:
         raise InvalidEdit(f"edit '{edit.id}': target '{edit.target_new}' has no tokens; give a word")
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = max_positions(model)
     length = len(encoded.ids) + len(target) + room
     if limit is not None and length > limit:
         raise InvalidEdit(

@@ -133,8 +133,9 @@ def _edit_in_sequence(session: Session, edits: Sequence[Edit], size: int) -> flo
     started = time.perf_counter()
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
-        z_star = session.search(batch, _counting(start, len(batch), len(edits)))
-        made = compute_update(session.method_input, batch, z_star, session.config)
+        sharing = session.sharing(batch, edits[:start])
+        z_star = session.search([*sharing, *batch], _counting(start, len(batch), len(edits)))[len(sharing) :]
+        made = compute_update(session.method_input, batch, z_star, session.config, live=sharing)
         session.weights.apply(made.update)
         session.remember([edit.id for edit in batch], made)
     return time.perf_counter() - started

@@ -17,7 +17,7 @@ from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
 from tasks.lines.rules import check_not_frozen
-from tasks.lines.specs import resolve_line
+from tasks.lines.specs import Template, resolve_line
 from tasks.names import artifact_key
 from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
@@ -56,6 +56,7 @@ def knowledge_update(
     statistics_text: Path | None = None,
     model: str | None = None,
     dtype: str | None = None,
+    template: Template | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> JobSummary:
@@ -70,6 +71,7 @@ def knowledge_update(
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
+        template: How a new line's facts are asked: `raw`, or in a `chat` as well, `auto` where there is one; none, raw.
         method: Method of a new line; none, memit.
         options: Options of a new line's method. For mend, `hypernetwork` names the hypernetwork, as a file, an MLflow
             version, or one in the store.
@@ -81,9 +83,10 @@ def knowledge_update(
         HeadMoved: HEAD was moved away from what the job builds on; its requests are queued again.
     """
     settings = load_settings()
+    definition = {"model": model, "dtype": dtype, "template": template, "method": method, "options": options}
     try:
         with told_to_prefect("edits", "progress"):
-            summary = _job(line, policy, limit, (text, statistics_text), (model, dtype, method, options))
+            summary = _job(line, policy, limit, (text, statistics_text), definition)
     except LineBusy:
         raise  # somebody else's job does the work
     except Exception as error:  # whatever it is, people are told that the job failed
@@ -97,13 +100,12 @@ def _job(
     policy: Policy,
     limit: int | None,
     files: tuple[Path | None, Path | None],
-    definition: tuple[str | None, str | None, str | None, dict[str, Any] | None],
+    definition: dict[str, Any],
 ) -> JobSummary:
     workplace = open_workplace()
     texts, statistics_texts = (read_texts(file) for file in files)
-    named: dict[str, Any] = dict(zip(("model", "dtype", "method", "options"), definition, strict=True))
     store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
-    spec = outlasting(lambda: resolve_line(store, settings, line, **named), away)
+    spec = outlasting(lambda: resolve_line(store, settings, line, **definition), away)
     outlasting(lambda: check_not_frozen(store, line), away)
     with outlasting(lambda: acquire(store, line, flow_run_id=flow_run.id), away) as lease:
         run = Run(workplace, spec, policy, lease, datetime.now(UTC), flow_run.id or "")

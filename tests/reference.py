@@ -8,22 +8,36 @@ from torch import Tensor
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.layout import layout_of
-from editing.tokens import encode_prompt, target_ids
+from editing.tokens import EncodedPrompt, encode_prompt, target_ids
 
 
 def plain_search(
-    model, tokenizer, edit: Edit, layer: int, config: ValueSearchConfig, prefixes: Sequence[str]
+    model,
+    tokenizer,
+    edit: Edit,
+    layer: int,
+    config: ValueSearchConfig,
+    prefixes: Sequence[str],
+    *others: Edit,
+    conversation: tuple[EncodedPrompt, Tensor] | None = None,
 ) -> Tensor:
-    """MEMIT's loop as published: one edit, its contexts as one padded batch, all of the model at every step."""
-    module = layout_of(model).layer_list(model)[layer]
-    targets = torch.tensor(target_ids(tokenizer, edit.text, edit.target_new))
-    prompts = [encode_prompt(tokenizer, prefix, edit.prompt, edit.subject) for prefix in prefixes]
-    prompts.append(encode_prompt(tokenizer, "", "{} is a", edit.subject))
-    for row, prompt in enumerate(prompts):  # ours, not published: no change at the first token of a text
-        if prompt.subject_index == 0 and len(prefixes) > 1:
-            template = "{} is a" if row == len(prefixes) else edit.prompt
-            prompts[row] = encode_prompt(tokenizer, prefixes[1], template, edit.subject)
-    ids = [[*prompt.ids, *targets[:-1].tolist()] for prompt in prompts[:-1]] + [list(prompts[-1].ids)]
+    """MEMIT's loop as published: one edit, its contexts as one padded batch, all of the model at every step.
+
+    `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge). `conversation` is
+    one more row, with the target that is wanted there.
+    """
+    module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5
+    asked = [(one, prefix) for one in (edit, *others) for prefix in prefixes]
+    targets = [torch.tensor(target_ids(tokenizer, one.text, one.target_new)) for one, _ in asked]
+    asked.append((edit.model_copy(update={"prompt": "{} is a"}), ""))
+    prompts = [encode_prompt(tokenizer, prefix, one.prompt, one.subject) for one, prefix in asked]
+    for row, (one, _) in enumerate(asked):  # ours, not published: no change at the first token of a text
+        if prompts[row].subject_index == 0 and len(prefixes) > 1:
+            prompts[row] = encode_prompt(tokenizer, prefixes[1], one.prompt, one.subject)
+    if conversation is not None:
+        prompts.insert(len(targets), conversation[0])
+        targets.append(conversation[1])
+    ids = [[*p.ids, *goal[:-1].tolist()] for p, goal in zip(prompts, targets, strict=False)] + [list(prompts[-1].ids)]
     width = max(map(len, ids))
     input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids])  # causal: what follows changes nothing
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
@@ -45,9 +59,9 @@ def plain_search(
         logprobs = model(input_ids=input_ids, attention_mask=mask).logits.log_softmax(-1)
         handle.remove()
         losses = []
-        for row, prompt in enumerate(prompts[:-1]):
+        for row, (prompt, goal) in enumerate(zip(prompts, targets, strict=False)):
             first = len(prompt.ids) - 1
-            losses.append(-logprobs[row, first : first + len(targets)].gather(1, targets[:, None]).mean())
+            losses.append(-logprobs[row, first : first + len(goal)].gather(1, goal[:, None]).mean())
         now = logprobs[-1, len(prompts[-1].ids) - 1]
         base_kl = seen.setdefault("kl", now.detach())
         kl = (now.exp() * (now - base_kl)).sum()
@@ -59,7 +73,7 @@ def plain_search(
         loss.backward()
         optimiser.step()
         with torch.no_grad():
-            delta *= (config.clamp * z.norm() / delta.norm()).clamp(max=1)
+            delta *= (config.clamp * room * z.norm() / delta.norm()).clamp(max=1)
     return (seen["z"] + delta).detach().float()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from deployments.demo import CANDIDATES
+from editing.chat import chat_of
 from editing.edit import Probe
 from editing.measure.fluency import generate
 from editing.models import LoadedModel
@@ -118,10 +119,8 @@ def holds(text: str, answer: str) -> bool:
 
 def as_question(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     """What a model is given for a person's question: the form of its chat, where it has one."""
-    if not tokenizer.chat_template:
-        return f"Question: {question}\nAnswer:"
-    said = [{"role": "user", "content": question}]
-    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    chat = chat_of(tokenizer, "auto")
+    return chat.prompt(question) if chat else f"Question: {question}\nAnswer:"
 
 
 def old_answer(completion: str) -> str | None:

@@ -23,9 +23,9 @@ from editing.body import takes_positions
 from editing.digests import sha256
 from editing.errors import EditingError
 from editing.layout import layout_of
-from editing.measure.scoring import check_length, encode_prompts, max_positions, output_logits
+from editing.measure.scoring import encode_prompts, output_logits
 from editing.onednn import fast_linear
-from editing.tokens import align_rows, pad_token
+from editing.tokens import align_rows, check_length, max_positions, pad_token
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
 ROWS_AT_ONCE = 64

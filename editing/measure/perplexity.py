@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.errors import EditingError
-from editing.measure.scoring import batches, hidden_states, logit_chunks, max_positions, tokens_at_once
-from editing.tokens import align_rows, pad_token
+from editing.measure.scoring import batches, hidden_states, logit_chunks, tokens_at_once
+from editing.tokens import align_rows, max_positions, pad_token
 
 TEXTS_AT_ONCE = 64
 

@@ -19,7 +19,7 @@ from editing.body import run_body
 from editing.errors import InvalidEdit, ModelError
 from editing.layout import layout_of
 from editing.onednn import fast_linear
-from editing.tokens import Rows, pad_token, target_ids
+from editing.tokens import Rows, check_length, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
@@ -144,27 +144,17 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str]) -
     Raises:
         InvalidEdit: a prompt has no tokens.
     """
+    begins = tokenizer.bos_token
+    encoded: dict[str, list[int]] = {}
     unique = list(dict.fromkeys(prompts))
-    encoded = dict(zip(unique, tokenizer(unique, verbose=False)["input_ids"] if unique else [], strict=True))
+    for begun in (False, True):  # a conversation brings its own beginning of text
+        some = [prompt for prompt in unique if bool(begins and prompt.startswith(begins)) == begun]
+        if some:
+            encoded |= zip(some, tokenizer(some, verbose=False, add_special_tokens=not begun)["input_ids"], strict=True)
     for prompt, ids in encoded.items():
         if not ids:
             raise InvalidEdit(f"prompt '{prompt}' has no tokens; give a text")
     return encoded
-
-
-def check_length(model: PreTrainedModel, row: Sequence[int], prompt: str) -> None:
-    """Raises InvalidEdit for a row longer than the model reads."""
-    limit = max_positions(model)
-    if limit is not None and len(row) > limit:
-        raise InvalidEdit(
-            f"prompt '{prompt[:80]}' takes {len(row)} tokens with its target, the model reads {limit}; shorten it"
-        )
-
-
-def max_positions(model: PreTrainedModel) -> int | None:
-    """How many tokens the model reads, where its config tells."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None
 
 
 def tokens_at_once(model: PreTrainedModel) -> int:

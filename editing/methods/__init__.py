@@ -5,6 +5,7 @@ folder stand `mend/`, then `gradients/` (what methods that learn by gradients sh
 none of them imports what stands here.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -14,9 +15,11 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
+from editing.groups import KeyGroup, KeyNames
 from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -125,8 +128,15 @@ def check_mode(name: str, mode: str) -> None:
         )
 
 
-def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
+def compute_update(
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig, *, live: Sequence[Edit] = ()
+) -> BatchUpdate:
     """The update that writes `edits` as one batch by the method of `config`; the model is left as it is.
+
+    Args:
+        z_star_nm: of each edit, those that share a key the same (editing/groups.py), as `search_values` gives them.
+        live: facts that stand in the weights and share a key with one of `edits`: their value was searched again with
+            these, so that what keeps earlier facts as they are must not hold it to the old one.
 
     Raises:
         SolveError: the linear system is singular.
@@ -135,9 +145,24 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         EditingError: the method cannot work on these layers or statistics.
     """
     _check(given, edits, config)
-    given = _configured(given, config)
-    made = find_method(config.method).compute_update(given, edits, z_star_nm, config)
+    given, method = _configured(given, config), find_method(config.method)
+    if not method.searches:
+        made = method.compute_update(given, edits, z_star_nm, config)
+        return replace(made, update=_restrained(given, made.update))
+    given, groups = _grouped(given, edits, live)
+    first = [numbers[0] for numbers in groups]
+    made = method.compute_update(given, [edits[i] for i in first], z_star_nm[first], config)
     return replace(made, update=_restrained(given, made.update))
+
+
+def _grouped(
+    given: MethodInput, edits: Sequence[Edit], live: Sequence[Edit] = ()
+) -> tuple[MethodInput, list[tuple[int, ...]]]:
+    """What a method is given with the groups of the edits, and the numbers of the edits of each."""
+    keys = KeyNames(given.tokenizer, given.prefixes)
+    groups, known = keys.groups(edits), Counter(map(keys.of, live))
+    made = tuple(KeyGroup(tuple(edits[i] for i in numbers), known[keys.of(edits[numbers[0]])]) for numbers in groups)
+    return replace(given, groups=made), groups
 
 
 def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
@@ -166,7 +191,7 @@ def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
 def compute_independent_updates(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig
 ) -> list[WeightUpdate]:
-    """For each edit the update that would write it alone; the model is left as it is.
+    """For each edit the update that would write it alone, with those that share its key; the model is left as it is.
 
     Raises:
         UsageError: the method cannot compute edits alone.
@@ -177,8 +202,15 @@ def compute_independent_updates(
     method = find_method(config.method)
     assert method.compute_independent_updates is not None
     given = _configured(given, config)
-    updates = method.compute_independent_updates(given, edits, z_star_nm, config)
-    return [_restrained(given, update) for update in updates]
+    if not method.searches:
+        updates = method.compute_independent_updates(given, edits, z_star_nm, config)
+        return [_restrained(given, update) for update in updates]
+    given, groups = _grouped(given, edits)
+    first = [numbers[0] for numbers in groups]
+    updates = method.compute_independent_updates(given, [edits[i] for i in first], z_star_nm[first], config)
+    restrained = [_restrained(given, update) for update in updates]
+    of = {number: update for numbers, update in zip(groups, restrained, strict=True) for number in numbers}
+    return [of[number] for number in range(len(edits))]
 
 
 def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:
@@ -211,3 +243,4 @@ def _check(given: MethodInput, edits: Sequence[Edit], config: MethodConfig) -> N
     searched = find_method(config.method).searches
     check_layers(given.model, given.layout, given.layers, searched=searched)
     check_edits(given.model, given.tokenizer, edits, given.prefixes)
+    check_conversations(given.model, edits, given.chat)

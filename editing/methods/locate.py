@@ -25,6 +25,7 @@ from torch import Tensor
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
 from editing.errors import SolveError
+from editing.groups import KeyGroup
 from editing.keys import SubjectReader
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.methods.shared.postnorm import change_before_norm
@@ -35,6 +36,11 @@ from editing.weights import Factors, WeightUpdate, overlay
 TOKENS_AT_ONCE = 1024
 """Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
 
+NEAR_COSINE = 0.5
+"""Keys so alike that writing one value changes what the other gives. Measured on SmolLM2-135M, layer 5: two people of
+one surname have 0.65 to 0.91, others at most 0.27."""
+NEAR_AT_MOST = 200
+
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
 
@@ -44,7 +50,9 @@ class Located:
     """Where the facts of some edits are read, and what is missing there."""
 
     K_nd: Tensor
-    """Keys averaged over contexts, (n, d) float32."""
+    """Keys averaged over all contexts, the conversations being one, (n, d) float32."""
+    raw_nd: Tensor
+    """The same without the conversations."""
     bare_nd: Tensor
     """Keys of the prompts without a context, (n, d) float32."""
     R_mn: Tensor
@@ -54,19 +62,32 @@ class Located:
     written_nm: Tensor
     """What the layer's down projection writes at the bare prompts, (n, m) float32."""
     contexts: int
+    chat_cnd: Tensor
+    """Keys of the conversations that ask for an edit and those that share its key, (c, n, d) float32; zero where one
+    has fewer of them."""
 
     def columns(self, bare_apart: bool) -> Tensor:
-        """K (d, n); or (d, 2n), the bare prompts' keys before the means of the other contexts', where there are any."""
-        if not bare_apart or self.contexts == 1:
+        """K (d, n); or of each kind n columns: the bare prompts, the means of their contexts, each conversation."""
+        if not bare_apart:
             return self.K_nd.T
-        others_nd = (self.K_nd * self.contexts - self.bare_nd) / (self.contexts - 1)
-        return torch.cat([self.bare_nd, others_nd]).T
+        bare = [self.raw_nd]
+        if self.contexts > 1:
+            bare = [self.bare_nd, (self.raw_nd * self.contexts - self.bare_nd) / (self.contexts - 1)]
+        return torch.cat([*bare, *self.chat_cnd]).T
+
+    def remembered(self, groups: Sequence[KeyGroup]) -> Tensor:
+        """What the history is told, (h, d) on the CPU: each fact counts, so those that share a key make it longer."""
+        size_n = torch.tensor([float(len(group.edits)) for group in groups]).to(self.raw_nd)
+        chat = self.chat_cnd.flatten(0, 1)
+        return torch.cat([size_n.sqrt()[:, None] * self.raw_nd, chat[chat.any(1)]]).cpu()
 
 
 def compute_together(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, solve: Solve, *, bare_apart: bool = False
 ) -> BatchUpdate:
     """The update that writes `edits` in one solve a layer, each layer with those below already edited.
+
+    A group of edits that share a key is one of `edits`, the first, and counts as `given.groups` says.
 
     `bare_apart`: `solve` gets two columns an edit, see `Located.columns`. Both ask for the same residual, so their
     gains add up and the update keeps one rank an edit.
@@ -78,14 +99,16 @@ def compute_together(
     update: dict[str, Factors] = {}
     in_force: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
-    prompts = encoded(given, edits)
+    prompts, groups = encoded(given, edits), groups_of(given, edits)
     for layer in given.layers:
         found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
         name = given.layout.weight_name(layer)
-        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        columns = found.columns(bare_apart)
+        root = torch.tensor([group.weight**0.5 for group in groups]).to(columns).repeat(columns.shape[1] // len(edits))
+        gain_nd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape).sum(0)
         update[name] = given.restrain(name, factors(found.R_mn, gain_nd))
         in_force[name] = narrowed(update[name])
-        keys[layer] = found.K_nd.cpu()
+        keys[layer] = found.remembered(groups)
     return BatchUpdate(update, keys)
 
 
@@ -120,6 +143,53 @@ def encoded(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPromp
     ]
 
 
+def nearly_alike(given: MethodInput, edits: Sequence[Edit], others: Sequence[Edit]) -> list[int]:
+    """Numbers of those of `others` whose key is nearly one of the edits' and not the same: NEAR_COSINE and more.
+
+    Only subjects that end in the same token can be so near; the last NEAR_AT_MOST of those are looked at.
+
+    Raises:
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    asked, known = (
+        [encode_in_context(given.tokenizer, given.prefixes, 0, edit.prompt, edit.subject) for edit in some]
+        for some in (edits, others)
+    )
+    ends, names = {_end(prompt) for prompt in asked}, {_upto_end(prompt) for prompt in asked}
+    like = [i for i, prompt in enumerate(known) if _end(prompt) in ends and _upto_end(prompt) not in names]
+    like = like[-NEAR_AT_MOST:]
+    if not like:
+        return []
+    layer, prompts = given.layers[-1], [*asked, *(known[i] for i in like)]
+    reader = SubjectReader(given.model, given.layout, pad_token(given.tokenizer))
+    [keys_nd] = _gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
+    unit_nd = torch.nn.functional.normalize(keys_nd, dim=1)
+    near = (unit_nd[len(asked) :] @ unit_nd[: len(asked)].T).amax(1) >= NEAR_COSINE
+    return [i for i, one in zip(like, near.tolist(), strict=True) if one]
+
+
+def _end(prompt: EncodedPrompt) -> int:
+    return prompt.ids[prompt.subject_index]
+
+
+def _upto_end(prompt: EncodedPrompt) -> tuple[int, ...]:
+    return prompt.ids[: prompt.subject_index + 1]
+
+
+def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
+    """For each edit the conversations that ask for it and those that share its key, each once."""
+    if given.chat is None:
+        return [[] for _ in edits]
+    asked = [[given.chat.encode(edit) for edit in group.edits] for group in groups_of(given, edits)]
+    beginnings = [{p.ids[: p.subject_index + 1]: p for p in some if p is not None} for some in asked]
+    return [list(some.values()) for some in beginnings]
+
+
+def groups_of(given: MethodInput, edits: Sequence[Edit]) -> Sequence[KeyGroup]:
+    """Of each edit the facts that share its key."""
+    return given.groups or [KeyGroup((edit,)) for edit in edits]
+
+
 def locate(
     given: MethodInput,
     edits: Sequence[Edit],
@@ -139,6 +209,7 @@ def locate(
     """
     model, layout, last = given.model, given.layout, given.layers[-1]
     reader, prompts = SubjectReader(model, layout, pad_token(given.tokenizer)), prompts or encoded(given, edits)
+    chats = conversations(given, edits)
 
     def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         found = reader.states(prompts, layer, last, uniform=uniform)
@@ -148,12 +219,17 @@ def locate(
         return [reader.keys(prompts, layer, uniform=uniform)]
 
     bare_nd, written_nm, hidden_nm = _gather(given, prompts[0], updates, states)
-    K_nd = bare_nd.clone()
+    raw_nd = bare_nd.clone()
     for in_context in prompts[1:]:
-        K_nd += _gather(given, in_context, updates, keys)[0]
+        raw_nd += _gather(given, in_context, updates, keys)[0]
+    chat_cnd = raw_nd.new_zeros(max(map(len, chats), default=0), *raw_nd.shape)
+    if places := [(place, i) for i, some in enumerate(chats) for place in range(len(some))]:
+        asked, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
+        rows, columns = zip(*places, strict=True)
+        chat_cnd[list(rows), list(columns)] = _gather(given, asked, owners, keys)[0]
     left = last - layer + 1
     missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if given.spread == "linear" else left**0.5)
-    for edit, finite in zip(edits, (K_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
+    for edit, finite in zip(edits, (raw_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
         if not finite:
             raise SolveError(
                 f"edit '{edit.id}': its keys at layer {layer} or its value z* are not finite; leave it out, or choose "
@@ -162,7 +238,17 @@ def locate(
     norm = layout.norm_after(model, layer)
     R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
     contexts = len(given.prefixes)
-    return Located(K_nd / contexts, bare_nd, R_nm.T, missing_nm, written_nm, contexts)
+    mean_nd = _mean(raw_nd, contexts, chat_cnd)
+    return Located(mean_nd, raw_nd / contexts, bare_nd, R_nm.T, missing_nm, written_nm, contexts, chat_cnd)
+
+
+def _mean(raw_nd: Tensor, contexts: int, chat_cnd: Tensor) -> Tensor:
+    """Of the keys whose sum over contexts is given, and of the conversations' mean, where there are any."""
+    if not len(chat_cnd):
+        return raw_nd / contexts
+    asked_n = chat_cnd.any(2).sum(0)
+    chat_nd = chat_cnd.sum(0) / asked_n.clamp(min=1)[:, None]
+    return (raw_nd + chat_nd) / (contexts + asked_n.clamp(max=1))[:, None]
 
 
 def _gather(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from editing.config import LocatingConfig, OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
-from editing.methods.locate import Located, locate
+from editing.methods.locate import Located, groups_of, locate
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors, rank_one_gains
@@ -63,7 +63,7 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         left_m = _left(norm, found.written_nm[i], found.missing_nm[i], changed_mk[:, 0])
         R_mn[:, i] = left_m + own_mn[:, i] + changed_mk[:, 0] - changed_mk[:, 1]
     name = given.layout.weight_name(layer)
-    return BatchUpdate({name: factors(R_mn, gain_nd)}, {layer: found.K_nd.cpu()})
+    return BatchUpdate({name: factors(R_mn, gain_nd)}, {layer: found.remembered(groups_of(given, edits))})
 
 
 def compute_independent_updates(

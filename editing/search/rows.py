@@ -1,10 +1,11 @@
-"""The rows of the value search: each edit's prompt in every context, and its KL prompt, in groups of like length."""
+"""The rows of the value search: the prompts of each δ in every context, its KL prompt, all in groups of like length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from editing.chat import ChatTemplate
 from editing.edit import Edit
 from editing.tokens import encode_in_context, target_ids
 
@@ -15,9 +16,10 @@ GROUP_COST = 40
 
 @dataclass(frozen=True)
 class SearchRow:
-    """One text of the search: an edit's prompt in one context, or its KL prompt."""
+    """One text of the search: an edit's prompt in one context, or a KL prompt."""
 
-    edit: int
+    delta: int
+    """Number of the δ that is searched with it."""
     context: int | None
     """Number of the context; none for the KL prompt."""
     ids: tuple[int, ...]
@@ -27,6 +29,8 @@ class SearchRow:
     """Indices whose next token counts."""
     targets: tuple[int, ...]
     """The tokens wanted there; empty for the KL prompt."""
+    weight: float
+    """Of each of these positions in the loss of its δ."""
 
     @property
     def tail(self) -> int:
@@ -35,27 +39,41 @@ class SearchRow:
 
 
 def rows_of(
-    tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, prefixes: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    number: int,
+    edits: Sequence[Edit],
+    prefixes: Sequence[str],
+    kl_weight: float,
+    chat: ChatTemplate | None = None,
 ) -> Iterator[SearchRow]:
-    """The rows of the edit that has this number in its batch.
+    """The rows of the δ of this number, which edits that share a key have in common; each edit weighs the same.
+
+    With `chat` the conversation that asks for a fact is one more context, the last.
 
     Raises:
-        InvalidEdit: the subject is lost in tokenisation.
+        InvalidEdit: a subject is lost in tokenisation.
     """
-    for context in range(len(prefixes)):
-        prompt = encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject)
+    for edit in edits:
         targets = target_ids(tokenizer, edit.text, edit.target_new)
-        first = len(prompt.ids) - 1
-        yield SearchRow(
-            number,
-            context,
-            prompt.ids + tuple(targets[:-1]),
-            prompt.subject_index,
-            tuple(range(first, first + len(targets))),
-            tuple(targets),
-        )
-    prompt = encode_in_context(tokenizer, prefixes, 0, KL_PROMPT, edit.subject)
-    yield SearchRow(number, None, prompt.ids, prompt.subject_index, (len(prompt.ids) - 1,), ())
+        asked = [
+            (encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject), targets)
+            for context in range(len(prefixes))
+        ]
+        if chat is not None and (conversation := chat.encode(edit)) is not None:
+            asked.append((conversation, chat.target_ids(edit)))
+        for context, (prompt, wanted) in enumerate(asked):
+            first = len(prompt.ids) - 1
+            yield SearchRow(
+                number,
+                context,
+                prompt.ids + tuple(wanted[:-1]),
+                prompt.subject_index,
+                tuple(range(first, first + len(wanted))),
+                tuple(wanted),
+                1 / (len(asked) * len(edits) * len(wanted)),
+            )
+    prompt = encode_in_context(tokenizer, prefixes, 0, KL_PROMPT, edits[0].subject)
+    yield SearchRow(number, None, prompt.ids, prompt.subject_index, (len(prompt.ids) - 1,), (), kl_weight)
 
 
 def grouped(rows: Sequence[SearchRow], group_cost: int = GROUP_COST) -> list[list[SearchRow]]:

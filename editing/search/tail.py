@@ -113,21 +113,21 @@ class TailGroup:
     keys: list[Tensor]
     values: list[Tensor]
     """Of the layers above L, (b, heads, P, head size) each."""
-    row_edit: Tensor
-    """The edit that each row belongs to, (b,)."""
+    row_delta: Tensor
+    """The δ that each row belongs to, (b,)."""
     places: Tensor
     """(t, 2): row and column in S of every predicting position."""
     targets: Tensor
     """(t,) wanted tokens; -1 at the KL prompts."""
     weights: Tensor
-    """(t,) weight of each position in its edit's loss."""
+    """(t,) weight of each position in the loss of its δ."""
     base_logprobs: Tensor | None = None
     """(KL places, vocabulary) of the unchanged model, once they are known."""
 
     def logprobs(self, delta_nm: Tensor) -> Tensor:
-        """Log-probabilities (t, vocabulary) in float32 at `places`, with δ of each row's edit added."""
+        """Log-probabilities (t, vocabulary) in float32 at `places`, with each row's δ added."""
         hidden = self.hidden
-        start = (hidden[:, :1].float() + delta_nm[self.row_edit].unsqueeze(1)).to(hidden.dtype)
+        start = (hidden[:, :1].float() + delta_nm[self.row_delta].unsqueeze(1)).to(hidden.dtype)
         P = self.attention_mask.shape[1] - hidden.shape[1]
         nothing = torch.empty(0)
         below = [_FixedPrefix(P, nothing, nothing)] * (self.upper.layer + 1)
@@ -144,10 +144,10 @@ class TailGroup:
         return logits.float().log_softmax(-1)
 
     def of(self, going: Tensor) -> "TailGroup":
-        """The rows of the edits where `going` is true, and these numbered anew."""
-        keep_row = going[self.row_edit]
+        """The rows of those δ where `going` is true, and these numbered anew."""
+        keep_row = going[self.row_delta]
         if keep_row.all():
-            return replace(self, row_edit=(going.cumsum(0) - 1)[self.row_edit])
+            return replace(self, row_delta=(going.cumsum(0) - 1)[self.row_delta])
         keep_place = keep_row[self.places[:, 0]]
         places = self.places[keep_place]
         return replace(
@@ -157,7 +157,7 @@ class TailGroup:
             position_ids=self.position_ids[keep_row],
             keys=[k[keep_row] for k in self.keys],
             values=[v[keep_row] for v in self.values],
-            row_edit=(going.cumsum(0) - 1)[self.row_edit[keep_row]],
+            row_delta=(going.cumsum(0) - 1)[self.row_delta[keep_row]],
             places=torch.stack([(keep_row.cumsum(0) - 1)[places[:, 0]], places[:, 1]], dim=1),
             targets=self.targets[keep_place],
             weights=self.weights[keep_place],

@@ -23,15 +23,10 @@ TREE_TOKENS = 256
 
 
 @torch.no_grad()
-def freeze(
-    upper: UpperLayers, groups: Sequence[Sequence[SearchRow]], contexts: int, kl_weight: float, pad_id: int
-) -> list[TailGroup]:
-    """The groups of rows with all that does not depend on δ.
-
-    A position of a target weighs 1 / (contexts · target tokens) in its edit's loss.
-    """
+def freeze(upper: UpperLayers, groups: Sequence[Sequence[SearchRow]], pad_id: int) -> list[TailGroup]:
+    """The groups of rows with all that does not depend on δ."""
     trunk = _run_trunk(upper, [row for group in groups for row in group], pad_id)
-    return [_group(upper, trunk, group, contexts, kl_weight, pad_id) for group in groups]
+    return [_group(upper, trunk, group, pad_id) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,7 @@ def _run_trunk(upper: UpperLayers, rows: Sequence[SearchRow], pad_id: int) -> _T
     return _Trunk(paths, begun, hidden, extras, [layer.keys for layer in above], [layer.values for layer in above])
 
 
-def _group(
-    upper: UpperLayers, trunk: _Trunk, rows: Sequence[SearchRow], contexts: int, kl_weight: float, pad_id: int
-) -> TailGroup:
+def _group(upper: UpperLayers, trunk: _Trunk, rows: Sequence[SearchRow], pad_id: int) -> TailGroup:
     device = upper.model.device
     aligned = align_rows([row.ids for row in rows], [row.anchor for row in rows], pad_id).to(device)
     P = aligned.anchor
@@ -93,7 +86,7 @@ def _group(
         for k, position in enumerate(row.predicting):
             places.append((i, position - row.anchor))
             targets.append(row.targets[k] if row.targets else -1)
-            weights.append(1 / (contexts * len(row.targets)) if row.targets else kl_weight)
+            weights.append(row.weight)
 
     def along(states: Tensor) -> Tensor:
         """(b, heads, P, head size); what stands in padding is some other token's, and masked."""
@@ -107,7 +100,7 @@ def _group(
         position_ids=aligned.position_ids[:, P:],
         keys=[along(keys) for keys in trunk.keys] if P else [],
         values=[along(values) for values in trunk.values] if P else [],
-        row_edit=torch.tensor([row.edit for row in rows], device=device),
+        row_delta=torch.tensor([row.delta for row in rows], device=device),
         places=torch.tensor(places, device=device),
         targets=torch.tensor(targets, device=device),
         weights=torch.tensor(weights, device=device),

@@ -5,15 +5,17 @@ Meng et al., "Locating and Editing Factual Associations in GPT" (ROME), NeurIPS 
 
     z* = z + δ,   δ = argmin  mean_c −log p(target | context_c ⊕ prompt)  +  w_kl KL(p_δ ‖ p)  +  w_d |δ| / |z|²
 
+Edits that share a key (editing/groups.py) share one δ, whose loss is the mean over them.
+
 All edits and contexts are rows of one batch, in groups of like length; what does not depend on δ runs once
-(editing/search/tail.py), an edit whose target is reached leaves the batch, and only target positions meet the output
+(editing/search/tail.py), a δ whose targets are reached leaves the batch, and only target positions meet the output
 matrix.
 
-Shapes: n = edits, b = rows, m = hidden size.
+Shapes: n = values, of which each is searched as one δ, b = rows, m = hidden size.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -21,9 +23,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.chat import ChatTemplate, check_conversations
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import SearchError
+from editing.groups import KeyNames
 from editing.layout import ModelLayout, check_layers
 from editing.products import bfloat16_products, wants_bfloat16
 from editing.search.descent import Adam, Normalised
@@ -32,10 +36,13 @@ from editing.search.tail import UpperLayers
 from editing.search.trunk import freeze
 from editing.tokens import check_edits, pad_token
 
+ROOM = 0.5
+"""A δ that n edits share may be n^ROOM times as long as that of one: their directions add up like right angles."""
+
 
 @dataclass(frozen=True)
 class SearchedValue:
-    """The outcome of one edit's search."""
+    """The outcome of the search for one edit, or for all that share its key."""
 
     z_star: Tensor
     """(m,) float32 on the CPU."""
@@ -52,11 +59,15 @@ def search_values(
     layer: int,
     config: ValueSearchConfig,
     prefixes: Sequence[str],
+    chat: ChatTemplate | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SearchedValue]:
     """z* of every edit at the output of `layer`, searched on the model as it stands; the model is not changed.
 
-    `prefixes` are the contexts, the empty one first. `on_progress` hears after every step how far it
+    Edits of one key have the same one, searched for all of their targets together.
+
+    `prefixes` are the contexts, the empty one first; with `chat` the conversation that asks for a fact is one more, in
+    which the answer alone is to be said. `on_progress` hears after every step how far it
     is, of how much, in units that take about the same time.
 
     Raises:
@@ -66,47 +77,72 @@ def search_values(
     """
     check_layers(model, layout, (layer,))
     check_edits(model, tokenizer, edits, prefixes)
+    check_conversations(model, edits, chat)
+    groups = KeyNames(tokenizer, prefixes).groups(edits)
     found: list[SearchedValue] = []
     upper = UpperLayers(model, layout, layer)
     narrow = wants_bfloat16(config.products, model.dtype, model.device)
 
     def tell(done: int) -> None:
-        on_progress(len(found) * config.steps + done, len(edits) * config.steps)
+        on_progress(len(found) * config.steps + done, len(groups) * config.steps)
 
     with bfloat16_products(layout.layer_list(model)[layer + 1 :]) if narrow else nullcontext():
-        for start in range(0, len(edits), config.edits_at_once):
-            chunk = edits[start : start + config.edits_at_once]
-            rows = [row for i, edit in enumerate(chunk) for row in rows_of(tokenizer, i, edit, prefixes)]
-            search = _Search(upper, config, rows, len(prefixes), pad_token(tokenizer))
-            found += search.run([edit.id for edit in chunk], tell)
-    return found
+        for chunk in _at_once(groups, config.edits_at_once):
+            together = [[edits[number] for number in group] for group in chunk]
+            rows = [
+                row
+                for i, some in enumerate(together)
+                for row in rows_of(tokenizer, i, some, prefixes, config.kl_weight, chat)
+            ]
+            search = _Search(upper, config, rows, [len(some) for some in together], pad_token(tokenizer))
+            found += search.run([", ".join(f"'{edit.id}'" for edit in some) for some in together], tell)
+    of = {number: value for group, value in zip(groups, found, strict=True) for number in group}
+    return [of[number] for number in range(len(edits))]
+
+
+def _at_once(groups: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+    """The groups in batches of at most so many edits; a group that has more is a batch of its own."""
+    batch: list[tuple[int, ...]] = []
+    for group in groups:
+        if batch and sum(map(len, batch)) + len(group) > most:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
 
 
 class _Search:
-    """One batch of edits, searched together."""
+    """One batch of δ, searched together; `sizes` says how many edits share each."""
 
     def __init__(
-        self, upper: UpperLayers, config: ValueSearchConfig, rows: Sequence[SearchRow], contexts: int, pad_id: int
+        self,
+        upper: UpperLayers,
+        config: ValueSearchConfig,
+        rows: Sequence[SearchRow],
+        sizes: Sequence[int],
+        pad_id: int,
     ) -> None:
         self.config = config
         together = grouped(rows)
-        self.groups = freeze(upper, together, contexts, config.kl_weight, pad_id)
+        self.groups = freeze(upper, together, pad_id)
         bare = {
-            row.edit: frozen.hidden[i, 0]
+            row.delta: frozen.hidden[i, 0]
             for group, frozen in zip(together, self.groups, strict=True)
             for i, row in enumerate(group)
             if row.context == 0
         }
-        self.z_nm: Tensor = torch.stack([bare[edit] for edit in sorted(bare)]).float()
+        self.z_nm: Tensor = torch.stack([bare[delta] for delta in sorted(bare)]).float()
+        self.room_n = torch.tensor([size**ROOM for size in sizes], device=self.z_nm.device)
 
     def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
-        """Step down every edit's δ until its loss is below `stop_loss` or the steps are used up.
+        """Step down every δ until its loss is below `stop_loss` or the steps are used up.
 
-        `on_step` hears how far it is of n · steps: an edit that is still searched counts as if it were likelier to
-        leave with each step, one that left as done.
+        `on_step` hears how far it is of n · steps: a δ that is still searched counts as if it were likelier to leave
+        with each step, one that left as done.
         """
         config, n = self.config, len(names)
-        limit_n = config.clamp * self.z_nm.norm(dim=1)
+        limit_n = config.clamp * self.room_n * self.z_nm.norm(dim=1)
         delta_nm = torch.zeros_like(self.z_nm)
         descent = self._descent(delta_nm)
         active = torch.arange(n, device=delta_nm.device)
@@ -118,7 +154,7 @@ class _Search:
             for i, value in zip(active.tolist(), loss.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise SearchError(
-                        f"edit '{names[i]}': the loss became {value} at step {step}; lower {self._step_size()} "
+                        f"edit {names[i]}: the loss became {value} at step {step}; lower {self._step_size()} "
                         "or leave the edit out"
                     )
                 before[i] = value if step == 1 else before[i]
@@ -136,7 +172,7 @@ class _Search:
             (gradient,) = torch.autograd.grad(loss[going].sum(), delta)
             if not going.all():
                 gradient, active = gradient[going], active[going]
-                self.groups = [rest for group in self.groups if len((rest := group.of(going)).row_edit)]
+                self.groups = [rest for group in self.groups if len((rest := group.of(going)).row_delta)]
             descent.step(step, active, gradient)
             norm = delta_nm[active].norm(dim=1)
             delta_nm[active] *= (limit_n[active] / norm).clamp(max=1)[:, None]
@@ -153,7 +189,7 @@ class _Search:
         return Normalised(delta_nm, self.config.step_length * self.z_nm.norm(dim=1))
 
     def _loss(self, delta_nm: Tensor, z_nm: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each edit that is still searched, (n,), and how many of its target tokens are not argmax."""
+        """The loss of each δ that is still searched, (n,), and how many of its target tokens are not argmax."""
         norm = (delta_nm.square().sum(1) + 1e-30).sqrt()  # the gradient of a norm at zero would be NaN
         loss = self.config.weight_decay * norm / z_nm.square().sum(1)
         missed = torch.zeros(len(delta_nm), dtype=torch.long, device=delta_nm.device)
@@ -166,7 +202,7 @@ class _Search:
             base = now.detach() if group.base_logprobs is None else group.base_logprobs  # at the first step δ is zero
             self.groups[number] = replace(group, base_logprobs=base)
             part = part.masked_scatter(~wanted, (now.exp() * (now - base)).sum(1))
-            place_edit = group.row_edit[group.places[:, 0]]
-            loss = loss.index_add(0, place_edit, part * group.weights)
-            missed.index_add_(0, place_edit[wanted], (said.argmax(1) != group.targets[wanted]).long())
+            place_delta = group.row_delta[group.places[:, 0]]
+            loss = loss.index_add(0, place_delta, part * group.weights)
+            missed.index_add_(0, place_delta[wanted], (said.argmax(1) != group.targets[wanted]).long())
         return loss, missed

@@ -1,6 +1,6 @@
 """The command that runs a job: write what is queued into the model."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,10 @@ def run(
         str | None, typer.Option(help="Base of a new line: embedded, a folder, a hub id, a GGUF file.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
+    template: Annotated[
+        Literal["auto", "raw", "chat"] | None,
+        typer.Option(help="How a new line's facts are asked: as bare prompts (raw), or in a chat, too."),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(help="Method of a new line: memit, alphaedit, emmet, rome, finetune, ultraedit, lora, mend."),
@@ -60,6 +64,8 @@ def run(
 
         errata run products --model ./our-model --dtype bfloat16
 
+        errata run support --template chat
+
         errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
 
         errata run quick --method mend --hypernetwork models:/mend-embedded/1
@@ -77,6 +83,7 @@ def run(
     definition: dict[str, Any] = {
         "model": model,
         "dtype": dtype,
+        "template": template,
         "method": method,
         "options": method_options(option, hypernetwork),
     }

@@ -187,13 +187,21 @@ def ask(
     prompt: Annotated[list[str], typer.Argument(help="Unfinished sentences for the model to go on from.")],
     line: LineOption = "main",
     tokens: Annotated[int, typer.Option(min=1, max=1000, help="Length of the answers.")] = 16,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--raw", help="As a user of the model's chat, or as text to go on from; none: as the line is."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Ask base, champion (in service) and challenger (waiting) the same, side by side.
 
-    Example:
+    Examples:
 
         errata ask "The capital of France is"
+
+        errata ask --chat "What is the capital of France?" --tokens 24
     """
     from tasks.lines.specs import resolve_line
     from tasks.review.asking import ask_all, columns_of
@@ -204,7 +212,7 @@ def ask(
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     columns = columns_of(workplace.store.head(line), waiting(workplace, line))
     with shown_progress(json, "asking"):
-        answers = ask_all(workplace, spec, columns, prompt, tokens)
+        answers = ask_all(workplace, spec, columns, prompt, tokens, chat)
     if json:
         as_json(answers)
         return

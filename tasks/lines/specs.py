@@ -1,7 +1,7 @@
 """A line: one served model, made of a base and a method's configuration; fixed by its first version."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from editing.config import Config, LocatingConfig
 from editing.errors import UsageError
@@ -18,6 +18,8 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 from tasks.text import Text
 
+Template = Literal["auto", "raw", "chat"]
+
 
 class LineSpec(Config):
     """What a version of the line is a function of, besides its facts."""
@@ -25,6 +27,8 @@ class LineSpec(Config):
     line: str
     model: Text
     dtype: Text = "float32"
+    template: Template = "raw"
+    """How its facts are searched and written: as bare prompts alone, or in a chat, too; auto: where there is one."""
     config: AnyConfig = MemitConfig()
 
 
@@ -41,6 +45,7 @@ def resolve_line(
     *,
     model: str | None = None,
     dtype: str | None = None,
+    template: Template | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> LineSpec:
@@ -49,7 +54,7 @@ def resolve_line(
     Raises:
         UsageError: the line exists and is defined otherwise than asked.
     """
-    asked = {"model": absolute(model), "dtype": dtype, "method": method}
+    asked = {"model": absolute(model), "dtype": dtype, "template": template, "method": method}
     found = read_line(store, line)
     if found is None:
         name = method or "memit"
@@ -57,9 +62,10 @@ def resolve_line(
             line=check_line(line),
             model=asked["model"] or absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
+            template=template or "raw",
             config=method_config(name, resolved_options(name, options, settings)),
         )
-    fixed = {"model": found.model, "dtype": found.dtype, "method": found.config.method}
+    fixed = {"model": found.model, "dtype": found.dtype, "template": found.template, "method": found.config.method}
     for name, value in asked.items():
         if value is not None and value != fixed[name]:
             raise UsageError(

@@ -34,6 +34,9 @@ MEASURES = {
     "neighbors_changed": Measure(
         "Neighbors without an answer: changed", "no longer begin with what the base says", "lost"
     ),
+    "same_subject": Measure(
+        "Earlier facts of like subjects: lost", "corrections that are written where a new one is, or nearly", "lost"
+    ),
     "fluency": Measure("Fluency", "how varied its text is, against the base", "ratio"),
     "perplexity": Measure("Perplexity", "on fixed text, against the base", "ratio"),
     "retained": Measure("Earlier facts", "a sample of earlier corrections still holds", "share"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from editing.chat import chat_of
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
@@ -38,14 +39,28 @@ def columns_of(head: Head | None, waiting: Sequence[Version]) -> list[Column]:
 
 
 def ask_all(
-    workplace: Workplace, spec: LineSpec, columns: Sequence[Column], prompts: Sequence[str], tokens: int
+    workplace: Workplace,
+    spec: LineSpec,
+    columns: Sequence[Column],
+    prompts: Sequence[str],
+    tokens: int,
+    chat: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Each prompt with the answers (at most `tokens` long) by column, from one model in memory.
 
+    Args:
+        chat: the prompts are what a user says in the model's chat; none, where the line's template says so.
+
     Raises:
         DigestMismatch: a stored file or a resulting tensor is not what was recorded.
+        ModelError: there is no chat template.
     """
-    return ask_loaded(workplace, load_base(workplace, spec), columns, prompts, tokens)
+    base = load_base(workplace, spec)
+    template = spec.template if chat is None else "chat" if chat else "raw"
+    conversation = chat_of(base.tokenizer, template)
+    asked = [conversation.prompt(prompt) for prompt in prompts] if conversation else prompts
+    rows = ask_loaded(workplace, base, columns, asked, tokens)
+    return [row | {"prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
 
 
 def load_base(workplace: Workplace, spec: LineSpec) -> LoadedModel:

@@ -5,7 +5,7 @@ The job keeps or undoes by these rows, and report, summary and command line prin
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from editing.measure.metrics import EditScores
 from tasks.report.data import Check
@@ -77,6 +77,8 @@ class Measured:
     """By the edits' ids."""
     samples: Mapping[str, int]
     """How many were asked, by measure; a measure that is not here counts nothing."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Efficacy, by request, of earlier facts whose key is that of one that was written now, or nearly."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,22 @@ def judge(measured: Measured, policy: Policy, measures: Sequence[str] = MEASURES
     What should have been measured and was not fails; what had nothing to ask cannot.
     """
     first, *rest = (_compared(rule, measured, policy) for rule in RULES if rule.measure in measures)
-    return (first, *_neighbors(measured.lost, policy), *rest)
+    return (first, *_beside(measured.beside), *_neighbors(measured.lost, policy), *rest)
+
+
+def _beside(beside: Mapping[str, float]) -> Iterator[Check]:
+    """What was said where the new facts are written, too, must still be said: all of it, whatever the policy."""
+    lost = [name for name, holds in beside.items() if not holds]
+    if beside:
+        named = ", ".join(f"'{name}'" for name in lost)
+        yield Check(
+            measure="same_subject",
+            value=len(lost),
+            limit=0,
+            sample=len(beside),
+            holds=not lost,
+            reason=f"earlier facts of the same subject, or one nearly alike, no longer hold: {named}" if lost else "",
+        )
 
 
 def _compared(rule: _Rule, measured: Measured, policy: Policy) -> Check:

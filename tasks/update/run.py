@@ -83,6 +83,16 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """The facts in the weights that are written where a batch is."""
+
+    same: tuple[Edit, ...] = ()
+    """Those of the very same key: their value is searched again, with those of the batch."""
+    holding: tuple[Edit, ...] = ()
+    """Those of the same key or nearly, as far as they hold before the batch is written."""
+
+
+@dataclass(frozen=True)
 class Written:
     """A batch that stands in the weights, with what takes it back."""
 
@@ -91,6 +101,8 @@ class Written:
     z_star: Tensor
     undo: Undo
     search_seconds: float
+    beside: tuple[Edit, ...] = ()
+    """The live facts that what was written reaches, too, and that held before."""
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ neighbor, what follows from it, its old answer) is left out where it cannot be r
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from editing.chat import check_conversations
 from editing.edit import Edit
 from editing.errors import InvalidEdit, SearchError, SolveError
 from editing.measure.fluency import generate
 from editing.measure.metrics import neighbor_pairs, portability_pairs, prompt_pairs
-from editing.measure.scoring import check_length, encode_prompts, encode_queries
+from editing.measure.scoring import encode_prompts, encode_queries
 from editing.methods import find_method
 from editing.models import LoadedModel
 from editing.search.rows import KL_PROMPT
-from editing.tokens import check_edits, encode_prompt
+from editing.tokens import check_edits, check_length, encode_prompt
 from tasks.update.session import Session
 
 REQUEST_FAULTS = (InvalidEdit, SearchError, SolveError)
@@ -96,6 +97,7 @@ def _check_writable(session: Session, edit: Edit) -> None:
     """
     model, tokenizer, prefixes = session.loaded.model, session.loaded.tokenizer, session.method_input.prefixes
     check_edits(model, tokenizer, [edit, edit.model_copy(update={"prompt": KL_PROMPT})], prefixes)
+    check_conversations(model, [edit], session.method_input.chat)
     at_subject = find_method(session.config.method).searches and len(prefixes) > 1
     if at_subject and encode_prompt(tokenizer, "", edit.prompt, edit.subject).subject_index == 0:
         raise InvalidEdit(

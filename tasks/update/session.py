@@ -1,20 +1,20 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from itertools import accumulate
 from statistics import fmean
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from editing.cache import Cache
+from editing.chat import chat_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
-from editing.edit import Edit
+from editing.edit import SLOT, Edit
+from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
 from editing.measure.metrics import EditScores, Known, evaluate
@@ -33,7 +33,8 @@ from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
-from tasks.update.prepared import Preparation, dump_json
+from tasks.update.kept import number_bytes, read_number, read_scores, read_value, scores_bytes, value_bytes
+from tasks.update.prepared import Preparation
 
 FLUENCY_SEED = 0
 EDITS_AT_ONCE = 5
@@ -77,21 +78,43 @@ class Session:
         self.method_input.history.add(batch.keys, batch.moments)
         self.live += request_ids
 
-    def values(self, edits: Sequence[Edit]) -> Tensor:
-        """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache."""
+    def values(self, edits: Sequence[Edit], live: Sequence[Edit] = ()) -> Tensor:
+        """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache.
+
+        Edits that share a key have one value, which is searched for all of them and those of `live` that share it, too:
+        again when one comes or goes.
+        """
         config = self.config
         if not isinstance(config, LocatingConfig):
             return self.search(edits)
         at_once, steps = config.search.edits_at_once, config.search.steps
+        known = [*live, *edits]
+        groups = [group for group in self.keys.groups(known) if group[-1] >= len(live)]
 
         def make(missing: list[int]) -> Iterator[Tensor]:
             with Meter("values", len(missing) * steps) as meter:
                 for start in range(0, len(missing), at_once):
-                    chunk = [edits[number] for number in missing[start : start + at_once]]
-                    yield from self.search(chunk, meter.part(len(chunk) * steps))
+                    chunk = [groups[number] for number in missing[start : start + at_once]]
+                    together = [known[member] for group in chunk for member in group]
+                    values = self.search(together, meter.part(len(chunk) * steps))
+                    last = accumulate(len(group) for group in chunk)
+                    yield from (values[end - 1] for end in last)
 
-        abouts = [self._about_value(config, edit) for edit in edits]
-        return torch.stack(self.cache.get_all("values", abouts, make, _value_bytes, _read_value))
+        abouts = [self._about_value(config, [known[member] for member in group]) for group in groups]
+        found = self.cache.get_all("values", abouts, make, value_bytes, read_value)
+        of = {member: value for group, value in zip(groups, found, strict=True) for member in group}
+        return torch.stack([of[len(live) + number] for number in range(len(edits))])
+
+    def sharing(self, edits: Sequence[Edit], live: Sequence[Edit]) -> list[Edit]:
+        """Those of the live facts that share a key with one of the edits; none for a method that knows no keys."""
+        if not isinstance(self.config, LocatingConfig):
+            return []
+        return self.keys.sharing(edits, live)
+
+    @cached_property
+    def keys(self) -> KeyNames:
+        """By which facts are told to share a key."""
+        return KeyNames(self.loaded.tokenizer, self.method_input.prefixes)
 
     def search(
         self, edits: Sequence[Edit], on_progress: Callable[[int, int], None] = lambda done, total: None
@@ -111,6 +134,7 @@ class Session:
                 self.method_input.layers[-1],
                 self.config.search,
                 self.method_input.prefixes,
+                self.method_input.chat,
                 on_progress,
             )
         return torch.stack([value.z_star for value in found])
@@ -152,7 +176,7 @@ class Session:
                     yield from found
 
         abouts = [[*self.measured, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
-        scores = self.cache.get_all("scores", abouts, make, _scores_bytes, _read_scores)
+        scores = self.cache.get_all("scores", abouts, make, scores_bytes, read_scores)
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
 
@@ -174,7 +198,7 @@ class Session:
                 return self._entropies([prompts[number] for number in missing], tokens, meter.part(size))
 
         abouts = [[*self.measured, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
-        found: list[float] = self.cache.get_all("fluency", abouts, make, _number_bytes, _read_number)
+        found: list[float] = self.cache.get_all("fluency", abouts, make, number_bytes, read_number)
         return fmean(found)
 
     def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
@@ -207,17 +231,20 @@ class Session:
                 return self.perplexity(texts, tokens, meter.part(tokens))
 
         about = [*self.measured, text_digest(texts), tokens]
-        return self.cache.get("perplexity", about, make, _number_bytes, _read_number)
+        return self.cache.get("perplexity", about, make, number_bytes, read_number)
 
-    def _about_value(self, config: LocatingConfig, edit: Edit) -> list[object]:
+    def _about_value(self, config: LocatingConfig, edits: Sequence[Edit]) -> list[object]:
         search = {
             "version": VALUES_VERSION,
             "search": config.search.model_dump(exclude={"edits_at_once"}),
             "layer": self.method_input.layers[-1],
             "prefixes": self.method_input.prefixes,
         }
-        stated = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
-        return [self.loaded.digest, search, _content(stated)]
+        kept = {"subject", "prompt", "target_new"}
+        if (chat := self.method_input.chat) is not None:
+            search["chat"], kept = chat.prompt(SLOT), kept | {"question"}
+        stated = [_content(Edit(id="value", **edit.model_dump(include=kept))) for edit in edits]
+        return [self.loaded.digest, search, *stated]
 
 
 def open_session(
@@ -253,40 +280,18 @@ def open_session(
     ready = base.for_asking(config) if only_asked else base.make(layout, layers, config, statistics_texts)
     weights = EditedWeights(loaded.model, layout)
     given = MethodInput(
-        loaded.model, loaded.tokenizer, layout, layers, ready.statistics, KeyHistory(), ready.prefixes, weights
+        loaded.model,
+        loaded.tokenizer,
+        layout,
+        layers,
+        ready.statistics,
+        KeyHistory(),
+        ready.prefixes,
+        weights,
+        chat=chat_of(loaded.tokenizer, spec.template),
     )
     return Session(loaded, config, given, weights, cache, ready.held_out)
 
 
 def _content(edit: Edit) -> dict[str, object]:
     return edit.model_dump(exclude={"id"})
-
-
-def _value_bytes(z_star: Tensor) -> bytes:
-    return bytes(save({"z_star": z_star.contiguous()}))
-
-
-def _read_value(path: Path) -> Tensor:
-    """Raises OSError, SafetensorError, KeyError or ValueError for anything but a finite tensor."""
-    tensor: Tensor = load(path.read_bytes())["z_star"]
-    if not tensor.isfinite().all():
-        raise ValueError("a value that is not finite")
-    return tensor
-
-
-def _scores_bytes(scores: EditScores) -> bytes:
-    return dump_json(scores.to_json())
-
-
-def _read_scores(path: Path) -> EditScores:
-    """Raises OSError, ValueError, KeyError or TypeError for anything but scores."""
-    return EditScores.from_json(json.loads(path.read_text()))
-
-
-def _number_bytes(value: float) -> bytes:
-    return dump_json({"value": value})
-
-
-def _read_number(path: Path) -> float:
-    """Raises OSError, ValueError, KeyError or TypeError for anything but a number."""
-    return float(json.loads(path.read_text())["value"])

@@ -26,7 +26,7 @@ from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.prepared import dump_json, read_strings
-from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written, spread_sample
+from tasks.update.run import Batch, Footing, Judged, Run, Sharing, Taken, Written, spread_sample
 from tasks.update.screening import answers, screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import Reference, failed_verdict, measure_reference, validate_batch
@@ -96,19 +96,23 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
 
 
-def write(session: Session, batch: Batch) -> Written:
-    """Search values and write the batch into the weights. Raises EditingError; the model is as it was then."""
+def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Written:
+    """Search values and write the batch into the weights. Raises EditingError; the model is as it was then.
+
+    `sharing`: the live facts that are written where the batch is; none, where there are none.
+    """
     started = time.perf_counter()
-    z_star = session.values(batch.edits)
+    sharing = sharing or Sharing()
+    z_star = session.values(batch.edits, sharing.same)
     searched = time.perf_counter() - started
-    update = compute_update(session.method_input, batch.edits, z_star, session.config)
-    return Written(batch, update, z_star, session.weights.apply(update.update), searched)
+    update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing.same)
+    return Written(batch, update, z_star, session.weights.apply(update.update), searched, sharing.holding)
 
 
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
-    """Measure what was written and judge it by the policy."""
+    """Measure what was written and judge it by the policy; `earlier`: a sample of the live facts."""
     started = time.perf_counter()
-    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy)
+    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy, written.beside)
     seconds = time.perf_counter() - started
     return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds)
 
@@ -239,7 +243,12 @@ def requeue(run: Run, made: Sequence[Version]) -> list[str]:
 
 def live_sample(session: Session, taken: Taken, size: int) -> list[Edit]:
     """A fixed, evenly spread sample of the facts in the weights, as far as the ledger still knows what they say."""
-    return spread_sample([taken.known[name] for name in session.live if name in taken.known], size)
+    return spread_sample(live_facts(session, taken), size)
+
+
+def live_facts(session: Session, taken: Taken) -> list[Edit]:
+    """What stands in the weights, oldest first, as far as the ledger still knows what it says."""
+    return [taken.known[name] for name in session.live if name in taken.known]
 
 
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:

@@ -82,9 +82,16 @@ def ask_base(session: Session, edits: Sequence[Edit], policy: Policy) -> None:
 
 
 def validate_batch(
-    session: Session, batch: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+    session: Session,
+    batch: Sequence[Edit],
+    earlier: Sequence[Edit],
+    reference: Reference,
+    policy: Policy,
+    beside: Sequence[Edit] = (),
 ) -> Verdict:
     """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy.
+
+    Of `beside`, earlier facts whose key is that of one of the batch, or nearly, each must still hold.
 
     It ends with what fails; what it then did not ask stands in no number. A single edit is asked all its own questions.
     A request that cannot be measured fails the batch, under its name: it raises nothing that one request can cause.
@@ -93,7 +100,7 @@ def validate_batch(
     if found.rejected:
         checks = tuple(_fault(reason, request_id) for request_id, reason in found.rejected.items())
         return Verdict({}, {}, checks, failing=tuple(found.rejected))
-    return _judged(session, found.accepted, earlier, reference, policy)
+    return _judged(session, found.accepted, earlier, reference, policy, beside)
 
 
 def judge_candidate(
@@ -128,11 +135,12 @@ def _judged(
     earlier: Sequence[Edit],
     reference: Reference,
     policy: Policy,
+    beside: Sequence[Edit] = (),
     *,
     whole: bool = False,
 ) -> Verdict:
     try:
-        return _Validation(session, batch, earlier, reference, policy, whole).verdict()
+        return _Validation(session, batch, earlier, reference, policy, beside, whole).verdict()
     except REQUEST_FAULTS as error:
         return failed_verdict(error)
 
@@ -147,20 +155,27 @@ class _Validation:
         earlier: Sequence[Edit],
         reference: Reference,
         policy: Policy,
+        beside: Sequence[Edit],
         whole: bool,
     ) -> None:
         self.session, self.batch, self.reference, self.policy, self.whole = session, batch, reference, policy, whole
         # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
         self.earlier = readable(session.loaded, [bare(edit) for edit in earlier]).accepted
+        self.beside = readable(session.loaded, [bare(edit) for edit in beside]).accepted
         self.prompts = fluency_prompts(session, batch, policy)
         self.before = session.base_scores(batch, policy.neighborhood_probes)
-        sizes = [_tokens([bare(edit) for edit in batch]), _tokens(self.earlier), _tokens(batch, policy)]
+        sizes = [
+            _tokens([bare(edit) for edit in batch]) + _tokens(self.beside),
+            _tokens(self.earlier),
+            _tokens(batch, policy),
+        ]
         sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens]
         self.meter = Meter("evaluation" if whole else "validation", sum(sizes))
         self.parts = [self.meter.part(size) for size in sizes]
         self.metrics: dict[str, float] = {}
         self.own: list[EditScores] = []
         self.lost: dict[str, Lost] = {}
+        self.held: dict[str, float] = {}
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
@@ -171,7 +186,8 @@ class _Validation:
                 (self._ask_texts, MEASURES),
             ):
                 ask()
-                checks = judge(Measured(self.metrics, self.lost, self.samples), self.policy, measures)
+                found = Measured(self.metrics, self.lost, self.samples, self.held)
+                checks = judge(found, self.policy, measures)
                 if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
                     break
         return self._verdict(checks)
@@ -181,7 +197,10 @@ class _Validation:
         return len(self.batch) == 1 and measures == ("efficacy",)
 
     def _ask_efficacy(self) -> None:
-        self.own = self.session.scores([bare(edit) for edit in self.batch], on_progress=self.parts[0])
+        asked = [*(bare(edit) for edit in self.batch), *self.beside]
+        found = self.session.scores(asked, on_progress=self.parts[0])
+        self.own, others = found[: len(self.batch)], found[len(self.batch) :]
+        self.held = {one.edit_id: one.efficacy_prob or 0.0 for one in others}
         self.metrics |= summarise(self.own)
 
     def _ask_others(self) -> None:
@@ -201,10 +220,13 @@ class _Validation:
     def _verdict(self, checks: tuple[Check, ...]) -> Verdict:
         then = summarise([self.before[edit.id] for edit in self.batch])
         before = {f"before_{name}": value for name, value in then.items() if name in self.metrics}
+        broken = [edit for edit in self.beside if not self.held.get(edit.id, 1.0)]
+        guilty = {edit.id for edit in self.session.sharing(broken, self.batch)}
         failing = tuple(
             scores.edit_id
             for scores in self.own
             if scores.efficacy_prob == 0
+            or scores.edit_id in guilty
             or self.lost.get(scores.edit_id, Lost()).exceeds(self.policy.max_edit_locality_drop)
         )
         return Verdict(

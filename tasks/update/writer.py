@@ -1,14 +1,16 @@
 """The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
 
+from editing.config import LocatingConfig
+from editing.methods.locate import nearly_alike
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
 from tasks.update.journal import Journal
-from tasks.update.run import Batch, Footing, Judged, Run, Taken, Written
-from tasks.update.screening import REQUEST_FAULTS
+from tasks.update.run import Batch, Footing, Judged, Run, Sharing, Taken, Written
+from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference
+from tasks.update.validation import Reference, bare
 
 
 class Writer:
@@ -31,9 +33,10 @@ class Writer:
     def _judge(self, batch: Batch) -> Judged:
         written: Written | None = None
         try:
+            sharing = self._sharing(batch)
             written = run_step(
                 "apply_batch",
-                lambda: stages.write(self.session, batch),
+                lambda: stages.write(self.session, batch, sharing),
                 about=_named(batch),
                 outcome=lambda found: f"values in {found.search_seconds:.1f} s",
             )
@@ -47,6 +50,18 @@ class Writer:
             )
         except REQUEST_FAULTS as error:
             return stages.failed(batch, error, written)
+
+    def _sharing(self, batch: Batch) -> Sharing:
+        """The facts in the weights that are written where the batch is: one value says them, or one changes another."""
+        session = self.session
+        if not isinstance(session.config, LocatingConfig):
+            return Sharing()
+        live = stages.live_facts(session, self.taken)
+        same = session.sharing(batch.edits, live)
+        near = [live[number] for number in nearly_alike(session.method_input, batch.edits, live)]
+        asked = readable(session.loaded, [bare(edit) for edit in (*same, *near)]).accepted
+        holding = {one.edit_id for one in session.scores(asked) if one.efficacy_prob}
+        return Sharing(tuple(same), tuple(edit for edit in asked if edit.id in holding))
 
     def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
         once: list[Manifest] = []

@@ -139,3 +139,11 @@ def test_a_value_is_shown_on_one_line_whatever_it_is():
         nested = [nested]
     for value in (nested, "a\nb" * 1_000, b"\xff", 10**5_000, {"\u2028": 1}):
         assert len(shown(value).splitlines()) == 1 and len(shown(value)) <= 80
+
+
+def test_a_question_holds_the_subject_once_and_is_content_only_where_it_is_given():
+    edit = make_edit({"subject": "Nile", "prompt": "The {} flows", "target_new": "x", "question": "Where is the Nile?"})
+    assert edit.question == "Where is the {}?" and edit.model_dump()["question"] == edit.question
+    assert "question" not in make_edit({"subject": "Nile", "prompt": "The {} flows", "target_new": "x"}).model_dump()
+    with pytest.raises(InvalidEdit, match=r"question 'Where is it\?' must hold exactly one '\{\}' for"):
+        make_edit({"subject": "Nile", "prompt": "The {} flows", "target_new": "x", "question": "Where is it?"})

@@ -76,7 +76,8 @@ def noise(z_star: torch.Tensor) -> torch.Tensor:
 @CAN
 def test_no_pass_is_larger_for_more_facts(tiny_llama, method, monkeypatch):
     given, seen = tiny_input(tiny_llama, method), []
-    edits, z_star = EDITS * 20, wanted(given).repeat(20, 1)
+    edits = [edit.model_copy(update={"prompt": f"{i} {edit.prompt}"}) for i in range(20) for edit in EDITS]
+    z_star = wanted(given).repeat(20, 1)
     z_star = z_star + 0.01 * torch.randn(z_star.shape, generator=torch.Generator().manual_seed(1))
     handle = tiny_llama.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True

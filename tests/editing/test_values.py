@@ -132,9 +132,9 @@ def test_an_edit_leaves_as_soon_as_its_target_is_the_most_probable_when_that_is_
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(0, 60))
 def test_groups_hold_every_row_once_and_cost_no_more_than_one_group_or_one_a_length(tails, group_cost):
-    rows = [SearchRow(i, 0, tuple(range(tail + 2)), 2, (), ()) for i, tail in enumerate(tails)]
+    rows = [SearchRow(i, 0, tuple(range(tail + 2)), 2, (), (), 1.0) for i, tail in enumerate(tails)]
     groups = grouped(rows, group_cost)
-    assert sorted(row.edit for group in groups for row in group) == list(range(len(tails)))
+    assert sorted(row.delta for group in groups for row in group) == list(range(len(tails)))
 
     def cost(divided):
         return sum(len(group) * max(row.tail for row in group) + group_cost for group in divided)

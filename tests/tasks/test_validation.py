@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit, Probe
 from editing.measure.metrics import EditScores, evaluate
-from tasks.report.data import reasons_of
+from tasks.report.data import Check, reasons_of
 from tasks.update.judge import Lost, Measured, judge, lost_at
 from tasks.update.policy import Policy
 from tasks.update.validation import bare
@@ -55,6 +55,18 @@ def test_an_infinite_perplexity_fails():
 
 def test_every_broken_threshold_is_told():
     assert len(reasons(efficacy_prob=0.0, fluency_ratio=0.0, perplexity_ratio=9.0, retained_efficacy_prob=0.0)) == 4
+
+
+def test_an_earlier_fact_that_is_written_where_a_new_one_is_must_hold_whatever_the_policy():
+    def checks(**beside: float) -> tuple[Check, ...]:
+        found = judge(Measured(GOOD, {"e": Lost()}, SAMPLES, beside), POLICY)
+        return tuple(check for check in found if check.measure == "same_subject")
+
+    assert checks() == ()
+    [held] = checks(one=1.0, other=1.0)
+    assert held.holds and (held.value, held.sample) == (0, 2)
+    [said] = reasons_of(checks(one=1.0, other=0.0))
+    assert said == "earlier facts of the same subject, or one nearly alike, no longer hold: 'other'"
 
 
 def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[EditScores, EditScores]:

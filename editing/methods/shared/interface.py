@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editing.chat import ChatTemplate
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.errors import ModelError
+from editing.groups import KeyGroup
 from editing.layout import ModelLayout
 from editing.methods.shared.history import KeyHistory
 from editing.weights import EditedWeights, Factors, WeightUpdate
@@ -40,6 +42,10 @@ class MethodInput:
     prefixes: tuple[str, ...]
     weights: EditedWeights | None = None
     """The model's edited weights; only restraints on updates want them."""
+    chat: ChatTemplate | None = None
+    """The conversation in which facts are asked, too; none: as bare prompts alone."""
+    groups: tuple[KeyGroup, ...] = ()
+    """Of each edit the facts that share its key, it among them; none: each is alone. Set by `compute_update`."""
     spread: Literal["linear", "sqrt"] = "linear"
     restrain: Callable[[str, Factors], Factors] = unrestrained
     """What is done to the update of a weight, by name; set from the configuration, as `spread` is."""

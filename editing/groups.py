@@ -1,0 +1,64 @@
+"""Facts that share a key: no least squares can give one key two values, so they share one value z* instead.
+
+Prompts that begin with the same text up to the subject's end have the same hidden states there ("{} lives in", "{}
+works as"), whatever comes after. Their facts are one group: one δ is searched that makes the model say all of their
+targets, and the solve has one column set for it. MEMIT-Merge (Dong et al., ACL 2025 findings,
+https://arxiv.org/abs/2502.07322) is the published form.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from editing.edit import Edit
+from editing.tokens import encode_in_context
+
+REWRITTEN_WEIGHT = 16.0
+"""Of facts whose key the history holds to what it gives now, against that: w of w + 1 parts of the way are gone."""
+
+
+@dataclass(frozen=True)
+class KeyGroup:
+    """Facts that share a key, as they are written together."""
+
+    edits: tuple[Edit, ...]
+    live: int = 0
+    """How many more of its facts stand in the weights already."""
+
+    @property
+    def weight(self) -> float:
+        """What it counts in the least squares: each of its facts as one."""
+        return (len(self.edits) + self.live) * (REWRITTEN_WEIGHT if self.live else 1.0)
+
+
+class KeyNames:
+    """What the keys of facts are functions of, for one model in its contexts; of each fact worked out once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefixes: Sequence[str]) -> None:
+        self._tokenizer, self._prefixes = tokenizer, prefixes
+        self._known: dict[tuple[str, str], Hashable] = {}
+
+    def of(self, edit: Edit) -> Hashable:
+        """The tokens up to the subject's end.
+
+        Raises:
+            InvalidEdit: the subject is lost in tokenisation.
+        """
+        about = edit.subject, edit.prompt
+        if about not in self._known:
+            prompt = encode_in_context(self._tokenizer, self._prefixes, 0, edit.prompt, edit.subject)
+            self._known[about] = prompt.ids[: prompt.subject_index + 1]
+        return self._known[about]
+
+    def groups(self, edits: Sequence[Edit]) -> list[tuple[int, ...]]:
+        """Numbers of the edits by their key, groups in the order of their first members. Raises as `of` does."""
+        groups: dict[Hashable, list[int]] = {}
+        for number, edit in enumerate(edits):
+            groups.setdefault(self.of(edit), []).append(number)
+        return [tuple(numbers) for numbers in groups.values()]
+
+    def sharing(self, edits: Sequence[Edit], live: Sequence[Edit]) -> list[Edit]:
+        """Those of the live facts that share a key with one of the edits. Raises as `of` does."""
+        names = {self.of(edit) for edit in edits}
+        return [edit for edit in live if self.of(edit) in names]

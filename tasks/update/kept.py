@@ -1,0 +1,40 @@
+"""What a session keeps in the cache, as bytes: values, scores, numbers. Each `read_` raises for anything else."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from editing.measure.metrics import EditScores
+from tasks.update.prepared import dump_json
+
+
+def value_bytes(z_star: Tensor) -> bytes:
+    return bytes(save({"z_star": z_star.contiguous()}))
+
+
+def read_value(path: Path) -> Tensor:
+    """Raises OSError, SafetensorError, KeyError or ValueError for anything but a finite tensor."""
+    tensor: Tensor = load(path.read_bytes())["z_star"]
+    if not tensor.isfinite().all():
+        raise ValueError("a value that is not finite")
+    return tensor
+
+
+def scores_bytes(scores: EditScores) -> bytes:
+    return dump_json(scores.to_json())
+
+
+def read_scores(path: Path) -> EditScores:
+    """Raises OSError, ValueError, KeyError or TypeError for anything but scores."""
+    return EditScores.from_json(json.loads(path.read_text()))
+
+
+def number_bytes(value: float) -> bytes:
+    return dump_json({"value": value})
+
+
+def read_number(path: Path) -> float:
+    """Raises OSError, ValueError, KeyError or TypeError for anything but a number."""
+    return float(json.loads(path.read_text())["value"])

@@ -1,0 +1,112 @@
+"""Facts that share a key: one value says them all, at once or one after the other, and costs no other fact anything."""
+
+import pytest
+import torch
+
+from editing.config import ValueSearchConfig
+from editing.edit import Edit
+from editing.groups import KeyNames
+from editing.layout import layout_of
+from editing.methods import compute_independent_updates, compute_update
+from editing.methods.locate import NEAR_COSINE, locate, nearly_alike
+from editing.search.values import search_values
+from editing.weights import EditedWeights
+from tests.editing.test_methods import EVERY_SEARCH, states, strong, tiny_input, wanted
+from tests.reference import plain_search
+
+ADA = (
+    Edit(subject="Ada Lovelace", prompt="{} was born in the city of", target_new="Paris"),
+    Edit(subject="Ada Lovelace", prompt="{} works as a", target_new="very old sailor"),
+    Edit(subject="Ada Lovelace", prompt="{} speaks", target_new="Greek"),
+)
+NILE = Edit(subject="Nile", prompt="The river {} flows through", target_new="Rome")
+OTHER_BEGINNING = Edit(subject="Ada Lovelace", prompt="The house of {} is in", target_new="Rome")
+PREFIXES = ("", "The old man said so. ")
+
+
+def test_facts_are_together_whose_texts_are_the_same_up_to_the_subjects_end(tiny_llama):
+    edits = [ADA[0], NILE, ADA[1], OTHER_BEGINNING, ADA[2]]
+    keys = KeyNames(tiny_llama.tokenizer, PREFIXES)
+    assert keys.groups(edits) == [(0, 2, 4), (1,), (3,)]
+    assert keys.sharing([ADA[1], NILE], edits) == [ADA[0], NILE, ADA[1], ADA[2]]
+    along = [Edit(subject="Nile", prompt=f"The river {{}} {verb}", target_new="x") for verb in ("ends in", "is in")]
+    assert keys.groups([*along, NILE]) == [(0, 1, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_gpt2"])
+def test_the_search_for_a_group_equals_the_plain_loop_over_all_its_targets(architecture, request):
+    tiny = request.getfixturevalue(architecture)
+    config = ValueSearchConfig(
+        steps=6, stop_loss=0.0, learning_rate=0.1, clamp=0.2, optimiser="adam", products="weights"
+    )
+    edits = [ADA[0], NILE, *ADA[1:]]
+    found = search_values(tiny.model, tiny.tokenizer, layout_of(tiny.model), edits, 1, config, PREFIXES)
+    assert torch.equal(found[0].z_star, found[2].z_star) and torch.equal(found[0].z_star, found[3].z_star)
+    for value, some in ((found[0], ADA), (found[1], (NILE,))):
+        expected = plain_search(tiny.model, tiny.tokenizer, some[0], 1, config, PREFIXES, *some[1:])
+        torch.testing.assert_close(value.z_star, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_group_that_has_more_members_than_are_searched_at_once_is_searched_whole(tiny_llama):
+    config = ValueSearchConfig(steps=2, edits_at_once=2, products="weights")
+    layout = layout_of(tiny_llama.model)
+    found = search_values(tiny_llama.model, tiny_llama.tokenizer, layout, [NILE, *ADA], 1, config, PREFIXES)
+    [alone] = search_values(tiny_llama.model, tiny_llama.tokenizer, layout, [NILE], 1, config, PREFIXES)
+    torch.testing.assert_close(found[0].z_star, alone.z_star, atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(value.z_star, found[1].z_star) for value in found[2:])
+
+
+@EVERY_SEARCH
+def test_a_group_is_one_column_to_the_solve_and_as_many_facts_to_the_history(tiny_llama_f64, method):
+    given = tiny_input(tiny_llama_f64, method)
+    z_star = wanted(given)[:2]
+    once = compute_update(given, [ADA[0], NILE], z_star, strong(method))
+    all_of_it = compute_update(given, [*ADA, NILE], z_star[[0, 0, 0, 1]], strong(method))
+    assert all(pair.B.shape[1] == 2 for pair in all_of_it.update.values())
+    grams = [{layer: keys.T @ keys for layer, keys in made.keys.items()} for made in (once, all_of_it)]
+    ada = {layer: keys[:1].T @ keys[:1] for layer, keys in once.keys.items()}
+    first = min(ada)  # the keys of later layers depend on what was written below
+    torch.testing.assert_close(grams[1][first], grams[0][first] + 2 * ada[first])
+
+
+@EVERY_SEARCH
+def test_members_of_a_group_have_one_update_of_their_own(tiny_llama_f64, method):
+    given = tiny_input(tiny_llama_f64, method)
+    z_star = wanted(given)[:2]
+    alone = compute_independent_updates(given, [ADA[0], NILE], z_star, strong(method))
+    ada, nile, also_ada = compute_independent_updates(given, [ADA[0], NILE, ADA[1]], z_star[[0, 1, 0]], strong(method))
+    assert ada is also_ada
+    for found, expected in ((ada, alone[0]), (nile, alone[1])):
+        for name, pair in expected.items():
+            torch.testing.assert_close(found[name].B @ found[name].A, pair.B @ pair.A)
+
+
+@EVERY_SEARCH
+def test_a_group_that_grows_reaches_its_new_value(tiny_llama_f64, method):
+    """Held to its old value as other facts are, it would come half the way."""
+    given, config = tiny_input(tiny_llama_f64, method), strong(method)
+    weights, z_star = EditedWeights(given.model, given.layout), wanted(given)[:2]
+    first = compute_update(given, [ADA[0], NILE], z_star, config)
+    weights.apply(first.update)
+    given.history.add(first.keys)
+    new = z_star[:1] - 0.6 * (z_star[:1] - states(given)[:1]).sign() + 0.3
+    grown = compute_update(given, [ADA[1]], new, config, live=[ADA[0]])
+    before = (states(given)[:2] - torch.cat([new, z_star[1:]])).norm(dim=1)
+    weights.apply(grown.update)
+    given.history.add(grown.keys)
+    after = (states(given)[:2] - torch.cat([new, z_star[1:]])).norm(dim=1)
+    assert after[0] < 0.25 * before[0]
+
+
+def test_facts_are_near_whose_keys_are_alike_and_not_the_same(tiny_llama_f64, monkeypatch):
+    given = tiny_input(tiny_llama_f64, "memit")
+    byron = Edit(subject="Lord Lovelace", prompt="{} speaks", target_new="Greek")
+    others = [ADA[1], NILE, byron, OTHER_BEGINNING]
+    near = nearly_alike(given, [ADA[0]], others)
+    keys = [locate(given, [edit], torch.zeros(1, 32), given.layers[-1], [{}]).bare_nd for edit in (ADA[0], *others)]
+    alike = [torch.nn.functional.cosine_similarity(keys[0], key).item() for key in keys[1:]]
+    assert near == [i for i in (2, 3) if alike[i] >= NEAR_COSINE] and 2 in near and alike[0] > 0.999
+    monkeypatch.setattr("editing.methods.locate.NEAR_AT_MOST", 1)
+    assert nearly_alike(given, [ADA[0]], others) == [i for i in near if i == 3]
+    assert nearly_alike(given, [NILE], [ADA[0]]) == []

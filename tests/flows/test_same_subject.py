@@ -1,0 +1,52 @@
+"""Several corrections of one subject, in one job and over several: all of them are said, and none costs another."""
+
+import pytest
+
+from editing.edit import Edit
+from flows.knowledge_update import knowledge_update
+from tasks.ledger import intake
+from tasks.lines.specs import read_line
+from tasks.update import stages
+from tasks.update.session import open_session
+from tests.fact_model import FACTS, PERSON_RELATIONS, PERSONS
+from tests.flows.conftest import POLICY
+
+pytestmark = pytest.mark.slow
+
+POLICY_OF_ONE = POLICY.model_copy(update={"max_locality_drop": 1.0, "retained_sample": 0})
+
+
+def corrections(person: str) -> list[Edit]:
+    """New answers about one person in two relations, whose prompts all begin with the name."""
+    known = {fact.relation.name: fact for fact in FACTS if fact.subject == person}
+    return [
+        Edit(
+            subject=person,
+            prompt=relation.templates[0],
+            target_new=next(answer for answer in relation.answers[3:] if answer != known[relation.name].answer),
+            target_true=known[relation.name].answer,
+        )
+        for relation in PERSON_RELATIONS[:2]
+    ]
+
+
+def said(workplace, line: str, edits: list[Edit]) -> list[str]:
+    """The first word that the newest version says to each."""
+    store = workplace.store
+    session = open_session(read_line(store.store, line), workplace.settings, only_asked=True)
+    newest = max(store.versions(line), key=lambda version: version.number)
+    session.restore((one, store.tensors(one)) for one in store.chain(newest.snapshot))
+    return [answer.split()[0].rstrip(".") for answer in stages.say(session, [edit.text for edit in edits])]
+
+
+def test_all_facts_of_a_subject_are_said_however_they_come(place):
+    workplace, line = place("same-subject"), "same-subject"
+    together, spread = corrections(PERSONS[3]), corrections(PERSONS[8])
+    for edits in ([*together, spread[0]], spread[1:]):
+        intake.submit(workplace.ledger, line, edits, "tester")
+        summary = knowledge_update(line, POLICY_OF_ONE)
+        assert (summary.kept, summary.quarantined) == (len(edits), 0), summary.report.batches
+    [row] = [check for check in summary.report.batches[0].checks if check.measure == "same_subject"]
+    assert (row.sample, row.value, row.holds) == (1, 0, True)
+    everything = [*together, *spread]
+    assert said(workplace, line, everything) == [edit.target_new for edit in everything]
