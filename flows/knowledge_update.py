@@ -73,8 +73,7 @@ def knowledge_update(
         dtype: dtype of a new line's weights, where it differs from the settings.
         template: How a new line's facts are asked: `raw`, or in a `chat` as well, `auto` where there is one; none, raw.
         method: Method of a new line; none, memit.
-        options: Options of a new line's method. For mend, `hypernetwork` names the hypernetwork, as a file, an MLflow
-            version, or one in the store.
+        options: Options of a new line's method; mend's `hypernetwork` is a file, an MLflow version, or in the store.
 
     Killed at any point it can be started again: what was committed is not repeated, what was not is still queued.
 
