@@ -14,7 +14,7 @@ from tasks.review.votes import StoredVote, cast, votes
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
-from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, verdicts
+from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, let_in, verdicts
 from tasks.workplace import Workplace
 
 NO_COMMENT = "rejected in MLflow"
@@ -53,7 +53,7 @@ def open_queues(workplace: Workplace, tracker: Tracker, version: Version) -> lis
     known |= {row.request_id: fact_of(row) for row in report.edits if row.request_id in known} if report else {}
     questions = [Question(name, fact.question, fact.before, fact.after or fact.wanted) for name, fact in known.items()]
     ensure_queue(tracker, version, reviewers, questions)
-    return []
+    return let_in(tracker, reviewers)
 
 
 def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:

@@ -18,15 +18,22 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from editing.digests import json_digest
+from editing.edit import shown
 from tasks.stores.manifest import Version
 from tasks.tracking.address import CONNECT_SECONDS
 from tasks.tracking.client import Tracker
 
-COMMENT = "errata comment"
+COMMENT = "Comment (Submit approves)"
+"""The heading above the field: it stands there also while somebody writes why they do not approve."""
 INSTRUCTION = (
-    "Submit approves this correction. If you do not approve, submit nothing: set the tag review of the version to "
-    "rejected, or use errata reject."
+    "A few words, then Submit approves this correction. If you do not approve, submit nothing: set the tag review of "
+    "the version to rejected, or use errata reject."
 )
+GRANT = "/api/3.0/mlflow/users/permissions/grant"
+_REFUSED = {
+    "RESOURCE_DOES_NOT_EXIST": "there is no such account, so make one at /signup",
+    "PERMISSION_DENIED": "the account that Errata signs in with may give nobody the right EDIT on its experiment",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,30 @@ class Vote:
     comment: str
     proven: bool
     """Whether MLflow has authenticated the reviewer."""
+
+
+def let_in(tracker: Tracker, reviewers: Sequence[str]) -> list[str]:
+    """Give each reviewer the right to submit, safe to repeat; returns who cannot have it and why, a line each.
+
+    MLflow's page lets nobody submit who has no right of their own to edit the experiment. What its server allows
+    everybody (`default_permission`) is unknown to the page. A right that somebody has already stays as it is.
+    """
+    from mlflow.exceptions import MlflowException  # takes seconds, and only whoever tracks needs it
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    said, asked = [], {"resource_type": "experiment", "resource_id": tracker.experiment_id, "permission": "EDIT"}
+    with tracker.refusals("let reviewers in"):
+        credentials = tracker._client._tracking_client.store.get_host_creds()
+        for name in reviewers:
+            answer = http_request(credentials, GRANT, "POST", json=asked | {"username": name})
+            try:
+                verify_rest_response(answer, GRANT)
+            except MlflowException as error:
+                if error.error_code in _REFUSED:
+                    said.append(f"{shown(name)} cannot review in MLflow at {tracker.uri}: {_REFUSED[error.error_code]}")
+                elif error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+    return said
 
 
 def ensure_queue(tracker: Tracker, version: Version, reviewers: Sequence[str], questions: Sequence[Question]) -> None:
