@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 
 from editing.digests import json_digest
 from editing.edit import shown
+from tasks.markdown import literal
 from tasks.stores.manifest import Version
+from tasks.text import visible
 from tasks.tracking.address import CONNECT_SECONDS
 from tasks.tracking.client import Tracker
 
@@ -44,6 +46,8 @@ class Question:
     question: str
     base: str
     candidate: str
+    wanted: str = ""
+    """Where it is not what the candidate answers."""
 
 
 @dataclass(frozen=True)
@@ -190,15 +194,17 @@ def _show(client: Any, experiment: str, item: str, question: Question) -> None:
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState  # takes seconds, as above
 
     now = time.time_ns()
-    answers = {"before": question.base, "after": question.candidate}
+    answers = {"before": question.base, "after": question.candidate} | (
+        {"wanted": question.wanted} if question.wanted else {}
+    )
     client.start_trace(
         TraceInfo(
             trace_id=item,
             trace_location=TraceLocation.from_experiment_id(experiment),
             request_time=now // 10**6,
             state=TraceState.OK,
-            request_preview=question.question,
-            response_preview=f"{question.base} → {question.candidate}",
+            request_preview=_as_text(question.question),
+            response_preview=_as_text(answers),
             execution_duration=0,
             tags={"mlflow.traceName": "correction"},
         )
@@ -206,8 +212,10 @@ def _show(client: Any, experiment: str, item: str, question: Question) -> None:
     attributes = {
         "mlflow.traceRequestId": item,
         "mlflow.spanType": "UNKNOWN",
-        "mlflow.spanInputs": {"question": question.question},
-        "mlflow.spanOutputs": answers,
+        "mlflow.spanInputs": {
+            "question": literal(question.question)
+        },  # the page of a whole trace takes it for Markdown
+        "mlflow.spanOutputs": {name: literal(text) for name, text in answers.items()},
     }
     span: dict[str, Any] = {
         "trace_id": _base64(item[3:]),
@@ -222,6 +230,20 @@ def _show(client: Any, experiment: str, item: str, question: Question) -> None:
         "attributes": {name: json.dumps(value) for name, value in attributes.items()},
     }
     client.log_spans(experiment, [Span.from_dict(span)])
+
+
+def _as_text(value: str | dict[str, str]) -> str:
+    """What MLflow's page of an item shows as it is: JSON. It takes anything else for Markdown, with links and pictures.
+
+    Cut, since MLflow would cut it to 1,000 characters, and half of an object is no JSON.
+    """
+    cut = _cut(value, 400) if isinstance(value, str) else {name: _cut(text, 120) for name, text in value.items()}
+    return json.dumps(cut, ensure_ascii=False)
+
+
+def _cut(text: str, most: int) -> str:
+    flat = " ".join(visible(text).split())
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
 def _base64(digits: str) -> str:

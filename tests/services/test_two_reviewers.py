@@ -8,12 +8,13 @@ import httpx
 import pytest
 
 from tests.flows.command import Errata, Ran, command
-from tests.flows.mlflow_pages import browser, close_assistant, picture
+from tests.flows.mlflow_pages import browser, close_assistant
 from tests.services.conftest import Services
 from tests.tasks.reviewed_line import ReviewedLine
 
 LINE, PEOPLE = "two-reviewers", ("alice", "bob", "carol")
 PASSWORD = "a-password-of-a-test"
+SUBJECT = "Ada ![x](http://evil.example/x.png) <b>bold</b>"
 OWN = ("home", "cache", "actor")
 """Settings that the line has of its own."""
 
@@ -27,7 +28,7 @@ def errata(here: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def line(here: Services, tmp_path) -> ReviewedLine:
     shared = {name: value for name, value in here.place.settings().items() if name not in OWN}
     made = ReviewedLine(tmp_path, LINE, **shared)
-    made.make()
+    made.make(subject=SUBJECT)
     return made
 
 
@@ -46,13 +47,14 @@ def signed_in(services: Services, name: str) -> Iterator[Any]:
     person = {"username": name, "password": PASSWORD, "origin": services.settings.tracking_uri}
     with browser(http_credentials=person) as page:
         yield page
+        assert page.strange == []
 
 
 def open_queue(page: Any, line: ReviewedLine, name: str) -> None:
     people, experiment = line.settings.mlflow_people, line.workplace.tracker().experiment_id
     page.goto(f"{people}/#/experiments/{experiment}/review-queue")
     page.get_by_text(f"{LINE} v1 {line.waiting()[0].snapshot[:8]}: {name}").click()
-    page.get_by_text("Ada was born in").wait_for()
+    page.get_by_text(f"{SUBJECT} was born in").first.wait_for()
     close_assistant(page)
 
 
@@ -78,19 +80,23 @@ def test_two_people_submit_on_mlflows_page_and_the_third_is_told_who_they_were(
     [nobody] = said(errata("watch", LINE, "--no-ask", "--json"))
     assert "'carol' cannot review" in nobody and "/signup" in nobody
     make_account(here, "carol")
-    assert said(errata("watch", LINE, "--no-ask", "--json")) == []
 
     with signed_in(here, "alice") as page:
         open_queue(page, line, "alice")
         page.get_by_role("button", name="Start review").click()
-        page.get_by_text("London → Rome").wait_for()
-        picture(page, "mlflow-queue")
+        page.get_by_text('"after": "Rome"').wait_for()
+        page.get_by_text(f"{SUBJECT} was born in").wait_for()  # as text, not as a picture from elsewhere
+        page.get_by_text("View full trace").click()
+        drawer = page.get_by_role("dialog")
+        drawer.get_by_text(f"{SUBJECT} was born in").wait_for()
+        page.keyboard.press("Escape")
+        drawer.wait_for(state="hidden")
         submit(page, "checked, <b>{{ 7*7 }}</b>")
         assert said(errata("watch", LINE, "--no-ask", "--json")) == ["version 1: alice approves, one of two"]
         assert line.serving() == 0
         alone = errata("approve", LINE)
         assert alone.code and "approved by alice so far: two people approve it" in alone.err
-        page.get_by_text("Ada was born in").click()
+        page.get_by_text(f"{SUBJECT} was born in").first.click()
         page.get_by_role("button", name="Move to Todo").click()
         submit(page, "once more")
     assert said(errata("watch", LINE, "--no-ask", "--json")) == [] and line.serving() == 0
