@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from editing.errors import ErrataError
 from tasks.lines.rules import read_rules
-from tasks.report.description import fact_of
+from tasks.report.description import Fact, fact_of
 from tasks.review.decided import By, Way
 from tasks.review.decisions import AlreadyDecided, Decision, approve, reject
 from tasks.review.description import job_report
@@ -14,7 +14,7 @@ from tasks.review.votes import StoredVote, cast, votes
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
-from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, verdicts
+from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, let_in, verdicts
 from tasks.workplace import Workplace
 
 NO_COMMENT = "rejected in MLflow"
@@ -51,9 +51,15 @@ def open_queues(workplace: Workplace, tracker: Tracker, version: Version) -> lis
     report = job_report(tracker, version)
     known = stored_facts(workplace, [version])
     known |= {row.request_id: fact_of(row) for row in report.edits if row.request_id in known} if report else {}
-    questions = [Question(name, fact.question, fact.before, fact.after or fact.wanted) for name, fact in known.items()]
+    questions = [_question(name, fact) for name, fact in known.items()]
     ensure_queue(tracker, version, reviewers, questions)
-    return []
+    return let_in(tracker, reviewers)
+
+
+def _question(request_id: str, fact: Fact) -> Question:
+    after = fact.after or fact.wanted
+    as_wanted = after.strip().startswith(fact.wanted.strip())
+    return Question(request_id, fact.question, fact.before, after, "" if as_wanted else fact.wanted)
 
 
 def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:

@@ -18,15 +18,24 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from editing.digests import json_digest
+from editing.edit import shown
+from tasks.markdown import literal
 from tasks.stores.manifest import Version
+from tasks.text import visible
 from tasks.tracking.address import CONNECT_SECONDS
 from tasks.tracking.client import Tracker
 
-COMMENT = "errata comment"
+COMMENT = "Comment (Submit approves)"
+"""The heading above the field: it stands there also while somebody writes why they do not approve."""
 INSTRUCTION = (
-    "Submit approves this correction. If you do not approve, submit nothing: set the tag review of the version to "
-    "rejected, or use errata reject."
+    "A few words, then Submit approves this correction. If you do not approve, submit nothing: set the tag review of "
+    "the version to rejected, or use errata reject."
 )
+GRANT = "/api/3.0/mlflow/users/permissions/grant"
+_REFUSED = {
+    "RESOURCE_DOES_NOT_EXIST": "there is no such account, so make one at /signup",
+    "PERMISSION_DENIED": "the account that Errata signs in with may give nobody the right EDIT on its experiment",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Question:
     question: str
     base: str
     candidate: str
+    wanted: str = ""
+    """Where it is not what the candidate answers."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,30 @@ class Vote:
     comment: str
     proven: bool
     """Whether MLflow has authenticated the reviewer."""
+
+
+def let_in(tracker: Tracker, reviewers: Sequence[str]) -> list[str]:
+    """Give each reviewer the right to submit, safe to repeat; returns who cannot have it and why, a line each.
+
+    MLflow's page lets nobody submit who has no right of their own to edit the experiment. What its server allows
+    everybody (`default_permission`) is unknown to the page. A right that somebody has already stays as it is.
+    """
+    from mlflow.exceptions import MlflowException  # takes seconds, and only whoever tracks needs it
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    said, asked = [], {"resource_type": "experiment", "resource_id": tracker.experiment_id, "permission": "EDIT"}
+    with tracker.refusals("let reviewers in"):
+        credentials = tracker._client._tracking_client.store.get_host_creds()
+        for name in reviewers:
+            answer = http_request(credentials, GRANT, "POST", json=asked | {"username": name})
+            try:
+                verify_rest_response(answer, GRANT)
+            except MlflowException as error:
+                if error.error_code in _REFUSED:
+                    said.append(f"{shown(name)} cannot review in MLflow at {tracker.uri}: {_REFUSED[error.error_code]}")
+                elif error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+    return said
 
 
 def ensure_queue(tracker: Tracker, version: Version, reviewers: Sequence[str], questions: Sequence[Question]) -> None:
@@ -159,15 +194,17 @@ def _show(client: Any, experiment: str, item: str, question: Question) -> None:
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState  # takes seconds, as above
 
     now = time.time_ns()
-    answers = {"before": question.base, "after": question.candidate}
+    answers = {"before": question.base, "after": question.candidate} | (
+        {"wanted": question.wanted} if question.wanted else {}
+    )
     client.start_trace(
         TraceInfo(
             trace_id=item,
             trace_location=TraceLocation.from_experiment_id(experiment),
             request_time=now // 10**6,
             state=TraceState.OK,
-            request_preview=question.question,
-            response_preview=f"{question.base} → {question.candidate}",
+            request_preview=_as_text(question.question),
+            response_preview=_as_text(answers),
             execution_duration=0,
             tags={"mlflow.traceName": "correction"},
         )
@@ -175,8 +212,10 @@ def _show(client: Any, experiment: str, item: str, question: Question) -> None:
     attributes = {
         "mlflow.traceRequestId": item,
         "mlflow.spanType": "UNKNOWN",
-        "mlflow.spanInputs": {"question": question.question},
-        "mlflow.spanOutputs": answers,
+        "mlflow.spanInputs": {
+            "question": literal(question.question)
+        },  # the page of a whole trace takes it for Markdown
+        "mlflow.spanOutputs": {name: literal(text) for name, text in answers.items()},
     }
     span: dict[str, Any] = {
         "trace_id": _base64(item[3:]),
@@ -191,6 +230,20 @@ def _show(client: Any, experiment: str, item: str, question: Question) -> None:
         "attributes": {name: json.dumps(value) for name, value in attributes.items()},
     }
     client.log_spans(experiment, [Span.from_dict(span)])
+
+
+def _as_text(value: str | dict[str, str]) -> str:
+    """What MLflow's page of an item shows as it is: JSON. It takes anything else for Markdown, with links and pictures.
+
+    Cut, since MLflow would cut it to 1,000 characters, and half of an object is no JSON.
+    """
+    cut = _cut(value, 400) if isinstance(value, str) else {name: _cut(text, 120) for name, text in value.items()}
+    return json.dumps(cut, ensure_ascii=False)
+
+
+def _cut(text: str, most: int) -> str:
+    flat = " ".join(visible(text).split())
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
 def _base64(digits: str) -> str:

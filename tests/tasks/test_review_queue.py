@@ -11,11 +11,13 @@ from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from mlflow.tracing.constant import TRACE_REQUEST_RESPONSE_PREVIEW_MAX_LENGTH_OSS as MLFLOW_CUTS
 
 from tasks.stores.manifest import Manifest, Version
 from tasks.tracking.client import Tracker
-from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, verdicts
+from tasks.tracking.review_queue import Question, Vote, _as_text, authenticates, ensure_queue, let_in, verdicts
 from tests.databases import mlflow_database
 from tests.tasks.conftest import free_ports
 
@@ -93,6 +95,35 @@ def test_who_approved_is_who_signed_in_whatever_a_request_says(server, monkeypat
     assert verdicts(tracker, version) == [Vote("alice", "approved", "", True)]
     assert complete("alice", items[1], "DECLINED") == 200
     assert verdicts(tracker, version) == [Vote("alice", "rejected", "", True)]
+
+
+@pytest.mark.slow
+def test_who_reviews_has_a_right_of_their_own_to_edit_which_the_page_asks_for(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS["admin"])
+    tracker = Tracker(server, None, "rights")
+
+    def rights(who: str) -> list[tuple[str, str]]:
+        found = httpx.get(f"{server}/api/3.0/mlflow/users/current/permissions", auth=(who, PASSWORDS[who])).json()
+        return [(one["resource_pattern"], one["permission"]) for one in found["permissions"]]
+
+    assert (tracker.experiment_id, "EDIT") not in rights("bob")
+    [said] = let_in(tracker, ["bob", "nob\nody"])
+    assert said.startswith("'nob\\nody' cannot review in MLflow at ") and "make one at /signup" in said
+    assert (tracker.experiment_id, "EDIT") in rights("bob") and let_in(tracker, ["bob"]) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS["bob"])
+    [said] = let_in(Tracker(server, None, "rights"), ["alice"])
+    assert said.startswith("'alice' cannot review in MLflow at ") and "may give nobody the right EDIT" in said
+
+
+def test_an_item_shows_text_as_json_which_mlflow_cuts_nowhere():
+    for text in ('"\\' * 900, "\u202e\n" * 900, "<b>![x](http://evil.example/x.png)</b>"):
+        answers = _as_text({"before": text, "after": text, "wanted": text})
+        assert max(len(answers), len(_as_text(text))) <= MLFLOW_CUTS
+        assert json.loads(answers).keys() == {"before", "after", "wanted"} and isinstance(
+            json.loads(_as_text(text)), str
+        )
 
 
 def test_without_a_server_nothing_is_proven(tmp_path):
