@@ -1,6 +1,7 @@
 """Fixtures for all tests: tiny random models, a small trained one, the embedded one, and the folder of real data."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,21 @@ from tests.fact_model import fact_model  # noqa: E402
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(costs)  # as a plugin, since the session's fixtures are not this folder's
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_thread_of_an_earlier_server() -> Iterator[None]:
+    """Prefect's threads that send events and log lines stay with the server that they were started for.
+
+    Of a later one they would try in vain, ten seconds an event, and meanwhile hold what its runs held.
+    """
+    if "prefect.events.worker" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        EventsWorker.drain_all(timeout=10)
+        APILogWorker.drain_all(timeout=10)
+    yield
 
 
 VOCABULARY = 320

@@ -59,8 +59,8 @@ def search_values(
     layer: int,
     config: ValueSearchConfig,
     prefixes: Sequence[str],
-    chat: ChatTemplate | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    chat: ChatTemplate | None = None,
 ) -> list[SearchedValue]:
     """z* of every edit at the output of `layer`, searched on the model as it stands; the model is not changed.
 

@@ -134,8 +134,8 @@ class Session:
                 self.method_input.layers[-1],
                 self.config.search,
                 self.method_input.prefixes,
-                self.method_input.chat,
                 on_progress,
+                self.method_input.chat,
             )
         return torch.stack([value.z_star for value in found])
 

@@ -93,7 +93,9 @@ def test_the_search_in_a_chat_equals_the_plain_loop_with_the_conversation_as_one
     config = ValueSearchConfig(
         steps=6, stop_loss=0.0, learning_rate=0.1, optimiser="adam", products="weights", kl_weight=0.5
     )
-    found = search_values(tiny.model, tiny.tokenizer, layout_of(tiny.model), [ADA, ASKED], 1, config, PREFIXES, chat)
+    found = search_values(
+        tiny.model, tiny.tokenizer, layout_of(tiny.model), [ADA, ASKED], 1, config, PREFIXES, chat=chat
+    )
     for edit, value in zip([ADA, ASKED], found, strict=True):
         conversation = chat.encode(edit), torch.tensor(chat.target_ids(edit))
         expected = plain_search(tiny.model, tiny.tokenizer, edit, 1, config, PREFIXES, conversation=conversation)
