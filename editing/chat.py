@@ -76,7 +76,10 @@ class ChatTemplate:
 
     @cached_property
     def _marks(self) -> tuple[str, ...]:
-        return tuple(token for token in self.tokenizer.all_special_tokens if token in self.prompt("?"))
+        """Its special tokens, those included that have no part of their own, as the header's of Llama 3."""
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        rendered = self.prompt("?")
+        return tuple(token for token in sorted(special) if token in rendered)
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:

@@ -2,7 +2,7 @@
 
 Prompts that begin with the same text up to the subject's end have the same hidden states there ("{} lives in", "{}
 works as"), whatever comes after. Their facts are one group: one δ is searched that makes the model say all of their
-targets, and the solve has one column set for it. MEMIT-Merge (Dong et al., ACL 2025 findings,
+targets, and the solve has one column set for it. MEMIT-Merge (Dong et al., 2025,
 https://arxiv.org/abs/2502.07322) is the published form.
 """
 
