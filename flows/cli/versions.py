@@ -26,7 +26,9 @@ def review(line: Line = "main", json: Json = False) -> None:
 
         errata review
     """
+    from tasks.names import shown_version
     from tasks.review.standing import waiting
+    from tasks.tracking.numbers import mlflow_numbers
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
@@ -37,8 +39,9 @@ def review(line: Line = "main", json: Json = False) -> None:
     if not versions:
         say(f"nothing waits for review on line {line}")
         return
-    columns = ["version", "edits", *LABELS]
-    table(f"waiting on line {line}", columns, [_version_row(version) for version in versions], columns)
+    columns, known = ["version", "edits", *LABELS], mlflow_numbers(workplace.settings, line)
+    rows = [[shown_version(one.number, known.get(one.number)), *_numbers(one)] for one in versions]
+    table(f"waiting on line {line}", columns, rows, columns)
     changed = [name for version in versions for name in version.manifest.request_ids]
     rows = _corrections(versions, workplace.ledger.payloads(line, changed))
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
@@ -46,10 +49,9 @@ def review(line: Line = "main", json: Json = False) -> None:
     say(f'errata approve {newest} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
 
-def _version_row(version: "StoredVersion") -> list[object]:
+def _numbers(version: "StoredVersion") -> list[object]:
     metrics = version.manifest.metrics
     return [
-        version.number,
         len(version.manifest.request_ids),
         *("" if name not in metrics else f"{metrics[name]:.0%}" for name in METRICS),
         number(metrics.get("fluency"), 2),

@@ -15,8 +15,10 @@ from mlflow.utils import requirements_utils
 from editing.errors import ErrataError, UsageError
 from tasks.report.pages import TABLES, report_files
 from tasks.report.render import EditRow, JobReport
+from tasks.settings import Settings
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError
+from tasks.tracking.numbers import mlflow_numbers
 from tasks.tracking.registry import SNAPSHOT, VERSION
 from tests.databases import mlflow_database
 from tests.tasks.mlflow_server import MlflowServer
@@ -301,3 +303,14 @@ def test_the_server_serves_the_report_and_registers_versions(server, mlflow_fold
         page = answer.read().decode()
     assert page.rstrip().endswith("</html>") and "errata approve facts" in page
     assert remote.aliases("served") == {"challenger": 1}
+    remote.register_version("served", run_id, pointer("served", 3))
+    remote.register_version("served", run_id, pointer("served", 3, "another"))
+    for uri in (server, remote.uri, f"sqlite:///{mlflow_folder / 'mlflow.db'}"):
+        known = Settings(tracking_uri=uri)
+        assert mlflow_numbers(known, "served") == {1: 1, 3: 3} and mlflow_numbers(known, "nobody's' line") == {}
+
+
+def test_where_mlflow_cannot_tell_no_number_is_shown_and_nothing_is_made(tmp_path):
+    for uri in (f"sqlite:///{tmp_path / 'none.db'}", "http://127.0.0.1:9", "postgresql://127.0.0.1:9/mlflow"):
+        assert mlflow_numbers(Settings(tracking_uri=uri), "served") == {}
+    assert list(tmp_path.iterdir()) == []
