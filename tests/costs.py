@@ -33,7 +33,13 @@ def processor_time() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
+def _together(nodeid: str) -> tuple[str, ...] | None:
+    return next((group for group in TOGETHER if nodeid.startswith(group)), None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest groups first, which mostly wait: at the end all others would wait for them.
+    items.sort(key=lambda item: _together(item.nodeid) is None)
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         fixtures = {*getattr(item, "fixturenames", ())}
@@ -47,7 +53,7 @@ class Scheduling(LoadScopeScheduling):
     """xdist's by scope, where each group of TOGETHER is one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        group = next((group for group in TOGETHER if nodeid.startswith(group)), None)
+        group = _together(nodeid)
         return group[0] if group else str(super()._split_scope(nodeid))
 
 
