@@ -39,9 +39,10 @@ def review(line: Line = "main", json: Json = False) -> None:
     if not versions:
         say(f"nothing waits for review on line {line}")
         return
-    columns, known = ["version", "edits", *LABELS], mlflow_numbers(workplace.settings, line)
-    rows = [[shown_version(one.number, known.get(one.number)), *_numbers(one)] for one in versions]
-    table(f"waiting on line {line}", columns, rows, columns)
+    columns = ["version", "edits", *LABELS]
+    table(f"waiting on line {line}", columns, [[one.number, *_numbers(one)] for one in versions], columns)
+    if known := mlflow_numbers(workplace.settings, line):
+        say(" · ".join(shown_version(one.number, known.get(one.number)) for one in versions))
     changed = [name for version in versions for name in version.manifest.request_ids]
     rows = _corrections(versions, workplace.ledger.payloads(line, changed))
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
