@@ -6,7 +6,7 @@ targets, and the solve has one column set for it. MEMIT-Merge (Dong et al., 2025
 https://arxiv.org/abs/2502.07322) is the published form.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -37,9 +37,9 @@ class KeyNames:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prefixes: Sequence[str]) -> None:
         self._tokenizer, self._prefixes = tokenizer, prefixes
-        self._known: dict[tuple[str, str], Hashable] = {}
+        self._known: dict[tuple[str, str], tuple[int, ...]] = {}
 
-    def of(self, edit: Edit) -> Hashable:
+    def of(self, edit: Edit) -> tuple[int, ...]:
         """The tokens up to the subject's end.
 
         Raises:
@@ -53,7 +53,7 @@ class KeyNames:
 
     def groups(self, edits: Sequence[Edit]) -> list[tuple[int, ...]]:
         """Numbers of the edits by their key, groups in the order of their first members. Raises as `of` does."""
-        groups: dict[Hashable, list[int]] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
         for number, edit in enumerate(edits):
             groups.setdefault(self.of(edit), []).append(number)
         return [tuple(numbers) for numbers in groups.values()]

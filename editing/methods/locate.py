@@ -25,7 +25,7 @@ from torch import Tensor
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
 from editing.errors import SolveError
-from editing.groups import KeyGroup
+from editing.groups import KeyGroup, KeyNames
 from editing.keys import SubjectReader
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.methods.shared.postnorm import change_before_norm
@@ -143,37 +143,26 @@ def encoded(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPromp
     ]
 
 
-def nearly_alike(given: MethodInput, edits: Sequence[Edit], others: Sequence[Edit]) -> list[int]:
-    """Numbers of those of `others` whose key is nearly one of the edits' and not the same: NEAR_COSINE and more.
+def nearly_alike(given: MethodInput, keys: KeyNames, edits: Sequence[Edit], others: Sequence[Edit]) -> list[Edit]:
+    """Those of `others` whose key is nearly one of the edits' and not the same: NEAR_COSINE and more.
 
     Only subjects that end in the same token can be so near; the last NEAR_AT_MOST of those are looked at.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
     """
-    asked, known = (
-        [encode_in_context(given.tokenizer, given.prefixes, 0, edit.prompt, edit.subject) for edit in some]
-        for some in (edits, others)
-    )
-    ends, names = {_end(prompt) for prompt in asked}, {_upto_end(prompt) for prompt in asked}
-    like = [i for i, prompt in enumerate(known) if _end(prompt) in ends and _upto_end(prompt) not in names]
-    like = like[-NEAR_AT_MOST:]
+    asked = {keys.of(edit) for edit in edits}
+    ends = {name[-1] for name in asked}
+    like = [edit for edit in others if (name := keys.of(edit))[-1] in ends and name not in asked][-NEAR_AT_MOST:]
     if not like:
         return []
-    layer, prompts = given.layers[-1], [*asked, *(known[i] for i in like)]
+    layer = given.layers[-1]
+    prompts = [EncodedPrompt(name, len(name) - 1) for name in (*asked, *map(keys.of, like))]
     reader = SubjectReader(given.model, given.layout, pad_token(given.tokenizer))
     [keys_nd] = _gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
     unit_nd = torch.nn.functional.normalize(keys_nd, dim=1)
     near = (unit_nd[len(asked) :] @ unit_nd[: len(asked)].T).amax(1) >= NEAR_COSINE
-    return [i for i, one in zip(like, near.tolist(), strict=True) if one]
-
-
-def _end(prompt: EncodedPrompt) -> int:
-    return prompt.ids[prompt.subject_index]
-
-
-def _upto_end(prompt: EncodedPrompt) -> tuple[int, ...]:
-    return prompt.ids[: prompt.subject_index + 1]
+    return [edit for edit, one in zip(like, near.tolist(), strict=True) if one]
 
 
 def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:

@@ -58,7 +58,7 @@ class Writer:
             return Sharing()
         live = stages.live_facts(session, self.taken)
         same = session.sharing(batch.edits, live)
-        near = [live[number] for number in nearly_alike(session.method_input, batch.edits, live)]
+        near = nearly_alike(session.method_input, session.keys, batch.edits, live)
         asked = readable(session.loaded, [bare(edit) for edit in (*same, *near)]).accepted
         holding = {one.edit_id for one in session.scores(asked) if one.efficacy_prob}
         return Sharing(tuple(same), tuple(edit for edit in asked if edit.id in holding))
