@@ -68,7 +68,7 @@ class ChatTemplate:
 
     def target_ids(self, edit: Edit) -> list[int]:
         """The new answer alone, as the assistant begins to say it."""
-        return target_ids(self.tokenizer, self.prompt("?"), edit.target_new)
+        return target_ids(self.tokenizer, self._asked, edit.target_new)
 
     def _ids(self, text: str, as_text: bool) -> Sequence[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
@@ -78,8 +78,12 @@ class ChatTemplate:
     def _marks(self) -> tuple[str, ...]:
         """Its special tokens, those included that have no part of their own, as the header's of Llama 3."""
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        rendered = self.prompt("?")
-        return tuple(token for token in sorted(special) if token in rendered)
+        return tuple(token for token in sorted(special) if token in self._asked)
+
+    @cached_property
+    def _asked(self) -> str:
+        """Some conversation: how every one of them begins and ends."""
+        return self.prompt("?")
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:
