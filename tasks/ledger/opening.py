@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -19,6 +21,10 @@ SCHEMA = Schema([Field(name, PrimitiveType(kind), nullable=True) for name, kind 
 
 UNKNOWN_IN_PATHS = re.compile(r"[][\\|^]|%[0-9A-Fa-f]{2}")
 """Delta Lake takes a local path for a URL: these it reads as something else, or ends the process over them."""
+
+
+_SPARE_BYTES = 2**18
+"""What a commit takes beside its rows, amply."""
 
 
 def s3_options(endpoint_url: str | None) -> dict[str, str]:
@@ -61,8 +67,26 @@ def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     return table
 
 
+def check_space(uri: str, rows_bytes: int = 0) -> None:
+    """Look for space on a local disk before a commit: Delta Lake panics, in many lines, where it runs out inside one.
+
+    Raises:
+        LedgerError: there is too little.
+    """
+    if uri.startswith("s3://"):
+        return
+    present = next(folder for folder in (Path(uri), *Path(uri).parents) if folder.exists())
+    needed = rows_bytes + _SPARE_BYTES
+    if (free := shutil.disk_usage(present).free) < needed:
+        raise LedgerError(
+            f"ledger '{uri}' cannot be written (No space left on device: {free:,} bytes are free, {needed:,} needed): "
+            "free some space and repeat"
+        )
+
+
 def created(uri: str, options: Mapping[str, str]) -> DeltaTable:
     """A new table, or that of another process that was faster."""
+    check_space(uri)
     try:
         configuration = {"delta.appendOnly": "true"}
         return _marked(DeltaTable.create(uri, SCHEMA, configuration=configuration, storage_options=dict(options)))

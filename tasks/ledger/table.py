@@ -111,9 +111,9 @@ class Ledger:
                 try:
                     if pending:
                         table = opening.upgraded(table)
-                        write_deltalake(
-                            table, rows(pending, table.version() + 1), mode="append", commit_properties=_ONCE
-                        )
+                        written = rows(pending, table.version() + 1)
+                        opening.check_space(self.uri, written.nbytes)
+                        write_deltalake(table, written, mode="append", commit_properties=_ONCE)
                     return pending
                 except CommitFailedError as error:
                     if time.monotonic() > deadline:
@@ -187,6 +187,7 @@ class Ledger:
             table = opening.found(self.uri, self._options)
             if table is None or len(table.file_uris()) <= more_than:
                 return False
+            opening.check_space(self.uri, sum(table.get_add_actions()["size_bytes"].to_pylist()))
             try:
                 table.optimize.compact(commit_properties=_COMPACTION)
             except CommitFailedError:

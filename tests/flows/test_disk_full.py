@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks.ledger import intake
+from tasks.ledger.errors import LedgerError
+from tasks.ledger.table import Ledger
 from tasks.lines.specs import resolve_line, save_line
 from tasks.review import decisions
 from tasks.settings import load_settings
@@ -52,6 +54,25 @@ def fill(path: Path) -> None:
                 pass
         except OSError:
             return
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["new ledger", "ledger"])
+def test_a_ledger_on_a_full_disk_says_it_in_one_line_and_takes_the_same_when_there_is_space(
+    small_disk, good_edits, begun, capfd
+):
+    ledger = Ledger(str(small_disk / "ledger"))
+    for edit in good_edits[:3] if begun else []:
+        intake.submit(ledger, LINE, [edit], "tester")
+    fill(small_disk / "what fills it")
+    with pytest.raises(LedgerError, match=r"^[^\n]*No space left on device: 0 bytes are free[^\n]*: free some space"):
+        intake.submit(ledger, LINE, good_edits[3:], "tester")
+    if begun:
+        with pytest.raises(LedgerError, match="No space left on device"):
+            ledger.compact(more_than=1)
+    assert capfd.readouterr() == ("", "")  # what Delta Lake would write itself
+    (small_disk / "what fills it").unlink()
+    assert len(intake.submit(ledger, LINE, good_edits[3:], "tester").queued) == len(good_edits) - 3
+    assert not begun or ledger.compact(more_than=1)
 
 
 @pytest.mark.slow
