@@ -40,6 +40,12 @@ class ChatTemplate:
         """Whether a text holds the template's own tokens, and so is a conversation already."""
         return any(token in text for token in self._marks)
 
+    def asks(self, edit: Edit) -> str | None:
+        """The conversation that asks for a fact; None where its prompt is one already."""
+        if self.is_rendered(edit.text):
+            return None
+        return self.prompt(_question(edit).replace(SLOT, edit.subject))
+
     def encode(self, edit: Edit) -> EncodedPrompt | None:
         """The conversation that asks for a fact, and where its subject ends; None where its prompt is one already.
 
@@ -48,11 +54,10 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes the question, or the subject is lost in tokenisation.
         """
-        if self.is_rendered(edit.text):
+        if (rendered := self.asks(edit)) is None:
             return None
-        question = edit.question or ASKED.replace(SLOT, edit.prompt)
+        question = _question(edit)
         user = question.replace(SLOT, edit.subject)
-        rendered = self.prompt(user)
         start = rendered.rfind(user)
         if start < 0:
             raise InvalidEdit(f"edit '{edit.id}': the chat template does not leave {user!r} as it is; use 'raw'")
@@ -84,6 +89,11 @@ class ChatTemplate:
     def _asked(self) -> str:
         """Some conversation: how every one of them begins and ends."""
         return self.prompt("?")
+
+
+def _question(edit: Edit) -> str:
+    """What a person says, with the subject's place."""
+    return edit.question or ASKED.replace(SLOT, edit.prompt)
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:
