@@ -16,6 +16,16 @@ from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
+QUESTION_MARKS = ("?", "？", "؟")
+
+
+def question_of(edit: Edit) -> str:
+    """What a user asks for a fact, '{}' for its subject: the request's question, its prompt where that is a question
+    already, else to complete the prompt.
+    """
+    if edit.question is not None:
+        return edit.question
+    return edit.prompt if edit.prompt.endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class ChatTemplate:
         """
         if self.is_rendered(edit.text):
             return None
-        question = edit.question or ASKED.replace(SLOT, edit.prompt)
+        question = question_of(edit)
         user = question.replace(SLOT, edit.subject)
         rendered = self.prompt(user)
         start = rendered.rfind(user)
