@@ -16,6 +16,16 @@ from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
+QUESTION_MARKS = ("?", "？", "؟")
+
+
+def question_of(edit: Edit) -> str:
+    """What a user asks for a fact, '{}' for its subject: the request's question, its prompt where that is a question
+    already, else to complete the prompt.
+    """
+    if edit.question is not None:
+        return edit.question
+    return edit.prompt if edit.prompt.endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class ChatTemplate:
         """The conversation that asks for a fact; None where its prompt is one already."""
         if self.is_rendered(edit.text):
             return None
-        return self.prompt(_question(edit).replace(SLOT, edit.subject))
+        return self.prompt(question_of(edit).replace(SLOT, edit.subject))
 
     def encode(self, edit: Edit) -> EncodedPrompt | None:
         """The conversation that asks for a fact, and where its subject ends; None where its prompt is one already.
@@ -56,7 +66,7 @@ class ChatTemplate:
         """
         if (rendered := self.asks(edit)) is None:
             return None
-        question = _question(edit)
+        question = question_of(edit)
         user = question.replace(SLOT, edit.subject)
         start = rendered.rfind(user)
         if start < 0:
@@ -89,11 +99,6 @@ class ChatTemplate:
     def _asked(self) -> str:
         """Some conversation: how every one of them begins and ends."""
         return self.prompt("?")
-
-
-def _question(edit: Edit) -> str:
-    """What a person says, with the subject's place."""
-    return edit.question or ASKED.replace(SLOT, edit.prompt)
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:

@@ -134,9 +134,7 @@ def said(
 def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = ()) -> Answer:
     """The answer of a model to a question about this fact."""
     old = () if edit.target_true is None else (edit.target_true,)
-    return judge_answer(
-        text, (edit.target_new, *getattr(edit, "aliases", ())), old, others, where=where, echo=(edit.subject,)
-    )
+    return judge_answer(text, (edit.target_new, *edit.aliases), old, others, where=where, echo=(edit.subject,))
 
 
 def judge_answer(
@@ -202,12 +200,7 @@ def summarise_said(found: Sequence[Said]) -> dict[str, float]:
 
 def _longest_answer(tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit]) -> int:
     """In tokens. No more of a text decides what stands at its beginning."""
-    answers = {
-        one
-        for edit in edits
-        for one in (edit.target_new, *getattr(edit, "aliases", ()), edit.target_true)
-        if one is not None
-    }
+    answers = {one for edit in edits for one in (edit.target_new, *edit.aliases, edit.target_true) if one is not None}
     return max((len(tokenizer.tokenize(" " + one)) for one in answers), default=1)
 
 
