@@ -88,10 +88,11 @@ def _show(result: dict[str, Any]) -> None:
     title = f"{result['method']}, {result['edits']} edits, {result['mode']}: {result['seconds_per_edit']:.2f} s an edit"
     table(title, ["metric", "before", "after"], rows, ["before", "after"])
     if "ability" in result:
-        _show_ability(result["ability"], result["kl"])
+        show_ability(result["ability"], result["kl"])
 
 
-def _show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
+def show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
+    """Print `ability` and `kl` of a result."""
     columns = ("before", "after", "difference")
     rows = []
     for name, one in ability.items():
