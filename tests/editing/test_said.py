@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from editing.chat import ChatTemplate
 from editing.edit import Edit, Probe
+from editing.measure.answers import Answer, judge_answer
 from editing.measure.fluency import generate
-from editing.measure.said import Answer, Said, judge_answer, judged, others_of_its_kind, said, summarise_said
+from editing.measure.said import Said, judged, others_of_its_kind, said, summarise_said
 from tests.conftest import byte_tokenizer
 
 # Answers of the embedded model to facts of CounterFact that MEMIT wrote into it in batches of ten, cut to 150
@@ -134,6 +135,6 @@ def test_no_more_is_written_after_a_prompt_than_decides(tiny_llama):
             ("So it is", one.paraphrases[0], "start"),
             (f"Complete this sentence: {edit.text}:", one.chat, "sentence"),
         ):
-            [whole] = generate(model, tokenizer, [text], 48)
+            [whole] = generate(model, tokenizer, [text], 40)
             assert whole.startswith(answer.text) and answer == replace(judged(edit, whole, where), text=answer.text)
     assert all(one.chat is None for one in said(model, tokenizer, edits))
