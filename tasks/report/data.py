@@ -76,6 +76,8 @@ class EditRow(Frozen):
     reason: Text = ""
     findings: tuple[Text, ...] = ()
     """What was left out of the request because the model cannot read it, one sentence each."""
+    alike: tuple[Text, ...] = ()
+    """What other facts its subject is hard to tell from, one sentence each."""
 
 
 class BatchRow(Frozen):

@@ -88,15 +88,19 @@ def render_markdown(report: JobReport) -> str:
         parts.append(
             f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {literal(report.mlflow_run_id)}."
         )
-    found = [(edit, finding) for edit in report.edits for finding in edit.findings]
-    if found:
-        parts += ["", "| Request | Left out |", "|---|---|"]
-        parts += [_row([literal(edit.request_id), literal(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
-    if len(found) > MARKDOWN_ROWS:
-        parts.append(f"\nand {len(found) - MARKDOWN_ROWS} more, in report.html.")
+    parts += _found_table("Left out", [(edit, one) for edit in report.edits for one in edit.findings])
+    parts += _found_table("Hard to tell apart", [(edit, one) for edit in report.edits for one in edit.alike])
     if report.to_version is not None:
         parts += ["", "```sh", *_commands(report), "```"]
     return "\n".join(parts) + "\n"
+
+
+def _found_table(what: str, found: Sequence[tuple[EditRow, str]]) -> list[str]:
+    if not found:
+        return []
+    rows = [_row([literal(edit.request_id), literal(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
+    more = [f"\nand {len(found) - MARKDOWN_ROWS} more, in report.html."] if len(found) > MARKDOWN_ROWS else []
+    return ["", f"| Request | {what} |", "|---|---|", *rows, *more]
 
 
 def _verdict_table(report: JobReport) -> list[str]:

@@ -133,13 +133,15 @@ def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit()
         assert all(cell in page for row in rows for cell in row[:2]) and "too few" in page
 
 
-def test_pages_show_what_was_left_out_of_a_request():
+def test_pages_show_what_was_left_out_of_a_request_and_what_it_is_hard_to_tell_from():
     report = make_report(edits=1).model_copy(update={"edits": (make_edit(1), FOUND)})
     for page in (render_html(report), render_markdown(report)):
-        assert page.count("a neighbor was left out") == 1
+        assert page.count("a neighbor was left out") == page.count("hard to tell from") == 1
 
 
-FOUND = make_edit(2).model_copy(update={"findings": ("a neighbor was left out: it takes 600 tokens",)})
+FOUND = make_edit(2).model_copy(
+    update={"findings": ("a neighbor was left out: it takes 600 tokens",), "alike": ("it is hard to tell from 'x'",)}
+)
 
 
 def test_a_reviewer_sees_what_users_will_see_and_where_the_prompt_tells_otherwise():
@@ -183,7 +185,7 @@ def test_a_report_of_release_0_1_is_read_and_shown():
     stored = json.loads(make_report().model_dump_json())
     del stored["checks"]
     for edit in stored["edits"]:
-        del edit["findings"]
+        del edit["findings"], edit["alike"]
     for batch in stored["batches"]:
         del batch["checks"]
         batch["reasons"] = ["efficacy 0.50 is below min_efficacy 1.00"]
