@@ -5,13 +5,14 @@
 | CounterFact | requested_rewrite | Meng et al., ROME, https://arxiv.org/abs/2202.05262 |
 | zsRE (MEND) | src and alt | Mitchell et al., MEND, https://arxiv.org/abs/2110.11309 |
 | EasyEdit, KnowEdit | ground_truth, rephrase_prompt, locality or one of their kin | https://arxiv.org/abs/2401.01286 |
+| MQuAKE | requested_rewrite that is a list (editing.readers.mquake) | https://arxiv.org/abs/2305.14795 |
 | Errata's own | none of these | the fields of Edit; in CSV, lists are written 'a | b' and probes 'prompt => answer' |
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from editing.edit import SLOT, Edit, InvalidField, make_edit, shown
+from editing.edit import ID_LENGTH, PROBES, SLOT, TARGET_LENGTH, Edit, InvalidField, make_edit, shown
 
 Fields = Mapping[str, object]
 
@@ -84,13 +85,13 @@ def _probe_from_text(text: str) -> dict[str, object]:
 
 def _counterfact(fields: Fields) -> Translated:
     inside = "requested_rewrite"
-    rewrite = _object(fields[inside], inside)
-    true = _target(rewrite, "target_true")
+    rewrite = object_of(fields[inside], inside)
+    true = target(rewrite, "target_true")
     own: dict[str, object] = {
         "id": _case_id(fields),
-        "subject": _needed(rewrite, "subject", inside),
-        "prompt": _needed(rewrite, "prompt", inside),
-        "target_new": _target(rewrite, "target_new"),
+        "subject": needed(rewrite, "subject", inside),
+        "prompt": needed(rewrite, "prompt", inside),
+        "target_new": target(rewrite, "target_new"),
         "target_true": true,
         "paraphrases": _texts(fields, "paraphrase_prompts"),
         "neighborhood": [{"prompt": prompt, "answer": true} for prompt in _texts(fields, "neighborhood_prompts")],
@@ -104,9 +105,9 @@ def _counterfact(fields: Fields) -> Translated:
 
 def _zsre(fields: Fields) -> Translated:
     own: dict[str, object] = {
-        "subject": _needed(fields, "subject"),
-        "prompt": _needed(fields, "src"),
-        "target_new": _needed(fields, "alt"),
+        "subject": needed(fields, "subject"),
+        "prompt": needed(fields, "src"),
+        "target_new": needed(fields, "alt"),
         "target_true": _old_answer(fields, "answers", new=fields["alt"]),
         "paraphrases": _texts(fields, "rephrase"),
         "neighborhood": [
@@ -125,7 +126,7 @@ def _easyedit(fields: Fields) -> Translated:
     rephrase = "rephrase" if "rephrase" in fields else "rephrase_prompt"
     ready = fields.get("prompt_template")
     prompt = "prompt_template" if isinstance(ready, str) and ready.count(SLOT) == 1 else "prompt"
-    target = _first(_needed(fields, "target_new"), "target_new")
+    target = _first(needed(fields, "target_new"), "target_new")
     neighborhood = list(_probes(fields, "locality"))
     neighborhood += [
         {"prompt": text, "answer": _first(fields.get("locality_ground_truth"), "locality_ground_truth")}
@@ -133,8 +134,8 @@ def _easyedit(fields: Fields) -> Translated:
     ]
     own: dict[str, object] = {
         "id": fields.get("id") or _case_id(fields),
-        "subject": _needed(fields, "subject"),
-        "prompt": _needed(fields, prompt),
+        "subject": needed(fields, "subject"),
+        "prompt": needed(fields, prompt),
         "target_new": target,
         "target_true": _old_answer(fields, "ground_truth", new=target),
         "paraphrases": _texts(fields, rephrase),
@@ -150,15 +151,17 @@ def _probes(fields: Fields, name: str) -> Iterator[dict[str, object]]:
     groups = fields.get(name)
     if isinstance(groups, Mapping):
         members = [
-            (f"{name}.{group}", member)
+            (f"{name}.{group}", group, member)
             for group, given in groups.items()
             for member in (given if isinstance(given, list) else [given])
         ]
     else:
-        members = [(f"{name}[{place}]", member) for place, member in enumerate(_list(groups, name))]
-    for where, member in members:
+        members = [(f"{name}[{place}]", None, member) for place, member in enumerate(list_of(groups, name))]
+    for where, group, member in members:
         if member is not None:
-            yield from _group(_object(member, where), where)
+            probes = _group(object_of(member, where), where)
+            kind = _sound(group or member.get("type"), ID_LENGTH)
+            yield from ({**probe, "group": kind[0]} if kind else probe for probe in probes)
 
 
 def _group(member: Fields, where: str) -> Iterator[dict[str, object]]:
@@ -166,12 +169,29 @@ def _group(member: Fields, where: str) -> Iterator[dict[str, object]]:
     answers = member.get("ground_truth")
     prompts = member.get("prompt")
     if not isinstance(prompts, list):
-        yield {"prompt": prompts, "answer": _first(answers, f"{where}.ground_truth")}
+        yield {"prompt": prompts, **right_answers(answers, f"{where}.ground_truth")}
         return
     paired = isinstance(answers, list) and len(answers) == len(prompts)
     for place, prompt in enumerate(prompts):
         answer = answers[place] if isinstance(answers, list) and paired else answers
-        yield {"prompt": prompt, "answer": _first(answer, f"{where}.ground_truth")}
+        yield {"prompt": prompt, **right_answers(answer, f"{where}.ground_truth")}
+
+
+def right_answers(value: Any, name: str) -> dict[str, object]:
+    """A probe's answer, the first, and the others of its list, which are as right; those of lists after it are not."""
+    answer = _first(value, name)
+    while isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple)):
+        value = value[0]
+    others = _sound(value, TARGET_LENGTH) if isinstance(value, (list, tuple)) else []
+    aliases = [other for other in others if not isinstance(answer, str) or other != answer.strip()]
+    return {"answer": answer} | ({"aliases": aliases[:PROBES]} if aliases else {})
+
+
+def _sound(value: Any, limit: int) -> list[str]:
+    """Those of one text or several that a field could hold, each once: what only helps to judge refuses no record."""
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    stripped = [text.strip() for text in texts if isinstance(text, str)]
+    return list(dict.fromkeys(text for text in stripped if text and len(text) <= limit and text.isprintable()))
 
 
 def _old_answer(fields: Fields, name: str, *, new: object) -> object:
@@ -195,10 +215,10 @@ def _first(value: Any, name: str) -> object:
 def _texts(fields: Fields, name: str) -> list[Any]:
     """A field that holds one text or several, as a list without the absent ones."""
     value = fields.get(name)
-    return [text for text in ([value] if isinstance(value, str) else _list(value, name)) if text not in (None, "")]
+    return [text for text in ([value] if isinstance(value, str) else list_of(value, name)) if text not in (None, "")]
 
 
-def _target(rewrite: Fields, name: str) -> object:
+def target(rewrite: Fields, name: str) -> object:
     """CounterFact's {"str": ..., "id": ...}, or the text alone."""
     value = rewrite.get(name)
     return value.get("str") if isinstance(value, Mapping) else value
@@ -213,20 +233,20 @@ def _case_id(fields: Fields) -> str:
     return f"cf-{case}"
 
 
-def _needed(fields: Fields, name: str, inside: str = "") -> object:
+def needed(fields: Fields, name: str, inside: str = "") -> object:
     value = fields.get(name)
     if value is None:
         raise InvalidField(f"field '{name}' is missing; give it", field=f"{inside}.{name}" if inside else name)
     return value
 
 
-def _object(value: object, name: str) -> Fields:
+def object_of(value: object, name: str) -> Fields:
     if not isinstance(value, Mapping):
         raise _wrong(name, "an object", value)
     return value
 
 
-def _list(value: object, name: str) -> list[Any]:
+def list_of(value: object, name: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
