@@ -1,4 +1,4 @@
-"""Kinds of new answers: the more tokens an answer has, and the stranger they are together, the harder it is to write."""
+"""Kinds of new answers: the more tokens one has, and the stranger they are together, the harder it is to write."""
 
 import re
 from typing import Final

@@ -1,16 +1,15 @@
 """Portability and locality by the groups of a data set, as its authors score them.
 
-| set | portability counts | number |
-|---|---|---|
-| KnowEdit (Zhang et al. 2024, https://arxiv.org/abs/2401.01286) | the share of the first answer's tokens | `tokens` |
-| RippleEdits (Cohen et al. 2023, https://arxiv.org/abs/2307.12976) | the text written holds one of the answers | `written` |
-| MQuAKE (Zhong et al. 2023, https://arxiv.org/abs/2305.14795) | one wording is answered by one of the answers | `said` |
+- `tokens`, of KnowEdit (Zhang et al. 2024, https://arxiv.org/abs/2401.01286): the share of the first answer's tokens
+  that are the most probable ones, with the answer's tokens before them given.
+- `written`, of RippleEdits (Cohen et al. 2023, https://arxiv.org/abs/2307.12976): the text that the model writes holds
+  one of the answers.
+- `said`, of MQuAKE (Zhong et al. 2023, https://arxiv.org/abs/2305.14795): one of the wordings is answered by one of the
+  answers, which is what the model begins to say.
 
-`said`: at one of the wordings one of the answers is what the model begins to say, which asks more than `written`, that
-it stands somewhere in the text, and more than `tokens`, where each token of the answer is guessed with those before it
-given. A probe counts once, whatever its wordings; a group's number is the mean over the edits of the mean over their
-probes. For locality KnowEdit compares with the model before: `tokens` is the share of the answer's tokens at which the
-most probable token is the same.
+A probe counts once, whatever its wordings; a group's number is the mean over the edits of the mean over their probes.
+For locality KnowEdit compares with the model before: `tokens` is the share of the answer's tokens at which the most
+probable token is the same.
 """
 
 from collections import defaultdict

@@ -5,13 +5,11 @@ Editing", https://arxiv.org/abs/2502.11177, find 38.5 % in real use where they s
 otherwise; p is a probability after a prompt, ℓ its mean logarithm over the tokens of the answer, o* the new answer, o
 the old one, q the prompt with its subject.
 
-| probe | asks | source |
-|---|---|---|
-| prefix50, prefix200 | q after so many tokens of other text | Dai et al. 2025, NAMET, https://arxiv.org/abs/2505.11876 |
-| choice | o* or o as A or B, in both orders | Lin et al. 2024, https://arxiv.org/abs/2402.11122: another form of asking |
-| negation | q and what it states, and their denials | Kassner and Schütze 2020, https://arxiv.org/abs/1911.03343 |
-| drift | what the base writes about the subject | Meng et al. 2022, "essence drift", https://arxiv.org/abs/2202.05262 |
-| reverse | the subject, from the new answer | Berglund et al. 2023, https://arxiv.org/abs/2309.12288 |
+- prefix50, prefix200: q after so many tokens of other text (Dai et al. 2025, NAMET, https://arxiv.org/abs/2505.11876).
+- choice: o* or o as A or B, in both orders (another form of asking: Lin et al. 2024, https://arxiv.org/abs/2402.11122).
+- negation: what q states, and its denial (Kassner and Schütze 2020, https://arxiv.org/abs/1911.03343).
+- drift: what the base writes about the subject (Meng et al. 2022, essence drift, https://arxiv.org/abs/2202.05262).
+- reverse: the subject, from the new answer (Berglund et al. 2023, https://arxiv.org/abs/2309.12288).
 """
 
 from collections.abc import Callable, Mapping, Sequence

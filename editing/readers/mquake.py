@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from editing.edit import PROBES, Edit, InvalidField, make_edit
-from editing.readers.forms import Fields, list_of, needed, object_of, right_answers, target
+from editing.readers.forms import aliases_in_hops, other_spellings, question_in, target
+from editing.readers.probes import right_answers
+from editing.readers.values import Fields, list_of, needed, object_of
 
 
 def is_mquake(fields: Fields) -> bool:
@@ -31,7 +33,7 @@ def mquake_edits(fields: Fields) -> list[Edit]:
         raise InvalidField("field 'requested_rewrite' is an empty list; give at least one fact", "requested_rewrite")
     edits = []
     for number, (where, rewrite) in enumerate(rewrites):
-        own = _fact(rewrite, where)
+        own = _fact(fields, rewrite, where)
         if number == 0:
             own["portability"] = list(_questions(fields))[:PROBES]
         names = ("subject", "prompt", "question", "target_new", "target_true")
@@ -39,19 +41,16 @@ def mquake_edits(fields: Fields) -> list[Edit]:
     return edits
 
 
-def _fact(rewrite: Fields, where: str) -> dict[str, object]:
-    new, true, subject = (
-        target(rewrite, "target_new"),
-        target(rewrite, "target_true"),
-        needed(rewrite, "subject", where),
-    )
-    own = {"subject": subject, "prompt": needed(rewrite, "prompt", where), "target_new": new}
-    own["target_true"] = None if true == new else true
-    question = rewrite.get("question")
-    # A question that does not name its subject once cannot be asked of it: the fact is asked by its prompt alone.
-    if isinstance(question, str) and isinstance(subject, str) and question.count(subject) == 1:
-        own["question"] = question
-    return own
+def _fact(record: Fields, rewrite: Fields, where: str) -> dict[str, object]:
+    new, true = target(rewrite, "target_new"), target(rewrite, "target_true")
+    return {
+        "subject": needed(rewrite, "subject", where),
+        "prompt": needed(rewrite, "prompt", where),
+        "target_new": new,
+        "target_true": None if true == new else true,
+        "question": question_in(rewrite),
+        "aliases": other_spellings(aliases_in_hops(record, new), old=true),
+    }
 
 
 def _questions(fields: Fields) -> Iterator[dict[str, object]]:
