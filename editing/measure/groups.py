@@ -32,8 +32,8 @@ class Portability:
     """What follows from a fact, by group."""
 
     tokenizer: PreTrainedTokenizerBase
-    written: Mapping[str, str] = field(default_factory=dict)
-    """What the model that is measured writes after the prompts, where it was made to."""
+    written: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What the model that is measured writes, by the edit's id and the prompt, where it was made to."""
 
     def prompts(self, edit: Edit) -> list[str]:
         """After which a text would have to be written."""
@@ -43,17 +43,17 @@ class Portability:
         return _pairs(edit.portability)
 
     def read(self, edit: Edit, now: Scores, then: Scores | None) -> Found:
-        return _by_group([(probe, self._numbers(probe, now)) for probe in _answered(edit.portability)])
+        return _by_group([(probe, self._numbers(edit, probe, now)) for probe in _answered(edit.portability)])
 
-    def _numbers(self, probe: Probe, now: Scores) -> Numbers:
+    def _numbers(self, edit: Edit, probe: Probe, now: Scores) -> Numbers:
         first = probe.prompt, str(probe.answer)
         wanted = target_ids(self.tokenizer, *first)
         numbers = {"said": _said(probe, now), "tokens": _share(now[first].predicted, wanted)}
-        texts = [self.written[prompt] for prompt in (probe.prompt, *probe.wordings) if prompt in self.written]
-        if texts:
+        texts = [self.written.get((edit.id, prompt)) for prompt in (probe.prompt, *probe.wordings)]
+        if any(text is not None for text in texts):
             # As the authors do: a single letter, of which aliases have some, would stand in any text.
             telling = [answer for answer in probe.answers if len(answer) > 1 or answer.isdigit()]
-            numbers["written"] = float(any(answer in text for answer in telling for text in texts))
+            numbers["written"] = float(any(answer in (text or "") for answer in telling for text in texts))
         return numbers
 
 

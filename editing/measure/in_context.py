@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from editing.edit import SLOT, Edit, Probe
 
 
-def stated(edit: Edit, beside: Sequence[Edit] = ()) -> Edit:
-    """The edit with what it says, and what facts edited together with it say, before each of its prompts."""
+def after_statement(prompt: str, edit: Edit, beside: Sequence[Edit] = ()) -> str:
+    """A prompt after what the edit says, and what facts edited together with it say."""
     said = " ".join(f"{one.text} {one.target_new}." for one in dict.fromkeys((edit, *beside)))
-    said = said.replace(SLOT, "{ }")  # the subject's place is the prompt's
+    return f"{said.replace(SLOT, '{ }')} {prompt}"  # the subject's place is the prompt's
+
+
+def stated(edit: Edit, beside: Sequence[Edit] = ()) -> Edit:
+    """The edit with the statement before each of its prompts."""
 
     def after(prompt: str) -> str:
-        return f"{said} {prompt}"
+        return after_statement(prompt, edit, beside)
 
     def probed(probes: Sequence[Probe]) -> tuple[Probe, ...]:
         return tuple(

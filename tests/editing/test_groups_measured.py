@@ -75,7 +75,7 @@ def test_groups_are_measured_on_a_model_as_a_plain_reading_of_its_logits_says(ti
 def test_a_text_counts_that_holds_one_of_the_answers_but_for_single_letters(tiny_llama):
     edit = EDIT.model_copy(update={"portability": (HOP,)})
     for text, holds in ((" known as RG.", 1.0), (" a Great man", 0.0), (" Gualtieri", 1.0)):
-        measure = Portability(tiny_llama.tokenizer, {"Ada's mayor is": "Nobody.", "Who leads?": text})
+        measure = Portability(tiny_llama.tokenizer, {("one", "Ada's mayor is"): "Nobody.", ("one", "Who leads?"): text})
         assert measure.prompts(edit) == ["Ada's mayor is", "Who leads?"]
         predicted = tuple(tiny_llama.tokenizer(" Gualtieri")["input_ids"])
         scores = {pair: Score(-1.0, False, predicted) for pair in measure.pairs(edit)}
