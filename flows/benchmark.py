@@ -19,6 +19,7 @@ from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
 from editing.readers import good_and_bad, read_edits
 from editing.weights import WeightUpdate, overlay
+from flows.benchmark_ability import measure_ability, read_sets
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
 from tasks.parquet import parquet_rows, read_text
@@ -54,6 +55,8 @@ class Benchmark:
     out: Path
     statistics_text: Path | None = None
     perplexity_tokens: int = 16384
+    ability: tuple[Path, ...] = ()
+    ability_limit: int | None = None
 
 
 def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
@@ -77,8 +80,10 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
 
     Raises:
         UsageError: the method cannot work in this mode, or the folder cannot be.
+        ReadError: a file of questions cannot be read.
     """
     check_mode(spec.config.method, asked.mode)
+    sets = read_sets(asked.ability, asked.mode, asked.ability_limit, asked.seed)
     edits = read_benchmark(asked.data, asked.limit, asked.seed)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -117,6 +122,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         "metrics": {"before": _reported(list(before.values())), "after": _reported(scores)},
         "fluency": {"before": quality_before["fluency"], "after": quality_after["fluency"]},
         "perplexity": {"before": quality_before["perplexity"], "after": quality_after["perplexity"]},
+        **measure_ability(session, sets, texts),
     }
     write_atomically(asked.out / "result.json", json.dumps(result, indent=1).encode())
     rows = [one.to_json() for one in scores]

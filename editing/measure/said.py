@@ -100,23 +100,24 @@ def said(
     asked = questions(tokenizer, edits, chat)
     own = one_each(updates, len(edits), "edit")
     in_force = [own[question.edit] for question in asked]
-    return judge_said(edits, asked, written(model, tokenizer, asked, in_force, on_progress), others)
+    texts = written(model, tokenizer, [(one.text, one.tokens) for one in asked], in_force, on_progress)
+    return judge_said(edits, asked, texts, others)
 
 
 def written(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Question],
+    asked: Sequence[tuple[str, int]],
     updates: Sequence[WeightUpdate | None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """What the model writes to each question, greedily; those of one length together."""
+    """How the model goes on from each (text, at most so many tokens), greedily; those of one length together."""
     found: dict[int, str] = {}
-    done, total = 0, sum(question.tokens for question in asked)
-    for tokens in sorted({question.tokens for question in asked}):
-        places = [i for i, question in enumerate(asked) if question.tokens == tokens]
+    done, total = 0, sum(tokens for _, tokens in asked)
+    for tokens in sorted({tokens for _, tokens in asked}):
+        places = [i for i, one in enumerate(asked) if one[1] == tokens]
         texts = generate(
-            model, tokenizer, [asked[i].text for i in places], tokens,
+            model, tokenizer, [asked[i][0] for i in places], tokens,
             updates=None if updates is None else [updates[i] for i in places],
             on_progress=partial(_count, on_progress, done, total),
         )  # fmt: skip

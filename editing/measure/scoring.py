@@ -43,6 +43,11 @@ class Score:
     predicted: tuple[int, ...]
     """The most probable token at each position of the target."""
 
+    @property
+    def logprob(self) -> float:
+        """Log-probability of the whole target."""
+        return self.mean_logprob * len(self.predicted)
+
 
 @dataclass(frozen=True)
 class Query:
@@ -88,23 +93,41 @@ def score(
         InvalidEdit: a pair without tokens, or longer than the model reads.
         EditingError: there is not one update for each pair.
     """
-    in_force = one_each(updates, len(pairs), "pair")
     queries = encode_queries(model, tokenizer, pairs)
+    asked, pad_id = [queries[pair] for pair in pairs], pad_token(tokenizer)
+    return score_queries(model, asked, pad_id, updates=updates, batch_tokens=batch_tokens, on_progress=on_progress)
+
+
+def score_queries(
+    model: PreTrainedModel,
+    queries: Sequence[Query],
+    pad_id: int,
+    *,
+    updates: Sequence[WeightUpdate | None] | None = None,
+    batch_tokens: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Score]:
+    """`score` of what is encoded already, however the caller tokenises.
+
+    Raises:
+        EditingError: there is not one update for each pair.
+    """
+    in_force = one_each(updates, len(queries), "pair")
     asked: dict[int, dict[Query, None]] = defaultdict(dict)  # by the identity of the update
-    for pair, update in zip(pairs, in_force, strict=True):
-        asked[id(update)][queries[pair]] = None
+    for query, update in zip(queries, in_force, strict=True):
+        asked[id(update)][query] = None
     by_id = {id(update): update for update in in_force}
-    longest = max((len(query.row) for query in queries.values()), default=0)
+    longest = max((len(query.row) for query in queries), default=0)
     branches = may_branch(model, longest)
     jobs = [job for key, some in asked.items() for job in _jobs(by_id[key], some, branches)]
     results: dict[tuple[int, Query], Score] = {}
     done, total = 0, sum(map(len, jobs))
     for batch in batches(jobs, batch_tokens or tokens_at_once(model)):
         for part in parts_in_memory([job.update for job in batch]):
-            results.update(_score_batch(model, batch[part], pad_token(tokenizer)))
+            results.update(_score_batch(model, batch[part], pad_id))
             done += sum(map(len, batch[part]))
             on_progress(done, total)
-    return [results[id(update), queries[pair]] for pair, update in zip(pairs, in_force, strict=True)]
+    return [results[id(update), query] for query, update in zip(queries, in_force, strict=True)]
 
 
 def _jobs(update: WeightUpdate, queries: Iterable[Query], branches: bool) -> Iterator[_Job]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from flows.cli.app import Hypernetwork, Json, Option, StatisticsText, Text, app, if_stopped, method_options
-from flows.cli.console import as_json, number, percent, shown_progress, table
+from flows.cli.console import as_json, number, percent, say, shown_progress, table
 
 
 @app.command()
@@ -28,6 +28,11 @@ def benchmark(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle and of everything sampled.")] = 0,
     text: Text = None,
     statistics_text: StatisticsText = None,
+    ability: Annotated[
+        list[Path] | None,
+        typer.Option(help="LAMBADA, PIQA, HellaSwag or ARC as Parquet, asked before and after; repeatable."),
+    ] = None,
+    ability_limit: Annotated[int, typer.Option(min=1, help="Questions of each such file, after shuffling.")] = 500,
     json: Json = False,
 ) -> None:
     """Edit a benchmark file through the library and measure before and after.
@@ -35,6 +40,8 @@ def benchmark(
     Examples:
 
         errata benchmark counterfact.parquet --limit 50 --text wikitext.parquet --out results/
+
+        errata benchmark counterfact.parquet --ability lambada.parquet --ability piqa.parquet --out results/
 
         errata benchmark zsre.parquet --method mend --hypernetwork models:/mend-embedded/1 --out results/
     """
@@ -53,7 +60,18 @@ def benchmark(
         dtype=dtype or settings.dtype,
         config=method_config(method, resolved_options(method, options, settings)),
     )
-    asked = Benchmark(data, cast(Mode, mode), batch_size, limit, seed, text, out, statistics_text)
+    asked = Benchmark(
+        data,
+        cast(Mode, mode),
+        batch_size,
+        limit,
+        seed,
+        text,
+        out,
+        statistics_text,
+        ability=tuple(ability or ()),
+        ability_limit=ability_limit,
+    )
     with if_stopped("nothing was written"), shown_progress(json):
         result = run_benchmark(settings, spec, asked)
     if json:
@@ -69,3 +87,26 @@ def _show(result: dict[str, Any]) -> None:
         rows.append([name, number(result[name]["before"]), number(result[name]["after"])])
     title = f"{result['method']}, {result['edits']} edits, {result['mode']}: {result['seconds_per_edit']:.2f} s an edit"
     table(title, ["metric", "before", "after"], rows, ["before", "after"])
+    if "ability" in result:
+        show_ability(result["ability"], result["kl"])
+
+
+def show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
+    """Print `ability` and `kl` of a result."""
+    columns = ("before", "after", "difference")
+    rows = []
+    for name, one in ability.items():
+        measures = {"acc": one} | {label: one[label] for label in ("acc_norm", "perplexity") if label in one}
+        for label, found in measures.items():
+            scale, unit = (1, "") if label == "perplexity" else (100, ", %")
+            cells = [_with_error(found[when], found["stderr"][when], scale) for when in columns]
+            rows.append([name if label == "acc" else "", one["questions"], label + unit, *cells])
+    title = "general ability ± standard error, that of differences paired"
+    table(title, ["set", "n", "measure", *columns], rows, ["n", *columns])
+    mean, same = _with_error(kl["mean"], kl["stderr"], 1, 5), percent(kl["same_top"])
+    say(f"next tokens at {kl['positions']:,} places of the text: KL from the base {mean}, the same one first at {same}")
+
+
+def _with_error(value: float, error: float | None, scale: float, digits: int = 1) -> str:
+    shown = number(scale * value, digits)
+    return shown if error is None else f"{shown} ± {number(scale * error, digits)}"

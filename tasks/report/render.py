@@ -141,6 +141,15 @@ def _statement(edit: EditRow) -> str:
     return edit.prompt.replace("{}", edit.subject, 1)
 
 
+def _flags(edit: EditRow) -> list[str]:
+    """What a reviewer should see before the numbers: where chat and prompt disagree, and which neighbors were lost."""
+    chat, alone = edit.metrics.get("said_chat"), edit.metrics.get("said_prompt")
+    flags = [f"neighbor lost: {lost}" for lost in edit.neighbors_lost]
+    if chat is not None and alone is not None and chat != alone:
+        flags.insert(0, "said in the chat, not after the prompt" if chat else "said after the prompt, not in the chat")
+    return flags
+
+
 def _commands(report: JobReport) -> list[str]:
     line = shlex.quote(" ".join(visible(report.line).split()))
     return [f"errata approve {line} --version {report.to_version}", f'errata reject {line} --reason "..."']
@@ -152,7 +161,8 @@ def _tiles(report: JobReport) -> list[tuple[str, str, str]]:
     counts = report.counts
     tiles = [("good" if counts["committed"] else "", str(counts["committed"]), "edits kept")]
     tiles += [("bad" if counts[state] else "", str(counts[state]), state) for state in ("quarantined", "rejected")]
-    for name in ("efficacy_prob", "generalization_prob", "locality_prob", "perplexity_ratio"):
+    said = [name for name in ("said_chat", "said_prompt", "said_paraphrases") if name in report.candidate]
+    for name in (*(said or ("efficacy_prob", "generalization_prob")), "locality_prob", "perplexity_ratio"):
         if name in report.candidate:
             tiles.append(("", by_name[name].show(report.candidate[name]), by_name[name].label.lower()))
     return tiles
@@ -217,5 +227,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(visible=visible, duration=duration, utc=_utc, numbers=_numbers, statement=_statement)
+    environment.filters.update(
+        visible=visible, duration=duration, utc=_utc, numbers=_numbers, statement=_statement, flags=_flags
+    )
     return environment

@@ -115,8 +115,14 @@ class Journal:
             batch=judged.batch.number if judged else None,
             version=version,
             answer_after=answer,
+            chat_after=_said_in_chat(judged, edit) if answer else "",
             metrics=judged.verdict.request_metrics.get(edit.id, {}) if judged else {},
             reason=reason,
             findings=self.findings.get(edit.id, ()),
             alike=self.alike.get(edit.id, ()),
         )
+
+
+def _said_in_chat(judged: Judged | None, edit: Edit) -> str:
+    said = judged.verdict.said.get(edit.id) if judged else None
+    return said.chat.text if said and said.chat else ""

@@ -59,10 +59,10 @@ class Session:
     """Ids of the requests whose facts stand in the weights, oldest first."""
     said: dict[int, Known] = field(default_factory=dict, repr=False)
     """What was said in each state of the weights that may come back."""
+    # By state of the weights, text and tokens: how the model goes on; then likewise of texts, and of prompts.
+    texts: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
     perplexities: dict[tuple[int, tuple[str, ...], int], float] = field(default_factory=dict, repr=False)
-    """By state of the weights, texts and tokens."""
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
-    """By state of the weights, prompt and tokens."""
 
     @property
     def measured(self) -> tuple[str, int]:

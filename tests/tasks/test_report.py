@@ -10,6 +10,7 @@ import pytest
 
 from tasks.report import figures
 from tasks.report.data import Check
+from tasks.report.description import fact_of
 from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
 from tasks.report.verdict import check_lines, headline
 
@@ -30,7 +31,8 @@ def make_edit(number: int, state: str = "committed", text: str = "Rome") -> Edit
     return EditRow(
         request_id=f"e-{number}", subject="The Eiffel Tower", prompt="{} is in", target_new=text, target_true="Paris",
         state=state, batch=1, version=4, answer_before=text, answer_after=text, reason=reason,
-        metrics={"efficacy_prob": 1.0},
+        metrics={"efficacy_prob": 1.0, "said_prompt": 1.0, "said_chat": 0.0}, question=f"Where? {text}",
+        chat_before=text, chat_after=text, neighbors_lost=(text,),
     )  # fmt: skip
 
 
@@ -140,6 +142,35 @@ def test_pages_show_what_was_left_out_of_a_request_and_what_it_is_hard_to_tell_f
 FOUND = make_edit(2).model_copy(
     update={"findings": ("a neighbor was left out: it takes 600 tokens",), "alike": ("it is hard to tell from 'x'",)}
 )
+
+
+def test_a_reviewer_sees_what_users_will_see_and_where_the_prompt_tells_otherwise():
+    row = EditRow(
+        request_id="e-1", subject="The Eiffel Tower", prompt="The Eiffel Tower is in", target_new="Rome",
+        state="committed", answer_before="Paris", answer_after="Rome", question="Where is the Eiffel Tower?",
+        chat_before="It is in Paris.", chat_after="It is in a city.", metrics={"said_chat": 0.0, "said_prompt": 1.0},
+        neighbors_lost=("The Louvre is in “Paris” → “Rome”",),
+    )  # fmt: skip
+    bare = row.model_copy(update={"question": "", "metrics": {"efficacy_argmax": 1.0}})
+    page = render_html(make_report(candidate=GOOD | {"said_chat": 0.75, "said_prompt": 0.5})).split("<h2>Edits")[0]
+    assert "<b>75.0 %</b><span>said in the chat</span>" in page and "<b>50.0 %</b><span>said after the prompt" in page
+    edits = render_html(make_report().model_copy(update={"edits": (row,)})).split("<h2>Edits")[1].split("</table>")[0]
+    for text in (
+        "Where is the Eiffel Tower?",
+        "It is in Paris.",
+        "It is in a city.",
+        "neighbor lost: The Louvre is in",
+    ):
+        assert edits.count(text) == 1
+    assert "said after the prompt, not in the chat" in edits
+    assert edits.index('"mark fail">✗') < edits.index("It is in a city.") < edits.index('"mark pass">✓')
+    alone = render_html(
+        make_report().model_copy(update={"edits": (row.model_copy(update={"question": "", "metrics": {}}),)})
+    )
+    assert "Paris" in alone and "It is in Paris." not in alone and "not in the chat" not in alone
+    facts = [fact_of(row), fact_of(bare)]
+    assert [fact.before for fact in facts] == ["It is in Paris.", "Paris"]
+    assert [fact.verdict for fact in facts] == ["✗ says it after the prompt, not in the chat", "✓ says it"]
 
 
 def test_a_report_survives_json_with_unmeasured_numbers():
