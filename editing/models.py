@@ -247,7 +247,7 @@ def _check_offsets(reference: str, tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer of model '{reference}' ({type(tokenizer).__name__}) does not tell where in a text its "
-            "tokens stand, by which a subject is found; save one that does (a 'fast' one, with a tokenizer.json) beside it"
+            "tokens stand, by which a subject is found; save one that does (a 'fast' one, a tokenizer.json) beside it"
         )
 
 
