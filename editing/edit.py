@@ -83,6 +83,34 @@ Identifier = Annotated[
 ]
 
 
+class Filled(str):
+    """A text for a model in which special tokens may count, but not from `start` to `end`, where it was filled in.
+
+    A plain str is what somebody says: special tokens in it are text. Nobody gets them by writing them.
+    """
+
+    start: int
+    end: int
+    rendered: bool
+    """It is a conversation under a model's template, whatever it looks like."""
+
+    def __new__(cls, text: str, start: int = 0, end: int = 0, rendered: bool = False) -> "Filled":
+        made = super().__new__(cls, text)
+        made.start, made.end, made.rendered = start, end, rendered
+        return made
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """What stands before what was filled in, that, and what stands after it."""
+        return self[: self.start], self[self.start : self.end], self[self.end :]
+
+
+def filled(prompt: str, subject: str, before: str = "") -> Filled:
+    """`before` and the prompt with its subject."""
+    start = len(before) + prompt.index(SLOT)
+    return Filled(before + prompt.replace(SLOT, subject), start, start + len(subject))
+
+
 class Probe(BaseModel):
     """A prompt that is asked before and after an edit, with its right answer where that is known."""
 
@@ -143,8 +171,8 @@ class Edit(BaseModel):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace(SLOT, self.subject)
+        """The prompt with the subject filled in; it is `Filled`."""
+        return filled(self.prompt, self.subject)
 
     @field_validator("prompt", "question", mode="after")
     @classmethod
