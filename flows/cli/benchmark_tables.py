@@ -24,7 +24,7 @@ def show(result: dict[str, Any]) -> None:
         _show_groups(what, result[what])
     _show_curve(result["curve"])
     if "ability" in result:
-        _show_ability(result["ability"], result["kl"])
+        show_ability(result["ability"], result["kl"])
 
 
 def _show_said(said: dict[str, Any], in_context: dict[str, Any]) -> None:
@@ -73,7 +73,8 @@ def _show_curve(curve: list[dict[str, Any]]) -> None:
         table("all facts so far, asked again", columns, rows, columns)
 
 
-def _show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
+def show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
+    """Print `ability` and `kl` of a result."""
     columns = ("before", "after", "difference")
     rows = []
     for name, one in ability.items():

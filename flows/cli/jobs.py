@@ -137,5 +137,5 @@ def show_report(report: "JobReport") -> None:
         ]
         table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
     for edit in report.edits:
-        for finding in edit.findings:
+        for finding in (*edit.findings, *edit.alike):
             say(f"{edit.request_id}: {finding}")

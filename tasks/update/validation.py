@@ -19,7 +19,7 @@ from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
-from tasks.update.verdicts import CandidateVerdict, Verdict
+from tasks.update.verdicts import CandidateVerdict, NeighborLost, Verdict
 
 CHARACTERS_A_TOKEN = 4
 ROWS_AT_ONCE = 16
@@ -217,7 +217,28 @@ class _Validation:
         numbers = {one.edit_id: one.numbers() for one in self.own}
         for edit_id, said in self.said.items():
             numbers[edit_id] |= summarise_said([said])
-        return Verdict(self.metrics | before, numbers, checks, failing, self.own, self.said, self.base_said)
+        return Verdict(
+            self.metrics | before,
+            numbers,
+            checks,
+            failing,
+            self.own,
+            self.said,
+            self.base_said,
+            {edit.id: self._neighbors_lost(edit, scores) for edit, scores in zip(self.batch, self.own, strict=True)},
+        )
+
+    def _neighbors_lost(self, edit: Edit, now: EditScores) -> list[NeighborLost]:
+        """The neighbors that count as lost: their answer, or what the base says where none is known, is gone."""
+        decode, before = self.session.loaded.tokenizer.decode, self.before[edit.id]
+        asked = zip(edit.neighborhood, now.neighborhood_tokens, before.neighborhood_tokens, strict=False)
+        lost = [
+            NeighborLost(probe.prompt, decode(then).strip(), decode(is_now).strip())
+            for probe, is_now, then in asked
+            if is_now != then
+        ]
+        right = {probe.prompt: probe.answer or edit.target_true for probe in edit.neighborhood}
+        return [one for one in lost if right[one.prompt] in (None, one.before)]
 
 
 def _tokens(edits: Sequence[Edit], policy: Policy | None = None) -> int:

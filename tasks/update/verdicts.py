@@ -2,10 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from editing.measure.metrics import EditScores
 from editing.measure.said import Said
 from tasks.report.data import Check, reasons_of
+
+
+class NeighborLost(NamedTuple):
+    """A neighbor whose answer is another than the base's, as far as the right answer is long."""
+
+    prompt: str
+    before: str
+    now: str
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,9 @@ class Verdict:
     """What was said about each edit that was asked, by its id."""
     base_said: Mapping[str, Said] = field(default_factory=dict, repr=False)
     """What the base says about them; of a candidate as a whole."""
+
+    neighbors_lost: Mapping[str, Sequence[NeighborLost]] = field(default_factory=dict, repr=False)
+    """By the edit's id."""
 
     @property
     def passed(self) -> bool:
