@@ -13,6 +13,7 @@ from editing.measure.metrics import EditScores, summarise
 from tasks.meter import Meter
 from tasks.report.data import Check, reasons_of
 from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
+from tasks.update.measured import Served, paired_text
 from tasks.update.policy import Policy
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
@@ -44,7 +45,12 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """What was never judged does not pass."""
-        return bool(self.checks) and all(check.holds for check in self.checks)
+        return bool(self.checks) and not any(check.fails for check in self.checks)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the job is to end here by its policy."""
+        return any(check.fails and check.then == "stop" for check in self.checks)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -104,13 +110,20 @@ def validate_batch(
 
 
 def judge_candidate(
-    session: Session, edits: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+    session: Session,
+    edits: Sequence[Edit],
+    earlier: Sequence[Edit],
+    reference: Reference,
+    policy: Policy,
+    served: Served | None = None,
 ) -> CandidateVerdict:
     """The candidate as a whole, by the judge of the batches: every fact that waits, and a sample of those in service.
 
     Everything is measured, whatever fails. A fact that this model can no longer be asked about is left out.
+    `served`: the version in service, where there is one.
     """
-    verdict = _judged(session, readable(session.loaded, edits).accepted, earlier, reference, policy, whole=True)
+    asked = readable(session.loaded, edits).accepted
+    verdict = _judged(session, asked, earlier, reference, policy, whole=served or Served())
     then = {name: value for name, value in verdict.metrics.items() if name.startswith("before_")}
     numbers = {name: value for name, value in verdict.metrics.items() if name not in then}
     baseline = {name.removeprefix("before_"): value for name, value in then.items()}
@@ -137,7 +150,7 @@ def _judged(
     policy: Policy,
     beside: Sequence[Edit] = (),
     *,
-    whole: bool = False,
+    whole: Served | None = None,
 ) -> Verdict:
     try:
         return _Validation(session, batch, earlier, reference, policy, beside, whole).verdict()
@@ -156,7 +169,7 @@ class _Validation:
         reference: Reference,
         policy: Policy,
         beside: Sequence[Edit],
-        whole: bool,
+        whole: Served | None,
     ) -> None:
         self.session, self.batch, self.reference, self.policy, self.whole = session, batch, reference, policy, whole
         # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
@@ -186,11 +199,16 @@ class _Validation:
                 (self._ask_texts, MEASURES),
             ):
                 ask()
-                found = Measured(self.metrics, self.lost, self.samples, self.held)
-                checks = judge(found, self.policy, measures)
-                if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
+                checks = judge(self._measured(), self.policy, measures, "job" if self.whole else "batch")
+                if not self.whole and any(check.fails for check in checks) and not self._must_go_on(measures):
                     break
         return self._verdict(checks)
+
+    def _measured(self) -> Measured:
+        known = self.whole.scores if self.whole and self.lost else {}
+        since = {one.edit_id: lost_at(one, known[one.edit_id]) for one in self.own if one.edit_id in known}
+        paired = paired_text(self.metrics, self.reference.perplexity, self.whole)
+        return Measured(self.metrics, self.lost, self.samples, self.held, {}, since, paired)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:
         """Whether a verdict that fails already is still to have more numbers: a single edit's own ones."""
@@ -222,6 +240,7 @@ class _Validation:
         before = {f"before_{name}": value for name, value in then.items() if name in self.metrics}
         broken = [edit for edit in self.beside if not self.held.get(edit.id, 1.0)]
         guilty = {edit.id for edit in self.session.sharing(broken, self.batch)}
+        guilty |= {check.request_id or "" for check in checks if check.fails and check.kind == "tripwire"}
         failing = tuple(
             scores.edit_id
             for scores in self.own
