@@ -16,6 +16,16 @@ from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
+QUESTION_MARKS = ("?", "？", "؟")
+
+
+def question_of(edit: Edit) -> str:
+    """What a user asks for a fact, '{}' for its subject: the request's question, its prompt where that is a question
+    already, else to complete the prompt.
+    """
+    if edit.question is not None:
+        return edit.question
+    return edit.prompt if edit.prompt.endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,12 @@ class ChatTemplate:
         """Whether a text holds the template's own tokens, and so is a conversation already."""
         return any(token in text for token in self._marks)
 
+    def asks(self, edit: Edit) -> str | None:
+        """The conversation that asks for a fact; None where its prompt is one already."""
+        if self.is_rendered(edit.text):
+            return None
+        return self.prompt(question_of(edit).replace(SLOT, edit.subject))
+
     def encode(self, edit: Edit) -> EncodedPrompt | None:
         """The conversation that asks for a fact, and where its subject ends; None where its prompt is one already.
 
@@ -48,11 +64,10 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes the question, or the subject is lost in tokenisation.
         """
-        if self.is_rendered(edit.text):
+        if (rendered := self.asks(edit)) is None:
             return None
-        question = edit.question or ASKED.replace(SLOT, edit.prompt)
+        question = question_of(edit)
         user = question.replace(SLOT, edit.subject)
-        rendered = self.prompt(user)
         start = rendered.rfind(user)
         if start < 0:
             raise InvalidEdit(f"edit '{edit.id}': the chat template does not leave {user!r} as it is; use 'raw'")

@@ -112,6 +112,11 @@ class Edit(BaseModel):
         exclude_if=lambda value: value is None,
         description="How a person would ask in a chat, with '{}' for the subject; none: to complete the prompt.",
     )
+    aliases: Annotated[tuple[Target, ...], Field(max_length=PROBES)] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Other spellings of the new answer, each as right as it.",
+    )
     neighborhood: Annotated[tuple[Probe, ...], Field(max_length=PROBES)] = Field(
         (), description="Prompts about other things, to be answered as before."
     )
@@ -137,6 +142,16 @@ class Edit(BaseModel):
         if target_true is not None and target_true == info.data.get("target_new"):
             raise _fault("same", "is the same as target_new; leave it out, or give the answer to be replaced")
         return target_true
+
+    @field_validator("aliases", mode="after")
+    @classmethod
+    def _are_other_spellings(cls, aliases: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        # Published lists of names hold the answer itself and names twice: once is enough. The old answer is another
+        # matter, in whatever case: with it every model that was never edited would be right.
+        new, old = info.data.get("target_new"), info.data.get("target_true")
+        if old is not None and (same := [alias for alias in aliases if alias.casefold() == old.casefold()]):
+            raise _fault("old", f"hold {shown(same[0])}, which is target_true; leave it out")
+        return tuple(alias for alias in dict.fromkeys(aliases) if alias != new)
 
     @model_validator(mode="after")
     def _has_id(self) -> "Edit":

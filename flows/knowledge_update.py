@@ -37,11 +37,11 @@ from tasks.update import stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
-from tasks.update.run import Batch, Footing, Run, Taken, read_texts
+from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
 from tasks.update.tracked import batch_curve, register_candidate, start_tracking
-from tasks.update.validation import Reference, ask_base
+from tasks.update.validation import ask_base
 from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 

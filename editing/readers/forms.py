@@ -8,10 +8,12 @@
 | Errata's own | none of these | the fields of Edit; in CSV, lists are written 'a | b' and probes 'prompt => answer' |
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from editing.edit import SLOT, Edit, InvalidField, make_edit, shown
+from pydantic_core import PydanticCustomError
+
+from editing.edit import SLOT, Edit, InvalidField, make_edit, shown, template
 
 Fields = Mapping[str, object]
 
@@ -26,7 +28,7 @@ class Translated(NamedTuple):
 _EASYEDIT_MARKS: Final = frozenset(
     {"ground_truth", "rephrase_prompt", "rephrase", "locality", "locality_prompt", "locality_ground_truth"}
 )
-_OWN_ONLY: Final = frozenset({"target_true", "paraphrases", "neighborhood"})
+_OWN_ONLY: Final = frozenset({"target_true", "paraphrases", "aliases", "neighborhood"})
 # zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
 _NQ_TAG: Final = "nq question: "
 
@@ -71,9 +73,10 @@ def own_from_text(row: Mapping[str, str]) -> dict[str, object]:
     fields: dict[str, object] = {name: text for name, text in row.items() if text.strip()}
     if _EASYEDIT_MARKS & row.keys() or "src" in row:
         return fields
-    for name in {"paraphrases", "neighborhood", "portability"} & fields.keys():
+    for name in {"paraphrases", "aliases", "neighborhood", "portability"} & fields.keys():
         parts = [part.strip() for part in row[name].split("|") if part.strip()]
-        fields[name] = parts if name == "paraphrases" else [_probe_from_text(part) for part in parts]
+        probes = name in ("neighborhood", "portability")
+        fields[name] = [_probe_from_text(part) for part in parts] if probes else parts
     return fields
 
 
@@ -85,17 +88,19 @@ def _probe_from_text(text: str) -> dict[str, object]:
 def _counterfact(fields: Fields) -> Translated:
     inside = "requested_rewrite"
     rewrite = _object(fields[inside], inside)
-    true = _target(rewrite, "target_true")
+    new, true = _target(rewrite, "target_new"), _target(rewrite, "target_true")
     own: dict[str, object] = {
         "id": _case_id(fields),
         "subject": _needed(rewrite, "subject", inside),
         "prompt": _needed(rewrite, "prompt", inside),
-        "target_new": _target(rewrite, "target_new"),
+        "target_new": new,
         "target_true": true,
         "paraphrases": _texts(fields, "paraphrase_prompts"),
+        "question": _question(rewrite),
+        "aliases": _other_spellings(_aliases_in_hops(fields, new), old=true),
         "neighborhood": [{"prompt": prompt, "answer": true} for prompt in _texts(fields, "neighborhood_prompts")],
     }
-    called = {name: f"{inside}.{name}" for name in ("subject", "prompt", "target_new", "target_true")}
+    called = {name: f"{inside}.{name}" for name in ("subject", "prompt", "target_new", "target_true", "question")}
     return Translated(
         own,
         called | {"id": "case_id", "paraphrases": "paraphrase_prompts", "neighborhood": "neighborhood_prompts"},
@@ -126,6 +131,8 @@ def _easyedit(fields: Fields) -> Translated:
     ready = fields.get("prompt_template")
     prompt = "prompt_template" if isinstance(ready, str) and ready.count(SLOT) == 1 else "prompt"
     target = _first(_needed(fields, "target_new"), "target_new")
+    old = _old_answer(fields, "ground_truth", new=target)
+    spellings = [*_flat(fields["target_new"])[1:], *_flat(fields.get("target_new_alias"))]
     neighborhood = list(_probes(fields, "locality"))
     neighborhood += [
         {"prompt": text, "answer": _first(fields.get("locality_ground_truth"), "locality_ground_truth")}
@@ -136,12 +143,14 @@ def _easyedit(fields: Fields) -> Translated:
         "subject": _needed(fields, "subject"),
         "prompt": _needed(fields, prompt),
         "target_new": target,
-        "target_true": _old_answer(fields, "ground_truth", new=target),
+        "target_true": old,
         "paraphrases": _texts(fields, rephrase),
+        "question": _question(fields),
+        "aliases": _other_spellings(spellings, old=old),
         "neighborhood": neighborhood,
         "portability": list(_probes(fields, "portability")),
     }
-    called = {"prompt": prompt, "target_true": "ground_truth", "paraphrases": rephrase}
+    called = {"prompt": prompt, "target_true": "ground_truth", "paraphrases": rephrase, "aliases": "target_new_alias"}
     return Translated(own, called | {"neighborhood": "locality" if "locality" in fields else "locality_prompt"})
 
 
@@ -179,6 +188,42 @@ def _old_answer(fields: Fields, name: str, *, new: object) -> object:
     old = _first(fields.get(name), name)
     same = isinstance(old, str) and isinstance(new, str) and old.strip() == new.strip()
     return None if same else old
+
+
+def _question(fields: Fields) -> object:
+    """How the form asks for the fact, where that is another text than its prompt and holds the subject once."""
+    question, subject = fields.get("question"), fields.get("subject")
+    if not isinstance(question, str) or not isinstance(subject, str) or not subject:
+        return None
+    try:
+        asked = template(question.strip(), subject.strip())
+    except PydanticCustomError:
+        return None
+    return None if asked == fields.get("prompt") else asked
+
+
+def _aliases_in_hops(fields: Fields, new: object) -> list[Any]:
+    """Other names of the new answer in a record of MQuAKE: of its last hop, or of the hop that the edit changes."""
+    hops = _list(fields.get("new_single_hops"), "new_single_hops")
+    answers = [(hop.get("answer"), hop.get("answer_alias")) for hop in hops if isinstance(hop, Mapping)]
+    answers.append((fields.get("new_answer"), fields.get("new_answer_alias")))
+    return [alias for answer, aliases in answers if answer == new for alias in _flat(aliases)]
+
+
+def _other_spellings(given: Iterable[Any], *, old: object) -> list[Any]:
+    """Without the old answer: published lists of names hold that of another thing at times."""
+    was = old.strip().casefold() if isinstance(old, str) else None
+    return [alias for alias in given if not isinstance(alias, str) or alias.strip().casefold() != was]
+
+
+def _flat(value: Any) -> list[Any]:
+    """One value, a list, or lists in a list, without the absent ones; what lies deeper is refused as no text."""
+    members = [
+        inner
+        for member in (value if isinstance(value, (list, tuple)) else [value])
+        for inner in (member if isinstance(member, (list, tuple)) else [member])
+    ]
+    return [member for member in members if member not in (None, "")]
 
 
 def _first(value: Any, name: str) -> object:

@@ -13,11 +13,12 @@ from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
 from tasks.update.journal import Journal
 from tasks.update.measured import Served, blocks_of
-from tasks.update.run import Run, Taken
+from tasks.update.run import Reference, Run, Taken
+from tasks.update.saying import base_says, prompts_alone, say
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import base_says, live_sample, say
-from tasks.update.validation import Reference, judge_candidate
+from tasks.update.stages import live_sample
+from tasks.update.validation import judge_candidate
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
 SAMPLES = 4
@@ -64,7 +65,7 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit], referenc
     with Meter("what the version in service says", len(edits)) as meter:
         scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
-    answers = dict(zip(prompts, say(session, prompts), strict=True))
+    answers = dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True))
     asked = run.policy.levels.perplexity is not None
     text = session.perplexity(reference.texts, run.policy.perplexity_tokens) if asked else None
     served = Served({one.edit_id: one for one in scores}, blocks_of(text))
@@ -147,8 +148,8 @@ def _answers(
     open_ones = {*prompts, *(row.prompt for row in rows if not row.answer_after)}
     now = [prompt for prompt in asked if prompt in open_ones]
     with Meter("answers", len(asked) + len(now)) as meter:
-        after = say(session, now, meter.part(len(now)))
-        before = base_says(session, asked, meter.part(len(asked)))
+        after = say(session, prompts_alone(now), meter.part(len(now)))
+        before = base_says(session, prompts_alone(asked), meter.part(len(asked)))
     return dict(zip(asked, before, strict=True)), dict(zip(now, after, strict=True))
 
 

@@ -10,11 +10,11 @@ from typing import Literal
 
 from tasks.report.data import Check
 from tasks.update.levels import Question, counted, level_rows, neighbor_questions, questions
-from tasks.update.measured import Lost, Measured, Paired, Said, allowed_losses, lost_at
+from tasks.update.measured import Lost, Measured, Paired, allowed_losses, lost_at
 from tasks.update.policy import Policy
 from tasks.update.tripwires import tripwire_rows
 
-__all__ = ["MEASURES", "Lost", "Measured", "Paired", "Said", "allowed_losses", "judge", "lost_at"]
+__all__ = ["MEASURES", "Lost", "Measured", "Paired", "allowed_losses", "judge", "lost_at"]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from editing.measure.said import Said
 from tasks.report.data import Check
 from tasks.update.evidence import FALSE_ALARMS, RESOLUTION, Evidence, holm, share_of, shares, sizes
 from tasks.update.gates import RELATIVE, Form, Level, Levels, Then, applies
@@ -24,8 +25,11 @@ class Question:
     threshold: str
     limit: float
     paired: Paired | None
-    asked: bool = True
-    """Whether there was anything to ask."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether there was anything to ask."""
+        return self.paired is None or len(self.paired.now) > 0
 
 
 def level_rows(questions: Sequence[Question]) -> list[Check]:
@@ -55,7 +59,7 @@ def neighbor_questions(
     for number, (measure, paired) in enumerate(questions_of(lost).items()):
         if paired.now or number == 0:
             given = Paired(paired.now, paired.base, paired.base, paired.of)
-            yield Question(measure, field, then, "share", threshold, limit, given, asked=bool(paired.now))
+            yield Question(measure, field, then, "share", threshold, limit, given)
 
 
 def _asked(name: str, level: Level, measured: Measured) -> Iterator[Question]:
@@ -74,7 +78,7 @@ def _asked(name: str, level: Level, measured: Measured) -> Iterator[Question]:
         for key, paired in some.items():
             if threshold == "worse_than_champion" and paired.champion is None:
                 continue  # nothing is in service yet
-            yield Question(key, field, level.then, form, threshold, limit, paired, asked=bool(paired.now))
+            yield Question(key, field, level.then, form, threshold, limit, paired)
         if not some:
             yield Question(name, field, level.then, form, threshold, limit, None)
 
@@ -91,20 +95,22 @@ def counted(measured: Measured, measure: str, metric: str) -> Paired | None:
 
 
 def _of_said(name: str, measured: Measured) -> Paired | None:
-    """What was said as questions that are right or wrong; none where nobody asked."""
+    """What was said as questions that are right or wrong, now and on the base; none where nobody asked."""
     if name not in ("said", "said_paraphrases", "said_chat", "old_chat") or not measured.said:
         return None
-    now: list[float] = []
-    of: list[str] = []
-    for key, said in measured.said.items():
-        if said is None:
-            continue
-        given = {"said": (said.prompt,), "said_chat": (said.chat,), "old_chat": (said.old_chat,)}
-        answers = said.paraphrases if name == "said_paraphrases" else given[name]
-        mine = [float(one) for one in answers if one is not None]
-        now += mine
-        of += [key] * len(mine)
-    return Paired(now, of=of)
+    now, base = _answers(name, measured.said), _answers(name, measured.base_said)
+    paired = [key for key, _ in now] == [key for key, _ in base]
+    return Paired([one for _, one in now], [one for _, one in base] if paired else None, of=[key for key, _ in now])
+
+
+def _answers(name: str, said: Mapping[str, Said]) -> list[tuple[str, float]]:
+    """(request, whether its answer is right, or the old one there) of each question."""
+    found: list[tuple[str, float]] = []
+    for key, one in said.items():
+        answers = {"said": (one.prompt,), "said_paraphrases": one.paraphrases}.get(name, (one.chat,))
+        given = [answer for answer in answers if answer is not None]
+        found += [(key, float(answer.old if name == "old_chat" else answer.right)) for answer in given]
+    return found
 
 
 def _evidence(question: Question) -> Evidence | None:

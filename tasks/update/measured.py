@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 from editing.measure.metrics import EditScores
 from editing.measure.perplexity import Perplexity
+from editing.measure.said import Said
 
 ROUNDING = 1e-9
 """0.29 of 100 answers are 29, though 0.29 * 100 is less."""
@@ -65,21 +66,6 @@ def _fall(before: float | None, now: float | None, count: int) -> int:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a request's questions were answered: True where the new answer stands there and neither the old one nor a
-    third does. None: not asked."""
-
-    prompt: bool | None = None
-    paraphrases: tuple[bool, ...] = ()
-    chat: bool | None = None
-    old_chat: bool | None = None
-    """Whether the old answer is still there in the chat."""
-    text: str = ""
-    """What was said at the prompt."""
-    chat_text: str = ""
-
-
-@dataclass(frozen=True)
 class Paired:
     """The same questions, or blocks of text, now and before, in one order.
 
@@ -115,12 +101,19 @@ class Measured:
     """How many were asked, by measure; a measure that is not here counts nothing."""
     beside: Mapping[str, float] = field(default_factory=dict)
     """Efficacy, by request, of earlier facts whose key is that of one that was written now, or nearly."""
-    said: Mapping[str, Said | None] = field(default_factory=dict)
+    said: Mapping[str, Said] = field(default_factory=dict)
     """By the edits' ids; none: nobody asked."""
+    base_said: Mapping[str, Said] = field(default_factory=dict)
+    """The same of the base, where it was asked."""
     lost_to_champion: Mapping[str, Lost] = field(default_factory=dict)
     """As `lost`, against the version in service."""
     paired: Mapping[str, Paired] = field(default_factory=dict)
     """By measure: `perplexity`, `kl`, `retained`, `said_chat` …; of several kinds by `ability.NAME`, `probes.NAME`."""
+
+
+def judged_ways(said: Mapping[str, Said], *, in_chat: bool) -> dict[str, Said]:
+    """What was said, as far as a line answers for it: in the chat only where it writes for the chat."""
+    return {name: one if in_chat else replace(one, chat=None) for name, one in said.items()}
 
 
 def blocks_of(perplexity: float | None) -> tuple[float, ...]:

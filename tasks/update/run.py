@@ -16,7 +16,7 @@ from tasks.report.data import BatchRow
 from tasks.stores.lease import Lease
 from tasks.stores.manifest import Version
 from tasks.update.policy import Policy
-from tasks.update.validation import Verdict
+from tasks.update.verdicts import Verdict
 from tasks.workplace import Workplace
 
 
@@ -51,6 +51,14 @@ class Footing:
     """Of HEAD; 0: before the first."""
     waiting: tuple[Version, ...]
     """The versions that wait for review, those of earlier runs included, oldest first."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The base model's numbers, which everything is compared with."""
+
+    perplexity: float
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ A request whose prompt or target cannot be read is refused by name. What is only
 neighbor, what follows from it, its old answer) is left out where it cannot be read, with a finding on the request.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from editing.chat import check_conversations
 from editing.edit import Edit
 from editing.errors import InvalidEdit, SearchError, SolveError
-from editing.measure.fluency import generate
 from editing.measure.metrics import neighbor_pairs, portability_pairs, prompt_pairs
 from editing.measure.scoring import encode_prompts, encode_queries
 from editing.methods import find_method
@@ -62,19 +61,6 @@ def readable(loaded: LoadedModel, edits: Sequence[Edit]) -> Screened:
             shorter, findings[edit.id] = _without_unreadable(loaded, edit)
             accepted.append(shorter)
     return Screened(tuple(accepted), rejected, findings)
-
-
-def answers(
-    loaded: LoadedModel,
-    prompts: Sequence[str],
-    tokens: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """What the model, as it stands, writes after each prompt; '' after one that it cannot read."""
-    asked = readable_prompts(loaded, prompts)
-    written = generate(loaded.model, loaded.tokenizer, asked, tokens, on_progress=on_progress)
-    said = dict(zip(asked, written, strict=True))
-    return [said.get(prompt, "").strip() for prompt in prompts]
 
 
 def readable_prompts(loaded: LoadedModel, prompts: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editing.cache import Cache
-from editing.chat import chat_of
+from editing.chat import chat_of, question_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
 from editing.edit import SLOT, Edit
@@ -59,10 +59,10 @@ class Session:
     """Ids of the requests whose facts stand in the weights, oldest first."""
     said: dict[int, Known] = field(default_factory=dict, repr=False)
     """What was said in each state of the weights that may come back."""
+    # By state of the weights, text and tokens: how the model goes on; then likewise of texts, and of prompts.
+    texts: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
     perplexities: dict[tuple[int, tuple[str, ...], int], Perplexity] = field(default_factory=dict, repr=False)
-    """By state of the weights, texts and tokens."""
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
-    """By state of the weights, prompt and tokens."""
 
     @property
     def measured(self) -> tuple[str, int]:
@@ -240,10 +240,13 @@ class Session:
             "layer": self.method_input.layers[-1],
             "prefixes": self.method_input.prefixes,
         }
-        kept = {"subject", "prompt", "target_new"}
+        stated = [
+            _content(Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new))
+            for edit in edits
+        ]
         if (chat := self.method_input.chat) is not None:
-            search["chat"], kept = chat.prompt(SLOT), kept | {"question"}
-        stated = [_content(Edit(id="value", **edit.model_dump(include=kept))) for edit in edits]
+            search["chat"] = chat.prompt(SLOT)
+            stated = [one | {"asked": question_of(edit)} for one, edit in zip(stated, edits, strict=True)]
         return [self.loaded.digest, search, *stated]
 
 

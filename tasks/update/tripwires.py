@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from editing.measure.answers import Answer
+from editing.measure.said import Said
 from tasks.report.data import Check
 from tasks.text import visible
 from tasks.update.gates import Tripwire, Tripwires, applies
-from tasks.update.measured import Lost, Measured, Said
+from tasks.update.measured import Lost, Measured
 
 SHOWN = 60
 """Characters of an answer that a reason gives."""
@@ -59,8 +61,7 @@ def _counts(name: str, measured: Measured) -> Iterator[tuple[str, _Count]]:
         yield from _neighbors(measured.lost)
         return
     for key, said in measured.said.items():
-        if said is not None:
-            yield key, _of_said(name, said)
+        yield key, _of_said(name, said)
 
 
 def _neighbors(lost: Mapping[str, Lost]) -> Iterator[tuple[str, _Count]]:
@@ -71,15 +72,19 @@ def _neighbors(lost: Mapping[str, Lost]) -> Iterator[tuple[str, _Count]]:
 
 def _of_said(name: str, said: Said) -> _Count:
     if name == "said_paraphrases":
-        wrong = said.paraphrases.count(False)
+        wrong = sum(not one.right for one in said.paraphrases)
         return _Count(wrong, len(said.paraphrases), f"{wrong} of {len(said.paraphrases)} paraphrases do not say it")
-    if name == "old_chat":
-        reason = f"the old answer is still there in the chat: {_shown(said.chat_text)}"
-        return _Count(int(bool(said.old_chat)), int(said.old_chat is not None), reason)
-    right, where, text = (
-        (said.chat, "in the chat it", said.chat_text) if name == "said_chat" else (said.prompt, "it", said.text)
-    )
-    return _Count(int(right is False), int(right is not None), f"{where} says {_shown(text)}, not the new answer alone")
+    answer, where = (said.prompt, "it says") if name == "said" else (said.chat, "in the chat it says")
+    if answer is None:
+        return _Count(0, 0, "")
+    wrong, why = (answer.old, "the old answer") if name == "old_chat" else (not answer.right, _why(answer))
+    return _Count(int(wrong), 1, f"{where} {_shown(answer.text)}: {why}")
+
+
+def _why(answer: Answer) -> str:
+    if not answer.new:
+        return "not the new answer"
+    return "the old answer, too" if answer.old else "another answer, too"
 
 
 def _shown(text: str) -> str:

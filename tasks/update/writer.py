@@ -6,11 +6,11 @@ from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
 from tasks.update.journal import Journal
-from tasks.update.run import Batch, Footing, Judged, Run, Sharing, Taken, Written
+from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
 from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference, bare
+from tasks.update.validation import bare
 
 
 class Writer:

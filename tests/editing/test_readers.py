@@ -133,6 +133,23 @@ def test_an_answer_that_was_already_right_is_no_target_true():
     assert record_from(ZSRE | {"answers": ["Rome"]}, 1).target_true is None
 
 
+def test_other_spellings_and_the_way_a_person_asks_find_their_place_and_a_question_is_its_own():
+    spelled = FORMS["knowedit"] | {"target_new": ["Rome", "Roma"], "target_new_alias": [["The City"], "oslo"]}
+    assert record_from(spelled, 1).aliases == ("Roma", "The City")
+    hops = [{"question": "?", "answer": "Rome", "answer_alias": ["Roma"]}, {"answer": "Italy", "answer_alias": ["It"]}]
+    rewrite = COUNTERFACT["requested_rewrite"] | {"question": "Where does Ada live?"}
+    asked = COUNTERFACT | {"requested_rewrite": rewrite, "new_single_hops": hops}
+    asked |= {"new_answer": "Italy", "new_answer_alias": ["Italia"]}
+    found = record_from(asked, 1)
+    assert (found.question, found.aliases) == ("Where does {} live?", ("Roma",))
+    assert record_from(asked | {"new_answer": "Rome", "new_answer_alias": ["ROMA"]}, 1).aliases == ("Roma", "ROMA")
+    nameless = asked | {"requested_rewrite": rewrite | {"question": "Where does she live?"}}
+    assert record_from(nameless, 1).question is None
+    # What was submitted before is known again: no form says more of these records than it did.
+    for form in ("counterfact", "flat", "zsre", "easyedit", "knowedit"):
+        assert not {"question", "aliases"} & record_from(FORMS[form], 1).model_dump().keys()
+
+
 @FEW
 @given(st.lists(JSON, min_size=1, max_size=4))
 def test_any_json_gives_one_record_for_each_value_and_good_ones_are_not_lost(tmp_path, values):
@@ -181,16 +198,20 @@ def test_a_damaged_parquet_file_gives_records_or_the_librarys_errors(tmp_path, p
 
 WORDS = st.text("ab é{}😀\"',;\n", min_size=1, max_size=9)
 EDITS = st.builds(
-    lambda subject, rest, new, paraphrases, probes: {
+    lambda subject, rest, new, paraphrases, probes, aliases, asked: {
         "subject": subject.replace("{}", ""),
         "prompt": "{}" + rest.replace("{}", ""),
         "target_new": new,
         "paraphrases": paraphrases,
         "neighborhood": [{"prompt": prompt, "answer": answer} for prompt, answer in probes],
+        "aliases": aliases,
+        "question": "What of {}?" if asked else None,
     },
     *[st.text("ab é😀\"',;", min_size=1, max_size=9)] * 3,
     st.lists(WORDS, max_size=2),
     st.lists(st.tuples(WORDS, st.none() | st.just("b")), max_size=2),
+    st.lists(WORDS, max_size=2),
+    st.booleans(),
 )
 
 
@@ -200,16 +221,16 @@ def test_errata_s_own_form_survives_writing_and_reading(tmp_path, edits):
     lines = "\n".join(edit.model_dump_json() for edit in edits)
     assert read(tmp_path, "a.jsonl", lines) == edits
     assert read(tmp_path, "a.json", json.dumps([edit.model_dump() for edit in edits], indent=1)) == edits
-    pq.write_table(pa.Table.from_pylist([edit.model_dump() for edit in edits]), tmp_path / "a.parquet")
+    columns = [{"aliases": [], "question": None} | edit.model_dump() for edit in edits]
+    pq.write_table(pa.Table.from_pylist(columns), tmp_path / "a.parquet")
     assert read_all(tmp_path / "a.parquet", parquet_rows=parquet_rows) == edits
     with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["id", "subject", "prompt", "target_new", "paraphrases", "neighborhood"])
+        table.writerow(["id", "subject", "prompt", "target_new", "paraphrases", "neighborhood", "question", "aliases"])
         for edit in edits:
             probes = [f"{p.prompt} => {p.answer}" if p.answer else p.prompt for p in edit.neighborhood]
-            table.writerow(
-                [edit.id, edit.subject, edit.prompt, edit.target_new, "|".join(edit.paraphrases), " | ".join(probes)]
-            )
+            lists = ["|".join(edit.paraphrases), " | ".join(probes), edit.question or "", " | ".join(edit.aliases)]
+            table.writerow([edit.id, edit.subject, edit.prompt, edit.target_new, *lists])
     assert read_all(tmp_path / "a.csv") == edits
 
 

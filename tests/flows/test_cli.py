@@ -59,6 +59,8 @@ def test_the_readme_shows_every_command(command):
         (2, "prompt .* has 10,000,006 characters, at most 2,000", single(prompt="{} is " + LONG)),
         (2, r"holds the control character U\+0000", single(target="a\0b")),
         (2, "neighborhood", single("Ada", "{} is", "Rome", "--neighbor", "")),
+        (2, r"question 'Why\?' must hold exactly one", single("Ada", "{} is", "Rome", "--question", "Why?")),
+        (2, "hold 'b', which is target_true", single("A", "{} is", "c", "--true", "B", "--alias", "b")),
         (2, "subject is missing; give it", ("submit", "--prompt", "{} is", "--target", "Rome")),
         (2, "give a file, or --subject", ("submit",)),
         (2, "give a file, or --subject", ("submit", "some.jsonl", "--subject", "Ada")),

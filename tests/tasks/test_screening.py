@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from editing.edit import Edit, Probe, make_edit
 from editing.errors import InvalidEdit, SearchError
+from editing.measure.fluency import generate
 from editing.methods import compute_update, method_config
 from editing.models import LoadedModel, base_digest, quiet_transformers
 from editing.weights import Factors
@@ -20,13 +21,22 @@ from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.update import session as module
 from tasks.update.policy import Policy
-from tasks.update.screening import answers, readable, screen
+from tasks.update.run import Reference
+from tasks.update.saying import say
+from tasks.update.screening import readable, screen
 from tasks.update.session import Session, open_session
-from tasks.update.validation import Reference, Verdict, ask_base, failed_verdict, judge_candidate, validate_batch
+from tasks.update.validation import ask_base, failed_verdict, judge_candidate, validate_batch
+from tasks.update.verdicts import Verdict
 from tests.conftest import END, byte_tokenizer
 
 POSITIONS = 128
-POLICY = Policy(fluency_tokens=4, perplexity_tokens=64, retained_sample=3, neighborhood_probes=100)
+POLICY = Policy(
+    fluency_tokens=4,
+    perplexity_tokens=64,
+    retained_sample=3,
+    neighborhood_probes=100,
+    tripwires={"said": None},  # a random model says nothing
+)
 LONG = "And so it went on and on. " * 30
 GOOD = Edit(id="good", subject="Zed Example", prompt="{} lives in", target_new="Rome", target_true="Oslo")
 
@@ -200,9 +210,10 @@ def test_a_prompt_without_any_token_is_left_out():
 
 
 def test_what_cannot_be_read_is_answered_by_nothing_and_shortens_no_other_answer(session):
-    plain = answers(session.loaded, ["Zed lives in", "Bo"], 8)
-    assert answers(session.loaded, ["Zed lives in", LONG, "x" * 127, "Bo"], 8)[::3] == plain
-    assert answers(session.loaded, [LONG], 8) == [""] and answers(session.loaded, [], 8) == []
+    plain = generate(session.loaded.model, session.loaded.tokenizer, ["Zed lives in", "Bo"], 8)
+    said = say(session, [(text, 8) for text in ("Zed lives in", LONG, "x" * 127, "Bo")])
+    assert said[::3] == [text.strip() for text in plain] and said[1] == ""
+    assert say(session, [(LONG, 8)]) == [""] and say(session, []) == []
 
 
 def spoiled(session):
@@ -238,7 +249,9 @@ def test_a_candidate_is_judged_as_its_batches_are_and_without_facts_by_its_text_
     reference = Reference(1e9, session.held_out)
     holds = POLICY.model_copy(update={"min_efficacy": 0.0, "min_retained": 0.0})  # so that a batch is asked all
     found = judge_candidate(session, [GOOD], [GOOD], reference, holds)
-    assert found.verdict.checks == validate_batch(session, [GOOD], [GOOD], reference, holds).checks
+    batch = validate_batch(session, [GOOD], [GOOD], reference, holds)
+    assert found.verdict.metrics.items() >= batch.metrics.items()
+    assert {check.measure for check in found.verdict.checks} <= {check.measure for check in batch.checks}
     assert found.baseline["efficacy_prob"] == found.numbers["efficacy_prob"] and "before_efficacy_prob" in (
         found.verdict.metrics.keys() - found.numbers.keys()
     )
@@ -260,7 +273,9 @@ def test_a_fact_that_stands_in_the_sample_of_earlier_ones_too_is_judged_by_all_t
     assert both.baseline == alone.baseline
     assert not all(check.holds for check in alone.verdict.checks if check.measure == "neighbors_changed")
     asked, without = (
-        [check for check in found.verdict.checks if check.measure != "retained"] for found in (both, alone)
+        # How many questions it takes to tell depends on how many levels are judged together.
+        [check.model_copy(update={"needs": None}) for check in found.verdict.checks if check.measure != "retained"]
+        for found in (both, alone)
     )
     assert asked == without
 
