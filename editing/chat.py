@@ -4,19 +4,21 @@ Users of an instruct model never complete a bare prompt. What the template puts 
 that it inserts by itself included, stands there when they ask, so it stands there when a fact is searched, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import SLOT, Edit, Filled
+from editing.edit import SLOT, Edit, Filled, shown
 from editing.errors import InvalidEdit, ModelError
 from editing.tokens import (
     EncodedPrompt,
     check_length,
     conversation_of,
     encode_conversation,
+    holds_special,
     is_rendered,
     target_ids,
 )
@@ -52,14 +54,35 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes what is said.
         """
-        said = [{"role": "system", "content": self.system}] if self.system is not None else []
-        said.append({"role": "user", "content": user})
-        rendered = str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        rendered = self._rendered([{"role": "user", "content": user}])
         if user not in rendered:
             user = user.strip()  # as some templates do
         if (start := rendered.rfind(user)) < 0:
             raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
-        return Filled(rendered, start, start + len(user), rendered=True)
+        return Filled(rendered, (start, start + len(user)), rendered=True)
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> Filled:
+        """Messages with role and content up to where the assistant answers; special tokens in a content are text.
+
+        Raises:
+            InvalidEdit: the template takes no such conversation, or changes a content with special tokens in it.
+        """
+        rendered, spans, at = self._rendered(messages), [], 0
+        for content in (message["content"].strip() for message in messages):
+            if holds_special(self.tokenizer, content):
+                if (start := rendered.find(content, at)) < 0:
+                    raise InvalidEdit(f"the chat template does not leave {shown(content)} as it is; take it out")
+                at = start + len(content)
+                spans.append((start, at))
+        return Filled(rendered, *spans, rendered=True)
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        own = self.system is not None and messages[0]["role"] != "system"
+        said = [*([{"role": "system", "content": self.system}] if own else []), *map(dict, messages)]
+        try:
+            return str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
 
     def asked(self, prompt: str) -> Filled:
         """The conversation in which a user says this; a prompt that is one already is not put into another."""
@@ -86,7 +109,7 @@ class ChatTemplate:
         """
         if (rendered := self.asks(edit)) is None:
             return None
-        end = rendered.start + question_of(edit).index(SLOT) + len(edit.subject)
+        end = rendered.spans[0][0] + question_of(edit).index(SLOT) + len(edit.subject)
         return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:

@@ -84,31 +84,34 @@ Identifier = Annotated[
 
 
 class Filled(str):
-    """A text for a model in which special tokens may count, but not from `start` to `end`, where it was filled in.
+    """A text for a model in which special tokens may count, but not in the spans that were filled in.
 
     A plain str is what somebody says: special tokens in it are text. Nobody gets them by writing them.
     """
 
-    start: int
-    end: int
+    spans: tuple[tuple[int, int], ...]
     rendered: bool
     """It is a conversation under a model's template, whatever it looks like."""
 
-    def __new__(cls, text: str, start: int = 0, end: int = 0, rendered: bool = False) -> "Filled":
+    def __new__(cls, text: str, *spans: tuple[int, int], rendered: bool = False) -> "Filled":
         made = super().__new__(cls, text)
-        made.start, made.end, made.rendered = start, end, rendered
+        made.spans, made.rendered = spans, rendered
         return made
 
     @property
-    def parts(self) -> tuple[str, str, str]:
-        """What stands before what was filled in, that, and what stands after it."""
-        return self[: self.start], self[self.start : self.end], self[self.end :]
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The text in its order, and of each piece whether it was filled in; the first and the last were not."""
+        found, at = [], 0
+        for start, end in self.spans:
+            found += [(self[at:start], False), (self[start:end], True)]
+            at = end
+        return [*found, (self[at:], False)]
 
 
 def filled(prompt: str, subject: str, before: str = "") -> Filled:
     """`before` and the prompt with its subject."""
     start = len(before) + prompt.index(SLOT)
-    return Filled(before + prompt.replace(SLOT, subject), start, start + len(subject))
+    return Filled(before + prompt.replace(SLOT, subject), (start, start + len(subject)))
 
 
 class Probe(BaseModel):

@@ -92,10 +92,9 @@ def code_archive() -> bytes:
 
 
 def _signature(pointer: Mapping[str, Any]) -> Any:
-    """Prompts in, answers out. The column is unnamed, so that MLflow also admits a plain list of strings."""
+    """Answers out. What goes in is left open: no schema of MLflow admits a list of strings, prompts and messages."""
     from mlflow.models import ModelSignature  # takes seconds, and only whoever tracks needs it
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    strings = Schema([ColSpec("string")])
     limit = ParamSpec("max_new_tokens", "long", int(pointer.get("max_new_tokens", 32)))
-    return ModelSignature(inputs=strings, outputs=strings, params=ParamSchema([limit]))
+    return ModelSignature(outputs=Schema([ColSpec("string")]), params=ParamSchema([limit]))
