@@ -11,15 +11,15 @@ from functools import cached_property
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import SLOT, Edit, Filled, shown
+from editing.edit import SLOT, Edit, shown
 from editing.errors import InvalidEdit, ModelError
+from editing.filled import Filled
 from editing.tokens import (
     EncodedPrompt,
     check_length,
     conversation_of,
     encode_conversation,
     holds_special,
-    is_rendered,
     target_ids,
 )
 
@@ -84,9 +84,13 @@ class ChatTemplate:
         except TemplateError as error:
             raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
 
+    def is_rendered(self, prompt: str) -> bool:
+        """Whether a prompt holds the template's own tokens, and so is a conversation already."""
+        return conversation_of(self.tokenizer, prompt if isinstance(prompt, Filled) else Filled(prompt)) is not None
+
     def asked(self, prompt: str) -> Filled:
         """The conversation in which a user says this; a prompt that is one already is not put into another."""
-        return Filled(prompt) if is_rendered(self.tokenizer, prompt) else self.prompt(prompt)
+        return Filled(prompt) if self.is_rendered(prompt) else self.prompt(prompt)
 
     def asks(self, edit: Edit) -> Filled | None:
         """The conversation that asks for a fact; None where its prompt is one already.
@@ -94,7 +98,7 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes the question.
         """
-        if conversation_of(self.tokenizer, edit.text) is not None:
+        if self.is_rendered(edit.text):
             return None
         try:
             return self.prompt(question_of(edit).replace(SLOT, edit.subject))

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.digests import json_digest
 from editing.errors import InvalidEdit
+from editing.filled import Filled
 
 SLOT: Final = "{}"
 SUBJECT_LENGTH: Final = 500
@@ -81,31 +82,6 @@ Target = Annotated[StrictStr, AfterValidator(lambda value: _cleaned(value, TARGE
 Identifier = Annotated[
     StrictStr, AfterValidator(lambda value: _cleaned(value, ID_LENGTH, _CONTROL) if value.strip() else "")
 ]
-
-
-class Filled(str):
-    """A text for a model in which special tokens may count, but not in the spans that were filled in.
-
-    A plain str is what somebody says: special tokens in it are text. Nobody gets them by writing them.
-    """
-
-    spans: tuple[tuple[int, int], ...]
-    rendered: bool
-    """It is a conversation under a model's template, whatever it looks like."""
-
-    def __new__(cls, text: str, *spans: tuple[int, int], rendered: bool = False) -> "Filled":
-        made = super().__new__(cls, text)
-        made.spans, made.rendered = spans, rendered
-        return made
-
-    @property
-    def pieces(self) -> list[tuple[str, bool]]:
-        """The text in its order, and of each piece whether it was filled in; the first and the last were not."""
-        found, at = [], 0
-        for start, end in self.spans:
-            found += [(self[at:start], False), (self[start:end], True)]
-            at = end
-        return [*found, (self[at:], False)]
 
 
 def filled(prompt: str, subject: str, before: str = "") -> Filled:

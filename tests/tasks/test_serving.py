@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing.edit import Filled
 from editing.errors import ModelError
+from editing.filled import Filled
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import load_model, quiet_transformers
