@@ -90,6 +90,23 @@ class Probe(BaseModel):
 
     prompt: Prompt
     answer: Target | None = None
+    # Left out where they are empty, as Edit's question is.
+    aliases: Annotated[tuple[Target, ...], Field(max_length=PROBES)] = Field(
+        (), exclude_if=lambda value: not value, description="Other answers that are as right."
+    )
+    wordings: Annotated[tuple[Prompt, ...], Field(max_length=PROBES)] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Other wordings: right where one of all is answered rightly.",
+    )
+    group: Identifier | None = Field(
+        None, exclude_if=lambda value: value is None, description="What the set that it is from calls its kind."
+    )
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that count as right."""
+        return (() if self.answer is None else (self.answer,)) + self.aliases
 
 
 class Edit(BaseModel):

@@ -1,12 +1,14 @@
 """The command that measures a benchmark file."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
+from editing.errors import UsageError
 from flows.cli.app import Hypernetwork, Json, Option, StatisticsText, Text, app, if_stopped, method_options
-from flows.cli.console import as_json, number, percent, say, shown_progress, table
+from flows.cli.benchmark_tables import show
+from flows.cli.console import as_json, shown_progress
 
 
 @app.command()
@@ -33,6 +35,19 @@ def benchmark(
         typer.Option(help="LAMBADA, PIQA, HellaSwag or ARC as Parquet, asked before and after; repeatable."),
     ] = None,
     ability_limit: Annotated[int, typer.Option(min=1, help="Questions of each such file, after shuffling.")] = 500,
+    probes: Annotated[
+        str, typer.Option(help="prefix50, prefix200, choice, negation, drift, reverse, by commas, or all.")
+    ] = "",
+    checkpoints: Annotated[
+        str, typer.Option(help="Numbers of edits at which all so far are asked again, by commas.")
+    ] = "",
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--raw", help="Write facts in the model's chat, too, or as bare prompts alone, as a line."),
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="JSON of lists of texts by edit id, for CounterFact's consistency.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Edit a benchmark file through the library and measure before and after.
@@ -43,8 +58,13 @@ def benchmark(
 
         errata benchmark counterfact.parquet --ability lambada.parquet --ability piqa.parquet --out results/
 
+        errata benchmark counterfact.parquet --chat --probes prefix50,choice --checkpoints 10,50,100 --out results/
+
+        errata benchmark knowedit.parquet --limit 100 --probes all --out results/
+
         errata benchmark zsre.parquet --method mend --hypernetwork models:/mend-embedded/1 --out results/
     """
+    from editing.measure.probes import named_probes
     from editing.methods import check_mode, method_config
     from flows.benchmark import Benchmark, Mode, run_benchmark
     from tasks.lines.hypernetworks import resolved_options
@@ -58,6 +78,7 @@ def benchmark(
         line="benchmark",
         model=model or settings.model,
         dtype=dtype or settings.dtype,
+        template=LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw",
         config=method_config(method, resolved_options(method, options, settings)),
     )
     asked = Benchmark(
@@ -71,42 +92,23 @@ def benchmark(
         statistics_text,
         ability=tuple(ability or ()),
         ability_limit=ability_limit,
+        probes=named_probes(probes),
+        checkpoints=numbers(checkpoints, "--checkpoints"),
+        references=references,
     )
     with if_stopped("nothing was written"), shown_progress(json):
         result = run_benchmark(settings, spec, asked)
     if json:
         as_json(result)
         return
-    _show(result)
+    show(result)
 
 
-def _show(result: dict[str, Any]) -> None:
-    before, after = result["metrics"]["before"], result["metrics"]["after"]
-    rows = [[name, percent(before.get(name)), percent(value)] for name, value in after.items()]
-    for name in ("fluency", "perplexity"):
-        rows.append([name, number(result[name]["before"]), number(result[name]["after"])])
-    title = f"{result['method']}, {result['edits']} edits, {result['mode']}: {result['seconds_per_edit']:.2f} s an edit"
-    table(title, ["metric", "before", "after"], rows, ["before", "after"])
-    if "ability" in result:
-        show_ability(result["ability"], result["kl"])
-
-
-def show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
-    """Print `ability` and `kl` of a result."""
-    columns = ("before", "after", "difference")
-    rows = []
-    for name, one in ability.items():
-        measures = {"acc": one} | {label: one[label] for label in ("acc_norm", "perplexity") if label in one}
-        for label, found in measures.items():
-            scale, unit = (1, "") if label == "perplexity" else (100, ", %")
-            cells = [_with_error(found[when], found["stderr"][when], scale) for when in columns]
-            rows.append([name if label == "acc" else "", one["questions"], label + unit, *cells])
-    title = "general ability ± standard error, that of differences paired"
-    table(title, ["set", "n", "measure", *columns], rows, ["n", *columns])
-    mean, same = _with_error(kl["mean"], kl["stderr"], 1, 5), percent(kl["same_top"])
-    say(f"next tokens at {kl['positions']:,} places of the text: KL from the base {mean}, the same one first at {same}")
-
-
-def _with_error(value: float, error: float | None, scale: float, digits: int = 1) -> str:
-    shown = number(scale * value, digits)
-    return shown if error is None else f"{shown} ± {number(scale * error, digits)}"
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers above 0 by commas, in their order, each once. Raises UsageError for anything else."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if not part.isdecimal() or int(part) < 1:
+            raise UsageError(f"{option} '{text}' must be whole numbers above 0 by commas, e.g. {option} 10,50,100")
+        found.append(int(part))
+    return tuple(sorted(set(found)))

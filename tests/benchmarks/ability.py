@@ -14,7 +14,7 @@ from editing.methods import method_config
 from flows.benchmark import read_benchmark
 from flows.benchmark_ability import measure_ability, read_sets
 from flows.cli.app import pairs
-from flows.cli.benchmark import show_ability
+from flows.cli.benchmark_tables import show_ability
 from flows.cli.console import shown_progress
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
