@@ -13,7 +13,7 @@ from flows.cli.console import as_json, shown_progress
 
 @app.command()
 def benchmark(
-    data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit or own form.")],
+    data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit, MQuAKE or own form.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
     model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,

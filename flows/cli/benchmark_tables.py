@@ -74,6 +74,7 @@ def _show_curve(curve: list[dict[str, Any]]) -> None:
 
 
 def show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
+    """Print `ability` and `kl` of a result."""
     columns = ("before", "after", "difference")
     rows = []
     for name, one in ability.items():
