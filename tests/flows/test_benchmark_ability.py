@@ -13,7 +13,7 @@ import torch
 from editing.errors import ReadError, UsageError
 from editing.measure.scoring import score
 from editing.weights import Factors
-from flows.benchmark_ability import measure_ability, read_sets
+from flows.benchmark_ability import at_point, measure_ability, read_sets
 from tasks.lines.specs import LineSpec
 from tasks.progress import Silent, listening
 from tasks.settings import Settings
@@ -135,6 +135,12 @@ def test_what_cannot_be_measured_is_refused_before_anything_begins(files, tmp_pa
         read_sets([tmp_path / "edits.parquet"], "sequential", None, 0)
     with pytest.raises(ReadError, match=r"none\.parquet"):
         read_sets([tmp_path / "none.parquet"], "sequential", None, 0)
+
+
+def test_what_the_last_checkpoint_measured_is_not_measured_again():
+    curve = [{"edits": 2, "ability": {"a": 1}, "kl": {"mean": 1}}, {"edits": 4, "ability": {"a": 2}, "kl": {"mean": 2}}]
+    assert at_point(curve, 4) == {"ability": {"a": 2}, "kl": {"mean": 2}}
+    assert at_point(curve, 5) == at_point([], 5) == at_point([{"edits": 5}], 5) == {}
 
 
 def test_the_command_refuses_a_file_that_is_no_set_in_one_line(errata: Errata, files, tmp_path):
