@@ -23,7 +23,7 @@ from tasks.stores.errors import StorageError
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
-_SINCE_2 = ("based_on", "live", "removed", "findings")
+_SINCE_2 = ("based_on", "live", "removed", "findings", "judged")
 
 
 class Manifest(BaseModel):
@@ -61,6 +61,9 @@ class Manifest(BaseModel):
     findings: dict[Text, tuple[Text, ...]] = Field(
         default_factory=dict, description="What could not be asked about a request and was left out, by request."
     )
+    judged: dict[str, Any] = Field(
+        default_factory=dict, description="How its batch was judged: policy, questions, rows. Empty: not told."
+    )
     batch: int
     flow_run_id: str | None = None
     mlflow_run_id: str | None = None
@@ -71,7 +74,7 @@ class Manifest(BaseModel):
     def _line(cls, value: str) -> str:
         return check_line(value)
 
-    @field_validator("config", mode="before")
+    @field_validator("config", "judged", mode="before")
     @classmethod
     def _config(cls, value: Any) -> Any:
         """The config as it will be read again: tuples become lists, and what JSON cannot hold is refused."""
