@@ -4,15 +4,24 @@ Users of an instruct model never complete a bare prompt. What the template puts 
 that it inserts by itself included, stands there when they ask, so it stands there when a fact is searched, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import SLOT, Edit
+from editing.edit import SLOT, Edit, shown
 from editing.errors import InvalidEdit, ModelError
-from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
+from editing.filled import Filled
+from editing.tokens import (
+    EncodedPrompt,
+    check_length,
+    conversation_of,
+    encode_conversation,
+    holds_special,
+    target_ids,
+)
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
@@ -39,61 +48,77 @@ class ChatTemplate:
         if not self.tokenizer.chat_template:
             raise ModelError("the tokenizer has no chat template; use the template 'raw'")
 
-    def prompt(self, user: str) -> str:
-        """The conversation up to where the assistant's answer begins."""
-        said = [{"role": "system", "content": self.system}] if self.system is not None else []
-        said.append({"role": "user", "content": user})
-        rendered = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        return str(rendered)
+    def prompt(self, user: str) -> Filled:
+        """The conversation up to where the assistant's answer begins; special tokens in what the user says are text.
 
-    def is_rendered(self, text: str) -> bool:
-        """Whether a text holds the template's own tokens, and so is a conversation already."""
-        return any(token in text for token in self._marks)
+        Raises:
+            InvalidEdit: the template changes what is said.
+        """
+        rendered = self._rendered([{"role": "user", "content": user}])
+        if user not in rendered:
+            user = user.strip()  # as some templates do
+        if (start := rendered.rfind(user)) < 0:
+            raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
+        return Filled(rendered, (start, start + len(user)), rendered=True)
 
-    def asks(self, edit: Edit) -> str | None:
-        """The conversation that asks for a fact; None where its prompt is one already."""
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> Filled:
+        """Messages with role and content up to where the assistant answers; special tokens in a content are text.
+
+        Raises:
+            InvalidEdit: the template takes no such conversation, or changes a content with special tokens in it.
+        """
+        rendered, spans, at = self._rendered(messages), [], 0
+        for content in (message["content"].strip() for message in messages):
+            if holds_special(self.tokenizer, content):
+                if (start := rendered.find(content, at)) < 0:
+                    raise InvalidEdit(f"the chat template does not leave {shown(content)} as it is; take it out")
+                at = start + len(content)
+                spans.append((start, at))
+        return Filled(rendered, *spans, rendered=True)
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        own = self.system is not None and messages[0]["role"] != "system"
+        said = [*([{"role": "system", "content": self.system}] if own else []), *map(dict, messages)]
+        try:
+            return str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
+
+    def is_rendered(self, prompt: str) -> bool:
+        """Whether a prompt holds the template's own tokens, and so is a conversation already."""
+        return conversation_of(self.tokenizer, prompt if isinstance(prompt, Filled) else Filled(prompt)) is not None
+
+    def asked(self, prompt: str) -> Filled:
+        """The conversation in which a user says this; a prompt that is one already is not put into another."""
+        return Filled(prompt) if self.is_rendered(prompt) else self.prompt(prompt)
+
+    def asks(self, edit: Edit) -> Filled | None:
+        """The conversation that asks for a fact; None where its prompt is one already.
+
+        Raises:
+            InvalidEdit: the template changes the question.
+        """
         if self.is_rendered(edit.text):
             return None
-        return self.prompt(question_of(edit).replace(SLOT, edit.subject))
+        try:
+            return self.prompt(question_of(edit).replace(SLOT, edit.subject))
+        except InvalidEdit as error:
+            raise InvalidEdit(f"edit '{edit.id}': {error}") from error
 
     def encode(self, edit: Edit) -> EncodedPrompt | None:
         """The conversation that asks for a fact, and where its subject ends; None where its prompt is one already.
-
-        Special tokens in what the user says are text: nobody gets them by writing them.
 
         Raises:
             InvalidEdit: the template changes the question, or the subject is lost in tokenisation.
         """
         if (rendered := self.asks(edit)) is None:
             return None
-        question = question_of(edit)
-        user = question.replace(SLOT, edit.subject)
-        start = rendered.rfind(user)
-        if start < 0:
-            raise InvalidEdit(f"edit '{edit.id}': the chat template does not leave {user!r} as it is; use 'raw'")
-        end = start + question.index(SLOT) + len(edit.subject)
-        if not self.is_rendered(user):
-            return encode_text(self.tokenizer, rendered, end - 1, edit.subject, add_special_tokens=False)
-        parts = (rendered[:start], rendered[start : start + len(user)], rendered[start + len(user) :])
-        before, said, after = (self._ids(part, as_text=number == 1) for number, part in enumerate(parts))
-        inside = encode_text(
-            self.tokenizer, user, end - 1 - start, edit.subject, add_special_tokens=False, split_special_tokens=True
-        )
-        return EncodedPrompt((*before, *said, *after), len(before) + inside.subject_index)
+        end = rendered.spans[0][0] + question_of(edit).index(SLOT) + len(edit.subject)
+        return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:
         """The new answer alone, as the assistant begins to say it."""
         return target_ids(self.tokenizer, self._asked, edit.target_new)
-
-    def _ids(self, text: str, as_text: bool) -> Sequence[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
-        return ids
-
-    @cached_property
-    def _marks(self) -> tuple[str, ...]:
-        """Its special tokens, those included that have no part of their own, as the header's of Llama 3."""
-        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return tuple(token for token in sorted(special) if token in self._asked)
 
     @cached_property
     def _asked(self) -> str:

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.digests import json_digest
 from editing.errors import InvalidEdit
+from editing.filled import Filled
 
 SLOT: Final = "{}"
 SUBJECT_LENGTH: Final = 500
@@ -60,10 +61,8 @@ def _cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
     if len(value) > limit:
         raise _fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
     if found := control.search(value):
-        raise _fault(
-            "control",
-            f"holds the control character U+{ord(found[0]):04X} at position {found.start()}; remove it",
-        )
+        where = f"U+{ord(found[0]):04X} at position {found.start()}"
+        raise _fault("control", f"holds the control character {where}; remove it")
     if found := _HALF_PAIR.search(value):
         raise _fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
     return value
@@ -83,6 +82,12 @@ Identifier = Annotated[
 ]
 
 
+def filled(prompt: str, subject: str, before: str = "") -> Filled:
+    """`before` and the prompt with its subject."""
+    start = len(before) + prompt.index(SLOT)
+    return Filled(before + prompt.replace(SLOT, subject), (start, start + len(subject)))
+
+
 class Probe(BaseModel):
     """A prompt that is asked before and after an edit, with its right answer where that is known."""
 
@@ -90,6 +95,23 @@ class Probe(BaseModel):
 
     prompt: Prompt
     answer: Target | None = None
+    # Left out where they are empty, as Edit's question is.
+    aliases: Annotated[tuple[Target, ...], Field(max_length=PROBES)] = Field(
+        (), exclude_if=lambda value: not value, description="Other answers that are as right."
+    )
+    wordings: Annotated[tuple[Prompt, ...], Field(max_length=PROBES)] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Other wordings: right where one of all is answered rightly.",
+    )
+    group: Identifier | None = Field(
+        None, exclude_if=lambda value: value is None, description="What the set that it is from calls its kind."
+    )
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that count as right."""
+        return (() if self.answer is None else (self.answer,)) + self.aliases
 
 
 class Edit(BaseModel):
@@ -126,8 +148,8 @@ class Edit(BaseModel):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace(SLOT, self.subject)
+        """The prompt with the subject filled in; it is `Filled`."""
+        return filled(self.prompt, self.subject)
 
     @field_validator("prompt", "question", mode="after")
     @classmethod

@@ -71,7 +71,7 @@ def knowledge_update(
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
-        template: How a new line's facts are asked: `raw`, or in a `chat` as well, `auto` where there is one; none, raw.
+        template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
         method: Method of a new line; none, memit.
         options: Options of a new line's method; mend's `hypernetwork` is a file, an MLflow version, or in the store.
 

@@ -56,17 +56,7 @@ def perplexity(
     Raises:
         EditingError: there is nothing to predict in the texts.
     """
-    limit = max_positions(model)
-    window = window if limit is None else min(window, limit)
-    start = _start_tokens(tokenizer)
-    ids = _joined(tokenizer, texts, max_tokens)
-    size = window - len(start)
-    if size < 2:
-        raise EditingError(f"window of {window} tokens leaves nothing to predict; give at least {len(start) + 2}")
-    pieces = [(*start, *ids[i : i + size]) for i in range(0, len(ids), size)]
-    rows = [row for row in pieces if len(row) > 1]
-    if not rows:
-        raise EditingError(f"the texts hold {len(ids)} tokens, too few for a perplexity; give longer ones")
+    rows = windows(model, tokenizer, texts, window, max_tokens)
     predicted = sum(len(row) - 1 for row in rows)
     found: dict[int, Tensor] = {}
     done = 0
@@ -79,6 +69,32 @@ def perplexity(
     mean = float(losses.mean())
     blocks = tuple(float(block.mean()) for block in torch.split(losses, BLOCK))
     return Perplexity(math.exp(min(mean, 700.0)) if math.isfinite(mean) else math.inf, blocks)
+
+
+def windows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    window: int,
+    max_tokens: int | None,
+) -> list[tuple[int, ...]]:
+    """The joined texts in pieces of so many tokens, each with the special tokens that the tokenizer starts a text with.
+
+    Raises:
+        EditingError: there is nothing to predict in the texts.
+    """
+    limit = max_positions(model)
+    window = window if limit is None else min(window, limit)
+    start = _start_tokens(tokenizer)
+    ids = _joined(tokenizer, texts, max_tokens)
+    size = window - len(start)
+    if size < 2:
+        raise EditingError(f"window of {window} tokens leaves nothing to predict; give at least {len(start) + 2}")
+    pieces = [(*start, *ids[i : i + size]) for i in range(0, len(ids), size)]
+    rows = [row for row in pieces if len(row) > 1]
+    if not rows:
+        raise EditingError(f"the texts hold {len(ids)} tokens, too few for a perplexity; give longer ones")
+    return rows
 
 
 @dataclass(frozen=True)

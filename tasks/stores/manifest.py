@@ -23,7 +23,7 @@ from tasks.stores.errors import StorageError
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
-_SINCE_2 = ("based_on", "live", "removed", "findings", "judged")
+_SINCE_2 = ("based_on", "live", "removed", "findings", "alike", "judged")
 
 
 class Manifest(BaseModel):
@@ -61,8 +61,15 @@ class Manifest(BaseModel):
     findings: dict[Text, tuple[Text, ...]] = Field(
         default_factory=dict, description="What could not be asked about a request and was left out, by request."
     )
+    alike: dict[Text, tuple[Text, ...]] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="What other facts the subject of a request is hard to tell from, by request.",
+    )
     judged: dict[str, Any] = Field(
-        default_factory=dict, description="How its batch was judged: policy, questions, rows. Empty: not told."
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="How its batch was judged: policy, questions, rows. Empty: not told.",
     )
     batch: int
     flow_run_id: str | None = None

@@ -99,6 +99,8 @@ class Sharing:
     """Those of the very same key: their value is searched again, with those of the batch."""
     holding: tuple[Edit, ...] = ()
     """Those of the same key or nearly, as far as they hold before the batch is written."""
+    alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What other facts the subject of a request is hard to tell from, a sentence each, by request of the batch."""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class Session:
                     part(1, 1)
                     yield from found
 
-        abouts = [[*self.measured, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
+        abouts = [[*self.measured, {"probes": max_neighborhood}, kept.content_of(tokenizer, edit)] for edit in edits]
         scores = self.cache.get_all("scores", abouts, make, kept.scores_bytes, kept.read_scores)
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
@@ -240,13 +240,13 @@ class Session:
             "layer": self.method_input.layers[-1],
             "prefixes": self.method_input.prefixes,
         }
-        stated = [
-            _content(Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new))
-            for edit in edits
-        ]
-        if (chat := self.method_input.chat) is not None:
+        chat, stated = self.method_input.chat, []
+        if chat is not None:
             search["chat"] = chat.prompt(SLOT)
-            stated = [one | {"asked": question_of(edit)} for one, edit in zip(stated, edits, strict=True)]
+        for edit in edits:
+            fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
+            asked = {} if chat is None else {"asked": question_of(edit)}
+            stated.append(kept.content_of(self.loaded.tokenizer, fact, **asked))
         return [self.loaded.digest, search, *stated]
 
 
@@ -294,7 +294,3 @@ def open_session(
         chat=chat_of(loaded.tokenizer, spec.template),
     )
     return Session(loaded, config, given, weights, cache, ready.held_out)
-
-
-def _content(edit: Edit) -> dict[str, object]:
-    return edit.model_dump(exclude={"id"})

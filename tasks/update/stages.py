@@ -121,7 +121,9 @@ def failed(batch: Batch, error: EditingError, written: Written | None = None) ->
     return Judged(batch, failed_verdict(error), written)
 
 
-def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, taken: Taken) -> Manifest:
+def manifest_of(
+    run: Run, session: Session, judged: Judged, stand: Footing, taken: Taken, alike: dict[str, tuple[str, ...]]
+) -> Manifest:
     """What a batch that stands in the weights is as the next version of its line."""
     batch = judged.batch
     return Manifest(
@@ -138,6 +140,7 @@ def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, take
         request_metrics=judged.verdict.request_metrics,
         findings={name: taken.findings[name] for name in batch.ids if name in taken.findings},
         judged=dict(judged.record),
+        alike={name: alike[name] for name in batch.ids if name in alike},
         batch=batch.number,
         flow_run_id=run.flow_run_id,
         mlflow_run_id=run.mlflow_run_id,

@@ -20,7 +20,7 @@ from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
-from tasks.update.verdicts import CandidateVerdict, Verdict
+from tasks.update.verdicts import CandidateVerdict, Verdict, neighbors_lost
 
 CHARACTERS_A_TOKEN = 4
 ROWS_AT_ONCE = 16
@@ -232,7 +232,19 @@ class _Validation:
         numbers = {one.edit_id: one.numbers() for one in self.own}
         for edit_id, said in self.said.items():
             numbers[edit_id] |= summarise_said([said])
-        return Verdict(self.metrics | before, numbers, checks, failing, self.own, self.said, self.base_said)
+        return Verdict(
+            self.metrics | before,
+            numbers,
+            checks,
+            failing,
+            self.own,
+            self.said,
+            self.base_said,
+            {
+                edit.id: neighbors_lost(edit, scores, self.before[edit.id], self.session.loaded.tokenizer)
+                for edit, scores in zip(self.batch, self.own, strict=True)
+            },
+        )
 
 
 def _tokens(edits: Sequence[Edit], policy: Policy | None = None) -> int:

@@ -2,10 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
+from editing.edit import Edit
 from editing.measure.metrics import EditScores
 from editing.measure.said import Said
 from tasks.report.data import Check, reasons_of
+
+
+class NeighborLost(NamedTuple):
+    """A neighbor whose answer is another than the base's, as far as the right answer is long."""
+
+    prompt: str
+    before: str
+    now: str
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,9 @@ class Verdict:
     """What was said about each edit that was asked, by its id."""
     base_said: Mapping[str, Said] = field(default_factory=dict, repr=False)
     """What the base says about them; of a candidate as a whole."""
+
+    neighbors_lost: Mapping[str, Sequence[NeighborLost]] = field(default_factory=dict, repr=False)
+    """By the edit's id."""
 
     @property
     def passed(self) -> bool:
@@ -47,3 +62,17 @@ class CandidateVerdict:
     numbers: dict[str, float]
     baseline: dict[str, float]
     """The base's numbers, on the same questions."""
+
+
+def neighbors_lost(
+    edit: Edit, now: EditScores, before: EditScores, tokenizer: PreTrainedTokenizerBase
+) -> list[NeighborLost]:
+    """The neighbors whose answer, or what the base says where none is known, is gone."""
+    asked = zip(edit.neighborhood, now.neighborhood_tokens, before.neighborhood_tokens, strict=False)
+    changed = [(probe, then, is_now) for probe, is_now, then in asked if is_now != then]
+    lost = []
+    for probe, then, is_now in changed:
+        said, right = tokenizer.decode(then).strip(), probe.answer or edit.target_true
+        if right in (None, said):
+            lost.append(NeighborLost(probe.prompt, said, tokenizer.decode(is_now).strip()))
+    return lost

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit, Probe, make_edit
 from editing.errors import ErrataError, ReadError, UsageError
-from editing.readers import BadRecord, printable, read_all, read_edits, record_from
+from editing.readers import BadRecord, printable, read_all, read_cases, read_edits, record_from
 from editing.readers import lines as reader_lines
 from tasks.parquet import parquet_rows, read_text
 
@@ -77,6 +77,36 @@ KNOWEDIT = {
     "locality": {"Relation_Specificity": [{"prompt": "The age of Ada is", "ground_truth": [["36", "thirty-six"]]}]},
     "portability": [{"type": "Reasoning", "prompt": "Ada lives in the country of", "ground_truth": ["Italy"]}],
 }
+MQUAKE = {
+    "case_id": 3,
+    "requested_rewrite": [
+        {
+            "prompt": "{} is a citizen of",
+            "relation_id": "P27",
+            "target_new": {"str": "Libya", "id": "Q1016"},
+            "target_true": {"str": "Chile", "id": "Q298"},
+            "subject": "Ann Example",
+            "question": "What is the country of citizenship of Ann Example?",
+        },
+        {
+            "prompt": "The capital of {} is",
+            "target_new": {"str": "Franklin"},
+            "target_true": {"str": "Tripoli"},
+            "subject": "Libya",
+            "question": "What is its capital?",
+        },
+    ],
+    "questions": ["Where is the seat of Ann's country?", "What is the capital of Ann's country?"],
+    "answer": "Santiago",
+    "answer_alias": [],
+    "new_answer": "Franklin",
+    "new_answer_alias": ["Franklin, Kentucky", "Franklin"],
+    "new_single_hops": [
+        {"question": "Of what is Ann a citizen?", "cloze": "Ann Example is a citizen of", "answer": "Libya"},
+        {"question": "What is Libya's capital?", "cloze": "The capital of Libya is", "answer": "Franklin",
+         "answer_alias": ["Franklin city"]},
+    ],
+}  # fmt: skip
 FORMS = {"own": OWN, "counterfact": COUNTERFACT, "flat": FLAT, "zsre": ZSRE, "easyedit": EASYEDIT, "knowedit": KNOWEDIT}
 HOSTILE = st.text(max_size=12) | st.sampled_from(["{}", "\0", "\ud800", "Ada", "a=>b|c", "x" * 3_000])
 JSON = st.recursive(
@@ -118,15 +148,62 @@ def test_every_form_tells_the_same_fact_in_every_kind_of_file(tmp_path, form, en
 def test_the_probes_of_every_form_find_their_place():
     edits = {form: record_from(fields, 1) for form, fields in FORMS.items()}
     bob = Probe(prompt="Bob lives in", answer="Oslo")
-    italy = (Probe(prompt="Ada lives in the country of", answer="Italy"),)
+
+    def italy(group: str) -> tuple[Probe, ...]:
+        return (Probe(prompt="Ada lives in the country of", answer="Italy", group=group),)
+
     assert edits["counterfact"] == edits["flat"] and edits["flat"].id == "cf-7"
     assert edits["flat"].neighborhood == (bob,) and edits["flat"].paraphrases == ("Ada has a home in",)
     assert edits["zsre"].neighborhood == (Probe(prompt="where does bob live", answer="Oslo"),)
     assert edits["zsre"].paraphrases == ("In which city does Ada live?",)
-    assert edits["easyedit"].neighborhood == (bob, Probe(prompt="Cy lives in", answer="Bonn"))
-    assert edits["easyedit"].portability == edits["knowedit"].portability == italy
-    assert edits["knowedit"].neighborhood == (Probe(prompt="The age of Ada is", answer="36"),)
-    assert edits["knowedit"].paraphrases == ()
+    cy = {"prompt": "Cy lives in", "answer": "Bonn"}
+    assert edits["easyedit"].neighborhood == tuple(
+        Probe(**probe, group="neighborhood") for probe in (bob.model_dump(), cy)
+    )
+    assert edits["easyedit"].portability == italy("one_hop") and edits["knowedit"].portability == italy("Reasoning")
+    age = Probe(prompt="The age of Ada is", answer="36", aliases=("thirty-six",), group="Relation_Specificity")
+    assert edits["knowedit"].neighborhood == (age,) and edits["knowedit"].paraphrases == ()
+
+
+def test_answers_that_are_as_right_are_kept_and_those_of_further_targets_are_not():
+    probe = {"type": "Forgetfulness", "prompt": "Who"}
+
+    def read(answers: object) -> Probe:
+        return record_from(KNOWEDIT | {"portability": [probe | {"ground_truth": answers}]}, 1).portability[0]
+
+    assert read(["USA", "U.S.", "USA", "", "a\0b", "x" * 900]).answers == ("USA", "U.S.")
+    assert read([["Ann", "Anna"], ["Bea", "Beatrix"]]).answers == ("Ann", "Anna")
+    assert read("Ann").answers == ("Ann",) and read([]).answers == ()
+
+
+def test_facts_of_a_mquake_record_come_together_the_first_with_the_questions(tmp_path):
+    (tmp_path / "mquake.json").write_text(json.dumps([MQUAKE, OWN]))
+    (first, second), (own,) = read_cases(tmp_path / "mquake.json")
+    assert (first.text, first.target_new, first.target_true) == ("Ann Example is a citizen of", "Libya", "Chile")
+    assert first.question == "What is the country of citizenship of {}?" and second.question is None
+    assert (second.text, second.target_new, second.portability) == ("The capital of Libya is", "Franklin", ())
+    assert second.aliases == ("Franklin city", "Franklin, Kentucky")
+    hop, ann, libya = first.portability
+    assert (hop.group, hop.answers) == ("2-hop", ("Franklin", "Franklin, Kentucky"))
+    assert (hop.prompt, hop.wordings) == (MQUAKE["questions"][0], (MQUAKE["questions"][1],))
+    assert (ann.group, ann.prompt, ann.answers) == ("1-hop", "Ann Example is a citizen of", ("Libya",))
+    assert libya.answers == ("Franklin", "Franklin city") and own == make_edit(OWN)
+    assert read_all(tmp_path / "mquake.json") == [first, second, own]
+
+
+def test_a_broken_mquake_record_is_one_bad_record_that_names_its_field():
+    for broken, field in (
+        ({"requested_rewrite": []}, "requested_rewrite"),
+        ({"requested_rewrite": [*MQUAKE["requested_rewrite"], {"prompt": "{} is"}]}, "requested_rewrite[2].subject"),
+        ({"new_single_hops": "none"}, "new_single_hops"),
+        ({"questions": [1]}, "portability[0].prompt"),
+    ):
+        found = record_from(MQUAKE | broken, 4)
+        assert isinstance(found, BadRecord) and (found.row, found.field) == (4, field), broken
+
+
+def test_what_release_0_1_stored_of_a_probe_is_stored_alike():
+    assert Probe(prompt="Bob lives in").model_dump() == {"prompt": "Bob lives in", "answer": None}
 
 
 def test_an_answer_that_was_already_right_is_no_target_true():
