@@ -64,7 +64,7 @@ def measure(template: Template, edits: Sequence[Edit], texts: Sequence[str], con
     asked = {way: said(session, edits, way) for way in WAYS}
     started = time.process_time()
     for start in range(0, len(edits), BATCH):
-        write_batch(session, edits[start : start + BATCH], cached=False, keep=True)
+        write_batch(session, edits[start : start + BATCH], cached=False, keep=True, live=edits[:start])
     seconds = (time.process_time() - started) / len(edits)
     print(f"\n{template}, {len(edits)} facts, {seconds:.2f} s of processor time a fact")
     for way in WAYS:
