@@ -16,6 +16,16 @@ from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
+PROMPT_WAYS = (
+    ASKED,
+    f'Fill in the blank: "{SLOT} ___"',
+    f"I want to know how this goes on: {SLOT}",
+    f"Please write the end of this sentence.\n\n{SLOT}",
+)
+"""In which ways a prompt is put to it while a value is searched: at each step in another one."""
+QUESTION_WAYS = (SLOT, f"I have a question. {SLOT}", f"{SLOT} Answer in a few words.", f"Please tell me: {SLOT}")
+"""The same of a question."""
+TURNS = len(PROMPT_WAYS)
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,13 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes the question, or the subject is lost in tokenisation.
         """
-        if self.is_rendered(edit.text):
-            return None
-        question = edit.question or ASKED.replace(SLOT, edit.prompt)
+        return None if self.is_rendered(edit.text) else self._encode(edit, asked(edit)[0])
+
+    def encode_ways(self, edit: Edit) -> list[EncodedPrompt]:
+        """The conversations that ask for a fact in one way after the other, that of `encode` first. Raises as it."""
+        return [] if self.is_rendered(edit.text) else [self._encode(edit, question) for question in asked(edit)]
+
+    def _encode(self, edit: Edit, question: str) -> EncodedPrompt:
         user = question.replace(SLOT, edit.subject)
         rendered = self.prompt(user)
         start = rendered.rfind(user)
@@ -65,6 +79,11 @@ class ChatTemplate:
             self.tokenizer, user, end - 1 - start, edit.subject, add_special_tokens=False, split_special_tokens=True
         )
         return EncodedPrompt((*before, *said, *after), len(before) + inside.subject_index)
+
+    @property
+    def recipe(self) -> list[str]:
+        """All conversations of a search, of any fact: what a value depends on that was found with them."""
+        return [self.prompt(way) for way in (*PROMPT_WAYS, *QUESTION_WAYS)]
 
     def target_ids(self, edit: Edit) -> list[int]:
         """The new answer alone, as the assistant begins to say it."""
@@ -86,6 +105,12 @@ class ChatTemplate:
         return self.prompt("?")
 
 
+def asked(edit: Edit) -> list[str]:
+    """What a user may say to ask for a fact, with the slot where the subject stands."""
+    ways, said = (PROMPT_WAYS, edit.prompt) if edit.question is None else (QUESTION_WAYS, edit.question)
+    return [way.replace(SLOT, said) for way in ways]
+
+
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:
     """The conversation of a line's setting: `raw` none, `chat` the tokenizer's, `auto` that if there is one.
 
@@ -102,5 +127,5 @@ def check_conversations(model: PreTrainedModel, edits: Sequence[Edit], chat: Cha
     if chat is None:
         return
     for edit in edits:
-        if (prompt := chat.encode(edit)) is not None:
+        for prompt in chat.encode_ways(edit):
             check_length(model, (*prompt.ids, *chat.target_ids(edit)), f"question of edit '{edit.id}'")

@@ -1,11 +1,17 @@
-"""The rows of the value search: the prompts of each δ in every context, its KL prompt, all in groups of like length."""
+"""The rows of the value search: the prompts of each δ in every context, its KL prompt, all in groups of like length.
 
-from collections.abc import Iterator, Sequence
+In a chat a fact is asked in many ways, and a δ that was searched in one of them is not said in others. Asking in all of
+them at each step would take as many times as long; so the steps take turns, each with another way and with every
+second one of the sampled contexts (measured on SmolLM2-135M, 20 facts: said in two ways that no search saw 95 %, and
+75 % where each step has the same way and all contexts, which takes a sixth more time).
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from editing.chat import ChatTemplate
+from editing.chat import TURNS, ChatTemplate
 from editing.edit import Edit
 from editing.tokens import encode_in_context, target_ids
 
@@ -21,7 +27,7 @@ class SearchRow:
     delta: int
     """Number of the δ that is searched with it."""
     context: int | None
-    """Number of the context; none for the KL prompt."""
+    """Number of the context in its turn, the bare one 0; none for the KL prompt."""
     ids: tuple[int, ...]
     anchor: int
     """Index of the subject's last token."""
@@ -38,42 +44,48 @@ class SearchRow:
         return len(self.ids) - self.anchor
 
 
-def rows_of(
+def turns_of(
     tokenizer: PreTrainedTokenizerBase,
     number: int,
     edits: Sequence[Edit],
     prefixes: Sequence[str],
     kl_weight: float,
     chat: ChatTemplate | None = None,
-) -> Iterator[SearchRow]:
-    """The rows of the δ of this number, which edits that share a key have in common; each edit weighs the same.
+) -> list[list[SearchRow]]:
+    """The rows of the δ of this number, which edits that share a key have in common, for each turn of the steps.
 
-    With `chat` the conversation that asks for a fact is one more context, the last.
+    Each edit weighs the same. Without `chat` there is one turn, of all contexts.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
     """
+    prompt = encode_in_context(tokenizer, prefixes, 0, KL_PROMPT, edits[0].subject)
+    kept = SearchRow(number, None, prompt.ids, prompt.subject_index, (len(prompt.ids) - 1,), (), kl_weight)
+    turns: list[list[SearchRow]] = [[] for _ in range(1 if chat is None else TURNS)]
     for edit in edits:
         targets = target_ids(tokenizer, edit.text, edit.target_new)
-        asked = [
+        contexts = [
             (encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject), targets)
             for context in range(len(prefixes))
         ]
-        if chat is not None and (conversation := chat.encode(edit)) is not None:
-            asked.append((conversation, chat.target_ids(edit)))
-        for context, (prompt, wanted) in enumerate(asked):
-            first = len(prompt.ids) - 1
-            yield SearchRow(
-                number,
-                context,
-                prompt.ids + tuple(wanted[:-1]),
-                prompt.subject_index,
-                tuple(range(first, first + len(wanted))),
-                tuple(wanted),
-                1 / (len(asked) * len(edits) * len(wanted)),
-            )
-    prompt = encode_in_context(tokenizer, prefixes, 0, KL_PROMPT, edits[0].subject)
-    yield SearchRow(number, None, prompt.ids, prompt.subject_index, (len(prompt.ids) - 1,), (), kl_weight)
+        ways = [] if chat is None else [(prompt, chat.target_ids(edit)) for prompt in chat.encode_ways(edit)]
+        for turn, rows in enumerate(turns):
+            asked = contexts if chat is None else contexts[:1] + contexts[1 + turn % 2 :: 2]
+            asked = asked + ways[turn : turn + 1]
+            for context, (prompt, wanted) in enumerate(asked):
+                first = len(prompt.ids) - 1
+                rows.append(
+                    SearchRow(
+                        number,
+                        context,
+                        prompt.ids + tuple(wanted[:-1]),
+                        prompt.subject_index,
+                        tuple(range(first, first + len(wanted))),
+                        tuple(wanted),
+                        1 / (len(asked) * len(edits) * len(wanted)),
+                    )
+                )
+    return [[*rows, kept] for rows in turns]
 
 
 def grouped(rows: Sequence[SearchRow], group_cost: int = GROUP_COST) -> list[list[SearchRow]]:

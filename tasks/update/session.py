@@ -13,7 +13,7 @@ from editing.cache import Cache
 from editing.chat import chat_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
-from editing.edit import SLOT, Edit
+from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
@@ -41,6 +41,8 @@ EDITS_AT_ONCE = 5
 """Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
 VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
+TOGETHER_VERSION = 1
+"""The same of the values that facts share."""
 MEASURED_VERSION = 1
 """The same of what is measured of a base: its scores, fluency, perplexity, answers."""
 
@@ -242,7 +244,9 @@ class Session:
         }
         kept = {"subject", "prompt", "target_new"}
         if (chat := self.method_input.chat) is not None:
-            search["chat"], kept = chat.prompt(SLOT), kept | {"question"}
+            search["chat"], kept = chat.recipe, kept | {"question"}
+        if len(edits) > 1:
+            search["together"] = TOGETHER_VERSION
         stated = [_content(Edit(id="value", **edit.model_dump(include=kept))) for edit in edits]
         return [self.loaded.digest, search, *stated]
 

@@ -91,7 +91,7 @@ def test_normalised_steps_do_not_depend_on_the_scale_of_the_loss():
     gradient = torch.randn(2, 8)
     once, scaled = torch.zeros(2, 8), torch.zeros(2, 8)
     for factor, delta in ((1.0, once), (1000.0, scaled)):
-        descent = Normalised(delta, torch.tensor([0.5, 2.0]))
+        descent = Normalised(delta, torch.tensor([0.5, 2.0]), torch.ones(2))
         descent.step(1, torch.arange(2), factor * gradient)
         torch.testing.assert_close(delta.norm(dim=1), torch.tensor([0.5, 2.0]))
     torch.testing.assert_close(once, scaled)
@@ -126,7 +126,7 @@ def test_an_edit_leaves_as_soon_as_its_target_is_the_most_probable_when_that_is_
         )
         for asked in (True, False)
     )  # fmt: skip
-    assert any(value.steps < 30 for value in early) and all(value.steps == 30 for value in late)
+    assert any(value.steps < 30 for value in early) and all(value.steps >= 30 for value in late)
     assert all(hurried.loss >= patient.loss for hurried, patient in zip(early, late, strict=True))
 
 
