@@ -10,22 +10,44 @@ from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import SLOT, Edit
+from editing.edit import SLOT, Edit, Filled
 from editing.errors import InvalidEdit, ModelError
-from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
+from editing.tokens import (
+    EncodedPrompt,
+    check_length,
+    conversation_of,
+    encode_conversation,
+    is_rendered,
+    target_ids,
+)
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
 PROMPT_WAYS = (
-    ASKED,
     f'Fill in the blank: "{SLOT} ___"',
     f"I want to know how this goes on: {SLOT}",
     f"Please write the end of this sentence.\n\n{SLOT}",
 )
-"""In which ways a prompt is put to it while a value is searched: at each step in another one."""
-QUESTION_WAYS = (SLOT, f"I have a question. {SLOT}", f"{SLOT} Answer in a few words.", f"Please tell me: {SLOT}")
+"""In which other ways it is put while a value is searched."""
+QUESTION_WAYS = (f"I have a question. {SLOT}", f"{SLOT} Answer in a few words.", f"Please tell me: {SLOT}")
 """The same of a question."""
-TURNS = len(PROMPT_WAYS)
+QUESTION_MARKS = ("?", "？", "؟")
+
+
+def question_of(edit: Edit) -> str:
+    """What a user asks for a fact, '{}' for its subject: the request's question, its prompt where that is a question
+    already, else to complete the prompt.
+    """
+    if edit.question is not None:
+        return edit.question
+    return edit.prompt if edit.prompt.endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
+
+
+def questions_of(edit: Edit) -> list[str]:
+    """The ways in which a fact is asked while its value is searched, that of `question_of` first."""
+    first = question_of(edit)
+    said, ways = (first, QUESTION_WAYS) if first in (edit.question, edit.prompt) else (edit.prompt, PROMPT_WAYS)
+    return [first, *(way.replace(SLOT, said) for way in ways)]
 
 
 @dataclass(frozen=True)
@@ -39,76 +61,68 @@ class ChatTemplate:
         if not self.tokenizer.chat_template:
             raise ModelError("the tokenizer has no chat template; use the template 'raw'")
 
-    def prompt(self, user: str) -> str:
-        """The conversation up to where the assistant's answer begins."""
+    def prompt(self, user: str) -> Filled:
+        """The conversation up to where the assistant's answer begins; special tokens in what the user says are text.
+
+        Raises:
+            InvalidEdit: the template changes what is said.
+        """
         said = [{"role": "system", "content": self.system}] if self.system is not None else []
         said.append({"role": "user", "content": user})
-        rendered = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        return str(rendered)
+        rendered = str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        if user not in rendered:
+            user = user.strip()  # as some templates do
+        if (start := rendered.rfind(user)) < 0:
+            raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
+        return Filled(rendered, start, start + len(user), rendered=True)
 
-    def is_rendered(self, text: str) -> bool:
-        """Whether a text holds the template's own tokens, and so is a conversation already."""
-        return any(token in text for token in self._marks)
+    def asked(self, prompt: str) -> Filled:
+        """The conversation in which a user says this; a prompt that is one already is not put into another."""
+        return Filled(prompt) if is_rendered(self.tokenizer, prompt) else self.prompt(prompt)
+
+    def asks(self, edit: Edit, question: str | None = None) -> Filled | None:
+        """The conversation that asks for a fact, by this question or its own; None where its prompt is one already.
+
+        Raises:
+            InvalidEdit: the template changes the question.
+        """
+        if conversation_of(self.tokenizer, edit.text) is not None:
+            return None
+        try:
+            return self.prompt((question or question_of(edit)).replace(SLOT, edit.subject))
+        except InvalidEdit as error:
+            raise InvalidEdit(f"edit '{edit.id}': {error}") from error
 
     def encode(self, edit: Edit) -> EncodedPrompt | None:
         """The conversation that asks for a fact, and where its subject ends; None where its prompt is one already.
 
-        Special tokens in what the user says are text: nobody gets them by writing them.
-
         Raises:
             InvalidEdit: the template changes the question, or the subject is lost in tokenisation.
         """
-        return None if self.is_rendered(edit.text) else self._encode(edit, asked(edit)[0])
+        if (rendered := self.asks(edit)) is None:
+            return None
+        return self._encode(edit, rendered, question_of(edit))
 
-    def encode_ways(self, edit: Edit) -> list[EncodedPrompt]:
-        """The conversations that ask for a fact in one way after the other, that of `encode` first. Raises as it."""
-        return [] if self.is_rendered(edit.text) else [self._encode(edit, question) for question in asked(edit)]
+    def encode_all(self, edit: Edit) -> list[EncodedPrompt]:
+        """The same for each of `questions_of`; none where its prompt is a conversation already."""
+        found = []
+        for question in questions_of(edit):
+            if (rendered := self.asks(edit, question)) is not None:
+                found.append(self._encode(edit, rendered, question))
+        return found
 
-    def _encode(self, edit: Edit, question: str) -> EncodedPrompt:
-        user = question.replace(SLOT, edit.subject)
-        rendered = self.prompt(user)
-        start = rendered.rfind(user)
-        if start < 0:
-            raise InvalidEdit(f"edit '{edit.id}': the chat template does not leave {user!r} as it is; use 'raw'")
-        end = start + question.index(SLOT) + len(edit.subject)
-        if not self.is_rendered(user):
-            return encode_text(self.tokenizer, rendered, end - 1, edit.subject, add_special_tokens=False)
-        parts = (rendered[:start], rendered[start : start + len(user)], rendered[start + len(user) :])
-        before, said, after = (self._ids(part, as_text=number == 1) for number, part in enumerate(parts))
-        inside = encode_text(
-            self.tokenizer, user, end - 1 - start, edit.subject, add_special_tokens=False, split_special_tokens=True
-        )
-        return EncodedPrompt((*before, *said, *after), len(before) + inside.subject_index)
-
-    @property
-    def recipe(self) -> list[str]:
-        """All conversations of a search, of any fact: what a value depends on that was found with them."""
-        return [self.prompt(way) for way in (*PROMPT_WAYS, *QUESTION_WAYS)]
+    def _encode(self, edit: Edit, rendered: Filled, question: str) -> EncodedPrompt:
+        end = rendered.start + question.index(SLOT) + len(edit.subject)
+        return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:
         """The new answer alone, as the assistant begins to say it."""
         return target_ids(self.tokenizer, self._asked, edit.target_new)
 
-    def _ids(self, text: str, as_text: bool) -> Sequence[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
-        return ids
-
-    @cached_property
-    def _marks(self) -> tuple[str, ...]:
-        """Its special tokens, those included that have no part of their own, as the header's of Llama 3."""
-        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return tuple(token for token in sorted(special) if token in self._asked)
-
     @cached_property
     def _asked(self) -> str:
         """Some conversation: how every one of them begins and ends."""
         return self.prompt("?")
-
-
-def asked(edit: Edit) -> list[str]:
-    """What a user may say to ask for a fact, with the slot where the subject stands."""
-    ways, said = (PROMPT_WAYS, edit.prompt) if edit.question is None else (QUESTION_WAYS, edit.question)
-    return [way.replace(SLOT, said) for way in ways]
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:
@@ -127,5 +141,5 @@ def check_conversations(model: PreTrainedModel, edits: Sequence[Edit], chat: Cha
     if chat is None:
         return
     for edit in edits:
-        for prompt in chat.encode_ways(edit):
+        for prompt in chat.encode_all(edit):
             check_length(model, (*prompt.ids, *chat.target_ids(edit)), f"question of edit '{edit.id}'")

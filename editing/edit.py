@@ -83,6 +83,34 @@ Identifier = Annotated[
 ]
 
 
+class Filled(str):
+    """A text for a model in which special tokens may count, but not from `start` to `end`, where it was filled in.
+
+    A plain str is what somebody says: special tokens in it are text. Nobody gets them by writing them.
+    """
+
+    start: int
+    end: int
+    rendered: bool
+    """It is a conversation under a model's template, whatever it looks like."""
+
+    def __new__(cls, text: str, start: int = 0, end: int = 0, rendered: bool = False) -> "Filled":
+        made = super().__new__(cls, text)
+        made.start, made.end, made.rendered = start, end, rendered
+        return made
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """What stands before what was filled in, that, and what stands after it."""
+        return self[: self.start], self[self.start : self.end], self[self.end :]
+
+
+def filled(prompt: str, subject: str, before: str = "") -> Filled:
+    """`before` and the prompt with its subject."""
+    start = len(before) + prompt.index(SLOT)
+    return Filled(before + prompt.replace(SLOT, subject), start, start + len(subject))
+
+
 class Probe(BaseModel):
     """A prompt that is asked before and after an edit, with its right answer where that is known."""
 
@@ -90,6 +118,23 @@ class Probe(BaseModel):
 
     prompt: Prompt
     answer: Target | None = None
+    # Left out where they are empty, as Edit's question is.
+    aliases: Annotated[tuple[Target, ...], Field(max_length=PROBES)] = Field(
+        (), exclude_if=lambda value: not value, description="Other answers that are as right."
+    )
+    wordings: Annotated[tuple[Prompt, ...], Field(max_length=PROBES)] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Other wordings: right where one of all is answered rightly.",
+    )
+    group: Identifier | None = Field(
+        None, exclude_if=lambda value: value is None, description="What the set that it is from calls its kind."
+    )
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that count as right."""
+        return (() if self.answer is None else (self.answer,)) + self.aliases
 
 
 class Edit(BaseModel):
@@ -112,6 +157,11 @@ class Edit(BaseModel):
         exclude_if=lambda value: value is None,
         description="How a person would ask in a chat, with '{}' for the subject; none: to complete the prompt.",
     )
+    aliases: Annotated[tuple[Target, ...], Field(max_length=PROBES)] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Other spellings of the new answer, each as right as it.",
+    )
     neighborhood: Annotated[tuple[Probe, ...], Field(max_length=PROBES)] = Field(
         (), description="Prompts about other things, to be answered as before."
     )
@@ -121,8 +171,8 @@ class Edit(BaseModel):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace(SLOT, self.subject)
+        """The prompt with the subject filled in; it is `Filled`."""
+        return filled(self.prompt, self.subject)
 
     @field_validator("prompt", "question", mode="after")
     @classmethod
@@ -137,6 +187,16 @@ class Edit(BaseModel):
         if target_true is not None and target_true == info.data.get("target_new"):
             raise _fault("same", "is the same as target_new; leave it out, or give the answer to be replaced")
         return target_true
+
+    @field_validator("aliases", mode="after")
+    @classmethod
+    def _are_other_spellings(cls, aliases: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        # Published lists of names hold the answer itself and names twice: once is enough. The old answer is another
+        # matter, in whatever case: with it every model that was never edited would be right.
+        new, old = info.data.get("target_new"), info.data.get("target_true")
+        if old is not None and (same := [alias for alias in aliases if alias.casefold() == old.casefold()]):
+            raise _fault("old", f"hold {shown(same[0])}, which is target_true; leave it out")
+        return tuple(alias for alias in dict.fromkeys(aliases) if alias != new)
 
     @model_validator(mode="after")
     def _has_id(self) -> "Edit":

@@ -37,11 +37,11 @@ from tasks.update import stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
-from tasks.update.run import Batch, Footing, Run, Taken, read_texts
+from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
 from tasks.update.tracked import batch_curve, register_candidate, start_tracking
-from tasks.update.validation import Reference, ask_base
+from tasks.update.validation import ask_base
 from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 
@@ -71,7 +71,7 @@ def knowledge_update(
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
-        template: How a new line's facts are asked: `raw`, or in a `chat` as well, `auto` where there is one; none, raw.
+        template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
         method: Method of a new line; none, memit.
         options: Options of a new line's method; mend's `hypernetwork` is a file, an MLflow version, or in the store.
 

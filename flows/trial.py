@@ -11,6 +11,7 @@ from editing.edit import Edit
 from editing.errors import UsageError
 from editing.measure.fluency import generate
 from editing.measure.metrics import EditScores, evaluate
+from editing.measure.said import PROMPT_TOKENS
 from editing.methods import check_mode, compute_independent_updates
 from flows.endings import ended_well
 from tasks.ledger.trying import to_try
@@ -21,7 +22,6 @@ from tasks.runlog import told_to_prefect
 from tasks.settings import Settings
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
-from tasks.update.stages import ANSWER_TOKENS
 from tasks.workplace import open_workplace
 
 EDITS_AT_ONCE = 32
@@ -94,7 +94,7 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     prompts = [edit.text for edit in edits]
     with stage("answers of the base") as tell:
-        said = generate(model, tokenizer, prompts, ANSWER_TOKENS, on_progress=tell)
+        said = generate(model, tokenizer, prompts, PROMPT_TOKENS, on_progress=tell)
     updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
     rows: list[TrialRow] = []
     with Meter("trials", 2 * len(edits)) as meter:  # each is measured, and answers
@@ -106,7 +106,7 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
                 model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made, on_progress=tell
             )
             tell = meter.part(len(asked))
-            says = generate(model, tokenizer, prompts[chunk], ANSWER_TOKENS, updates=made, on_progress=tell)
+            says = generate(model, tokenizer, prompts[chunk], PROMPT_TOKENS, updates=made, on_progress=tell)
             for edit, then, now, scores in zip(asked, said[chunk], says, after, strict=True):
                 rows.append(_row(edit, then, now, before[edit.id], scores))
     return rows

@@ -25,8 +25,8 @@ def plain_search(
     """MEMIT's loop as published: one edit, its contexts as one padded batch, all of the model at every step.
 
     `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge), δ may be √n times as
-    long, and is stepped down √n times as often (ours). `conversations`, each with the target that is wanted there, take
-    turns (ours): step after step has the next of them, the bare prompt, and every second one of the other contexts.
+    long, and is stepped down √n times as often (ours). `conversations`, each with the target that is wanted there,
+    count as much as all else (ours): a step has every second one, the bare prompt, and every second other context.
     """
     module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5
     asked = [(one, prefix) for one in (edit, *others) for prefix in prefixes]
@@ -66,8 +66,9 @@ def plain_search(
             first = len(prompt.ids) - 1
             losses.append(-logprobs[row, first : first + len(goal)].gather(1, goal[:, None]).mean())
         if conversations:
-            turn = step % len(conversations)
-            losses = [losses[0], *losses[1 + turn % 2 : len(prefixes) : 2], losses[len(prefixes) + turn]]
+            turn, bare = step % 2, len(prefixes)
+            raw = torch.stack([losses[0], *losses[1 + turn : bare : 2]])
+            losses = [raw.mean(), torch.stack(losses[bare + turn :: 2]).mean()]
         now = logprobs[-1, len(prompts[-1].ids) - 1]
         base_kl = seen.setdefault("kl", now.detach())
         kl = (now.exp() * (now - base_kl)).sum()

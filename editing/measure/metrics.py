@@ -112,7 +112,7 @@ def evaluate(
         EditingError: there is not one update for each edit.
     """
     asked = [(edit, edit.neighborhood[:max_neighborhood]) for edit in edits]
-    pairs = [list(dict.fromkeys(_pairs(edit, neighborhood))) for edit, neighborhood in asked]
+    pairs = [list(dict.fromkeys(edit_pairs(edit, neighborhood))) for edit, neighborhood in asked]
     own = one_each(updates, len(edits), "edit")
     in_force = [update for update, some in zip(own, pairs, strict=True) for _ in some]
     flat = [pair for some in pairs for pair in some]
@@ -137,7 +137,7 @@ def summarise(scores: Sequence[EditScores]) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
-def _pairs(edit: Edit, neighborhood: Sequence[Probe]) -> Iterator[tuple[str, str]]:
+def edit_pairs(edit: Edit, neighborhood: Sequence[Probe]) -> Iterator[tuple[str, str]]:
     for prompt in (edit.text, *edit.paraphrases):
         yield from prompt_pairs(edit, prompt)
     for probe in neighborhood:

@@ -39,6 +39,28 @@ def perplexity(
     Raises:
         EditingError: there is nothing to predict in the texts.
     """
+    rows = windows(model, tokenizer, texts, window, max_tokens)
+    predicted = sum(len(row) - 1 for row in rows)
+    loss, done = 0.0, 0
+    for group in batches(rows, batch_tokens or tokens_at_once(model)):
+        loss += _loss(model, group, pad_token(tokenizer))
+        done += sum(map(len, group))
+        on_progress(done, predicted + len(rows))
+    return math.exp(min(loss / predicted, 700.0)) if math.isfinite(loss) else math.inf
+
+
+def windows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    window: int,
+    max_tokens: int | None,
+) -> list[tuple[int, ...]]:
+    """The joined texts in pieces of so many tokens, each with the special tokens that the tokenizer starts a text with.
+
+    Raises:
+        EditingError: there is nothing to predict in the texts.
+    """
     limit = max_positions(model)
     window = window if limit is None else min(window, limit)
     start = _start_tokens(tokenizer)
@@ -50,13 +72,7 @@ def perplexity(
     rows = [row for row in pieces if len(row) > 1]
     if not rows:
         raise EditingError(f"the texts hold {len(ids)} tokens, too few for a perplexity; give longer ones")
-    predicted = sum(len(row) - 1 for row in rows)
-    loss, done = 0.0, 0
-    for group in batches(rows, batch_tokens or tokens_at_once(model)):
-        loss += _loss(model, group, pad_token(tokenizer))
-        done += sum(map(len, group))
-        on_progress(done, predicted + len(rows))
-    return math.exp(min(loss / predicted, 700.0)) if math.isfinite(loss) else math.inf
+    return rows
 
 
 def _joined(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int | None) -> list[int]:

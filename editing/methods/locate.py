@@ -16,8 +16,10 @@ change of the projection's output that takes the normed one nearest to that (edi
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +45,14 @@ NEAR_AT_MOST = 200
 
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
+
+
+class Alike(NamedTuple):
+    """A fact, another whose key is nearly its own, and the cosine of the two."""
+
+    edit: Edit
+    other: Edit
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -154,26 +164,37 @@ def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
     return Encoded(contexts, conversations(given, edits))
 
 
-def nearly_alike(given: MethodInput, keys: KeyNames, edits: Sequence[Edit], others: Sequence[Edit]) -> list[Edit]:
-    """Those of `others` whose key is nearly one of the edits' and not the same: NEAR_COSINE and more.
+def nearly_alike(given: MethodInput, keys: KeyNames, edits: Sequence[Edit], others: Sequence[Edit]) -> list[Alike]:
+    """Each edit with those of the edits and of `others` whose key is nearly its own (NEAR_COSINE), not the same.
 
-    Only subjects that end in the same token can be so near; the last NEAR_AT_MOST of those are looked at.
+    Only subjects that end in the same token can be so near; the last NEAR_AT_MOST of `others` that do are looked at.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
     """
-    asked = {keys.of(edit) for edit in edits}
-    ends = {name[-1] for name in asked}
-    like = [edit for edit in others if (name := keys.of(edit))[-1] in ends and name not in asked][-NEAR_AT_MOST:]
-    if not like:
+    written = {keys.of(edit) for edit in edits}
+    ends = {name[-1] for name in written}
+    like = [edit for edit in others if (name := keys.of(edit))[-1] in ends and name not in written][-NEAR_AT_MOST:]
+    known = [*edits, *like]
+    alone = Counter(name[-1] for name in {keys.of(edit) for edit in known})
+    names = list(dict.fromkeys(name for edit in known if alone[(name := keys.of(edit))[-1]] > 1))
+    if not names:
         return []
-    layer = given.layers[-1]
-    prompts = [EncodedPrompt(name, len(name) - 1) for name in (*asked, *map(keys.of, like))]
-    reader = SubjectReader(given.model, given.layout, pad_token(given.tokenizer))
+    prompts = [EncodedPrompt(name, len(name) - 1) for name in names]
+    reader, layer = SubjectReader(given.model, given.layout, pad_token(given.tokenizer)), given.layers[-1]
     [keys_nd] = _gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
     unit_nd = torch.nn.functional.normalize(keys_nd, dim=1)
-    near = (unit_nd[len(asked) :] @ unit_nd[: len(asked)].T).amax(1) >= NEAR_COSINE
-    return [edit for edit, one in zip(like, near.tolist(), strict=True) if one]
+    row = {name: number for number, name in enumerate(names)}
+    found = []
+    for edit in edits:
+        if (number := row.get(keys.of(edit))) is None:
+            continue
+        cosines = (unit_nd @ unit_nd[number]).tolist()
+        for other in known:
+            place = row.get(keys.of(other))
+            if place not in (None, number) and cosines[place] >= NEAR_COSINE:
+                found.append(Alike(edit, other, cosines[place]))
+    return found
 
 
 def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from editing.readers.csv_rows import csv_rows
 from editing.readers.forms import edit_from, own_from_text
 from editing.readers.json_values import json_lines, json_values
 from editing.readers.lines import Broken, Found, Source, check_file
+from editing.readers.mquake import is_mquake, mquake_edits
 
 RAW_LENGTH: Final = 2_000
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -52,9 +53,18 @@ def read_edits(path: Path, *, limit: int | None = None, parquet_rows: ParquetRow
     """
     if limit is not None and limit < 0:
         raise UsageError(f"limit is {limit}; give 0 or more, or None for all records")
+    return islice(chain.from_iterable(read_cases(path, parquet_rows=parquet_rows)), limit)
+
+
+def read_cases(path: Path, *, parquet_rows: ParquetRows | None = None) -> Iterator[list[Record]]:
+    """The same by the record of the file that they stand in: MQuAKE's hold several facts that belong together.
+
+    Raises:
+        ReadError: as read_edits.
+    """
     path = Path(path)
     check_file(path)
-    return islice(_records(_source(path, parquet_rows), path), limit)
+    return _records(_source(path, parquet_rows), path)
 
 
 def read_all(path: Path, *, limit: int | None = None, parquet_rows: ParquetRows | None = None) -> list[Edit]:
@@ -72,14 +82,19 @@ def read_all(path: Path, *, limit: int | None = None, parquet_rows: ParquetRows 
 
 
 def record_from(value: object, row: int, raw: str | None = None) -> Record:
-    """One parsed record of any known form as an edit, or as a BadRecord that says why not."""
+    """The first of `records_from`: all there is of every form but MQuAKE's."""
+    return records_from(value, row, raw)[0]
+
+
+def records_from(value: object, row: int, raw: str | None = None) -> list[Record]:
+    """The facts of one parsed record of any known form as edits, or one BadRecord that says why not."""
     try:
         if isinstance(value, Mapping):
-            return edit_from(value)
+            return [*mquake_edits(value)] if is_mquake(value) else [edit_from(value)]
         reason, field = f"the record must be an object with fields, and is {type(value).__name__} {shown(value)}", None
     except InvalidField as error:
         reason, field = str(error), error.field
-    return BadRecord(row, field, reason, printable(_written(value) if raw is None else raw))
+    return [BadRecord(row, field, reason, printable(_written(value) if raw is None else raw))]
 
 
 def printable(text: str) -> str:
@@ -119,15 +134,15 @@ def _csv(path: Path) -> Source:
             yield found
 
 
-def _records(source: Source, path: Path) -> Iterator[Record]:
+def _records(source: Source, path: Path) -> Iterator[list[Record]]:
     empty = True
     try:
         for found in source:
             empty = False
             if isinstance(found, Broken):
-                yield BadRecord(found.row, None, found.reason, printable(found.raw))
+                yield [BadRecord(found.row, None, found.reason, printable(found.raw))]
             else:
-                yield record_from(found.value, found.row, found.raw)
+                yield records_from(found.value, found.row, found.raw)
     except OSError as error:
         raise ReadError(f"cannot read {str(path)!r}: {error}") from error
     if empty:

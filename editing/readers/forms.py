@@ -5,15 +5,18 @@
 | CounterFact | requested_rewrite | Meng et al., ROME, https://arxiv.org/abs/2202.05262 |
 | zsRE (MEND) | src and alt | Mitchell et al., MEND, https://arxiv.org/abs/2110.11309 |
 | EasyEdit, KnowEdit | ground_truth, rephrase_prompt, locality or one of their kin | https://arxiv.org/abs/2401.01286 |
+| MQuAKE | requested_rewrite that is a list (editing.readers.mquake) | https://arxiv.org/abs/2305.14795 |
 | Errata's own | none of these | the fields of Edit; in CSV, lists are written 'a | b' and probes 'prompt => answer' |
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from editing.edit import SLOT, Edit, InvalidField, make_edit, shown
+from pydantic_core import PydanticCustomError
 
-Fields = Mapping[str, object]
+from editing.edit import SLOT, Edit, InvalidField, make_edit, template
+from editing.readers.probes import probe_from_text, probes_in
+from editing.readers.values import Fields, first, flat, list_of, needed, object_of, texts, wrong
 
 
 class Translated(NamedTuple):
@@ -26,7 +29,7 @@ class Translated(NamedTuple):
 _EASYEDIT_MARKS: Final = frozenset(
     {"ground_truth", "rephrase_prompt", "rephrase", "locality", "locality_prompt", "locality_ground_truth"}
 )
-_OWN_ONLY: Final = frozenset({"target_true", "paraphrases", "neighborhood"})
+_OWN_ONLY: Final = frozenset({"target_true", "paraphrases", "aliases", "neighborhood"})
 # zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
 _NQ_TAG: Final = "nq question: "
 
@@ -71,31 +74,29 @@ def own_from_text(row: Mapping[str, str]) -> dict[str, object]:
     fields: dict[str, object] = {name: text for name, text in row.items() if text.strip()}
     if _EASYEDIT_MARKS & row.keys() or "src" in row:
         return fields
-    for name in {"paraphrases", "neighborhood", "portability"} & fields.keys():
+    for name in {"paraphrases", "aliases", "neighborhood", "portability"} & fields.keys():
         parts = [part.strip() for part in row[name].split("|") if part.strip()]
-        fields[name] = parts if name == "paraphrases" else [_probe_from_text(part) for part in parts]
+        probes = name in ("neighborhood", "portability")
+        fields[name] = [probe_from_text(part) for part in parts] if probes else parts
     return fields
-
-
-def _probe_from_text(text: str) -> dict[str, object]:
-    prompt, _, answer = text.rpartition("=>") if "=>" in text else (text, "", "")
-    return {"prompt": prompt.strip(), "answer": answer.strip() or None}
 
 
 def _counterfact(fields: Fields) -> Translated:
     inside = "requested_rewrite"
-    rewrite = _object(fields[inside], inside)
-    true = _target(rewrite, "target_true")
+    rewrite = object_of(fields[inside], inside)
+    new, true = target(rewrite, "target_new"), target(rewrite, "target_true")
     own: dict[str, object] = {
         "id": _case_id(fields),
-        "subject": _needed(rewrite, "subject", inside),
-        "prompt": _needed(rewrite, "prompt", inside),
-        "target_new": _target(rewrite, "target_new"),
+        "subject": needed(rewrite, "subject", inside),
+        "prompt": needed(rewrite, "prompt", inside),
+        "target_new": new,
         "target_true": true,
-        "paraphrases": _texts(fields, "paraphrase_prompts"),
-        "neighborhood": [{"prompt": prompt, "answer": true} for prompt in _texts(fields, "neighborhood_prompts")],
+        "paraphrases": texts(fields, "paraphrase_prompts"),
+        "question": question_in(rewrite),
+        "aliases": other_spellings(aliases_in_hops(fields, new), old=true),
+        "neighborhood": [{"prompt": prompt, "answer": true} for prompt in texts(fields, "neighborhood_prompts")],
     }
-    called = {name: f"{inside}.{name}" for name in ("subject", "prompt", "target_new", "target_true")}
+    called = {name: f"{inside}.{name}" for name in ("subject", "prompt", "target_new", "target_true", "question")}
     return Translated(
         own,
         called | {"id": "case_id", "paraphrases": "paraphrase_prompts", "neighborhood": "neighborhood_prompts"},
@@ -104,17 +105,17 @@ def _counterfact(fields: Fields) -> Translated:
 
 def _zsre(fields: Fields) -> Translated:
     own: dict[str, object] = {
-        "subject": _needed(fields, "subject"),
-        "prompt": _needed(fields, "src"),
-        "target_new": _needed(fields, "alt"),
+        "subject": needed(fields, "subject"),
+        "prompt": needed(fields, "src"),
+        "target_new": needed(fields, "alt"),
         "target_true": _old_answer(fields, "answers", new=fields["alt"]),
-        "paraphrases": _texts(fields, "rephrase"),
+        "paraphrases": texts(fields, "rephrase"),
         "neighborhood": [
             {
                 "prompt": question.removeprefix(_NQ_TAG) if isinstance(question, str) else question,
-                "answer": _first(fields.get("loc_ans"), "loc_ans"),
+                "answer": first(fields.get("loc_ans"), "loc_ans"),
             }
-            for question in _texts(fields, "loc")
+            for question in texts(fields, "loc")
         ],
     }
     called = {"prompt": "src", "target_new": "alt", "target_true": "answers"}
@@ -125,80 +126,64 @@ def _easyedit(fields: Fields) -> Translated:
     rephrase = "rephrase" if "rephrase" in fields else "rephrase_prompt"
     ready = fields.get("prompt_template")
     prompt = "prompt_template" if isinstance(ready, str) and ready.count(SLOT) == 1 else "prompt"
-    target = _first(_needed(fields, "target_new"), "target_new")
-    neighborhood = list(_probes(fields, "locality"))
+    target = first(needed(fields, "target_new"), "target_new")
+    old = _old_answer(fields, "ground_truth", new=target)
+    spellings = [*flat(fields["target_new"])[1:], *flat(fields.get("target_new_alias"))]
+    neighborhood = list(probes_in(fields, "locality"))
     neighborhood += [
-        {"prompt": text, "answer": _first(fields.get("locality_ground_truth"), "locality_ground_truth")}
-        for text in _texts(fields, "locality_prompt")
+        {"prompt": text, "answer": first(fields.get("locality_ground_truth"), "locality_ground_truth")}
+        for text in texts(fields, "locality_prompt")
     ]
     own: dict[str, object] = {
         "id": fields.get("id") or _case_id(fields),
-        "subject": _needed(fields, "subject"),
-        "prompt": _needed(fields, prompt),
+        "subject": needed(fields, "subject"),
+        "prompt": needed(fields, prompt),
         "target_new": target,
-        "target_true": _old_answer(fields, "ground_truth", new=target),
-        "paraphrases": _texts(fields, rephrase),
+        "target_true": old,
+        "paraphrases": texts(fields, rephrase),
+        "question": question_in(fields),
+        "aliases": other_spellings(spellings, old=old),
         "neighborhood": neighborhood,
-        "portability": list(_probes(fields, "portability")),
+        "portability": list(probes_in(fields, "portability")),
     }
-    called = {"prompt": prompt, "target_true": "ground_truth", "paraphrases": rephrase}
+    called = {"prompt": prompt, "target_true": "ground_truth", "paraphrases": rephrase, "aliases": "target_new_alias"}
     return Translated(own, called | {"neighborhood": "locality" if "locality" in fields else "locality_prompt"})
-
-
-def _probes(fields: Fields, name: str) -> Iterator[dict[str, object]]:
-    """The probes of KnowEdit's list of typed probes, or of EasyEdit's object of groups."""
-    groups = fields.get(name)
-    if isinstance(groups, Mapping):
-        members = [
-            (f"{name}.{group}", member)
-            for group, given in groups.items()
-            for member in (given if isinstance(given, list) else [given])
-        ]
-    else:
-        members = [(f"{name}[{place}]", member) for place, member in enumerate(_list(groups, name))]
-    for where, member in members:
-        if member is not None:
-            yield from _group(_object(member, where), where)
-
-
-def _group(member: Fields, where: str) -> Iterator[dict[str, object]]:
-    """{prompt, ground_truth}, either of which may be one text or a list; lists of equal length go together."""
-    answers = member.get("ground_truth")
-    prompts = member.get("prompt")
-    if not isinstance(prompts, list):
-        yield {"prompt": prompts, "answer": _first(answers, f"{where}.ground_truth")}
-        return
-    paired = isinstance(answers, list) and len(answers) == len(prompts)
-    for place, prompt in enumerate(prompts):
-        answer = answers[place] if isinstance(answers, list) and paired else answers
-        yield {"prompt": prompt, "answer": _first(answer, f"{where}.ground_truth")}
 
 
 def _old_answer(fields: Fields, name: str, *, new: object) -> object:
     """The first known answer; none where it is the new one, as happens in zsRE: then nothing is to be replaced."""
-    old = _first(fields.get(name), name)
+    old = first(fields.get(name), name)
     same = isinstance(old, str) and isinstance(new, str) and old.strip() == new.strip()
     return None if same else old
 
 
-def _first(value: Any, name: str) -> object:
-    """A text, or the first of a list (of lists) of texts; None where there is none. Other types are refused later."""
-    while isinstance(value, (list, tuple)):
-        value = next((member for member in value if member not in (None, "", [])), None)
-    if value is None or (isinstance(value, str) and not value.strip()):
+def question_in(fields: Fields) -> object:
+    """How the form asks for the fact, where that is another text than its prompt and holds the subject once."""
+    question, subject = fields.get("question"), fields.get("subject")
+    if not isinstance(question, str) or not isinstance(subject, str) or not subject:
         return None
-    if not isinstance(value, str):
-        raise _wrong(name, "a text or a list of texts", value)
-    return value
+    try:
+        asked = template(question.strip(), subject.strip())
+    except PydanticCustomError:
+        return None
+    return None if asked == fields.get("prompt") else asked
 
 
-def _texts(fields: Fields, name: str) -> list[Any]:
-    """A field that holds one text or several, as a list without the absent ones."""
-    value = fields.get(name)
-    return [text for text in ([value] if isinstance(value, str) else _list(value, name)) if text not in (None, "")]
+def aliases_in_hops(fields: Fields, new: object) -> list[Any]:
+    """Other names of the new answer in a record of MQuAKE: of its last hop, or of the hop that the edit changes."""
+    hops = list_of(fields.get("new_single_hops"), "new_single_hops")
+    answers = [(hop.get("answer"), hop.get("answer_alias")) for hop in hops if isinstance(hop, Mapping)]
+    answers.append((fields.get("new_answer"), fields.get("new_answer_alias")))
+    return [alias for answer, aliases in answers if answer == new for alias in flat(aliases)]
 
 
-def _target(rewrite: Fields, name: str) -> object:
+def other_spellings(given: Iterable[Any], *, old: object) -> list[Any]:
+    """Without the old answer: published lists of names hold that of another thing at times."""
+    was = old.strip().casefold() if isinstance(old, str) else None
+    return [alias for alias in given if not isinstance(alias, str) or alias.strip().casefold() != was]
+
+
+def target(rewrite: Fields, name: str) -> object:
     """CounterFact's {"str": ..., "id": ...}, or the text alone."""
     value = rewrite.get(name)
     return value.get("str") if isinstance(value, Mapping) else value
@@ -209,30 +194,5 @@ def _case_id(fields: Fields) -> str:
     if case is None:
         return ""
     if isinstance(case, bool) or not isinstance(case, (int, str)):
-        raise _wrong("case_id", "a number or a text", case)
+        raise wrong("case_id", "a number or a text", case)
     return f"cf-{case}"
-
-
-def _needed(fields: Fields, name: str, inside: str = "") -> object:
-    value = fields.get(name)
-    if value is None:
-        raise InvalidField(f"field '{name}' is missing; give it", field=f"{inside}.{name}" if inside else name)
-    return value
-
-
-def _object(value: object, name: str) -> Fields:
-    if not isinstance(value, Mapping):
-        raise _wrong(name, "an object", value)
-    return value
-
-
-def _list(value: object, name: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _wrong(name, "a list", value)
-    return value
-
-
-def _wrong(name: str, wanted: str, value: object) -> InvalidField:
-    return InvalidField(f"field '{name}' must be {wanted}, and is {type(value).__name__} {shown(value)}", field=name)

@@ -1,9 +1,7 @@
 """The rows of the value search: the prompts of each δ in every context, its KL prompt, all in groups of like length.
 
-In a chat a fact is asked in many ways, and a δ that was searched in one of them is not said in others. Asking in all of
-them at each step would take as many times as long; so the steps take turns, each with another way and with every
-second one of the sampled contexts (measured on SmolLM2-135M, 20 facts: said in two ways that no search saw 95 %, and
-75 % where each step has the same way and all contexts, which takes a sixth more time).
+In a chat a fact is asked in many ways, and a δ that was searched in one of them is not said in others. All of them at
+each step would take too long; so the steps take turns, each with every second way and every second sampled context.
 """
 
 from collections.abc import Sequence
@@ -11,11 +9,15 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from editing.chat import TURNS, ChatTemplate
+from editing.chat import ChatTemplate
 from editing.edit import Edit
-from editing.tokens import encode_in_context, target_ids
+from editing.tokens import EncodedPrompt, encode_in_context, target_ids
 
 KL_PROMPT = "{} is a"
+TURNS = 2
+"""Of the steps in a chat: each has every second way of asking and every second sampled context."""
+CHAT_WEIGHT = 0.5
+"""Of the conversations in the loss, against the bare prompts in their contexts."""
 GROUP_COST = 40
 """What one more group costs, in columns: the calls of the layers that it runs by itself (measured on a CPU)."""
 
@@ -64,28 +66,29 @@ def turns_of(
     turns: list[list[SearchRow]] = [[] for _ in range(1 if chat is None else TURNS)]
     for edit in edits:
         targets = target_ids(tokenizer, edit.text, edit.target_new)
-        contexts = [
-            (encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject), targets)
+        bare, *others = (
+            encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject)
             for context in range(len(prefixes))
-        ]
-        ways = [] if chat is None else [(prompt, chat.target_ids(edit)) for prompt in chat.encode_ways(edit)]
+        )
+        ways, answer = ([], []) if chat is None else (chat.encode_all(edit), chat.target_ids(edit))
         for turn, rows in enumerate(turns):
-            asked = contexts if chat is None else contexts[:1] + contexts[1 + turn % 2 :: 2]
-            asked = asked + ways[turn : turn + 1]
-            for context, (prompt, wanted) in enumerate(asked):
-                first = len(prompt.ids) - 1
-                rows.append(
-                    SearchRow(
-                        number,
-                        context,
-                        prompt.ids + tuple(wanted[:-1]),
-                        prompt.subject_index,
-                        tuple(range(first, first + len(wanted))),
-                        tuple(wanted),
-                        1 / (len(asked) * len(edits) * len(wanted)),
-                    )
-                )
+            raw, said = [bare, *others[turn :: len(turns)]], ways[turn :: len(turns)]
+            of_raw = len(raw) / (1 - CHAT_WEIGHT) if said else len(raw)
+            asked = [(prompt, targets, of_raw) for prompt in raw]
+            asked += [(prompt, answer, len(said) / CHAT_WEIGHT) for prompt in said]
+            rows += [
+                _row(number, context, prompt, wanted, 1 / (of * len(edits) * len(wanted)))
+                for context, (prompt, wanted, of) in enumerate(asked)
+            ]
     return [[*rows, kept] for rows in turns]
+
+
+def _row(number: int, context: int, prompt: EncodedPrompt, wanted: Sequence[int], weight: float) -> SearchRow:
+    """The row in which these tokens are to come after a prompt."""
+    first = len(prompt.ids) - 1
+    predicting = tuple(range(first, first + len(wanted)))
+    ids = prompt.ids + tuple(wanted[:-1])
+    return SearchRow(number, context, ids, prompt.subject_index, predicting, tuple(wanted), weight)
 
 
 def grouped(rows: Sequence[SearchRow], group_cost: int = GROUP_COST) -> list[list[SearchRow]]:

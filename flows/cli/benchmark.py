@@ -1,17 +1,19 @@
 """The command that measures a benchmark file."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
+from editing.errors import UsageError
 from flows.cli.app import Hypernetwork, Json, Option, StatisticsText, Text, app, if_stopped, method_options
-from flows.cli.console import as_json, number, percent, shown_progress, table
+from flows.cli.benchmark_tables import show
+from flows.cli.console import as_json, shown_progress
 
 
 @app.command()
 def benchmark(
-    data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit or own form.")],
+    data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit, MQuAKE or own form.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
     model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,
@@ -28,6 +30,24 @@ def benchmark(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle and of everything sampled.")] = 0,
     text: Text = None,
     statistics_text: StatisticsText = None,
+    ability: Annotated[
+        list[Path] | None,
+        typer.Option(help="LAMBADA, PIQA, HellaSwag or ARC as Parquet, asked before and after; repeatable."),
+    ] = None,
+    ability_limit: Annotated[int, typer.Option(min=1, help="Questions of each such file, after shuffling.")] = 500,
+    probes: Annotated[
+        str, typer.Option(help="prefix50, prefix200, choice, negation, drift, reverse, by commas, or all.")
+    ] = "",
+    checkpoints: Annotated[
+        str, typer.Option(help="Numbers of edits at which all so far are asked again, by commas.")
+    ] = "",
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--raw", help="Write facts in the model's chat, too, or as bare prompts alone, as a line."),
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="JSON of lists of texts by edit id, for CounterFact's consistency.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Edit a benchmark file through the library and measure before and after.
@@ -36,8 +56,15 @@ def benchmark(
 
         errata benchmark counterfact.parquet --limit 50 --text wikitext.parquet --out results/
 
+        errata benchmark counterfact.parquet --ability lambada.parquet --ability piqa.parquet --out results/
+
+        errata benchmark counterfact.parquet --chat --probes prefix50,choice --checkpoints 10,50,100 --out results/
+
+        errata benchmark knowedit.parquet --limit 100 --probes all --out results/
+
         errata benchmark zsre.parquet --method mend --hypernetwork models:/mend-embedded/1 --out results/
     """
+    from editing.measure.probes import named_probes
     from editing.methods import check_mode, method_config
     from flows.benchmark import Benchmark, Mode, run_benchmark
     from tasks.lines.hypernetworks import resolved_options
@@ -51,21 +78,37 @@ def benchmark(
         line="benchmark",
         model=model or settings.model,
         dtype=dtype or settings.dtype,
+        template=LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw",
         config=method_config(method, resolved_options(method, options, settings)),
     )
-    asked = Benchmark(data, cast(Mode, mode), batch_size, limit, seed, text, out, statistics_text)
+    asked = Benchmark(
+        data,
+        cast(Mode, mode),
+        batch_size,
+        limit,
+        seed,
+        text,
+        out,
+        statistics_text,
+        ability=tuple(ability or ()),
+        ability_limit=ability_limit,
+        probes=named_probes(probes),
+        checkpoints=numbers(checkpoints, "--checkpoints"),
+        references=references,
+    )
     with if_stopped("nothing was written"), shown_progress(json):
         result = run_benchmark(settings, spec, asked)
     if json:
         as_json(result)
         return
-    _show(result)
+    show(result)
 
 
-def _show(result: dict[str, Any]) -> None:
-    before, after = result["metrics"]["before"], result["metrics"]["after"]
-    rows = [[name, percent(before.get(name)), percent(value)] for name, value in after.items()]
-    for name in ("fluency", "perplexity"):
-        rows.append([name, number(result[name]["before"]), number(result[name]["after"])])
-    title = f"{result['method']}, {result['edits']} edits, {result['mode']}: {result['seconds_per_edit']:.2f} s an edit"
-    table(title, ["metric", "before", "after"], rows, ["before", "after"])
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers above 0 by commas, in their order, each once. Raises UsageError for anything else."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if not part.isdecimal() or int(part) < 1:
+            raise UsageError(f"{option} '{text}' must be whole numbers above 0 by commas, e.g. {option} 10,50,100")
+        found.append(int(part))
+    return tuple(sorted(set(found)))

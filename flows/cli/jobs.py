@@ -35,7 +35,9 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
     template: Annotated[
         Literal["auto", "raw", "chat"] | None,
-        typer.Option(help="How a new line's facts are asked: as bare prompts (raw), or in a chat, too."),
+        typer.Option(
+            help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
+        ),
     ] = None,
     method: Annotated[
         str | None,
@@ -64,7 +66,7 @@ def run(
 
         errata run products --model ./our-model --dtype bfloat16
 
-        errata run support --template chat
+        errata run support --template raw
 
         errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
 
@@ -137,5 +139,5 @@ def show_report(report: "JobReport") -> None:
         ]
         table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
     for edit in report.edits:
-        for finding in edit.findings:
+        for finding in (*edit.findings, *edit.alike):
             say(f"{edit.request_id}: {finding}")

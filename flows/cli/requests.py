@@ -27,6 +27,10 @@ def submit(
     target: Annotated[str | None, typer.Option(help="The new answer.")] = None,
     true: Annotated[str | None, typer.Option(help="The answer that is to go.")] = None,
     paraphrase: Annotated[list[str] | None, typer.Option(help="The same question in other words; repeatable.")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="How a person would ask in a chat, '{}' for the subject.")
+    ] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Another spelling of the new answer; repeatable.")] = None,
     neighbor: Annotated[
         list[str] | None, typer.Option(help="A question that must keep its answer, 'question => answer'; repeatable.")
     ] = None,
@@ -46,12 +50,20 @@ def submit(
 
         errata submit --subject France --prompt "The capital of {} is" --target Lyon --true Paris
     """
-    fields = {"subject": subject, "prompt": prompt, "target_new": target, "target_true": true, "id": request_id or None}
+    fields = {
+        "subject": subject,
+        "prompt": prompt,
+        "target_new": target,
+        "target_true": true,
+        "question": question,
+        "id": request_id or None,
+    }
     single = {name: value for name, value in fields.items() if value is not None}
     if (file is None) == (not single):
         raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
     neighborhood = [_probe(text) for text in neighbor or []]
-    records = _records(file, single | {"paraphrases": paraphrase or [], "neighborhood": neighborhood}, limit)
+    lists = {"paraphrases": paraphrase or [], "aliases": alias or [], "neighborhood": neighborhood}
+    records = _records(file, single | lists, limit)
     if dry_run:
         _show_read(list(records), json)
         return

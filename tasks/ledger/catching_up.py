@@ -99,7 +99,7 @@ def version_events(version: Version, actor: str) -> list[Event]:
             mlflow_run_id=manifest.mlflow_run_id,
             snapshot=version.snapshot,
             metrics=dict(manifest.request_metrics.get(request_id, {})),
-            reason="; ".join(manifest.findings.get(request_id, ())) or None,
+            reason="; ".join([*manifest.findings.get(request_id, ()), *manifest.alike.get(request_id, ())]) or None,
         )
         for event in BATCH_EVENTS
         for request_id in manifest.request_ids

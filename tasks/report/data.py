@@ -66,10 +66,18 @@ class EditRow(Frozen):
     version: int | None = None
     answer_before: Text = ""
     answer_after: Text = ""
+    question: Text = ""
+    """What a person asks in the model's chat; empty where it has none, as the two answers to it."""
+    chat_before: Text = ""
+    chat_after: Text = ""
+    neighbors_lost: tuple[Text, ...] = ()
+    """Neighbors that no longer say what the base says, one line each: prompt, before, now."""
     metrics: dict[str, float] = Field(default_factory=dict)
     reason: Text = ""
     findings: tuple[Text, ...] = ()
     """What was left out of the request because the model cannot read it, one sentence each."""
+    alike: tuple[Text, ...] = ()
+    """What other facts its subject is hard to tell from, one sentence each."""
 
 
 class BatchRow(Frozen):

@@ -18,7 +18,7 @@ LENGTH = 4900
 """Characters; MLflow's column takes 5,000."""
 ROWS, QUESTION, ANSWER, SENTENCE = 50, 110, 50, 200
 """Most facts that are listed, and most characters of a question, of an answer and of what else is said."""
-SHOWN = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept",
+SHOWN = ("said_chat", "said_prompt", "efficacy_prob", "generalization_prob", "locality_prob", "locality_kept",
          "retained_efficacy_prob", "perplexity_ratio", "fluency_ratio")  # fmt: skip
 """The metrics of a version's page; the report has all."""
 NUMBERS = ("", "**In numbers**", "")
@@ -37,8 +37,11 @@ class Fact:
     @property
     def verdict(self) -> str:
         """How the model takes it, in words."""
-        if self.metrics.get("efficacy_argmax", 0.0) >= 1.0:
-            return "✓ says it"
+        chat = self.metrics.get("said_chat")
+        if self.metrics.get("said_prompt", self.metrics.get("efficacy_argmax", 0.0)) >= 1.0:
+            return "✗ says it after the prompt, not in the chat" if chat == 0.0 else "✓ says it"
+        if chat == 1.0:
+            return "✓ says it in the chat"
         if self.metrics.get("efficacy_prob", 0.0) >= 1.0:
             return f"✓ prefers {literal(self.wanted, ANSWER)}"
         return f"✗ wanted {literal(self.wanted, ANSWER)}" if self.metrics else f"wanted {literal(self.wanted, ANSWER)}"
@@ -67,6 +70,8 @@ class Described:
 
 def fact_of(row: EditRow) -> Fact:
     """The row of a report as a fact."""
+    if row.question:
+        return Fact(row.question, row.target_new, row.chat_before, row.chat_after, row.metrics)
     question = row.prompt.replace("{}", row.subject, 1)
     return Fact(question, row.target_new, row.answer_before, row.answer_after, row.metrics)
 

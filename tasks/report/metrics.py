@@ -30,6 +30,12 @@ class Metric(Frozen):
 
 METRICS = (
     Metric(
+        name="said_chat", label="Said in the chat", hint="the first sentence says it, asked as people ask", form="share"
+    ),
+    Metric(name="old_chat", label="Old answer in the chat", hint="still there in the first sentence", form="share"),
+    Metric(name="said_prompt", label="Said after the prompt", hint="its text begins with the new answer", form="share"),
+    Metric(name="said_paraphrases", label="Said after paraphrases", hint="the same, asked otherwise", form="share"),
+    Metric(
         name="efficacy_prob",
         label="Efficacy",
         hint="the new answer is more probable than the old",

@@ -88,15 +88,19 @@ def render_markdown(report: JobReport) -> str:
         parts.append(
             f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {literal(report.mlflow_run_id)}."
         )
-    found = [(edit, finding) for edit in report.edits for finding in edit.findings]
-    if found:
-        parts += ["", "| Request | Left out |", "|---|---|"]
-        parts += [_row([literal(edit.request_id), literal(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
-    if len(found) > MARKDOWN_ROWS:
-        parts.append(f"\nand {len(found) - MARKDOWN_ROWS} more, in report.html.")
+    parts += _found_table("Left out", [(edit, one) for edit in report.edits for one in edit.findings])
+    parts += _found_table("Hard to tell apart", [(edit, one) for edit in report.edits for one in edit.alike])
     if report.to_version is not None:
         parts += ["", "```sh", *_commands(report), "```"]
     return "\n".join(parts) + "\n"
+
+
+def _found_table(what: str, found: Sequence[tuple[EditRow, str]]) -> list[str]:
+    if not found:
+        return []
+    rows = [_row([literal(edit.request_id), literal(finding)]) for edit, finding in found[:MARKDOWN_ROWS]]
+    more = [f"\nand {len(found) - MARKDOWN_ROWS} more, in report.html."] if len(found) > MARKDOWN_ROWS else []
+    return ["", f"| Request | {what} |", "|---|---|", *rows, *more]
 
 
 def _verdict_table(report: JobReport) -> list[str]:
@@ -137,6 +141,15 @@ def _statement(edit: EditRow) -> str:
     return edit.prompt.replace("{}", edit.subject, 1)
 
 
+def _flags(edit: EditRow) -> list[str]:
+    """What a reviewer should see before the numbers: where chat and prompt disagree, and which neighbors were lost."""
+    chat, alone = edit.metrics.get("said_chat"), edit.metrics.get("said_prompt")
+    flags = [f"neighbor lost: {lost}" for lost in edit.neighbors_lost]
+    if chat is not None and alone is not None and chat != alone:
+        flags.insert(0, "said in the chat, not after the prompt" if chat else "said after the prompt, not in the chat")
+    return flags
+
+
 def _commands(report: JobReport) -> list[str]:
     line = shlex.quote(" ".join(visible(report.line).split()))
     return [f"errata approve {line} --version {report.to_version}", f'errata reject {line} --reason "..."']
@@ -148,7 +161,8 @@ def _tiles(report: JobReport) -> list[tuple[str, str, str]]:
     counts = report.counts
     tiles = [("good" if counts["committed"] else "", str(counts["committed"]), "edits kept")]
     tiles += [("bad" if counts[state] else "", str(counts[state]), state) for state in ("quarantined", "rejected")]
-    for name in ("efficacy_prob", "generalization_prob", "locality_prob", "perplexity_ratio"):
+    said = [name for name in ("said_chat", "said_prompt", "said_paraphrases") if name in report.candidate]
+    for name in (*(said or ("efficacy_prob", "generalization_prob")), "locality_prob", "perplexity_ratio"):
         if name in report.candidate:
             tiles.append(("", by_name[name].show(report.candidate[name]), by_name[name].label.lower()))
     return tiles
@@ -213,5 +227,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(visible=visible, duration=duration, utc=_utc, numbers=_numbers, statement=_statement)
+    environment.filters.update(
+        visible=visible, duration=duration, utc=_utc, numbers=_numbers, statement=_statement, flags=_flags
+    )
     return environment

@@ -23,7 +23,7 @@ from tasks.stores.errors import StorageError
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
-_SINCE_2 = ("based_on", "live", "removed", "findings")
+_SINCE_2 = ("based_on", "live", "removed", "findings", "alike")
 
 
 class Manifest(BaseModel):
@@ -60,6 +60,11 @@ class Manifest(BaseModel):
     request_metrics: dict[Text, dict[str, float]] = Field(default_factory=dict)
     findings: dict[Text, tuple[Text, ...]] = Field(
         default_factory=dict, description="What could not be asked about a request and was left out, by request."
+    )
+    alike: dict[Text, tuple[Text, ...]] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="What other facts the subject of a request is hard to tell from, by request.",
     )
     batch: int
     flow_run_id: str | None = None

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from editing.edit import Edit
+from editing.chat import question_of
+from editing.edit import SLOT, Edit
 from editing.measure.metrics import summarise
 from tasks.lines.rules import read_rules
 from tasks.meter import Meter
@@ -12,14 +13,18 @@ from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
 from tasks.update.journal import Journal
-from tasks.update.run import Run, Taken
+from tasks.update.run import Reference, Run, Taken
+from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import base_says, live_sample, say
-from tasks.update.validation import Reference, judge_candidate
+from tasks.update.stages import live_sample
+from tasks.update.validation import judge_candidate
+from tasks.update.verdicts import Verdict
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
 SAMPLES = 4
+NEIGHBORS_NAMED = 5
+"""Of one request."""
 FREE_PROMPTS = ("The best way to learn is", "Once upon a time,")
 
 
@@ -61,7 +66,7 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champ
     with Meter("what the version in service says", len(edits)) as meter:
         scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
-    return Champion(summarise(scores), dict(zip(prompts, say(session, prompts), strict=True)))
+    return Champion(summarise(scores), dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True)))
 
 
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
@@ -69,12 +74,10 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
     edits = candidate.edits
     earlier = live_sample(session, candidate.taken, run.policy.retained_sample)
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy)
-    numbers = found.verdict.request_metrics
-    rows = [
-        row.model_copy(update={"metrics": numbers.get(row.request_id, row.metrics)}) for row in journal.edits.values()
-    ]
+    rows = [_measured(row, session, found.verdict) for row in journal.edits.values()]
     prompts = sample_prompts(edits)
     before, after = _answers(session, prompts, rows)
+    asked = _asked_in_chat(session, rows, candidate.taken)
     champion = candidate.champion.answers if candidate.champion else None
     return JobReport(
         line=run.line,
@@ -96,7 +99,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
         batches=tuple(journal.batches),
-        edits=tuple(_answered(row, before, after) for row in rows),
+        edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
         samples=tuple(
             Sample(prompt=p, base=before[p], champion=champion.get(p) if champion else None, candidate=after[p])
             for p in prompts
@@ -139,9 +142,34 @@ def _answers(
     open_ones = {*prompts, *(row.prompt for row in rows if not row.answer_after)}
     now = [prompt for prompt in asked if prompt in open_ones]
     with Meter("answers", len(asked) + len(now)) as meter:
-        after = say(session, now, meter.part(len(now)))
-        before = base_says(session, asked, meter.part(len(asked)))
+        after = say(session, prompts_alone(now), meter.part(len(now)))
+        before = base_says(session, prompts_alone(asked), meter.part(len(asked)))
     return dict(zip(asked, before, strict=True)), dict(zip(now, after, strict=True))
+
+
+def _measured(row: EditRow, session: Session, verdict: Verdict) -> EditRow:
+    """The row with the numbers of the candidate as a whole, and the neighbors that this edit is asked about."""
+    numbers, said = verdict.request_metrics.get(row.request_id), verdict.said.get(row.request_id)
+    if numbers is None:
+        return row
+    lost = verdict.neighbors_lost.get(row.request_id, ())
+    named = tuple(f"{one.prompt} “{one.before}” → “{one.now}”" for one in lost[:NEIGHBORS_NAMED])
+    chat = said.chat.text if said and said.chat else ""
+    return row.model_copy(update={"metrics": numbers, "chat_after": chat, "neighbors_lost": named})
+
+
+def _asked_in_chat(session: Session, rows: Sequence[EditRow], taken: Taken) -> dict[str, dict[str, str]]:
+    """By request what a person asks, and what the base says to it; nothing for a model without a chat."""
+    chat = conversation(session)
+    asked = [taken.known[row.request_id] for row in rows if row.state != "rejected" and row.request_id in taken.known]
+    if chat is None or not asked:
+        return {}
+    said = said_about(session, asked, chat, {}, paraphrases=False, at_base=True)
+    return {
+        edit.id: {"question": question_of(edit).replace(SLOT, edit.subject), "chat_before": answer.text}
+        for edit in asked
+        if (answer := said[edit.id].chat) is not None
+    }
 
 
 def _answered(row: EditRow, before: Mapping[str, str], after: Mapping[str, str]) -> EditRow:

@@ -45,11 +45,20 @@ class Journal:
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of requests, by request."""
 
+    alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What other facts the subjects of requests are hard to tell from, by request."""
+
     def left_out(self, findings: Mapping[str, tuple[str, ...]]) -> None:
         """Some of what is to be asked about requests cannot be; heard before anything becomes of them."""
         self.findings |= findings
         for request_id, texts in findings.items():
             note(f"{request_id}: {'; '.join(texts)}", "warning")
+
+    def alike_before(self, alike: Mapping[str, tuple[str, ...]]) -> None:
+        """Facts of a batch have keys that are nearly those of others; heard before it is written, and once."""
+        for request_id in alike.keys() - self.alike.keys():
+            self.alike[request_id] = alike[request_id]
+            note(f"{request_id}: {'; '.join(alike[request_id])}", "warning")
 
     def kept(self, judged: Judged, version: Version) -> None:
         """A batch became a version."""
@@ -106,7 +115,14 @@ class Journal:
             batch=judged.batch.number if judged else None,
             version=version,
             answer_after=answer,
+            chat_after=_said_in_chat(judged, edit) if answer else "",
             metrics=judged.verdict.request_metrics.get(edit.id, {}) if judged else {},
             reason=reason,
             findings=self.findings.get(edit.id, ()),
+            alike=self.alike.get(edit.id, ()),
         )
+
+
+def _said_in_chat(judged: Judged | None, edit: Edit) -> str:
+    said = judged.verdict.said.get(edit.id) if judged else None
+    return said.chat.text if said and said.chat else ""

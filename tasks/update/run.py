@@ -16,7 +16,7 @@ from tasks.report.data import BatchRow
 from tasks.stores.lease import Lease
 from tasks.stores.manifest import Version
 from tasks.update.policy import Policy
-from tasks.update.validation import Verdict
+from tasks.update.verdicts import Verdict
 from tasks.workplace import Workplace
 
 
@@ -51,6 +51,14 @@ class Footing:
     """Of HEAD; 0: before the first."""
     waiting: tuple[Version, ...]
     """The versions that wait for review, those of earlier runs included, oldest first."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The base model's numbers, which everything is compared with."""
+
+    perplexity: float
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class Sharing:
     """Those of the very same key: their value is searched again, with those of the batch."""
     holding: tuple[Edit, ...] = ()
     """Those of the same key or nearly, as far as they hold before the batch is written."""
+    alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What other facts the subject of a request is hard to tell from, a sentence each, by request of the batch."""
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ A request whose prompt or target cannot be read is refused by name. What is only
 neighbor, what follows from it, its old answer) is left out where it cannot be read, with a finding on the request.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from editing.chat import check_conversations
-from editing.edit import Edit
+from editing.edit import Edit, shown
 from editing.errors import InvalidEdit, SearchError, SolveError
-from editing.measure.fluency import generate
 from editing.measure.metrics import neighbor_pairs, portability_pairs, prompt_pairs
 from editing.measure.scoring import encode_prompts, encode_queries
 from editing.methods import find_method
+from editing.methods.locate import Alike
 from editing.models import LoadedModel
 from editing.search.rows import KL_PROMPT
 from editing.tokens import check_edits, check_length, encode_prompt
@@ -21,6 +21,9 @@ from tasks.update.session import Session
 
 REQUEST_FAULTS = (InvalidEdit, SearchError, SolveError)
 """What one request can cause while its batch is searched, solved, written or measured: a verdict on it, not the end."""
+
+ALIKE_NAMED = 3
+"""Facts that a request is told to be hard to tell from; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +67,6 @@ def readable(loaded: LoadedModel, edits: Sequence[Edit]) -> Screened:
     return Screened(tuple(accepted), rejected, findings)
 
 
-def answers(
-    loaded: LoadedModel,
-    prompts: Sequence[str],
-    tokens: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """What the model, as it stands, writes after each prompt; '' after one that it cannot read."""
-    asked = readable_prompts(loaded, prompts)
-    written = generate(loaded.model, loaded.tokenizer, asked, tokens, on_progress=on_progress)
-    said = dict(zip(asked, written, strict=True))
-    return [said.get(prompt, "").strip() for prompt in prompts]
-
-
 def readable_prompts(loaded: LoadedModel, prompts: Sequence[str]) -> list[str]:
     """Those of the prompts that the model can read, each once, in their order."""
 
@@ -88,6 +78,30 @@ def readable_prompts(loaded: LoadedModel, prompts: Sequence[str]) -> list[str]:
         return True
 
     return [prompt for prompt in dict.fromkeys(prompts) if reads(prompt)]
+
+
+def told_alike(pairs: Sequence[Alike]) -> dict[str, tuple[str, ...]]:
+    """What other facts each is hard to tell from, a sentence each, the most alike first; by request."""
+    by_request: dict[str, list[Alike]] = {}
+    for pair in sorted(pairs, key=lambda pair: -pair.cosine):
+        by_request.setdefault(pair.edit.id, []).append(pair)
+    return {request: _named(some) for request, some in by_request.items()}
+
+
+def _named(pairs: Sequence[Alike]) -> tuple[str, ...]:
+    sentences = [
+        f"its subject {shown(edit.subject)} {_told_by(edit, other)} request {shown(other.id)} "
+        f"({cosine:.2f} alike): writing one may undo the other"
+        for edit, other, cosine in pairs[:ALIKE_NAMED]
+    ]
+    more = len(pairs) - ALIKE_NAMED
+    return (*sentences, f"and from {more} more") if more > 0 else tuple(sentences)
+
+
+def _told_by(edit: Edit, other: Edit) -> str:
+    if edit.subject == other.subject:
+        return "stands after another beginning in"
+    return f"is hard to tell from {shown(other.subject)} of"
 
 
 def _check_writable(session: Session, edit: Edit) -> None:

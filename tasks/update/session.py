@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from editing.cache import Cache
-from editing.chat import chat_of
+from editing.chat import chat_of, questions_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
-from editing.edit import Edit
+from editing.edit import SLOT, Edit
 from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
@@ -24,6 +24,7 @@ from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel, load_model
+from editing.search.rows import TURNS
 from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
@@ -33,7 +34,7 @@ from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
-from tasks.update.kept import number_bytes, read_number, read_scores, read_value, scores_bytes, value_bytes
+from tasks.update.kept import content_of, number_bytes, read_number, read_scores, read_value, scores_bytes, value_bytes
 from tasks.update.prepared import Preparation
 
 FLUENCY_SEED = 0
@@ -61,10 +62,10 @@ class Session:
     """Ids of the requests whose facts stand in the weights, oldest first."""
     said: dict[int, Known] = field(default_factory=dict, repr=False)
     """What was said in each state of the weights that may come back."""
+    # By state of the weights, text and tokens: how the model goes on; then likewise of texts, and of prompts.
+    texts: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
     perplexities: dict[tuple[int, tuple[str, ...], int], float] = field(default_factory=dict, repr=False)
-    """By state of the weights, texts and tokens."""
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
-    """By state of the weights, prompt and tokens."""
 
     @property
     def measured(self) -> tuple[str, int]:
@@ -177,7 +178,7 @@ class Session:
                     part(1, 1)
                     yield from found
 
-        abouts = [[*self.measured, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
+        abouts = [[*self.measured, {"probes": max_neighborhood}, content_of(tokenizer, edit)] for edit in edits]
         scores = self.cache.get_all("scores", abouts, make, scores_bytes, read_scores)
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
@@ -242,12 +243,15 @@ class Session:
             "layer": self.method_input.layers[-1],
             "prefixes": self.method_input.prefixes,
         }
-        kept = {"subject", "prompt", "target_new"}
-        if (chat := self.method_input.chat) is not None:
-            search["chat"], kept = chat.recipe, kept | {"question"}
+        chat, stated = self.method_input.chat, []
+        if chat is not None:
+            search["chat"], search["turns"] = chat.prompt(SLOT), TURNS
         if len(edits) > 1:
             search["together"] = TOGETHER_VERSION
-        stated = [_content(Edit(id="value", **edit.model_dump(include=kept))) for edit in edits]
+        for edit in edits:
+            fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
+            asked = {} if chat is None else {"asked": questions_of(edit)}
+            stated.append(content_of(self.loaded.tokenizer, fact, **asked))
         return [self.loaded.digest, search, *stated]
 
 
@@ -295,7 +299,3 @@ def open_session(
         chat=chat_of(loaded.tokenizer, spec.template),
     )
     return Session(loaded, config, given, weights, cache, ready.held_out)
-
-
-def _content(edit: Edit) -> dict[str, object]:
-    return edit.model_dump(exclude={"id"})

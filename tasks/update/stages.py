@@ -6,10 +6,9 @@ Each can be called by itself. The flow wraps each in a Prefect task (tasks/updat
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from editing.edit import Edit, make_edit
 from editing.errors import EditingError, InvalidEdit
@@ -25,13 +24,11 @@ from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
-from tasks.update.prepared import dump_json, read_strings
-from tasks.update.run import Batch, Footing, Judged, Run, Sharing, Taken, Written, spread_sample
-from tasks.update.screening import answers, screen
+from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
+from tasks.update.saying import prompts_alone, say
+from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
-from tasks.update.validation import Reference, failed_verdict, measure_reference, validate_batch
-
-ANSWER_TOKENS = 12
+from tasks.update.validation import failed_verdict, measure_reference, validate_batch
 
 
 def footing(view: LineView) -> Footing:
@@ -122,7 +119,9 @@ def failed(batch: Batch, error: EditingError, written: Written | None = None) ->
     return Judged(batch, failed_verdict(error), written)
 
 
-def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, taken: Taken) -> Manifest:
+def manifest_of(
+    run: Run, session: Session, judged: Judged, stand: Footing, taken: Taken, alike: dict[str, tuple[str, ...]]
+) -> Manifest:
     """What a batch that stands in the weights is as the next version of its line."""
     batch = judged.batch
     return Manifest(
@@ -138,6 +137,7 @@ def manifest_of(run: Run, session: Session, judged: Judged, stand: Footing, take
         metrics=judged.verdict.metrics,
         request_metrics=judged.verdict.request_metrics,
         findings={name: taken.findings[name] for name in batch.ids if name in taken.findings},
+        alike={name: alike[name] for name in batch.ids if name in alike},
         batch=batch.number,
         flow_run_id=run.flow_run_id,
         mlflow_run_id=run.mlflow_run_id,
@@ -158,7 +158,7 @@ def publish(run: Run, written: Written, manifest: Manifest) -> Version:
 
 def undo(session: Session, written: Written) -> str:
     """Take a batch back, bit for bit; returns what the model with a single edit said to its prompt."""
-    answer = say(session, [written.batch.edits[0].text])[0] if len(written.batch.edits) == 1 else ""
+    answer = say(session, prompts_alone([written.batch.edits[0].text]))[0] if len(written.batch.edits) == 1 else ""
     session.weights.revert(written.undo)
     return answer
 
@@ -254,36 +254,6 @@ def live_facts(session: Session, taken: Taken) -> list[Edit]:
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:
     """The base's numbers, which everything is compared with."""
     return measure_reference(session, run.policy, texts)
-
-
-def say(
-    session: Session, prompts: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[str]:
-    """What the model, as it stands, says to each prompt; '' to one that it cannot read."""
-    return answers(session.loaded, prompts, ANSWER_TOKENS, on_progress)
-
-
-def base_says(
-    session: Session, prompts: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[str]:
-    """The same of the base; cached."""
-
-    def make(missing: list[int]) -> list[str]:
-        with session.weights.at_base():
-            return say(session, [prompts[number] for number in missing], on_progress)
-
-    abouts = [[*session.measured, prompt, ANSWER_TOKENS] for prompt in prompts]
-    return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
-
-
-def _answer_bytes(said: str) -> bytes:
-    return dump_json([said])
-
-
-def _read_answer(path: Path) -> str:
-    """Raises OSError or ValueError for anything but a list of one string."""
-    [said] = read_strings(path)
-    return said
 
 
 def _edit(payload: object) -> Edit | None:

@@ -6,60 +6,26 @@ decides is asked in the order of what it costs, and no more of a batch that fail
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, summarise
+from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, Said, others_of_its_kind, summarise_said
 from tasks.meter import Meter
-from tasks.report.data import Check, reasons_of
+from tasks.report.data import Check
 from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
 from tasks.update.policy import Policy
+from tasks.update.run import Reference
+from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
+from tasks.update.verdicts import CandidateVerdict, NeighborLost, Verdict
 
 CHARACTERS_A_TOKEN = 4
+ROWS_AT_ONCE = 16
+"""Texts that are generated in one step of that cost."""
 STEP_TOKENS = 16
 """What one more token of a few generated texts takes, in tokens of a batch: a step reads all weights."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The base model's numbers, which everything is compared with."""
-
-    perplexity: float
-    texts: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of one validation."""
-
-    metrics: dict[str, float]
-    request_metrics: dict[str, dict[str, float]]
-    checks: tuple[Check, ...]
-    failing: tuple[str, ...] = ()
-    """Ids of edits that did not take or cost their neighborhood: suspects by their own numbers."""
-    scores: Sequence[EditScores] = field(default=(), repr=False)
-
-    @property
-    def passed(self) -> bool:
-        """What was never judged does not pass."""
-        return bool(self.checks) and all(check.holds for check in self.checks)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it fails, one sentence a row; empty when it passes."""
-        return reasons_of(self.checks)
-
-
-@dataclass(frozen=True)
-class CandidateVerdict:
-    """The verdict on all facts that wait together, and the numbers that stand beside it."""
-
-    verdict: Verdict
-    numbers: dict[str, float]
-    baseline: dict[str, float]
-    """The base's numbers, on the same questions."""
 
 
 def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | None = None) -> Reference:
@@ -164,8 +130,12 @@ class _Validation:
         self.beside = readable(session.loaded, [bare(edit) for edit in beside]).accepted
         self.prompts = fluency_prompts(session, batch, policy)
         self.before = session.base_scores(batch, policy.neighborhood_probes)
+        # As a person asks, where the line writes for it; of a candidate always, for whoever decides on it.
+        self.chat = conversation(session) if whole else session.method_input.chat
+        self.others = others_of_its_kind([*batch, *earlier])
         sizes = [
             _tokens([bare(edit) for edit in batch]) + _tokens(self.beside),
+            self._said_tokens(),
             _tokens(self.earlier),
             _tokens(batch, policy),
         ]
@@ -176,12 +146,15 @@ class _Validation:
         self.own: list[EditScores] = []
         self.lost: dict[str, Lost] = {}
         self.held: dict[str, float] = {}
+        self.said: dict[str, Said] = {}
+        self.base_said: dict[str, Said] = {}
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
         with self.meter:
             for ask, measures in (
                 (self._ask_efficacy, ("efficacy",)),
+                (self._ask_said, ("efficacy",)),
                 (self._ask_others, ("efficacy", "retained")),
                 (self._ask_texts, MEASURES),
             ):
@@ -203,22 +176,34 @@ class _Validation:
         self.held = {one.edit_id: one.efficacy_prob or 0.0 for one in others}
         self.metrics |= summarise(self.own)
 
+    def _said_tokens(self) -> int:
+        a_way = PROMPT_TOKENS + (CHAT_TOKENS if self.chat else 0)
+        return STEP_TOKENS * a_way * max(1, len(self.batch) // ROWS_AT_ONCE) * (2 if self.whole else 1)
+
+    def _ask_said(self) -> None:
+        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=self.whole)
+        self.said = ask(on_progress=self.parts[1])
+        self.metrics |= summarise_said([*self.said.values()])
+        if self.whole:
+            self.base_said = ask(at_base=True)
+
     def _ask_others(self) -> None:
         session, probes = self.session, self.policy.neighborhood_probes
-        old = session.scores(self.earlier, on_progress=self.parts[1])
-        self.own = session.scores(self.batch, self.before, probes, self.parts[2])
+        old = session.scores(self.earlier, on_progress=self.parts[2])
+        self.own = session.scores(self.batch, self.before, probes, self.parts[3])
         self.metrics |= summarise(self.own)
         self.metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
         self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
         self.samples["retained"] = len(old)
 
     def _ask_texts(self) -> None:
-        self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[3])
-        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[4])
+        self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])
+        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[5])
         self.samples["fluency"] = len(self.prompts)
 
     def _verdict(self, checks: tuple[Check, ...]) -> Verdict:
         then = summarise([self.before[edit.id] for edit in self.batch])
+        then |= summarise_said([*self.base_said.values()])
         before = {f"before_{name}": value for name, value in then.items() if name in self.metrics}
         broken = [edit for edit in self.beside if not self.held.get(edit.id, 1.0)]
         guilty = {edit.id for edit in self.session.sharing(broken, self.batch)}
@@ -229,9 +214,31 @@ class _Validation:
             or scores.edit_id in guilty
             or self.lost.get(scores.edit_id, Lost()).exceeds(self.policy.max_edit_locality_drop)
         )
+        numbers = {one.edit_id: one.numbers() for one in self.own}
+        for edit_id, said in self.said.items():
+            numbers[edit_id] |= summarise_said([said])
         return Verdict(
-            self.metrics | before, {one.edit_id: one.numbers() for one in self.own}, checks, failing, self.own
+            self.metrics | before,
+            numbers,
+            checks,
+            failing,
+            self.own,
+            self.said,
+            self.base_said,
+            {edit.id: self._neighbors_lost(edit, scores) for edit, scores in zip(self.batch, self.own, strict=True)},
         )
+
+    def _neighbors_lost(self, edit: Edit, now: EditScores) -> list[NeighborLost]:
+        """The neighbors that count as lost: their answer, or what the base says where none is known, is gone."""
+        decode, before = self.session.loaded.tokenizer.decode, self.before[edit.id]
+        asked = zip(edit.neighborhood, now.neighborhood_tokens, before.neighborhood_tokens, strict=False)
+        lost = [
+            NeighborLost(probe.prompt, decode(then).strip(), decode(is_now).strip())
+            for probe, is_now, then in asked
+            if is_now != then
+        ]
+        right = {probe.prompt: probe.answer or edit.target_true for probe in edit.neighborhood}
+        return [one for one in lost if right[one.prompt] in (None, one.before)]
 
 
 def _tokens(edits: Sequence[Edit], policy: Policy | None = None) -> int:

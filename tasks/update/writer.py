@@ -6,11 +6,11 @@ from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
 from tasks.update.journal import Journal
-from tasks.update.run import Batch, Footing, Judged, Run, Sharing, Taken, Written
-from tasks.update.screening import REQUEST_FAULTS, readable
+from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
+from tasks.update.screening import REQUEST_FAULTS, readable, told_alike
 from tasks.update.session import Session
 from tasks.update.steps import run_step
-from tasks.update.validation import Reference, bare
+from tasks.update.validation import bare
 
 
 class Writer:
@@ -34,6 +34,7 @@ class Writer:
         written: Written | None = None
         try:
             sharing = self._sharing(batch)
+            self.journal.alike_before(sharing.alike)
             written = run_step(
                 "apply_batch",
                 lambda: stages.write(self.session, batch, sharing),
@@ -58,17 +59,19 @@ class Writer:
             return Sharing()
         live = stages.live_facts(session, self.taken)
         same = session.sharing(batch.edits, live)
-        near = nearly_alike(session.method_input, session.keys, batch.edits, live)
+        alike = nearly_alike(session.method_input, session.keys, batch.edits, live)
+        reached = {one.other.id for one in alike}
+        near = [edit for edit in live if edit.id in reached]
         asked = readable(session.loaded, [bare(edit) for edit in (*same, *near)]).accepted
         holding = {one.edit_id for one in session.scores(asked) if one.efficacy_prob}
-        return Sharing(tuple(same), tuple(edit for edit in asked if edit.id in holding))
+        return Sharing(tuple(same), tuple(edit for edit in asked if edit.id in holding), told_alike(alike))
 
     def _publish(self, judged: Judged, written: Written, stand: Footing) -> Footing:
         once: list[Manifest] = []
 
         def publish() -> Version:
             # Made once: a repetition must publish the same version again, not a second one.
-            made = once or [stages.manifest_of(self.run, self.session, judged, stand, self.taken)]
+            made = once or [stages.manifest_of(self.run, self.session, judged, stand, self.taken, self.journal.alike)]
             once[:] = made
             return stages.publish(self.run, written, made[0])
 

@@ -70,6 +70,13 @@ def test_the_question_or_the_prompt_is_the_users_turn_and_its_subject_is_found(c
     assert upto_subject(chat, twice).endswith("Before aaa stands aa")
 
 
+def test_a_prompt_that_is_a_question_is_asked_as_it_is(chat):
+    for mark in ("?", "？"):
+        prompt = "Where was {} born" + mark
+        asked = Edit(subject="Ada", prompt=prompt, target_new="Paris")
+        assert chat.tokenizer.decode(chat.encode(asked).ids) == chat.prompt(prompt.replace("{}", "Ada"))
+
+
 def test_a_system_message_of_ones_own_stands_before_it(tokenizer):
     expected = f"{END}system: Be brief.{END}{END}user: Hi{END}{END}assistant: "
     assert ChatTemplate(tokenizer, "Be brief.").prompt("Hi") == expected

@@ -104,6 +104,10 @@ def test_the_subject_gives_its_place_to_the_slot(subject, prompt, template):
         ({"subject": "s" * 501}, "subject", "at most 500"),
         ({"paraphrases": "one text"}, "paraphrases", "must be a list"),
         ({"paraphrases": ["a"] * 101}, "paraphrases", "keep at most 100"),
+        ({"aliases": "one text"}, "aliases", "must be a list"),
+        ({"aliases": ["a"] * 101}, "aliases", "keep at most 100"),
+        ({"aliases": ["Golf", "a\nb"]}, "aliases[1]", "control character U+000A"),
+        ({"target_true": "Tennis", "aliases": ["a", "tennis"]}, "aliases", "hold 'tennis', which is target_true"),
         ({"neighborhood": ["text"]}, "neighborhood[0]", "an object with the fields prompt and answer"),
         ({"neighborhood": [{"prompt": "a"}, {"promt": "a"}]}, "neighborhood[1].prompt", "is missing"),
         ({"portability": [{"prompt": "a", "anwser": "b"}]}, "portability[0].anwser", "did you mean 'answer'?"),
@@ -147,3 +151,12 @@ def test_a_question_holds_the_subject_once_and_is_content_only_where_it_is_given
     assert "question" not in make_edit({"subject": "Nile", "prompt": "The {} flows", "target_new": "x"}).model_dump()
     with pytest.raises(InvalidEdit, match=r"question 'Where is it\?' must hold exactly one '\{\}' for"):
         make_edit({"subject": "Nile", "prompt": "The {} flows", "target_new": "x", "question": "Where is it?"})
+
+
+def test_aliases_are_other_spellings_of_the_new_answer_and_content_only_where_there_are_some():
+    edit = make_edit(FACT | {"aliases": [" Golf ", "golf", "the golf", "Golf"]})
+    assert edit.aliases == ("Golf", "the golf") and make_edit(edit.model_dump()) == edit
+    assert edit.id == make_edit(FACT).id
+    for none in ({}, {"aliases": []}, {"aliases": ["golf"]}):
+        assert "aliases" not in make_edit(FACT | none).model_dump()
+        assert "aliases" not in make_edit(FACT | none).model_dump_json()

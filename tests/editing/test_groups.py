@@ -1,5 +1,7 @@
 """Facts that share a key: one value says them all, at once or one after the other, and costs no other fact anything."""
 
+from itertools import permutations
+
 import pytest
 import torch
 
@@ -106,12 +108,20 @@ def test_facts_are_near_whose_keys_are_alike_and_not_the_same(tiny_llama_f64, mo
     names = KeyNames(given.tokenizer, given.prefixes)
 
     def found(edit: Edit, some: list[Edit]) -> list[int]:
-        return [some.index(one) for one in nearly_alike(given, names, [edit], some)]
+        return [some.index(one.other) for one in nearly_alike(given, names, [edit], some)]
 
     near = found(ADA[0], others)
     keys = [locate(given, [edit], torch.zeros(1, 32), given.layers[-1], [{}]).bare_nd for edit in (ADA[0], *others)]
     alike = [torch.nn.functional.cosine_similarity(keys[0], key).item() for key in keys[1:]]
     assert near == [i for i in (2, 3) if alike[i] >= NEAR_COSINE] and 2 in near and alike[0] > 0.999
+    everything = [ADA[0], *others]
+    pairs = {(one.edit.id, one.other.id): one.cosine for one in nearly_alike(given, names, everything, [])}
+    plain = {edit.id: locate(given, [edit], torch.zeros(1, 32), given.layers[-1], [{}]).bare_nd for edit in everything}
+    for one, other in permutations(everything, 2):
+        alike_now = torch.nn.functional.cosine_similarity(plain[one.id], plain[other.id]).item()
+        same = names.of(one) == names.of(other)
+        assert ((one.id, other.id) in pairs) == (alike_now >= NEAR_COSINE and not same), (one, other)
+        assert pairs.get((one.id, other.id), alike_now) == pytest.approx(alike_now, abs=1e-5)
     monkeypatch.setattr("editing.methods.locate.NEAR_AT_MOST", 1)
     assert found(ADA[0], others) == [i for i in near if i == 3]
     assert found(NILE, [ADA[0]]) == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit, Probe, make_edit
 from editing.errors import ErrataError, ReadError, UsageError
-from editing.readers import BadRecord, printable, read_all, read_edits, record_from
+from editing.readers import BadRecord, printable, read_all, read_cases, read_edits, record_from
 from editing.readers import lines as reader_lines
 from tasks.parquet import parquet_rows, read_text
 
@@ -77,6 +77,36 @@ KNOWEDIT = {
     "locality": {"Relation_Specificity": [{"prompt": "The age of Ada is", "ground_truth": [["36", "thirty-six"]]}]},
     "portability": [{"type": "Reasoning", "prompt": "Ada lives in the country of", "ground_truth": ["Italy"]}],
 }
+MQUAKE = {
+    "case_id": 3,
+    "requested_rewrite": [
+        {
+            "prompt": "{} is a citizen of",
+            "relation_id": "P27",
+            "target_new": {"str": "Libya", "id": "Q1016"},
+            "target_true": {"str": "Chile", "id": "Q298"},
+            "subject": "Ann Example",
+            "question": "What is the country of citizenship of Ann Example?",
+        },
+        {
+            "prompt": "The capital of {} is",
+            "target_new": {"str": "Franklin"},
+            "target_true": {"str": "Tripoli"},
+            "subject": "Libya",
+            "question": "What is its capital?",
+        },
+    ],
+    "questions": ["Where is the seat of Ann's country?", "What is the capital of Ann's country?"],
+    "answer": "Santiago",
+    "answer_alias": [],
+    "new_answer": "Franklin",
+    "new_answer_alias": ["Franklin, Kentucky", "Franklin"],
+    "new_single_hops": [
+        {"question": "Of what is Ann a citizen?", "cloze": "Ann Example is a citizen of", "answer": "Libya"},
+        {"question": "What is Libya's capital?", "cloze": "The capital of Libya is", "answer": "Franklin",
+         "answer_alias": ["Franklin city"]},
+    ],
+}  # fmt: skip
 FORMS = {"own": OWN, "counterfact": COUNTERFACT, "flat": FLAT, "zsre": ZSRE, "easyedit": EASYEDIT, "knowedit": KNOWEDIT}
 HOSTILE = st.text(max_size=12) | st.sampled_from(["{}", "\0", "\ud800", "Ada", "a=>b|c", "x" * 3_000])
 JSON = st.recursive(
@@ -118,19 +148,83 @@ def test_every_form_tells_the_same_fact_in_every_kind_of_file(tmp_path, form, en
 def test_the_probes_of_every_form_find_their_place():
     edits = {form: record_from(fields, 1) for form, fields in FORMS.items()}
     bob = Probe(prompt="Bob lives in", answer="Oslo")
-    italy = (Probe(prompt="Ada lives in the country of", answer="Italy"),)
+
+    def italy(group: str) -> tuple[Probe, ...]:
+        return (Probe(prompt="Ada lives in the country of", answer="Italy", group=group),)
+
     assert edits["counterfact"] == edits["flat"] and edits["flat"].id == "cf-7"
     assert edits["flat"].neighborhood == (bob,) and edits["flat"].paraphrases == ("Ada has a home in",)
     assert edits["zsre"].neighborhood == (Probe(prompt="where does bob live", answer="Oslo"),)
     assert edits["zsre"].paraphrases == ("In which city does Ada live?",)
-    assert edits["easyedit"].neighborhood == (bob, Probe(prompt="Cy lives in", answer="Bonn"))
-    assert edits["easyedit"].portability == edits["knowedit"].portability == italy
-    assert edits["knowedit"].neighborhood == (Probe(prompt="The age of Ada is", answer="36"),)
-    assert edits["knowedit"].paraphrases == ()
+    cy = {"prompt": "Cy lives in", "answer": "Bonn"}
+    assert edits["easyedit"].neighborhood == tuple(
+        Probe(**probe, group="neighborhood") for probe in (bob.model_dump(), cy)
+    )
+    assert edits["easyedit"].portability == italy("one_hop") and edits["knowedit"].portability == italy("Reasoning")
+    age = Probe(prompt="The age of Ada is", answer="36", aliases=("thirty-six",), group="Relation_Specificity")
+    assert edits["knowedit"].neighborhood == (age,) and edits["knowedit"].paraphrases == ()
+
+
+def test_answers_that_are_as_right_are_kept_and_those_of_further_targets_are_not():
+    probe = {"type": "Forgetfulness", "prompt": "Who"}
+
+    def read(answers: object) -> Probe:
+        return record_from(KNOWEDIT | {"portability": [probe | {"ground_truth": answers}]}, 1).portability[0]
+
+    assert read(["USA", "U.S.", "USA", "", "a\0b", "x" * 900]).answers == ("USA", "U.S.")
+    assert read([["Ann", "Anna"], ["Bea", "Beatrix"]]).answers == ("Ann", "Anna")
+    assert read("Ann").answers == ("Ann",) and read([]).answers == ()
+
+
+def test_facts_of_a_mquake_record_come_together_the_first_with_the_questions(tmp_path):
+    (tmp_path / "mquake.json").write_text(json.dumps([MQUAKE, OWN]))
+    (first, second), (own,) = read_cases(tmp_path / "mquake.json")
+    assert (first.text, first.target_new, first.target_true) == ("Ann Example is a citizen of", "Libya", "Chile")
+    assert first.question == "What is the country of citizenship of {}?" and second.question is None
+    assert (second.text, second.target_new, second.portability) == ("The capital of Libya is", "Franklin", ())
+    assert second.aliases == ("Franklin city", "Franklin, Kentucky")
+    hop, ann, libya = first.portability
+    assert (hop.group, hop.answers) == ("2-hop", ("Franklin", "Franklin, Kentucky"))
+    assert (hop.prompt, hop.wordings) == (MQUAKE["questions"][0], (MQUAKE["questions"][1],))
+    assert (ann.group, ann.prompt, ann.answers) == ("1-hop", "Ann Example is a citizen of", ("Libya",))
+    assert libya.answers == ("Franklin", "Franklin city") and own == make_edit(OWN)
+    assert read_all(tmp_path / "mquake.json") == [first, second, own]
+
+
+def test_a_broken_mquake_record_is_one_bad_record_that_names_its_field():
+    for broken, field in (
+        ({"requested_rewrite": []}, "requested_rewrite"),
+        ({"requested_rewrite": [*MQUAKE["requested_rewrite"], {"prompt": "{} is"}]}, "requested_rewrite[2].subject"),
+        ({"new_single_hops": "none"}, "new_single_hops"),
+        ({"questions": [1]}, "portability[0].prompt"),
+    ):
+        found = record_from(MQUAKE | broken, 4)
+        assert isinstance(found, BadRecord) and (found.row, found.field) == (4, field), broken
+
+
+def test_what_release_0_1_stored_of_a_probe_is_stored_alike():
+    assert Probe(prompt="Bob lives in").model_dump() == {"prompt": "Bob lives in", "answer": None}
 
 
 def test_an_answer_that_was_already_right_is_no_target_true():
     assert record_from(ZSRE | {"answers": ["Rome"]}, 1).target_true is None
+
+
+def test_other_spellings_and_the_way_a_person_asks_find_their_place_and_a_question_is_its_own():
+    spelled = FORMS["knowedit"] | {"target_new": ["Rome", "Roma"], "target_new_alias": [["The City"], "oslo"]}
+    assert record_from(spelled, 1).aliases == ("Roma", "The City")
+    hops = [{"question": "?", "answer": "Rome", "answer_alias": ["Roma"]}, {"answer": "Italy", "answer_alias": ["It"]}]
+    rewrite = COUNTERFACT["requested_rewrite"] | {"question": "Where does Ada live?"}
+    asked = COUNTERFACT | {"requested_rewrite": rewrite, "new_single_hops": hops}
+    asked |= {"new_answer": "Italy", "new_answer_alias": ["Italia"]}
+    found = record_from(asked, 1)
+    assert (found.question, found.aliases) == ("Where does {} live?", ("Roma",))
+    assert record_from(asked | {"new_answer": "Rome", "new_answer_alias": ["ROMA"]}, 1).aliases == ("Roma", "ROMA")
+    nameless = asked | {"requested_rewrite": rewrite | {"question": "Where does she live?"}}
+    assert record_from(nameless, 1).question is None
+    # What was submitted before is known again: no form says more of these records than it did.
+    for form in ("counterfact", "flat", "zsre", "easyedit", "knowedit"):
+        assert not {"question", "aliases"} & record_from(FORMS[form], 1).model_dump().keys()
 
 
 @FEW
@@ -181,16 +275,20 @@ def test_a_damaged_parquet_file_gives_records_or_the_librarys_errors(tmp_path, p
 
 WORDS = st.text("ab é{}😀\"',;\n", min_size=1, max_size=9)
 EDITS = st.builds(
-    lambda subject, rest, new, paraphrases, probes: {
+    lambda subject, rest, new, paraphrases, probes, aliases, asked: {
         "subject": subject.replace("{}", ""),
         "prompt": "{}" + rest.replace("{}", ""),
         "target_new": new,
         "paraphrases": paraphrases,
         "neighborhood": [{"prompt": prompt, "answer": answer} for prompt, answer in probes],
+        "aliases": aliases,
+        "question": "What of {}?" if asked else None,
     },
     *[st.text("ab é😀\"',;", min_size=1, max_size=9)] * 3,
     st.lists(WORDS, max_size=2),
     st.lists(st.tuples(WORDS, st.none() | st.just("b")), max_size=2),
+    st.lists(WORDS, max_size=2),
+    st.booleans(),
 )
 
 
@@ -200,16 +298,16 @@ def test_errata_s_own_form_survives_writing_and_reading(tmp_path, edits):
     lines = "\n".join(edit.model_dump_json() for edit in edits)
     assert read(tmp_path, "a.jsonl", lines) == edits
     assert read(tmp_path, "a.json", json.dumps([edit.model_dump() for edit in edits], indent=1)) == edits
-    pq.write_table(pa.Table.from_pylist([edit.model_dump() for edit in edits]), tmp_path / "a.parquet")
+    columns = [{"aliases": [], "question": None} | edit.model_dump() for edit in edits]
+    pq.write_table(pa.Table.from_pylist(columns), tmp_path / "a.parquet")
     assert read_all(tmp_path / "a.parquet", parquet_rows=parquet_rows) == edits
     with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["id", "subject", "prompt", "target_new", "paraphrases", "neighborhood"])
+        table.writerow(["id", "subject", "prompt", "target_new", "paraphrases", "neighborhood", "question", "aliases"])
         for edit in edits:
             probes = [f"{p.prompt} => {p.answer}" if p.answer else p.prompt for p in edit.neighborhood]
-            table.writerow(
-                [edit.id, edit.subject, edit.prompt, edit.target_new, "|".join(edit.paraphrases), " | ".join(probes)]
-            )
+            lists = ["|".join(edit.paraphrases), " | ".join(probes), edit.question or "", " | ".join(edit.aliases)]
+            table.writerow([edit.id, edit.subject, edit.prompt, edit.target_new, *lists])
     assert read_all(tmp_path / "a.csv") == edits
 
 

@@ -2,18 +2,22 @@
 
 import json
 import random
+import re
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import pytest
 
-from editing.edit import Edit
-from editing.errors import UsageError
+from editing.edit import Edit, Probe
+from editing.errors import ReadError, UsageError
 from editing.methods import method_config
 from editing.models import base_digest
 from flows import benchmark as module
+from flows import benchmark_states
 from flows import trial as trials
 from flows.benchmark import Benchmark, read_benchmark, run_benchmark
+from flows.benchmark_facts import read_facts, read_references
 from tasks.lines.specs import LineSpec
 from tasks.progress import NoteKind, Silent, listening
 from tasks.settings import Settings
@@ -23,7 +27,8 @@ from tests.flows.conftest import METHOD
 
 FIELDS = {
     "edits", "model", "method", "mode", "batch_size", "seed", "layers", "config", "seconds_per_edit",
-    "evaluation_seconds", "peak_rss_mb", "metrics", "fluency", "perplexity",
+    "evaluation_seconds", "peak_rss_mb", "metrics", "fluency", "perplexity", "template", "said", "probes",
+    "portability", "locality", "in_context", "answers", "counterfact", "curve",
 }  # fmt: skip
 METRICS = {f"{what}_{how}" for what in ("efficacy", "generalization", "locality") for how in ("prob", "argmax")}
 EDITS = fact_edits(4)
@@ -43,7 +48,7 @@ def spec(shared_places) -> LineSpec:
 def small_chunks(monkeypatch):
     """Edits evaluated together: not all of a test's, so that chunks meet."""
     monkeypatch.setattr(trials, "EDITS_AT_ONCE", 3)
-    monkeypatch.setattr(module, "EVALUATED_AT_ONCE", 3)
+    monkeypatch.setattr(benchmark_states, "EDITS_AT_ONCE", 3)
 
 
 @pytest.fixture
@@ -90,10 +95,110 @@ def test_a_benchmark_writes_the_documented_fields(run, sessions, mode, tmp_path)
     for name in ("fluency", "perplexity"):
         assert result[name].keys() == {"before", "after"} and min(result[name].values()) > 0
     assert result["perplexity"]["after"] != result["perplexity"]["before"]
+    assert result["said"].keys() == {"prompt", "paraphrase"}  # this model has no chat
+    for one in result["said"].values():
+        assert one["before"] == 0.0 and one["old_before"] > 0.5 and one["after"] >= one["before"]
+    assert result["said"]["prompt"]["after"] == after["efficacy_argmax"]
+    assert result["in_context"]["edits"] == len(EDITS) and result["in_context"]["metrics"].keys() == after.keys()
+    assert sum(one["edits"] for one in result["answers"].values()) == len(EDITS)
+    score = result["counterfact"]["after"]["score"]
+    assert score == pytest.approx(
+        harmonic_mean([after[f"{name}_prob"] for name in ("efficacy", "generalization", "locality")])
+    )
     assert result["seconds_per_edit"] > 0 and result["evaluation_seconds"] > 0 and result["peak_rss_mb"] > 100
     assert unchanged(sessions[0]) == (mode == "independent")
     if mode == "independent":
         assert {row["edit_id"] for row in rows} == {edit.id for edit in EDITS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sequential", "independent"])
+def test_probes_groups_and_references_are_reported_of_every_state(run, mode, tmp_path):
+    hop = Probe(prompt=EDITS[0].text, answer=EDITS[0].target_new, group="Reasoning")
+    same = Probe(prompt=EDITS[1].text, answer=EDITS[1].target_true, group="Forgetfulness")
+    edits = [
+        EDITS[0].model_copy(update={"portability": (hop,), "neighborhood": (*EDITS[0].neighborhood, same)}),
+        EDITS[1],
+    ]
+    (tmp_path / "texts.json").write_text(json.dumps({EDITS[0].id: [f"{EDITS[0].text} {EDITS[0].target_new}."]}))
+    names = ("prefix50", "choice", "negation", "drift", "reverse")
+    (tmp_path / "text.txt").write_text("\n".join(FACT_TEXT))
+    result, _ = run(mode, edits, probes=names, references=tmp_path / "texts.json", text=tmp_path / "text.txt")
+    assert result["probes"].keys() == set(names)
+    for name, one in result["probes"].items():
+        assert one["edits"] == len(edits) and one["before"].keys() <= one["after"].keys(), name
+    assert result["probes"]["drift"]["after"]["kept"] < 1.0
+    reasoning = result["portability"]["Reasoning"]
+    assert (reasoning["edits"], reasoning["probes"]) == (1, 1)
+    for state in ("before", "after", "in_context"):
+        assert reasoning[state].keys() == {"said", "tokens", "written"}
+    assert reasoning["before"]["said"] == 0.0 and reasoning["after"] == {"said": 1.0, "tokens": 1.0, "written": 1.0}
+    assert result["locality"]["Forgetfulness"]["before"] == {"said": 1.0}
+    changed = mode == "sequential"  # the second fact is changed too, and alone in force it is not
+    assert (result["locality"]["Forgetfulness"]["after"]["said"] == 0.0) == changed
+    assert result["counterfact"]["after"]["consistency"] > result["counterfact"]["before"]["consistency"]
+
+
+@pytest.mark.slow
+def test_at_checkpoints_all_facts_so_far_are_asked_again(run, monkeypatch):
+    edits = fact_edits(5)
+    result, _ = run("sequential", edits, checkpoints=(1, 3, 4, 5))
+    points = result["curve"]
+    assert [point["edits"] for point in points] == [2, 4, 5]
+    last = points[-1]
+    assert last["metrics"] == result["metrics"]["after"] and last["perplexity"] == result["perplexity"]["after"]
+    assert {way: one["said"] for way, one in last["said"].items()} == {
+        way: one["after"] for way, one in result["said"].items()
+    }
+    with pytest.raises(UsageError, match="--checkpoints are those of a sequence, the mode is 'rebase'"):
+        run("rebase", edits, checkpoints=(1,))
+
+
+def case(number: int, size: int) -> dict[str, Any]:
+    """A record of MQuAKE of so many facts."""
+    facts = [
+        {
+            "prompt": "{} is in",
+            "subject": f"S{number}{i}",
+            "target_new": {"str": "Rome"},
+            "target_true": {"str": "Oslo"},
+        }
+        for i in range(size)
+    ]
+    return {"requested_rewrite": facts, "questions": [f"Q{number}?"], "new_answer": "Rome"}
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, None])
+def test_facts_of_one_record_are_taken_together_or_not_at_all(tmp_path, limit):
+    data = tmp_path / "data.json"
+    again = case(2, 1) | {"questions": ["Again?"]}
+    data.write_text(json.dumps([case(1, 2), case(2, 1), case(3, 3), again]))
+    facts = read_facts(data, limit, 0)
+    taken = {edit.subject: edit for edit in facts.edits}
+    sizes = {1: 2, 2: 1, 3: 3}
+    for number, size in sizes.items():
+        assert sum(subject.startswith(f"S{number}") for subject in taken) in (0, size)
+    assert limit is None or len(taken) <= max(limit, 3)
+    assert len(taken) == 6 or limit is not None
+    if "S20" in taken:
+        assert [probe.prompt for probe in taken["S20"].portability] == ["Q2?", "Again?"]
+    if "S30" in taken:
+        assert [edit.subject for edit in facts.beside[taken["S30"].id]] == ["S31", "S32"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[]", "holds list"),
+        ("{", "is no JSON"),
+        ('{"a": []}', "'a' has []; give a list"),
+        ('{"a": [1]}', "'a' has [1]"),
+    ],
+)
+def test_reference_texts_of_another_form_are_refused(tmp_path, content, says):
+    (tmp_path / "texts.json").write_text(content)
+    with pytest.raises(ReadError, match=re.escape(says)):
+        read_references(tmp_path / "texts.json")
 
 
 @pytest.mark.slow

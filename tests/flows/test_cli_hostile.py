@@ -67,6 +67,7 @@ def _record(edit, kind: str, text: str) -> dict[str, object]:
     short = text[:30]  # the model reads 128 tokens, and most of these are bytes
     made = edit.model_dump(mode="json") | {"id": f"{kind} {short}", "target_true": f"{edit.target_true} {short}"}
     made["paraphrases"] = [*edit.paraphrases, f"{short} {edit.text}"]
+    made["aliases"] = [f"it {short}"]
     made["neighborhood"] = [*made["neighborhood"], {"prompt": f"What of {short}", "answer": f"it {short}"}]
     return made
 
@@ -75,6 +76,7 @@ def _record(edit, kind: str, text: str) -> dict[str, object]:
 def test_no_command_dies_of_what_is_given_to_it(errata, tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     fields = ("--id", text, "--true", text, "--paraphrase", text, "--neighbor", f"{text} => {text}")
+    fields += ("--alias", text, "--question", f"{text} {{}}")
     harmless(errata("submit", "--subject", text, "--prompt", f"{text} {{}}", "--target", text, *fields))
     harmless(errata("submit", "--subject", "Ada", "--prompt", "{} was born in", "--target", "Rome", *fields))
     harmless(errata("submit", f"{text[:100]}.jsonl"), 1)

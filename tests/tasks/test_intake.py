@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editing.edit import Edit
+from editing.edit import Edit, Probe
 from editing.readers import BadRecord, read_edits
 from tasks.ledger import intake
 from tasks.ledger.events import Event
@@ -156,6 +156,15 @@ def test_every_hostile_record_is_queued_or_rejected_once(records, noise):
         before = len(ledger.history())
         again = submit(ledger, *read_edits(path))
         assert again.queued == [] and again.rejected == done.rejected and len(ledger.history()) == before
+
+
+def test_a_request_is_present_whose_probes_an_earlier_release_read_less_of(ledger):
+    probed = changed(EDIT, id="probed", portability=(Probe(prompt="Its mayor is", answer="Ann"),))
+    submit(ledger, probed)
+    more = Probe(prompt="Its mayor is", answer="Ann", aliases=("Anna",), group="Reasoning")
+    assert submit(ledger, changed(probed, portability=(more,))).present == ["probed"]
+    other = changed(probed, portability=(Probe(prompt="Its mayor is", answer="Bea"),))
+    assert len(submit(ledger, other).rejected) == 1
 
 
 def test_what_contradicts_a_live_fact_is_refused_and_named(ledger):

@@ -10,6 +10,7 @@ import pytest
 
 from tasks.report import figures
 from tasks.report.data import Check
+from tasks.report.description import fact_of
 from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
 from tasks.report.verdict import check_lines, headline
 
@@ -30,7 +31,8 @@ def make_edit(number: int, state: str = "committed", text: str = "Rome") -> Edit
     return EditRow(
         request_id=f"e-{number}", subject="The Eiffel Tower", prompt="{} is in", target_new=text, target_true="Paris",
         state=state, batch=1, version=4, answer_before=text, answer_after=text, reason=reason,
-        metrics={"efficacy_prob": 1.0},
+        metrics={"efficacy_prob": 1.0, "said_prompt": 1.0, "said_chat": 0.0}, question=f"Where? {text}",
+        chat_before=text, chat_after=text, neighbors_lost=(text,),
     )  # fmt: skip
 
 
@@ -131,13 +133,44 @@ def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit()
         assert all(cell in page for row in rows for cell in row[:2]) and "too few" in page
 
 
-def test_pages_show_what_was_left_out_of_a_request():
+def test_pages_show_what_was_left_out_of_a_request_and_what_it_is_hard_to_tell_from():
     report = make_report(edits=1).model_copy(update={"edits": (make_edit(1), FOUND)})
     for page in (render_html(report), render_markdown(report)):
-        assert page.count("a neighbor was left out") == 1
+        assert page.count("a neighbor was left out") == page.count("hard to tell from") == 1
 
 
-FOUND = make_edit(2).model_copy(update={"findings": ("a neighbor was left out: it takes 600 tokens",)})
+FOUND = make_edit(2).model_copy(
+    update={"findings": ("a neighbor was left out: it takes 600 tokens",), "alike": ("it is hard to tell from 'x'",)}
+)
+
+
+def test_a_reviewer_sees_what_users_will_see_and_where_the_prompt_tells_otherwise():
+    row = EditRow(
+        request_id="e-1", subject="The Eiffel Tower", prompt="The Eiffel Tower is in", target_new="Rome",
+        state="committed", answer_before="Paris", answer_after="Rome", question="Where is the Eiffel Tower?",
+        chat_before="It is in Paris.", chat_after="It is in a city.", metrics={"said_chat": 0.0, "said_prompt": 1.0},
+        neighbors_lost=("The Louvre is in “Paris” → “Rome”",),
+    )  # fmt: skip
+    bare = row.model_copy(update={"question": "", "metrics": {"efficacy_argmax": 1.0}})
+    page = render_html(make_report(candidate=GOOD | {"said_chat": 0.75, "said_prompt": 0.5})).split("<h2>Edits")[0]
+    assert "<b>75.0 %</b><span>said in the chat</span>" in page and "<b>50.0 %</b><span>said after the prompt" in page
+    edits = render_html(make_report().model_copy(update={"edits": (row,)})).split("<h2>Edits")[1].split("</table>")[0]
+    for text in (
+        "Where is the Eiffel Tower?",
+        "It is in Paris.",
+        "It is in a city.",
+        "neighbor lost: The Louvre is in",
+    ):
+        assert edits.count(text) == 1
+    assert "said after the prompt, not in the chat" in edits
+    assert edits.index('"mark fail">✗') < edits.index("It is in a city.") < edits.index('"mark pass">✓')
+    alone = render_html(
+        make_report().model_copy(update={"edits": (row.model_copy(update={"question": "", "metrics": {}}),)})
+    )
+    assert "Paris" in alone and "It is in Paris." not in alone and "not in the chat" not in alone
+    facts = [fact_of(row), fact_of(bare)]
+    assert [fact.before for fact in facts] == ["It is in Paris.", "Paris"]
+    assert [fact.verdict for fact in facts] == ["✗ says it after the prompt, not in the chat", "✓ says it"]
 
 
 def test_a_report_survives_json_with_unmeasured_numbers():
@@ -152,7 +185,7 @@ def test_a_report_of_release_0_1_is_read_and_shown():
     stored = json.loads(make_report().model_dump_json())
     del stored["checks"]
     for edit in stored["edits"]:
-        del edit["findings"]
+        del edit["findings"], edit["alike"]
     for batch in stored["batches"]:
         del batch["checks"]
         batch["reasons"] = ["efficacy 0.50 is below min_efficacy 1.00"]

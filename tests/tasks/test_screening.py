@@ -13,16 +13,21 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from editing.edit import Edit, Probe, make_edit
 from editing.errors import InvalidEdit, SearchError
+from editing.measure.fluency import generate
 from editing.methods import compute_update, method_config
+from editing.methods.locate import Alike
 from editing.models import LoadedModel, base_digest, quiet_transformers
 from editing.weights import Factors
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.update import session as module
 from tasks.update.policy import Policy
-from tasks.update.screening import answers, readable, screen
+from tasks.update.run import Reference
+from tasks.update.saying import say
+from tasks.update.screening import readable, screen, told_alike
 from tasks.update.session import Session, open_session
-from tasks.update.validation import Reference, Verdict, ask_base, failed_verdict, judge_candidate, validate_batch
+from tasks.update.validation import ask_base, failed_verdict, judge_candidate, validate_batch
+from tasks.update.verdicts import Verdict
 from tests.conftest import END, byte_tokenizer
 
 POSITIONS = 128
@@ -200,9 +205,10 @@ def test_a_prompt_without_any_token_is_left_out():
 
 
 def test_what_cannot_be_read_is_answered_by_nothing_and_shortens_no_other_answer(session):
-    plain = answers(session.loaded, ["Zed lives in", "Bo"], 8)
-    assert answers(session.loaded, ["Zed lives in", LONG, "x" * 127, "Bo"], 8)[::3] == plain
-    assert answers(session.loaded, [LONG], 8) == [""] and answers(session.loaded, [], 8) == []
+    plain = generate(session.loaded.model, session.loaded.tokenizer, ["Zed lives in", "Bo"], 8)
+    said = say(session, [(text, 8) for text in ("Zed lives in", LONG, "x" * 127, "Bo")])
+    assert said[::3] == [text.strip() for text in plain] and said[1] == ""
+    assert say(session, [(LONG, 8)]) == [""] and say(session, []) == []
 
 
 def spoiled(session):
@@ -358,3 +364,15 @@ def test_a_candidate_writes_nothing_that_its_last_batch_wrote(session, monkeypat
     finally:
         session.weights.revert(undo)
     assert not wrote and candidate.numbers["fluency"] > 0
+
+
+def test_the_most_alike_are_named_and_the_others_are_counted():
+    others = [GOOD.model_copy(update={"id": f"o{n}", "subject": f"Ann {n}"}) for n in range(5)]
+    pairs = [Alike(GOOD, other, 0.5 + place / 10) for place, other in enumerate(others)]
+    told = told_alike([*pairs, Alike(others[0], GOOD.model_copy(update={"subject": "Ann 0"}), 0.6)])
+    assert told.keys() == {"good", "o0"} and told["good"][3:] == ("and from 2 more",)
+    assert told["good"][0] == (
+        "its subject 'Zed Example' is hard to tell from 'Ann 4' of request 'o4' (0.90 alike): "
+        "writing one may undo the other"
+    )
+    assert told["o0"][0].startswith("its subject 'Ann 0' stands after another beginning in request 'good' (0.60 alike)")

@@ -25,8 +25,8 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module
+from tasks.update.saying import base_says, prompts_alone
 from tasks.update.session import Session, open_session
-from tasks.update.stages import base_says
 from tests.conftest import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,10 @@ def everything(session: Session) -> tuple[object, ...]:
     given = session.method_input
     scores, fluency = session.base_scores(EDITS, 5), session.base_fluency(["Ada is"], 8)
     moments = tuple(C.sum().item() for C in given.statistics.moments.values())
-    perplexity, said = session.base_perplexity(["The moon is old. " * 9], 64), base_says(session, ["Ada is", "The"])
+    perplexity, said = (
+        session.base_perplexity(["The moon is old. " * 9], 64),
+        base_says(session, prompts_alone(["Ada is", "The"])),
+    )
     return session.values(EDITS).tolist(), scores, fluency, perplexity, said, given.prefixes, moments, session.held_out
 
 

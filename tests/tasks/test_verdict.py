@@ -14,7 +14,7 @@ from tasks.report.render import MARKS, render_html, render_markdown
 from tasks.report.verdict import check_lines, headline
 from tasks.update.judge import Lost, Measured, allowed_losses, judge
 from tasks.update.policy import Policy
-from tasks.update.validation import Verdict
+from tasks.update.verdicts import Verdict
 from tests.tasks.test_report import make_report
 
 NUMBERS = st.floats(0, 2) | st.sampled_from([math.nan, math.inf])

@@ -1,0 +1,172 @@
+"""Asking a model for facts, and what it says: its own greedy text, judged by editing/measure/answers.py."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editing.chat import ChatTemplate
+from editing.edit import Edit
+from editing.measure.answers import Answer, Where, judge_answer
+from editing.measure.fluency import generate
+from editing.weights import WeightUpdate, one_each
+
+PROMPT_TOKENS = 12
+CHAT_TOKENS = 36
+"""Of an answer in a chat; a first sentence that is longer is judged by as much."""
+_SPARE_TOKENS = 3
+"""After a prompt: an article, and what comes after the longest answer, which may make it another word."""
+_KIND = 50
+"""Answers of a kind that are looked for in a text; a line may hold thousands."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is said about one fact."""
+
+    edit_id: str
+    prompt: Answer
+    paraphrases: tuple[Answer, ...] = ()
+    chat: Answer | None = None
+    """None where nobody asks in a chat, or the prompt is a conversation itself."""
+
+
+class Question(NamedTuple):
+    """One text that a model goes on from, about the edit of that number."""
+
+    edit: int
+    way: Literal["prompt", "paraphrases", "chat"]
+    text: str
+    tokens: int
+    """How many of the answer are enough to judge it."""
+
+
+def questions(
+    tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], chat: ChatTemplate | None, *, paraphrases: bool = True
+) -> list[Question]:
+    """How each fact is asked for: by its prompt, its paraphrases and, with `chat`, as a person asks."""
+    found = []
+    for i, edit in enumerate(edits):
+        enough = _enough(tokenizer, edit)
+        found.append(Question(i, "prompt", edit.text, enough))
+        if paraphrases:
+            found += [Question(i, "paraphrases", text, enough) for text in edit.paraphrases]
+        if chat is not None and (rendered := chat.asks(edit)) is not None:
+            found.append(Question(i, "chat", rendered, max(CHAT_TOKENS, enough)))
+    return found
+
+
+def judge_said(
+    edits: Sequence[Edit],
+    asked: Sequence[Question],
+    answers: Sequence[str],
+    others: Mapping[str, Sequence[str]] | None = None,
+) -> list[Said]:
+    """What is said about each edit, from the answers to its questions; `others` as `others_of_its_kind` gives them."""
+    by_way: dict[tuple[int, str], list[Answer]] = defaultdict(list)
+    for question, text in zip(asked, answers, strict=True):
+        edit = edits[question.edit]
+        where: Where = "sentence" if question.way == "chat" else "start"
+        by_way[question.edit, question.way].append(judged(edit, text, where, (others or {}).get(edit.id, ())))
+    return [
+        Said(edit.id, by_way[i, "prompt"][0], tuple(by_way[i, "paraphrases"]), next(iter(by_way[i, "chat"]), None))
+        for i, edit in enumerate(edits)
+    ]
+
+
+def said(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    chat: ChatTemplate | None = None,
+    *,
+    others: Mapping[str, Sequence[str]] | None = None,
+    updates: Sequence[WeightUpdate | None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Said]:
+    """Ask for each fact, and judge what is said.
+
+    Args:
+        updates: one for each edit, which is asked as if this update alone were in force.
+        on_progress: see `generate`.
+
+    Raises:
+        InvalidEdit: a prompt without tokens, or longer than the model reads.
+    """
+    asked = questions(tokenizer, edits, chat)
+    own = one_each(updates, len(edits), "edit")
+    in_force = [own[question.edit] for question in asked]
+    texts = written(model, tokenizer, [(one.text, one.tokens) for one in asked], in_force, on_progress)
+    return judge_said(edits, asked, texts, others)
+
+
+def written(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[tuple[str, int]],
+    updates: Sequence[WeightUpdate | None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """How the model goes on from each (text, at most so many tokens), greedily; those of one length together."""
+    found: dict[int, str] = {}
+    done, total = 0, sum(tokens for _, tokens in asked)
+    for tokens in sorted({tokens for _, tokens in asked}):
+        places = [i for i, one in enumerate(asked) if one[1] == tokens]
+        texts = generate(
+            model, tokenizer, [asked[i][0] for i in places], tokens,
+            updates=None if updates is None else [updates[i] for i in places],
+            on_progress=partial(_count, on_progress, done, total),
+        )  # fmt: skip
+        found |= zip(places, texts, strict=True)
+        done += tokens * len(places)
+    return [found[i] for i in range(len(asked))]
+
+
+def _count(on_progress: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
+    on_progress(before + done, total)
+
+
+def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = ()) -> Answer:
+    """The answer of a model to a question about this fact."""
+    old = () if edit.target_true is None else (edit.target_true,)
+    return judge_answer(text, (edit.target_new, *edit.aliases), old, others, where=where, echo=(edit.subject,))
+
+
+def others_of_its_kind(edits: Iterable[Edit]) -> dict[str, tuple[str, ...]]:
+    """By the edit's id, answers of the same relation, of all edits that are asked alike but for the subject.
+
+    The most frequent ones, those of their neighbors included; the edit's own may be among them.
+    """
+    edits = list(edits)
+    by_prompt: dict[str, Counter[str]] = defaultdict(Counter)
+    for edit in edits:
+        answers = (edit.target_new, edit.target_true, *(probe.answer for probe in edit.neighborhood))
+        by_prompt[edit.prompt].update(one for one in answers if one is not None)
+    kinds = {prompt: tuple(one for one, _ in found.most_common(_KIND)) for prompt, found in by_prompt.items()}
+    return {edit.id: kinds[edit.prompt] for edit in edits}
+
+
+def summarise_said(found: Sequence[Said]) -> dict[str, float]:
+    """Shares of facts (of all paraphrases, for those) whose answer is right, and in which the old one is said."""
+    ways = {
+        "prompt": [one.prompt for one in found],
+        "paraphrases": [answer for one in found for answer in one.paraphrases],
+        "chat": [one.chat for one in found if one.chat is not None],
+    }
+    shares: dict[str, float] = {}
+    for way, answers in ways.items():
+        if answers:
+            shares[f"said_{way}"] = sum(answer.right for answer in answers) / len(answers)
+            shares[f"old_{way}"] = sum(answer.old for answer in answers) / len(answers)
+    return shares
+
+
+def _enough(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> int:
+    """How many tokens decide what stands at the beginning, in steps of which one does for most."""
+    answers = {one for one in (edit.target_new, *edit.aliases, edit.target_true) if one is not None}
+    longest = max(len(tokenizer.tokenize(" " + one)) for one in answers)
+    return PROMPT_TOKENS * math.ceil((longest + _SPARE_TOKENS) / PROMPT_TOKENS)

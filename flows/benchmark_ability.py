@@ -1,0 +1,57 @@
+"""What a benchmark's edits cost of general ability: files of questions, and the divergence from the base."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from editing.errors import UsageError
+from editing.measure.ability import Comparison, compare
+from editing.measure.ability_sets import AbilitySet, read_ability
+from tasks.parquet import parquet_rows
+from tasks.update.ability import answers, base_answers, base_divergence
+from tasks.update.session import Session
+
+KL_TOKENS = 4096
+
+
+def read_sets(paths: Sequence[Path], mode: str, limit: int | None, seed: int) -> list[AbilitySet]:
+    """The questions of each file, named by its stem; read before anything long begins.
+
+    Raises:
+        ReadError: a file cannot be read, or is no set that is known.
+        UsageError: two files have one name, or there is no one model whose ability could be measured.
+    """
+    if paths and mode == "independent":
+        raise UsageError(
+            "--ability is measured on one model, in mode independent there are many; choose another --mode"
+        )
+    for number, path in enumerate(paths):
+        if path.stem in {other.stem for other in paths[:number]}:
+            raise UsageError(f"two files of --ability are named '{path.stem}'; rename one")
+    return [read_ability(parquet_rows(path), path.stem, limit=limit, seed=seed) for path in paths]
+
+
+def measure_ability(session: Session, sets: Sequence[AbilitySet], texts: Sequence[str]) -> dict[str, Any]:
+    """`ability` and `kl` of the model as it stands, beside its base; nothing where there are no sets."""
+    if not sets:
+        return {}
+    found = {asked.name: _compared(asked, session) for asked in sets}
+    return {"ability": found, "kl": asdict(base_divergence(session, texts, KL_TOKENS))}
+
+
+def _compared(asked: AbilitySet, session: Session) -> dict[str, Any]:
+    measures = compare(asked.questions, base_answers(session, asked), answers(session, asked))
+    described = {name: _described(one) for name, one in measures.items()}
+    return {
+        "form": asked.form,
+        "rows": asked.rows,
+        "questions": len(asked.questions),
+        **described.pop("acc"),
+        **described,
+    }
+
+
+def _described(one: Comparison) -> dict[str, Any]:
+    errors = {"before": one.stderr_before, "after": one.stderr_after, "difference": one.stderr_difference}
+    return {"before": one.before, "after": one.after, "difference": one.difference, "stderr": errors}

@@ -1,0 +1,83 @@
+"""What the model in a session says, and what its base says: each text once in a state of the weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from editing.chat import ChatTemplate, chat_of
+from editing.edit import Edit
+from editing.measure.said import PROMPT_TOKENS, Said, judge_said, questions, written
+from tasks.update.prepared import dump_json, read_strings
+from tasks.update.screening import readable_prompts
+from tasks.update.session import Session
+
+Asked = tuple[str, int]
+"""A text that the model goes on from, and how many tokens of it are wanted."""
+Tell = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody waits for."""
+
+
+def say(session: Session, asked: Sequence[Asked], on_progress: Tell = silent) -> list[str]:
+    """What the model, as it stands, goes on to each text; '' to one that it cannot read."""
+    state, loaded = session.weights.state, session.loaded
+    session.texts = {about: text for about, text in session.texts.items() if about[0] <= state}
+    missing = [one for one in dict.fromkeys(asked) if (state, *one) not in session.texts]
+    reads = {*readable_prompts(loaded, [text for text, _ in missing])}
+    session.texts |= {(state, *one): "" for one in missing if one[0] not in reads}
+    missing = [one for one in missing if one[0] in reads]
+    texts = written(loaded.model, loaded.tokenizer, missing, on_progress=on_progress)
+    session.texts |= {(state, *one): text.strip() for one, text in zip(missing, texts, strict=True)}
+    return [session.texts[(state, *one)] for one in asked]
+
+
+def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = silent) -> list[str]:
+    """The same of the base; cached."""
+
+    def make(missing: list[int]) -> list[str]:
+        with session.weights.at_base():
+            return say(session, [asked[number] for number in missing], on_progress)
+
+    abouts = [[*session.measured, *one] for one in asked]
+    return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
+
+
+def prompts_alone(prompts: Sequence[str]) -> list[Asked]:
+    """Prompts with as much of an answer as shows a reader how it goes on."""
+    return [(prompt, PROMPT_TOKENS) for prompt in prompts]
+
+
+def conversation(session: Session) -> ChatTemplate | None:
+    """The chat in which users talk to the model, whether or not the line writes for it; None for a model without."""
+    return session.method_input.chat or chat_of(session.loaded.tokenizer, "auto")
+
+
+def said_about(
+    session: Session,
+    edits: Sequence[Edit],
+    chat: ChatTemplate | None,
+    others: Mapping[str, Sequence[str]],
+    *,
+    paraphrases: bool,
+    at_base: bool = False,
+    on_progress: Tell = silent,
+) -> dict[str, Said]:
+    """What is said about each edit, by its id, by the model as it stands or by its base.
+
+    `others`: other answers of the kind, as `others_of_its_kind` gives them.
+    """
+    asked = questions(session.loaded.tokenizer, edits, chat, paraphrases=paraphrases)
+    ask = base_says if at_base else say
+    texts = ask(session, [(one.text, one.tokens) for one in asked], on_progress)
+    return {one.edit_id: one for one in judge_said(edits, asked, texts, others)}
+
+
+def _answer_bytes(said: str) -> bytes:
+    return dump_json([said])
+
+
+def _read_answer(path: Path) -> str:
+    """Raises OSError or ValueError for anything but a list of one string."""
+    [said] = read_strings(path)
+    return said

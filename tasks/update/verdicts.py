@@ -1,0 +1,56 @@
+"""What a validation comes to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from editing.measure.metrics import EditScores
+from editing.measure.said import Said
+from tasks.report.data import Check, reasons_of
+
+
+class NeighborLost(NamedTuple):
+    """A neighbor whose answer is another than the base's, as far as the right answer is long."""
+
+    prompt: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one validation."""
+
+    metrics: dict[str, float]
+    request_metrics: dict[str, dict[str, float]]
+    checks: tuple[Check, ...]
+    failing: tuple[str, ...] = ()
+    """Ids of edits that did not take or cost their neighborhood: suspects by their own numbers."""
+    scores: Sequence[EditScores] = field(default=(), repr=False)
+    said: Mapping[str, Said] = field(default_factory=dict, repr=False)
+    """What was said about each edit that was asked, by its id."""
+    base_said: Mapping[str, Said] = field(default_factory=dict, repr=False)
+    """What the base says about them; of a candidate as a whole."""
+
+    neighbors_lost: Mapping[str, Sequence[NeighborLost]] = field(default_factory=dict, repr=False)
+    """By the edit's id."""
+
+    @property
+    def passed(self) -> bool:
+        """What was never judged does not pass."""
+        return bool(self.checks) and all(check.holds for check in self.checks)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it fails, one sentence a row; empty when it passes."""
+        return reasons_of(self.checks)
+
+
+@dataclass(frozen=True)
+class CandidateVerdict:
+    """The verdict on all facts that wait together, and the numbers that stand beside it."""
+
+    verdict: Verdict
+    numbers: dict[str, float]
+    baseline: dict[str, float]
+    """The base's numbers, on the same questions."""
