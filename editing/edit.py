@@ -60,10 +60,8 @@ def _cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
     if len(value) > limit:
         raise _fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
     if found := control.search(value):
-        raise _fault(
-            "control",
-            f"holds the control character U+{ord(found[0]):04X} at position {found.start()}; remove it",
-        )
+        where = f"U+{ord(found[0]):04X} at position {found.start()}"
+        raise _fault("control", f"holds the control character {where}; remove it")
     if found := _HALF_PAIR.search(value):
         raise _fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
     return value

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores
+from editing.measure.perplexity import Perplexity
 from editing.tokens import holds_special
 from tasks.update.prepared import dump_json
 
@@ -47,3 +48,13 @@ def number_bytes(value: float) -> bytes:
 def read_number(path: Path) -> float:
     """Raises OSError, ValueError, KeyError or TypeError for anything but a number."""
     return float(json.loads(path.read_text())["value"])
+
+
+def perplexity_bytes(value: Perplexity) -> bytes:
+    return dump_json({"value": float(value), "blocks": value.blocks})
+
+
+def read_perplexity(path: Path) -> Perplexity:
+    """Raises OSError, ValueError, KeyError or TypeError for anything but a perplexity."""
+    found = json.loads(path.read_text())
+    return Perplexity(found["value"], tuple(map(float, found["blocks"])))
