@@ -51,9 +51,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
+    parser.add_argument("--only", choices=["raw", "chat"])
     asked = parser.parse_args()
     edits, texts = read_benchmark(asked.data, asked.limit, asked.seed), read_text(asked.text)
-    for template in ("raw", "chat"):
+    for template in ("raw", "chat") if asked.only is None else (asked.only,):
         measure(template, edits, texts, method_config("memit", pairs(asked.option, "--option")))
 
 

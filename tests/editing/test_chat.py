@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing.chat import ChatTemplate, chat_of
+from editing.chat import ChatTemplate, chat_of, question_of, questions_of
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import InvalidEdit, ModelError
@@ -75,6 +75,13 @@ def test_a_prompt_that_is_a_question_is_asked_as_it_is(chat):
         prompt = "Where was {} born" + mark
         asked = Edit(subject="Ada", prompt=prompt, target_new="Paris")
         assert chat.tokenizer.decode(chat.encode(asked).ids) == chat.prompt(prompt.replace("{}", "Ada"))
+
+
+def test_a_value_depends_on_all_ways_in_which_its_search_asked():
+    typed = ADA.model_copy(update={"question": question_of(ADA)})
+    assert questions_of(ADA)[0] == questions_of(typed)[0] and questions_of(ADA) != questions_of(typed)
+    for edit in (ADA, ASKED):
+        assert questions_of(edit) == WAYS[edit.id]
 
 
 def test_a_system_message_of_ones_own_stands_before_it(tokenizer):

@@ -97,6 +97,14 @@ def test_normalised_steps_do_not_depend_on_the_scale_of_the_loss():
     torch.testing.assert_close(once, scaled)
 
 
+def test_steps_of_a_value_that_more_facts_share_shorten_more_slowly():
+    delta = torch.zeros(2, 8)
+    descent = Normalised(delta, torch.ones(2), torch.tensor([1.0, 2.0]))
+    for number in (1, 2, 3):
+        descent.step(number, torch.arange(2), torch.ones(2, 8))
+    torch.testing.assert_close(delta.norm(dim=1), torch.tensor([1 + 0.9 + 0.81, 1 + 0.9**0.5 + 0.9]))
+
+
 def test_bfloat16_products_find_a_value_near_the_exact_one_and_leave_every_bit_of_the_model(tiny_gpt2):
     before = {name: tensor.clone() for name, tensor in tiny_gpt2.model.state_dict().items()}
     layout = layout_of(tiny_gpt2.model)
