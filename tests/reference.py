@@ -26,7 +26,7 @@ def plain_search(
 
     `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge), δ may be √n times as
     long, and is stepped down √n times as often (ours). `conversations`, each with the target that is wanted there,
-    count as much as all else (ours): a step has every second one, the bare prompt, and every second other context.
+    count as much as all else, by turns (ours): a step has one, the bare prompt, and every second other context.
     """
     module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5
     asked = [(one, prefix) for one in (edit, *others) for prefix in prefixes]
@@ -55,7 +55,7 @@ def plain_search(
         shifted = tensor.index_put((rows, places), tensor[rows, places] + delta)
         return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
 
-    steps = math.ceil(config.steps * room)
+    steps = math.ceil(config.steps * room * (4 / 3 if conversations else 1))
     for step in range(steps):
         optimiser.zero_grad()
         handle = module.register_forward_hook(add)
@@ -66,9 +66,9 @@ def plain_search(
             first = len(prompt.ids) - 1
             losses.append(-logprobs[row, first : first + len(goal)].gather(1, goal[:, None]).mean())
         if conversations:
-            turn, bare = step % 2, len(prefixes)
-            raw = torch.stack([losses[0], *losses[1 + turn : bare : 2]])
-            losses = [raw.mean(), torch.stack(losses[bare + turn :: 2]).mean()]
+            turn, bare = step % 4, len(prefixes)
+            raw = torch.stack([losses[0], *losses[1 + turn % 2 : bare : 2]])
+            losses = [raw.mean(), losses[bare + turn]]
         now = logprobs[-1, len(prompts[-1].ids) - 1]
         base_kl = seen.setdefault("kl", now.detach())
         kl = (now.exp() * (now - base_kl)).sum()

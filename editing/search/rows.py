@@ -1,7 +1,7 @@
 """The rows of the value search: the prompts of each δ in every context, its KL prompt, all in groups of like length.
 
 In a chat a fact is asked in many ways, and a δ that was searched in one of them is not said in others. All of them at
-each step would take too long; so the steps take turns, each with every second way and every second sampled context.
+each step would take too long; so the steps take turns, each with another way and with every second sampled context.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from editing.edit import Edit
 from editing.tokens import EncodedPrompt, encode_in_context, target_ids
 
 KL_PROMPT = "{} is a"
-TURNS = 2
-"""Of the steps in a chat: each has every second way of asking and every second sampled context."""
+TURNS = 4
+"""Of the steps in a chat: each has another way of asking and every second sampled context."""
 CHAT_WEIGHT = 0.5
 """Of the conversations in the loss, against the bare prompts in their contexts."""
 GROUP_COST = 40
@@ -72,7 +72,8 @@ def turns_of(
         )
         ways, answer = ([], []) if chat is None else (chat.encode_all(edit), chat.target_ids(edit))
         for turn, rows in enumerate(turns):
-            raw, said = [bare, *others[turn :: len(turns)]], ways[turn :: len(turns)]
+            said = ways[turn :: len(turns)]
+            raw = [bare, *(others if chat is None else others[turn % 2 :: 2])]
             of_raw = len(raw) / (1 - CHAT_WEIGHT) if said else len(raw)
             asked = [(prompt, targets, of_raw) for prompt in raw]
             asked += [(prompt, answer, len(said) / CHAT_WEIGHT) for prompt in said]

@@ -40,6 +40,8 @@ from editing.tokens import check_edits, pad_token
 ROOM = 0.5
 """A δ that n edits share may be n^ROOM times as long as that of one, since their directions add up like right angles;
 so it is stepped down as many times as often, and its steps shorten as many times slower."""
+BY_TURNS = 4 / 3
+"""The same of steps that take turns, each of which sees but a part."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _Search:
         self.base_nv: Tensor | None = None
         """Log-probabilities of the unchanged model at the KL prompt of each δ that is still searched."""
         self.room_n = torch.tensor([size**ROOM for size in sizes], device=self.z_nm.device)
+        self.pace_n = self.room_n * (BY_TURNS if len(turns) > 1 else 1)
 
     def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
         """Step down every δ until its loss is below `stop_loss` or the steps are used up.
@@ -148,7 +151,7 @@ class _Search:
         """
         config, n = self.config, len(names)
         limit_n = config.clamp * self.room_n * self.z_nm.norm(dim=1)
-        steps_n = (config.steps * self.room_n).ceil()
+        steps_n = (config.steps * self.pace_n).ceil()
         most = int(steps_n.max())
         delta_nm = torch.zeros_like(self.z_nm)
         descent = self._descent(delta_nm)
@@ -205,7 +208,7 @@ class _Search:
     def _descent(self, delta_nm: Tensor) -> Adam | Normalised:
         if self.config.optimiser == "adam":
             return Adam(delta_nm, self.config.learning_rate)
-        return Normalised(delta_nm, self.config.step_length * self.z_nm.norm(dim=1), self.room_n)
+        return Normalised(delta_nm, self.config.step_length * self.z_nm.norm(dim=1), self.pace_n)
 
     def _loss(self, turn: int, delta_nm: Tensor, z_nm: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each δ that is still searched, (n,), and how many of its target tokens are not argmax."""
