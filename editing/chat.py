@@ -10,9 +10,16 @@ from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import SLOT, Edit
+from editing.edit import SLOT, Edit, Filled
 from editing.errors import InvalidEdit, ModelError
-from editing.tokens import EncodedPrompt, check_length, encode_text, target_ids
+from editing.tokens import (
+    EncodedPrompt,
+    check_length,
+    conversation_of,
+    encode_conversation,
+    is_rendered,
+    target_ids,
+)
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
@@ -39,61 +46,52 @@ class ChatTemplate:
         if not self.tokenizer.chat_template:
             raise ModelError("the tokenizer has no chat template; use the template 'raw'")
 
-    def prompt(self, user: str) -> str:
-        """The conversation up to where the assistant's answer begins."""
+    def prompt(self, user: str) -> Filled:
+        """The conversation up to where the assistant's answer begins; special tokens in what the user says are text.
+
+        Raises:
+            InvalidEdit: the template changes what is said.
+        """
         said = [{"role": "system", "content": self.system}] if self.system is not None else []
         said.append({"role": "user", "content": user})
-        rendered = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        return str(rendered)
+        rendered = str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        if user not in rendered:
+            user = user.strip()  # as some templates do
+        if (start := rendered.rfind(user)) < 0:
+            raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
+        return Filled(rendered, start, start + len(user), rendered=True)
 
-    def is_rendered(self, text: str) -> bool:
-        """Whether a text holds the template's own tokens, and so is a conversation already."""
-        return any(token in text for token in self._marks)
+    def asked(self, prompt: str) -> Filled:
+        """The conversation in which a user says this; a prompt that is one already is not put into another."""
+        return Filled(prompt) if is_rendered(self.tokenizer, prompt) else self.prompt(prompt)
 
-    def asks(self, edit: Edit) -> str | None:
-        """The conversation that asks for a fact; None where its prompt is one already."""
-        if self.is_rendered(edit.text):
+    def asks(self, edit: Edit) -> Filled | None:
+        """The conversation that asks for a fact; None where its prompt is one already.
+
+        Raises:
+            InvalidEdit: the template changes the question.
+        """
+        if conversation_of(self.tokenizer, edit.text) is not None:
             return None
-        return self.prompt(question_of(edit).replace(SLOT, edit.subject))
+        try:
+            return self.prompt(question_of(edit).replace(SLOT, edit.subject))
+        except InvalidEdit as error:
+            raise InvalidEdit(f"edit '{edit.id}': {error}") from error
 
     def encode(self, edit: Edit) -> EncodedPrompt | None:
         """The conversation that asks for a fact, and where its subject ends; None where its prompt is one already.
-
-        Special tokens in what the user says are text: nobody gets them by writing them.
 
         Raises:
             InvalidEdit: the template changes the question, or the subject is lost in tokenisation.
         """
         if (rendered := self.asks(edit)) is None:
             return None
-        question = question_of(edit)
-        user = question.replace(SLOT, edit.subject)
-        start = rendered.rfind(user)
-        if start < 0:
-            raise InvalidEdit(f"edit '{edit.id}': the chat template does not leave {user!r} as it is; use 'raw'")
-        end = start + question.index(SLOT) + len(edit.subject)
-        if not self.is_rendered(user):
-            return encode_text(self.tokenizer, rendered, end - 1, edit.subject, add_special_tokens=False)
-        parts = (rendered[:start], rendered[start : start + len(user)], rendered[start + len(user) :])
-        before, said, after = (self._ids(part, as_text=number == 1) for number, part in enumerate(parts))
-        inside = encode_text(
-            self.tokenizer, user, end - 1 - start, edit.subject, add_special_tokens=False, split_special_tokens=True
-        )
-        return EncodedPrompt((*before, *said, *after), len(before) + inside.subject_index)
+        end = rendered.start + question_of(edit).index(SLOT) + len(edit.subject)
+        return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:
         """The new answer alone, as the assistant begins to say it."""
         return target_ids(self.tokenizer, self._asked, edit.target_new)
-
-    def _ids(self, text: str, as_text: bool) -> Sequence[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
-        return ids
-
-    @cached_property
-    def _marks(self) -> tuple[str, ...]:
-        """Its special tokens, those included that have no part of their own, as the header's of Llama 3."""
-        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return tuple(token for token in sorted(special) if token in self._asked)
 
     @cached_property
     def _asked(self) -> str:

@@ -60,10 +60,8 @@ def _cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
     if len(value) > limit:
         raise _fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
     if found := control.search(value):
-        raise _fault(
-            "control",
-            f"holds the control character U+{ord(found[0]):04X} at position {found.start()}; remove it",
-        )
+        where = f"U+{ord(found[0]):04X} at position {found.start()}"
+        raise _fault("control", f"holds the control character {where}; remove it")
     if found := _HALF_PAIR.search(value):
         raise _fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
     return value
@@ -81,6 +79,34 @@ Target = Annotated[StrictStr, AfterValidator(lambda value: _cleaned(value, TARGE
 Identifier = Annotated[
     StrictStr, AfterValidator(lambda value: _cleaned(value, ID_LENGTH, _CONTROL) if value.strip() else "")
 ]
+
+
+class Filled(str):
+    """A text for a model in which special tokens may count, but not from `start` to `end`, where it was filled in.
+
+    A plain str is what somebody says: special tokens in it are text. Nobody gets them by writing them.
+    """
+
+    start: int
+    end: int
+    rendered: bool
+    """It is a conversation under a model's template, whatever it looks like."""
+
+    def __new__(cls, text: str, start: int = 0, end: int = 0, rendered: bool = False) -> "Filled":
+        made = super().__new__(cls, text)
+        made.start, made.end, made.rendered = start, end, rendered
+        return made
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """What stands before what was filled in, that, and what stands after it."""
+        return self[: self.start], self[self.start : self.end], self[self.end :]
+
+
+def filled(prompt: str, subject: str, before: str = "") -> Filled:
+    """`before` and the prompt with its subject."""
+    start = len(before) + prompt.index(SLOT)
+    return Filled(before + prompt.replace(SLOT, subject), start, start + len(subject))
 
 
 class Probe(BaseModel):
@@ -143,8 +169,8 @@ class Edit(BaseModel):
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace(SLOT, self.subject)
+        """The prompt with the subject filled in; it is `Filled`."""
+        return filled(self.prompt, self.subject)
 
     @field_validator("prompt", "question", mode="after")
     @classmethod

@@ -88,6 +88,11 @@ def load_model(
             reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         )
         _check_causal(reference, config)
+        tokenizer = _guarded(
+            reference,
+            lambda: AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False),
+        )
+        _check_offsets(reference, tokenizer)
         model, report = _guarded(
             reference,
             lambda: AutoModelForCausalLM.from_pretrained(
@@ -101,10 +106,6 @@ def load_model(
             ),
         )
         _check_complete(reference, report)
-        tokenizer = _guarded(
-            reference,
-            lambda: AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False),
-        )
         model = _guarded(reference, lambda: model.to(torch_device))
     model.eval().requires_grad_(False)
     if tokenizer.pad_token is None:
@@ -238,6 +239,15 @@ def _check_complete(reference: str, report: dict[str, Any]) -> None:
         raise ModelError(
             f"model '{reference}' lacks {len(missing)} of its weights in the files (the first: {missing[0]}); it is "
             "incomplete or no causal language model: download or save it again"
+        )
+
+
+def _check_offsets(reference: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ModelError for a tokenizer that does not tell which characters a token stands for."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer of model '{reference}' ({type(tokenizer).__name__}) does not tell where in a text its "
+            "tokens stand, by which a subject is found; save one that does (a 'fast' one, a tokenizer.json) beside it"
         )
 
 

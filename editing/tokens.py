@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import Edit
+from editing.edit import Edit, Filled, filled
 from editing.errors import InvalidEdit
 
 LINE_BREAK = "\n"
@@ -26,13 +27,100 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prefix: str, prompt: str, 
     """Token ids of `prefix + prompt` with the subject filled in, and where the subject ends.
 
     The place comes from character offsets, so it is right for a subject that stands in the text twice, ends inside a
-    token, or has letters that take several tokens.
+    token, or has letters that take several tokens. Before a prompt that is a conversation nothing is put.
 
     Raises:
         InvalidEdit: no token holds the subject's last character.
     """
-    before = prefix + prompt.split("{}")[0]
-    return encode_text(tokenizer, prefix + prompt.replace("{}", subject), len(before) + len(subject) - 1, subject)
+    if (conversation := conversation_of(tokenizer, filled(prompt, subject))) is not None:
+        return encode_conversation(tokenizer, conversation, conversation.end - 1, subject)
+    text = filled(prompt, subject, prefix)
+    return encode_text(tokenizer, text, text.end - 1, subject, split_special_tokens=True)
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, text: Filled, last_character: int, subject: str
+) -> EncodedPrompt:
+    """Token ids of a conversation, in which special tokens count but for what was filled in, and its subject's place.
+
+    Raises:
+        InvalidEdit: no token holds that character.
+    """
+    begins = _begins(tokenizer, text)
+    if not holds_special(tokenizer, text.parts[1]):
+        return encode_text(tokenizer, text, last_character, subject, add_special_tokens=begins)
+    before, said, after = conversation_parts(tokenizer, text)
+    inside = encode_text(
+        tokenizer, text.parts[1], last_character - text.start, subject, add_special_tokens=False,
+        split_special_tokens=True,
+    )  # fmt: skip
+    return EncodedPrompt((*before, *said, *after), len(before) + inside.subject_index)
+
+
+def conversation_ids(tokenizer: PreTrainedTokenizerBase, text: Filled) -> list[int]:
+    """Token ids of a conversation, in which special tokens count but for what was filled in."""
+    if holds_special(tokenizer, text.parts[1]):
+        return [token for part in conversation_parts(tokenizer, text) for token in part]
+    ids: list[int] = tokenizer(text, verbose=False, add_special_tokens=_begins(tokenizer, text))["input_ids"]
+    return ids
+
+
+def conversation_parts(tokenizer: PreTrainedTokenizerBase, text: Filled) -> list[list[int]]:
+    """Before what was filled in, that, and after it: text whose special tokens count stands beside text."""
+
+    def ids(part: str, begins: bool = False, as_text: bool = False) -> list[int]:
+        encoded: Any = tokenizer(part, verbose=False, add_special_tokens=begins, split_special_tokens=as_text)
+        return list(encoded["input_ids"]) if part else []
+
+    before, said, after = text.parts
+    return [ids(before, begins=_begins(tokenizer, text)), ids(said, as_text=True), ids(after)]
+
+
+def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | None:
+    """A prompt that is rendered already: it holds the template's own tokens beside what was filled in; None: text.
+
+    Prompts of requests lose their last line break, after which the assistant begins: here it is again.
+    """
+    if not isinstance(text, Filled) or text.rendered:
+        return text if isinstance(text, Filled) else None
+    before, _, after = text.parts
+    if not is_rendered(tokenizer, before) and not is_rendered(tokenizer, after):
+        return None
+    asked = _some_conversation(tokenizer)
+    ending = asked.removeprefix(_some_conversation(tokenizer, answered=False))
+    whole = text + ending[len(ending.rstrip()) :] if text.endswith(ending.rstrip()) else text
+    return Filled(whole, text.start, text.end, rendered=True)
+
+
+def is_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text holds special tokens that the tokenizer's template puts around what is said."""
+    if not tokenizer.chat_template or not holds_special(tokenizer, text):
+        return False
+    around = _some_conversation(tokenizer)
+    return any(token in text for token in _special(tokenizer) if token in around)
+
+
+def holds_special(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text holds a special token, those included that have no part of their own, as Llama 3's header."""
+    return any(token in text for token in _special(tokenizer))
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def _begins(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a conversation lacks the beginning of text that its template would have put there."""
+    begin = tokenizer.bos_token
+    return bool(begin) and not text.startswith(begin) and _some_conversation(tokenizer).startswith(begin)
+
+
+def _some_conversation(tokenizer: PreTrainedTokenizerBase, answered: bool = True) -> str:
+    """How every one of them begins and ends, up to where it is answered; '' where there is no template."""
+    if not tokenizer.chat_template:
+        return ""
+    said = [{"role": "user", "content": "?"}]
+    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=answered))
 
 
 def encode_text(
@@ -73,12 +161,14 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> 
     Some tokenizers (Llama 2, Mistral, Phi-3) put a space before every text, which a target does not begin: it is
     tokenised after a line break, whose own tokens are taken off.
     """
+    prompt = conversation_of(tokenizer, prompt) or prompt
     gap = "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
-    start: list[int] = tokenizer(LINE_BREAK, add_special_tokens=False)["input_ids"]
-    ids: list[int] = tokenizer(LINE_BREAK + gap + target, add_special_tokens=False)["input_ids"]
+    as_text = {"add_special_tokens": False, "split_special_tokens": True}
+    start: list[int] = tokenizer(LINE_BREAK, **as_text)["input_ids"]
+    ids: list[int] = tokenizer(LINE_BREAK + gap + target, **as_text)["input_ids"]
     if prompt and ids[: len(start)] == start:
         return ids[len(start) :]
-    alone: list[int] = tokenizer(gap + target, add_special_tokens=False)["input_ids"]
+    alone: list[int] = tokenizer(gap + target, **as_text)["input_ids"]
     return alone
 
 

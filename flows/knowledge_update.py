@@ -64,14 +64,14 @@ def knowledge_update(
 
     Args:
         line: The line to update; it is created on first use from the settings.
-        policy: Batch size and the thresholds of validation.
+        policy: Batch size, thresholds of validation, and what is done where they are breached.
         limit: Most requests to take up; none, all that wait.
         text: File of text that perplexity is taken on (plain, or Parquet with a column `text`), on the machine of the
             job; none, text that the base model sampled itself.
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
-        template: How a new line's facts are asked: `raw`, or in a `chat` as well, `auto` where there is one; none, raw.
+        template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
         method: Method of a new line; none, memit.
         options: Options of a new line's method; mend's `hypernetwork` is a file, an MLflow version, or in the store.
 
@@ -167,7 +167,7 @@ def _update(
     _note_rejections(taken, journal)
     serving = f"version {view.head.version}" if view.head and view.head.version else "the base"
     about = f"{serving}, then {len(view.waiting)} that wait"
-    champion = run_step("restore", lambda: _restore(run, session, view, taken), about=about)
+    champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
     stand = write_all(run, session, (stages.footing(view), taken, reference), journal, log)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
@@ -193,13 +193,14 @@ def write_all(
 ) -> Footing:
     """Every batch in its turn; returns what the line stands on then."""
     stand, taken, reference = given
-    size, edits = run.policy.batch_size, taken.edits
-    writer = Writer(run, session, taken, reference, journal)
+    size, edits, writer = run.policy.batch_size, taken.edits, Writer(run, session, taken, reference, journal)
     for number, start in enumerate(range(0, len(edits), size), start=1):
         if len(edits) > size:  # of a single batch its own stages tell how far it is
             progress("edits", start, len(edits))
         stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
         log.log(batch_curve(number, journal))
+        if writer.stopped:
+            break
     progress("edits", len(edits), len(edits))
     return _stand_still(run, stand)
 
@@ -226,13 +227,13 @@ def _screen(run: Run, session: Session, taken: Taken) -> Taken:
     return screened
 
 
-def _restore(run: Run, session: Session, view: LineView, taken: Taken) -> Champion | None:
+def _restore(run: Run, asked: tuple[Session, Reference], view: LineView, taken: Taken) -> Champion | None:
     """Ask the base what the candidate will be asked, and the version in service; stand on the newest that waits."""
-    served = chain(view, view.serving)
+    (session, reference), served = asked, chain(view, view.serving)
     ask_base(session, taken.edits, run.policy)
     stages.restore(run, session, served)
     questions: list[Edit] = [*edits_of(view.waiting, taken), *taken.edits]
-    champion = measure_champion(run, session, questions) if served else None
+    champion = measure_champion(run, session, questions, reference) if served else None
     for version in view.waiting:
         stages.restore(run, session, [version.manifest])
     return champion
@@ -274,8 +275,7 @@ def _unregistered(workplace: Workplace, view: LineView) -> bool:
 
 
 def _is_away(error: object) -> bool:
-    """An address that is none is said at once."""
-    return isinstance(error, TrackingUnavailable)
+    return isinstance(error, TrackingUnavailable)  # an address that is none is said at once
 
 
 def _show_summary(line: str, report: JobReport) -> None:

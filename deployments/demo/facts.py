@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from deployments.demo import CANDIDATES
 from editing.chat import chat_of
-from editing.edit import Probe
+from editing.edit import SLOT, Probe
 from editing.measure.fluency import generate
 from editing.models import LoadedModel
 from tasks.progress import progress
@@ -153,10 +153,17 @@ def _request(candidate: Candidate, completion: str, neighbors: Sequence[Probe]) 
         "prompt": candidate.prompt,
         "target_new": candidate.target_new,
         "target_true": old if old != candidate.target_new else None,
+        "question": _question(candidate),
         "paraphrases": list(candidate.paraphrases),
         "neighborhood": [probe.model_dump() for probe in neighbors],
     }
     return {name: value for name, value in request.items() if value is not None}
+
+
+def _question(candidate: Candidate) -> str | None:
+    """What a person asks, with the subject's place; None where the question names it otherwise."""
+    named = candidate.question.count(candidate.subject) == 1
+    return candidate.question.replace(candidate.subject, SLOT) if named else None
 
 
 def dump_requests(requests: Iterable[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ from editing.measure.scoring import batches, hidden_states, logit_chunks, tokens
 from editing.tokens import align_rows, max_positions, pad_token
 
 TEXTS_AT_ONCE = 64
+BLOCK = 32
+"""Predicted tokens that are one piece of news about a text."""
+
+
+class Perplexity(float):
+    """exp of the mean negative log-probability a token, and that mean by blocks of BLOCK tokens, in the text's order.
+
+    Two perplexities of one text are compared by their blocks: how much they differ says how sure their ratio is.
+    """
+
+    blocks: tuple[float, ...]
+
+    def __new__(cls, value: float, blocks: tuple[float, ...] = ()) -> "Perplexity":
+        made = super().__new__(cls, value)
+        made.blocks = blocks
+        return made
 
 
 def perplexity(
@@ -23,7 +40,7 @@ def perplexity(
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> float:
+) -> Perplexity:
     """exp of the mean negative log-probability a token, over non-overlapping windows of the joined texts.
 
     The texts are joined by line breaks. The first token of a window is only read, not predicted, unless the tokenizer
@@ -41,12 +58,17 @@ def perplexity(
     """
     rows = windows(model, tokenizer, texts, window, max_tokens)
     predicted = sum(len(row) - 1 for row in rows)
-    loss, done = 0.0, 0
-    for group in batches(rows, batch_tokens or tokens_at_once(model)):
-        loss += _loss(model, group, pad_token(tokenizer))
+    found: dict[int, Tensor] = {}
+    done = 0
+    for group in batches([_Row(row, number) for number, row in enumerate(rows)], batch_tokens or tokens_at_once(model)):
+        of_rows = _losses(model, [row.ids for row in group], pad_token(tokenizer))
+        found |= zip((row.number for row in group), of_rows, strict=True)
         done += sum(map(len, group))
         on_progress(done, predicted + len(rows))
-    return math.exp(min(loss / predicted, 700.0)) if math.isfinite(loss) else math.inf
+    losses = torch.cat([found[number] for number in range(len(rows))])
+    mean = float(losses.mean())
+    blocks = tuple(float(block.mean()) for block in torch.split(losses, BLOCK))
+    return Perplexity(math.exp(min(mean, 700.0)) if math.isfinite(mean) else math.inf, blocks)
 
 
 def windows(
@@ -73,6 +95,17 @@ def windows(
     if not rows:
         raise EditingError(f"the texts hold {len(ids)} tokens, too few for a perplexity; give longer ones")
     return rows
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A window of the text, by its place."""
+
+    ids: tuple[int, ...]
+    number: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def _joined(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int | None) -> list[int]:
@@ -109,17 +142,18 @@ def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def _loss(model: PreTrainedModel, rows: Sequence[tuple[int, ...]], pad_id: int) -> float:
-    """Sum of the negative log-probabilities of all tokens after the first of each row."""
+def _losses(model: PreTrainedModel, rows: Sequence[tuple[int, ...]], pad_id: int) -> list[Tensor]:
+    """The negative log-probabilities of all tokens after the first of each row, float64."""
     batch = align_rows(rows, [0] * len(rows), pad_id).to(model.device)
     hidden = hidden_states(model, batch)
     real = batch.attention_mask[:, 1:].bool()
-    return _negative_logprob(model, hidden[:, :-1][real], batch.input_ids[:, 1:][real])
+    found = _negative_logprobs(model, hidden[:, :-1][real], batch.input_ids[:, 1:][real])
+    return list(torch.split(found, [len(row) - 1 for row in rows]))
 
 
-def _negative_logprob(model: PreTrainedModel, hidden_sm: Tensor, labels_s: Tensor) -> float:
-    total = 0.0
+def _negative_logprobs(model: PreTrainedModel, hidden_sm: Tensor, labels_s: Tensor) -> Tensor:
+    parts = []
     for start, logits in logit_chunks(model, hidden_sm):
         labels = labels_s[start : start + len(logits)]
-        total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    return total
+        parts.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none").cpu().double())
+    return torch.cat(parts)

@@ -26,6 +26,7 @@ from editing.errors import UsageError
 from editing.measure.asking import Found, Measure, Pair, Scores, prefers
 from editing.measure.beginnings import beginnings, text_beginnings
 from editing.measure.fluency import generate
+from editing.tokens import is_rendered
 
 SENTENCE_TOKENS = 20
 BLANK: Final = "____"
@@ -285,4 +286,4 @@ def _asked(material: Material, user: str, lead: str) -> str:
 
 def _is_conversation(material: Material, edit: Edit) -> bool:
     """Whether the prompt is a conversation already, into which no other words can be put."""
-    return material.chat is not None and material.chat.is_rendered(edit.text)
+    return material.chat is not None and is_rendered(material.chat.tokenizer, edit.text)

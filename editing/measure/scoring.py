@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
+from editing.edit import Filled
 from editing.errors import InvalidEdit, ModelError
 from editing.layout import layout_of
 from editing.onednn import fast_linear
-from editing.tokens import Rows, check_length, pad_token, target_ids
+from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
@@ -145,11 +146,12 @@ def encode_queries(
     Raises:
         InvalidEdit: a pair without tokens, or longer than the model reads.
     """
-    prompts = encode_prompts(tokenizer, {prompt for prompt, _ in pairs})
+    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
     targets: dict[tuple[str, str], tuple[int, ...]] = {}
     queries = {}
     for prompt, target in dict.fromkeys(pairs):
-        key = (prompt[-1:], target)  # all of the prompt that decides how the target is tokenised
+        end = (conversation_of(tokenizer, prompt) or prompt)[-1:]
+        key = (end, target)  # all of the prompt that decides how the target is tokenised
         if key not in targets:
             targets[key] = tuple(target_ids(tokenizer, prompt, target))
         ids, goal = prompts[prompt], targets[key]
@@ -164,16 +166,22 @@ def encode_queries(
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str]) -> dict[str, list[int]]:
     """Token ids of each prompt, with the special tokens that the tokenizer puts before a text.
 
+    Special tokens written in a prompt are text, unless it is a conversation (`conversation_of`).
+
     Raises:
         InvalidEdit: a prompt has no tokens.
     """
-    begins = tokenizer.bos_token
+    asked: dict[str, str] = {}
+    for prompt in prompts:
+        if prompt not in asked or isinstance(prompt, Filled):  # the same text as a prompt and as what somebody says
+            asked[prompt] = prompt
     encoded: dict[str, list[int]] = {}
-    unique = list(dict.fromkeys(prompts))
-    for begun in (False, True):  # a conversation brings its own beginning of text
-        some = [prompt for prompt in unique if bool(begins and prompt.startswith(begins)) == begun]
-        if some:
-            encoded |= zip(some, tokenizer(some, verbose=False, add_special_tokens=not begun)["input_ids"], strict=True)
+    for prompt in asked.values():
+        if (conversation := conversation_of(tokenizer, prompt)) is not None:
+            encoded[prompt] = conversation_ids(tokenizer, conversation)
+    if texts := [prompt for prompt in asked if prompt not in encoded]:
+        ids = tokenizer(texts, verbose=False, split_special_tokens=True)["input_ids"]
+        encoded |= zip(texts, ids, strict=True)
     for prompt, ids in encoded.items():
         if not ids:
             raise InvalidEdit(f"prompt '{prompt}' has no tokens; give a text")

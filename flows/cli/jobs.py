@@ -1,5 +1,6 @@
 """The command that runs a job: write what is queued into the model."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -35,7 +36,9 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="dtype of a new line's weights, e.g. bfloat16.")] = None,
     template: Annotated[
         Literal["auto", "raw", "chat"] | None,
-        typer.Option(help="How a new line's facts are asked: as bare prompts (raw), or in a chat, too."),
+        typer.Option(
+            help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
+        ),
     ] = None,
     method: Annotated[
         str | None,
@@ -46,7 +49,10 @@ def run(
         list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
     ] = None,
     policy: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Policy value, NAME=VALUE; repeatable.")
+        Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")
+    ] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
     ] = None,
     text: Text = None,
     statistics_text: StatisticsText = None,
@@ -64,9 +70,11 @@ def run(
 
         errata run products --model ./our-model --dtype bfloat16
 
-        errata run support --template chat
+        errata run support --template raw
 
-        errata run main --limit 20 --set min_efficacy=0.95 --set max_perplexity_ratio=1.05
+        errata run main --limit 20 --set min_efficacy=0.95 --set levels.perplexity.worse_than_base=0.02
+
+        errata run main --policy policy.toml
 
         errata run quick --method mend --hypernetwork models:/mend-embedded/1
 
@@ -76,10 +84,10 @@ def run(
     from flows.cli.remote import follow_run
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
-    from tasks.update.policy import make_policy
+    from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
-    checked = make_policy(**pairs(policy, "--set"))
+    checked = given_policy(policy, pairs(values, "--set"))
     definition: dict[str, Any] = {
         "model": model,
         "dtype": dtype,
@@ -91,7 +99,7 @@ def run(
         files = {"text": text, "statistics_text": statistics_text}
         given = {
             "options": definition["options"] or None,
-            "policy": checked.model_dump(mode="json") if policy else None,
+            "policy": checked.model_dump(mode="json") if policy or values else None,
         }
         follow_run("knowledge-update", line, {"limit": limit, **files, **definition, **given}, wait, json)
         return

@@ -28,7 +28,10 @@ class LineSpec(Config):
     model: Text
     dtype: Text = "float32"
     template: Template = "raw"
-    """How its facts are searched and written: as bare prompts alone, or in a chat, too; auto: where there is one."""
+    """How its facts are searched and written: as bare prompts alone, or in a chat, too; auto: where there is one.
+
+    A new line is `auto`; one that was stored without it is of a time that knew bare prompts alone.
+    """
     config: AnyConfig = MemitConfig()
 
 
@@ -62,7 +65,7 @@ def resolve_line(
             line=check_line(line),
             model=asked["model"] or absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
-            template=template or "raw",
+            template=template or "auto",
             config=method_config(name, resolved_options(name, options, settings)),
         )
     fixed = {"model": found.model, "dtype": found.dtype, "template": found.template, "method": found.config.method}

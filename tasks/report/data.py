@@ -42,15 +42,31 @@ class Check(Frozen):
     sample: int | None = None
     """How many were asked; None where the measure counts nothing. Where nothing was asked, nothing can fail."""
     holds: bool
+    """Whether nothing was found against it; where `told` is false, that says no more than that."""
     reason: Text = ""
     """Why it does not hold, one sentence."""
     request_id: Text | None = None
     """The request that the row is about; None: all of them together."""
+    kind: Literal["", "tripwire", "level"] = ""
+    """What counts at a single request, or a share or size held against its limit beyond what chance does to it."""
+    then: Literal["", "undo", "stop", "warn"] = ""
+    """What it does where it does not hold; empty: it undoes a batch, and fails a job."""
+    p: float | None = None
+    """Of a level: how often chance alone gives such a sample, were the limit just kept."""
+    told: bool = True
+    """Whether the sample is large enough to tell: beyond the limit, or not five points beyond it."""
+    needs: int | None = None
+    """Where it is not: about how many it takes."""
+
+    @property
+    def fails(self) -> bool:
+        """It does not hold, and more is done about it than to say so."""
+        return not self.holds and self.then != "warn"
 
 
 def reasons_of(checks: Iterable[Check]) -> tuple[str, ...]:
     """Why a verdict fails, one sentence a row; empty when it passes."""
-    return tuple(check.reason for check in checks if not check.holds)
+    return tuple(check.reason for check in checks if check.fails)
 
 
 class EditRow(Frozen):

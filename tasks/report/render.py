@@ -38,7 +38,13 @@ __all__ = [
     "visible",
 ]
 
-MARKS = {"pass": "✓ holds", "fail": "✗ fails", "none": "nothing to ask"}
+MARKS = {
+    "pass": "✓ holds",
+    "fail": "✗ fails",
+    "warn": "! warns",
+    "few": "? too few to tell",
+    "none": "nothing to ask",
+}
 STATES = ("quarantined", "rejected", "committed")  # the order of reading: what went wrong comes first
 MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
 

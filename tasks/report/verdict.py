@@ -10,8 +10,9 @@ from typing import Literal
 
 from tasks.report.data import Check, Frozen, JobReport
 
-Mark = Literal["pass", "fail", "none"]
-"""`none`: nothing was there to ask."""
+Mark = Literal["pass", "fail", "warn", "few", "none"]
+"""`warn`: it does not hold, and the policy only wants it told. `few`: the sample is too small to tell. `none`: nothing
+was there to ask."""
 Outcome = Literal["pass", "fail", "missing"]
 """`missing`: a report without a verdict."""
 
@@ -22,7 +23,7 @@ class Measure:
 
     label: str
     hint: str
-    form: Literal["share", "ratio", "lost"]
+    form: Literal["share", "ratio", "lost", "number"]
 
 
 MEASURES = {
@@ -37,11 +38,24 @@ MEASURES = {
     "same_subject": Measure(
         "Earlier facts of like subjects: lost", "corrections that are written where a new one is, or nearly", "lost"
     ),
+    "neighbors_lost": Measure("Neighbors: lost at a request", "by any of the counts", "lost"),
+    "said": Measure("Says the new answer", "its prompt completed, and neither the old answer nor a third", "share"),
+    "said_chat": Measure("Says it in the chat", "and neither the old answer nor a third", "share"),
+    "said_paraphrases": Measure("Says it rephrased", "and neither the old answer nor a third", "share"),
+    "old_chat": Measure("Old answer still there in the chat", "of the requests asked there", "share"),
+    "kl": Measure("Drift of what comes next", "divergence from the base on fixed text, in nats", "number"),
     "fluency": Measure("Fluency", "how varied its text is, against the base", "ratio"),
     "perplexity": Measure("Perplexity", "on fixed text, against the base", "ratio"),
     "retained": Measure("Earlier facts", "a sample of earlier corrections still holds", "share"),
 }
 NEIGHBORS = ("neighbors_preferred", "neighbors_said", "neighbors_changed")
+
+
+GROUPS = {
+    "ability": Measure("Ability", "questions of the test answered rightly", "share"),
+    "probes": Measure("Probe", "questions of its kind answered rightly", "share"),
+}
+"""Measures of several kinds, which are named ability.NAME."""
 
 
 class CheckLine(Frozen):
@@ -62,10 +76,10 @@ def check_lines(checks: Sequence[Check]) -> list[CheckLine]:
     """Every row written out, in the order of the judge."""
     return [
         CheckLine(
-            label=MEASURES[check.measure].label if check.measure in MEASURES else check.measure.capitalize(),
-            hint=MEASURES[check.measure].hint if check.measure in MEASURES else "",
+            label=_measure(check).label,
+            hint=_measure(check).hint,
             request_id=check.request_id or "",
-            measured=_measured(check),
+            measured=_measured(check) + _needed(check),
             allowed=_allowed(check),
             field=check.field,
             mark=_mark(check),
@@ -75,25 +89,60 @@ def check_lines(checks: Sequence[Check]) -> list[CheckLine]:
     ]
 
 
+def _measure(check: Check) -> Measure:
+    """How it is called and written; a tripwire counts, whatever a level of the same name does."""
+    group, _, name = check.measure.partition(".")
+    if name and group in GROUPS:
+        found = GROUPS[group]
+        return Measure(f"{found.label}: {name}", found.hint, found.form)
+    found = MEASURES.get(check.measure, Measure(check.measure.capitalize(), "", "number"))
+    return Measure(found.label, found.hint, "lost") if check.kind == "tripwire" else found
+
+
+def _needed(check: Check) -> str:
+    """Where the sample is too small to tell: how large a one would."""
+    if _mark(check) != "few":
+        return ""
+    return "" if check.needs is None else f", about {check.needs:,} would tell"
+
+
 def headline(report: JobReport) -> tuple[Outcome, str]:
     """The verdict on the whole job and the sentence that says it."""
-    asked = [check for check in report.checks if _mark(check) != "none"]
-    failed = [line.label for line in check_lines(report.checks) if line.mark == "fail"]
+    marks = [(line.label, line.mark) for line in check_lines(report.checks)]
+    asked = [label for label, mark in marks if mark != "none"]
+    failed, warned, few = (_labels(marks, mark) for mark in ("fail", "warn", "few"))
     if report.to_version is None:
         return "fail", f"Nothing was kept; the line stays at {report.shown(report.from_version)}."
     if not report.checks:
         return "missing", "This report holds no verdict; judge the numbers yourself."
     if failed:
-        return "fail", f"{len(failed)} of {len(asked)} checks failed: {', '.join(dict.fromkeys(failed))}."
-    neighbors = any(check.measure in NEIGHBORS for check in asked)
+        return "fail", f"{len(failed)} of {len(asked)} checks failed: {_listed(failed)}."
+    neighbors = any(check.measure in NEIGHBORS and check.sample != 0 for check in report.checks)
     unknown = "" if neighbors else " No neighbor was asked: what else changed is not known."
+    told = len(asked) - len(few)
+    warns = f" Warned: {_listed(warned)}." if warned else ""
+    if few:
+        hold = f"{told - len(warned)} of {len(asked)} checks hold"
+        return "pass", f"{hold}; too few were asked to tell: {_listed(few)}.{warns}{unknown}"
+    if warned:
+        return "pass", f"{told - len(warned)} of {len(asked)} checks hold.{warns}{unknown}"
     return "pass", f"All {len(asked)} checks hold.{unknown}"
+
+
+def _labels(marks: Sequence[tuple[str, Mark]], wanted: Mark) -> list[str]:
+    return [label for label, mark in marks if mark == wanted]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(labels))
 
 
 def _mark(check: Check) -> Mark:
     if not check.holds:
-        return "fail"
-    return "none" if check.sample == 0 else "pass"
+        return "warn" if check.then == "warn" else "fail"
+    if check.sample == 0:
+        return "none"
+    return "pass" if check.told else "few"
 
 
 def _measured(check: Check) -> str:
@@ -102,25 +151,32 @@ def _measured(check: Check) -> str:
         return "–"
     if not math.isfinite(check.value):
         return "not measured" if math.isnan(check.value) else "infinite"
-    if _form(check) == "lost":
+    if _measure(check).form == "lost":
         count = round(check.value)
         return f"{count} of {check.sample}" if count >= 0 else f"none of {check.sample}, {-count} gained"
-    of = f" of {check.sample}" if _form(check) == "share" and check.sample is not None else ""
+    of = f" of {check.sample}" if _measure(check).form == "share" and check.sample is not None else ""
     return _plain(check, check.value) + of
 
 
 def _allowed(check: Check) -> str:
-    """What passes: '≥ 90.0 %', 'at most 2', '≤ ×1.100'."""
-    if check.limit is None or (check.sample == 0 and _form(check) == "lost"):
+    """What passes: '≥ 90.0 %', 'at most 2', '≤ ×1.100'; of a level '≤ 1.0 %, p 0.31'."""
+    form = _measure(check).form
+    if check.limit is None or (check.sample == 0 and form == "lost"):
         return ""
-    if _form(check) == "lost":
+    chance = "" if check.p is None else f", p {check.p:.2g}"
+    if form == "lost" and check.kind == "level":
+        return f"≤ {100 * check.limit / (check.sample or 1):.1f} %{chance}"
+    if form == "lost":
         return f"at most {round(check.limit)}"
-    return f"{'≤' if check.field.startswith('max_') else '≥'} {_plain(check, check.limit)}"
+    return f"{'≤' if _is_most(check) else '≥'} {_plain(check, check.limit)}{chance}"
+
+
+def _is_most(check: Check) -> bool:
+    return check.field.startswith("max_") or _measure(check).form != "share" or check.measure == "old_chat"
 
 
 def _plain(check: Check, value: float) -> str:
-    return f"{100 * value:.1f} %" if _form(check) == "share" else f"×{value:.3f}"
-
-
-def _form(check: Check) -> str:
-    return MEASURES[check.measure].form if check.measure in MEASURES else ""
+    form = _measure(check).form
+    if form == "ratio" and check.field == "levels.perplexity.max":
+        return f"{value:.2f}"
+    return f"{100 * value:.1f} %" if form == "share" else f"×{value:.3f}" if form == "ratio" else f"{value:.4g}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from editing.chat import chat_of
+from editing.edit import Filled
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
@@ -58,7 +59,7 @@ def ask_all(
     base = load_base(workplace, spec)
     template = spec.template if chat is None else "chat" if chat else "raw"
     conversation = chat_of(base.tokenizer, template)
-    asked = [conversation.prompt(prompt) for prompt in prompts] if conversation else prompts
+    asked = [conversation.asked(prompt) if conversation else Filled(prompt) for prompt in prompts]
     rows = ask_loaded(workplace, base, columns, asked, tokens)
     return [row | {"prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
 

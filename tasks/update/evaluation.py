@@ -1,7 +1,7 @@
 """The candidate as a whole: its numbers beside base and champion, and its report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from editing.chat import question_of
@@ -13,6 +13,7 @@ from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
 from tasks.update.journal import Journal
+from tasks.update.measured import Served, blocks_of
 from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
@@ -34,6 +35,8 @@ class Champion:
 
     metrics: dict[str, float]
     answers: dict[str, str]
+    served: Served = field(default_factory=Served)
+    """What the judge holds the candidate against."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def edits_of(versions: Sequence[Version], taken: Taken) -> list[Edit]:
     return [taken.known[name] for v in versions for name in v.manifest.request_ids if name in taken.known]
 
 
-def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champion:
+def measure_champion(run: Run, session: Session, edits: Sequence[Edit], reference: Reference) -> Champion:
     """Ask the version in service, while it stands in the weights, what the candidate will be asked."""
     probes = run.policy.neighborhood_probes
     edits = readable(session.loaded, edits).accepted
@@ -66,14 +69,19 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit]) -> Champ
     with Meter("what the version in service says", len(edits)) as meter:
         scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
-    return Champion(summarise(scores), dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True)))
+    answers = dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True))
+    asked = run.policy.levels.perplexity is not None
+    text = session.perplexity(reference.texts, run.policy.perplexity_tokens) if asked else None
+    served = Served({one.edit_id: one for one in scores}, blocks_of(text))
+    return Champion(summarise(scores), answers, served)
 
 
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
     edits = candidate.edits
     earlier = live_sample(session, candidate.taken, run.policy.retained_sample)
-    found = judge_candidate(session, edits, earlier, candidate.reference, run.policy)
+    served = candidate.champion.served if candidate.champion else None
+    found = judge_candidate(session, edits, earlier, candidate.reference, run.policy, served)
     rows = [_measured(row, session, found.verdict) for row in journal.edits.values()]
     prompts = sample_prompts(edits)
     before, after = _answers(session, prompts, rows)

@@ -76,6 +76,14 @@ class Journal:
             batch = judged.batch
             note(f"batch {batch.name} ({len(batch.edits)} edits): {'; '.join(judged.verdict.reasons)}", "undone")
 
+    def stopped(self, judged: Judged) -> None:
+        """A batch breached what ends the job, by its policy."""
+        reasons = "; ".join(check.reason for check in judged.verdict.checks if check.fails and check.then == "stop")
+        note(
+            f"the policy ends the job at batch {judged.batch.name}, what is not written stays queued: {reasons}",
+            "undone",
+        )
+
     def quarantined(self, judged: Judged, answer: str) -> None:
         """A request failed alone; `answer` is what the model with it in the weights said."""
         [edit] = judged.batch.edits

@@ -5,80 +5,16 @@ The job keeps or undoes by these rows, and report, summary and command line prin
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
-from editing.measure.metrics import EditScores
 from tasks.report.data import Check
+from tasks.update.levels import Question, counted, level_rows, neighbor_questions, questions
+from tasks.update.measured import Lost, Measured, Paired, allowed_losses, lost_at
 from tasks.update.policy import Policy
+from tasks.update.tripwires import tripwire_rows
 
-ROUNDING = 1e-9
-"""0.29 of 100 answers are 29, though 0.29 * 100 is less."""
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Neighborhood answers lost against the base, and how many probes could lose one.
-
-    Preferring its own answer to the new target says nothing of a neighbor that now gives the target of another request;
-    what the base said and the model no longer says does. Of a neighbor without a known answer only that can be asked.
-    The first two counts are net: an answer gained makes up for one lost.
-    """
-
-    unpreferred: int = 0
-    probes: int = 0
-    unsaid: int = 0
-    answers: int = 0
-    changed: int = 0
-    unanswered: int = 0
-
-    def __add__(self, other: "Lost") -> "Lost":
-        return Lost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
-
-    def counts(self) -> Iterator[tuple[str, int, int, str]]:
-        """(measure, lost, asked, what happened to them)."""
-        yield "neighbors_preferred", self.unpreferred, self.probes, "neighborhood answers no longer preferred"
-        yield "neighbors_said", self.unsaid, self.answers, "neighborhood answers no longer said"
-        yield "neighbors_changed", self.changed, self.unanswered, "neighbors without an answer no longer say the base's"
-
-    def exceeds(self, most: float) -> bool:
-        """More is lost than the share `most`, by any of the counts."""
-        return any(lost > allowed_losses(most, asked) for _, lost, asked, _ in self.counts())
-
-
-def allowed_losses(most: float, asked: int) -> int:
-    """How many of `asked` answers may be lost at a share of `most`; one lost answer always passes."""
-    return max(1, math.floor(most * asked + ROUNDING))
-
-
-def lost_at(now: EditScores, before: EditScores) -> Lost:
-    """What the neighborhood of one edit lost."""
-    tokens, base_tokens = now.neighborhood_tokens, before.neighborhood_tokens
-    unanswered = [i for i in now.neighborhood_unanswered if i < min(len(tokens), len(base_tokens))]
-    return Lost(
-        _fall(before.locality_prob, now.locality_prob, now.locality_probes),
-        now.locality_probes,
-        _fall(before.locality_argmax, now.locality_argmax, now.locality_answers),
-        now.locality_answers,
-        sum(tokens[i] != base_tokens[i] for i in unanswered),
-        len(unanswered),
-    )
-
-
-def _fall(before: float | None, now: float | None, count: int) -> int:
-    return 0 if before is None or now is None else round((before - now) * count)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """All that the judge looks at."""
-
-    metrics: Mapping[str, float]
-    lost: Mapping[str, Lost]
-    """By the edits' ids."""
-    samples: Mapping[str, int]
-    """How many were asked, by measure; a measure that is not here counts nothing."""
-    beside: Mapping[str, float] = field(default_factory=dict)
-    """Efficacy, by request, of earlier facts whose key is that of one that was written now, or nearly."""
+__all__ = ["MEASURES", "Lost", "Measured", "Paired", "allowed_losses", "judge", "lost_at"]
 
 
 @dataclass(frozen=True)
@@ -119,13 +55,54 @@ RULES = (
 MEASURES = tuple(rule.measure for rule in RULES)
 
 
-def judge(measured: Measured, policy: Policy, measures: Sequence[str] = MEASURES) -> tuple[Check, ...]:
-    """The rows of the verdict, or those of some measures and the neighbors.
+def judge(
+    measured: Measured,
+    policy: Policy,
+    measures: Sequence[str] = MEASURES,
+    at: Literal["batch", "job"] = "batch",
+) -> tuple[Check, ...]:
+    """The rows of the verdict, or those of some measures, of the neighbors and of what was said.
 
-    What should have been measured and was not fails; what had nothing to ask cannot.
+    What should have been measured and was not fails; what had nothing to ask cannot. Of a batch the shares are counts;
+    of a job they are levels, which are breached beyond what chance would do to their sample.
     """
-    first, *rest = (_compared(rule, measured, policy) for rule in RULES if rule.measure in measures)
-    return (first, *_beside(measured.beside), *_neighbors(measured.lost, policy), *rest)
+    asked = list(questions(measured, policy.levels, at)) if at == "job" or set(measures) >= set(MEASURES) else []
+    if at == "batch":
+        plain: Sequence[_Rule] = RULES
+        neighbors = [*_neighbors(measured.lost, policy)]
+    else:
+        tested = {rule.measure: one for rule in RULES if (one := _tested(rule, measured, policy)) is not None}
+        if policy.levels.neighbors is None or not _against_base(asked):
+            asked[:0] = neighbor_questions(
+                measured.lost, "worse_than_base", policy.max_locality_drop, "max_locality_drop", "stop"
+            )
+        asked = [*tested.values(), *asked]
+        plain = tuple(rule for rule in RULES if rule.measure not in tested)
+        neighbors = [*_alone(measured.lost, policy)]
+    rows = [_compared(rule, measured, policy) for rule in plain if rule.measure in measures]
+    first = [row for row in rows if row.measure == "efficacy"]
+    rest = [row for row in rows if row.measure != "efficacy"]
+    wires = tripwire_rows(measured, policy.tripwires, at)
+    return (*first, *_beside(measured.beside), *wires, *neighbors, *rest, *level_rows(asked))
+
+
+def _against_base(asked: Sequence[Question]) -> bool:
+    return any(one.field == "levels.neighbors.worse_than_base" for one in asked)
+
+
+def _tested(rule: _Rule, measured: Measured, policy: Policy) -> Question | None:
+    """The same rule as a level of the whole job; none where every single one counts, or where no sample is known."""
+    limit = getattr(policy, rule.field)
+    if rule.measure == "perplexity":
+        paired = measured.paired.get("perplexity")
+        known = paired is not None and paired.base is not None
+        return (
+            Question("perplexity", rule.field, "stop", "loss", "worse_than_base", limit - 1, paired) if known else None
+        )
+    if rule.measure == "fluency" or limit == 1:
+        return None
+    paired = counted(measured, rule.measure, rule.metric)
+    return Question(rule.measure, rule.field, "stop", "share", "min", limit, paired) if paired else None
 
 
 def _beside(beside: Mapping[str, float]) -> Iterator[Check]:
@@ -169,8 +146,13 @@ def _apart(value: float, limit: float, digits: int) -> tuple[str, str]:
 
 
 def _neighbors(lost: Mapping[str, Lost], policy: Policy) -> Iterator[Check]:
-    """Each count over all requests; then at single ones: those that lost too much, or else the one that lost most."""
+    """Each count over all requests, then at single ones."""
     yield from _losses(sum(lost.values(), Lost()), "max_locality_drop", policy)
+    yield from _alone(lost, policy)
+
+
+def _alone(lost: Mapping[str, Lost], policy: Policy) -> Iterator[Check]:
+    """Of each count the requests that lost too much, or else the one that lost most."""
     rows = [row for name, here in lost.items() for row in _losses(here, "max_edit_locality_drop", policy, name)]
     alone = [row for row in rows if row.sample]
     failing = [row for row in alone if not row.holds]

@@ -1,13 +1,23 @@
-"""What a session keeps in the cache, as bytes: values, scores, numbers. Each `read_` raises for anything else."""
+"""What a session keeps in the cache, by what names and as bytes. Each `read_` raises for what is none of it."""
 
 import json
 from pathlib import Path
 
 from safetensors.torch import load, save
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from editing.edit import Edit
 from editing.measure.metrics import EditScores
+from editing.measure.perplexity import Perplexity
+from editing.tokens import holds_special
 from tasks.update.prepared import dump_json
+
+
+def content_of(tokenizer: PreTrainedTokenizerBase, edit: Edit, **more: object) -> dict[str, object]:
+    """What an edit says, and how special tokens in it are read: it was otherwise once."""
+    read = {"special": "text"} if holds_special(tokenizer, edit.model_dump_json()) else {}
+    return edit.model_dump(exclude={"id"}) | read | more
 
 
 def value_bytes(z_star: Tensor) -> bytes:
@@ -38,3 +48,13 @@ def number_bytes(value: float) -> bytes:
 def read_number(path: Path) -> float:
     """Raises OSError, ValueError, KeyError or TypeError for anything but a number."""
     return float(json.loads(path.read_text())["value"])
+
+
+def perplexity_bytes(value: Perplexity) -> bytes:
+    return dump_json({"value": float(value), "blocks": value.blocks})
+
+
+def read_perplexity(path: Path) -> Perplexity:
+    """Raises OSError, ValueError, KeyError or TypeError for anything but a perplexity."""
+    found = json.loads(path.read_text())
+    return Perplexity(found["value"], tuple(map(float, found["blocks"])))

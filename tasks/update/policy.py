@@ -1,11 +1,19 @@
-"""The policy of a job: how many edits are validated together, and what a validation must find."""
+"""The policy of a job: how many edits are validated together, what a validation must find, and what is done otherwise.
 
-from typing import Any
+Built from its defaults, from a file (tasks/update/policy_file.py), from the form of a flow, and from single values.
+"""
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from editing.config import Config
 from tasks.options import checked
+from tasks.update.gates import Level, Levels, Tripwires
+
+NEIGHBORS = Level(worse_than_base=0.01)
+"""The level of a policy that says nothing about neighbors."""
 
 
 class Policy(Config):
@@ -29,6 +37,27 @@ class Policy(Config):
     fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
     fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
+    tripwires: Tripwires = Field(Tripwires(), description="What no request may do, and what is done about it.")
+    levels: Levels = Field(Levels(), description="Shares and sizes that are judged beyond what chance does to them.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _neighbors(cls, given: Any) -> Any:
+        """Who sets the most that neighborhoods may lose sets it for the job, too; who says nothing is told more."""
+        if not isinstance(given, Mapping) or "max_locality_drop" in given:
+            return given
+        levels = given.get("levels", {})
+        return {**given, "levels": {"neighbors": NEIGHBORS, **levels}} if isinstance(levels, Mapping) else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.levels.retained is not None and self.retained_sample == 0:
+            raise ValueError("levels.retained asks nobody, retained_sample is 0; raise it, or leave the level out")
+        most = self.tripwires.neighbors.most if self.tripwires.neighbors else 0
+        if most and most >= self.neighborhood_probes:
+            probes = f"neighborhood_probes = {self.neighborhood_probes}"
+            raise ValueError(f"tripwires.neighbors.most = {most} never trips at {probes}; lower it")
+        return self
 
     def as_thresholds(self) -> dict[str, float]:
         return {name: value for name, value in self.model_dump().items() if name.startswith(("min_", "max_"))}

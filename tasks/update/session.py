@@ -18,7 +18,7 @@ from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
 from editing.measure.metrics import EditScores, Known, evaluate
-from editing.measure.perplexity import perplexity
+from editing.measure.perplexity import Perplexity, perplexity
 from editing.methods import edited_layers
 from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
@@ -33,7 +33,7 @@ from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
-from tasks.update.kept import number_bytes, read_number, read_scores, read_value, scores_bytes, value_bytes
+from tasks.update import kept
 from tasks.update.prepared import Preparation
 
 FLUENCY_SEED = 0
@@ -61,7 +61,7 @@ class Session:
     """What was said in each state of the weights that may come back."""
     # By state of the weights, text and tokens: how the model goes on; then likewise of texts, and of prompts.
     texts: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
-    perplexities: dict[tuple[int, tuple[str, ...], int], float] = field(default_factory=dict, repr=False)
+    perplexities: dict[tuple[int, tuple[str, ...], int], Perplexity] = field(default_factory=dict, repr=False)
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
 
     @property
@@ -101,7 +101,7 @@ class Session:
                     yield from (values[end - 1] for end in last)
 
         abouts = [self._about_value(config, [known[member] for member in group]) for group in groups]
-        found = self.cache.get_all("values", abouts, make, value_bytes, read_value)
+        found = self.cache.get_all("values", abouts, make, kept.value_bytes, kept.read_value)
         of = {member: value for group, value in zip(groups, found, strict=True) for member in group}
         return torch.stack([of[len(live) + number] for number in range(len(edits))])
 
@@ -175,8 +175,8 @@ class Session:
                     part(1, 1)
                     yield from found
 
-        abouts = [[*self.measured, {"probes": max_neighborhood}, _content(edit)] for edit in edits]
-        scores = self.cache.get_all("scores", abouts, make, scores_bytes, read_scores)
+        abouts = [[*self.measured, {"probes": max_neighborhood}, kept.content_of(tokenizer, edit)] for edit in edits]
+        scores = self.cache.get_all("scores", abouts, make, kept.scores_bytes, kept.read_scores)
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
 
@@ -198,7 +198,7 @@ class Session:
                 return self._entropies([prompts[number] for number in missing], tokens, meter.part(size))
 
         abouts = [[*self.measured, prompt, tokens, FLUENCY_SEED] for prompt in prompts]
-        found: list[float] = self.cache.get_all("fluency", abouts, make, number_bytes, read_number)
+        found: list[float] = self.cache.get_all("fluency", abouts, make, kept.number_bytes, kept.read_number)
         return fmean(found)
 
     def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
@@ -214,7 +214,7 @@ class Session:
         texts: Sequence[str],
         tokens: int,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> float:
+    ) -> Perplexity:
         """Of the model as it stands, on so many tokens of the texts; taken once in each state of the weights."""
         about = (self.weights.state, tuple(texts), tokens)
         if about not in self.perplexities:
@@ -223,15 +223,15 @@ class Session:
             )
         return self.perplexities[about]
 
-    def base_perplexity(self, texts: Sequence[str], tokens: int) -> float:
+    def base_perplexity(self, texts: Sequence[str], tokens: int) -> Perplexity:
         """The same of the base; cached."""
 
-        def make() -> float:
+        def make() -> Perplexity:
             with self.weights.at_base(), Meter("perplexity of the base", tokens) as meter:
                 return self.perplexity(texts, tokens, meter.part(tokens))
 
-        about = [*self.measured, text_digest(texts), tokens]
-        return self.cache.get("perplexity", about, make, number_bytes, read_number)
+        about = [*self.measured, text_digest(texts), tokens, "blocks"]
+        return self.cache.get("perplexity", about, make, kept.perplexity_bytes, kept.read_perplexity)
 
     def _about_value(self, config: LocatingConfig, edits: Sequence[Edit]) -> list[object]:
         search = {
@@ -240,13 +240,13 @@ class Session:
             "layer": self.method_input.layers[-1],
             "prefixes": self.method_input.prefixes,
         }
-        stated = [
-            _content(Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new))
-            for edit in edits
-        ]
-        if (chat := self.method_input.chat) is not None:
+        chat, stated = self.method_input.chat, []
+        if chat is not None:
             search["chat"] = chat.prompt(SLOT)
-            stated = [one | {"asked": question_of(edit)} for one, edit in zip(stated, edits, strict=True)]
+        for edit in edits:
+            fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
+            asked = {} if chat is None else {"asked": question_of(edit)}
+            stated.append(kept.content_of(self.loaded.tokenizer, fact, **asked))
         return [self.loaded.digest, search, *stated]
 
 
@@ -294,7 +294,3 @@ def open_session(
         chat=chat_of(loaded.tokenizer, spec.template),
     )
     return Session(loaded, config, given, weights, cache, ready.held_out)
-
-
-def _content(edit: Edit) -> dict[str, object]:
-    return edit.model_dump(exclude={"id"})

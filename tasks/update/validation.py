@@ -14,12 +14,13 @@ from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, Said, others_of_its
 from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
+from tasks.update.measured import Served, judged_ways, paired_text
 from tasks.update.policy import Policy
 from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
-from tasks.update.verdicts import CandidateVerdict, NeighborLost, Verdict
+from tasks.update.verdicts import CandidateVerdict, Verdict, neighbors_lost
 
 CHARACTERS_A_TOKEN = 4
 ROWS_AT_ONCE = 16
@@ -70,13 +71,20 @@ def validate_batch(
 
 
 def judge_candidate(
-    session: Session, edits: Sequence[Edit], earlier: Sequence[Edit], reference: Reference, policy: Policy
+    session: Session,
+    edits: Sequence[Edit],
+    earlier: Sequence[Edit],
+    reference: Reference,
+    policy: Policy,
+    served: Served | None = None,
 ) -> CandidateVerdict:
     """The candidate as a whole, by the judge of the batches: every fact that waits, and a sample of those in service.
 
     Everything is measured, whatever fails. A fact that this model can no longer be asked about is left out.
+    `served`: the version in service, where there is one.
     """
-    verdict = _judged(session, readable(session.loaded, edits).accepted, earlier, reference, policy, whole=True)
+    asked = readable(session.loaded, edits).accepted
+    verdict = _judged(session, asked, earlier, reference, policy, whole=served or Served())
     then = {name: value for name, value in verdict.metrics.items() if name.startswith("before_")}
     numbers = {name: value for name, value in verdict.metrics.items() if name not in then}
     baseline = {name.removeprefix("before_"): value for name, value in then.items()}
@@ -103,7 +111,7 @@ def _judged(
     policy: Policy,
     beside: Sequence[Edit] = (),
     *,
-    whole: bool = False,
+    whole: Served | None = None,
 ) -> Verdict:
     try:
         return _Validation(session, batch, earlier, reference, policy, beside, whole).verdict()
@@ -122,7 +130,7 @@ class _Validation:
         reference: Reference,
         policy: Policy,
         beside: Sequence[Edit],
-        whole: bool,
+        whole: Served | None,
     ) -> None:
         self.session, self.batch, self.reference, self.policy, self.whole = session, batch, reference, policy, whole
         # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
@@ -159,11 +167,17 @@ class _Validation:
                 (self._ask_texts, MEASURES),
             ):
                 ask()
-                found = Measured(self.metrics, self.lost, self.samples, self.held)
-                checks = judge(found, self.policy, measures)
-                if not (self.whole or all(check.holds for check in checks)) and not self._must_go_on(measures):
+                checks = judge(self._measured(), self.policy, measures, "job" if self.whole else "batch")
+                if not self.whole and any(check.fails for check in checks) and not self._must_go_on(measures):
                     break
         return self._verdict(checks)
+
+    def _measured(self) -> Measured:
+        known = self.whole.scores if self.whole and self.lost else {}
+        since = {one.edit_id: lost_at(one, known[one.edit_id]) for one in self.own if one.edit_id in known}
+        paired = paired_text(self.metrics, self.reference.perplexity, self.whole)
+        said = judged_ways(self.said, in_chat=self.session.method_input.chat is not None)
+        return Measured(self.metrics, self.lost, self.samples, self.held, said, self.base_said, since, paired)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:
         """Whether a verdict that fails already is still to have more numbers: a single edit's own ones."""
@@ -181,7 +195,7 @@ class _Validation:
         return STEP_TOKENS * a_way * max(1, len(self.batch) // ROWS_AT_ONCE) * (2 if self.whole else 1)
 
     def _ask_said(self) -> None:
-        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=self.whole)
+        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=self.whole is not None)
         self.said = ask(on_progress=self.parts[1])
         self.metrics |= summarise_said([*self.said.values()])
         if self.whole:
@@ -207,6 +221,7 @@ class _Validation:
         before = {f"before_{name}": value for name, value in then.items() if name in self.metrics}
         broken = [edit for edit in self.beside if not self.held.get(edit.id, 1.0)]
         guilty = {edit.id for edit in self.session.sharing(broken, self.batch)}
+        guilty |= {check.request_id or "" for check in checks if check.fails and check.kind == "tripwire"}
         failing = tuple(
             scores.edit_id
             for scores in self.own
@@ -225,20 +240,11 @@ class _Validation:
             self.own,
             self.said,
             self.base_said,
-            {edit.id: self._neighbors_lost(edit, scores) for edit, scores in zip(self.batch, self.own, strict=True)},
+            {
+                edit.id: neighbors_lost(edit, scores, self.before[edit.id], self.session.loaded.tokenizer)
+                for edit, scores in zip(self.batch, self.own, strict=True)
+            },
         )
-
-    def _neighbors_lost(self, edit: Edit, now: EditScores) -> list[NeighborLost]:
-        """The neighbors that count as lost: their answer, or what the base says where none is known, is gone."""
-        decode, before = self.session.loaded.tokenizer.decode, self.before[edit.id]
-        asked = zip(edit.neighborhood, now.neighborhood_tokens, before.neighborhood_tokens, strict=False)
-        lost = [
-            NeighborLost(probe.prompt, decode(then).strip(), decode(is_now).strip())
-            for probe, is_now, then in asked
-            if is_now != then
-        ]
-        right = {probe.prompt: probe.answer or edit.target_true for probe in edit.neighborhood}
-        return [one for one in lost if right[one.prompt] in (None, one.before)]
 
 
 def _tokens(edits: Sequence[Edit], policy: Policy | None = None) -> int:

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
+from editing.edit import Edit
 from editing.measure.metrics import EditScores
 from editing.measure.said import Said
 from tasks.report.data import Check, reasons_of
@@ -38,7 +41,12 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """What was never judged does not pass."""
-        return bool(self.checks) and all(check.holds for check in self.checks)
+        return bool(self.checks) and not any(check.fails for check in self.checks)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the job is to end here by its policy."""
+        return any(check.fails and check.then == "stop" for check in self.checks)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -54,3 +62,17 @@ class CandidateVerdict:
     numbers: dict[str, float]
     baseline: dict[str, float]
     """The base's numbers, on the same questions."""
+
+
+def neighbors_lost(
+    edit: Edit, now: EditScores, before: EditScores, tokenizer: PreTrainedTokenizerBase
+) -> list[NeighborLost]:
+    """The neighbors whose answer, or what the base says where none is known, is gone."""
+    asked = zip(edit.neighborhood, now.neighborhood_tokens, before.neighborhood_tokens, strict=False)
+    changed = [(probe, then, is_now) for probe, is_now, then in asked if is_now != then]
+    lost = []
+    for probe, then, is_now in changed:
+        said, right = tokenizer.decode(then).strip(), probe.answer or edit.target_true
+        if right in (None, said):
+            lost.append(NeighborLost(probe.prompt, said, tokenizer.decode(is_now).strip()))
+    return lost

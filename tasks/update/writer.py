@@ -18,16 +18,19 @@ class Writer:
 
     def __init__(self, run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> None:
         self.run, self.session, self.taken, self.reference, self.journal = run, session, taken, reference, journal
+        self.stopped = False
+        """A breach that ends the job, by its policy: what is not written stays queued."""
 
     def write(self, batch: Batch, stand: Footing) -> Footing:
         """Write a batch and keep it if it validates; else undo it and try its parts. Returns the new footing."""
         judged = self._judge(batch)
         if judged.verdict.passed and judged.written is not None:
             return self._publish(judged, judged.written, stand)
+        self.stopped = judged.verdict.stops
         self._undo(judged)
         if len(batch.edits) > 1:
             for part in stages.halves(judged):
-                stand = self.write(part, stand)
+                stand = stand if self.stopped else self.write(part, stand)
         return stand
 
     def _judge(self, batch: Batch) -> Judged:
@@ -91,7 +94,9 @@ class Writer:
         if written is not None:
             answer = run_step("roll_back", lambda: stages.undo(self.session, written), about=_named(judged.batch))
         self.journal.undone(judged)
-        if len(judged.batch.edits) == 1:
+        if self.stopped:
+            self.journal.stopped(judged)
+        elif len(judged.batch.edits) == 1:
             events = stages.quarantine_events(self.run, judged)
             run_step(
                 "quarantine",

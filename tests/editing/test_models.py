@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5Tokenizer, LlamaForCausalLM
 
 from editing import gguf, models
 from editing.errors import ModelError
@@ -93,6 +93,12 @@ def test_pickle_weights_are_refused_with_the_remedy(saved):
 def test_a_broken_folder_is_refused_in_one_line(saved, spoil, reason):
     spoil(saved)
     assert reason in refusal(saved)
+
+
+def test_a_tokenizer_that_does_not_tell_where_its_tokens_stand_is_refused(saved):
+    (saved / "tokenizer.json").unlink()
+    ByT5Tokenizer(extra_ids=0).save_pretrained(saved)
+    assert "(ByT5Tokenizer) does not tell where in a text its tokens stand" in refusal(saved)
 
 
 def _set(folder: Path, **values: object) -> None:

@@ -33,6 +33,7 @@ POLICY = Policy(
     fluency_prompts=2,
     fluency_tokens=12,
     perplexity_tokens=512,
+    tripwires={"said": None},  # what takes is more probable than what was; the fact model may say a third thing yet
 )
 METHOD = {
     "layers": [0, 1],

@@ -31,7 +31,13 @@ from tasks.update.verdicts import Verdict
 from tests.conftest import END, byte_tokenizer
 
 POSITIONS = 128
-POLICY = Policy(fluency_tokens=4, perplexity_tokens=64, retained_sample=3, neighborhood_probes=100)
+POLICY = Policy(
+    fluency_tokens=4,
+    perplexity_tokens=64,
+    retained_sample=3,
+    neighborhood_probes=100,
+    tripwires={"said": None},  # a random model says nothing
+)
 LONG = "And so it went on and on. " * 30
 GOOD = Edit(id="good", subject="Zed Example", prompt="{} lives in", target_new="Rome", target_true="Oslo")
 
@@ -244,7 +250,9 @@ def test_a_candidate_is_judged_as_its_batches_are_and_without_facts_by_its_text_
     reference = Reference(1e9, session.held_out)
     holds = POLICY.model_copy(update={"min_efficacy": 0.0, "min_retained": 0.0})  # so that a batch is asked all
     found = judge_candidate(session, [GOOD], [GOOD], reference, holds)
-    assert found.verdict.checks == validate_batch(session, [GOOD], [GOOD], reference, holds).checks
+    batch = validate_batch(session, [GOOD], [GOOD], reference, holds)
+    assert found.verdict.metrics.items() >= batch.metrics.items()
+    assert {check.measure for check in found.verdict.checks} <= {check.measure for check in batch.checks}
     assert found.baseline["efficacy_prob"] == found.numbers["efficacy_prob"] and "before_efficacy_prob" in (
         found.verdict.metrics.keys() - found.numbers.keys()
     )
@@ -266,7 +274,9 @@ def test_a_fact_that_stands_in_the_sample_of_earlier_ones_too_is_judged_by_all_t
     assert both.baseline == alone.baseline
     assert not all(check.holds for check in alone.verdict.checks if check.measure == "neighbors_changed")
     asked, without = (
-        [check for check in found.verdict.checks if check.measure != "retained"] for found in (both, alone)
+        # How many questions it takes to tell depends on how many levels are judged together.
+        [check.model_copy(update={"needs": None}) for check in found.verdict.checks if check.measure != "retained"]
+        for found in (both, alone)
     )
     assert asked == without
 

@@ -1,0 +1,244 @@
+"""What a sample can tell: exact tests of a loss against what is allowed, and how many questions it takes to tell.
+
+The same questions are asked before and after, so what counts are those that changed. Each test is one-sided.
+
+- A share of the same questions, nothing allowed: McNemar's exact test, the sign test of what was lost against what was
+  gained (McNemar 1947; https://doi.org/10.1007/BF02295996).
+- A loss allowed: the exact distribution of lost less gained, with the rate of gains as the sample makes it worst, which
+  is Berger and Boos's way with a nuisance (1994; https://doi.org/10.1080/01621459.1994.10476836).
+- A share against a number: the binomial distribution.
+- Sizes, such as nats a token on blocks of text: the sign-flip test of the differences, all flips where they are few,
+  else a fixed sample of them (Phipson and Smyth 2010; https://doi.org/10.2202/1544-6115.1585).
+- Questions of one request stand or fall together. Where they are several, the sign-flip test of the requests' sums is
+  taken, too, and the larger p of the two counts.
+- Of several levels in a verdict: Holm's (1979), so that a clean job has a false alarm in at most 5 %.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from statistics import NormalDist, stdev
+
+import numpy as np
+
+FALSE_ALARMS = 0.05
+"""Most clean verdicts in which any level is breached."""
+FOUND = 0.9
+"""Least share of the losses by RESOLUTION that a sample must find to be called large enough."""
+RESOLUTION = 0.05
+"""The loss beyond the limit that a verdict has to tell from none: five points, or a twentieth of perplexity."""
+NUISANCE = 0.001
+"""The chance that the rate of gains is worse than what is assumed; it is added to p."""
+GRID = 7
+ALL_FLIPS, FLIPS = 12, 9999
+MOST_QUESTIONS = 100_000
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A sample against one limit."""
+
+    value: float
+    limit: float
+    sample: int
+    breached: float
+    """p of what was found, were the limit just kept."""
+    kept: float
+    """p of what was found, were it missed by RESOLUTION."""
+    needs: "Needs"
+
+    @property
+    def is_kept(self) -> bool:
+        return self.kept <= FALSE_ALARMS
+
+
+@dataclass(frozen=True)
+class Needs:
+    """How many questions it takes; worked out only where somebody asks."""
+
+    allowed: float = 0.0
+    gains: float = 0.0
+    spread: float | None = None
+    """Of sizes: their standard deviation over the resolution."""
+
+    def questions(self, alpha: float) -> int | None:
+        """To find a loss of RESOLUTION more than is allowed, in FOUND of the cases; None: more than anybody asks."""
+        if self.spread is not None:
+            normal = NormalDist()
+            return max(8, math.ceil(((normal.inv_cdf(1 - alpha) + normal.inv_cdf(FOUND)) * self.spread) ** 2))
+        return _questions(round(self.allowed, 6), round(self.gains, 3), alpha)
+
+
+def at_least(count: int, of: int, p: float) -> float:
+    """P(X ≥ count) of a binomial."""
+    if count <= 0:
+        return 1.0
+    if count > of or p <= 0:
+        return 0.0
+    if p >= 1:
+        return 1.0
+    logs = (
+        math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * math.log(p) + (of - k) * math.log1p(-p)
+        for k in range(count, of + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, logs)))
+
+
+def p_more_lost(lost: int, gained: int, of: int, allowed: float, *, of_right: bool = False) -> float:
+    """p of losing so many net, were the loss in truth `allowed`; `of_right`: nothing could be gained."""
+    if of_right:
+        return at_least(lost, of, allowed)
+    if allowed == 0:
+        return at_least(lost, lost + gained, 0.5)
+    if lost - gained <= allowed * of:
+        return 1.0
+    worst = max(
+        _net_at_least(lost - gained, of, min(q, (1 - allowed) / 2) + allowed, min(q, (1 - allowed) / 2))
+        for q in _gain_rates(gained, of)
+    )
+    return min(1.0, worst + NUISANCE)
+
+
+def p_fewer_lost(lost: int, gained: int, of: int, allowed: float, *, of_right: bool = False) -> float:
+    """p of losing so few net, were the loss in truth `allowed`, which is more than nothing."""
+    if lost - gained >= allowed * of:
+        return 1.0
+    if of_right:
+        return 1 - at_least(lost + 1, of, allowed)
+    if allowed >= 1:
+        return 0.0
+    worst = max(
+        1 - _net_at_least(lost - gained + 1, of, min(q, (1 - allowed) / 2) + allowed, min(q, (1 - allowed) / 2))
+        for q in _gain_rates(gained, of)
+    )
+    return min(1.0, worst + NUISANCE)
+
+
+def p_positive(differences: Sequence[float]) -> float:
+    """p of a mean so large, were each difference as likely to have the other sign."""
+    x = np.asarray([one for one in differences if one], dtype=float)
+    if not np.isfinite(x).all():
+        return 0.0  # a number that is none is as bad as can be
+    if not len(x):
+        return 1.0
+    slack = 1e-9 * np.abs(x).sum()
+    if len(x) <= ALL_FLIPS:
+        flips = np.array(list(product((1.0, -1.0), repeat=len(x)))) @ x
+        return float((flips >= x.sum() - slack).mean())
+    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, len(x)), dtype=np.int8) * 2 - 1
+    return float(((signs @ x >= x.sum() - slack).sum() + 1) / (FLIPS + 1))
+
+
+def holm(ps: Sequence[float], alpha: float = FALSE_ALARMS) -> list[bool]:
+    """Which of these are significant, so that any false one among them has at most the chance alpha."""
+    found = [False] * len(ps)
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        if ps[place] > alpha / (len(ps) - rank):
+            break
+        found[place] = True
+    return found
+
+
+def shares(
+    now: Sequence[float],
+    before: Sequence[float],
+    allowed: float,
+    groups: Sequence[str] = (),
+) -> Evidence:
+    """Questions right now and before, of which a share `allowed` may be lost; `groups`: the request of each."""
+    lost = sum(then > is_now for is_now, then in zip(now, before, strict=True))
+    gained = sum(then < is_now for is_now, then in zip(now, before, strict=True))
+    drops = [then - is_now for is_now, then in zip(now, before, strict=True)]
+    return _losses(drops, (lost, gained), allowed, groups, of_right=False)
+
+
+def share_of(now: Sequence[float], least: float, groups: Sequence[str] = ()) -> Evidence:
+    """Questions right now, of which at least a share `least` must be."""
+    wrong = [1 - is_now for is_now in now]
+    return _losses(wrong, (round(sum(wrong)), 0), 1 - least, groups, of_right=True)
+
+
+def sizes(now: Sequence[float], before: Sequence[float] | None, allowed: float, resolution: float) -> Evidence:
+    """Sizes of blocks, whose mean may be larger by `allowed` than before; with nothing before, than nothing."""
+    then = before if before is not None else [0.0] * len(now)
+    more = [a - b for a, b in zip(now, then, strict=True)]
+    beyond = [one - allowed for one in more]
+    spread = stdev(more) / resolution if len(more) > 1 and all(map(math.isfinite, more)) else math.inf
+    needs = Needs(spread=spread if math.isfinite(spread) else 0.0)
+    kept = p_positive([resolution - one for one in beyond]) if all(map(math.isfinite, more)) else 1.0
+    value = math.fsum(more) / len(more) if all(map(math.isfinite, more)) else math.nan
+    return Evidence(value, allowed, len(now), p_positive(beyond), kept, needs)
+
+
+def _losses(
+    drops: Sequence[float], counts: tuple[int, int], allowed: float, groups: Sequence[str], *, of_right: bool
+) -> Evidence:
+    (lost, gained), of = counts, len(drops)
+    allowed = max(0.0, allowed)
+    breached = p_more_lost(lost, gained, of, allowed, of_right=of_right)
+    missed = min(1.0, allowed + RESOLUTION)
+    kept = p_fewer_lost(lost, gained, of, missed, of_right=of_right)
+    if len(set(groups)) < len(groups):
+        sums: dict[str, list[float]] = {}
+        for name, drop in zip(groups, drops, strict=True):
+            sums.setdefault(name, []).append(drop)
+        breached = max(breached, p_positive([math.fsum(one) - allowed * len(one) for one in sums.values()]))
+        kept = max(kept, p_positive([missed * len(one) - math.fsum(one) for one in sums.values()]))
+    needs = Needs(allowed, 0.0 if of_right else gained / of)
+    return Evidence(math.fsum(drops) / of, allowed, of, breached, kept, needs)
+
+
+def _gain_rates(gained: int, of: int) -> list[float]:
+    """Rates of gains that the sample does not speak against."""
+    top = _rate(lambda p: 1 - at_least(gained + 1, of, p), NUISANCE)
+    return [top * step / (GRID - 1) for step in range(GRID)]
+
+
+def _rate(falling: "object", at: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > at else (low, middle)  # type: ignore[operator]
+    return high
+
+
+def _net_at_least(net: int, of: int, loss: float, gain: float) -> float:
+    """P(lost − gained ≥ net) of `of` questions."""
+    above = _net_tail(of, loss, gain)
+    return float(above[min(max(net + of, 0), 2 * of + 1)])
+
+
+@lru_cache(maxsize=64)
+def _net_tail(of: int, loss: float, gain: float) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """P(lost − gained ≥ i − of) at index i: the n-th power of a question's characteristic function."""
+    one = np.zeros(2 * of + 1)
+    one[0], one[1], one[-1] = 1 - loss - gain, loss, gain  # by the difference, modulo 2n + 1
+    chances = np.fft.irfft(np.fft.rfft(one) ** of, 2 * of + 1).clip(0)
+    ordered = np.concatenate([chances[of + 1 :], chances[: of + 1]])
+    return np.concatenate([ordered[::-1].cumsum()[::-1], [0.0]]).clip(0, 1)
+
+
+@lru_cache(maxsize=256)
+def _questions(allowed: float, gains: float, alpha: float) -> int | None:
+    of = 10
+    while of <= MOST_QUESTIONS:
+        if _power(of, allowed, gains, alpha) >= FOUND:
+            return of
+        of = math.ceil(of * 1.05) + 1
+    return None
+
+
+def _power(of: int, allowed: float, gains: float, alpha: float) -> float:
+    """In which share of the cases a loss of RESOLUTION beyond what is allowed is found."""
+    assumed = _gain_rates(round(gains * of), of)[-1] if gains or allowed else gains
+    assumed = min(assumed, (1 - allowed) / 2)
+    beyond = _net_tail(of, allowed + assumed, assumed) + (NUISANCE if allowed else 0.0)
+    if allowed == 0:  # McNemar's, with as many gains as are to be expected
+        expected = round(gains * of)
+        net = next((n for n in range(1, of + 1) if at_least(n + expected, n + 2 * expected, 0.5) <= alpha), of + 1)
+    else:
+        net = int(np.argmax(beyond <= alpha)) - of
+    true_loss = min(1.0 - gains, allowed + RESOLUTION + gains)
+    return _net_at_least(net, of, true_loss, gains)

@@ -1,0 +1,140 @@
+"""Gates of a policy: tripwires, which count at the single request, and levels, which are shares and sizes of a sample.
+
+A tripwire needs no statistics. A level is breached only beyond what chance would do to its sample, by
+tasks/update/evidence.py; where the sample is too small to tell, the verdict says so.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from editing.config import Config
+
+When = Literal["batch", "job", "both"]
+"""After each batch, at the end of the job, or both."""
+Then = Literal["undo", "stop", "warn"]
+"""What a breach does: the batch is undone and halved until the culprit is found; it is undone, nothing more is written
+and the rest stays queued; or it is told. At the end of the job, where all is written, all but `warn` fail the verdict.
+"""
+Form = Literal["share", "bad share", "loss", "number"]
+"""Of questions that are right or wrong; of answers that must not be there; nats a token; any size."""
+
+ABSOLUTE: dict[Form, tuple[str, ...]] = {
+    "share": ("min",),
+    "bad share": ("max",),
+    "loss": ("max",),
+    "number": ("max",),
+}
+RELATIVE = ("worse_than_base", "worse_than_champion")
+THRESHOLDS = ("min", "max", *RELATIVE)
+
+
+class Tripwire(Config):
+    """What no request may do."""
+
+    when: When = "both"
+    then: Then = "undo"
+    most: int = Field(0, ge=0, le=100, description="How often at a request: its paraphrases, or its neighbors.")
+
+
+class _Gates(Config):
+    """Gates by name; none, or false in a file that knows no none: there is no such gate."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _false_is_none(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {name: None if value is False else value for name, value in given.items()}
+
+
+class Tripwires(_Gates):
+    """The tripwires of a policy, by what is counted."""
+
+    said: Tripwire | None = Field(Tripwire(), description="Asked by its prompt, a request does not say its new answer.")
+    said_chat: Tripwire | None = Field(Tripwire(), description="The same, asked in the chat of a line that has one.")
+    said_paraphrases: Tripwire | None = Field(None, description="Paraphrases of a request do not say it.")
+    old_chat: Tripwire | None = Field(None, description="The old answer still stands in what is said in the chat.")
+    neighbors: Tripwire | None = Field(None, description="Neighbors of a request lose their answers, by any count.")
+
+    COUNTS: ClassVar[tuple[str, ...]] = ("said_paraphrases", "neighbors")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in type(self).model_fields:
+            wire = getattr(self, name)
+            if wire and wire.most and name not in self.COUNTS:
+                raise ValueError(f"{name} is one question a request, so most = {wire.most} never trips; leave most out")
+        return self
+
+
+class Level(Config):
+    """What a share or a size may be. What is worse than base or champion is a share of the questions asked (0.02: two
+    points), and of perplexity a multiple less one (0.02: 1.02 times)."""
+
+    when: When = "job"
+    then: Then = "stop"
+    min: float | None = Field(None, ge=0, le=1, description="Least share.")
+    max: float | None = Field(None, ge=0, description="Most: a share, a perplexity, a divergence in nats.")
+    worse_than_base: float | None = Field(None, ge=0, le=1, description="Most by which the base is better.")
+    worse_than_champion: float | None = Field(None, ge=0, le=1, description="The same of the version in service.")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those that are given, by name."""
+        given = {name: getattr(self, name) for name in THRESHOLDS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.thresholds:
+            raise ValueError(f"a level without a threshold says nothing; give one of {', '.join(THRESHOLDS)}")
+        if self.then == "undo" and self.when == "job":
+            raise ValueError("nothing is undone at the end of a job; choose then = stop or warn, or when = batch")
+        return self
+
+
+class Levels(_Gates):
+    """The levels of a policy, by what is measured."""
+
+    neighbors: Level | None = Field(None, description="Neighbors that keep their answers, by each of the three counts.")
+    said: Level | None = Field(None, description="Requests whose new answer is said where their prompt is completed.")
+    said_paraphrases: Level | None = Field(None, description="Paraphrases where it is.")
+    said_chat: Level | None = Field(None, description="Requests whose new answer is said in the chat.")
+    old_chat: Level | None = Field(None, description="Requests whose old answer is still there in the chat.")
+    retained: Level | None = Field(None, description="Sampled earlier facts that still hold.")
+    perplexity: Level | None = Field(None, description="Perplexity on fixed text.")
+    kl: Level | None = Field(None, description="Divergence of what comes next from the base's, on fixed text.")
+    ability: Level | None = Field(None, description="Questions of each ability test answered rightly.")
+    probes: Level | None = Field(None, description="Questions of each kind of probe answered rightly.")
+
+    FORMS: ClassVar[dict[str, Form]] = {"old_chat": "bad share", "perplexity": "loss", "kl": "number"}
+    """Of those that are no share of right answers."""
+
+    @classmethod
+    def form(cls, name: str) -> Form:
+        return cls.FORMS.get(name, "share")
+
+    @classmethod
+    def kinds(cls, name: str) -> tuple[str, ...]:
+        """The thresholds that a level has."""
+        form = cls.form(name)
+        own = () if name == "neighbors" else ABSOLUTE[form]  # which neighbors are right before, the base says
+        return own if form == "number" else (*own, *RELATIVE)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in type(self).model_fields:
+            level = getattr(self, name)
+            for threshold, value in (level.thresholds if level else {}).items():
+                if threshold not in self.kinds(name):
+                    allowed = ", ".join(self.kinds(name))
+                    raise ValueError(f"{name} has no {threshold} (= {value:g}); give one of {allowed}")
+                if threshold == "max" and self.form(name) == "bad share" and value > 1:
+                    raise ValueError(f"{name}.max = {value:g} is more than all; give a share up to 1")
+        return self
+
+
+def applies(when: When, at: Literal["batch", "job"]) -> bool:
+    return when in (at, "both")
