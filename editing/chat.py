@@ -4,20 +4,22 @@ Users of an instruct model never complete a bare prompt. What the template puts 
 that it inserts by itself included, stands there when they ask, so it stands there when a fact is searched, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import SLOT, Edit, Filled
+from editing.edit import SLOT, Edit, shown
 from editing.errors import InvalidEdit, ModelError
+from editing.filled import Filled
 from editing.tokens import (
     EncodedPrompt,
     check_length,
     conversation_of,
     encode_conversation,
-    is_rendered,
+    holds_special,
     target_ids,
 )
 
@@ -52,18 +54,43 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes what is said.
         """
-        said = [{"role": "system", "content": self.system}] if self.system is not None else []
-        said.append({"role": "user", "content": user})
-        rendered = str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        rendered = self._rendered([{"role": "user", "content": user}])
         if user not in rendered:
             user = user.strip()  # as some templates do
         if (start := rendered.rfind(user)) < 0:
             raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
-        return Filled(rendered, start, start + len(user), rendered=True)
+        return Filled(rendered, (start, start + len(user)), rendered=True)
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> Filled:
+        """Messages with role and content up to where the assistant answers; special tokens in a content are text.
+
+        Raises:
+            InvalidEdit: the template takes no such conversation, or changes a content with special tokens in it.
+        """
+        rendered, spans, at = self._rendered(messages), [], 0
+        for content in (message["content"].strip() for message in messages):
+            if holds_special(self.tokenizer, content):
+                if (start := rendered.find(content, at)) < 0:
+                    raise InvalidEdit(f"the chat template does not leave {shown(content)} as it is; take it out")
+                at = start + len(content)
+                spans.append((start, at))
+        return Filled(rendered, *spans, rendered=True)
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        own = self.system is not None and messages[0]["role"] != "system"
+        said = [*([{"role": "system", "content": self.system}] if own else []), *map(dict, messages)]
+        try:
+            return str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
+
+    def is_rendered(self, prompt: str) -> bool:
+        """Whether a prompt holds the template's own tokens, and so is a conversation already."""
+        return conversation_of(self.tokenizer, prompt if isinstance(prompt, Filled) else Filled(prompt)) is not None
 
     def asked(self, prompt: str) -> Filled:
         """The conversation in which a user says this; a prompt that is one already is not put into another."""
-        return Filled(prompt) if is_rendered(self.tokenizer, prompt) else self.prompt(prompt)
+        return Filled(prompt) if self.is_rendered(prompt) else self.prompt(prompt)
 
     def asks(self, edit: Edit) -> Filled | None:
         """The conversation that asks for a fact; None where its prompt is one already.
@@ -71,7 +98,7 @@ class ChatTemplate:
         Raises:
             InvalidEdit: the template changes the question.
         """
-        if conversation_of(self.tokenizer, edit.text) is not None:
+        if self.is_rendered(edit.text):
             return None
         try:
             return self.prompt(question_of(edit).replace(SLOT, edit.subject))
@@ -86,7 +113,7 @@ class ChatTemplate:
         """
         if (rendered := self.asks(edit)) is None:
             return None
-        end = rendered.start + question_of(edit).index(SLOT) + len(edit.subject)
+        end = rendered.spans[0][0] + question_of(edit).index(SLOT) + len(edit.subject)
         return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:

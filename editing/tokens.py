@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.edit import Edit, Filled, filled
+from editing.edit import Edit, filled
 from editing.errors import InvalidEdit
+from editing.filled import Filled
 
 LINE_BREAK = "\n"
 
@@ -33,9 +34,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prefix: str, prompt: str, 
         InvalidEdit: no token holds the subject's last character.
     """
     if (conversation := conversation_of(tokenizer, filled(prompt, subject))) is not None:
-        return encode_conversation(tokenizer, conversation, conversation.end - 1, subject)
+        return encode_conversation(tokenizer, conversation, conversation.spans[0][1] - 1, subject)
     text = filled(prompt, subject, prefix)
-    return encode_text(tokenizer, text, text.end - 1, subject, split_special_tokens=True)
+    return encode_text(tokenizer, text, text.spans[0][1] - 1, subject, split_special_tokens=True)
 
 
 def encode_conversation(
@@ -46,34 +47,38 @@ def encode_conversation(
     Raises:
         InvalidEdit: no token holds that character.
     """
-    begins = _begins(tokenizer, text)
-    if not holds_special(tokenizer, text.parts[1]):
-        return encode_text(tokenizer, text, last_character, subject, add_special_tokens=begins)
-    before, said, after = conversation_parts(tokenizer, text)
-    inside = encode_text(
-        tokenizer, text.parts[1], last_character - text.start, subject, add_special_tokens=False,
-        split_special_tokens=True,
-    )  # fmt: skip
-    return EncodedPrompt((*before, *said, *after), len(before) + inside.subject_index)
+    if not _said_specially(tokenizer, text):
+        return encode_text(tokenizer, text, last_character, subject, add_special_tokens=_begins(tokenizer, text))
+    ids, place, at = conversation_ids(tokenizer, text), 0, 0
+    for (piece, said), own in zip(text.pieces, _ids_of_pieces(tokenizer, text), strict=True):
+        if said and at <= last_character < at + len(piece):
+            options = {"add_special_tokens": False, "split_special_tokens": True}
+            place += encode_text(tokenizer, piece, last_character - at, subject, **options).subject_index
+            break
+        at, place = at + len(piece), place + len(own)
+    return EncodedPrompt(tuple(ids), place)
 
 
 def conversation_ids(tokenizer: PreTrainedTokenizerBase, text: Filled) -> list[int]:
     """Token ids of a conversation, in which special tokens count but for what was filled in."""
-    if holds_special(tokenizer, text.parts[1]):
-        return [token for part in conversation_parts(tokenizer, text) for token in part]
+    if _said_specially(tokenizer, text):
+        return [token for ids in _ids_of_pieces(tokenizer, text) for token in ids]
     ids: list[int] = tokenizer(text, verbose=False, add_special_tokens=_begins(tokenizer, text))["input_ids"]
     return ids
 
 
-def conversation_parts(tokenizer: PreTrainedTokenizerBase, text: Filled) -> list[list[int]]:
-    """Before what was filled in, that, and after it: text whose special tokens count stands beside text."""
+def _said_specially(tokenizer: PreTrainedTokenizerBase, text: Filled) -> bool:
+    return any(said and holds_special(tokenizer, piece) for piece, said in text.pieces)
 
-    def ids(part: str, begins: bool = False, as_text: bool = False) -> list[int]:
-        encoded: Any = tokenizer(part, verbose=False, add_special_tokens=begins, split_special_tokens=as_text)
-        return list(encoded["input_ids"]) if part else []
 
-    before, said, after = text.parts
-    return [ids(before, begins=_begins(tokenizer, text)), ids(said, as_text=True), ids(after)]
+def _ids_of_pieces(tokenizer: PreTrainedTokenizerBase, text: Filled) -> list[list[int]]:
+    """Each piece by itself: text whose special tokens count stands beside text."""
+    found: list[list[int]] = []
+    for piece, said in text.pieces:
+        begins = not found and _begins(tokenizer, text)
+        encoded: Any = tokenizer(piece, verbose=False, add_special_tokens=begins, split_special_tokens=said)
+        found.append(list(encoded["input_ids"]) if piece else [])
+    return found
 
 
 def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | None:
@@ -83,16 +88,15 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | N
     """
     if not isinstance(text, Filled) or text.rendered:
         return text if isinstance(text, Filled) else None
-    before, _, after = text.parts
-    if not is_rendered(tokenizer, before) and not is_rendered(tokenizer, after):
+    if not any(holds_marks(tokenizer, piece) for piece, said in text.pieces if not said):
         return None
     asked = _some_conversation(tokenizer)
     ending = asked.removeprefix(_some_conversation(tokenizer, answered=False))
     whole = text + ending[len(ending.rstrip()) :] if text.endswith(ending.rstrip()) else text
-    return Filled(whole, text.start, text.end, rendered=True)
+    return Filled(whole, *text.spans, rendered=True)
 
 
-def is_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+def holds_marks(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether a text holds special tokens that the tokenizer's template puts around what is said."""
     if not tokenizer.chat_template or not holds_special(tokenizer, text):
         return False

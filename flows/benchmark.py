@@ -18,7 +18,7 @@ from editing.measure.fluency import fluency
 from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
 from editing.weights import WeightUpdate, overlay
-from flows.benchmark_ability import measure_ability, read_sets
+from flows.benchmark_ability import at_point, measure_ability, read_sets
 from flows.benchmark_facts import read_benchmark, read_facts, read_references
 from flows.benchmark_result import described, reported, said_shares
 from flows.benchmark_states import Asker, State
@@ -95,7 +95,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         edited = asker.edited(base, updates)
         after = _quality if updates is None else partial(_quality_of_each, updates)
         quality_after = after(session, facts.edits, texts, asked)
-        ability = measure_ability(session, sets, texts)
+        ability = at_point(curve, len(facts.edits)) or measure_ability(session, sets, texts)
     result = {
         "edits": len(facts.edits),
         "model": spec.model,

@@ -1,6 +1,6 @@
 """What a benchmark's edits cost of general ability: files of questions, and the divergence from the base."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ def measure_ability(session: Session, sets: Sequence[AbilitySet], texts: Sequenc
         return {}
     found = {asked.name: _compared(asked, session) for asked in sets}
     return {"ability": found, "kl": asdict(base_divergence(session, texts, KL_TOKENS))}
+
+
+def at_point(curve: Sequence[Mapping[str, Any]], edits: int) -> dict[str, Any]:
+    """`ability` and `kl` where the last point of a curve was measured on all edits; nothing else."""
+    last = curve[-1] if curve else {}
+    return {name: last[name] for name in ("ability", "kl") if name in last and last["edits"] == edits}
 
 
 def _compared(asked: AbilitySet, session: Session) -> dict[str, Any]:

@@ -12,6 +12,10 @@ from tasks.garbage import collect_rarely
 # Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
 set_defaults()
 collect_rarely()
+# Nor does any find the settings of whoever runs them: only where models, data and results of tests are kept.
+_KEPT = {"ERRATA_CACHE", "ERRATA_DATA", "ERRATA_PICTURES", "ERRATA_TEST_CACHE"}
+for _name in [name for name in os.environ if name.startswith("ERRATA_") and name not in _KEPT]:
+    del os.environ[_name]
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")

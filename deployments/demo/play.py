@@ -100,7 +100,8 @@ def _show_where_to_go(demo: Demo) -> None:
 def _next_steps(folder: Path) -> Iterator[tuple[str, str]]:
     errata = shlex.quote(str(Path(sys.executable).with_name("errata")))
     home = f"ERRATA_HOME={shlex.quote(str(folder))}"
-    own = '--subject Montenegro --prompt "The capital city of {} is" --target Podgorica'
+    own = '--subject Montenegro --prompt "The capital city of {} is" --target Podgorica '
+    own += '--question "What is the capital city of {}?"'
     yield "correct a fact of your own", f"{errata} submit {own} && {errata} run && {errata} review"
     yield "look at the jobs, their reports and the versions in a browser", f"{home} {errata} ui"
     yield "read how it works, and when not to edit", f"less {shlex.quote(str(DOCS))}"

@@ -4,6 +4,7 @@ A step that was killed is begun again, and one whose effect stands already is pa
 line, never remembered.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,12 @@ class Demo:
         """The model before any correction, loaded once for all questions."""
         spec = resolve_line(self.workplace.store.store, self.workplace.settings, LINE)
         return load_base(self.workplace, spec)
+
+    @property
+    def asking(self) -> str:
+        """What a person types to ask the first of the questions: in the model's chat, where it has one."""
+        chat = " --chat" if self.base.tokenizer.chat_template else ""
+        return f"errata ask{chat} {shlex.quote(self.rows[0].question)} --line {LINE}"
 
     @property
     def rows(self) -> list[answers.Asked]:
@@ -144,12 +151,12 @@ STEPS = (
     Step(
         "compare",
         "What it is for: questions as a person asks them, before and after",
-        'errata ask "{edits[0].text}" --line demo',
+        "{demo.asking}",
         _compare,
         _base_serves,
     ),
     Step("rollback", "All of it taken back", "errata rollback demo --to 0", _roll_back, _base_serves),
-    Step("ask-again", "And asked once more", 'errata ask "{edits[0].text}" --line demo', _ask_again, _never_served),
+    Step("ask-again", "And asked once more", "{demo.asking}", _ask_again, _never_served),
     Step(
         "history",
         "What happened to one request",
@@ -169,7 +176,7 @@ def do(demo: Demo, steps: Sequence[Step] = STEPS) -> None:
             continue
         with demo.home.step(step.name):
             console.rule(Text(title, "bold"), align="left")
-            say(f"$ {step.command.format_map(vars(demo))}", style="dim")
+            say(f"$ {step.command.format(demo=demo, **vars(demo))}", style="dim")
             if why := step.needless(demo):
                 say(f"nothing to do: {why}")
             else:

@@ -16,7 +16,7 @@ from editing.measure.fluency import generate
 from editing.weights import WeightUpdate, one_each
 
 PROMPT_TOKENS = 12
-CHAT_TOKENS = 36
+CHAT_TOKENS = 24
 """Of an answer in a chat; a first sentence that is longer is judged by as much."""
 _SPARE_TOKENS = 3
 """After a prompt: an article, and what comes after the longest answer, which may make it another word."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
-from editing.edit import Filled
 from editing.errors import InvalidEdit, ModelError
+from editing.filled import Filled
 from editing.layout import layout_of
 from editing.onednn import fast_linear
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids

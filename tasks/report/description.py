@@ -66,6 +66,8 @@ class Described:
     """Of the job that left it as its last."""
     page: str = ""
     """Where the report is, as a link of MLflow's pages."""
+    reviewers: int = 1
+    """How many different people have to approve, by the rules of the line."""
 
 
 def fact_of(row: EditRow) -> Fact:
@@ -172,15 +174,18 @@ def _numbers(version: Described) -> list[str]:
 
 
 def _ways(version: Described) -> list[str]:
-    line = shlex.quote(version.line)
-    late = _expiry(version)
+    line, late = shlex.quote(version.line), _expiry(version)
+    reason = "(the tag `review_comment` takes a reason), or:"
+    approve = [f"errata approve {line} --version {version.number}"]
+    tag = f"Set the tag `review` of this version to `approved` or `rejected` {reason}"
+    if version.reviewers > 1:
+        tag = (
+            "Two different people approve it in MLflow's review queue of this line, each signed in: no tag and no "
+            f"command does. To refuse, one is enough: set the tag `review` to `rejected` {reason}"
+        )
+        approve = []
     return [
-        *("", "**To decide**", ""),
-        "Set the tag `review` of this version to `approved` or `rejected` (the tag `review_comment` takes a reason), "
-        "or:",
-        "",
-        "```sh",
-        f"errata approve {line} --version {version.number}",
+        *("", "**To decide**", "", tag, "", "```sh", *approve),
         f'errata reject {line} --version {version.number} --reason "..."',
         "```",
         *(["", *late] if late else []),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from editing.chat import chat_of
-from editing.edit import Filled
+from editing.filled import Filled
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model

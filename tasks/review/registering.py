@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.ledger.view import LineView
+from tasks.lines.rules import read_rules
 from tasks.lines.stored import StoredLine, stored_line
 from tasks.names import shown_version
 from tasks.report.data import JobReport
@@ -62,6 +63,7 @@ def describe(
     facts = _facts(workplace, waiting, report)
     page = f"#/experiments/{tracker.experiment_id}/runs/{report.mlflow_run_id}/artifacts/report.html" if report else ""
     manifest = waiting[0].manifest
+    reviewers = read_rules(workplace.store.store, manifest.line).reviewers
     tracker.describe_line(manifest.line, render_line(manifest.line, manifest.base, str(manifest.config.get("method"))))
     for version in lacking:
         below = [one for one in waiting if one.number < version.number]
@@ -76,6 +78,7 @@ def describe(
             metrics=version.manifest.metrics,
             report=report if version.number == last else None,
             page=page,
+            reviewers=reviewers,
         )
         tracker.describe_version(manifest.line, mlflow_number, render_description(described))
 

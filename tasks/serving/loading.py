@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from editing.chat import ChatTemplate
+from editing.filled import Filled
 from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
+from tasks.serving.messages import Message
 from tasks.settings import Settings, load_settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.errors import DigestMismatch
@@ -19,12 +22,28 @@ DEFAULT_NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class Answerer:
-    """A plain model that answers prompts greedily."""
+    """A plain model that answers prompts greedily, or in its chat."""
 
     loaded: LoadedModel
 
     def answer(self, prompts: Sequence[str], max_new_tokens: int = DEFAULT_NEW_TOKENS) -> list[str]:
-        return generate(self.loaded.model, self.loaded.tokenizer, list(prompts), max_new_tokens)
+        """What it writes after each prompt; one that is a conversation already is read as one."""
+        return self._write([Filled(prompt) for prompt in prompts], max_new_tokens)
+
+    def converse(
+        self, conversations: Sequence[Sequence[Message]], max_new_tokens: int = DEFAULT_NEW_TOKENS
+    ) -> list[str]:
+        """What it answers in each conversation, under its own template.
+
+        Raises:
+            ModelError: it has no template.
+            InvalidEdit: the template takes no such conversation, or it is longer than the model reads.
+        """
+        chat = ChatTemplate(self.loaded.tokenizer)
+        return self._write([chat.conversation(messages) for messages in conversations], max_new_tokens)
+
+    def _write(self, prompts: Sequence[Filled], max_new_tokens: int) -> list[str]:
+        return generate(self.loaded.model, self.loaded.tokenizer, prompts, max_new_tokens)
 
 
 def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -> Answerer:

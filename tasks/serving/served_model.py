@@ -15,6 +15,8 @@ from typing import Any
 import mlflow.models
 import mlflow.pyfunc
 import pandas as pd  # type: ignore[import-untyped]
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from packaging.version import Version
 
 DEFAULT_NEW_TOKENS = 32
@@ -34,10 +36,23 @@ class EditedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     # The annotation is what MLflow hands over after its schema check, and the one that it takes without a warning.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
-        """One answer a prompt. Prompts come as a column `prompt`, a list of strings, one string, or a mapping."""
+        """One answer a prompt or conversation.
+
+        Prompts come as a column `prompt`, a list of strings, one string, or a mapping; conversations as `messages`, a
+        list of {role, content} or a list of such lists.
+        """
+        # Errata can be imported once the model is loaded.
+        from editing.errors import ErrataError
+        from tasks.serving.messages import conversations_of
+
         limit = (params or {}).get("max_new_tokens") or self.pointer.get("max_new_tokens") or DEFAULT_NEW_TOKENS
-        prompts = prompts_of(model_input)
-        return [str(answer) for answer in self.answerer.answer(prompts, int(limit))] if prompts else []
+        try:
+            if (conversations := conversations_of(model_input)) is not None:
+                return [str(answer) for answer in self.answerer.converse(conversations, int(limit))]
+            prompts = prompts_of(model_input)
+            return [str(answer) for answer in self.answerer.answer(prompts, int(limit))] if prompts else []
+        except ErrataError as error:  # of MLflow's own kind, so that its server tells the reason
+            raise MlflowException(str(error), error_code=BAD_REQUEST) from error
 
 
 def make_errata_importable(stored: Path, release: str | None) -> None:

@@ -1,6 +1,6 @@
 """What MLflow stores of a version: a model from code, a pointer to the snapshot, and the code that follows it.
 
-No weights are copied. `code/errata.zip` (some 200 kB) holds the packages `editing` and `tasks` as they are now, so that
+No weights are copied. `code/errata.zip` (some 400 kB) holds the packages `editing` and `tasks` as they are now, so that
 the model loads where Errata is not installed: it is in no package index that a list of requirements could name. Where
 Errata is installed at this release or a later one that one is used, so that repairs reach stored models. Whoever may
 write to MLflow's artifacts decides what runs where a model is loaded; that is so of every model from code. MLflow is
@@ -92,10 +92,9 @@ def code_archive() -> bytes:
 
 
 def _signature(pointer: Mapping[str, Any]) -> Any:
-    """Prompts in, answers out. The column is unnamed, so that MLflow also admits a plain list of strings."""
+    """Answers out. What goes in is left open: no schema of MLflow admits a list of strings, prompts and messages."""
     from mlflow.models import ModelSignature  # takes seconds, and only whoever tracks needs it
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    strings = Schema([ColSpec("string")])
     limit = ParamSpec("max_new_tokens", "long", int(pointer.get("max_new_tokens", 32)))
-    return ModelSignature(inputs=strings, outputs=strings, params=ParamSchema([limit]))
+    return ModelSignature(outputs=Schema([ColSpec("string")]), params=ParamSchema([limit]))

@@ -13,14 +13,14 @@ import torch
 from editing.errors import ReadError, UsageError
 from editing.measure.scoring import score
 from editing.weights import Factors
-from flows.benchmark_ability import measure_ability, read_sets
+from flows.benchmark_ability import at_point, measure_ability, read_sets
 from tasks.lines.specs import LineSpec
 from tasks.progress import Silent, listening
 from tasks.settings import Settings
 from tasks.update import ability
 from tasks.update.session import Session, open_session
 from tests.fact_model import FACT_TEXT, FACTS, fact_edits
-from tests.flows.command import Errata
+from tests.flows.command import Errata, check_one_line
 from tests.flows.conftest import METHOD
 
 EDITS = fact_edits(3)
@@ -135,3 +135,19 @@ def test_what_cannot_be_measured_is_refused_before_anything_begins(files, tmp_pa
         read_sets([tmp_path / "edits.parquet"], "sequential", None, 0)
     with pytest.raises(ReadError, match=r"none\.parquet"):
         read_sets([tmp_path / "none.parquet"], "sequential", None, 0)
+
+
+def test_what_the_last_checkpoint_measured_is_not_measured_again():
+    curve = [{"edits": 2, "ability": {"a": 1}, "kl": {"mean": 1}}, {"edits": 4, "ability": {"a": 2}, "kl": {"mean": 2}}]
+    assert at_point(curve, 4) == {"ability": {"a": 2}, "kl": {"mean": 2}}
+    assert at_point(curve, 5) == at_point([], 5) == at_point([{"edits": 5}], 5) == {}
+
+
+def test_the_command_refuses_a_file_that_is_no_set_in_one_line(errata: Errata, files, tmp_path):
+    (tmp_path / "data.jsonl").write_text(EDITS[0].model_dump_json())
+    asked = ("benchmark", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--ability")
+    check_one_line(errata(*asked, tmp_path / "none.parquet"), 1, "none.parquet")
+    check_one_line(errata(*asked, tmp_path / "data.jsonl"), 1, "data.jsonl")
+    pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "edits.parquet")
+    check_one_line(errata(*asked, tmp_path / "edits.parquet"), 1, "'edits' is no set of questions that is known")
+    assert not (tmp_path / "out").exists()

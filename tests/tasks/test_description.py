@@ -34,6 +34,13 @@ def test_a_version_is_shown_by_both_numbers():
     assert "Champion v3 (MLflow 7)" in text and "errata approve facts --version 4" in text
 
 
+def test_where_two_people_have_to_approve_no_page_says_that_one_could():
+    one, two = (render_description(described([], reviewers=number)) for number in (1, 2))
+    assert "to `approved` or `rejected`" in one and "errata reject facts --version 4" in one
+    assert "Two different people approve it in MLflow's review queue" in two and "errata approve" not in two
+    assert "set the tag `review` to `rejected`" in two and "errata reject facts --version 4" in two
+
+
 @pytest.mark.parametrize("text", NASTY)
 def test_what_users_and_models_write_holds_no_markup_and_is_read_as_written(text):
     written = literal(text)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from editing.errors import ModelError
+from editing.filled import Filled
 from editing.layout import layout_of
+from editing.measure.fluency import generate
 from editing.models import load_model, quiet_transformers
 from editing.weights import EditedWeights, Factors
 from tasks.lines.specs import LineSpec
@@ -26,7 +29,8 @@ from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.client import Tracker
 from tasks.tracking.stored_model import SERVED_MODEL, SERVED_WITH, requirements
 from tasks.workplace import Workplace, open_workplace
-from tests.conftest import tiny_model
+from tests.conftest import END, tiny_model
+from tests.editing.test_chat import TEMPLATE
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +45,7 @@ def settings(tmp_path_factory) -> Settings:
     folder = tmp_path_factory.mktemp("serving")
     made = tiny_model("llama")
     with quiet_transformers():
+        made.tokenizer.chat_template = TEMPLATE
         made.model.save_pretrained(folder / "model")
         made.tokenizer.save_pretrained(folder / "model")
     return Settings(home=folder / "home", cache=folder / "cache", model=str(folder / "model"))
@@ -144,6 +149,57 @@ def test_mlflow_predicts_in_an_environment_without_errata(tracker, versions, set
     assert json.loads((tmp_path / "answers.json").read_text())["predictions"] == alone(versions[2], settings)
     ours = json.loads((tmp_path / "ours.json").read_text())
     assert "tasks.serving.loading" in ours and all("/code/errata.zip/" in file for file in ours.values() if file)
+
+
+@pytest.fixture
+def invoked(tracker, versions, settings, monkeypatch):
+    """What MLflow's server answers to a body, with its status: its own application, without a port."""
+    import mlflow.pyfunc
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc import scoring_server
+
+    if not tracker._client.search_model_versions("name='asked'"):
+        run_id = tracker.start_run("asked", "job", {}, {})
+        tracker.register_version("asked", run_id, pointer(versions[2], settings) | {"line": "asked"})
+    for name in ("HOME", "CACHE"):
+        monkeypatch.setenv(f"ERRATA_{name}", str(getattr(settings, name.lower())))
+    for name in ("TRACKING", "REGISTRY"):
+        monkeypatch.setenv(f"MLFLOW_{name}_URI", settings.mlflow_uri)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow adds the stored code
+    client = TestClient(scoring_server.init(mlflow.pyfunc.load_model("models:/asked/1")))
+
+    def invoke(body: dict[str, object]) -> tuple[int, object]:
+        answer = client.post("/invocations", json=body)
+        return answer.status_code, answer.json()
+
+    return invoke
+
+
+def test_the_served_model_answers_conversations_beside_prompts(invoked, versions, settings):
+    loaded = load_version(pointer(versions[2], settings), settings).loaded
+    messages = [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."}, {"role": "user", "content": f"Where {END} was Ada born?"},
+    ]  # fmt: skip
+    rendered = loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    start = rendered.index(f"Where {END}")
+    asked = Filled(rendered, (start, start + len(messages[-1]["content"])), rendered=True)
+    expected = generate(loaded.model, loaded.tokenizer, [asked], 5)
+    assert invoked({"messages": messages}) == (200, expected)
+    assert invoked({"messages": messages, "max_new_tokens": 2}) == (
+        200, generate(loaded.model, loaded.tokenizer, [asked], 2)
+    )  # fmt: skip
+    assert invoked({"inputs": PROMPTS}) == (200, {"predictions": alone(versions[2], settings)})
+    assert invoked({"prompt": PROMPTS[0]}) == (200, alone(versions[2], settings)[:1])
+    status, told = invoked({"messages": messages, "prompt": "x"})
+    assert status == 400 and "the input has both prompt and messages; give one of them" in told["message"]
+
+
+def test_messages_are_refused_by_a_model_without_a_template(versions, settings):
+    answerer = load_version(pointer(versions[2], settings), settings)
+    answerer.loaded.tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="no chat template"):
+        answerer.converse([[{"role": "user", "content": "Hi"}]])
 
 
 def test_a_stored_model_lists_whatever_its_code_imports():
