@@ -26,7 +26,7 @@ from editing.errors import UsageError
 from editing.measure.asking import Found, Measure, Pair, Scores, prefers
 from editing.measure.beginnings import beginnings, text_beginnings
 from editing.measure.fluency import generate
-from editing.tokens import is_rendered
+from editing.tokens import conversation_of
 
 SENTENCE_TOKENS = 20
 BLANK: Final = "____"
@@ -289,4 +289,4 @@ def _asked(material: Material, user: str, lead: str) -> str:
 
 def _is_conversation(material: Material, edit: Edit) -> bool:
     """Whether the prompt is a conversation already."""
-    return material.tokenizer is not None and is_rendered(material.tokenizer, edit.text)
+    return material.tokenizer is not None and conversation_of(material.tokenizer, edit.text) is not None
