@@ -22,6 +22,8 @@ RESULT: dict[str, Any] = {
         }
     },
     "locality": {},
+    "answers": {"coined": {"edits": 1, "said": {"prompt": {"before": 0.0, "after": 0.25, "old_after": 0.0}}}},
+    "counterfact": {"before": {"score": None}, "after": {"score": 0.8125}},
     "curve": [{"edits": 2, "metrics": METRICS, "said": {"prompt": {"said": 0.375, "old": 0.0}}, "perplexity": 20.5}],
 }  # fmt: skip
 
@@ -37,6 +39,7 @@ def test_every_measure_has_its_line_and_its_kind_of_number(capsys, monkeypatch):
     rows = lines(capsys.readouterr().out)
     assert ["efficacy_prob", "25.0 %", "50.0 %"] in rows and ["perplexity", "20.000", "21.000"] in rows
     assert ["asked by prompt", "0.0 %", "87.5 %", "12.5 %", "62.5 %"] in rows
+    assert ["coined", "1", "25.0 %"] in rows and ["CounterFact's score", "", "81.2 %"] in rows
     assert ["drift", "3", "logprob", "-2.500", "-2.750"] in rows and ["", "", "kept", "", "93.8 %"] in rows
     assert ["Reasoning", "2", "said", "0.0 %", "12.5 %", "43.8 %"] in rows
     assert ["2", "25.0 %", "", "75.0 %", "37.5 %", "20.500"] in rows
