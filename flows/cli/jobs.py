@@ -48,10 +48,10 @@ def run(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
     ] = None,
-    policy: Annotated[
+    policy_file: Annotated[
         Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")
     ] = None,
-    values: Annotated[
+    policy: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
     ] = None,
     text: Text = None,
@@ -87,7 +87,7 @@ def run(
     from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
-    checked = given_policy(policy, pairs(values, "--set"))
+    checked = given_policy(policy_file, pairs(policy, "--set"))
     definition: dict[str, Any] = {
         "model": model,
         "dtype": dtype,
@@ -99,7 +99,7 @@ def run(
         files = {"text": text, "statistics_text": statistics_text}
         given = {
             "options": definition["options"] or None,
-            "policy": checked.model_dump(mode="json") if policy or values else None,
+            "policy": checked.model_dump(mode="json") if policy or policy_file else None,
         }
         follow_run("knowledge-update", line, {"limit": limit, **files, **definition, **given}, wait, json)
         return

@@ -16,6 +16,7 @@ from flows.cli import (  # noqa: F401
     deploy,
     diagnosis,
     jobs,
+    judging,
     lines,
     requests,
     rules,

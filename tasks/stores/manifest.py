@@ -23,7 +23,7 @@ from tasks.stores.errors import StorageError
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
-_SINCE_2 = ("based_on", "live", "removed", "findings", "alike")
+_SINCE_2 = ("based_on", "live", "removed", "findings", "alike", "judged")
 
 
 class Manifest(BaseModel):
@@ -66,6 +66,11 @@ class Manifest(BaseModel):
         exclude_if=lambda value: not value,
         description="What other facts the subject of a request is hard to tell from, by request.",
     )
+    judged: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="How its batch was judged: policy, questions, rows. Empty: not told.",
+    )
     batch: int
     flow_run_id: str | None = None
     mlflow_run_id: str | None = None
@@ -76,7 +81,7 @@ class Manifest(BaseModel):
     def _line(cls, value: str) -> str:
         return check_line(value)
 
-    @field_validator("config", mode="before")
+    @field_validator("config", "judged", mode="before")
     @classmethod
     def _config(cls, value: Any) -> Any:
         """The config as it will be read again: tuples become lists, and what JSON cannot hold is refused."""

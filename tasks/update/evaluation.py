@@ -14,6 +14,7 @@ from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
 from tasks.update.journal import Journal
 from tasks.update.measured import Served, blocks_of
+from tasks.update.policy import Policy
 from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
@@ -70,10 +71,16 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit], referenc
         scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
     answers = dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True))
-    asked = run.policy.levels.perplexity is not None
-    text = session.perplexity(reference.texts, run.policy.perplexity_tokens) if asked else None
-    served = Served({one.edit_id: one for one in scores}, blocks_of(text))
+    served = Served({one.edit_id: one for one in scores}, served_blocks(session, reference, run.policy))
     return Champion(summarise(scores), answers, served)
+
+
+def served_blocks(session: Session, reference: Reference, policy: Policy) -> tuple[float, ...]:
+    """The blocks of the text that perplexity is taken on, where a level asks how they compare; the weights stand."""
+    level = policy.levels.perplexity
+    if level is None or level.worse_than_champion is None:
+        return ()
+    return blocks_of(session.perplexity(reference.texts, policy.perplexity_tokens))
 
 
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:

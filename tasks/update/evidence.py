@@ -32,7 +32,7 @@ RESOLUTION = 0.05
 NUISANCE = 0.001
 """The chance that the rate of gains is worse than what is assumed; it is added to p."""
 GRID = 7
-ALL_FLIPS, FLIPS = 12, 9999
+ALL_FLIPS, FLIPS = 12, 3999
 MOST_QUESTIONS = 100_000
 
 
@@ -73,16 +73,23 @@ class Needs:
 
 def at_least(count: int, of: int, p: float) -> float:
     """P(X ≥ count) of a binomial."""
-    if count <= 0:
-        return 1.0
-    if count > of or p <= 0:
-        return 0.0
-    if p >= 1:
-        return 1.0
-    logs = (
-        math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * math.log(p) + (of - k) * math.log1p(-p)
-        for k in range(count, of + 1)
-    )
+    if count <= 0 or p >= 1:
+        return float(count <= of)
+    return _chance(range(count, of + 1), of, p)
+
+
+def at_most(count: int, of: int, p: float) -> float:
+    """P(X ≤ count) of a binomial."""
+    if count >= of or p <= 0:
+        return float(count >= 0)
+    return _chance(range(count + 1), of, p)
+
+
+def _chance(counts: range, of: int, p: float) -> float:
+    if p <= 0 or p >= 1:
+        return float((0 if p <= 0 else of) in counts)
+    log, log_not, whole = math.log(p), math.log1p(-p), math.lgamma(of + 1)
+    logs = (whole - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * log + (of - k) * log_not for k in counts)
     return min(1.0, math.fsum(map(math.exp, logs)))
 
 
@@ -106,7 +113,7 @@ def p_fewer_lost(lost: int, gained: int, of: int, allowed: float, *, of_right: b
     if lost - gained >= allowed * of:
         return 1.0
     if of_right:
-        return 1 - at_least(lost + 1, of, allowed)
+        return at_most(lost, of, allowed)
     if allowed >= 1:
         return 0.0
     worst = max(
@@ -127,8 +134,9 @@ def p_positive(differences: Sequence[float]) -> float:
     if len(x) <= ALL_FLIPS:
         flips = np.array(list(product((1.0, -1.0), repeat=len(x)))) @ x
         return float((flips >= x.sum() - slack).mean())
-    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, len(x)), dtype=np.int8) * 2 - 1
-    return float(((signs @ x >= x.sum() - slack).sum() + 1) / (FLIPS + 1))
+    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, len(x)), dtype=np.int8).astype(np.float32)
+    sums = 2 * (signs @ x.astype(np.float32)) - x.sum()
+    return float(((sums >= x.sum() - 1e-6 * np.abs(x).sum()).sum() + 1) / (FLIPS + 1))
 
 
 def holm(ps: Sequence[float], alpha: float = FALSE_ALARMS) -> list[bool]:
@@ -190,18 +198,14 @@ def _losses(
     return Evidence(math.fsum(drops) / of, allowed, of, breached, kept, needs)
 
 
-def _gain_rates(gained: int, of: int) -> list[float]:
-    """Rates of gains that the sample does not speak against."""
-    top = _rate(lambda p: 1 - at_least(gained + 1, of, p), NUISANCE)
-    return [top * step / (GRID - 1) for step in range(GRID)]
-
-
-def _rate(falling: "object", at: float) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(30):
+@lru_cache(maxsize=256)
+def _gain_rates(gained: int, of: int) -> tuple[float, ...]:
+    """Rates of gains that the sample does not speak against: up to Clopper and Pearson's limit."""
+    low, high = gained / of, 1.0
+    for _ in range(25):
         middle = (low + high) / 2
-        low, high = (middle, high) if falling(middle) > at else (low, middle)  # type: ignore[operator]
-    return high
+        low, high = (middle, high) if at_most(gained, of, middle) > NUISANCE else (low, middle)
+    return tuple(high * step / (GRID - 1) for step in range(GRID))
 
 
 def _net_at_least(net: int, of: int, loss: float, gain: float) -> float:
@@ -222,7 +226,10 @@ def _net_tail(of: int, loss: float, gain: float) -> "np.ndarray[tuple[int], np.d
 
 @lru_cache(maxsize=256)
 def _questions(allowed: float, gains: float, alpha: float) -> int | None:
-    of = 10
+    normal = NormalDist()
+    spreads = [math.sqrt(loss + 2 * gains) for loss in (allowed, allowed + RESOLUTION)]
+    about = (normal.inv_cdf(1 - alpha) * spreads[0] + normal.inv_cdf(FOUND) * spreads[1]) ** 2 / RESOLUTION**2
+    of = max(10, math.floor(0.7 * about))  # the normal approximation says too few
     while of <= MOST_QUESTIONS:
         if _power(of, allowed, gains, alpha) >= FOUND:
             return of

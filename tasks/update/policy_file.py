@@ -11,7 +11,7 @@ from tasks.options import checked
 from tasks.update.policy import Policy
 
 ENDINGS = (".toml", ".yaml", ".yml")
-MOST_BYTES = 1_000_000
+MOST_BYTES = 100_000
 
 
 def given_policy(file: Path | None, values: Mapping[str, Any]) -> Policy:
@@ -64,7 +64,8 @@ def _parsed(file: Path, text: str) -> Any:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise PolicyError(f"policy file '{file}' holds an alias (*name); write out what it stands for")
-        return yaml.safe_load(text) if text.strip() else {}
+        found = yaml.safe_load(text)
+        return {} if found is None else found
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise PolicyError(f"policy file '{file}' is no YAML: {_line(error)}; correct it there") from error
 

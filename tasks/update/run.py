@@ -1,9 +1,10 @@
 """The values that the stages of a knowledge update hand on: the run itself, its questions, its batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -125,6 +126,8 @@ class Judged:
     seconds: float = 0.0
     """From the search to the verdict."""
     validate_seconds: float = 0.0
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What it takes to judge the batch again, by tasks/update/replay.py."""
 
     def row(self, version: int | None) -> BatchRow:
         """What the report says of it; `version`: the one that it became, None where it was undone."""

@@ -24,6 +24,7 @@ from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
+from tasks.update.records import record_of
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
 from tasks.update.saying import prompts_alone, say
 from tasks.update.screening import screen
@@ -111,7 +112,8 @@ def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit],
     started = time.perf_counter()
     verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy, written.beside)
     seconds = time.perf_counter() - started
-    return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds)
+    record = record_of(run.policy, session, reference, earlier, written.beside, verdict.checks)
+    return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds, record)
 
 
 def failed(batch: Batch, error: EditingError, written: Written | None = None) -> Judged:
@@ -137,6 +139,7 @@ def manifest_of(
         metrics=judged.verdict.metrics,
         request_metrics=judged.verdict.request_metrics,
         findings={name: taken.findings[name] for name in batch.ids if name in taken.findings},
+        judged=dict(judged.record),
         alike={name: alike[name] for name in batch.ids if name in alike},
         batch=batch.number,
         flow_run_id=run.flow_run_id,

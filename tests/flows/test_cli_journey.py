@@ -8,7 +8,7 @@ import pytest
 from tests.flows.command import check_one_line, single
 from tests.flows.conftest import METHOD, POLICY
 
-SET = [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={value}")]
+SET = [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={json.dumps(value)}")]
 OPTIONS = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
 
 

@@ -1,5 +1,6 @@
 """A disk that fills while a job writes to a store on it: one line, nothing half done, and the next job finishes."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def test_a_full_disk_ends_a_job_in_one_line_and_the_next_one_finishes(
     place, edits = Place(home, Path(shared_places["ERRATA_ARTIFACTS"]).parent), good_edits[:6]
     intake.submit(workplace.ledger, LINE, edits, "tester")
     job = ("run", LINE, *(part for name, value in POLICY.model_dump().items() if name != "batch_size"
-                          for part in ("--set", f"{name}={value}")), "--set", "batch_size=1")  # fmt: skip
+                          for part in ("--set", f"{name}={json.dumps(value)}")), "--set", "batch_size=1")  # fmt: skip
 
     process = start(job, os.environ, IMPATIENT)
     until(lambda: workplace.store.versions(LINE))

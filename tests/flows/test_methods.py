@@ -87,7 +87,7 @@ def test_a_benchmark_runs_every_other_method(method, good_edits, shared_places, 
 def test_a_line_of_alphaedit_goes_on_in_a_second_job(place, good_edits, monkeypatch, capsys, tmp_path):
     workplace = place("other")
     policy = [part for name, value in POLICY.model_dump(exclude_defaults=True).items()
-              for part in ("--set", f"{name}={value}")]  # fmt: skip
+              for part in ("--set", f"{name}={json.dumps(value)}")]  # fmt: skip
     for version, edit in enumerate(good_edits[:2], start=1):
         (tmp_path / "requests.json").write_text(json.dumps([edit.model_dump(mode="json")]))
         errata(monkeypatch, capsys, "submit", tmp_path / "requests.json", "--line", "alpha")

@@ -1,5 +1,7 @@
 """Runs by a real worker: followed from the terminal, seen on Prefect's page, started by an automation, refused."""
 
+import json
+
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
@@ -22,7 +24,7 @@ def errata(monkeypatch, capsys):
 
 
 def policy() -> list[str]:
-    return [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={value}")]
+    return [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={json.dumps(value)}")]
 
 
 def serving(workplace) -> int:

@@ -1,0 +1,80 @@
+"""The command that judges a stored version again."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.cli.app import Json, Line, Text, Version, app
+from flows.cli.console import as_json, say, shown_progress, table
+from flows.cli.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from tasks.report.data import Check
+    from tasks.update.replay import Replayed, Row
+
+TITLES = {"batch": "the verdict on the batch of version", "job": "the verdict on the job that ended with version"}
+
+
+@app.command(rich_help_panel=VERSIONS)
+def judge(line: Line = "main", version: Version = None, text: Text = None, json: Json = False) -> None:
+    """Measure a stored version again, by the policy it was judged by, and say whether it comes to the same verdict.
+
+    The newest that waits, or else the one in service, unless a version is named. Nothing is written. Exit code 0: the
+    same verdict; 1: another one.
+
+    Examples:
+
+        errata judge
+
+        errata judge main --version 3
+    """
+    from tasks.lines.specs import resolve_line
+    from tasks.review.rereading import report_of, version_to_judge
+    from tasks.update.replay import judge_again
+    from tasks.update.run import read_texts
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    stored = version_to_judge(workplace, line, version)
+    spec = resolve_line(workplace.store.store, workplace.settings, line)
+    texts = read_texts(text)
+    with shown_progress(json, f"judging version {stored.number}"):
+        found = judge_again(workplace, spec, stored, report_of(workplace, stored), texts)
+    same = all(one.is_same for one in found)
+    if json:
+        as_json({"line": line, "version": stored.number, "same": same, "verdicts": [_data(one) for one in found]})
+    else:
+        for one in found:
+            _show(one, f"{TITLES[one.scope]} {stored.number}")
+        say("the same verdict" if same else "another verdict", style="green" if same else "yellow")
+    if not same:
+        raise typer.Exit(1)
+
+
+def _show(replayed: "Replayed", title: str) -> None:
+    columns = ["check", "request", "then", "now", "allowed", "", ""]
+    table(title, columns, [_cells(row) for row in replayed.rows], ["then", "now", "allowed"])
+
+
+def _cells(row: "Row") -> Sequence[object]:
+    from tasks.report.render import MARKS
+    from tasks.report.verdict import check_lines
+
+    then, now = ((check_lines([one])[0] if one else None) for one in (row.then, row.now))
+    known = now or then
+    assert known is not None  # a row is of one of them
+    marks = [MARKS[one.mark] if one else "no such row" for one in (then, now)]
+    measured = [one.measured if one else "" for one in (then, now)]
+    return [known.label, known.request_id, *measured, known.allowed, *marks]
+
+
+def _data(replayed: "Replayed") -> dict[str, Any]:
+    rows = [{"then": _plain(row.then), "now": _plain(row.now), "same": row.is_same} for row in replayed.rows]
+    return {"of": replayed.scope, "same": replayed.is_same, "rows": rows}
+
+
+def _plain(check: "Check | None") -> Any:
+    import json
+
+    return None if check is None else json.loads(check.model_dump_json())

@@ -1,0 +1,154 @@
+"""A stored version judged again, by the policy that it was judged by: the batch that made it, and the job at its end.
+
+Nothing is written but caches. The model is the base with the version's factors, digest by digest as it was then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from editing.covariance import text_digest
+from editing.edit import Edit
+from editing.errors import UsageError
+from tasks.lines.specs import LineSpec
+from tasks.report.data import Check, JobReport
+from tasks.stores.manifest import Manifest, Version
+from tasks.update.evaluation import served_blocks
+from tasks.update.measured import Served
+from tasks.update.records import Record, read_record, stored_policy
+from tasks.update.run import Reference, spread_sample
+from tasks.update.session import Session, open_session
+from tasks.update.stages import known_edits
+from tasks.update.validation import judge_candidate, measure_reference, validate_batch
+from tasks.workplace import Workplace
+
+Scope = Literal["batch", "job"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of both verdicts; None where one of them has no such row."""
+
+    then: Check | None
+    now: Check | None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both hold, or both do not; what no longer stands alone as the worst of many is no news."""
+        return _fails(self.then) == _fails(self.now)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a verdict came to then and now."""
+
+    scope: Scope
+    then: tuple[Check, ...]
+    now: tuple[Check, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Side by side: first those of then, in their order, then what is new."""
+        left = {_key(one): one for one in self.now}
+        paired = [Row(one, left.pop(_key(one), None)) for one in self.then]
+        return [*paired, *(Row(None, one) for one in left.values())]
+
+    @property
+    def is_same(self) -> bool:
+        return all(row.is_same for row in self.rows)
+
+
+def judge_again(
+    workplace: Workplace,
+    spec: LineSpec,
+    version: Version,
+    report: JobReport | None,
+    texts: Sequence[str] | None = None,
+) -> list[Replayed]:
+    """The verdict on the version's batch, and where its job ended with it the one on the whole job.
+
+    Args:
+        report: of the job that made it, where there is one to read.
+        texts: the text that perplexity was taken on, where the job was given one.
+
+    Raises:
+        UsageError: no verdict is stored, or the text is not that of then.
+        DigestMismatch: a stored file or a resulting tensor is not what was recorded.
+    """
+    records = _records(version, report)
+    _check_text(records, texts)
+    session = open_session(spec, workplace.settings, only_asked=True)
+    chain = workplace.store.chain(version.snapshot)
+    known = _known(workplace, chain)
+    served = report.from_version if report else 0
+    below = next((place + 1 for place, one in enumerate(chain) if one.version == served), 0)
+    waiting = [known[name] for one in chain[below:] for name in one.request_ids if name in known]
+    references = {scope: measure_reference(session, one.policy, texts) for scope, one in records.items()}
+    _restore(workplace, session, chain[:below])
+    champion = _champion(session, waiting, records["job"], references["job"]) if below and "job" in records else None
+    _restore(workplace, session, chain[below:])
+    found = []
+    for scope, record in records.items():
+        if scope == "batch":
+            batch = [known[name] for name in version.manifest.request_ids if name in known]
+            earlier, beside = ([known[n] for n in names if n in known] for names in (record.earlier, record.beside))
+            verdict = validate_batch(session, batch, earlier, references[scope], record.policy, beside)
+        else:
+            live = [known[name] for name in session.live if name in known]
+            sample = spread_sample(live, record.policy.retained_sample)
+            verdict = judge_candidate(session, waiting, sample, references[scope], record.policy, champion).verdict
+        found.append(Replayed(scope, record.checks, verdict.checks))
+    return found
+
+
+def _records(version: Version, report: JobReport | None) -> dict[Scope, Record]:
+    """The verdicts that are stored, with their policies."""
+    found: dict[Scope, Record] = {}
+    number, of_batch = version.number, version.manifest.judged
+    if of_batch:
+        found["batch"] = read_record(of_batch)
+    if report is not None and report.to_version == number and report.checks:
+        text = found["batch"].text if "batch" in found else None
+        found["job"] = Record(stored_policy(report.policy), report.checks, text)
+    if not found:
+        raise UsageError(
+            f"version {number} of line '{version.manifest.line}' holds no verdict and its job's report is not there; "
+            "versions made by this release hold one"
+        )
+    return found
+
+
+def _check_text(records: dict[Scope, Record], texts: Sequence[str] | None) -> None:
+    wanted = next(iter(records.values())).text
+    given = None if texts is None else text_digest(texts)
+    if wanted is not None and given is None:
+        raise UsageError(f"its perplexity was taken on a text of its own, sha256 {wanted[:12]}; give it by --text FILE")
+    if wanted != given:
+        was = f"sha256 {wanted[:12]}" if wanted else "what the base sampled itself"
+        raise UsageError(
+            f"--text is another text (sha256 {(given or '')[:12]}) than then ({was}); give that one or none"
+        )
+
+
+def _known(workplace: Workplace, chain: Sequence[Manifest]) -> dict[str, Edit]:
+    names = list(dict.fromkeys(name for one in chain for name in (*(one.live or ()), *one.request_ids)))
+    return known_edits(workplace.ledger, chain[-1].line, names)
+
+
+def _restore(workplace: Workplace, session: Session, manifests: Sequence[Manifest]) -> None:
+    session.restore((one, workplace.store.tensors(one)) for one in manifests)
+
+
+def _champion(session: Session, edits: Sequence[Edit], record: Record, reference: Reference) -> Served:
+    probes = record.policy.neighborhood_probes
+    scores = session.scores(edits, session.base_scores(edits, probes), probes)
+    return Served({one.edit_id: one for one in scores}, served_blocks(session, reference, record.policy))
+
+
+def _key(check: Check) -> tuple[str, str, str]:
+    """What a row is about. Of the requests only those that fail are named for themselves."""
+    return check.measure, check.field, check.request_id or "" if not check.holds else ""
+
+
+def _fails(check: Check | None) -> bool:
+    return check is not None and not check.holds

@@ -1,0 +1,127 @@
+"""A policy by file, what it does where it is breached, and `errata judge`: the same verdict again, or another one."""
+
+import json
+
+import pytest
+import yaml
+
+from editing.digests import sha256
+from flows.knowledge_update import knowledge_update
+from tasks.ledger import intake
+from tasks.stores.manifest import VersionPointer, manifest_bytes
+from tasks.stores.records import record_bytes
+from tasks.stores.snapshots import MANIFESTS, version_key
+from tests.flows.command import check_one_line
+from tests.flows.conftest import POLICY
+
+pytestmark = pytest.mark.slow
+
+
+def states(workplace, line: str) -> dict[str, str]:
+    return {name: state.state for name, state in workplace.ledger.states(line).items()}
+
+
+def queue(workplace, line: str, edits) -> None:
+    intake.submit(workplace.ledger, line, edits, "tester")
+
+
+@pytest.fixture
+def policy_file(tmp_path):
+    """Writes the tests' policy, with more in it."""
+
+    def write(**more: object):
+        file = tmp_path / "policy.yaml"
+        file.write_text(yaml.safe_dump(POLICY.model_dump(mode="json") | more))
+        return file
+
+    return write
+
+
+def test_a_policy_file_holds_for_the_run_and_a_single_value_stands_above_it(errata, place, good_edits, policy_file):
+    workplace = place("filed")
+    queue(workplace, "filed", good_edits[:2])
+    file = policy_file(levels={"retained": {"min": 0.5, "then": "warn"}})
+    report = errata("run", "filed", "--policy", file, "--set", "retained_sample=3", "--json").json["report"]
+    assert report["policy"]["retained_sample"] == 3 and report["policy"]["levels"]["retained"]["then"] == "warn"
+    assert report["policy"]["batch_size"] == POLICY.batch_size
+    rows = [row for row in report["checks"] if row["field"] == "levels.retained.min"]
+    assert [row["kind"] for row in rows] == ["level"]
+
+
+def test_a_request_that_says_a_third_thing_is_not_kept_at_the_defaults(place, good_edits, impossible):
+    workplace = place("third")
+    lenient = POLICY.model_copy(update={"min_efficacy": 0.0, "tripwires": type(POLICY.tripwires)()})
+    queue(workplace, "third", [impossible])
+    summary = knowledge_update("third", lenient)
+    assert states(workplace, "third") == {"impossible": "quarantined"}
+    assert "request 'impossible': it says '" in summary.report.edits[0].reason
+
+
+def test_a_policy_that_stops_leaves_the_rest_queued_and_keeps_what_was_kept(place, good_edits, impossible):
+    workplace = place("stopped")
+    wires = type(POLICY.tripwires).model_validate({"said": {"then": "stop"}})
+    policy = POLICY.model_copy(update={"batch_size": 1, "min_efficacy": 0.0, "tripwires": wires})
+    queue(workplace, "stopped", [good_edits[0], impossible, good_edits[1]])
+    summary = knowledge_update("stopped", policy)
+    assert (summary.kept, summary.quarantined) == (1, 0)
+    assert states(workplace, "stopped") == {
+        good_edits[0].id: "committed",
+        "impossible": "queued",
+        good_edits[1].id: "queued",
+    }
+
+
+def test_a_version_judged_again_comes_to_the_same_and_nothing_is_written(errata, place, good_edits):
+    workplace = place("again")
+    queue(workplace, "again", good_edits[:2])
+    assert knowledge_update("again", POLICY).kept == 2
+    before = {key: workplace.store.store.get(key)[0] for key in workplace.store.store.list("")}
+    events = states(workplace, "again")
+    ran = errata("judge", "again", "--json")
+    found = ran.json
+    assert ran.code == 0 and found["same"] and found["version"] == 1
+    assert {one["of"] for one in found["verdicts"]} == {"batch", "job"}
+    for one in found["verdicts"]:
+        assert one["rows"] and all(row["same"] for row in one["rows"])
+        assert all(row["then"]["value"] == pytest.approx(row["now"]["value"], rel=1e-4)
+                   for row in one["rows"] if row["now"]["value"] is not None)  # fmt: skip
+    assert "the same verdict" in errata("judge", "again", "--version", "1").out
+    assert {key: workplace.store.store.get(key)[0] for key in workplace.store.store.list("")} == before
+    assert states(workplace, "again") == events
+    # In service, with a second job upon it: what that candidate was held against is told from the first.
+    assert errata("approve", "again").code == 0
+    queue(workplace, "again", good_edits[2:3])
+    levels = type(POLICY.levels).model_validate({"neighbors": {"worse_than_champion": 0.5}})
+    assert knowledge_update("again", POLICY.model_copy(update={"levels": levels})).kept == 1
+    second = errata("judge", "again", "--json").json
+    assert second["same"] and second["version"] == 2
+    fields = {row["then"]["field"] for one in second["verdicts"] for row in one["rows"]}
+    assert "levels.neighbors.worse_than_champion" in fields
+
+
+def test_another_verdict_is_told_by_its_exit_code_and_row(errata, place, good_edits):
+    """The record says that a row failed which now holds: as if the model were another."""
+    workplace = place("other-verdict")
+    queue(workplace, "other-verdict", good_edits[:1])
+    assert knowledge_update("other-verdict", POLICY).kept == 1
+    version = workplace.store.version("other-verdict", 1)
+    judged = json.loads(json.dumps(version.manifest.judged))
+    judged["checks"][0] |= {"holds": False, "reason": "efficacy 0.00 is below min_efficacy 1.00", "value": 0.0}
+    rewritten = version.manifest.model_copy(update={"judged": judged, "mlflow_run_id": None})
+    data, store = manifest_bytes(rewritten), workplace.store.store
+    digest = sha256(data)
+    store.put_if_absent(f"{MANIFESTS}/{digest}.json", data)
+    _, etag = store.get(version_key("other-verdict", 1))
+    pointer = VersionPointer(line="other-verdict", version=1, snapshot=digest)
+    store.put_if_match(version_key("other-verdict", 1), record_bytes(pointer), etag)
+    ran = errata("judge", "other-verdict", "--version", "1", "--json")
+    found = json.loads(ran.out)
+    assert ran.code == 1 and not found["same"]
+    [differs] = [row for row in found["verdicts"][0]["rows"] if not row["same"]]
+    assert differs["then"]["measure"] == differs["now"]["measure"] == "efficacy" and differs["now"]["holds"]
+
+
+def test_a_mistake_of_judging_is_one_line(errata, place, tmp_path):
+    place("nothing-yet")
+    check_one_line(errata("judge", "nothing-yet"), 2, "line 'nothing-yet' has no version to judge but the base")
+    check_one_line(errata("judge", "nothing-yet", "--version", "3"), 1, "has no version 3; it has: none")
