@@ -25,6 +25,14 @@ from editing.tokens import (
 
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
+PROMPT_WAYS = (
+    f'Fill in the blank: "{SLOT} ___"',
+    f"I want to know how this goes on: {SLOT}",
+    f"Please write the end of this sentence.\n\n{SLOT}",
+)
+"""In which other ways it is put while a value is searched."""
+QUESTION_WAYS = (f"I have a question. {SLOT}", f"{SLOT} Answer in a few words.", f"Please tell me: {SLOT}")
+"""The same of a question."""
 QUESTION_MARKS = ("?", "？", "؟")
 
 
@@ -35,6 +43,13 @@ def question_of(edit: Edit) -> str:
     if edit.question is not None:
         return edit.question
     return edit.prompt if edit.prompt.endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
+
+
+def questions_of(edit: Edit) -> list[str]:
+    """The ways in which a fact is asked while its value is searched, that of `question_of` first."""
+    first = question_of(edit)
+    said, ways = (first, QUESTION_WAYS) if first in (edit.question, edit.prompt) else (edit.prompt, PROMPT_WAYS)
+    return [first, *(way.replace(SLOT, said) for way in ways)]
 
 
 @dataclass(frozen=True)
@@ -92,8 +107,8 @@ class ChatTemplate:
         """The conversation in which a user says this; a prompt that is one already is not put into another."""
         return Filled(prompt) if self.is_rendered(prompt) else self.prompt(prompt)
 
-    def asks(self, edit: Edit) -> Filled | None:
-        """The conversation that asks for a fact; None where its prompt is one already.
+    def asks(self, edit: Edit, question: str | None = None) -> Filled | None:
+        """The conversation that asks for a fact, by this question or its own; None where its prompt is one already.
 
         Raises:
             InvalidEdit: the template changes the question.
@@ -101,7 +116,7 @@ class ChatTemplate:
         if self.is_rendered(edit.text):
             return None
         try:
-            return self.prompt(question_of(edit).replace(SLOT, edit.subject))
+            return self.prompt((question or question_of(edit)).replace(SLOT, edit.subject))
         except InvalidEdit as error:
             raise InvalidEdit(f"edit '{edit.id}': {error}") from error
 
@@ -113,7 +128,18 @@ class ChatTemplate:
         """
         if (rendered := self.asks(edit)) is None:
             return None
-        end = rendered.spans[0][0] + question_of(edit).index(SLOT) + len(edit.subject)
+        return self._encode(edit, rendered, question_of(edit))
+
+    def encode_all(self, edit: Edit) -> list[EncodedPrompt]:
+        """The same for each of `questions_of`; none where its prompt is a conversation already."""
+        found = []
+        for question in questions_of(edit):
+            if (rendered := self.asks(edit, question)) is not None:
+                found.append(self._encode(edit, rendered, question))
+        return found
+
+    def _encode(self, edit: Edit, rendered: Filled, question: str) -> EncodedPrompt:
+        end = rendered.spans[0][0] + question.index(SLOT) + len(edit.subject)
         return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:
@@ -142,5 +168,5 @@ def check_conversations(model: PreTrainedModel, edits: Sequence[Edit], chat: Cha
     if chat is None:
         return
     for edit in edits:
-        if (prompt := chat.encode(edit)) is not None:
+        for prompt in chat.encode_all(edit):
             check_length(model, (*prompt.ids, *chat.target_ids(edit)), f"question of edit '{edit.id}'")

@@ -30,7 +30,12 @@ class Config(BaseModel):
 class ValueSearchConfig(Config):
     """The search for the hidden state z* that makes the model say the target (MEMIT, section 4.2; ROME, eq. 4)."""
 
-    steps: int = Field(15, ge=1, le=1000, description="Most evaluations of the loss; published: 25 of Adam's.")
+    steps: int = Field(
+        15,
+        ge=1,
+        le=1000,
+        description="Most evaluations of the loss, √n times as many for n of one key; published: 25.",
+    )
     optimiser: Literal["normalised", "adam"] = Field("normalised", description="How δ steps down; published: adam.")
     step_length: float = Field(0.25, gt=0, description="First step of `normalised`, as a share of |z|.")
     learning_rate: float = Field(0.5, gt=0, description="Step size of `adam`.")

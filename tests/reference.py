@@ -1,5 +1,6 @@
 """Published algorithms written plainly, to compare with: slow, short, and independent of the library's own."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,12 +20,13 @@ def plain_search(
     config: ValueSearchConfig,
     prefixes: Sequence[str],
     *others: Edit,
-    conversation: tuple[EncodedPrompt, Tensor] | None = None,
+    conversations: Sequence[tuple[EncodedPrompt, Tensor]] = (),
 ) -> Tensor:
     """MEMIT's loop as published: one edit, its contexts as one padded batch, all of the model at every step.
 
-    `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge). `conversation` is
-    one more row, with the target that is wanted there.
+    `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge), δ may be √n times as
+    long, and is stepped down √n times as often (ours). `conversations`, each with the target that is wanted there,
+    count as much as all else, by turns (ours): a step has one, the bare prompt, and every second other context.
     """
     module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5
     asked = [(one, prefix) for one in (edit, *others) for prefix in prefixes]
@@ -34,9 +36,9 @@ def plain_search(
     for row, (one, _) in enumerate(asked):  # ours, not published: no change at the first token of a text
         if prompts[row].subject_index == 0 and len(prefixes) > 1:
             prompts[row] = encode_prompt(tokenizer, prefixes[1], one.prompt, one.subject)
-    if conversation is not None:
-        prompts.insert(len(targets), conversation[0])
-        targets.append(conversation[1])
+    for conversation, wanted in conversations:
+        prompts.insert(len(targets), conversation)
+        targets.append(wanted)
     ids = [[*p.ids, *goal[:-1].tolist()] for p, goal in zip(prompts, targets, strict=False)] + [list(prompts[-1].ids)]
     width = max(map(len, ids))
     input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids])  # causal: what follows changes nothing
@@ -53,7 +55,8 @@ def plain_search(
         shifted = tensor.index_put((rows, places), tensor[rows, places] + delta)
         return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
 
-    for step in range(config.steps):
+    steps = math.ceil(config.steps * room * (4 / 3 if conversations else 1))
+    for step in range(steps):
         optimiser.zero_grad()
         handle = module.register_forward_hook(add)
         logprobs = model(input_ids=input_ids, attention_mask=mask).logits.log_softmax(-1)
@@ -62,13 +65,17 @@ def plain_search(
         for row, (prompt, goal) in enumerate(zip(prompts, targets, strict=False)):
             first = len(prompt.ids) - 1
             losses.append(-logprobs[row, first : first + len(goal)].gather(1, goal[:, None]).mean())
+        if conversations:
+            turn, bare = step % 4, len(prefixes)
+            raw = torch.stack([losses[0], *losses[1 + turn % 2 : bare : 2]])
+            losses = [raw.mean(), losses[bare + turn]]
         now = logprobs[-1, len(prompts[-1].ids) - 1]
         base_kl = seen.setdefault("kl", now.detach())
         kl = (now.exp() * (now - base_kl)).sum()
         z = seen["z"]
         loss = torch.stack(losses).mean() + config.kl_weight * kl
         loss = loss + config.weight_decay * (delta.square().sum() + 1e-30).sqrt() / z.square().sum()
-        if loss.item() < config.stop_loss or step == config.steps - 1:
+        if loss.item() < config.stop_loss or step == steps - 1:
             break
         loss.backward()
         optimiser.step()

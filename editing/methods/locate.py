@@ -109,9 +109,9 @@ def compute_together(
     update: dict[str, Factors] = {}
     in_force: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
-    prompts, groups = encoded(given, edits), groups_of(given, edits)
+    texts, groups = encoded(given, edits), groups_of(given, edits)
     for layer in given.layers:
-        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), prompts)
+        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), texts)
         name = given.layout.weight_name(layer)
         columns = found.columns(bare_apart)
         root = torch.tensor([group.weight**0.5 for group in groups]).to(columns).repeat(columns.shape[1] // len(edits))
@@ -130,9 +130,9 @@ def compute_each(
     The rows of `solve` for an edit's columns (one, or two as in `compute_together`) depend on no other's.
     """
     updates: list[dict[str, Factors]] = [{} for _ in edits]
-    prompts = encoded(given, edits)
+    texts = encoded(given, edits)
     for layer in given.layers:
-        found = locate(given, edits, z_star_nm, layer, updates, prompts)
+        found = locate(given, edits, z_star_nm, layer, updates, texts)
         gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
         name = given.layout.weight_name(layer)
         for i, update in enumerate(updates):
@@ -140,17 +140,28 @@ def compute_each(
     return list(updates)
 
 
-def encoded(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
-    """The prompt of each edit in each context: context by context, edit by edit.
+@dataclass(frozen=True)
+class Encoded:
+    """The texts in which edits are read: the same at every layer."""
+
+    contexts: list[list[EncodedPrompt]]
+    """The prompt of each edit in each context: context by context, edit by edit."""
+    conversations: list[list[EncodedPrompt]]
+    """Edit by edit."""
+
+
+def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
+    """All texts of the edits.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
     """
     tokenizer, prefixes = given.tokenizer, given.prefixes
-    return [
+    contexts = [
         [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
         for context in range(len(prefixes))
     ]
+    return Encoded(contexts, conversations(given, edits))
 
 
 def nearly_alike(given: MethodInput, keys: KeyNames, edits: Sequence[Edit], others: Sequence[Edit]) -> list[Alike]:
@@ -206,11 +217,11 @@ def locate(
     z_star_nm: Tensor,
     layer: int,
     updates: Sequence[WeightUpdate],
-    prompts: Sequence[Sequence[EncodedPrompt]] | None = None,
+    texts: Encoded | None = None,
 ) -> Located:
     """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
 
-    `prompts` are `encoded`'s, where they are there already. Only the bare ones run up to the last edited layer;
+    `texts` are `encoded`'s, where they are there already. Only the bare ones run up to the last edited layer;
     those in the other contexts end at their keys.
 
     Raises:
@@ -218,8 +229,8 @@ def locate(
         InvalidEdit: a subject is lost in tokenisation.
     """
     model, layout, last = given.model, given.layout, given.layers[-1]
-    reader, prompts = SubjectReader(model, layout, pad_token(given.tokenizer)), prompts or encoded(given, edits)
-    chats = conversations(given, edits)
+    reader, texts = SubjectReader(model, layout, pad_token(given.tokenizer)), texts or encoded(given, edits)
+    chats = texts.conversations
 
     def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         found = reader.states(prompts, layer, last, uniform=uniform)
@@ -228,9 +239,9 @@ def locate(
     def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         return [reader.keys(prompts, layer, uniform=uniform)]
 
-    bare_nd, written_nm, hidden_nm = _gather(given, prompts[0], updates, states)
+    bare_nd, written_nm, hidden_nm = _gather(given, texts.contexts[0], updates, states)
     raw_nd = bare_nd.clone()
-    for in_context in prompts[1:]:
+    for in_context in texts.contexts[1:]:
         raw_nd += _gather(given, in_context, updates, keys)[0]
     chat_cnd = raw_nd.new_zeros(max(map(len, chats), default=0), *raw_nd.shape)
     if places := [(place, i) for i, some in enumerate(chats) for place in range(len(some))]:

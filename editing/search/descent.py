@@ -47,6 +47,8 @@ class Normalised:
     delta_nm: Tensor
     length_n: Tensor
     """Length of the first step, (n,)."""
+    pace_n: Tensor
+    """How many steps shorten the next one as one step does otherwise, (n,)."""
     mean_nm: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,5 +58,6 @@ class Normalised:
         """Step `number` (from 1) of the edits `active`, in place."""
         direction = gradient / gradient.norm(dim=1, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
         self.mean_nm[active] = MOMENTUM * self.mean_nm[active] + (1 - MOMENTUM) * direction
-        length = self.length_n[active] * DECAY ** (number - 1) / (1 - MOMENTUM**number)
+        shorter = torch.tensor([DECAY ** ((number - 1) / pace) for pace in self.pace_n[active].tolist()])
+        length = self.length_n[active] * shorter.to(self.length_n) / (1 - MOMENTUM**number)
         self.delta_nm[active] -= length[:, None] * self.mean_nm[active]

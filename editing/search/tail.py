@@ -121,8 +121,6 @@ class TailGroup:
     """(t,) wanted tokens; -1 at the KL prompts."""
     weights: Tensor
     """(t,) weight of each position in the loss of its δ."""
-    base_logprobs: Tensor | None = None
-    """(KL places, vocabulary) of the unchanged model, once they are known."""
 
     def logprobs(self, delta_nm: Tensor) -> Tensor:
         """Log-probabilities (t, vocabulary) in float32 at `places`, with each row's δ added."""
@@ -161,5 +159,4 @@ class TailGroup:
             places=torch.stack([(keep_row.cumsum(0) - 1)[places[:, 0]], places[:, 1]], dim=1),
             targets=self.targets[keep_place],
             weights=self.weights[keep_place],
-            base_logprobs=None if self.base_logprobs is None else self.base_logprobs[keep_place[self.targets < 0]],
         )

@@ -17,7 +17,8 @@ Shapes: n = values, of which each is searched as one δ, b = rows, m = hidden si
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -31,13 +32,16 @@ from editing.groups import KeyNames
 from editing.layout import ModelLayout, check_layers
 from editing.products import bfloat16_products, wants_bfloat16
 from editing.search.descent import Adam, Normalised
-from editing.search.rows import SearchRow, grouped, rows_of
+from editing.search.rows import SearchRow, grouped, turns_of
 from editing.search.tail import UpperLayers
 from editing.search.trunk import freeze
 from editing.tokens import check_edits, pad_token
 
 ROOM = 0.5
-"""A δ that n edits share may be n^ROOM times as long as that of one: their directions add up like right angles."""
+"""A δ that n edits share may be n^ROOM times as long as that of one, since their directions add up like right angles;
+so it is stepped down as many times as often, and its steps shorten as many times slower."""
+BY_TURNS = 4 / 3
+"""The same of steps that take turns, each of which sees but a part."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def search_values(
 
     Edits of one key have the same one, searched for all of their targets together.
 
-    `prefixes` are the contexts, the empty one first; with `chat` the conversation that asks for a fact is one more, in
-    which the answer alone is to be said. `on_progress` hears after every step how far it
+    `prefixes` are the contexts, the empty one first; with `chat` the conversations that ask for a fact, too,
+    one of them at each step, in which the answer alone is to be said. `on_progress` hears after every step how far it
     is, of how much, in units that take about the same time.
 
     Raises:
@@ -89,11 +93,8 @@ def search_values(
     with bfloat16_products(layout.layer_list(model)[layer + 1 :]) if narrow else nullcontext():
         for chunk in _at_once(groups, config.edits_at_once):
             together = [[edits[number] for number in group] for group in chunk]
-            rows = [
-                row
-                for i, some in enumerate(together)
-                for row in rows_of(tokenizer, i, some, prefixes, config.kl_weight, chat)
-            ]
+            turns = [turns_of(tokenizer, i, some, prefixes, config.kl_weight, chat) for i, some in enumerate(together)]
+            rows = [list(chain.from_iterable(turn)) for turn in zip(*turns, strict=True)]
             search = _Search(upper, config, rows, [len(some) for some in together], pad_token(tokenizer))
             found += search.run([", ".join(f"'{edit.id}'" for edit in some) for some in together], tell)
     of = {number: value for group, value in zip(groups, found, strict=True) for number in group}
@@ -113,27 +114,34 @@ def _at_once(groups: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tupl
 
 
 class _Search:
-    """One batch of δ, searched together; `sizes` says how many edits share each."""
+    """One batch of δ, searched together; `sizes` says how many edits share each.
+
+    Step after step takes the rows of the next of the `turns`, and the first again after the last.
+    """
 
     def __init__(
         self,
         upper: UpperLayers,
         config: ValueSearchConfig,
-        rows: Sequence[SearchRow],
+        turns: Sequence[Sequence[SearchRow]],
         sizes: Sequence[int],
         pad_id: int,
     ) -> None:
         self.config = config
-        together = grouped(rows)
-        self.groups = freeze(upper, together, pad_id)
+        together = [grouped(rows) for rows in turns]
+        frozen_groups = iter(freeze(upper, list(chain.from_iterable(together)), pad_id))
+        self.turns = [list(islice(frozen_groups, len(groups))) for groups in together]
         bare = {
             row.delta: frozen.hidden[i, 0]
-            for group, frozen in zip(together, self.groups, strict=True)
+            for group, frozen in zip(together[0], self.turns[0], strict=True)
             for i, row in enumerate(group)
             if row.context == 0
         }
         self.z_nm: Tensor = torch.stack([bare[delta] for delta in sorted(bare)]).float()
+        self.base_nv: Tensor | None = None
+        """Log-probabilities of the unchanged model at the KL prompt of each δ that is still searched."""
         self.room_n = torch.tensor([size**ROOM for size in sizes], device=self.z_nm.device)
+        self.pace_n = self.room_n * (BY_TURNS if len(turns) > 1 else 1)
 
     def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
         """Step down every δ until its loss is below `stop_loss` or the steps are used up.
@@ -143,14 +151,20 @@ class _Search:
         """
         config, n = self.config, len(names)
         limit_n = config.clamp * self.room_n * self.z_nm.norm(dim=1)
+        steps_n = (config.steps * self.pace_n).ceil()
+        most = int(steps_n.max())
         delta_nm = torch.zeros_like(self.z_nm)
         descent = self._descent(delta_nm)
         active = torch.arange(n, device=delta_nm.device)
         before, steps = [math.nan] * n, [0] * n
         best_nm, best_loss_n = delta_nm.clone(), torch.full_like(limit_n, math.inf)
-        for step in range(1, config.steps + 1):
+        turns = len(self.turns)
+        loss_nt, missed_nt = limit_n.new_zeros(n, turns), torch.ones(n, turns, dtype=torch.long, device=active.device)
+        for step in range(1, most + 1):
             delta = delta_nm[active].requires_grad_(True)
-            loss, missed = self._loss(delta, self.z_nm[active])
+            turn = (step - 1) % turns
+            loss, missed_nt[active, turn] = self._loss(turn, delta, self.z_nm[active])
+            loss_nt[active, turn] = loss.detach()
             for i, value in zip(active.tolist(), loss.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise SearchError(
@@ -160,24 +174,32 @@ class _Search:
                 before[i] = value if step == 1 else before[i]
                 steps[i] = step
             # Published Adam ends where it stands; steps of fixed length may pass the best place, so that one counts.
-            taken = (loss.detach() < best_loss_n[active]) | (config.optimiser == "adam")
-            best_nm[active[taken]], best_loss_n[active[taken]] = delta.detach()[taken], loss.detach()[taken]
-            going = loss.detach() >= config.stop_loss
+            # Losses of different turns do not tell which place is better.
+            lately = loss_nt[active, :step].mean(1)
+            taken = (lately < best_loss_n[active]) | (config.optimiser == "adam") | (turns > 1)
+            best_nm[active[taken]], best_loss_n[active[taken]] = delta.detach()[taken], lately[taken]
+            going = (lately >= config.stop_loss) | (step < turns)
+            going &= step < steps_n[active]
             if config.stop_at_argmax:
-                going &= missed > 0
-            left = int(going.sum()) * (config.steps - step) ** 2 // config.steps
+                going &= missed_nt[active].sum(1) > 0
+            left = int(going.sum()) * (most - step) ** 2 * config.steps // most**2
             on_step(n * config.steps - left)
-            if step == config.steps or not going.any():
+            if not going.any():
                 break
             (gradient,) = torch.autograd.grad(loss[going].sum(), delta)
             if not going.all():
                 gradient, active = gradient[going], active[going]
-                self.groups = [rest for group in self.groups if len((rest := group.of(going)).row_delta)]
+                self._keep(going)
             descent.step(step, active, gradient)
             norm = delta_nm[active].norm(dim=1)
             delta_nm[active] *= (limit_n[active] / norm).clamp(max=1)[:, None]
         z_star, last = (self.z_nm + best_nm).cpu(), best_loss_n.tolist()
         return [SearchedValue(z_star[i], steps[i], before[i], last[i]) for i in range(n)]
+
+    def _keep(self, going: Tensor) -> None:
+        """Go on with those δ that are still searched where `going` is true."""
+        self.turns = [[rest for group in some if len((rest := group.of(going)).row_delta)] for some in self.turns]
+        self.base_nv = None if self.base_nv is None else self.base_nv[going]
 
     def _step_size(self) -> str:
         name = "learning_rate" if self.config.optimiser == "adam" else "step_length"
@@ -186,23 +208,26 @@ class _Search:
     def _descent(self, delta_nm: Tensor) -> Adam | Normalised:
         if self.config.optimiser == "adam":
             return Adam(delta_nm, self.config.learning_rate)
-        return Normalised(delta_nm, self.config.step_length * self.z_nm.norm(dim=1))
+        return Normalised(delta_nm, self.config.step_length * self.z_nm.norm(dim=1), self.pace_n)
 
-    def _loss(self, delta_nm: Tensor, z_nm: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, turn: int, delta_nm: Tensor, z_nm: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each δ that is still searched, (n,), and how many of its target tokens are not argmax."""
         norm = (delta_nm.square().sum(1) + 1e-30).sqrt()  # the gradient of a norm at zero would be NaN
         loss = self.config.weight_decay * norm / z_nm.square().sum(1)
         missed = torch.zeros(len(delta_nm), dtype=torch.long, device=delta_nm.device)
-        for number, group in enumerate(self.groups):
+        first = self.base_nv is None  # at the first step δ is zero
+        for group in self.turns[turn]:
             logprobs = group.logprobs(delta_nm)
-            wanted = group.targets >= 0
+            wanted, place_delta = group.targets >= 0, group.row_delta[group.places[:, 0]]
             said, now = logprobs[wanted], logprobs[~wanted]
             part = torch.empty_like(group.weights)
             part = part.masked_scatter(wanted, -said.gather(1, group.targets[wanted, None]).squeeze(1))
-            base = now.detach() if group.base_logprobs is None else group.base_logprobs  # at the first step δ is zero
-            self.groups[number] = replace(group, base_logprobs=base)
+            if self.base_nv is None:
+                self.base_nv = now.new_empty(len(delta_nm), now.shape[1])
+            if first:
+                self.base_nv[place_delta[~wanted]] = now.detach()
+            base = self.base_nv[place_delta[~wanted]]
             part = part.masked_scatter(~wanted, (now.exp() * (now - base)).sum(1))
-            place_delta = group.row_delta[group.places[:, 0]]
             loss = loss.index_add(0, place_delta, part * group.weights)
             missed.index_add_(0, place_delta[wanted], (said.argmax(1) != group.targets[wanted]).long())
         return loss, missed

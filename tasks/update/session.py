@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editing.cache import Cache
-from editing.chat import chat_of, question_of
+from editing.chat import chat_of, questions_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
 from editing.edit import SLOT, Edit
@@ -24,6 +24,7 @@ from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel, load_model
+from editing.search.rows import TURNS
 from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
@@ -41,6 +42,8 @@ EDITS_AT_ONCE = 5
 """Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
 VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
+TOGETHER_VERSION = 1
+"""The same of the values that facts share."""
 MEASURED_VERSION = 1
 """The same of what is measured of a base: its scores, fluency, perplexity, answers."""
 
@@ -242,10 +245,12 @@ class Session:
         }
         chat, stated = self.method_input.chat, []
         if chat is not None:
-            search["chat"] = chat.prompt(SLOT)
+            search["chat"], search["turns"] = chat.prompt(SLOT), TURNS
+        if len(edits) > 1:
+            search["together"] = TOGETHER_VERSION
         for edit in edits:
             fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
-            asked = {} if chat is None else {"asked": question_of(edit)}
+            asked = {} if chat is None else {"asked": questions_of(edit)}
             stated.append(kept.content_of(self.loaded.tokenizer, fact, **asked))
         return [self.loaded.digest, search, *stated]
 

@@ -51,9 +51,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
+    parser.add_argument("--only", choices=["raw", "chat"])
     asked = parser.parse_args()
     edits, texts = read_benchmark(asked.data, asked.limit, asked.seed), read_text(asked.text)
-    for template in ("raw", "chat"):
+    for template in ("raw", "chat") if asked.only is None else (asked.only,):
         measure(template, edits, texts, method_config("memit", pairs(asked.option, "--option")))
 
 
@@ -64,7 +65,7 @@ def measure(template: Template, edits: Sequence[Edit], texts: Sequence[str], con
     asked = {way: said(session, edits, way) for way in WAYS}
     started = time.process_time()
     for start in range(0, len(edits), BATCH):
-        write_batch(session, edits[start : start + BATCH], cached=False, keep=True)
+        write_batch(session, edits[start : start + BATCH], cached=False, keep=True, live=edits[:start])
     seconds = (time.process_time() - started) / len(edits)
     print(f"\n{template}, {len(edits)} facts, {seconds:.2f} s of processor time a fact")
     for way in WAYS:

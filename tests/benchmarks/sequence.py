@@ -76,14 +76,20 @@ def follow(session: Session, data: Data, points: Sequence[int], *, cached: bool)
             session.weights.revert(undo)
             continue
         for start in range(len(session.live), size, BATCH):
-            seconds += write_batch(session, data.edits[start : min(start + BATCH, size)], cached, keep=True)[1]
+            seconds += write_batch(
+                session, data.edits[start : min(start + BATCH, size)], cached, keep=True, live=data.edits[:start]
+            )[1]
         yield _measure(session, data, before, base, size, seconds / size)
 
 
-def write_batch(session: Session, batch: Sequence[Edit], cached: bool, keep: bool) -> tuple[Any, float]:
+def write_batch(
+    session: Session, batch: Sequence[Edit], cached: bool, keep: bool, live: Sequence[Edit] = ()
+) -> tuple[Any, float]:
+    """What undoes it, and the seconds; with those of the live facts that share a key, which are searched again."""
     started = time.perf_counter()
-    z_star = session.values(batch) if cached else session.search(batch)
-    made = compute_update(session.method_input, batch, z_star, session.config)
+    sharing = session.sharing(batch, live)
+    z_star = session.values(batch, sharing) if cached else session.search([*sharing, *batch])[len(sharing) :]
+    made = compute_update(session.method_input, batch, z_star, session.config, live=sharing)
     undo = session.weights.apply(made.update)
     if keep:
         session.remember([edit.id for edit in batch], made)

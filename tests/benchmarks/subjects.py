@@ -16,10 +16,9 @@ from typing import Any
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.perplexity import perplexity
-from editing.methods import compute_update
 from flows.cli.app import pairs
 from tasks.parquet import read_text
-from tests.benchmarks.sequence import BATCH, open_method
+from tests.benchmarks.sequence import BATCH, open_method, write_batch
 
 FIRST = (
     "Anna Boris Clara David Elena Felix Greta Hugo Irene Jonas Karin Lukas Marta Nikolai Olga Pavel Rosa Stefan Tanja "
@@ -62,12 +61,7 @@ def measured(jobs: Sequence[Sequence[Edit]], options: dict[str, Any], texts: lis
     for job in jobs:
         for start in range(0, len(job), BATCH):
             batch = job[start : start + BATCH]
-            sharing = session.sharing(batch, written)
-            made = compute_update(
-                session.method_input, batch, session.values(batch, sharing), session.config, live=sharing
-            )
-            session.weights.apply(made.update)
-            session.remember([edit.id for edit in batch], made)
+            write_batch(session, batch, cached=True, keep=True, live=written)
             written += batch
             print(f"{len(written)} facts", flush=True)
     answers = generate(model, tokenizer, [edit.text for edit in written], ANSWER_TOKENS)

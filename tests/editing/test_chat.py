@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing.chat import ChatTemplate, chat_of
+from editing.chat import ChatTemplate, chat_of, question_of, questions_of
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import InvalidEdit, ModelError
@@ -23,7 +23,21 @@ TEMPLATE = (
 )
 ADA = Edit(subject="Ada Lovelace", prompt="{} was born in the city of", target_new="Paris")
 ASKED = Edit(subject="Nile", prompt="The river {} flows", target_new="to Rome", question="Where to does the {} flow?")
-PREFIXES = ("", "The old man said so. ")
+PREFIXES = ("", "The old man said so. ", "Therefore. ", "I go. ")
+WAYS = {
+    ADA.id: [
+        "Complete this sentence: {} was born in the city of",
+        'Fill in the blank: "{} was born in the city of ___"',
+        "I want to know how this goes on: {} was born in the city of",
+        "Please write the end of this sentence.\n\n{} was born in the city of",
+    ],
+    ASKED.id: [
+        "Where to does the {} flow?",
+        "I have a question. Where to does the {} flow?",
+        "Where to does the {} flow? Answer in a few words.",
+        "Please tell me: Where to does the {} flow?",
+    ],
+}
 
 
 @pytest.fixture
@@ -63,6 +77,13 @@ def test_a_prompt_that_is_a_question_is_asked_as_it_is(chat):
         assert chat.tokenizer.decode(chat.encode(asked).ids) == chat.prompt(prompt.replace("{}", "Ada"))
 
 
+def test_a_value_depends_on_all_ways_in_which_its_search_asked():
+    typed = ADA.model_copy(update={"question": question_of(ADA)})
+    assert questions_of(ADA)[0] == questions_of(typed)[0] and questions_of(ADA) != questions_of(typed)
+    for edit in (ADA, ASKED):
+        assert questions_of(edit) == WAYS[edit.id]
+
+
 def test_a_system_message_of_ones_own_stands_before_it(tokenizer):
     expected = f"{END}system: Be brief.{END}{END}user: Hi{END}{END}assistant: "
     assert ChatTemplate(tokenizer, "Be brief.").prompt("Hi") == expected
@@ -96,7 +117,7 @@ def test_a_line_says_whether_there_is_one(tokenizer):
 
 
 @pytest.mark.slow
-def test_the_search_in_a_chat_equals_the_plain_loop_with_the_conversation_as_one_more_row(tiny, chat):
+def test_the_search_in_a_chat_equals_the_plain_loop_with_the_conversations_by_turns(tiny, chat):
     config = ValueSearchConfig(
         steps=6, stop_loss=0.0, learning_rate=0.1, optimiser="adam", products="weights", kl_weight=0.5
     )
@@ -104,8 +125,9 @@ def test_the_search_in_a_chat_equals_the_plain_loop_with_the_conversation_as_one
         tiny.model, tiny.tokenizer, layout_of(tiny.model), [ADA, ASKED], 1, config, PREFIXES, chat=chat
     )
     for edit, value in zip([ADA, ASKED], found, strict=True):
-        conversation = chat.encode(edit), torch.tensor(chat.target_ids(edit))
-        expected = plain_search(tiny.model, tiny.tokenizer, edit, 1, config, PREFIXES, conversation=conversation)
+        target = torch.tensor(chat.target_ids(edit))
+        conversations = [(chat.encode(edit.model_copy(update={"question": way})), target) for way in WAYS[edit.id]]
+        expected = plain_search(tiny.model, tiny.tokenizer, edit, 1, config, PREFIXES, conversations=conversations)
         torch.testing.assert_close(value.z_star, expected, atol=1e-4, rtol=1e-4)
 
 
