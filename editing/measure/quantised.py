@@ -8,7 +8,7 @@ so the rounded model takes the memory of one matrix. Rounded as the formats do:
 - `q4_1`: blocks of 32, each with a scale of its range over 15 and its least value, both in float16 (GGUF).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ def q4_1(rows_nd: Tensor) -> Tensor:
     return (codes * _half(scale) + _half(least)).reshape(rows_nd.shape)
 
 
-ROUNDED: Mapping[Kind, Callable[[Tensor], Tensor]] = {"int8": int8, "q8_0": q8_0, "q4_1": q4_1}
+ROUNDED: dict[Kind, Callable[[Tensor], Tensor]] = {"int8": int8, "q8_0": q8_0, "q4_1": q4_1}
 
 
 @contextmanager

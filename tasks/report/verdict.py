@@ -54,6 +54,7 @@ NEIGHBORS = ("neighbors_preferred", "neighbors_said", "neighbors_changed")
 GROUPS = {
     "ability": Measure("Ability", "questions of the test answered rightly", "share"),
     "probes": Measure("Probe", "questions of its kind answered rightly", "share"),
+    "quantised": Measure("Said with fewer bits", "corrections that a copy with rounded weights says", "share"),
 }
 """Measures of several kinds, which are named ability.NAME."""
 

@@ -109,6 +109,8 @@ class Levels(_Gates):
     ability: Level | None = Field(None, description="Questions of each ability test answered rightly.")
     probes: Level | None = Field(None, description="Questions of each kind of probe answered rightly.")
 
+    quantised: Level | None = Field(None, description="Requests that a copy with fewer bits says, too.")
+
     FORMS: ClassVar[dict[str, Form]] = {"old_chat": "bad share", "perplexity": "loss", "kl": "number"}
     """Of those that are no share of right answers."""
 
@@ -120,6 +122,8 @@ class Levels(_Gates):
     def kinds(cls, name: str) -> tuple[str, ...]:
         """The thresholds that a level has."""
         form = cls.form(name)
+        if name == "quantised":
+            return ABSOLUTE[form]
         own = () if name == "neighbors" else ABSOLUTE[form]  # which neighbors are right before, the base says
         return own if form == "number" else (*own, *RELATIVE)
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from editing.config import Config
+from editing.measure.quantised import Kind
 from tasks.options import checked
 from tasks.update.gates import Level, Levels, Tripwires
 
@@ -37,6 +38,9 @@ class Policy(Config):
     fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
     fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
+    quantised: Kind | None = Field(
+        None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
+    )
     tripwires: Tripwires = Field(Tripwires(), description="What no request may do, and what is done about it.")
     levels: Levels = Field(Levels(), description="Shares and sizes that are judged beyond what chance does to them.")
 
@@ -53,6 +57,10 @@ class Policy(Config):
     def _consistent(self) -> Self:
         if self.levels.retained is not None and self.retained_sample == 0:
             raise ValueError("levels.retained asks nobody, retained_sample is 0; raise it, or leave the level out")
+        if (self.quantised is None) != (self.levels.quantised is None):
+            raise ValueError(
+                "a copy with fewer bits takes both quantised (int8, q8_0 or q4_1) and levels.quantised.min; give both"
+            )
         most = self.tripwires.neighbors.most if self.tripwires.neighbors else 0
         if most and most >= self.neighborhood_probes:
             probes = f"neighborhood_probes = {self.neighborhood_probes}"

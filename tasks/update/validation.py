@@ -14,8 +14,9 @@ from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, Said, others_of_its
 from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
-from tasks.update.measured import Served, judged_ways, paired_text
+from tasks.update.measured import Paired, Served, judged_ways, paired_text
 from tasks.update.policy import Policy
+from tasks.update.quantised_copy import said_by_copy
 from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
@@ -156,6 +157,7 @@ class _Validation:
         self.held: dict[str, float] = {}
         self.said: dict[str, Said] = {}
         self.base_said: dict[str, Said] = {}
+        self.copy: dict[str, Paired] = {}
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
@@ -175,7 +177,7 @@ class _Validation:
     def _measured(self) -> Measured:
         known = self.whole.scores if self.whole and self.lost else {}
         since = {one.edit_id: lost_at(one, known[one.edit_id]) for one in self.own if one.edit_id in known}
-        paired = paired_text(self.metrics, self.reference.perplexity, self.whole)
+        paired = paired_text(self.metrics, self.reference.perplexity, self.whole) | self.copy
         said = judged_ways(self.said, in_chat=self.session.method_input.chat is not None)
         return Measured(self.metrics, self.lost, self.samples, self.held, said, self.base_said, since, paired)
 
@@ -200,6 +202,8 @@ class _Validation:
         self.metrics |= summarise_said([*self.said.values()])
         if self.whole:
             self.base_said = ask(at_base=True)
+        if self.whole and (kind := self.policy.quantised) is not None:
+            self.copy = said_by_copy(self.session, self.batch, kind, self.session.method_input.chat, self.others)
 
     def _ask_others(self) -> None:
         session, probes = self.session, self.policy.neighborhood_probes

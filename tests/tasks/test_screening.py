@@ -1,6 +1,7 @@
 """No request ends a job: what the model cannot take is refused or left out, by name, before any work."""
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from editing.edit import Edit, Probe, make_edit
-from editing.errors import InvalidEdit, SearchError
+from editing.errors import InvalidEdit, PolicyError, SearchError
 from editing.measure.fluency import generate
+from editing.measure.quantised import ROUNDED
 from editing.methods import compute_update, method_config
 from editing.methods.locate import Alike
 from editing.models import LoadedModel, base_digest, quiet_transformers
@@ -21,7 +23,7 @@ from editing.weights import Factors
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.update import session as module
-from tasks.update.policy import Policy
+from tasks.update.policy import Policy, make_policy
 from tasks.update.run import Reference
 from tasks.update.saying import say
 from tasks.update.screening import readable, screen, told_alike
@@ -386,3 +388,33 @@ def test_the_most_alike_are_named_and_the_others_are_counted():
         "writing one may undo the other"
     )
     assert told["o0"][0].startswith("its subject 'Ann 0' stands after another beginning in request 'good' (0.60 alike)")
+
+
+def test_a_copy_of_fewer_bits_is_asked_at_the_end_and_judged_by_what_it_says(session, monkeypatch):
+    prompts = [
+        f"{name} Example lives in"
+        for name in ["Una", "Vic", "Wim", "Xan", "Yul", "Kim", "Lou", "Mia", "Ann", "Bea", "Cid", "Don"]
+    ]
+    written = dict(zip(prompts, generate(session.loaded.model, session.loaded.tokenizer, prompts, 12), strict=True))
+    begun = {prompt: found[1] for prompt, text in written.items() if (found := re.match(r"\s*(\w+)", text))}
+    prompt, word = next(iter(begun.items()))
+    said = Edit(id="said", subject=prompt.removesuffix(" lives in"), prompt="{} lives in", target_new=word)
+    policy = make_policy(**POLICY.model_dump() | {"quantised": "q4_1", "levels": {"quantised": {"min": 0.9}}})
+    reference, weights = Reference(1e9, session.held_out), session.loaded.model.state_dict()
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    for bits, value in ((torch.clone, 1.0), (torch.zeros_like, 0.0)):
+        monkeypatch.setitem(ROUNDED, "q4_1", bits)
+        [row] = [
+            check
+            for check in judge_candidate(session, [said], [], reference, policy).verdict.checks
+            if check.measure == "quantised.q4_1"
+        ]
+        assert (row.value, row.limit, row.sample, row.holds) == (value, 0.9, 1, True)  # one question tells nothing
+    assert all(torch.equal(tensor, before[name]) for name, tensor in session.loaded.model.state_dict().items())
+    batch = validate_batch(session, [said], [], reference, policy)
+    assert not [check for check in batch.checks if check.measure.startswith("quantised")]
+    for fields in ({"quantised": "q8_0"}, {"levels": {"quantised": {"min": 0.9}}}):
+        with pytest.raises(PolicyError, match="takes both quantised"):
+            make_policy(**fields)
+    with pytest.raises(PolicyError, match="quantised has no worse_than_base"):
+        make_policy(quantised="int8", levels={"quantised": {"worse_than_base": 0.1}})

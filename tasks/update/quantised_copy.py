@@ -1,0 +1,27 @@
+"""The candidate as it will be served: asked once more with weights of fewer bits."""
+
+from collections.abc import Mapping, Sequence
+
+from editing.chat import ChatTemplate
+from editing.edit import Edit
+from editing.measure.quantised import Kind, quantised
+from editing.measure.said import said
+from tasks.meter import Meter
+from tasks.update.measured import Paired
+from tasks.update.session import Session
+
+
+def said_by_copy(
+    session: Session,
+    edits: Sequence[Edit],
+    kind: Kind,
+    chat: ChatTemplate | None,
+    others: Mapping[str, Sequence[str]],
+) -> dict[str, Paired]:
+    """Whether each edit is said, in the chat where there is one; nothing of it is kept for other questions."""
+    alone = [edit.model_copy(update={"paraphrases": ()}) for edit in edits]
+    loaded = session.loaded
+    with Meter(f"a copy in {kind}", 1) as meter, quantised(loaded.model, kind):
+        found = said(loaded.model, loaded.tokenizer, alone, chat, others=others, on_progress=meter.part(1))
+    now = [float((one.chat or one.prompt).right) for one in found]
+    return {f"quantised.{kind}": Paired(now, of=[one.edit_id for one in found])}
