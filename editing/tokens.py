@@ -88,7 +88,7 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | N
     """
     if not isinstance(text, Filled) or text.rendered:
         return text if isinstance(text, Filled) else None
-    if not any(holds_marks(tokenizer, piece) for piece, said in text.pieces if not said):
+    if not any(is_rendered(tokenizer, piece) for piece, said in text.pieces if not said):
         return None
     asked = _some_conversation(tokenizer)
     ending = asked.removeprefix(_some_conversation(tokenizer, answered=False))
@@ -96,7 +96,7 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | N
     return Filled(whole, *text.spans, rendered=True)
 
 
-def holds_marks(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+def is_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether a text holds special tokens that the tokenizer's template puts around what is said."""
     if not tokenizer.chat_template or not holds_special(tokenizer, text):
         return False

@@ -19,6 +19,7 @@ from editing.measure.metrics import EditScores, edit_pairs, evaluate
 from editing.measure.probes import make_probes
 from editing.measure.said import Said, others_of_its_kind, said
 from editing.measure.said import questions as asked_in_words
+from editing.tokens import conversation_of
 from editing.weights import WeightUpdate
 from flows.benchmark_facts import Facts
 from tasks.meter import Meter
@@ -117,6 +118,9 @@ class Asker:
             )
 
     def _can_be_asked(self, edit: Edit) -> bool:
+        """Whether words may stand before its prompts: not before a conversation, nor where they get too long."""
+        if conversation_of(self.tokenizer, edit.text) is not None:
+            return False
         words = {question.text for question in asked_in_words(self.tokenizer, [edit], self.chat)}
         return len(readable_prompts(self.session.loaded, sorted(words))) == len(words)
 

@@ -90,7 +90,8 @@ def encode_pairs(
 
     White space at the end of a context goes to what follows; both are tokenised as one text, with the special tokens
     that the tokenizer puts there, and what follows are the tokens beyond as many as the context alone has. Of a row
-    that is longer than the model reads its beginning is left out.
+    that is longer than the model reads its beginning is left out. Special tokens that a question spells out are text,
+    which they are not there.
 
     Raises:
         EditingError: a choice has no tokens of its own, or more than the model reads.

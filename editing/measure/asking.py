@@ -38,7 +38,7 @@ def questions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], measures: Mapping[str, Measure]
 ) -> Questions:
     """What is asked of each edit; a measure leaves out an edit for which it asks what the model cannot read."""
-    asked = [{name: pairs for name, one in measures.items() if (pairs := one.pairs(edit))} for edit in edits]
+    asked = [{name: pairs for name, one in measures.items() if (pairs := _pairs(one, edit))} for edit in edits]
     if _readable(model, tokenizer, [pair for some in asked for pairs in some.values() for pair in pairs]):
         return asked
     return [{name: pairs for name, pairs in some.items() if _readable(model, tokenizer, pairs)} for some in asked]
@@ -100,6 +100,13 @@ def _means(numbers: Sequence[Numbers]) -> Numbers:
 def prefers(scores: Scores, prompt: str, one: str, other: str) -> float:
     """log p(one) - log p(other) after the prompt, a token: in nats, as the metrics compare."""
     return scores[prompt, one].mean_logprob - scores[prompt, other].mean_logprob
+
+
+def _pairs(measure: Measure, edit: Edit) -> Sequence[Pair]:
+    try:
+        return measure.pairs(edit)
+    except InvalidEdit:  # a chat template that changes what is said
+        return []
 
 
 def _readable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> bool:

@@ -26,6 +26,7 @@ from editing.errors import UsageError
 from editing.measure.asking import Found, Measure, Pair, Scores, prefers
 from editing.measure.beginnings import beginnings, text_beginnings
 from editing.measure.fluency import generate
+from editing.tokens import conversation_of
 
 SENTENCE_TOKENS = 20
 BLANK: Final = "____"
@@ -41,6 +42,8 @@ class Material:
     """How the base goes on from beginnings of sentences."""
     chat: ChatTemplate | None = None
     """The conversation in which choices, truth and the subject are asked for; without one in plain text."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Knows which prompts are conversations already, to which no other words are put."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Prefix:
     tokens: int
 
     def pairs(self, edit: Edit) -> Sequence[Pair]:
+        if _is_conversation(self.material, edit):
+            return []
         prompt = self.prompt(edit)
         return [(prompt, answer) for answer in (*_new(edit), *_old(edit))]
 
@@ -254,9 +259,8 @@ def make_probes(
     sizes = [probe.tokens for name in names if isinstance(probe := PROBES[name](Material()), Prefix)]
     begun = list(dict.fromkeys(chain.from_iterable(map(beginnings, edits)))) if "drift" in names else []
     written = generate(model, tokenizer, begun, SENTENCE_TOKENS) if begun else []
-    material = Material(
-        {size: text_beginnings(tokenizer, texts, size) for size in sizes}, dict(zip(begun, written, strict=True)), chat
-    )
+    before = {size: text_beginnings(tokenizer, texts, size) for size in sizes}
+    material = Material(before, dict(zip(begun, written, strict=True)), chat, tokenizer)
     return {name: PROBES[name](material) for name in names}
 
 
@@ -284,5 +288,5 @@ def _asked(material: Material, user: str, lead: str) -> str:
 
 
 def _is_conversation(material: Material, edit: Edit) -> bool:
-    """Whether the prompt is a conversation already, into which no other words can be put."""
-    return material.chat is not None and material.chat.is_rendered(edit.prompt)
+    """Whether the prompt is a conversation already."""
+    return material.tokenizer is not None and conversation_of(material.tokenizer, edit.text) is not None

@@ -14,11 +14,14 @@ def show(result: dict[str, Any]) -> None:
     """What was measured, a table each."""
     before, after = result["metrics"]["before"], result["metrics"]["after"]
     rows = [[name, percent(before.get(name)), percent(value)] for name, value in after.items()]
+    score = {when: result["counterfact"][when]["score"] for when in STATES[:2]}
+    rows.append(["CounterFact's score", percent(score["before"]), percent(score["after"])])
     for name in ("fluency", "perplexity"):
         rows.append([name, number(result[name]["before"]), number(result[name]["after"])])
     title = f"{result['method']}, {result['edits']} edits, {result['mode']}: {result['seconds_per_edit']:.2f} s an edit"
     table(title, ["metric", "before", "after"], rows, ["before", "after"])
     _show_said(result["said"], result["in_context"])
+    _show_answers(result["answers"])
     _show_groups("probe", result["probes"])
     for what in ("portability", "locality"):
         _show_groups(what, result[what])
@@ -39,6 +42,17 @@ def _show_said(said: dict[str, Any], in_context: dict[str, Any]) -> None:
         for way, one in said.items()
     ]
     table("what is said", ["", *columns], rows, columns)
+
+
+def _show_answers(answers: dict[str, Any]) -> None:
+    """What is said after editing, by the kind of the new answer."""
+    ways = list(dict.fromkeys(way for one in answers.values() for way in one["said"]))
+    rows = [
+        [kind, one["edits"], *(percent(one["said"].get(way, {}).get("after")) for way in ways)]
+        for kind, one in answers.items()
+    ]
+    columns = ["edits", *(f"said: {way}" for way in ways)]
+    table("by the tokens of the new answer", ["new answer", *columns], rows, columns)
 
 
 def _show_groups(what: str, found: dict[str, Any]) -> None:

@@ -224,6 +224,11 @@ def _numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     return [(metric.label, metric.show(metrics[metric.name])) for metric in METRICS if metric.name in metrics]
 
 
+def _unsaid(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without what the marks beside the answers say."""
+    return {name: value for name, value in metrics.items() if not name.startswith(("said_", "old_"))}
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -234,6 +239,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        visible=visible, duration=duration, utc=_utc, numbers=_numbers, statement=_statement, flags=_flags
+        visible=visible,
+        duration=duration,
+        utc=_utc,
+        numbers=_numbers,
+        statement=_statement,
+        flags=_flags,
+        unsaid=_unsaid,
     )
     return environment

@@ -33,7 +33,7 @@ NUISANCE = 0.001
 """The chance that the rate of gains is worse than what is assumed; it is added to p."""
 GRID = 7
 ALL_FLIPS, FLIPS = 12, 3999
-MOST_QUESTIONS = 100_000
+MOST_QUESTIONS = 20_000
 
 
 @dataclass(frozen=True)
@@ -230,22 +230,16 @@ def _questions(allowed: float, gains: float, alpha: float) -> int | None:
     spreads = [math.sqrt(loss + 2 * gains) for loss in (allowed, allowed + RESOLUTION)]
     about = (normal.inv_cdf(1 - alpha) * spreads[0] + normal.inv_cdf(FOUND) * spreads[1]) ** 2 / RESOLUTION**2
     of = max(10, math.floor(0.7 * about))  # the normal approximation says too few
-    while of <= MOST_QUESTIONS:
+    while of <= MOST_QUESTIONS and allowed + RESOLUTION + 2 * gains < 1:
         if _power(of, allowed, gains, alpha) >= FOUND:
             return of
-        of = math.ceil(of * 1.05) + 1
+        of = math.ceil(of * 1.08)
     return None
 
 
 def _power(of: int, allowed: float, gains: float, alpha: float) -> float:
-    """In which share of the cases a loss of RESOLUTION beyond what is allowed is found."""
-    assumed = _gain_rates(round(gains * of), of)[-1] if gains or allowed else gains
-    assumed = min(assumed, (1 - allowed) / 2)
-    beyond = _net_tail(of, allowed + assumed, assumed) + (NUISANCE if allowed else 0.0)
-    if allowed == 0:  # McNemar's, with as many gains as are to be expected
-        expected = round(gains * of)
-        net = next((n for n in range(1, of + 1) if at_least(n + expected, n + 2 * expected, 0.5) <= alpha), of + 1)
-    else:
-        net = int(np.argmax(beyond <= alpha)) - of
-    true_loss = min(1.0 - gains, allowed + RESOLUTION + gains)
-    return _net_at_least(net, of, true_loss, gains)
+    """In which share of the cases a loss of RESOLUTION beyond what is allowed is found; about, where none is."""
+    assumed = min(_gain_rates(round(gains * of), of)[-1] if allowed else gains, (1 - allowed) / 2)
+    chances = _net_tail(of, allowed + assumed, assumed) + (NUISANCE if allowed else 0.0)
+    net = int(np.argmax(chances <= alpha)) - of
+    return _net_at_least(net, of, allowed + RESOLUTION + gains, gains)

@@ -70,6 +70,8 @@ def test_killed_while_it_writes_and_while_it_approves_the_demo_ends_as_if_it_had
     ending = demo(home, candidates, fact_model_path)
     assert ending.returncode == 0, ending.stdout
     assert "$ errata run demo" not in ending.stdout and "nothing waits" in ending.stdout
+    # The questions of the table, as a person asks them; this model has no chat.
+    assert "$ errata ask '" in ending.stdout and "?' --line demo" in ending.stdout
     for words in ("before and after", "taken back", "word for word", "next steps", "places to look"):
         assert words in ending.stdout, ending.stdout
 

@@ -1,7 +1,6 @@
 """Portability and locality by group, CounterFact's own numbers, facts in context, kinds of answers."""
 
 import math
-import re
 from statistics import harmonic_mean
 
 import pytest
@@ -140,16 +139,9 @@ def test_consistency_is_the_cosine_that_scikit_learn_finds():
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"), [("Paris", "single"), ("New York", "multi"), ("Xylquorbia", "coined"), ("U.S.A.", "multi")]
+    ("answer", "kind"), [("river", "single"), ("the river", "multi"), ("Rome", "multi"), ("old Xylq", "coined")]
 )
-def test_answers_are_told_apart_by_their_tokens(answer, kind):
-    class Pieces:
-        """A word is one token up to six letters, then one every three; a mark is one."""
-
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-            ids: list[int] = [10] * text.count("\n")
-            for part in re.findall(r"\w+|[^\w\s]", text):
-                ids += [1] * (1 if len(part) <= 6 else math.ceil(len(part) / 3))
-            return {"input_ids": ids}
-
-    assert answer_kind(Pieces(), EDIT.model_copy(update={"target_new": answer})) == kind
+def test_answers_are_told_apart_by_their_tokens(tiny_llama, answer, kind):
+    pieces = [len(tiny_llama.tokenizer.tokenize(" " + word)) for word in answer.split()]
+    assert kind == ("single" if pieces == [1] else "coined" if max(pieces) > 2 else "multi")
+    assert answer_kind(tiny_llama.tokenizer, EDIT.model_copy(update={"target_new": answer})) == kind

@@ -247,3 +247,12 @@ def test_in_a_conversation_what_is_asked_in_words_is_asked_there(tiny_llama):
     assert asked["choice"][0] == (choice, "A")
     assert asked["negation"][4] == ("[True or false? Ada lives in Rome.]>", "True")
     assert asked["reverse"][0] == ('[Fill in the blank: "____ lives in Rome"]>', "Ada")
+
+
+def test_a_prompt_that_is_a_conversation_is_put_into_no_other_words(tiny_llama):
+    template = "{% for said in messages %}<|endoftext|>{{ said.content }}{% endfor %}<|endoftext|>"
+    tiny_llama.tokenizer.chat_template = template
+    edit = EDIT.model_copy(update={"prompt": "<|endoftext|>Where does {} live?<|endoftext|>"})
+    probes = make_probes(tiny_llama.model, tiny_llama.tokenizer, [edit], named_probes("all"), TEXTS)
+    [asked] = questions(tiny_llama.model, tiny_llama.tokenizer, [edit], probes)
+    assert asked.keys() == {"drift"}

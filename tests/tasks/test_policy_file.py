@@ -129,7 +129,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
 
 def test_deep_and_large_files_end_in_one_line(written):
     assert "more than 100,000 bytes" in refusal(written("p.yaml", "a: " + "x" * 100_001))
-    assert "policy file" in refusal(written("p.yaml", "[" * 2_000))
+    assert "policy file" in refusal(written("p.yaml", "[" * 700))
 
 
 def test_every_gate_can_be_switched_off_and_has_a_description():

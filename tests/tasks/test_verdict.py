@@ -104,7 +104,7 @@ def test_whatever_was_measured_the_job_and_every_page_give_one_verdict(measured,
     assert (re.search(r'class="verdict (\w+)"', page)[1] == "pass") == passed
     for mark in ("pass", "fail", "warn", "few", "none"):
         count = sum(line.mark == mark for line in lines)
-        assert page.count(f'<span class="mark {mark}">') == count
+        assert page.count(f'<span class="mark {mark}">{MARKS[mark]}</span>') == count
         assert summary.count(f"| {MARKS[mark]} |") == count == terminal.count(MARKS[mark])
 
 
