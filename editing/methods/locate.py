@@ -142,20 +142,14 @@ def compute_each(
 
 @dataclass(frozen=True)
 class Encoded:
-    """The texts in which edits are read: the same at every layer."""
+    """The texts in which edits are read, at every layer: context by context and, of the conversations, edit by edit."""
 
     contexts: list[list[EncodedPrompt]]
-    """The prompt of each edit in each context: context by context, edit by edit."""
     conversations: list[list[EncodedPrompt]]
-    """Edit by edit."""
 
 
 def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
-    """All texts of the edits.
-
-    Raises:
-        InvalidEdit: a subject is lost in tokenisation.
-    """
+    """All texts of the edits. Raises InvalidEdit for a subject that is lost in tokenisation."""
     tokenizer, prefixes = given.tokenizer, given.prefixes
     contexts = [
         [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]

@@ -42,8 +42,6 @@ EDITS_AT_ONCE = 5
 """Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
 VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
-TOGETHER_VERSION = 1
-"""The same of the values that facts share."""
 MEASURED_VERSION = 1
 """The same of what is measured of a base: its scores, fluency, perplexity, answers."""
 
@@ -247,7 +245,7 @@ class Session:
         if chat is not None:
             search["chat"], search["turns"] = chat.prompt(SLOT), TURNS
         if len(edits) > 1:
-            search["together"] = TOGETHER_VERSION
+            search["together"] = 1  # counts the changes of how values are found that facts share
         for edit in edits:
             fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
             asked = {} if chat is None else {"asked": questions_of(edit)}
