@@ -2,7 +2,7 @@
 
 Probabilities flatter: a target can be likelier than another and yet never be said (arXiv 2502.11177 finds 96.8 % of
 edits by teacher forcing and 38.5 % by what is generated). Here the model writes greedily, and its text is judged by
-words, without case, accents of Latin letters, punctuation and leading articles:
+words, without case, accents of Latin letters, punctuation, leading articles and a last plural s:
 
 - after a prompt, the new answer or an alias must stand at the beginning;
 - in a chat it must stand in the first sentence, and not after a negation;
@@ -129,9 +129,15 @@ def _matches(
 
 def _stands(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
     """Whether these words are the name's, in one sentence unless it has a full stop itself."""
-    if any(word.text != own.text for word, own in zip(words, name, strict=True)):
+    *first, last = zip(words, name, strict=True)
+    if any(word.text != own.text for word, own in first) or not _same_word(last[0].text, last[1].text):
         return False
     return all(own.after.strip() or not _ends(word.after) for word, own in zip(words[:-1], name[:-1], strict=True))
+
+
+def _same_word(word: str, name: str) -> bool:
+    """Whether a word is that of a name, or its plural: "euros" are the euro."""
+    return word == name or (len(name) > 2 and name.isalpha() and word in (f"{name}s", f"{name}es"))
 
 
 def _ends(between: str) -> str:

@@ -17,7 +17,9 @@ from tests.homes.make import LENIENT, LINES
 from tests.races import checker
 
 ARCHIVES = sorted((Path(__file__).parents[1] / "homes").glob("home-*.tar.gz"))
-SET = [part for name, value in LENIENT.items() for part in ("--set", f"{name}={value}")]
+SILENT = {"tripwires.said": "false"}
+"""A random model says nothing that was written into it."""
+SET = [part for name, value in (LENIENT | SILENT).items() for part in ("--set", f"{name}={value}")]
 PROMPTS = ("Ada was born in", "Zoe lives in")
 
 
