@@ -24,8 +24,8 @@ from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel, load_model
-from editing.search.rows import TURNS
-from editing.search.values import search_values
+from editing.search.rows import CHAT_WEIGHT, TURNS
+from editing.search.values import BY_TURNS, search_values
 from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
 from tasks.lines.specs import LineSpec
@@ -243,7 +243,7 @@ class Session:
         }
         chat, stated = self.method_input.chat, []
         if chat is not None:
-            search["chat"], search["turns"] = chat.prompt(SLOT), TURNS
+            search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
         if len(edits) > 1:
             search["together"] = 1  # counts the changes of how values are found that facts share
         for edit in edits:
