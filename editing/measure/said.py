@@ -137,14 +137,14 @@ def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = ()) -> A
 
 
 def others_of_its_kind(edits: Iterable[Edit]) -> dict[str, tuple[str, ...]]:
-    """By the edit's id, answers of the same relation, of all edits that are asked alike but for the subject.
+    """By the edit's id, answers of the same relation: those of all edits that are asked alike but for the subject.
 
-    The most frequent ones, those of their neighbors included; the edit's own may be among them.
+    The most frequent ones; the edit's own may be among them. A neighbor may be asked for something of another kind.
     """
     edits = list(edits)
     by_prompt: dict[str, Counter[str]] = defaultdict(Counter)
     for edit in edits:
-        answers = (edit.target_new, edit.target_true, *(probe.answer for probe in edit.neighborhood))
+        answers = (edit.target_new, edit.target_true)
         by_prompt[edit.prompt].update(one for one in answers if one is not None)
     kinds = {prompt: tuple(one for one, _ in found.most_common(_KIND)) for prompt, found in by_prompt.items()}
     return {edit.id: kinds[edit.prompt] for edit in edits}
