@@ -21,6 +21,10 @@ LayerNumbers = Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
 OneLayerNumber = Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
 
 
+FewerBits = Literal["int8", "q8_0", "q4_1"]
+"""Formats of weights in which a model is served: editing/measure/quantised.py."""
+
+
 class Config(BaseModel):
     """Frozen, closed, and without NaN or infinity."""
 

@@ -10,14 +10,15 @@ so the rounded model takes the memory of one matrix. Rounded as the formats do:
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-Kind = Literal["int8", "q8_0", "q4_1"]
+from editing.config import FewerBits
+
 BLOCK = 32
 
 
@@ -44,11 +45,11 @@ def q4_1(rows_nd: Tensor) -> Tensor:
     return (codes * _half(scale) + _half(least)).reshape(rows_nd.shape)
 
 
-ROUNDED: dict[Kind, Callable[[Tensor], Tensor]] = {"int8": int8, "q8_0": q8_0, "q4_1": q4_1}
+ROUNDED: dict[FewerBits, Callable[[Tensor], Tensor]] = {"int8": int8, "q8_0": q8_0, "q4_1": q4_1}
 
 
 @contextmanager
-def quantised(model: PreTrainedModel, kind: Kind) -> Iterator[None]:
+def quantised(model: PreTrainedModel, kind: FewerBits) -> Iterator[None]:
     """Inside, the model runs with rounded weight matrices; its own are not touched. A matrix whose rows are no whole
     blocks stays as it is, as GGUF files keep it.
     """
@@ -86,7 +87,7 @@ class _Swap:
             weight.data, self.own = self.own, None
 
 
-def _has_blocks(module: nn.Module, kind: Kind) -> bool:
+def _has_blocks(module: nn.Module, kind: FewerBits) -> bool:
     weight = module.weight
     assert isinstance(weight, Tensor)
     length = weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]

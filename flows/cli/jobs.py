@@ -99,7 +99,7 @@ def run(
         files = {"text": text, "statistics_text": statistics_text}
         given = {
             "options": definition["options"] or None,
-            "policy": checked.model_dump(mode="json") if policy or policy_file else None,
+            "policy": checked.as_form() if policy or policy_file else None,
         }
         follow_run("knowledge-update", line, {"limit": limit, **files, **definition, **given}, wait, json)
         return

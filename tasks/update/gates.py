@@ -5,9 +5,10 @@ tasks/update/evidence.py; where the sample is too small to tell, the verdict say
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from editing.config import Config
 
@@ -33,13 +34,39 @@ THRESHOLDS = ("min", "max", *RELATIVE)
 class Tripwire(Config):
     """What no request may do."""
 
-    when: When = "both"
-    then: Then = "undo"
+    when: When = Field("both", description="After each batch, at the end of the job, or both.")
+    then: Then = Field("undo", description="What a breach does.")
     most: int = Field(0, ge=0, le=100, description="How often at a request: its paraphrases, or its neighbors.")
 
 
+class OrLeftOut:
+    """In a form what is none is left out: Prefect takes no null inside a parameter."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made = handler(schema)
+        [one] = (one for one in made.pop("anyOf") if one != {"type": "null"})
+        return {**made, **one}
+
+
+class _OrFalse:
+    """In a form what is off is false."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made = handler(schema)
+        off = {"const": False, "type": "boolean"}
+        made["anyOf"] = [off if one == {"type": "null"} else one for one in made["anyOf"]]
+        return made
+
+
+Number = Annotated[float | None, OrLeftOut]
+
+
 class _Gates(Config):
-    """Gates by name; none, or false in a file that knows no none: there is no such gate."""
+    """Gates by name; none, or false where none cannot be said: there is no such gate."""
+
+    model_config = ConfigDict(field_title_generator=lambda name, field: name.replace("_", " ").capitalize())
 
     @model_validator(mode="before")
     @classmethod
@@ -49,14 +76,17 @@ class _Gates(Config):
         return {name: None if value is False else value for name, value in given.items()}
 
 
+_Tripwire = Annotated[Tripwire | None, _OrFalse]
+
+
 class Tripwires(_Gates):
     """The tripwires of a policy, by what is counted."""
 
-    said: Tripwire | None = Field(Tripwire(), description="Asked by its prompt, a request does not say its new answer.")
-    said_chat: Tripwire | None = Field(Tripwire(), description="The same, asked in the chat of a line that has one.")
-    said_paraphrases: Tripwire | None = Field(None, description="Paraphrases of a request do not say it.")
-    old_chat: Tripwire | None = Field(None, description="The old answer still stands in what is said in the chat.")
-    neighbors: Tripwire | None = Field(None, description="Neighbors of a request lose their answers, by any count.")
+    said: _Tripwire = Field(Tripwire(), description="Asked by its prompt, a request does not say its new answer.")
+    said_chat: _Tripwire = Field(Tripwire(), description="The same, asked in the chat of a line that has one.")
+    said_paraphrases: _Tripwire = Field(None, description="Paraphrases of a request do not say it.")
+    old_chat: _Tripwire = Field(None, description="The old answer still stands in what is said in the chat.")
+    neighbors: _Tripwire = Field(None, description="Neighbors of a request lose their answers, by any count.")
 
     COUNTS: ClassVar[tuple[str, ...]] = ("said_paraphrases", "neighbors")
 
@@ -73,12 +103,12 @@ class Level(Config):
     """What a share or a size may be. What is worse than base or champion is a share of the questions asked (0.02: two
     points), and of perplexity a multiple less one (0.02: 1.02 times)."""
 
-    when: When = "job"
-    then: Then = "stop"
-    min: float | None = Field(None, ge=0, le=1, description="Least share.")
-    max: float | None = Field(None, ge=0, description="Most: a share, a perplexity, a divergence in nats.")
-    worse_than_base: float | None = Field(None, ge=0, le=1, description="Most by which the base is better.")
-    worse_than_champion: float | None = Field(None, ge=0, le=1, description="The same of the version in service.")
+    when: When = Field("job", description="After each batch, at the end of the job, or both.")
+    then: Then = Field("stop", description="What a breach does.")
+    min: Number = Field(None, ge=0, le=1, description="Least share.")
+    max: Number = Field(None, ge=0, description="Most: a share, a perplexity, a divergence in nats.")
+    worse_than_base: Number = Field(None, ge=0, le=1, description="Most by which the base is better.")
+    worse_than_champion: Number = Field(None, ge=0, le=1, description="The same of the version in service.")
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -95,21 +125,24 @@ class Level(Config):
         return self
 
 
+_Level = Annotated[Level | None, _OrFalse]
+
+
 class Levels(_Gates):
     """The levels of a policy, by what is measured."""
 
-    neighbors: Level | None = Field(None, description="Neighbors that keep their answers, by each of the three counts.")
-    said: Level | None = Field(None, description="Requests whose new answer is said where their prompt is completed.")
-    said_paraphrases: Level | None = Field(None, description="Paraphrases where it is.")
-    said_chat: Level | None = Field(None, description="Requests whose new answer is said in the chat.")
-    old_chat: Level | None = Field(None, description="Requests whose old answer is still there in the chat.")
-    retained: Level | None = Field(None, description="Sampled earlier facts that still hold.")
-    perplexity: Level | None = Field(None, description="Perplexity on fixed text.")
-    kl: Level | None = Field(None, description="Divergence of what comes next from the base's, on fixed text.")
-    ability: Level | None = Field(None, description="Questions of each ability test answered rightly.")
-    probes: Level | None = Field(None, description="Questions of each kind of probe answered rightly.")
+    neighbors: _Level = Field(None, description="Neighbors that keep their answers, by each of the three counts.")
+    said: _Level = Field(None, description="Requests whose new answer is said where their prompt is completed.")
+    said_paraphrases: _Level = Field(None, description="Paraphrases where it is.")
+    said_chat: _Level = Field(None, description="Requests whose new answer is said in the chat.")
+    old_chat: _Level = Field(None, description="Requests whose old answer is still there in the chat.")
+    retained: _Level = Field(None, description="Sampled earlier facts that still hold.")
+    perplexity: _Level = Field(None, description="Perplexity on fixed text.")
+    kl: _Level = Field(None, description="Divergence of what comes next from the base's, on fixed text.")
+    ability: _Level = Field(None, description="Questions of each ability test answered rightly.")
+    probes: _Level = Field(None, description="Questions of each kind of probe answered rightly.")
 
-    quantised: Level | None = Field(None, description="Requests that a copy with fewer bits says, too.")
+    quantised: _Level = Field(None, description="Requests that a copy with fewer bits says, too.")
 
     FORMS: ClassVar[dict[str, Form]] = {"old_chat": "bad share", "perplexity": "loss", "kl": "number"}
     """Of those that are no share of right answers."""

@@ -4,14 +4,13 @@ Built from its defaults, from a file (tasks/update/policy_file.py), from the for
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from editing.config import Config
-from editing.measure.quantised import Kind
+from editing.config import Config, FewerBits
 from tasks.options import checked
-from tasks.update.gates import Level, Levels, Tripwires
+from tasks.update.gates import Level, Levels, OrLeftOut, Tripwires
 
 NEIGHBORS = Level(worse_than_base=0.01)
 """The level of a policy that says nothing about neighbors."""
@@ -38,11 +37,13 @@ class Policy(Config):
     fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
     fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
-    quantised: Kind | None = Field(
+    quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
     )
-    tripwires: Tripwires = Field(Tripwires(), description="What no request may do, and what is done about it.")
-    levels: Levels = Field(Levels(), description="Shares and sizes that are judged beyond what chance does to them.")
+    tripwires: Tripwires = Field(
+        Tripwires(), title="Tripwires of single requests", description="What no request may do."
+    )
+    levels: Levels = Field(Levels(), title="Levels of the job", description="Shares and sizes, judged beyond chance.")
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +67,13 @@ class Policy(Config):
             probes = f"neighborhood_probes = {self.neighborhood_probes}"
             raise ValueError(f"tripwires.neighbors.most = {most} never trips at {probes}; lower it")
         return self
+
+    def as_form(self) -> dict[str, Any]:
+        """As the form of a run takes it: without what is none, and a gate that is off is false."""
+        found = self.model_dump(mode="json", exclude_none=True)
+        for name, gates in (("tripwires", self.tripwires), ("levels", self.levels)):
+            found[name] |= {gate: False for gate in type(gates).model_fields if getattr(gates, gate) is None}
+        return found
 
     def as_thresholds(self) -> dict[str, float]:
         return {name: value for name, value in self.model_dump().items() if name.startswith(("min_", "max_"))}

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from editing.chat import ChatTemplate
+from editing.config import FewerBits
 from editing.edit import Edit
-from editing.measure.quantised import Kind, quantised
+from editing.measure.quantised import quantised
 from editing.measure.said import said
 from tasks.meter import Meter
 from tasks.update.measured import Paired
@@ -14,7 +15,7 @@ from tasks.update.session import Session
 def said_by_copy(
     session: Session,
     edits: Sequence[Edit],
-    kind: Kind,
+    kind: FewerBits,
     chat: ChatTemplate | None,
     others: Mapping[str, Sequence[str]],
 ) -> dict[str, Paired]:

@@ -8,7 +8,7 @@ from editing.edit import Edit, Probe
 from editing.measure.fluency import write
 from editing.measure.metrics import neighbor_pairs, portability_pairs, prompt_pairs
 from editing.measure.scoring import encode_prompts, encode_queries
-from editing.search.rows import rows_of
+from editing.search.rows import turns_of
 from editing.tokens import encode_in_context, encode_prompt, target_ids
 from tests.conftest import byte_tokenizer
 
@@ -65,7 +65,7 @@ def everything(tokenizer, edit: Edit) -> list[list[int]]:
     pairs = [pair for prompt in (edit.text, *edit.paraphrases) for pair in prompt_pairs(edit, prompt)]
     pairs += [pair for probe in edit.neighborhood for pair in neighbor_pairs(edit, probe)]
     pairs += [pair for probe in edit.portability for pair in portability_pairs(edit, probe)]
-    rows = [list(row.ids) + list(row.targets) for row in rows_of(tokenizer, 0, [edit], PREFIXES, 1.0)]
+    rows = [list(row.ids) + list(row.targets) for row in turns_of(tokenizer, 0, [edit], PREFIXES, 1.0)[0]]
     rows += list(encode_prompts(tokenizer, [prompt for prompt, _ in pairs]).values())
     return rows + [target_ids(tokenizer, prompt, target) for prompt, target in pairs]
 
