@@ -71,7 +71,7 @@ def make_quick(workplace, line: str) -> None:
 def test_a_cancelled_job_ends_at_once_and_one_that_is_killed_with_its_worker_as_crashed(production, searching):
     cancelled, killed = searching("cancelled"), searching("killed")
     with production.worker() as worker:
-        run = production.start("knowledge-update/cancelled", policy=POLICY.model_dump())
+        run = production.start("knowledge-update/cancelled", policy=POLICY.as_form())
         until(lambda: is_searching(production, run))
         with production.client() as client:
             client.set_flow_run_state(run, Cancelling())
@@ -80,7 +80,7 @@ def test_a_cancelled_job_ends_at_once_and_one_that_is_killed_with_its_worker_as_
         check_in_order(cancelled, "cancelled")
 
         wait_for_a_heartbeat(10)
-        run = production.start("knowledge-update/killed", policy=POLICY.model_dump())
+        run = production.start("knowledge-update/killed", policy=POLICY.as_form())
         until(lambda: production.state(run).is_running())
         until(lambda: holder(killed.store.store, "killed"))
         family = processes_of(worker)

@@ -41,7 +41,7 @@ PLAN = TrainingPlan(
     validation_edits=6,
 )
 SMALL = ["--steps", 2, "--every", 1, "--validation-edits", 3, "-o", "rank=4", "-o", "step_size=0.1", "-o", "batch=2"]
-LENIENT = ["min_efficacy=0", "max_locality_drop=1", "max_edit_locality_drop=1",
+LENIENT = ["tripwires.said=false", "min_efficacy=0", "max_locality_drop=1", "max_edit_locality_drop=1",
            "max_perplexity_ratio=99", "min_fluency_ratio=0", "min_retained=0",
            "fluency_tokens=3", "perplexity_tokens=64"]  # fmt: skip
 

@@ -31,6 +31,7 @@ LENIENT = {
     "min_efficacy": 0.0, "max_locality_drop": 1.0, "max_edit_locality_drop": 1.0, "min_fluency_ratio": 0.0,
     "max_perplexity_ratio": 1e9, "min_retained": 0.0, "retained_sample": 2, "neighborhood_probes": 1,
     "fluency_prompts": 1, "fluency_tokens": 3, "perplexity_tokens": 64,
+    "tripwires": {"said": False},
 }  # fmt: skip
 """A policy that keeps every batch, and asks little: what is tested is not how good the edits are."""
 CHEAP = {

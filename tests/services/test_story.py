@@ -50,7 +50,7 @@ class Story:
         assert f"{jobs * JOB} queued" in ran.out, ran.err
 
     def start_job(self) -> str:
-        return self.start("knowledge-update", limit=JOB, policy=POLICY.model_dump(mode="json"))
+        return self.start("knowledge-update", limit=JOB, policy=POLICY.as_form())
 
     def start(self, flow: str, **parameters: object) -> str:
         """A run of the line's deployment, as the form of its page starts it."""
