@@ -173,6 +173,8 @@ def _allowed(check: Check) -> str:
 
 
 def _is_most(check: Check) -> bool:
+    if check.field.startswith("min_") or check.field.endswith(".min"):
+        return False
     return check.field.startswith("max_") or _measure(check).form != "share" or check.measure == "old_chat"
 
 

@@ -82,8 +82,8 @@ _Tripwire = Annotated[Tripwire | None, _OrFalse]
 class Tripwires(_Gates):
     """The tripwires of a policy, by what is counted."""
 
-    said: _Tripwire = Field(Tripwire(), description="Asked by its prompt, a request does not say its new answer.")
-    said_chat: _Tripwire = Field(Tripwire(), description="The same, asked in the chat of a line that has one.")
+    said: _Tripwire = Field(Tripwire(), description="Asked by its prompt alone, a request does not say its new answer.")
+    said_chat: _Tripwire = Field(Tripwire(), description="The same, asked in the chat, of a line that writes for it.")
     said_paraphrases: _Tripwire = Field(None, description="Paraphrases of a request do not say it.")
     old_chat: _Tripwire = Field(None, description="The old answer still stands in what is said in the chat.")
     neighbors: _Tripwire = Field(None, description="Neighbors of a request lose their answers, by any count.")

@@ -75,7 +75,7 @@ def _of_said(name: str, said: Said) -> _Count:
         wrong = sum(not one.right for one in said.paraphrases)
         return _Count(wrong, len(said.paraphrases), f"{wrong} of {len(said.paraphrases)} paraphrases do not say it")
     answer, where = (said.prompt, "it says") if name == "said" else (said.chat, "in the chat it says")
-    if answer is None:
+    if answer is None or (name == "said" and said.chat is not None):  # of a line of the chat that is what is heard
         return _Count(0, 0, "")
     wrong, why = (answer.old, "the old answer") if name == "old_chat" else (not answer.right, _why(answer))
     return _Count(int(wrong), 1, f"{where} {_shown(answer.text)}: {why}")

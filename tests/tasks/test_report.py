@@ -133,6 +133,21 @@ def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit()
         assert all(cell in page for row in rows for cell in row[:2]) and "too few" in page
 
 
+@pytest.mark.parametrize(
+    ("measure", "field", "allowed"),
+    [
+        ("fluency", "min_fluency_ratio", "≥ ×0.900"),
+        ("perplexity", "max_perplexity_ratio", "≤ ×0.900"),
+        ("efficacy", "min_efficacy", "≥ 90.0 %"),
+        ("said_chat", "levels.said_chat.min", "≥ 90.0 %"),
+        ("old_chat", "levels.old_chat.max", "≤ 90.0 %"),
+    ],
+)
+def test_a_limit_says_whether_it_is_the_least_or_the_most(measure, field, allowed):
+    [line] = check_lines([Check(measure=measure, value=1.0, limit=0.9, field=field, holds=True)])
+    assert line.allowed == allowed
+
+
 def test_pages_show_what_was_left_out_of_a_request_and_what_it_is_hard_to_tell_from():
     report = make_report(edits=1).model_copy(update={"edits": (make_edit(1), FOUND)})
     for page in (render_html(report), render_markdown(report)):

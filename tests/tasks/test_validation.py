@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editing.edit import Edit, Probe
+from editing.measure.answers import Answer
 from editing.measure.metrics import EditScores, evaluate
+from editing.measure.said import Said
 from tasks.report.data import Check, reasons_of
 from tasks.update.judge import Lost, Measured, judge, lost_at
 from tasks.update.policy import Policy
@@ -179,3 +181,13 @@ def test_only_probes_with_an_answer_of_their_own_are_counted(tiny_gpt2):
 def test_an_earlier_fact_is_asked_by_its_prompt_alone():
     edit = Edit(subject="Ada", prompt="{} lives in", target_new="Rome", paraphrases=("Ada's home is",))
     assert bare(edit).paraphrases == () and (bare(edit).id, bare(edit).text) == (edit.id, edit.text)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chat", "trips"),
+    [(True, None, []), (False, None, ["said"]), (False, True, []), (True, False, ["said_chat"])],
+)
+def test_what_is_not_said_as_people_ask_trips_and_the_bare_prompt_only_where_they_ask_by_it(prompt, chat, trips):
+    heard = None if chat is None else Answer("It is so.", new=chat)
+    measured = Measured(GOOD, {}, SAMPLES, said={"e": Said("e", Answer("so", new=prompt), (), heard)})
+    assert [row.measure for row in judge(measured, Policy()) if not row.holds] == trips
