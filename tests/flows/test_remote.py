@@ -1,6 +1,8 @@
 """Runs by a real worker: followed from the terminal, seen on Prefect's page, started by an automation, refused."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -116,7 +118,8 @@ def test_ctrl_c_ends_the_following_alone_and_no_wait_does_not_follow(production,
     def stop(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(remote.time, "sleep", stop)
+    # Only its own clock: Prefect's client sleeps, too, before it asks again.
+    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=stop, monotonic=time.monotonic))
     left = errata("run", "followed", "--remote")
     monkeypatch.undo()
     assert left.code == 130 and "stopped; no longer followed; knowledge-update/followed goes on: http" in left.err
