@@ -56,7 +56,7 @@ def quantised(model: PreTrainedModel, kind: FewerBits) -> Iterator[None]:
     with ExitStack() as hooks:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and _has_blocks(module, kind):
-                swap = _Swap(module, ROUNDED[kind])
+                swap = _Swap(ROUNDED[kind])
                 for handle in (
                     module.register_forward_pre_hook(swap.round),
                     module.register_forward_hook(swap.restore, always_call=True),
@@ -68,17 +68,16 @@ def quantised(model: PreTrainedModel, kind: FewerBits) -> Iterator[None]:
 class _Swap:
     """The matrix of one module: rounded while it runs."""
 
-    def __init__(self, module: nn.Module, rounded: Callable[[Tensor], Tensor]) -> None:
-        self.module, self.rounded = module, rounded
+    def __init__(self, rounded: Callable[[Tensor], Tensor]) -> None:
+        self.rounded = rounded
         self.own: Tensor | None = None
 
     def round(self, module: nn.Module, inputs: Any) -> None:
         weight = module.weight
         assert isinstance(weight, nn.Parameter)
         self.own = weight.data
-        rows = self.own.T if isinstance(module, Conv1D) else self.own
-        made = self.rounded(rows.float()).to(self.own.dtype)
-        weight.data = made.T if isinstance(module, Conv1D) else made
+        made = self.rounded(_as_rows(module, self.own).float()).to(self.own.dtype)
+        weight.data = _as_rows(module, made)
 
     def restore(self, module: nn.Module, inputs: Any, output: Any) -> None:
         weight = module.weight
@@ -90,8 +89,12 @@ class _Swap:
 def _has_blocks(module: nn.Module, kind: FewerBits) -> bool:
     weight = module.weight
     assert isinstance(weight, Tensor)
-    length = weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
-    return kind == "int8" or length % BLOCK == 0
+    return kind == "int8" or _as_rows(module, weight).shape[1] % BLOCK == 0
+
+
+def _as_rows(module: nn.Module, weight: Tensor) -> Tensor:
+    """A matrix with its inputs along a row, or such rows as the module keeps them: Conv1D transposes."""
+    return weight.T if isinstance(module, Conv1D) else weight
 
 
 def _half(x: Tensor) -> Tensor:
