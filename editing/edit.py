@@ -151,6 +151,16 @@ class Edit(BaseModel):
         """The prompt with the subject filled in; it is `Filled`."""
         return filled(self.prompt, self.subject)
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that count as the new answer; the first is the one that is written."""
+        return self.target_new, *self.aliases
+
+    @property
+    def old_answers(self) -> tuple[str, ...]:
+        """The old answer, if it is known."""
+        return () if self.target_true is None else (self.target_true,)
+
     @field_validator("prompt", "question", mode="after")
     @classmethod
     def _holds_one_slot(cls, prompt: str | None, info: ValidationInfo) -> str | None:

@@ -60,11 +60,11 @@ class Prefix:
         if _is_conversation(self.material, edit):
             return []
         prompt = self.prompt(edit)
-        return [(prompt, answer) for answer in (*_new(edit), *_old(edit))]
+        return [(prompt, answer) for answer in (*edit.answers, *edit.old_answers)]
 
     def read(self, edit: Edit, now: Scores, then: Scores | None) -> Found:
         prompt = self.prompt(edit)
-        found = {"said": float(any(now[prompt, answer].argmax for answer in _new(edit)))}
+        found = {"said": float(any(now[prompt, answer].argmax for answer in edit.answers))}
         if edit.target_true is not None:
             found["prob"] = float(prefers(now, prompt, edit.target_new, edit.target_true) > 0)
             found["old_said"] = float(now[prompt, edit.target_true].argmax)
@@ -198,12 +198,12 @@ class Reverse:
     def pairs(self, edit: Edit) -> Sequence[Pair]:
         if _is_conversation(self.material, edit):
             return []
-        return [(self.prompt(edit, answer), edit.subject) for answer in (edit.target_new, *_old(edit))]
+        return [(self.prompt(edit, answer), edit.subject) for answer in (edit.target_new, *edit.old_answers)]
 
     def read(self, edit: Edit, now: Scores, then: Scores | None) -> Found:
         pair = self.prompt(edit, edit.target_new), edit.subject
         found = {"logprob": now[pair].mean_logprob, "said": float(now[pair].argmax)}
-        for old in _old(edit):
+        for old in edit.old_answers:
             other = self.prompt(edit, old), edit.subject
             found["over_old"] = float(now[pair].mean_logprob > now[other].mean_logprob)
         if then is not None:
@@ -262,15 +262,6 @@ def make_probes(
     before = {size: text_beginnings(tokenizer, texts, size) for size in sizes}
     material = Material(before, dict(zip(begun, written, strict=True)), chat, tokenizer)
     return {name: PROBES[name](material) for name in names}
-
-
-def _new(edit: Edit) -> tuple[str, ...]:
-    """What counts as the new answer; the first is the one that was written."""
-    return edit.target_new, *edit.aliases
-
-
-def _old(edit: Edit) -> tuple[str, ...]:
-    return () if edit.target_true is None else (edit.target_true,)
 
 
 def _asks(edit: Edit) -> bool:

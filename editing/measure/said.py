@@ -132,8 +132,7 @@ def _count(on_progress: Callable[[int, int], None], before: int, total: int, don
 
 def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = ()) -> Answer:
     """The answer of a model to a question about this fact."""
-    old = () if edit.target_true is None else (edit.target_true,)
-    return judge_answer(text, (edit.target_new, *edit.aliases), old, others, where=where, echo=(edit.subject,))
+    return judge_answer(text, edit.answers, edit.old_answers, others, where=where, echo=(edit.subject,))
 
 
 def others_of_its_kind(edits: Iterable[Edit]) -> dict[str, tuple[str, ...]]:
@@ -144,8 +143,7 @@ def others_of_its_kind(edits: Iterable[Edit]) -> dict[str, tuple[str, ...]]:
     edits = list(edits)
     by_prompt: dict[str, Counter[str]] = defaultdict(Counter)
     for edit in edits:
-        answers = (edit.target_new, edit.target_true)
-        by_prompt[edit.prompt].update(one for one in answers if one is not None)
+        by_prompt[edit.prompt].update((edit.target_new, *edit.old_answers))
     kinds = {prompt: tuple(one for one, _ in found.most_common(_KIND)) for prompt, found in by_prompt.items()}
     return {edit.id: kinds[edit.prompt] for edit in edits}
 
@@ -167,6 +165,5 @@ def summarise_said(found: Sequence[Said]) -> dict[str, float]:
 
 def _enough(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> int:
     """How many tokens decide what stands at the beginning, in steps of which one does for most."""
-    answers = {one for one in (edit.target_new, *edit.aliases, edit.target_true) if one is not None}
-    longest = max(len(tokenizer.tokenize(" " + one)) for one in answers)
+    longest = max(len(tokenizer.tokenize(" " + one)) for one in (*edit.answers, *edit.old_answers))
     return PROMPT_TOKENS * math.ceil((longest + _SPARE_TOKENS) / PROMPT_TOKENS)
