@@ -4,7 +4,7 @@ Built from its defaults, from a file (tasks/update/policy_file.py), from the for
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,10 @@ class Policy(Config):
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
+    )
+    too_few: Literal["wait", "warn"] = Field(
+        "wait",
+        description="A level that too few were asked to tell: wait for a person, or warn, and rules may approve.",
     )
     tripwires: Tripwires = Field(
         Tripwires(), title="Tripwires of single requests", description="What no request may do."
