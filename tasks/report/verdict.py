@@ -36,6 +36,9 @@ MEASURES = {
     "neighbors_changed": Measure(
         "Neighbors without an answer: changed", "no longer begin with what the base says", "lost"
     ),
+    "neighbors_together": Measure(
+        "Neighbors: lost, all counts together", "what each count shows faintly their sum shows", "lost"
+    ),
     "same_subject": Measure(
         "Earlier facts of like subjects: lost", "corrections that are written where a new one is, or nearly", "lost"
     ),
