@@ -127,8 +127,14 @@ def _of_said(name: str, measured: Measured) -> Paired | None:
     if name not in ("said", "said_paraphrases", "said_chat", "old_chat") or not measured.said:
         return None
     now, base = _answers(name, measured.said), _answers(name, measured.base_said)
-    paired = [key for key, _ in now] == [key for key, _ in base]
-    return Paired([one for _, one in now], [one for _, one in base] if paired else None, of=[key for key, _ in now])
+    champion = None if measured.champion_said is None else _answers(name, measured.champion_said)
+    keys = [key for key, _ in now]
+    return Paired(
+        [one for _, one in now],
+        [one for _, one in base] if [key for key, _ in base] == keys else None,
+        None if champion is None else [one for _, one in champion] if [key for key, _ in champion] == keys else (),
+        keys,
+    )
 
 
 def _answers(name: str, said: Mapping[str, Said]) -> list[tuple[str, float]]:
@@ -146,7 +152,7 @@ def _evidence(question: Question) -> Evidence | None:
     if paired is None or not question.asked:
         return None
     before = paired.champion if question.threshold == "worse_than_champion" else paired.base
-    if question.threshold in RELATIVE and before is None:
+    if question.threshold in RELATIVE and (before is None or len(before) != len(paired.now)):
         return None
     if question.form == "loss":
         if question.threshold == "max":
