@@ -64,12 +64,12 @@ class Policy(Config):
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
     )
-    kl_tokens: int = Field(2048, ge=1024, description="Tokens of fixed text that levels.kl is taken on.")
+    kl_tokens: int = Field(1024, ge=1024, description="Tokens of fixed text that levels.kl is taken on.")
     ability: tuple[AbilityFile, ...] = Field(
         (), max_length=20, description="Files of questions about general ability, asked at the end."
     )
     probes: tuple[ProbeName, ...] = Field((), description="Other ways of asking for a fact, at the end.")
-    in_context: bool = Field(False, description="Ask the base, too, with each correction in its prompt, at the end.")
+    in_context: bool = Field(True, description="Ask the base, too, with each correction in its prompt, at the end.")
     probed_facts: int = Field(50, ge=1, le=1000, description="Facts that both are asked about, evenly spread.")
     too_few: Literal["wait", "warn"] = Field(
         "wait",

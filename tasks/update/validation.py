@@ -204,6 +204,7 @@ class _Validation:
         self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])
         self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[5])
         self.samples["fluency"] = len(self.prompts)
+        self.meter.end()  # what follows tells itself how far it is
         self.wider = ask_wider(self.session, self.batch, self.reference, self.policy, self.chat, self.whole)
         self.metrics |= self.wider.metrics
 
