@@ -37,7 +37,8 @@ def measure_ability(session: Session, sets: Sequence[AbilitySet], texts: Sequenc
     if not sets:
         return {}
     found = {asked.name: _compared(asked, session) for asked in sets}
-    return {"ability": found, "kl": asdict(base_divergence(session, texts, KL_TOKENS))}
+    kl = asdict(base_divergence(session, texts, KL_TOKENS))
+    return {"ability": found, "kl": {name: value for name, value in kl.items() if name != "windows"}}
 
 
 def at_point(curve: Sequence[Mapping[str, Any]], edits: int) -> dict[str, Any]:

@@ -34,14 +34,15 @@ from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
 from tasks.update import stages
+from tasks.update.ability_files import settled
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
+from tasks.update.reference import ask_base
 from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
 from tasks.update.tracked import batch_curve, register_candidate, start_tracking
-from tasks.update.validation import ask_base
 from tasks.update.writer import Writer
 from tasks.workplace import Workplace, open_workplace
 
@@ -102,7 +103,7 @@ def _job(
     definition: dict[str, Any],
 ) -> JobSummary:
     workplace = open_workplace()
-    texts, statistics_texts = (read_texts(file) for file in files)
+    texts, statistics_texts, policy = *(read_texts(file) for file in files), settled(policy)
     store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
     spec = outlasting(lambda: resolve_line(store, settings, line, **definition), away)
     outlasting(lambda: check_not_frozen(store, line), away)
@@ -139,7 +140,6 @@ def _job(
 
 def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Taken:
     """What is taken up; what is refused stands in the ledger with its reason."""
-
     once: list[Taken] = []
 
     def intake() -> Taken:

@@ -7,19 +7,20 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from editing.edit import Edit
+from editing.chat import question_of
+from editing.edit import SLOT, Edit
 from editing.errors import UsageError
-from editing.measure.fluency import generate
 from editing.measure.metrics import EditScores, evaluate
-from editing.measure.said import PROMPT_TOKENS
+from editing.measure.said import Said, others_of_its_kind, said, summarise_said
 from editing.methods import check_mode, compute_independent_updates
 from flows.endings import ended_well
 from tasks.ledger.trying import to_try
-from tasks.lines.specs import LineSpec, resolve_line
+from tasks.lines.specs import LineSpec, Template, resolve_line
 from tasks.meter import Meter
 from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
 from tasks.settings import Settings
+from tasks.update.saying import conversation, said_about
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.workplace import open_workplace
@@ -38,6 +39,13 @@ class TrialRow(BaseModel):
     target_new: str
     answer_before: str
     answer_after: str
+    question: str = ""
+    """What a person asks in the model's chat; empty where it has none, as the two answers to it."""
+    chat_before: str = ""
+    chat_after: str = ""
+    said_before: dict[str, float] = {}
+    said_after: dict[str, float] = {}
+    """What is said, by prompt and in the chat, as a job's report counts it."""
     before: dict[str, float]
     after: dict[str, float]
 
@@ -51,6 +59,7 @@ def trial(
     limit: int | None = None,
     probes: int | None = None,
     model: str | None = None,
+    template: Template | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> list[TrialRow]:
@@ -63,11 +72,13 @@ def trial(
         limit: Only the first so many; none, all.
         probes: Neighborhood prompts asked for each; none, all that it has.
         model: Base, where the line does not exist yet.
+        template: How facts are asked, where the line does not exist yet: `raw`, or in a `chat` as well; none, `auto`.
         method: Method, where the line does not exist yet; none, memit.
         options: Options of the method, where the line does not exist yet.
     """
     workplace = open_workplace()
-    spec = resolve_line(workplace.store.store, workplace.settings, line, model=model, method=method, options=options)
+    definition: dict[str, Any] = {"model": model, "template": template, "method": method, "options": options}
+    spec = resolve_line(workplace.store.store, workplace.settings, line, **definition)
     check_mode(spec.config.method, "independent")
     with told_to_prefect("trials", "trial"):
         edits, left_out = to_try(workplace.ledger, line, records, file, limit)
@@ -75,7 +86,8 @@ def trial(
             note(reason, "warning")
         rows = try_each(workplace.settings, spec, edits, probes)
         for row in rows:
-            note(f"{row.request_id}: {row.prompt} {row.answer_before!r} → {row.answer_after!r}")
+            asked, *answers = heard(row)
+            note(f"{row.request_id}: {asked} {answers[0]!r} → {answers[1]!r}")
         return rows
 
 
@@ -92,9 +104,9 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
     edits = _screened(session, edits)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
-    prompts = [edit.text for edit in edits]
+    chat, others = conversation(session), others_of_its_kind(edits)
     with stage("answers of the base") as tell:
-        said = generate(model, tokenizer, prompts, PROMPT_TOKENS, on_progress=tell)
+        base = said_about(session, edits, chat, others, paraphrases=False, at_base=True, on_progress=tell)
     updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
     rows: list[TrialRow] = []
     with Meter("trials", 2 * len(edits)) as meter:  # each is measured, and answers
@@ -106,10 +118,18 @@ def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: 
                 model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made, on_progress=tell
             )
             tell = meter.part(len(asked))
-            says = generate(model, tokenizer, prompts[chunk], PROMPT_TOKENS, updates=made, on_progress=tell)
-            for edit, then, now, scores in zip(asked, said[chunk], says, after, strict=True):
-                rows.append(_row(edit, then, now, before[edit.id], scores))
+            alone = [edit.model_copy(update={"paraphrases": ()}) for edit in asked]
+            says = said(model, tokenizer, alone, chat, others=others, updates=made, on_progress=tell)
+            for edit, now, scores in zip(asked, says, after, strict=True):
+                rows.append(_row(edit, (base[edit.id], now), (before[edit.id], scores)))
     return rows
+
+
+def heard(row: TrialRow) -> tuple[str, str, str]:
+    """What users ask, and what they hear before and after: in the chat where there is one."""
+    if row.question:
+        return row.question, row.chat_before, row.chat_after
+    return row.prompt, row.answer_before, row.answer_after
 
 
 def _screened(session: Session, edits: Sequence[Edit]) -> Sequence[Edit]:
@@ -124,13 +144,20 @@ def _screened(session: Session, edits: Sequence[Edit]) -> Sequence[Edit]:
     return screened.accepted
 
 
-def _row(edit: Edit, said: str, says: str, before: EditScores, after: EditScores) -> TrialRow:
+def _row(edit: Edit, answers: tuple[Said, Said], scores: tuple[EditScores, EditScores]) -> TrialRow:
+    (then, now), (before, after) = answers, scores
+    in_chat = then.chat is not None and now.chat is not None
     return TrialRow(
         request_id=edit.id,
         prompt=edit.text,
         target_new=edit.target_new,
-        answer_before=said.strip(),
-        answer_after=says.strip(),
+        answer_before=then.prompt.text.strip(),
+        answer_after=now.prompt.text.strip(),
+        question=question_of(edit).replace(SLOT, edit.subject) if in_chat else "",
+        chat_before=then.chat.text.strip() if then.chat else "",
+        chat_after=now.chat.text.strip() if now.chat else "",
+        said_before=summarise_said([then]),
+        said_after=summarise_said([now]),
         before=before.numbers(),
         after=after.numbers(),
     )

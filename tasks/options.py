@@ -29,6 +29,8 @@ def checked(kind: type[Model], name: str, fields: Mapping[str, Any]) -> Model:
 def _fields(kind: type[BaseModel], place: Sequence[str]) -> Iterable[str]:
     """The fields at a place within a model."""
     for part in place:
+        if part.isdecimal():  # a place in a list, whose annotation names the model already
+            continue
         field = kind.model_fields[part].annotation
         models = [one for one in (field, *get_args(field)) if isinstance(one, type) and issubclass(one, BaseModel)]
         kind = models[0]

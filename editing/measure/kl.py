@@ -44,6 +44,8 @@ class Divergence:
     same_top: float
     """Share of positions at which the most probable token is the base's."""
     positions: int
+    windows: tuple[float, ...] = ()
+    """The mean of each window, in no order of the text's own; what a verdict takes for one piece of news each."""
 
 
 def read_states(
@@ -98,8 +100,8 @@ def divergence(
             f"the base was read at {len(base_sm)} positions, the texts have {len(values)}; read it again"
         )
     if not all(map(math.isfinite, values)):
-        return Divergence(math.inf, None, math.inf, same / len(values), len(values))
-    return Divergence(fmean(values), stderr(means), max(values), same / len(values), len(values))
+        return Divergence(math.inf, None, math.inf, same / len(values), len(values), tuple(means))
+    return Divergence(fmean(values), stderr(means), max(values), same / len(values), len(values), tuple(means))
 
 
 @torch.inference_mode()

@@ -246,21 +246,26 @@ def make_probes(
     names: Sequence[str],
     texts: Sequence[str],
     chat: ChatTemplate | None = None,
+    written: Mapping[str, str] | None = None,
 ) -> dict[str, Measure]:
     """The probes of these names for these edits, made by the base, which is what the model is to be now.
 
     Args:
         texts: general text, of which the beginnings stand before prompts.
         chat: asks there what is asked in words.
+        written: how the base goes on from the `beginnings` of each edit, where that is known; the model may be another
+            then.
 
     Raises:
         EditingError: the texts are too short.
     """
     sizes = [probe.tokens for name in names if isinstance(probe := PROBES[name](Material()), Prefix)]
-    begun = list(dict.fromkeys(chain.from_iterable(map(beginnings, edits)))) if "drift" in names else []
-    written = generate(model, tokenizer, begun, SENTENCE_TOKENS) if begun else []
+    if written is None:
+        begun = list(dict.fromkeys(chain.from_iterable(map(beginnings, edits)))) if "drift" in names else []
+        made = generate(model, tokenizer, begun, SENTENCE_TOKENS) if begun else []
+        written = dict(zip(begun, made, strict=True))
     before = {size: text_beginnings(tokenizer, texts, size) for size in sizes}
-    material = Material(before, dict(zip(begun, written, strict=True)), chat, tokenizer)
+    material = Material(before, written, chat, tokenizer)
     return {name: PROBES[name](material) for name in names}
 
 

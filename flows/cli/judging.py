@@ -1,7 +1,8 @@
 """The command that judges a stored version again."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,16 @@ TITLES = {"batch": "the verdict on the batch of version", "job": "the verdict on
 
 
 @app.command(rich_help_panel=VERSIONS)
-def judge(line: Line = "main", version: Version = None, text: Text = None, json: Json = False) -> None:
+def judge(
+    line: Line = "main",
+    version: Version = None,
+    text: Text = None,
+    ability: Annotated[
+        list[Path] | None,
+        typer.Option("--ability", help="A file of the policy's questions that is no longer where it was. Repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Measure a stored version again, by the policy it was judged by, and say whether it comes to the same verdict.
 
     The newest that waits, or else the one in service, unless a version is named. Nothing is written. Exit code 0: the
@@ -40,7 +50,7 @@ def judge(line: Line = "main", version: Version = None, text: Text = None, json:
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     texts = read_texts(text)
     with shown_progress(json, f"judging version {stored.number}"):
-        found = judge_again(workplace, spec, stored, report_of(workplace, stored), texts)
+        found = judge_again(workplace, spec, stored, report_of(workplace, stored), texts, ability or ())
     same = all(one.is_same for one in found)
     if json:
         as_json({"line": line, "version": stored.number, "same": same, "verdicts": [_data(one) for one in found]})

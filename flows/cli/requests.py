@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from flows.cli.console import as_json, percent, say, shown_progress, table, warn
 if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.readers import BadRecord, Record
+    from flows.trial import TrialRow
     from tasks.ledger.events import Event
 
 
@@ -125,6 +126,12 @@ def trial(
     line: LineOption = "main",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     model: Annotated[str | None, typer.Option(help="Base, where the line does not exist yet.")] = None,
+    template: Annotated[
+        Literal["auto", "raw", "chat"] | None,
+        typer.Option(
+            help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
+        ),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
     hypernetwork: Hypernetwork = None,
     option: Option = None,
@@ -150,16 +157,18 @@ def trial(
     from tasks.workplace import open_workplace
 
     options = method_options(option, hypernetwork)
-    definition: dict[str, Any] = {"line": line, "model": model, "method": method, "options": options or None}
+    definition: dict[str, Any] = {"line": line, "model": model, "template": template}
+    definition |= {"method": method, "options": options or None}
     if remote:
         what = {"records": as_records(_told(read_to_try(file, limit)))} if file else {"limit": limit}
         follow_run("trial", line, definition | what, wait, json)
         return
     workplace = open_workplace()
-    spec = resolve_line(workplace.store.store, workplace.settings, line, model=model, method=method, options=options)
+    spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
     edits = _told(to_try(workplace.ledger, line, file=file, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
+        from flows.trial import heard
         from flows.trial import trial as trial_flow
 
         started()
@@ -171,18 +180,25 @@ def trial(
     shown = [
         [
             row.request_id,
-            row.prompt,
-            row.answer_before[:40],
-            row.answer_after[:40],
+            asked,
+            before[:40],
+            after[:40],
             row.target_new,
+            *("–" if share is None else "yes" if share else "no" for share in _said(row)),
             percent(row.after.get("efficacy_prob")),
             percent(row.after.get("generalization_prob")),
             percent(row.after.get("locality_kept")),
         ]
         for row in rows
+        for asked, before, after in [heard(row)]
     ]
-    columns = ["request", "prompt", "base says", "would say", "wanted", "efficacy", "paraphrases", "neighbors kept"]
-    table("every correction alone, against the base", columns, shown, columns[5:])
+    columns = ["request", "asked", "base says", "would say", "wanted", "in the chat", "after its prompt"]
+    columns += ["efficacy", "paraphrases", "neighbors kept"]
+    table("every correction alone, against the base", columns, shown, columns[7:])
+
+
+def _said(row: "TrialRow") -> "tuple[float | None, float | None]":
+    return row.said_after.get("said_chat"), row.said_after.get("said_prompt")
 
 
 def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":

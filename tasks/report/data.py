@@ -154,6 +154,8 @@ class JobReport(Frozen):
     baseline: dict[str, float]
     champion: dict[str, float] | None = None
     candidate: dict[str, float]
+    in_context: dict[str, float] = Field(default_factory=dict)
+    """The base's numbers where it reads each correction before what it is asked; empty where nobody asked so."""
     checks: tuple[Check, ...] = ()
     """The verdict on the candidate as a whole; none in the reports of release 0.1."""
     drift: tuple[dict[str, float], ...] = ()

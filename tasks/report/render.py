@@ -19,7 +19,7 @@ from markupsafe import Markup
 from tasks.markdown import literal
 from tasks.markdown import row as _row
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
-from tasks.report.metrics import METRICS, metric_lines
+from tasks.report.metrics import METRICS, PROBES, metric_lines
 from tasks.report.verdict import CheckLine, check_lines, headline
 from tasks.secrets import flattened
 from tasks.text import visible
@@ -119,11 +119,13 @@ def _verdict_table(report: JobReport) -> list[str]:
 
 def _metric_table(report: JobReport) -> list[str]:
     champion = report.champion is not None
-    header = ["Metric", "Base", *(["Champion"] if champion else []), "Candidate"]
+    told = ["Base, told in its prompt"] if report.in_context else []
+    header = ["Metric", "Base", *told, *(["Champion"] if champion else []), "Candidate"]
     rows = [
-        _row([literal(line.label), line.base, *([line.champion] if champion else []), line.candidate])
+        _row([literal(line.label), line.base, *([line.in_context] if told else []),
+              *([line.champion] if champion else []), line.candidate])
         for line in metric_lines(report)
-    ]
+    ]  # fmt: skip
     return ["", _row(header), _row(["---"] * len(header)), *rows]
 
 
@@ -153,7 +155,8 @@ def _flags(edit: EditRow) -> list[str]:
     flags = [f"neighbor lost: {lost}" for lost in edit.neighbors_lost]
     if chat is not None and alone is not None and chat != alone:
         flags.insert(0, "said in the chat, not after the prompt" if chat else "said after the prompt, not in the chat")
-    return flags
+    failed = [PROBES[name] for name in PROBES if edit.metrics.get(f"probes.{name}") == 0.0]
+    return [*flags, f"not {'; not '.join(failed)}"] if failed else flags
 
 
 def _commands(report: JobReport) -> list[str]:

@@ -13,8 +13,9 @@ from tasks.report.data import Check, Frozen, JobReport
 Mark = Literal["pass", "fail", "warn", "few", "none"]
 """`warn`: it does not hold, and the policy only wants it told. `few`: the sample is too small to tell. `none`: nothing
 was there to ask."""
-Outcome = Literal["pass", "fail", "missing"]
-"""`missing`: a report without a verdict."""
+Outcome = Literal["pass", "unclear", "fail", "missing"]
+"""`unclear`: nothing failed, and of something that counts too few were asked to tell: a person decides, by the policy's
+`too_few`. `missing`: a report without a verdict."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ MEASURES = {
     "neighbors_said": Measure("Neighbors: answer no longer said", "their own answer, which the base says", "lost"),
     "neighbors_changed": Measure(
         "Neighbors without an answer: changed", "no longer begin with what the base says", "lost"
+    ),
+    "neighbors_together": Measure(
+        "Neighbors: lost, all counts together", "what each count shows faintly their sum shows", "lost"
     ),
     "same_subject": Measure(
         "Earlier facts of like subjects: lost", "corrections that are written where a new one is, or nearly", "lost"
@@ -124,10 +128,18 @@ def headline(report: JobReport) -> tuple[Outcome, str]:
     warns = f" Warned: {_listed(warned)}." if warned else ""
     if few:
         hold = f"{told - len(warned)} of {len(asked)} checks hold"
-        return "pass", f"{hold}; too few were asked to tell: {_listed(few)}.{warns}{unknown}"
+        outcome: Outcome = "unclear" if _waits(report) else "pass"
+        person = " A person decides." if outcome == "unclear" else ""
+        return outcome, f"{hold}; too few were asked to tell: {_listed(few)}.{person}{warns}{unknown}"
     if warned:
         return "pass", f"{told - len(warned)} of {len(asked)} checks hold.{warns}{unknown}"
     return "pass", f"All {len(asked)} checks hold.{unknown}"
+
+
+def _waits(report: JobReport) -> bool:
+    """Whether the policy wants a person for what could not be told; what it only wants told needs none."""
+    few = any(_mark(check) == "few" and check.then != "warn" for check in report.checks)
+    return few and report.policy.get("too_few", "wait") == "wait"
 
 
 def _labels(marks: Sequence[tuple[str, Mark]], wanted: Mark) -> list[str]:

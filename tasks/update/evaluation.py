@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 from editing.chat import question_of
 from editing.edit import SLOT, Edit
 from editing.measure.metrics import summarise
+from editing.measure.said import others_of_its_kind
 from tasks.lines.rules import read_rules
 from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
+from tasks.update.champion import measure_served
 from tasks.update.journal import Journal
-from tasks.update.measured import Served, blocks_of
-from tasks.update.policy import Policy
+from tasks.update.measured import Served
 from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
@@ -22,6 +23,7 @@ from tasks.update.session import Session
 from tasks.update.stages import live_sample
 from tasks.update.validation import judge_candidate
 from tasks.update.verdicts import Verdict
+from tasks.update.wider import ask_in_context
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
 SAMPLES = 4
@@ -71,16 +73,8 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit], referenc
         scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
     answers = dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True))
-    served = Served({one.edit_id: one for one in scores}, served_blocks(session, reference, run.policy))
+    served = measure_served(session, edits, scores, reference, run.policy)
     return Champion(summarise(scores), answers, served)
-
-
-def served_blocks(session: Session, reference: Reference, policy: Policy) -> tuple[float, ...]:
-    """The blocks of the text that perplexity is taken on, where a level asks how they compare; the weights stand."""
-    level = policy.levels.perplexity
-    if level is None or level.worse_than_champion is None:
-        return ()
-    return blocks_of(session.perplexity(reference.texts, policy.perplexity_tokens))
 
 
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
@@ -94,6 +88,8 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
     before, after = _answers(session, prompts, rows)
     asked = _asked_in_chat(session, rows, candidate.taken)
     champion = candidate.champion.answers if candidate.champion else None
+    others = others_of_its_kind([*edits, *earlier])
+    in_context = ask_in_context(session, edits, run.policy, conversation(session), others)
     return JobReport(
         line=run.line,
         base=run.spec.model,
@@ -110,6 +106,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         baseline=found.baseline,
         champion=candidate.champion.metrics if candidate.champion else None,
         candidate=found.numbers,
+        in_context=in_context,
         checks=found.verdict.checks,
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),

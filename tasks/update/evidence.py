@@ -11,12 +11,13 @@ The same questions are asked before and after, so what counts are those that cha
   else a fixed sample of them (Phipson and Smyth 2010; https://doi.org/10.2202/1544-6115.1585).
 - Questions of one request stand or fall together. Where they are several, the sign-flip test of the requests' sums is
   taken, too, and the larger p of the two counts.
-- Of several levels in a verdict: Holm's (1979), so that a clean job has a false alarm in at most 5 %.
+- Several readings of the same requests, and all of them summed: the sign-flip test of each, all requests' signs shared,
+  against the largest of them; and of several levels in a verdict Holm's procedure: tasks/update/families.py.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from statistics import NormalDist, stdev
@@ -48,6 +49,8 @@ class Evidence:
     kept: float
     """p of what was found, were it missed by RESOLUTION."""
     needs: "Needs"
+    beyond: Mapping[str, float] = field(default_factory=dict)
+    """By request, what its questions lost beyond the limit; empty where no request has several."""
 
     @property
     def is_kept(self) -> bool:
@@ -139,16 +142,6 @@ def p_positive(differences: Sequence[float]) -> float:
     return float(((sums >= x.sum() - 1e-6 * np.abs(x).sum()).sum() + 1) / (FLIPS + 1))
 
 
-def holm(ps: Sequence[float], alpha: float = FALSE_ALARMS) -> list[bool]:
-    """Which of these are significant, so that any false one among them has at most the chance alpha."""
-    found = [False] * len(ps)
-    for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        if ps[place] > alpha / (len(ps) - rank):
-            break
-        found[place] = True
-    return found
-
-
 def shares(
     now: Sequence[float],
     before: Sequence[float],
@@ -188,14 +181,16 @@ def _losses(
     breached = p_more_lost(lost, gained, of, allowed, of_right=of_right)
     missed = min(1.0, allowed + RESOLUTION)
     kept = p_fewer_lost(lost, gained, of, missed, of_right=of_right)
+    beyond: dict[str, float] = {}
     if len(set(groups)) < len(groups):
         sums: dict[str, list[float]] = {}
         for name, drop in zip(groups, drops, strict=True):
             sums.setdefault(name, []).append(drop)
-        breached = max(breached, p_positive([math.fsum(one) - allowed * len(one) for one in sums.values()]))
+        beyond = {name: math.fsum(one) - allowed * len(one) for name, one in sums.items()}
+        breached = max(breached, p_positive([*beyond.values()]))
         kept = max(kept, p_positive([missed * len(one) - math.fsum(one) for one in sums.values()]))
     needs = Needs(allowed, 0.0 if of_right else gained / of)
-    return Evidence(math.fsum(drops) / of, allowed, of, breached, kept, needs)
+    return Evidence(math.fsum(drops) / of, allowed, of, breached, kept, needs, beyond)
 
 
 @lru_cache(maxsize=256)

@@ -120,6 +120,8 @@ class Level(Config):
     def _consistent(self) -> Self:
         if not self.thresholds:
             raise ValueError(f"a level without a threshold says nothing; give one of {', '.join(THRESHOLDS)}")
+        if self.worse_than_champion is not None and self.when == "batch":
+            raise ValueError("the version in service is known at the end of a job alone; choose when = job or both")
         if self.then == "undo" and self.when == "job":
             raise ValueError("nothing is undone at the end of a job; choose then = stop or warn, or when = batch")
         return self
@@ -144,6 +146,8 @@ class Levels(_Gates):
 
     quantised: _Level = Field(None, description="Requests that a copy with fewer bits says, too.")
 
+    AT_THE_END: ClassVar[tuple[str, ...]] = ("ability", "probes", "quantised")
+    """Those that are asked of the candidate as a whole alone."""
     FORMS: ClassVar[dict[str, Form]] = {"old_chat": "bad share", "perplexity": "loss", "kl": "number"}
     """Of those that are no share of right answers."""
 
@@ -155,7 +159,7 @@ class Levels(_Gates):
     def kinds(cls, name: str) -> tuple[str, ...]:
         """The thresholds that a level has."""
         form = cls.form(name)
-        if name == "quantised":
+        if name in ("quantised", "retained"):  # asked of the candidate alone; what the base has none of
             return ABSOLUTE[form]
         own = () if name == "neighbors" else ABSOLUTE[form]  # which neighbors are right before, the base says
         return own if form == "number" else (*own, *RELATIVE)
@@ -164,6 +168,8 @@ class Levels(_Gates):
     def _consistent(self) -> Self:
         for name in type(self).model_fields:
             level = getattr(self, name)
+            if level and name in self.AT_THE_END and applies(level.when, "batch"):
+                raise ValueError(f"{name} is asked at the end of a job, when is {level.when}; choose when = job")
             for threshold, value in (level.thresholds if level else {}).items():
                 if threshold not in self.kinds(name):
                     allowed = ", ".join(self.kinds(name))

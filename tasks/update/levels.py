@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
 from editing.measure.said import Said
 from tasks.report.data import Check
-from tasks.update.evidence import FALSE_ALARMS, RESOLUTION, Evidence, holm, share_of, shares, sizes
+from tasks.update.evidence import FALSE_ALARMS, RESOLUTION, Evidence, share_of, shares, sizes
+from tasks.update.families import holm, together
 from tasks.update.gates import RELATIVE, Form, Level, Levels, Then, applies
 from tasks.update.measured import Lost, Measured, Paired, questions_of
 
@@ -25,6 +27,8 @@ class Question:
     threshold: str
     limit: float
     paired: Paired | None
+    family: str = ""
+    """Of several readings of the same requests, the last being the sum of the others; empty: it is the only one."""
 
     @property
     def asked(self) -> bool:
@@ -36,10 +40,24 @@ def level_rows(questions: Sequence[Question]) -> list[Check]:
     """A row for each question: breached, kept, or too few to tell. They are judged together, so that a clean job has a
     false alarm among all of them in at most one of twenty cases."""
     found = {place: evidence for place, one in enumerate(questions) if (evidence := _evidence(one)) is not None}
-    breached = dict(zip(found, holm([one.breached for one in found.values()]), strict=True))
-    alpha = FALSE_ALARMS / max(1, len(found))
+    families: dict[str, list[int]] = {}
+    for place in found:
+        families.setdefault(questions[place].family or str(place), []).append(place)
+    for places in families.values():
+        if len(places) > 1:
+            found |= zip(places, together([found[place] for place in places]), strict=True)
+    weights = [len(places) for places in families.values()]
+    alphas = holm([min(found[place].breached for place in places) for places in families.values()], weights)
+    breached = {
+        place: found[place].breached <= alpha
+        for places, alpha in zip(families.values(), alphas, strict=True)
+        for place in places
+    }
+    shares_of_alpha = {
+        place: FALSE_ALARMS * len(places) / sum(weights) for places in families.values() for place in places
+    }
     return [
-        _row(one, found[place], breached[place], alpha) if place in found else _without(one)
+        _row(one, found[place], breached[place], shares_of_alpha[place]) if place in found else _without(one)
         for place, one in enumerate(questions)
     ]
 
@@ -55,11 +73,21 @@ def questions(measured: Measured, levels: Levels, at: Literal["batch", "job"]) -
 def neighbor_questions(
     lost: Mapping[str, Lost], threshold: str, limit: float, field: str, then: Then
 ) -> Iterator[Question]:
-    """The three counts of neighbors against one limit; of those that nobody was asked about none but the first."""
-    for number, (measure, paired) in enumerate(questions_of(lost).items()):
-        if paired.now or number == 0:
-            given = Paired(paired.now, paired.base, paired.base, paired.of)
-            yield Question(measure, field, then, "share", threshold, limit, given)
+    """The three counts of neighbors against one limit, and where there are several of them their sum; of those that
+    nobody was asked about none but the first."""
+    counts = questions_of(lost)
+    asked = {measure: paired for measure, paired in counts.items() if paired.now} or dict([*counts.items()][:1])
+    if len(asked) > 1:
+        columns = [[*chain.from_iterable(column)] for column in zip(*map(_columns, asked.values()), strict=True)]
+        asked["neighbors_together"] = Paired(columns[0], columns[1], of=columns[2])
+    for measure, paired in asked.items():
+        given = Paired(paired.now, paired.base, paired.base, paired.of)
+        family = f"{field} of neighbors" if len(asked) > 1 else ""
+        yield Question(measure, field, then, "share", threshold, limit, given, family)
+
+
+def _columns(paired: Paired) -> tuple[Sequence[Any], ...]:
+    return paired.now, paired.base or (), paired.of
 
 
 def _asked(name: str, level: Level, measured: Measured) -> Iterator[Question]:
@@ -99,8 +127,14 @@ def _of_said(name: str, measured: Measured) -> Paired | None:
     if name not in ("said", "said_paraphrases", "said_chat", "old_chat") or not measured.said:
         return None
     now, base = _answers(name, measured.said), _answers(name, measured.base_said)
-    paired = [key for key, _ in now] == [key for key, _ in base]
-    return Paired([one for _, one in now], [one for _, one in base] if paired else None, of=[key for key, _ in now])
+    champion = None if measured.champion_said is None else _answers(name, measured.champion_said)
+    keys = [key for key, _ in now]
+    return Paired(
+        [one for _, one in now],
+        [one for _, one in base] if [key for key, _ in base] == keys else None,
+        None if champion is None else [one for _, one in champion] if [key for key, _ in champion] == keys else (),
+        keys,
+    )
 
 
 def _answers(name: str, said: Mapping[str, Said]) -> list[tuple[str, float]]:
@@ -118,7 +152,7 @@ def _evidence(question: Question) -> Evidence | None:
     if paired is None or not question.asked:
         return None
     before = paired.champion if question.threshold == "worse_than_champion" else paired.base
-    if question.threshold in RELATIVE and before is None:
+    if question.threshold in RELATIVE and (before is None or len(before) != len(paired.now)):
         return None
     if question.form == "loss":
         if question.threshold == "max":
@@ -182,7 +216,8 @@ def _shown(question: Question, evidence: Evidence) -> tuple[float, float]:
 def _reason(question: Question, value: float, limit: float, evidence: Evidence) -> str:
     chance = f"by chance in {_percent(evidence.breached)} of such samples"
     if question.measure.startswith("neighbors_"):
-        what = {measure: words for measure, _, _, words in Lost().counts()}[question.measure]
+        words = {measure: words for measure, _, _, words in Lost().counts()}
+        what = words.get(question.measure, "answers of neighbors lost, all counts together")
         since = "" if question.threshold != "worse_than_champion" else " since the version in service"
         found = f"{value:.0f} of {evidence.sample} {what}{since}"
     elif question.form in ("loss", "number"):

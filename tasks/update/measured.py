@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 
+from editing.measure.asking import Found
 from editing.measure.metrics import EditScores
 from editing.measure.perplexity import Perplexity
 from editing.measure.said import Said
@@ -87,7 +88,13 @@ class Served:
     scores: Mapping[str, EditScores] = field(default_factory=dict)
     """By the edits' ids."""
     blocks: Sequence[float] = ()
-    """Of the text that perplexity is taken on; empty where no level asks for it."""
+    """Of the text that perplexity is taken on; this and what follows empty where no level asks for it."""
+    texts: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """What it says, by the text that it goes on from and the tokens that are wanted."""
+    ability: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Of each set of questions 1 for each that is answered rightly."""
+    probes: Mapping[str, Found] = field(default_factory=dict)
+    """By the edits' ids."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ class Measured:
     """The same of the base, where it was asked."""
     lost_to_champion: Mapping[str, Lost] = field(default_factory=dict)
     """As `lost`, against the version in service."""
+    champion_said: Mapping[str, Said] | None = None
+    """As `said`, of the version in service; None where there is none, or no level compares with what it says."""
     paired: Mapping[str, Paired] = field(default_factory=dict)
     """By measure: `perplexity`, `kl`, `retained`, `said_chat` …; of several kinds by `ability.NAME`, `probes.NAME`."""
 

@@ -3,17 +3,41 @@
 Built from its defaults, from a file (tasks/update/policy_file.py), from the form of a flow, and from single values.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from editing.config import Config, FewerBits
 from tasks.options import checked
+from tasks.text import Text
 from tasks.update.gates import Level, Levels, OrLeftOut, Tripwires
+
+ProbeName = Literal["prefix50", "prefix200", "choice", "negation", "drift", "reverse"]
+"""Those of editing/measure/probes.py."""
 
 NEIGHBORS = Level(worse_than_base=0.01)
 """The level of a policy that says nothing about neighbors."""
+
+
+class AbilityFile(Config):
+    """A file of questions, on the machine of the job; its name alone will do."""
+
+    file: Text = Field(min_length=1, description="Parquet: LAMBADA, PIQA, HellaSwag, ARC, or multiple choice.")
+    questions: int = Field(200, ge=10, description="Most questions, drawn by chance and always the same.")
+    sha256: str = Field("", description="Of the file; the job fills it in, and refuses another one.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:
+        return {"file": given} if isinstance(given, str) else given
+
+    @property
+    def name(self) -> str:
+        """How its level and its numbers are called."""
+        return re.sub(r"[^\w-]", "_", PurePath(self.file).stem.removeprefix("ability_"))
 
 
 class Policy(Config):
@@ -40,6 +64,17 @@ class Policy(Config):
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
     )
+    kl_tokens: int = Field(1024, ge=1024, description="Tokens of fixed text that levels.kl is taken on.")
+    ability: tuple[AbilityFile, ...] = Field(
+        (), max_length=20, description="Files of questions about general ability, asked at the end."
+    )
+    probes: tuple[ProbeName, ...] = Field((), description="Other ways of asking for a fact, at the end.")
+    in_context: bool = Field(True, description="Ask the base, too, with each correction in its prompt, at the end.")
+    probed_facts: int = Field(50, ge=1, le=1000, description="Facts that both are asked about, evenly spread.")
+    too_few: Literal["wait", "warn"] = Field(
+        "wait",
+        description="A level that too few were asked to tell: wait for a person, or warn, and rules may approve.",
+    )
     tripwires: Tripwires = Field(
         Tripwires(), title="Tripwires of single requests", description="What no request may do."
     )
@@ -58,6 +93,14 @@ class Policy(Config):
     def _consistent(self) -> Self:
         if self.levels.retained is not None and self.retained_sample == 0:
             raise ValueError("levels.retained asks nobody, retained_sample is 0; raise it, or leave the level out")
+        for level, asked in (("ability", self.ability), ("probes", self.probes)):
+            if getattr(self.levels, level) is not None and not asked:
+                raise ValueError(f"levels.{level} asks nothing, {level} is empty; name some, or leave the level out")
+        if self.levels.probes is not None and {*self.probes} <= {"drift"}:
+            raise ValueError("levels.probes has nothing to count: of drift nothing is right or wrong; name another")
+        names = [one.name for one in self.ability]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two files of ability are named '{twice}'; rename one")
         if (self.quantised is None) != (self.levels.quantised is None):
             raise ValueError(
                 "a copy with fewer bits takes both quantised (int8, q8_0 or q4_1) and levels.quantised.min; give both"

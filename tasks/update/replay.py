@@ -4,7 +4,8 @@ Nothing is written but caches. The model is the base with the version's factors,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from editing.covariance import text_digest
@@ -13,13 +14,16 @@ from editing.errors import UsageError
 from tasks.lines.specs import LineSpec
 from tasks.report.data import Check, JobReport
 from tasks.stores.manifest import Manifest, Version
-from tasks.update.evaluation import served_blocks
+from tasks.update.ability_files import read_sets, relocated
+from tasks.update.champion import measure_served
 from tasks.update.measured import Served
+from tasks.update.policy import Policy
 from tasks.update.records import Record, read_record, stored_policy
+from tasks.update.reference import measure_reference
 from tasks.update.run import Reference, spread_sample
 from tasks.update.session import Session, open_session
 from tasks.update.stages import known_edits
-from tasks.update.validation import judge_candidate, measure_reference, validate_batch
+from tasks.update.validation import judge_candidate, validate_batch
 from tasks.workplace import Workplace
 
 Scope = Literal["batch", "job"]
@@ -64,19 +68,27 @@ def judge_again(
     version: Version,
     report: JobReport | None,
     texts: Sequence[str] | None = None,
+    ability: Sequence[Path] = (),
 ) -> list[Replayed]:
     """The verdict on the version's batch, and where its job ended with it the one on the whole job.
 
     Args:
         report: of the job that made it, where there is one to read.
         texts: the text that perplexity was taken on, where the job was given one.
+        ability: files of the policy's questions that are not where they were, told by their digests.
 
     Raises:
         UsageError: no verdict is stored, or the text is not that of then.
+        ReadError, PolicyError: a file of questions is not there, or another one.
         DigestMismatch: a stored file or a resulting tensor is not what was recorded.
     """
     records = _records(version, report)
     _check_text(records, texts)
+    records = {
+        scope: replace(one, policy=relocated(one.policy, ability) if scope == "job" else _of_a_batch(one.policy))
+        for scope, one in records.items()
+    }
+    read_sets(records["job"].policy.ability if "job" in records else ())  # refused before anything long begins
     session = open_session(spec, workplace.settings, only_asked=True)
     chain = workplace.store.chain(version.snapshot)
     known = _known(workplace, chain)
@@ -142,7 +154,12 @@ def _restore(workplace: Workplace, session: Session, manifests: Sequence[Manifes
 def _champion(session: Session, edits: Sequence[Edit], record: Record, reference: Reference) -> Served:
     probes = record.policy.neighborhood_probes
     scores = session.scores(edits, session.base_scores(edits, probes), probes)
-    return Served({one.edit_id: one for one in scores}, served_blocks(session, reference, record.policy))
+    return measure_served(session, edits, scores, reference, record.policy)
+
+
+def _of_a_batch(policy: Policy) -> Policy:
+    """Without the files that only the end of a job asks for, which need not be there."""
+    return policy.model_copy(update={"ability": ()})
 
 
 def _key(check: Check) -> tuple[str, str, str]:

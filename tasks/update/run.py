@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from editing.edit import Edit
+from editing.measure.ability_sets import AbilitySet
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo
 from tasks.lines.specs import LineSpec
@@ -60,6 +61,8 @@ class Reference:
 
     perplexity: float
     texts: Sequence[str]
+    sets: Sequence[AbilitySet] = ()
+    """Questions about general ability."""
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.records import record_of
+from tasks.update.reference import measure_reference
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
 from tasks.update.saying import prompts_alone, say
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
-from tasks.update.validation import failed_verdict, measure_reference, validate_batch
+from tasks.update.validation import failed_verdict, validate_batch
 
 
 def footing(view: LineView) -> Footing:

@@ -45,7 +45,11 @@ def job_curves(report: JobReport) -> Steps:
     """The line as it grew, by the number of facts in the weights, and the candidate's numbers at the end."""
     grown = [(round(point["edits"]), _grouped("line", point)) for point in report.drift]
     facts = grown[-1][0] if grown else 0
-    return [*grown, (facts, _grouped("final", report.candidate))]
+    return [
+        *grown,
+        (facts, _grouped("final", report.candidate)),
+        *([(facts, _grouped("in_context", report.in_context))] if report.in_context else []),
+    ]
 
 
 def _grouped(group: str, metrics: Mapping[str, float]) -> Mapping[str, float]:

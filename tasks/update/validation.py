@@ -5,7 +5,6 @@ decides is asked in the order of what it costs, and no more of a batch that fail
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 
 from editing.edit import Edit
@@ -13,6 +12,7 @@ from editing.measure.metrics import EditScores, summarise
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, Said, others_of_its_kind, summarise_said
 from tasks.meter import Meter
 from tasks.report.data import Check
+from tasks.update.champion import asked_after_a_batch, said_by_champion
 from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
 from tasks.update.measured import Paired, Served, judged_ways, paired_text
 from tasks.update.policy import Policy
@@ -22,31 +22,13 @@ from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
 from tasks.update.session import Session
 from tasks.update.verdicts import CandidateVerdict, Verdict, neighbors_lost
+from tasks.update.wider import Wider, ask_wider
 
 CHARACTERS_A_TOKEN = 4
 ROWS_AT_ONCE = 16
 """Texts that are generated in one step of that cost."""
 STEP_TOKENS = 16
 """What one more token of a few generated texts takes, in tokens of a batch: a step reads all weights."""
-
-
-def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | None = None) -> Reference:
-    """The base's perplexity on fixed text: the given one, or text that the base sampled itself."""
-    used = list(texts or session.held_out)
-    return Reference(session.base_perplexity(used, policy.perplexity_tokens), used)
-
-
-def ask_base(session: Session, edits: Sequence[Edit], policy: Policy) -> None:
-    """Ask the base now what the validations of these edits, batch by batch, will compare with: together it costs less.
-
-    The model can be asked all that is asked about `edits`.
-    """
-    with suppress(*REQUEST_FAULTS):  # the verdict on its batch will tell
-        session.base_scores(edits, policy.neighborhood_probes)
-    batches = [edits[start : start + policy.batch_size] for start in range(0, len(edits), policy.batch_size)]
-    prompts = [prompt for batch in batches for prompt in fluency_prompts(session, batch, policy)]
-    if prompts:
-        session.base_fluency(list(dict.fromkeys(prompts)), policy.fluency_tokens)
 
 
 def validate_batch(
@@ -158,6 +140,7 @@ class _Validation:
         self.said: dict[str, Said] = {}
         self.base_said: dict[str, Said] = {}
         self.copy: dict[str, Paired] = {}
+        self.wider = Wider()
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
@@ -179,7 +162,9 @@ class _Validation:
         since = {one.edit_id: lost_at(one, known[one.edit_id]) for one in self.own if one.edit_id in known}
         paired = paired_text(self.metrics, self.reference.perplexity, self.whole) | self.copy
         said = judged_ways(self.said, in_chat=self.session.method_input.chat is not None)
-        return Measured(self.metrics, self.lost, self.samples, self.held, said, self.base_said, since, paired)
+        champion, wider = said_by_champion(self.session, self.whole, self.batch, self.chat, self.others), self.wider
+        found = self.metrics, self.lost, self.samples, self.held, said, self.base_said, since, champion
+        return Measured(*found, paired | wider.paired)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:
         """Whether a verdict that fails already is still to have more numbers: a single edit's own ones."""
@@ -197,10 +182,11 @@ class _Validation:
         return STEP_TOKENS * a_way * max(1, len(self.batch) // ROWS_AT_ONCE) * (2 if self.whole else 1)
 
     def _ask_said(self) -> None:
-        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=self.whole is not None)
+        paraphrases, base = (self.whole is not None or one for one in asked_after_a_batch(self.policy))
+        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=paraphrases)
         self.said = ask(on_progress=self.parts[1])
         self.metrics |= summarise_said([*self.said.values()])
-        if self.whole:
+        if base:
             self.base_said = ask(at_base=True)
         if self.whole and (kind := self.policy.quantised) is not None:
             self.copy = said_by_copy(self.session, self.batch, kind, self.session.method_input.chat, self.others)
@@ -218,10 +204,13 @@ class _Validation:
         self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])
         self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[5])
         self.samples["fluency"] = len(self.prompts)
+        self.meter.end()  # what follows tells itself how far it is
+        self.wider = ask_wider(self.session, self.batch, self.reference, self.policy, self.chat, self.whole)
+        self.metrics |= self.wider.metrics
 
     def _verdict(self, checks: tuple[Check, ...]) -> Verdict:
         then = summarise([self.before[edit.id] for edit in self.batch])
-        then |= summarise_said([*self.base_said.values()])
+        then |= summarise_said([*self.base_said.values()]) | self.wider.before
         before = {f"before_{name}": value for name, value in then.items() if name in self.metrics}
         broken = [edit for edit in self.beside if not self.held.get(edit.id, 1.0)]
         guilty = {edit.id for edit in self.session.sharing(broken, self.batch)}
@@ -235,7 +224,7 @@ class _Validation:
         )
         numbers = {one.edit_id: one.numbers() for one in self.own}
         for edit_id, said in self.said.items():
-            numbers[edit_id] |= summarise_said([said])
+            numbers[edit_id] |= summarise_said([said]) | self.wider.probes.get(edit_id, {})
         return Verdict(
             self.metrics | before,
             numbers,

@@ -12,11 +12,12 @@ from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
 from tasks.stores.errors import DigestMismatch, ObjectNotFound, RecordError
 from tasks.update.policy import Policy
+from tasks.update.reference import measure_reference
 from tasks.update.run import spread_sample
 from tasks.update.screening import readable
 from tasks.update.session import Session, open_session
 from tasks.update.stages import known_edits
-from tasks.update.validation import bare, measure_perplexity, measure_reference
+from tasks.update.validation import bare, measure_perplexity
 from tasks.watch.findings import Finding
 from tasks.watch.policy import WatchPolicy
 from tasks.workplace import Workplace

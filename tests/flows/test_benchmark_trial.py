@@ -3,11 +3,13 @@
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from editing.edit import Edit, Probe
 from editing.errors import ReadError, UsageError
@@ -259,3 +261,25 @@ def test_what_a_benchmark_leaves_out_of_its_file_it_says_with_the_row_and_the_re
         assert read_benchmark(data, None, 0) == [EDITS[0]]
     [(kind, text)] = heard.notes
     assert kind == "refused" and text.startswith("row 2 is left out: ") and "Amy" in text
+
+
+@pytest.mark.slow
+def test_a_trial_on_a_chat_model_hears_what_people_ask_there(settings, spec, sessions, tmp_path):
+    """The same model that answers in a chat what stands in the user's turn goes on with."""
+    folder = tmp_path / "chatting"
+    shutil.copytree(spec.model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}{% if messages | length > 1 %} {{ messages[1].content }}{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    chatting = spec.model_copy(update={"model": str(folder), "template": "raw"})
+    asked = [edit.model_copy(update={"question": edit.prompt}) for edit in EDITS[:2]]
+    rows = trials.try_each(settings, chatting, asked)
+    for row, edit in zip(rows, asked, strict=True):
+        assert row.question == edit.text and trials.heard(row) == (edit.text, row.chat_before, row.chat_after)
+        assert row.chat_before.startswith(edit.target_true) and row.said_before["said_chat"] == 0.0
+        assert row.said_before["old_chat"] == 1.0 and row.said_after.keys() >= {"said_chat", "said_prompt"}
+        assert (edit.target_new in row.chat_after) == (row.said_after["said_chat"] == 1.0)
+    plain = trials.try_each(settings, spec, EDITS[:1])[0]
+    assert (plain.question, plain.chat_before, "said_chat" in plain.said_after) == ("", "", False)

@@ -2,15 +2,18 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from editing.digests import sha256
+from editing.digests import file_digest, sha256
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.stores.manifest import VersionPointer, manifest_bytes
 from tasks.stores.records import record_bytes
 from tasks.stores.snapshots import MANIFESTS, version_key
+from tasks.update.policy import make_policy
 from tests.flows.command import check_one_line
 from tests.flows.conftest import POLICY
 
@@ -97,6 +100,41 @@ def test_a_version_judged_again_comes_to_the_same_and_nothing_is_written(errata,
     assert second["same"] and second["version"] == 2
     fields = {row["then"]["field"] for one in second["verdicts"] for row in one["rows"]}
     assert "levels.neighbors.worse_than_champion" in fields
+
+
+def test_ability_probes_and_what_the_champion_says_are_judged_in_the_job_and_again(errata, place, good_edits, tmp_path):
+    workplace = place("wider")
+    file = tmp_path / "ability_facts.parquet"
+    rows = [{"query": edit.text, "choices": [edit.target_new, edit.target_true], "gold": 1} for edit in good_edits[:3]]
+    pq.write_table(pa.Table.from_pylist(rows * 4), file)
+    relative = {"worse_than_champion": 0.5, "then": "warn"}
+    fields = POLICY.model_dump() | {
+        "ability": [{"file": str(file), "questions": 10}],
+        "probes": ["negation"],
+        "levels": {"kl": {"max": 9.0, "when": "both"}, "ability": relative, "probes": relative, "said": relative},
+    }
+    policy = make_policy(**fields)
+    for place_in_line, edits in enumerate((good_edits[:2], good_edits[2:4]), start=1):
+        queue(workplace, "wider", edits)
+        summary = knowledge_update("wider", policy)
+        assert summary.kept == 2
+        if place_in_line == 1:
+            assert errata("approve", "wider").code == 0
+    report = summary.report
+    measures = {check.measure for check in report.checks if check.kind == "level"}
+    assert {"kl", "ability.facts", "probes.negation", "said"} <= measures
+    assert report.policy["ability"][0]["sha256"] == file_digest(file)
+    assert 0 <= report.candidate["ability.facts"] <= 1 and report.candidate["ability.facts_stderr"] > 0
+    assert report.in_context["efficacy_prob"] >= 0 and "said_prompt" in report.in_context
+    logged = workplace.tracker()._client.get_run(report.mlflow_run_id).data.metrics
+    assert logged["final/ability.facts"] == report.candidate["ability.facts"] and "in_context/said_prompt" in logged
+    assert all("kl" in {check.measure for check in batch.checks} for batch in report.batches)
+    found = errata("judge", "wider", "--json").json
+    [job] = [one for one in found["verdicts"] if one["of"] == "job"]
+    assert found["same"] and {"ability.facts", "probes.negation"} <= {row["now"]["measure"] for row in job["rows"]}
+    moved = file.rename(tmp_path / "moved.parquet")
+    check_one_line(errata("judge", "wider"), 1, "cannot read the ability file")
+    assert errata("judge", "wider", "--ability", moved, "--json").json["same"]
 
 
 def test_another_verdict_is_told_by_its_exit_code_and_row(errata, place, good_edits):

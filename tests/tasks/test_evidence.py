@@ -1,6 +1,7 @@
 """Laws of the tests behind levels: each against a plain second derivation, and false alarms and finds by simulation."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -13,9 +14,9 @@ from tasks.update.evidence import (
     FALSE_ALARMS,
     FOUND,
     NUISANCE,
+    Evidence,
     _gain_rates,
     at_least,
-    holm,
     p_fewer_lost,
     p_more_lost,
     p_positive,
@@ -23,6 +24,7 @@ from tasks.update.evidence import (
     shares,
     sizes,
 )
+from tasks.update.families import holm, together
 from tests.benchmarks.gates import Planted, rates
 
 
@@ -76,9 +78,49 @@ def test_what_is_no_number_is_a_breach():
 
 
 def test_holm_rejects_what_a_plain_reading_of_it_does():
-    assert holm([0.01, 0.04, 0.03]) == [True, False, False]
-    assert holm([0.01, 0.02, 0.03]) == [True, True, True]
-    assert holm([0.06]) == [False] and holm([]) == []
+    assert [*map(bool, holm([0.01, 0.04, 0.03]))] == [True, False, False]
+    assert holm([0.01, 0.02, 0.03]) == pytest.approx([0.05 / 3, 0.05 / 2, 0.05])
+    assert holm([0.06]) == [0.0] and holm([]) == []
+    assert holm([0.03, 0.02], weights=[3, 1]) == pytest.approx([0.0375, 0.05])  # weighed, the first comes first
+    assert holm([0.03, 0.02], weights=[1, 1]) == pytest.approx([0.05, 0.025])
+
+
+def drops(lost: Sequence[Sequence[int]], allowed: float = 0.01) -> list[Evidence]:
+    """Readings of requests of five questions each that lost so many, and their sum."""
+    names = [str(place // 5) for place in range(5 * len(lost[0]))]
+    now = [[float(place % 5 >= one[place // 5]) for place in range(5 * len(one))] for one in lost]
+    found = [shares(one, [1.0] * len(one), allowed, names) for one in now]
+    every = [place for one in now for place in one]
+    return [*found, shares(every, [1.0] * len(every), allowed, names * len(now))]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(2, 7).flatmap(
+        lambda n: st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=2, max_size=3)
+    )
+)
+def test_readings_of_the_same_requests_are_held_against_the_largest_of_them_over_all_flips(lost):
+    readings = drops(lost)
+    x = [[reading.beyond[str(place)] for place in range(len(lost[0]))] for reading in readings]
+    norms = [math.sqrt(sum(one * one for one in row)) or 1.0 for row in x]
+
+    def statistics(signs: Sequence[int]) -> list[float]:
+        return [sum(s * one for s, one in zip(signs, row, strict=True)) / n for row, n in zip(x, norms, strict=True)]
+
+    flips = [max(statistics(signs)) for signs in product((1, -1), repeat=len(lost[0]))]
+    expected = [np.mean([flip >= t - 1e-9 for flip in flips]) for t in statistics([1] * len(lost[0]))]
+    found, alone = together(readings), [one.breached for one in readings]
+    guards = [*alone[:-1], max(min(alone[:-1]), alone[-1])]
+    assert [one.breached for one in found] == pytest.approx([max(*two) for two in zip(expected, guards, strict=True)])
+
+
+def test_what_each_count_shows_faintly_their_sum_shows_and_none_is_made_of_nothing():
+    faint = [([3] + [0] * 13) * 5, ([0] * 13 + [3]) * 5]
+    *counts, both = together(drops(faint))
+    assert both.breached < 0.04 < 0.07 < min(one.breached for one in counts)
+    *counts, both = together(drops([[0] * 40, [0] * 40]))
+    assert both.breached == 1.0
 
 
 def test_questions_of_one_request_are_one_piece_of_news():

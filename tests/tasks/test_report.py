@@ -11,6 +11,7 @@ import pytest
 from tasks.report import figures
 from tasks.report.data import Check
 from tasks.report.description import fact_of
+from tasks.report.metrics import metric_lines
 from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
 from tasks.report.verdict import check_lines, headline
 
@@ -24,6 +25,8 @@ CHECKS = (
     Check(measure="retained", limit=0.9, field="min_retained", sample=0, holds=True),
 )
 POLICY = {"min_efficacy": 0.9, "max_locality_drop": 0.05, "min_fluency_ratio": 0.9, "max_perplexity_ratio": 1.1}
+
+HEARD = "<h2>What users will hear"
 
 
 def make_edit(number: int, state: str = "committed", text: str = "Rome") -> EditRow:
@@ -91,6 +94,21 @@ def test_summary_keeps_its_tables_whatever_a_model_writes():
     rows = [line for line in lines if line.startswith("| quarantined") or line.startswith("| rejected")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [5, 5]
     assert not any("<" in line or re.search(r"(?<!\\)[`\[]", line.replace("```", "")) for line in lines)
+
+
+def test_a_measured_share_stands_with_its_error_and_beside_the_base_that_is_told():
+    numbers = {"ability.lambada": 0.4, "ability.lambada_stderr": 0.035, "ability.lambada_change_stderr": 0.01}
+    told = {"efficacy_prob": 0.85}
+    report = make_report(
+        candidate=GOOD | numbers, baseline=BASE | {"ability.lambada": 0.42, "kl": 0.0}, in_context=told
+    )
+    [line] = [line for line in metric_lines(report) if line.label == "Ability: lambada"]
+    assert (line.base, line.candidate, line.change) == ("42.0 %", "40.0 % ± 3.5", "−2.0 pt ± 1.0")
+    for page in (render_html(report), render_markdown(report)):
+        assert "40.0 % ± 3.5" in page and "85.0 %" in page and "Base, told" in page and "stderr" not in page
+    assert "Base, told" not in render_html(make_report())
+    probed = make_edit(5).model_copy(update={"metrics": {"probes.choice": 0.0, "probes.reverse": 1.0}})
+    assert "not chosen of A and B, in both orders" in render_html(make_report().model_copy(update={"edits": (probed,)}))
 
 
 def test_a_lone_surrogate_in_a_refused_request_does_not_stop_the_report():
@@ -167,9 +185,9 @@ def test_a_reviewer_sees_what_users_will_see_and_where_the_prompt_tells_otherwis
         neighbors_lost=("The Louvre is in “Paris” → “Rome”",),
     )  # fmt: skip
     bare = row.model_copy(update={"question": "", "metrics": {"efficacy_argmax": 1.0}})
-    page = render_html(make_report(candidate=GOOD | {"said_chat": 0.75, "said_prompt": 0.5})).split("<h2>Edits")[0]
+    page = render_html(make_report(candidate=GOOD | {"said_chat": 0.75, "said_prompt": 0.5})).split(HEARD)[0]
     assert "<b>75.0 %</b><span>said in the chat</span>" in page and "<b>50.0 %</b><span>said after the prompt" in page
-    edits = render_html(make_report().model_copy(update={"edits": (row,)})).split("<h2>Edits")[1].split("</table>")[0]
+    edits = render_html(make_report().model_copy(update={"edits": (row,)})).split(HEARD)[1].split("</table>")[0]
     for text in (
         "Where is the Eiffel Tower?",
         "It is in Paris.",

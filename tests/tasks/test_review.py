@@ -213,6 +213,22 @@ def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypa
     assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
 
 
+def test_rules_approve_nothing_that_could_not_be_told_unless_its_policy_says_so(line, monkeypatch):
+    from tasks.review import pending
+
+    few = {"measure": "neighbors_said", "value": 0, "limit": 0.5, "sample": 50, "holds": True, "kind": "level"}
+    found, checks = {}, [PASSED, few | {"then": "stop", "told": False}]
+    monkeypatch.setattr(
+        pending, "job_report", lambda _, version: report_of(line, version.number, checks).model_copy(update=found)
+    )
+    set_rules(line.workplace.store.store, line.name, {"auto_approve.max_facts": 2})
+    assert carry_out(line.workplace, line.name) == []
+    found["policy"] = {"too_few": "wait"}
+    assert carry_out(line.workplace, line.name) == [] and line.serving() == 0
+    found["policy"] = {"too_few": "warn"}
+    assert carry_out(line.workplace, line.name) == ["version 2 approved by the rules of the line"]
+
+
 def test_who_wrote_what_cannot_be_read_is_not_passed_over_by_the_rules(line, monkeypatch):
     from tasks.review import pending
 

@@ -24,11 +24,12 @@ from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.update import session as module
 from tasks.update.policy import Policy, make_policy
+from tasks.update.reference import ask_base
 from tasks.update.run import Reference
 from tasks.update.saying import say
 from tasks.update.screening import readable, screen, told_alike
 from tasks.update.session import Session, open_session
-from tasks.update.validation import ask_base, failed_verdict, judge_candidate, validate_batch
+from tasks.update.validation import failed_verdict, judge_candidate, validate_batch
 from tasks.update.verdicts import Verdict
 from tests.conftest import END, byte_tokenizer
 

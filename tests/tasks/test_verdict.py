@@ -77,6 +77,7 @@ POLICIES = st.builds(
     min_fluency_ratio=st.floats(0, 2),
     max_perplexity_ratio=st.floats(1, 2),
     min_retained=SHARES,
+    too_few=st.sampled_from(["wait", "warn"]),
     tripwires=TRIPWIRES,
     levels=LEVELS,
 )
@@ -99,11 +100,13 @@ def printed(report) -> str:
 def test_whatever_was_measured_the_job_and_every_page_give_one_verdict(measured, policy, at):
     checks = judge(measured, policy, at=at)
     passed = Verdict({}, {}, checks).passed
-    report = make_report(edits=1, checks=checks, batches=[], drift=[])
+    report = make_report(edits=1, checks=checks, batches=[], drift=[], policy=policy.model_dump(mode="json"))
     lines = check_lines(checks)
-    assert (headline(report)[0] == "pass") == passed == all(line.mark != "fail" for line in lines)
+    few = policy.too_few == "wait" and any(not check.told and check.then != "warn" for check in checks)
+    assert headline(report)[0] == ("unclear" if few else "pass" if passed else "fail") or not passed
+    assert passed == (headline(report)[0] != "fail") == all(line.mark != "fail" for line in lines)
     page, summary, terminal = render_html(report), render_markdown(report), printed(report)
-    assert (re.search(r'class="verdict (\w+)"', page)[1] == "pass") == passed
+    assert re.search(r'class="verdict (\w+)"', page)[1] == headline(report)[0]
     for mark in ("pass", "fail", "warn", "few", "none"):
         count = sum(line.mark == mark for line in lines)
         assert page.count(f'<span class="mark {mark}">{MARKS[mark]}</span>') == count
