@@ -134,7 +134,7 @@ class EditedWeights:
         return undo
 
     def put(self, tensors: Mapping[str, Tensor]) -> Undo:
-        """Write finished tensors, which later updates are added to; none where one does not fit. Raises EditingError."""
+        """Write finished tensors, which later updates are added to; none if one does not fit. Raises EditingError."""
         undo = self._undo(tensors)
         for name, tensor in tensors.items():
             stands = undo.weights[name]
