@@ -189,9 +189,9 @@ class EditedWeights:
             for name, tensor in edited.items():
                 self.model.get_parameter(name).data = tensor
 
-    def digests(self) -> dict[str, str]:
-        """Digest of each edited weight as it stands."""
-        return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(self.base)}
+    def digests(self, names: Iterable[str] | None = None) -> dict[str, str]:
+        """Digest of each of these weights as it stands; none given: of those that were ever edited."""
+        return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(names or self.base)}
 
     def _undo(self, names: Iterable[str]) -> Undo:
         weights = {name: self.model.get_parameter(name).data for name in names}

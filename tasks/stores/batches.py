@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from editing.digests import tensor_digest
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate
 from editing.models import LoadedModel
@@ -78,7 +77,7 @@ def _apply(
     stood = weights.put(finished)
     undo = weights.apply(update, rounding)
     known = {name for name, _ in weights.model.named_parameters()}
-    found = {name: tensor_digest(weights.model.get_parameter(name)) for name in recorded.keys() & known}
+    found = weights.digests(recorded.keys() & known)
     wrong = sorted(name for name, digest in recorded.items() if found.get(name) != digest)
     if wrong:
         weights.revert(undo)
