@@ -1,7 +1,7 @@
 """The values that the stages of a knowledge update hand on: the run itself, its questions, its batches."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +76,36 @@ class Taken:
     """Every edit that the job may look at, by request: live, waiting, and queued."""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of a request because the model cannot read it, by request."""
+    removals: dict[str, str] = field(default_factory=dict)
+    """Requests that take a fact out, each with that fact."""
+    replaced: dict[str, str] = field(default_factory=dict)
+    """Facts that leave, each with the request that says its question anew."""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What a root is made without."""
+
+    removals: Mapping[str, str] = field(default_factory=dict)
+    """Requests that take a fact out, each with that fact."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """Facts, each with the request that says its question anew."""
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.removals.values(), *self.replaced)))
+
+    def __bool__(self) -> bool:
+        return bool(self.removals or self.replaced)
+
+    def __or__(self, other: "Leaving") -> "Leaving":
+        return Leaving({**self.removals, **other.removals}, {**self.replaced, **other.replaced})
+
+    def singly(self) -> Iterator["Leaving"]:
+        """Fact by fact, with all that asks for it."""
+        for fact in self.facts:
+            removals = {name: one for name, one in self.removals.items() if one == fact}
+            yield Leaving(removals, {fact: self.replaced[fact]} if fact in self.replaced else {})
 
 
 @dataclass(frozen=True)

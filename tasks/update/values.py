@@ -203,6 +203,26 @@ def asked_first(edits: Sequence[Edit], found: Mapping[str, Standing], most: int)
     return sorted(fallen, key=lambda edit: -found[edit.id].fell)[:most]
 
 
+def old_values(session: "Session", manifests: Sequence[Manifest], known: Mapping[str, Edit]) -> dict[str, Tensor]:
+    """z* of versions that do not say what they are known by, by that: of earlier releases, in the session now.
+
+    A fact whose group lacks a member that the ledger does not know is left out.
+    """
+    found: dict[str, Tensor] = {}
+    live: list[str] = []
+    for manifest in manifests:
+        live = list(manifest.live) if manifest.live is not None else [*live, *manifest.facts]
+        if manifest.values or not isinstance(session.config, LocatingConfig):
+            continue
+        edits = [known[name] for name in live if name in known]
+        for group in session.keys.groups(edits):
+            members = [edits[number] for number in group]
+            target = session.values_known.targets.get(members[-1].id)
+            if target is not None and members[-1].id in manifest.request_ids:
+                found[content_digest(members)] = target.z_star
+    return found
+
+
 def _about_value(session: "Session", config: LocatingConfig, edits: Sequence[Edit]) -> list[object]:
     given = session.method_input
     search = {
