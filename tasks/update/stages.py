@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from editing.edit import Edit, make_edit
+from editing.edit import Edit
 from editing.errors import EditingError, InvalidEdit
 from editing.methods import compute_update
+from editing.request import fact_of, make_request
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up, version_events
 from tasks.ledger.events import Event
@@ -292,8 +293,8 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
 
 
 def _edit(payload: object) -> Edit | None:
-    """The edit of a request, or None where it is none; intake says why."""
+    """The fact of a request, or None where it is none; intake says why."""
     try:
-        return make_edit(payload) if isinstance(payload, dict) else None
+        return fact_of(make_request(payload)) if isinstance(payload, dict) else None
     except InvalidEdit:
         return None
