@@ -24,7 +24,8 @@ from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
 _SINCE_2 = (
-    "based_on", "live", "after", "removed", "removals", "replaced", "restored", "findings", "alike", "judged"
+    "based_on", "live", "after", "removed", "removals", "replaced", "restored", "values", "function", "findings",
+    "alike", "judged", "standing", "capacity",
 )  # fmt: skip
 
 
@@ -80,6 +81,26 @@ class Manifest(BaseModel):
     tensor_digests: dict[str, str] = Field(description="sha256 of the resulting tensors by parameter.")
     metrics: dict[str, float] = Field(default_factory=dict)
     request_metrics: dict[Text, dict[str, float]] = Field(default_factory=dict)
+    values: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="What each row of z_star is known by: the sha256 of what the facts of its key say.",
+    )
+    function: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="What it is a function of beside its facts: layers, digests of key statistics and contexts.",
+    )
+    standing: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="How much of the correction of each live fact is missing: quantiles, and the worst by name.",
+    )
+    capacity: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="How full the line is: facts, drift and directions used, by layer.",
+    )
     findings: dict[Text, tuple[Text, ...]] = Field(
         default_factory=dict, description="What could not be asked about a request and was left out, by request."
     )
@@ -103,7 +124,7 @@ class Manifest(BaseModel):
     def _line(cls, value: str) -> str:
         return check_line(value)
 
-    @field_validator("config", "judged", mode="before")
+    @field_validator("config", "judged", "function", "standing", "capacity", mode="before")
     @classmethod
     def _config(cls, value: Any) -> Any:
         """The config as it will be read again: tuples become lists, and what JSON cannot hold is refused."""

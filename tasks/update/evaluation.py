@@ -19,8 +19,9 @@ from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import live_sample
+from tasks.update.stages import live_facts, live_sample
 from tasks.update.validation import judge_candidate
+from tasks.update.values import standing_of
 from tasks.update.verdicts import Verdict
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
@@ -86,7 +87,8 @@ def served_blocks(session: Session, reference: Reference, policy: Policy) -> tup
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
     edits = candidate.edits
-    earlier = live_sample(session, candidate.taken, run.policy.retained_sample)
+    standing = standing_of(session, live_facts(session, candidate.taken))
+    earlier = live_sample(session, candidate.taken, run.policy.retained_sample, standing)
     served = candidate.champion.served if candidate.champion else None
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy, served)
     rows = [_measured(row, session, found.verdict) for row in journal.edits.values()]

@@ -11,6 +11,7 @@ from tasks.progress import note
 from tasks.report.data import BatchRow, EditRow, JobReport
 from tasks.stores.manifest import Version
 from tasks.update.run import Judged
+from tasks.update.verdicts import Verdict
 
 SHOWN = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency_ratio", "perplexity_ratio")
 
@@ -68,6 +69,19 @@ class Journal:
         batch, metrics = judged.batch, version.manifest.metrics
         shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
         note(f"batch {batch.name} ({len(batch.edits)} edits) as version {version.number}: {shown}", "kept")
+
+    def rooted(self, version: Version, verdict: Verdict) -> None:
+        """All live facts were written anew from the base, as a version."""
+        self.batches.append(_root_row(version.manifest.request_ids, verdict, version.number))
+        without = f", without {', '.join(version.manifest.removed)}" if version.manifest.removed else ""
+        live = version.manifest.live or ()
+        note(f"{len(live)} facts from the base{without} as version {version.number}", "kept")
+
+    def root_failed(self, facts: Sequence[str], verdict: Verdict) -> None:
+        """The line without these facts misses a gate, and stands as it did."""
+        self.batches.append(_root_row(facts, verdict, None))
+        without = f" without {', '.join(facts)}" if facts else ""
+        note(f"the line{without}, made anew: {'; '.join(verdict.reasons)}", "undone")
 
     def undone(self, judged: Judged) -> None:
         """A batch was taken back; its parts are tried, or its one request is quarantined."""
@@ -129,6 +143,19 @@ class Journal:
             findings=self.findings.get(edit.id, ()),
             alike=self.alike.get(edit.id, ()),
         )
+
+
+def _root_row(requests: Sequence[str], verdict: Verdict, version: int | None) -> BatchRow:
+    return BatchRow(
+        batch=0,
+        attempt="root",
+        version=version,
+        request_ids=tuple(requests),
+        kept=version is not None,
+        checks=verdict.checks,
+        metrics=verdict.metrics,
+        seconds=0.0,
+    )
 
 
 def _said_in_chat(judged: Judged | None, edit: Edit) -> str:

@@ -40,6 +40,9 @@ class Policy(Config):
     on_conflict: Literal["replace", "reject"] = Field(
         "replace", description="What a request does that asks anew what a fact in service answers otherwise."
     )
+    rebase_every: int = Field(
+        0, ge=0, description="Versions on each other after which a job makes the line anew from the base; 0: never."
+    )
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
     )

@@ -27,12 +27,15 @@ from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
+from tasks.stores.roots import StoredValues
+from tasks.update.function import check_statistics, function_of, stored_function
 from tasks.update.records import record_of
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
 from tasks.update.saying import prompts_alone, say
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, measure_reference, validate_batch
+from tasks.update.values import Standing, asked_first, base_states, known_by, standing_after, told_standing
 
 
 def footing(view: LineView) -> Footing:
@@ -94,9 +97,18 @@ def write_rejections(run: Run, rejected: dict[str, str], ended: Mapping[str, tup
 
 
 def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
-    """The base of the line with its key statistics; the line is defined from then on."""
-    store = run.workplace.store.store
-    session = open_session(run.spec, run.workplace.settings, statistics_texts=statistics_texts)
+    """The base of the line with its key statistics; the line is defined from then on.
+
+    Raises:
+        UsageError: the line has other key statistics than of this text.
+    """
+    store, made = run.workplace.store.store, [one.manifest for one in run.workplace.store.versions(run.line)]
+    function = stored_function(made)
+    check_statistics(run.line, function, statistics_texts)
+    session = open_session(
+        run.spec, run.workplace.settings, statistics_texts=statistics_texts, function=function or None
+    )
+    session.values_known.stored = StoredValues(run.workplace.store, made).get
     keep(store, session.config)
     save_line(store, run.spec)
     return session
@@ -124,8 +136,19 @@ def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Wri
     sharing = sharing or Sharing()
     z_star = session.values(batch.edits, sharing.same)
     searched = time.perf_counter() - started
+    names = tuple(known_by(session, batch.edits, sharing.same))
+    z_base = base_states(session, batch.edits) if names else None
     update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing.same)
-    return Written(batch, update, z_star, session.weights.apply(update.update), searched, sharing.holding)
+    undo = session.weights.apply(update.update)
+    return Written(batch, update, z_star, undo, searched, sharing.holding, z_base, names)
+
+
+def stand(session: Session, taken: Taken, written: Written) -> Written:
+    """The same with how much of every live fact's correction is missing, now that the batch is written."""
+    if written.z_base is None:
+        return written
+    earlier, values = live_facts(session, taken), (written.z_star, written.z_base)
+    return replace(written, standing=standing_after(session, written.known_by, values, written.batch.edits, earlier))
 
 
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
@@ -156,6 +179,9 @@ def manifest_of(
         base_digest=session.loaded.digest,
         config=run.spec.config.model_dump(mode="json"),
         request_ids=batch.ids,
+        values=judged.written.known_by if judged.written else (),
+        function=function_of(session),
+        standing=told_standing(judged.written.standing) if judged.written else {},
         tensor_digests=session.weights.digests(),
         metrics=judged.verdict.metrics,
         request_metrics=judged.verdict.request_metrics,
@@ -175,7 +201,7 @@ def publish(run: Run, written: Written, manifest: Manifest) -> Version:
     the version tells nothing about it: whether it can be put in service itself is asked before the next batch.
     """
     run.lease.renew()
-    version = run.workplace.store.publish(manifest, pack(written.update, written.z_star))
+    version = run.workplace.store.publish(manifest, pack(written.update, written.z_star, written.rows))
     run.workplace.ledger.append_possible(version_events(version, run.actor))
     return version
 
@@ -265,9 +291,15 @@ def requeue(run: Run, made: Sequence[Version]) -> list[str]:
     return [event.request_id for event in queued]
 
 
-def live_sample(session: Session, taken: Taken, size: int) -> list[Edit]:
-    """A fixed, evenly spread sample of the facts in the weights, as far as the ledger still knows what they say."""
-    return spread_sample(live_facts(session, taken), size)
+def live_sample(session: Session, taken: Taken, size: int, standing: Mapping[str, Standing]) -> list[Edit]:
+    """So many of the facts in the weights, as far as the ledger still knows what they say.
+
+    First, up to half of them, those of which less stands than when they were written; then a fixed, even sample.
+    """
+    live = live_facts(session, taken)
+    first = asked_first(live, standing, size // 2)
+    named = {edit.id for edit in first}
+    return [*first, *spread_sample([edit for edit in live if edit.id not in named], size - len(first))]
 
 
 def live_facts(session: Session, taken: Taken) -> list[Edit]:

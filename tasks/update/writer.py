@@ -40,12 +40,13 @@ class Writer:
             self.journal.alike_before(sharing.alike)
             written = run_step(
                 "apply_batch",
-                lambda: stages.write(self.session, batch, sharing),
+                lambda: stages.stand(self.session, self.taken, stages.write(self.session, batch, sharing)),
                 about=_named(batch),
                 outcome=lambda found: f"values in {found.search_seconds:.1f} s",
             )
             done = written
-            earlier = stages.live_sample(self.session, self.taken, self.run.policy.retained_sample)
+            sample = self.run.policy.retained_sample
+            earlier = stages.live_sample(self.session, self.taken, sample, done.standing)
             return run_step(
                 "validate",
                 lambda: stages.judge(self.run, self.session, done, earlier, self.reference),
