@@ -13,7 +13,7 @@ from functools import partial
 from editing.edit import Edit, shown
 from editing.errors import EditingError, InvalidEdit, UsageError
 from editing.methods import compute_update
-from editing.request import fact_of, make_request
+from editing.request import Request, fact_of, make_request
 from tasks.ledger import choosing
 from tasks.ledger.catching_up import catch_up, version_events
 from tasks.ledger.choosing import Line
@@ -62,10 +62,11 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
     live = known_edits(ledger, run.line, held)
     stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
     found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
-    waiting = {request.request_id: edit for request in queued if (edit := _edit(request.payload)) is not None}
+    requests = {one.request_id: edit for one in queued if (edit := _request(one.payload)) is not None}
     return Taken(
-        found.accepted, found.rejected, waiting | live,
+        found.accepted, found.rejected, {name: fact_of(edit) for name, edit in requests.items()} | live,
         removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
+        carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)},
     )  # fmt: skip
 
 
@@ -124,7 +125,10 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
-    return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
+    replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
+    return replace(
+        taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known, replaced=replaced
+    )
 
 
 def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Written:
@@ -204,6 +208,18 @@ def publish(run: Run, written: Written, manifest: Manifest) -> Version:
     version = run.workplace.store.publish(manifest, pack(written.update, written.z_star, written.rows))
     run.workplace.ledger.append_possible(version_events(version, run.actor))
     return version
+
+
+def unfinished(view: LineView) -> bool:
+    """Whether a job was killed between taking a fact out and writing what replaces it."""
+    held = members(chain(view, view.tip))
+    return any(not {old, new} & held.keys() for one in view.waiting for old, new in one.manifest.replaced.items())
+
+
+def unreplaced(session: Session, stand: Footing) -> list[str]:
+    """Facts in service that waiting versions take out for others which are not there: those were not kept."""
+    pairs = [pair for version in stand.waiting for pair in version.manifest.replaced.items()]
+    return [old for old, new in dict.fromkeys(pairs) if old not in session.live and new not in session.live]
 
 
 def undo(session: Session, written: Written) -> str:
@@ -313,8 +329,14 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
 
 
 def _edit(payload: object) -> Edit | None:
-    """The fact of a request, or None where it is none; intake says why."""
+    """The fact of a request, or None where it is none."""
+    request = _request(payload)
+    return None if request is None else fact_of(request)
+
+
+def _request(payload: object) -> Edit | None:
+    """A request with what it carries, or None where it is none; intake says why."""
     try:
-        return fact_of(make_request(payload)) if isinstance(payload, dict) else None
+        return make_request(payload) if isinstance(payload, dict) else None
     except InvalidEdit:
         return None
