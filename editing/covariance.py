@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
-from editing.digests import sha256
+from editing.digests import sha256, tensors_digest
 from editing.errors import StatisticsError
 from editing.key_sums import KeySums
 from editing.keys import capture_inputs, stop_before
@@ -53,6 +54,11 @@ class KeyStatistics:
     """Σ |k|⁴ over the tokens, by layer: how far single tokens are from C. Shrunk moments have none."""
     spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `spectrum` has computed so far."""
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the moments: what is solved with them is a function of their bits."""
+        return tensors_digest({str(layer): C_dd for layer, C_dd in self.moments.items()})
 
     def moment(self, layer: int, size: int) -> Tensor:
         """C of a layer, (d, d). Raises StatisticsError when there is none, or keys here have another size."""

@@ -7,7 +7,7 @@ An edit's prompt holds '{}' once, where the subject stands; every other brace is
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -36,7 +36,7 @@ SHOWN: Final = 80
 """Characters of a refused value that a message shows."""
 
 # Prompts of real benchmarks hold line breaks and tabs; subjects, targets and ids have no use for them.
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
 _CONTROL_IN_PROMPT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -49,36 +49,38 @@ class InvalidField(InvalidEdit):
         self.field = field
 
 
-def _fault(kind: str, message: str) -> PydanticCustomError:
+def fault(kind: str, message: str) -> PydanticCustomError:
+    """What a validator raises for a value whose fault `message` explains, on one line."""
     # Pydantic reads braces in a message as placeholders, and ours are full of '{}': hand the text over as a value.
     return PydanticCustomError("errata_" + kind, "{message}", {"message": message})
 
 
-def _cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
+def cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
+    """A text as it is kept, without the spaces around it. Raises what `fault` makes."""
     value = value.strip()
     if not value:
-        raise _fault("empty", "is empty; give it a text, or leave an optional field out")
+        raise fault("empty", "is empty; give it a text, or leave an optional field out")
     if len(value) > limit:
-        raise _fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
+        raise fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
     if found := control.search(value):
         where = f"U+{ord(found[0]):04X} at position {found.start()}"
-        raise _fault("control", f"holds the control character {where}; remove it")
+        raise fault("control", f"holds the control character {where}; remove it")
     if found := _HALF_PAIR.search(value):
-        raise _fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
+        raise fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
     return value
 
 
 def _subject(value: str) -> str:
-    value = _cleaned(value, SUBJECT_LENGTH, _CONTROL)
+    value = cleaned(value, SUBJECT_LENGTH, CONTROL)
     if SLOT in value:
-        raise _fault("slot", "must not hold '{}', which marks the subject's place in the prompt; remove it")
+        raise fault("slot", "must not hold '{}', which marks the subject's place in the prompt; remove it")
     return value
 
 
-Prompt = Annotated[StrictStr, AfterValidator(lambda value: _cleaned(value, PROMPT_LENGTH, _CONTROL_IN_PROMPT))]
-Target = Annotated[StrictStr, AfterValidator(lambda value: _cleaned(value, TARGET_LENGTH, _CONTROL))]
+Prompt = Annotated[StrictStr, AfterValidator(lambda value: cleaned(value, PROMPT_LENGTH, _CONTROL_IN_PROMPT))]
+Target = Annotated[StrictStr, AfterValidator(lambda value: cleaned(value, TARGET_LENGTH, CONTROL))]
 Identifier = Annotated[
-    StrictStr, AfterValidator(lambda value: _cleaned(value, ID_LENGTH, _CONTROL) if value.strip() else "")
+    StrictStr, AfterValidator(lambda value: cleaned(value, ID_LENGTH, CONTROL) if value.strip() else "")
 ]
 
 
@@ -172,7 +174,7 @@ class Edit(BaseModel):
     def _differs_from_target(cls, target_true: str | None, info: ValidationInfo) -> str | None:
         # Success is measured by comparing the two; equal targets could never succeed.
         if target_true is not None and target_true == info.data.get("target_new"):
-            raise _fault("same", "is the same as target_new; leave it out, or give the answer to be replaced")
+            raise fault("same", "is the same as target_new; leave it out, or give the answer to be replaced")
         return target_true
 
     @field_validator("aliases", mode="after")
@@ -182,7 +184,7 @@ class Edit(BaseModel):
         # matter, in whatever case: with it every model that was never edited would be right.
         new, old = info.data.get("target_new"), info.data.get("target_true")
         if old is not None and (same := [alias for alias in aliases if alias.casefold() == old.casefold()]):
-            raise _fault("old", f"hold {shown(same[0])}, which is target_true; leave it out")
+            raise fault("old", f"hold {shown(same[0])}, which is target_true; leave it out")
         return tuple(alias for alias in dict.fromkeys(aliases) if alias != new)
 
     @model_validator(mode="after")
@@ -211,14 +213,14 @@ def template(prompt: str, subject: str) -> str:
         return prompt
     must = f"must hold exactly one '{{}}' for the subject {shown(subject)}"
     if slots > 1:
-        raise _fault("slots", f"{must}, and holds {slots}; keep one of them")
+        raise fault("slots", f"{must}, and holds {slots}; keep one of them")
     # The lookahead finds overlapping occurrences too: 'aa' stands in 'aaa' twice, and so not in one place.
     starts = [match.start() for match in re.finditer(rf"(?={re.escape(subject)})", prompt)]
     words = [start for start in starts if _is_whole(prompt, start, start + len(subject))]
     places = words or starts
     if len(places) != 1:
         why = "which does not stand in it" if not places else f"which stands in it {len(places)} times"
-        raise _fault("slots", f"{must}, {why}; for example '{{}} plays the sport of'")
+        raise fault("slots", f"{must}, {why}; for example '{{}} plays the sport of'")
     start = places[0]
     return prompt[:start] + SLOT + prompt[start + len(subject) :]
 
@@ -234,8 +236,16 @@ def make_edit(fields: Mapping[str, object], *, called: Mapping[str, str] | None 
     Raises:
         InvalidField (an InvalidEdit): one line that names the edit, the field, the value and the remedy.
     """
+    return made(Edit, fields, called)
+
+
+Kind = TypeVar("Kind", bound=Edit)
+
+
+def made(kind: type[Kind], fields: Mapping[str, object], called: Mapping[str, str] | None = None) -> Kind:
+    """The same for a kind of edit that has more fields. Raises as `make_edit`."""
     try:
-        return Edit.model_validate(dict(fields))
+        return kind.model_validate(dict(fields))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=True)
     first, called = problems[0], called or {}
@@ -246,7 +256,7 @@ def make_edit(fields: Mapping[str, object], *, called: Mapping[str, str] | None 
     location[0] = called.get(location[0], location[0])
     name = location[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location[1:])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise InvalidField(f"{_called_edit(fields)}: {_explain(name, first)}{more}", field=name)
+    raise InvalidField(f"{called_edit(fields)}: {_explain(kind, name, first)}{more}", field=name)
 
 
 def shown(value: object) -> str:
@@ -259,7 +269,8 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _called_edit(fields: Mapping[str, object]) -> str:
+def called_edit(fields: Mapping[str, object]) -> str:
+    """How messages call what is to be an edit."""
     for field, words in (("id", "edit"), ("subject", "edit of subject")):
         value = fields.get(field)
         if isinstance(value, str) and value.strip():
@@ -267,14 +278,14 @@ def _called_edit(fields: Mapping[str, object]) -> str:
     return "edit without an id"
 
 
-def _explain(name: str, problem: ErrorDetails) -> str:
+def _explain(model: type[Edit], name: str, problem: ErrorDetails) -> str:
     kind, given = problem["type"], problem["input"]
     if kind.startswith("errata_"):
-        return f"{name} {shown(given)} {problem['msg']}"
+        return problem["msg"] if name == "edit" else f"{name} {shown(given)} {problem['msg']}"
     if kind == "missing":
         return f"{name} is missing; give it"
     if kind == "extra_forbidden":
-        known = list((Probe if len(problem["loc"]) > 1 else Edit).model_fields)
+        known = list((Probe if len(problem["loc"]) > 1 else model).model_fields)
         near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
         return f"unknown field {shown(name)}; " + (
             f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}"
@@ -284,6 +295,7 @@ def _explain(name: str, problem: ErrorDetails) -> str:
     wanted = {
         "string_type": "must be a text",
         "tuple_type": "must be a list",
+        "literal_error": f"must be {problem.get('ctx', {}).get('expected')}",
         "model_type": "must be an object with the fields prompt and answer",
     }.get(kind, problem["msg"])
     return f"{name} {wanted}, and is {type(given).__name__} {shown(given)}"

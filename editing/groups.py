@@ -11,11 +11,26 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from editing.digests import canonical_json, sha256
 from editing.edit import Edit
 from editing.tokens import encode_in_context
 
 REWRITTEN_WEIGHT = 16.0
 """Of facts whose key the history holds to what it gives now, against that: w of w + 1 parts of the way are gone."""
+
+
+def content_digest(edits: Sequence[Edit]) -> str:
+    """What the value of facts that share a key is known by: what they say and how they are asked, in no order.
+
+    Whatever else their requests hold is no part of it. A group that lost or gained a member has another one.
+    """
+    asked = ({name: getattr(edit, name) for name in ("subject", "prompt", "target_new", "question")} for edit in edits)
+    return sha256(sorted(canonical_json(one) + b"\n" for one in asked))
+
+
+def canonical_order(edits: Sequence[Edit]) -> list[int]:
+    """Numbers of the edits in the one order in which facts are written together, whatever order they came in."""
+    return sorted(range(len(edits)), key=lambda number: (content_digest([edits[number]]), edits[number].id))
 
 
 @dataclass(frozen=True)

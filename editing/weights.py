@@ -9,7 +9,7 @@ the result can therefore be checked on another machine than the one that wrote t
 bfloat16 weight do not lose what each of them alone would lose to rounding.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -71,6 +71,7 @@ class Undo:
     sums: Mapping[str, Tensor]
     state: int = 0
     """What `EditedWeights.state` was."""
+    floor: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,15 @@ class EditedWeights:
     """The edited weights of one plain transformers model, the only writer of them.
 
     The model itself stays what transformers made; this object remembers the base tensors (by reference, no
-    copy) and, for weights that were edited, the float64 sum of all updates.
+    copy) and, for weights that were edited, the float64 sum of all updates since the base or its `floor`.
     """
 
     model: PreTrainedModel
     layout: ModelLayout
     base: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
+    floor: dict[str, Tensor] = field(default_factory=dict)
+    """Finished tensors that later updates are added to, of the weights for which it is not the base."""
     spectra: dict[tuple[str, float], BaseSpectrum] = field(default_factory=dict, repr=False)
     """What editing/methods/restrain.py has computed of the base, by weight and share."""
     state: int = 0
@@ -114,11 +117,11 @@ class EditedWeights:
         `rounding` is another one only where a version of release 0.1 is to come out as it was.
         """
         check_finite(update)
-        undo = Undo({name: self.model.get_parameter(name).data for name in update}, dict(self.sums), self.state)
+        undo = self._undo(update)
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         for name, factors in update.items():
-            base = self.base.get(name, undo.weights[name])
+            base = self.floor.get(name, self.base.get(name, undo.weights[name]))
             written[name], sums[name] = self._sum(base, self.sums.get(name), factors, rounding)
             if not written[name].isfinite().all():
                 raise SolveError(f"weight {name} would not be finite in {base.dtype}; leave the edit out")
@@ -130,29 +133,69 @@ class EditedWeights:
         self.state = self._applied
         return undo
 
+    def put(self, tensors: Mapping[str, Tensor]) -> Undo:
+        """Write finished tensors, which later updates are added to; none if one does not fit. Raises EditingError."""
+        undo = self._undo(tensors)
+        for name, tensor in tensors.items():
+            stands = undo.weights[name]
+            if tensor.shape != stands.shape or tensor.dtype != stands.dtype or not tensor.isfinite().all():
+                raise EditingError(f"the tensor of {name} does not fit the model or is not finite; restore its file")
+        for name, tensor in tensors.items():
+            self.base.setdefault(name, undo.weights[name])
+            self.model.get_parameter(name).data = tensor.to(undo.weights[name].device)
+        self.settle(tensors)
+        self._applied += 1
+        self.state = self._applied
+        return undo
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Add later updates to these weights as they stand, rounded, and no longer to the base."""
+        for name in names:
+            self.floor[name] = self.model.get_parameter(name).data
+            self.sums.pop(name, None)
+
+    def to_base(self) -> Undo:
+        """Put the base back into every weight, until `revert` is given what this returns."""
+        undo = self._undo(self.base)
+        self.revert(Undo(self.base, {}))
+        return undo
+
+    def change(self, name: str) -> Tensor | None:
+        """How far a weight is from the base, (m, d) float64; None: it stands as it is there."""
+        total, floor = self.sums.get(name), self.floor.get(name)
+        if floor is None:
+            return total
+        risen = self.layout.oriented(floor.double() - self.base[name].double())
+        return risen if total is None else risen + total
+
     def revert(self, undo: Undo) -> None:
         """Put back the tensors that stood before `apply`: the same storage, so every bit."""
         for name, tensor in undo.weights.items():
             self.model.get_parameter(name).data = tensor
-        self.sums, self.state = dict(undo.sums), undo.state
+        self.sums, self.state, self.floor = dict(undo.sums), undo.state, dict(undo.floor)
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
         """Run the model as the base: tensors are exchanged by reference and come back as they were."""
         edited = {name: self.model.get_parameter(name).data for name in self.base}
-        (sums, self.sums), (state, self.state) = (self.sums, {}), (self.state, 0)
+        sums, state, floor = self.sums, self.state, self.floor
+        self.sums, self.state, self.floor = {}, 0, {}
         try:
             for name, tensor in self.base.items():
                 self.model.get_parameter(name).data = tensor
             yield
         finally:
-            self.sums, self.state = sums, state
+            self.sums, self.state, self.floor = sums, state, floor
             for name, tensor in edited.items():
                 self.model.get_parameter(name).data = tensor
 
-    def digests(self) -> dict[str, str]:
-        """Digest of each edited weight as it stands."""
-        return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(self.base)}
+    def digests(self, names: Iterable[str] | None = None) -> dict[str, str]:
+        """Digest of each of these weights as it stands; none given: of those that were ever edited."""
+        return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(names or self.base)}
+
+    def _undo(self, names: Iterable[str]) -> Undo:
+        weights = {name: self.model.get_parameter(name).data for name in names}
+        return Undo(weights, dict(self.sums), self.state, dict(self.floor))
 
     def _sum(
         self, base: Tensor, previous: Tensor | None, factors: Factors, rounding: Rounding

@@ -8,6 +8,7 @@ from functools import partial, wraps
 from typing import Literal, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
@@ -16,12 +17,17 @@ from prefect.states import Cancelled, Completed, Failed
 
 from editing.errors import ErrataError
 from flows.review import request_review
+from tasks.ledger.errors import LedgerError
+from tasks.names import artifact_key
 from tasks.notices import tell
 from tasks.prefect_events import send_event
 from tasks.progress import note
+from tasks.report.data import JobReport
+from tasks.report.render import render_markdown
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.manifest import Version
+from tasks.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -113,3 +119,19 @@ def left_waiting(settings: Settings, line: str, waiting: Sequence[Version], mlfl
 def page_of_run(settings: Settings) -> str:
     """Of this flow's run, for people; empty where no server of Prefect is configured."""
     return f"{settings.prefect_people}/runs/flow-run/{flow_run.id}" if settings.prefect_people and flow_run.id else ""
+
+
+def show_summary(line: str, report: JobReport) -> None:
+    """On the page of the run. What is done stands, whether or not Prefect's server is there to show it."""
+    try:
+        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
+    except Exception as error:  # of the server or the way there
+        note(f"Prefect shows no summary of this job: {error}", "warning")
+
+
+def compact(workplace: Workplace) -> None:
+    """What is done stands, whether or not the ledger can be tidied up after it; the next job tries again."""
+    try:
+        workplace.ledger.compact()
+    except LedgerError as error:
+        note(str(error), "warning")

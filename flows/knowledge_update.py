@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from editing.edit import Edit
-from flows.endings import completed, ended_well, failed, left_waiting, mlflow_status
+from flows.endings import compact, completed, ended_well, failed, left_waiting, mlflow_status, show_summary
 from tasks.ledger.catching_up import catch_up
-from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain
 from tasks.lines.rules import check_not_frozen
 from tasks.lines.specs import Template, resolve_line
-from tasks.names import artifact_key
 from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
-from tasks.report.render import render_markdown
 from tasks.report.verdict import headline
 from tasks.retries import RETRIES, outlasting
 from tasks.review.aliases import sync_aliases
@@ -39,6 +35,7 @@ from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, m
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
 from tasks.update.reference import ask_base
+from tasks.update.roots import begin
 from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
@@ -55,6 +52,7 @@ def knowledge_update(
     limit: int | None = None,
     text: Path | None = None,
     statistics_text: Path | None = None,
+    only: list[str] | None = None,
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
@@ -70,6 +68,7 @@ def knowledge_update(
         text: File of text that perplexity is taken on (plain, or Parquet with a column `text`), on the machine of the
             job; none, text that the base model sampled itself.
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
+        only: Take up these requests alone, by their ids; none, all that wait.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
         template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
@@ -86,7 +85,7 @@ def knowledge_update(
     definition = {"model": model, "dtype": dtype, "template": template, "method": method, "options": options}
     try:
         with told_to_prefect("edits", "progress"):
-            summary = _job(line, policy, limit, (text, statistics_text), definition)
+            summary = job(line, policy, limit, (text, statistics_text), definition, only=only)
     except LineBusy:
         raise  # somebody else's job does the work
     except Exception as error:  # whatever it is, people are told that the job failed
@@ -95,13 +94,17 @@ def knowledge_update(
     return completed(summary, summary.said)
 
 
-def _job(
+def job(
     line: str,
     policy: Policy,
     limit: int | None,
     files: tuple[Path | None, Path | None],
     definition: dict[str, Any],
+    *,
+    anew: bool = False,
+    only: Sequence[str] | None = None,
 ) -> JobSummary:
+    """The work of the flow; `anew`: the line is made anew from the base, whatever is queued. Raises as it does."""
     workplace = open_workplace()
     texts, statistics_texts, policy = *(read_texts(file) for file in files), settled(policy)
     store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
@@ -114,8 +117,9 @@ def _job(
             outlasting(lease.settle, away)
         view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who), away)
         journal = Journal()
-        taken = take_up(run, view, limit, journal)
-        if not taken.edits and not _unregistered(workplace, view):
+        taken = take_up(run, view, (limit, only), journal)
+        work = taken.edits or taken.removals or (anew and view.tip) or stages.unfinished(view)
+        if not work and not _unregistered(workplace, view):
             note("nothing is left to write" if taken.rejected else "nothing is queued")
             _sync_aliases(workplace, view)
             return journal.summary(line, view.waiting, None)
@@ -124,38 +128,40 @@ def _job(
             # A run whose answer was lost is one that was abandoned, and ended by the next try.
             run = replace(run, mlflow_run_id=outlasting(lambda: start_tracking(tracker, run, taken), _is_away))
         try:
-            report, waiting = _update(run, view, taken, journal, (tracker, texts, statistics_texts))
+            report, waiting = _update(run, view, taken, journal, (tracker, texts, statistics_texts), anew=anew)
         except BaseException as error:
             with suppress(TrackingError):
                 tracker.finish_run(run.mlflow_run_id, mlflow_status(error))
             if isinstance(error, HeadMoved):
                 raise _requeued(run, error) from error
             raise
-        _show_summary(line, report)
-        _compact(workplace)
+        show_summary(line, report)
+        compact(workplace)
     if waiting:
         left_waiting(settings, line, waiting, run.mlflow_run_id, headline(report)[1])
     return journal.summary(line, waiting, report)
 
 
-def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Taken:
-    """What is taken up; what is refused stands in the ledger with its reason."""
+def take_up(run: Run, view: LineView, asked: tuple[int | None, Sequence[str] | None], journal: Journal) -> Taken:
+    """What is taken up, of so many or of these alone; what is refused stands in the ledger with its reason."""
+
     once: list[Taken] = []
 
     def intake() -> Taken:
         # Taken up once: where the rejections were written and the answer was lost, they are no longer in the queue.
-        taken = once[0] if once else stages.take_up(run, view, limit)
+        taken = once[0] if once else stages.take_up(run, view, *asked)
         once[:] = [taken]
-        stages.write_rejections(run, taken.rejected)
+        stages.write_rejections(run, taken.rejected, taken.ended)
         return taken
 
     taken = run_step("intake", intake, outcome=_counted, retries=RETRIES)
     _note_rejections(taken, journal)
+    journal.begun(taken)
     return taken
 
 
 def _update(
-    run: Run, view: LineView, taken: Taken, journal: Journal, given: tuple[Tracker, Any, Any]
+    run: Run, view: LineView, taken: Taken, journal: Journal, given: tuple[Tracker, Any, Any], *, anew: bool
 ) -> tuple[JobReport, Sequence[Version]]:
     """Load, write, evaluate, register; returns the report and what waits for review then."""
     tracker, texts, statistics_texts = given
@@ -169,7 +175,9 @@ def _update(
     about = f"{serving}, then {len(view.waiting)} that wait"
     champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
-    stand = write_all(run, session, (stages.footing(view), taken, reference), journal, log)
+    stand, taken = begin(run, session, (stages.footing(view), taken, reference), journal, anew=anew)
+    journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
+    stand = write_all(run, session, (stand, taken, reference), journal, log)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
         "evaluate",
@@ -202,6 +210,9 @@ def write_all(
         if writer.stopped:
             break
     progress("edits", len(edits), len(edits))
+    lost = stages.unreplaced(session, stand)
+    for number, start in enumerate(range(0, len(lost), size), start=len(edits) // size + 2):
+        stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
     return _stand_still(run, stand)
 
 
@@ -276,22 +287,6 @@ def _unregistered(workplace: Workplace, view: LineView) -> bool:
 
 def _is_away(error: object) -> bool:
     return isinstance(error, TrackingUnavailable)  # an address that is none is said at once
-
-
-def _show_summary(line: str, report: JobReport) -> None:
-    """On the page of the run. What is done stands, whether or not Prefect's server is there to show it."""
-    try:
-        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
-    except Exception as error:  # of the server or the way there
-        note(f"Prefect shows no summary of this job: {error}", "warning")
-
-
-def _compact(workplace: Workplace) -> None:
-    """What is done stands, whether or not the ledger can be tidied up after it; the next job tries again."""
-    try:
-        workplace.ledger.compact()
-    except LedgerError as error:
-        note(str(error), "warning")
 
 
 def _sync_aliases(workplace: Workplace, view: LineView) -> None:

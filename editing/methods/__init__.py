@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
+import torch
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from torch import Tensor
@@ -19,7 +20,7 @@ from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
-from editing.groups import KeyGroup, KeyNames
+from editing.groups import KeyGroup, KeyNames, canonical_order
 from editing.layout import ModelLayout, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
@@ -29,15 +30,17 @@ from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.mend.method import MEND, MendConfig
 from editing.methods.restrain import Restraint
 from editing.methods.rome import ROME, RomeConfig
+from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
 from editing.tokens import check_edits
-from editing.weights import WeightUpdate
+from editing.weights import EditedWeights, WeightUpdate, concatenate
 
 METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (MEMIT, ALPHAEDIT, EMMET, ROME, FINETUNE, ULTRAEDIT, LORA, MEND)
 }
 MODES = ("sequential", "independent", "rebase")
+REPLAYED_AT_ONCE = 10
 CANNOT = {"independent": "edits independently of each other", "rebase": "all facts together from the base"}
 """What a method that lacks a mode cannot do."""
 ONCE_IN_EVERY_CONFIG = ("contexts", "context_tokens", "statistics_tokens", "search", "spread")
@@ -168,6 +171,10 @@ def _grouped(
 def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig) -> BatchUpdate:
     """The one update that writes all facts together, on the model at its base and with an empty history.
 
+    Facts enter in one canonical order (`editing.groups.canonical_order`), so that equal facts with equal values give
+    equal bits, whatever order they are given in; keys are in that order. Products of numbers differ in their last bits
+    between processors and numbers of threads, and so do then the bits.
+
     MEMIT and AlphaEdit solve once a layer over all keys: what batches in sequence with history come to, exactly so at
     one layer and one context (keys are means over contexts, residuals are the bare prompts'). EMMET puts all
     constraints into one solve, ROME writes its rank-one changes in their order. Memory is linear in the edits beside
@@ -178,14 +185,47 @@ def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         SolveError, InvalidEdit, EditingError: as `compute_update`.
     """
     check_mode(config.method, "rebase")
+    _check_at_base(given)
+    if len(edits) != len(z_star_nm):
+        raise UsageError(f"{len(edits)} edits have {len(z_star_nm)} values z*; search one for each edit")
+    order = canonical_order(edits)
+    return compute_update(given, [edits[i] for i in order], z_star_nm[order], config) if edits else BatchUpdate({}, {})
+
+
+def compute_replay(
+    given: MethodInput, weights: EditedWeights, edits: Sequence[Edit], config: MethodConfig
+) -> BatchUpdate:
+    """The update that writes facts anew from the base where a method has no values to solve from: batch by batch.
+
+    Batches are of REPLAYED_AT_ONCE in the given order, each on what those before it wrote, so that equal facts in equal
+    order give equal bits. The model is at its base, and is then.
+
+    Raises:
+        UsageError: the history holds facts.
+        SolveError, InvalidEdit, EditingError: as `compute_update`.
+    """
+    _check_at_base(given)
+    given = replace(given, history=KeyHistory())
+    made: list[BatchUpdate] = []
+    try:
+        for start in range(0, len(edits), REPLAYED_AT_ONCE):
+            some = edits[start : start + REPLAYED_AT_ONCE]
+            batch = compute_update(given, some, torch.zeros(len(some), 0), config)
+            weights.apply(batch.update)
+            given.history.add(batch.keys, batch.moments)
+            made.append(batch)
+    finally:
+        weights.to_base()
+    keys = {layer: torch.cat([one.keys[layer] for one in made]) for layer in (made[0].keys if made else ())}
+    return BatchUpdate(concatenate([one.update for one in made]), keys, given.history.moments)
+
+
+def _check_at_base(given: MethodInput) -> None:
     if given.history.count:
         raise UsageError(
             f"a rebase starts from the base, the history holds {given.history.count} facts; put the base back and "
             "give an empty history with all facts as edits"
         )
-    if len(edits) != len(z_star_nm):
-        raise UsageError(f"{len(edits)} edits have {len(z_star_nm)} values z*; search one for each edit")
-    return compute_update(given, edits, z_star_nm, config) if edits else BatchUpdate({}, {})
 
 
 def compute_independent_updates(

@@ -176,7 +176,7 @@ def nearly_alike(given: MethodInput, keys: KeyNames, edits: Sequence[Edit], othe
         return []
     prompts = [EncodedPrompt(name, len(name) - 1) for name in names]
     reader, layer = SubjectReader(given.model, given.layout, pad_token(given.tokenizer)), given.layers[-1]
-    [keys_nd] = _gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
+    [keys_nd] = gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
     unit_nd = torch.nn.functional.normalize(keys_nd, dim=1)
     row = {name: number for number, name in enumerate(names)}
     found = []
@@ -233,15 +233,15 @@ def locate(
     def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         return [reader.keys(prompts, layer, uniform=uniform)]
 
-    bare_nd, written_nm, hidden_nm = _gather(given, texts.contexts[0], updates, states)
+    bare_nd, written_nm, hidden_nm = gather(given, texts.contexts[0], updates, states)
     raw_nd = bare_nd.clone()
     for in_context in texts.contexts[1:]:
-        raw_nd += _gather(given, in_context, updates, keys)[0]
+        raw_nd += gather(given, in_context, updates, keys)[0]
     chat_cnd = raw_nd.new_zeros(max(map(len, chats), default=0), *raw_nd.shape)
     if places := [(place, i) for i, some in enumerate(chats) for place in range(len(some))]:
         asked, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
         rows, columns = zip(*places, strict=True)
-        chat_cnd[list(rows), list(columns)] = _gather(given, asked, owners, keys)[0]
+        chat_cnd[list(rows), list(columns)] = gather(given, asked, owners, keys)[0]
     left = last - layer + 1
     missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if given.spread == "linear" else left**0.5)
     for edit, finite in zip(edits, (raw_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
@@ -266,7 +266,7 @@ def _mean(raw_nd: Tensor, contexts: int, chat_cnd: Tensor) -> Tensor:
     return (raw_nd + chat_nd) / (contexts + asked_n.clamp(max=1))[:, None]
 
 
-def _gather(
+def gather(
     given: MethodInput,
     prompts: Sequence[EncodedPrompt],
     updates: Sequence[WeightUpdate],

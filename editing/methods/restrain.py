@@ -55,7 +55,7 @@ class Restraint:
             U = spectrum.U_mk if self.config.protect_side == "both" else None
             factors = protect(factors, U, spectrum.V_dk, self.config.protect_strength)
         if self.config.norm_clamp is not None:
-            earlier = self.weights.sums.get(name)
+            earlier = self.weights.change(name)
             factors = clamp(factors, earlier, spectrum.largest, self.config.norm_clamp)
         check_finite({name: factors})
         self._made.append(factors)

@@ -40,12 +40,15 @@ class BadRecord:
 Record = Edit | BadRecord
 
 
-def read_edits(path: Path, *, limit: int | None = None, parquet_rows: ParquetRows | None = None) -> Iterator[Record]:
+def read_edits(
+    path: Path, *, limit: int | None = None, parquet_rows: ParquetRows | None = None, unused: set[str] | None = None
+) -> Iterator[Record]:
     """The records of one file, in its order.
 
     Args:
         limit: read at most so many records, good and bad together.
         parquet_rows: gives the rows of a Parquet file as mappings, for example tasks.parquet.parquet_rows.
+        unused: takes the names of the fields that nobody reads, while the records are read.
 
     Raises:
         ReadError: at once where the file cannot be opened, on the way where it cannot be read on.
@@ -53,10 +56,12 @@ def read_edits(path: Path, *, limit: int | None = None, parquet_rows: ParquetRow
     """
     if limit is not None and limit < 0:
         raise UsageError(f"limit is {limit}; give 0 or more, or None for all records")
-    return islice(chain.from_iterable(read_cases(path, parquet_rows=parquet_rows)), limit)
+    return islice(chain.from_iterable(read_cases(path, parquet_rows=parquet_rows, unused=unused)), limit)
 
 
-def read_cases(path: Path, *, parquet_rows: ParquetRows | None = None) -> Iterator[list[Record]]:
+def read_cases(
+    path: Path, *, parquet_rows: ParquetRows | None = None, unused: set[str] | None = None
+) -> Iterator[list[Record]]:
     """The same by the record of the file that they stand in: MQuAKE's hold several facts that belong together.
 
     Raises:
@@ -64,7 +69,7 @@ def read_cases(path: Path, *, parquet_rows: ParquetRows | None = None) -> Iterat
     """
     path = Path(path)
     check_file(path)
-    return _records(_source(path, parquet_rows), path)
+    return _records(_source(path, parquet_rows), path, unused)
 
 
 def read_all(path: Path, *, limit: int | None = None, parquet_rows: ParquetRows | None = None) -> list[Edit]:
@@ -86,11 +91,11 @@ def record_from(value: object, row: int, raw: str | None = None) -> Record:
     return records_from(value, row, raw)[0]
 
 
-def records_from(value: object, row: int, raw: str | None = None) -> list[Record]:
+def records_from(value: object, row: int, raw: str | None = None, unused: set[str] | None = None) -> list[Record]:
     """The facts of one parsed record of any known form as edits, or one BadRecord that says why not."""
     try:
         if isinstance(value, Mapping):
-            return [*mquake_edits(value)] if is_mquake(value) else [edit_from(value)]
+            return [*mquake_edits(value, unused)] if is_mquake(value) else [edit_from(value, unused)]
         reason, field = f"the record must be an object with fields, and is {type(value).__name__} {shown(value)}", None
     except InvalidField as error:
         reason, field = str(error), error.field
@@ -134,7 +139,7 @@ def _csv(path: Path) -> Source:
             yield found
 
 
-def _records(source: Source, path: Path) -> Iterator[list[Record]]:
+def _records(source: Source, path: Path, unused: set[str] | None) -> Iterator[list[Record]]:
     empty = True
     try:
         for found in source:
@@ -142,7 +147,7 @@ def _records(source: Source, path: Path) -> Iterator[list[Record]]:
             if isinstance(found, Broken):
                 yield [BadRecord(found.row, None, found.reason, printable(found.raw))]
             else:
-                yield records_from(found.value, found.row, found.raw)
+                yield records_from(found.value, found.row, found.raw, unused)
     except OSError as error:
         raise ReadError(f"cannot read {str(path)!r}: {error}") from error
     if empty:

@@ -6,7 +6,9 @@
 | zsRE (MEND) | src and alt | Mitchell et al., MEND, https://arxiv.org/abs/2110.11309 |
 | EasyEdit, KnowEdit | ground_truth, rephrase_prompt, locality or one of their kin | https://arxiv.org/abs/2401.01286 |
 | MQuAKE | requested_rewrite that is a list (editing.readers.mquake) | https://arxiv.org/abs/2305.14795 |
-| Errata's own | none of these | the fields of Edit; in CSV, lists are written 'a | b' and probes 'prompt => answer' |
+| Errata's own | none of these | Request's fields; in CSV, lists are written 'a | b' and probes 'prompt => answer' |
+
+What a request carries besides its fact (source, ticket and so on) is read by its own names in every form.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,9 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import PydanticCustomError
 
-from editing.edit import SLOT, Edit, InvalidField, make_edit, template
+from editing.edit import SLOT, Edit, InvalidField, template
+from editing.readers import names
 from editing.readers.probes import probe_from_text, probes_in
 from editing.readers.values import Fields, first, flat, list_of, needed, object_of, texts, wrong
+from editing.request import CARRIED, make_request
 
 
 class Translated(NamedTuple):
@@ -26,34 +30,48 @@ class Translated(NamedTuple):
     called: dict[str, str]
 
 
-_EASYEDIT_MARKS: Final = frozenset(
-    {"ground_truth", "rephrase_prompt", "rephrase", "locality", "locality_prompt", "locality_ground_truth"}
-)
 _OWN_ONLY: Final = frozenset({"target_true", "paraphrases", "aliases", "neighborhood"})
 # zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
 _NQ_TAG: Final = "nq question: "
 
 
-def edit_from(fields: Fields) -> Edit:
+class Form(NamedTuple):
+    """How a form is read, and the names of its fields."""
+
+    translated: Callable[[Fields], Translated]
+    read: frozenset[str]
+
+
+def edit_from(fields: Fields, unused: set[str] | None = None) -> Edit:
     """One record of any known form as an edit.
+
+    Args:
+        unused: takes the names of fields that nobody reads.
 
     Raises:
         InvalidField: one line that names the edit, the field as the record calls it, the value and the remedy.
     """
-    own, called = _translation(fields)(fields)
-    return make_edit(own, called=called)
+    form = _form(fields)
+    names.check_names(fields, form.read, unused)
+    own, called = form.translated(fields)
+    return make_request(own | carried(fields), called=called)
 
 
-def _translation(fields: Fields) -> Callable[[Fields], Translated]:
+def carried(fields: Fields) -> dict[str, object]:
+    """What a record of any form says besides its fact."""
+    return {name: fields[name] for name in CARRIED if fields.get(name) is not None}
+
+
+def _form(fields: Fields) -> Form:
     if "requested_rewrite" in fields:
-        return _counterfact
+        return Form(_counterfact, names.COUNTERFACT)
     if "src" in fields and "alt" in fields:
-        return _zsre
-    marks = _EASYEDIT_MARKS & fields.keys()
+        return Form(_zsre, names.ZSRE)
+    marks = names.EASYEDIT_MARKS & fields.keys()
     if isinstance(fields.get("portability"), Mapping):
         marks |= {"portability"}
     if not marks:
-        return _own
+        return Form(_own, names.OWN)
     if mixed := _OWN_ONLY & fields.keys():
         # EasyEdit's extra fields are ignored, so a mixture would lose what stands in Errata's own.
         raise InvalidField(
@@ -61,24 +79,28 @@ def _translation(fields: Fields) -> Callable[[Fields], Translated]:
             "keep to the fields of one form",
             field=min(mixed),
         )
-    return _easyedit
+    return Form(_easyedit, names.EASYEDIT)
 
 
 def _own(fields: Fields) -> Translated:
     # A table has every column in every row: null is how it says that a field is absent.
-    return Translated({n: v for n, v in fields.items() if v is not None or n not in Edit.model_fields}, {})
+    return Translated({name: fields[name] for name in Edit.model_fields if fields.get(name) is not None}, {})
 
 
 def own_from_text(row: Mapping[str, str]) -> dict[str, object]:
     """A CSV row, in which an empty cell is an absent field and lists are written out, as plain fields."""
     fields: dict[str, object] = {name: text for name, text in row.items() if text.strip()}
-    if _EASYEDIT_MARKS & row.keys() or "src" in row:
-        return fields
-    for name in {"paraphrases", "aliases", "neighborhood", "portability"} & fields.keys():
-        parts = [part.strip() for part in row[name].split("|") if part.strip()]
+    if names.EASYEDIT_MARKS & row.keys() or "src" in row:
+        return fields | ({"tags": _parts(row["tags"])} if "tags" in fields else {})
+    for name in {"paraphrases", "aliases", "neighborhood", "portability", "tags"} & fields.keys():
+        parts = _parts(row[name])
         probes = name in ("neighborhood", "portability")
         fields[name] = [probe_from_text(part) for part in parts] if probes else parts
     return fields
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split("|") if part.strip()]
 
 
 def _counterfact(fields: Fields) -> Translated:

@@ -9,22 +9,25 @@ The questions stand as portability at the record's first fact: groups `2-hop` to
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from editing.edit import PROBES, Edit, InvalidField, make_edit
-from editing.readers.forms import aliases_in_hops, other_spellings, question_in, target
+from editing.edit import PROBES, Edit, InvalidField
+from editing.readers.forms import aliases_in_hops, carried, other_spellings, question_in, target
+from editing.readers.names import MQUAKE, check_names
 from editing.readers.probes import right_answers
 from editing.readers.values import Fields, list_of, needed, object_of
+from editing.request import make_request
 
 
 def is_mquake(fields: Fields) -> bool:
     return isinstance(fields.get("requested_rewrite"), list)
 
 
-def mquake_edits(fields: Fields) -> list[Edit]:
+def mquake_edits(fields: Fields, unused: set[str] | None = None) -> list[Edit]:
     """The facts of one record, the first of them with its questions.
 
     Raises:
         InvalidField: one line that names the field as the record calls it, the value and the remedy.
     """
+    check_names(fields, MQUAKE, unused)
     rewrites = [
         (f"requested_rewrite[{place}]", object_of(rewrite, f"requested_rewrite[{place}]"))
         for place, rewrite in enumerate(list_of(fields["requested_rewrite"], "requested_rewrite"))
@@ -37,7 +40,7 @@ def mquake_edits(fields: Fields) -> list[Edit]:
         if number == 0:
             own["portability"] = list(_questions(fields))[:PROBES]
         names = ("subject", "prompt", "question", "target_new", "target_true")
-        edits.append(make_edit(own, called={name: f"{where}.{name}" for name in names}))
+        edits.append(make_request(own | carried(fields), called={name: f"{where}.{name}" for name in names}))
     return edits
 
 

@@ -1,10 +1,11 @@
-"""The command that runs a job: write what is queued into the model."""
+"""The commands that run a job: write what is queued into the model, or make a line anew."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.errors import UsageError
 from flows.cli.app import (
     Hypernetwork,
     Json,
@@ -22,6 +23,7 @@ from flows.cli.console import as_json, number, percent, say, shown_progress, tab
 
 if TYPE_CHECKING:
     from tasks.report.data import JobReport
+    from tasks.update.journal import JobSummary
 
 METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
 
@@ -114,6 +116,62 @@ def run(
         started()
         with shown_progress(json):
             summary = knowledge_update(line, checked, limit, text, statistics_text, **definition)
+    _show_summary(line, summary, json)
+
+
+@app.command()
+def rebase(
+    line: Line = "main",
+    policy_file: Annotated[
+        Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
+    ] = None,
+    text: Text = None,
+    statistics_text: StatisticsText = None,
+    remote: Remote = False,
+    wait: Wait = True,
+    json: Json = False,
+) -> None:
+    """Make a line anew from the base: one version with all its live facts, in the place of those before it; it waits.
+
+    The values that its facts were written with are used again; what is queued stays so.
+
+    Examples:
+
+        errata rebase
+
+        errata rebase products --set max_perplexity_ratio=1.05
+
+        errata rebase main --remote
+    """
+    from flows.cli.prefect_api import prefect_api
+    from flows.cli.remote import follow_run
+    from tasks.lines.rules import check_not_frozen
+    from tasks.lines.stored import stored_line
+    from tasks.update.policy_file import given_policy
+    from tasks.workplace import open_workplace
+
+    checked = given_policy(policy_file, pairs(policy, "--set"))
+    if remote:
+        given = {"policy": checked.as_form() if policy or policy_file else None}
+        follow_run("rebase", line, {"text": text, "statistics_text": statistics_text} | given, wait, json)
+        return
+    workplace = open_workplace()
+    if stored_line(workplace.store.store, line) is None:
+        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    check_not_frozen(workplace.store.store, line)
+    with if_stopped("the line stands as it did"), prefect_api(json) as started:
+        from flows.rebase import rebase as rebase_flow
+
+        started()
+        with shown_progress(json):
+            summary = rebase_flow(line, checked, text, statistics_text)
+    _show_summary(line, summary, json)
+
+
+def _show_summary(line: str, summary: "JobSummary", json: bool) -> None:
     if json:
         as_json(summary.model_dump(mode="json"))
         return

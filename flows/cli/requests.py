@@ -36,6 +36,16 @@ def submit(
         list[str] | None, typer.Option(help="A question that must keep its answer, 'question => answer'; repeatable.")
     ] = None,
     request_id: Annotated[str, typer.Option("--id", help="An id of your own; else one from the content.")] = "",
+    source: Annotated[str | None, typer.Option(help="Where the fact is from.")] = None,
+    requested_by: Annotated[str | None, typer.Option(help="Who asked for it.")] = None,
+    ticket: Annotated[str | None, typer.Option(help="Its number elsewhere.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word that it can be found by; repeatable.")] = None,
+    priority: Annotated[
+        str | None, typer.Option(help="urgent, normal or low: what is urgent is written first.")
+    ] = None,
+    not_before: Annotated[str | None, typer.Option(help="A job leaves it queued until then: 2026-12-01.")] = None,
+    expires: Annotated[str | None, typer.Option(help="From then on it is to be taken out again: 2027-06-30.")] = None,
+    replaces: Annotated[str | None, typer.Option(help="The request whose place it takes, by its id.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check only; nothing is written.")] = False,
     json: Json = False,
@@ -50,6 +60,8 @@ def submit(
         errata submit requests.jsonl
 
         errata submit --subject France --prompt "The capital of {} is" --target Lyon --true Paris
+
+        errata submit --subject Acme --prompt "{} is led by" --target "Ann Lee" --ticket HR-17 --expires 2027-06-30
     """
     fields = {
         "subject": subject,
@@ -58,15 +70,24 @@ def submit(
         "target_true": true,
         "question": question,
         "id": request_id or None,
+        "source": source,
+        "requested_by": requested_by,
+        "ticket": ticket,
+        "priority": priority,
+        "not_before": not_before,
+        "expires": expires,
+        "replaces": replaces,
     }
     single = {name: value for name, value in fields.items() if value is not None}
     if (file is None) == (not single):
         raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
     neighborhood = [_probe(text) for text in neighbor or []]
-    lists = {"paraphrases": paraphrase or [], "aliases": alias or [], "neighborhood": neighborhood}
-    records = _records(file, single | lists, limit)
+    lists = {"paraphrases": paraphrase or [], "aliases": alias or [], "neighborhood": neighborhood, "tags": tag or []}
+    unused: set[str] = set()
+    records = _records(file, single | lists, limit, unused)
     if dry_run:
         _show_read(list(records), json)
+        _say_unused(unused)
         return
     from tasks.ledger import intake
     from tasks.workplace import open_workplace
@@ -74,6 +95,7 @@ def submit(
     workplace = open_workplace()
     with if_stopped("submit the same again: what is queued already is not queued twice"):
         done = intake.submit(workplace.ledger, line, records, workplace.settings.who)
+    _say_unused(unused)
     if json:
         as_json({"queued": done.queued, "present": done.present, "rejected": done.rejected})
         return
@@ -84,14 +106,21 @@ def submit(
         say(f"next: errata run {line}")
 
 
-def _records(file: Path | None, single: dict[str, Any], limit: int | None) -> "Iterable[Record]":
-    from editing.edit import make_edit
+def _records(file: Path | None, single: dict[str, Any], limit: int | None, unused: set[str]) -> "Iterable[Record]":
     from editing.readers import read_edits
+    from editing.request import make_request
     from tasks.parquet import parquet_rows
 
     if file is None:
-        return [make_edit(single)]
-    return read_edits(file, limit=limit, parquet_rows=parquet_rows)
+        return [make_request(single)]
+    return read_edits(file, limit=limit, parquet_rows=parquet_rows, unused=unused)
+
+
+def _say_unused(names: set[str]) -> None:
+    from editing.edit import shown
+
+    if names:
+        warn(f"fields that nobody reads: {', '.join(sorted(map(shown, names)))}")
 
 
 def _probe(text: str) -> dict[str, str]:

@@ -14,11 +14,13 @@ from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, State, is_legal
 from tasks.ledger.table import Ledger, Standing
 from tasks.ledger.view import LineView, look, waits
-from tasks.stores.manifest import Head, Version
+from tasks.stores.manifest import Head, Manifest, Version
 from tasks.stores.snapshots import SnapshotStore
 
 BATCH_EVENTS: tuple[State, ...] = ("applied", "validated", "committed")
 STRANDED = "built on a version that is out of service or was refused; submit it again"
+REFUSE = "refuse:"
+"""How the id of a removal begins that a reviewer asked for: its fact ends refused, where it was not in service."""
 _MOST_ROUNDS = 100
 
 
@@ -110,19 +112,20 @@ def moved_events(view: LineView) -> list[Event]:
     """What HEAD means for requests whose events do not say it yet: they are in service, out of it, or refused."""
     if view.head is None:
         return []
-    steps: list[tuple[str, int | None, State]] = [
-        (request, version, event)
-        for request, version in view.live.items()
+    left, stands = _left(view), view.live | {name: one.number for one in view.passed for name in one.manifest.removals}
+    steps: list[tuple[str, int | None, State, str]] = [
+        (request, version, event, "")
+        for request, version in stands.items()
         for event in _into_service(view, request, version)
     ]
-    removed = set(view.by_snapshot[view.serving].manifest.removed) if view.serving else set()
+    steps += [(request, *how) for request, how in left.items()]
     steps += [
-        (request, standing.version, "retracted" if request in removed else "rolled_back")
+        (request, standing.version, "rolled_back", "")
         for request, standing in view.events.standings.items()
-        if standing.state == "promoted" and request not in view.live
+        if standing.state == "promoted" and request not in stands and request not in left
     ]
     steps += [
-        (request, number, "rejected")
+        (request, number, "rejected", "")
         for number in view.head.rejected
         for request in view.versions[number].manifest.request_ids
         if waits(view, request, number) and request not in view.live
@@ -130,7 +133,29 @@ def moved_events(view: LineView) -> list[Event]:
     return [_moved(view, view.head, *step) for step in steps]
 
 
-def _moved(view: LineView, head: Head, request: str, version: int | None, event: State) -> Event:
+def _left(view: LineView) -> dict[str, tuple[int, State, str]]:
+    """The facts that a root takes out and whose events do not say it yet: the version, how they end, and by whom."""
+    found: dict[str, tuple[int, State, str]] = {}
+    for one in view.passed:
+        for request in one.manifest.removed:
+            standing = view.events.standings.get(request)
+            # Of a later version, it was written again since.
+            if standing is None or request in view.live or (standing.version or 0) >= one.number:
+                continue
+            if standing.state in ("promoted", "committed"):
+                found[request] = (one.number, *_ending(one.manifest, request, standing.state))
+    return found
+
+
+def _ending(manifest: Manifest, request: str, state: State) -> tuple[State, str]:
+    if request in manifest.replaced and state == "promoted":
+        return "superseded", f"replaced by request '{manifest.replaced[request]}'"
+    by = [removal for removal, fact in manifest.removals.items() if fact == request]
+    refused = state == "committed" and by and all(removal.startswith(REFUSE) for removal in by)
+    return "rejected" if refused else "retracted", f"by request '{by[0]}'" if by else ""
+
+
+def _moved(view: LineView, head: Head, request: str, version: int | None, event: State, why: str) -> Event:
     return Event(
         event_id=_event_id(f"{head.token} {version} {_count(view, request)}", request, event),
         time=head.moved,
@@ -140,19 +165,17 @@ def _moved(view: LineView, head: Head, request: str, version: int | None, event:
         version=version,
         actor=head.actor,
         snapshot=head.snapshot,
-        reason=head.reason or None,
+        reason="; ".join(filter(None, (why, head.reason))) or None,
     )
 
 
 def _into_service(view: LineView, request: str, version: int) -> tuple[State, ...]:
     """The steps of a request that a version brings into service."""
-    standing = view.events.standings.get(request)
+    standing, own = view.events.standings.get(request), view.versions[version].manifest.request_ids
+    if standing is not None and standing.state == "promoted" and (standing.version == version or request not in own):
+        return ()
     if version not in view.events.committed or standing is None or standing.state == "committed":
         return ("approved", "promoted")
-    if standing.state == "promoted" and (
-        standing.version == version or request not in view.versions[version].manifest.request_ids
-    ):
-        return ()
     return ("promoted",)
 
 

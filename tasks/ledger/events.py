@@ -35,14 +35,15 @@ _AGAIN: frozenset[State] = frozenset({"received", "queued", "promoted"})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     "received": frozenset({"queued", "rejected"}),
-    "queued": frozenset({"applied", "rejected", "quarantined", "withdrawn", "promoted"}),
+    "queued": frozenset({"applied", "rejected", "quarantined", "withdrawn", "superseded", "promoted"}),
     "applied": frozenset({"validated", "quarantined"}),
     "validated": frozenset({"committed"}),
-    "committed": frozenset({"approved", "rejected", "rolled_back"}),
+    # retracted: by a version that comes after it and takes the fact out, before anybody put the fact in service
+    "committed": frozenset({"approved", "rejected", "rolled_back", "retracted"}),
     "approved": frozenset({"promoted"}),
     "promoted": frozenset({"promoted", "rolled_back", "superseded", "retracted"}),  # promoted: by another version
-    "rejected": _AGAIN,
-    "quarantined": _AGAIN,
+    "rejected": _AGAIN | {"withdrawn"},
+    "quarantined": _AGAIN | {"withdrawn"},
     "rolled_back": _AGAIN,
     "superseded": _AGAIN,
     "retracted": _AGAIN,

@@ -7,7 +7,8 @@ from pathlib import Path
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.readers import good_and_bad, read_edits
-from tasks.ledger import intake
+from editing.request import fact_of
+from tasks.ledger.choosing import Line, take
 from tasks.ledger.table import Ledger
 from tasks.parquet import parquet_rows
 
@@ -30,7 +31,7 @@ def to_try(
             return read_to_try(Path(written.name), limit)
     if file is not None:
         return read_to_try(file, limit)
-    queued = list(intake.take(ledger.queued(line), [], limit).accepted)
+    queued = list(take(ledger.queued(line), Line(), limit).accepted)
     if not queued:
         raise UsageError(f"nothing to try: nothing is queued on line '{line}'; give a file, or submit corrections")
     return queued, []
@@ -38,7 +39,8 @@ def to_try(
 
 def read_to_try(file: Path, limit: int | None = None) -> tuple[list[Edit], list[str]]:
     """The good records of a file, and why others are left out. Raises as `to_try`."""
-    edits, bad = good_and_bad(islice(read_edits(file, parquet_rows=parquet_rows), limit))
+    requests, bad = good_and_bad(islice(read_edits(file, parquet_rows=parquet_rows), limit))
+    edits = [fact_of(request) for request in requests]
     left_out = [f"row {record.row} is left out: {record.reason}" for record in bad]
     if not edits:
         raise UsageError(f"nothing to try: no record is good; {left_out[0] if left_out else 'there is none'}")

@@ -48,6 +48,18 @@ class LineView:
         return frozenset(manifest.version for manifest in chain(self, self.serving))
 
     @cached_property
+    def passed(self) -> list[Version]:
+        """The version in service and all that it comes after, oldest first: what it is built on, and what stood there
+        before its root was made."""
+        return lineage(self, self.serving)
+
+    @cached_property
+    def newest(self) -> list[Version]:
+        """The newest version and all that it comes after. Whatever waited when it was made is among them, so none of
+        the others can wait."""
+        return lineage(self, self.versions[max(self.versions)].snapshot) if self.versions else []
+
+    @cached_property
     def live(self) -> dict[str, int]:
         """The facts in service, oldest first, with the version that each is of."""
         return members(chain(self, self.serving))
@@ -63,7 +75,7 @@ class LineView:
         found: list[Version] = []
         tip = self.serving
         for version in self.undecided:
-            if follows(self, version) == tip and _climbed(self, version):
+            if version.manifest.follows == tip and _climbed(self, version):
                 found.append(version)
                 tip = version.snapshot
         return found
@@ -110,7 +122,7 @@ def look(store: SnapshotStore, ledger: Ledger, line: str, known: Mapping[str, Li
 def _check_whole(store: SnapshotStore, line: str, head: Head | None, versions: Mapping[int, Version]) -> None:
     """Refuse a line that lacks a version: what is built on it must not be taken for stranded."""
     known = {version.snapshot for version in versions.values()}
-    parents = {version.manifest.parent for version in versions.values()} - known - {None}
+    parents = {version.manifest.follows for version in versions.values()} - known - {None}
     spoken_of = {0, head.version, head.previous or 0, *head.rejected} if head else {0}
     lost = {*spoken_of - {0, *versions}, *(store.manifest(parent).version for parent in parents if parent)}
     if lost:
@@ -126,12 +138,13 @@ def chain(view: LineView, snapshot: str | None) -> list[Manifest]:
     return manifests[::-1]
 
 
-def follows(view: LineView, version: Version) -> str | None:
-    """The snapshot that a version comes after: its parent, or what was in service when it was made from the base."""
-    if version.manifest.live is None:
-        return version.manifest.parent
-    made_for = [head for head in view.heads if head.sequence == version.manifest.based_on]
-    return made_for[0].snapshot if made_for else None
+def lineage(view: LineView, snapshot: str | None) -> list[Version]:
+    """The versions up to this snapshot that come one after the other, oldest first, by way of roots, too."""
+    found: list[Version] = []
+    while snapshot is not None:
+        found.append(view.by_snapshot[snapshot])
+        snapshot = found[-1].manifest.follows
+    return found[::-1]
 
 
 def _is_undecided(view: LineView, version: Version) -> bool:
@@ -139,7 +152,9 @@ def _is_undecided(view: LineView, version: Version) -> bool:
         return False
     if version.number in view.served:
         return False
-    return any(waits(view, request, version.number) for request in version.manifest.request_ids)
+    if version.manifest.request_ids:
+        return any(waits(view, request, version.number) for request in version.manifest.request_ids)
+    return version in view.newest
 
 
 def waits(view: LineView, request: str, version: int) -> bool:
@@ -157,7 +172,7 @@ def _climbed(view: LineView, version: Version) -> bool:
     """
     if version.manifest.based_on is None:
         return True  # of release 0.1, which writes `rolled_back` at every move of HEAD that strands a version
-    below = [None, *(view.by_snapshot[s].snapshot for s in _snapshots(view, follows(view, version)))]
+    below = [None, *(one.snapshot for one in lineage(view, version.manifest.follows))]
     places = {snapshot: place for place, snapshot in enumerate(below)}
     reached = 0
     for head in view.heads:
@@ -167,11 +182,3 @@ def _climbed(view: LineView, version: Version) -> bool:
                 return False
             reached = place
     return True
-
-
-def _snapshots(view: LineView, snapshot: str | None) -> list[str]:
-    found: list[str] = []
-    while snapshot is not None:
-        found.append(snapshot)
-        snapshot = view.by_snapshot[snapshot].manifest.parent
-    return found[::-1]

@@ -84,7 +84,7 @@ def ask_loaded(
             if chain[: len(standing)] != standing:  # it does not build on the one before
                 weights.revert(Undo(dict(weights.base), {}))
                 standing = []
-            tensors = ((m, workplace.store.tensors(m)) for m in chain[len(standing) :])
+            tensors = ((m, workplace.store.tensors(m, values=False)) for m in chain[len(standing) :])
             restore_weights(base, weights, None, tensors)
             standing = chain
             said = answers[column.name] = []

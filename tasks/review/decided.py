@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.ledger.view import LineView
+from tasks.ledger.view import LineView, lineage
 from tasks.stores.manifest import Head, Version
 from tasks.stores.snapshots import SnapshotStore
 
@@ -66,13 +66,13 @@ def decided(store: SnapshotStore, view: LineView, number: int, history: Sequence
             return Decided(number, "rejected", head)
         if number in {manifest.version for manifest in store.chain(head.snapshot)}:
             return Decided(number, "approved", head)
-    took = next((head for head in heads if _takes_away(store, version, head)), heads[-1] if heads else None)
+    took = next((head for head in heads if _takes_away(view, version, head)), heads[-1] if heads else None)
     return Decided(number, "stranded", took) if took else None
 
 
-def _takes_away(store: SnapshotStore, version: Version, head: Head) -> bool:
+def _takes_away(view: LineView, version: Version, head: Head) -> bool:
     """Whether a version can no more be put in service after this move, though the move does not speak of it."""
-    below = {manifest.version for manifest in store.chain(version.snapshot)} - {version.number}
+    below = {one.number for one in lineage(view, version.manifest.follows)}
     made_for = version.manifest.based_on or 0
     away = head.snapshot is not None and head.version not in below
     return head.sequence > made_for and bool(below & {*head.rejected} or away or head.action == "rollback")

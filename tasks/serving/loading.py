@@ -63,5 +63,5 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
             f"'{pointer['line']}' needs {pointer['base_digest'][:12]}; put the base back as it was"
         )
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
-    restore_weights(loaded, weights, None, ((m, store.tensors(m)) for m in chain))
+    restore_weights(loaded, weights, None, ((m, store.tensors(m, values=False)) for m in chain))
     return Answerer(loaded)

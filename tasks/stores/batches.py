@@ -13,6 +13,9 @@ from editing.weights import EditedWeights, Factors, Rounding, WeightUpdate, conc
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest, members
 
+FINISHED = "T/"
+"""Before the name of a weight whose finished tensor a root holds."""
+
 
 def restore_weights(
     loaded: LoadedModel,
@@ -22,8 +25,9 @@ def restore_weights(
 ) -> list[str]:
     """Apply further versions, oldest first; returns the ids of the requests that they hold.
 
-    The sum of all factors is taken once, in their order, so its bits are those of one version after the other. What
-    must come out is what the last of them recorded; that each one's bytes are the stored ones is the store's to say.
+    The sum of all factors is taken once, in their order, so its bits are those of one version after the other; a root
+    begins anew from the base, and later factors are added to its finished tensors, where it holds these. What must
+    come out is what the last of them recorded; that each one's bytes are the stored ones is the store's to say.
     A version that release 0.1 wrote on a model of 16 bits comes out as it was, rounded as it was.
 
     Raises:
@@ -31,34 +35,53 @@ def restore_weights(
     """
     manifests: list[Manifest] = []
     batches: list[BatchUpdate] = []
+    finished: dict[str, Tensor] = {}
+    anew = False
     for manifest, tensors in versions:
         if manifest.base_digest != loaded.digest:
             raise DigestMismatch(
                 f"{_named(manifest)} was made on base {manifest.base_digest[:12]}, this is {loaded.digest[:12]}; "
                 f"load '{manifest.base}' as it was, with the same dtype"
             )
+        if manifest.live is not None:
+            batches, anew = [], True
+            finished = {name.removeprefix(FINISHED): t for name, t in tensors.items() if name.startswith(FINISHED)}
         batches.append(unpack(tensors))
         manifests.append(manifest)
     if not manifests:
         return []
     update, last = concatenate([batch.update for batch in batches]), manifests[-1]
-    wrong = _apply(weights, update, rounded, last.tensor_digests)
+    before = weights.to_base() if anew else None
+    wrong = _apply(weights, finished, update, rounded, last.tensor_digests)
     narrow = torch.finfo(loaded.model.dtype).bits < 32
-    if wrong and (not narrow or _apply(weights, update, rounded_by_way_of_float32, last.tensor_digests)):
+    if wrong and (not narrow or _apply(weights, finished, update, rounded_by_way_of_float32, last.tensor_digests)):
+        if before is not None:
+            weights.revert(before)
         raise DigestMismatch(f"{_named(last)} gives other tensors than recorded: {', '.join(wrong)}; restore its files")
     if history is not None:
+        if anew:
+            history.clear()
         for batch in batches:
             history.add(batch.keys, batch.moments)
     return list(members(manifests))
 
 
-def _apply(weights: EditedWeights, update: WeightUpdate, rounding: Rounding, recorded: Mapping[str, str]) -> list[str]:
-    """Apply an update; where other tensors come out than recorded, take it back and return their names."""
+def _apply(
+    weights: EditedWeights,
+    finished: Mapping[str, Tensor],
+    update: WeightUpdate,
+    rounding: Rounding,
+    recorded: Mapping[str, str],
+) -> list[str]:
+    """Put tensors and add an update; where others come out than recorded, take all back and return their names."""
+    stood = weights.put(finished)
     undo = weights.apply(update, rounding)
-    found = weights.digests()
+    known = {name for name, _ in weights.model.named_parameters()}
+    found = weights.digests(recorded.keys() & known)
     wrong = sorted(name for name, digest in recorded.items() if found.get(name) != digest)
     if wrong:
         weights.revert(undo)
+        weights.revert(stood)
     return wrong
 
 
@@ -66,9 +89,12 @@ def _named(manifest: Manifest) -> str:
     return f"version {manifest.version} of line '{manifest.line}'"
 
 
-def pack(batch: BatchUpdate, z_star_nm: Tensor) -> dict[str, Tensor]:
-    """Tensors of a batch as a snapshot stores them: factors, keys, moments and z*, enough to rebuild it in any way."""
-    tensors = {"z_star": z_star_nm.float().contiguous()}
+def pack(batch: BatchUpdate, z_star_nm: Tensor, more: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Tensors of a batch as a snapshot stores them: factors, keys, moments and z*, enough to rebuild it in any way.
+
+    `more` has a row a fact, as z* has.
+    """
+    tensors = {"z_star": z_star_nm.float().contiguous(), **(more or {})}
     for name, factors in batch.update.items():
         tensors[f"B/{name}"], tensors[f"A/{name}"] = factors.B, factors.A
     for layer, keys in batch.keys.items():

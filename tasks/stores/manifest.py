@@ -23,7 +23,10 @@ from tasks.stores.errors import StorageError
 from tasks.stores.records import record_bytes
 from tasks.text import Text, storable
 
-_SINCE_2 = ("based_on", "live", "removed", "findings", "alike", "judged")
+_SINCE_2 = (
+    "based_on", "live", "after", "removed", "removals", "replaced", "restored", "values", "function", "findings",
+    "alike", "judged", "standing", "capacity",
+)  # fmt: skip
 
 
 class Manifest(BaseModel):
@@ -53,11 +56,51 @@ class Manifest(BaseModel):
     live: tuple[Text, ...] | None = Field(
         None, description="All facts of a root, those of `request_ids` included; None: the parent's and its own."
     )
-    removed: tuple[Text, ...] = Field((), description="Facts of the HEAD it was made for that it takes out.")
+    after: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Of a root, the snapshot that it comes after; None: the base.",
+    )
+    removed: tuple[Text, ...] = Field((), description="Facts of what it comes after that it takes out.")
+    removals: dict[Text, Text] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="The requests among `request_ids` that take a fact out, each with that fact.",
+    )
+    replaced: dict[Text, Text] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="Facts that it takes out for others, each with the one that the next versions write instead.",
+    )
+    restored: tuple[Text, ...] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Facts that it writes back: what was to replace them was not kept. None of `request_ids`.",
+    )
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file; filled by publish.")
     tensor_digests: dict[str, str] = Field(description="sha256 of the resulting tensors by parameter.")
     metrics: dict[str, float] = Field(default_factory=dict)
     request_metrics: dict[Text, dict[str, float]] = Field(default_factory=dict)
+    values: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="What each row of z_star is known by: the sha256 of what the facts of its key say.",
+    )
+    function: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="What it is a function of beside its facts: layers, digests of key statistics and contexts.",
+    )
+    standing: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="How much of the correction of each live fact is missing: quantiles, and the worst by name.",
+    )
+    capacity: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="How full the line is: facts, drift and directions used, by layer.",
+    )
     findings: dict[Text, tuple[Text, ...]] = Field(
         default_factory=dict, description="What could not be asked about a request and was left out, by request."
     )
@@ -81,7 +124,7 @@ class Manifest(BaseModel):
     def _line(cls, value: str) -> str:
         return check_line(value)
 
-    @field_validator("config", "judged", mode="before")
+    @field_validator("config", "judged", "function", "standing", "capacity", mode="before")
     @classmethod
     def _config(cls, value: Any) -> Any:
         """The config as it will be read again: tuples become lists, and what JSON cannot hold is refused."""
@@ -111,15 +154,31 @@ class Manifest(BaseModel):
     def _consistent(self) -> "Manifest":
         if self.format == 1 and self.model_fields_set & set(_SINCE_2):
             raise ValueError(f"format 1 has no {', '.join(_SINCE_2)}; leave them out, or write format 2")
+        if stray := set(self.removals) - set(self.request_ids):
+            raise ValueError(f"removal {sorted(stray)[0]!r} is none of its requests; add it to them")
+        if stray := {*self.removals.values(), *self.replaced} - set(self.removed):
+            raise ValueError(f"fact {sorted(stray)[0]!r} leaves, and is not among the removed; add it")
         if self.live is None:
+            if self.after is not None:
+                raise ValueError("only a root says what it comes after: others have a parent; leave it out")
             return self
         if self.parent is not None:
             raise ValueError("only a root, which has no parent, names its live requests; leave one of them out")
-        if lacking := set(self.request_ids) - set(self.live):
+        if lacking := set(self.facts) - set(self.live):
             raise ValueError(f"wrote {sorted(lacking)[0]!r}, which is not among its live requests; add it")
         if both := set(self.removed) & set(self.live):
             raise ValueError(f"request {sorted(both)[0]!r} is live and removed; it can be one of them")
         return self
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The requests of this version that are facts: all but those that take one out."""
+        return tuple(name for name in self.request_ids if name not in self.removals)
+
+    @property
+    def follows(self) -> str | None:
+        """The snapshot that it comes after: its parent, or what a root was made to take the place of."""
+        return self.parent if self.live is None else self.after
 
     @model_serializer(mode="wrap")
     def _of_its_format(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -183,7 +242,7 @@ def members(chain: Iterable[Manifest]) -> dict[str, int]:
             found = dict.fromkeys(manifest.live, manifest.version)
         for request_id in manifest.removed:
             found.pop(request_id, None)
-        found |= dict.fromkeys(manifest.request_ids, manifest.version)
+        found |= dict.fromkeys((*manifest.facts, *manifest.restored), manifest.version)
     return found
 
 

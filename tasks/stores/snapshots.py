@@ -1,6 +1,6 @@
 """Versions of a line: tensors and manifests addressed by content, numbered versions, and HEAD.
 
-    blobs/<sha256>.safetensors                the tensors of one update
+    blobs/<sha256>.safetensors                the tensors of one update, or a root's values
     manifests/<sha256>.json                   what they are, and the parent they build on
     lines/<line>/versions/<8 digits>.json     created once: the commit of a batch
     lines/<line>/HEAD, lines/<line>/heads/    the version in service, and its history: see `heads`
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 
 TENSORS = "update.safetensors"
+VALUES = "values.safetensors"
+"""What a root keeps apart, for whoever writes on: who only answers does without."""
 BLOBS, MANIFESTS = "blobs", "manifests"
 """Folders of the store."""
 READERS = 8
@@ -46,8 +48,12 @@ class SnapshotStore:
         self._manifests: dict[str, Manifest] = {}  # addressed by content: never stale
         self._versions: dict[tuple[str, int], Version] = {}  # created once, and never replaced
 
-    def publish(self, manifest: Manifest, tensors: "Mapping[str, Tensor]") -> Version:
+    def publish(
+        self, manifest: Manifest, tensors: "Mapping[str, Tensor]", values: "Mapping[str, Tensor] | None" = None
+    ) -> Version:
         """Store the tensors and the manifest, then create the version; again with the same is success.
+
+        `values` go into a file of their own.
 
         Raises:
             LineBusy: another job has created this version; then nothing of ours is in force.
@@ -57,11 +63,14 @@ class SnapshotStore:
 
         if manifest.parent is not None:
             self.manifest(manifest.parent)
-        blob = tensor_bytes(tensors, f"version {manifest.version} of line '{manifest.line}'")
-        manifest = manifest.model_copy(update={"files": {TENSORS: sha256(blob)}})
+        named, files = f"version {manifest.version} of line '{manifest.line}'", {TENSORS: tensors}
+        files |= {VALUES: values} if values else {}
+        blobs = {name: tensor_bytes(some, named) for name, some in files.items()}
+        manifest = manifest.model_copy(update={"files": {name: sha256(blob) for name, blob in blobs.items()}})
         data = manifest_bytes(manifest)
         pointer = VersionPointer(line=manifest.line, version=manifest.version, snapshot=sha256(data))
-        self._blobs.put(blob)
+        for blob in blobs.values():
+            self._blobs.put(blob)
         self._manifest_blobs.put(data)
         try:
             self.store.put_if_absent(version_key(manifest.line, manifest.version), record_bytes(pointer))
@@ -124,12 +133,20 @@ class SnapshotStore:
             snapshot = manifests[-1].parent
         return manifests[::-1]
 
-    def tensors(self, manifest: Manifest) -> "dict[str, Tensor]":
-        """The tensors of one manifest, their bytes verified before anything parses them. Raises DigestMismatch."""
+    def tensors(self, manifest: Manifest, *, values: bool = True) -> "dict[str, Tensor]":
+        """The tensors of one manifest, their bytes verified before anything parses them.
+
+        `values`: those of a root that lie apart, too; who does not write on needs none.
+
+        Raises:
+            DigestMismatch: the bytes are not those that were stored.
+        """
         from tasks.stores.tensors import parsed  # as in `publish`
 
         found: dict[str, Tensor] = {}
         for name, digest in manifest.files.items():
+            if name == VALUES and not values:
+                continue
             what = f"'{name}' of version {manifest.version} of line '{manifest.line}'"
             found |= parsed(self._blobs.get(digest), what)
         return found

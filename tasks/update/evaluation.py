@@ -12,7 +12,7 @@ from tasks.lines.rules import read_rules
 from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
-from tasks.stores.manifest import Head, Version
+from tasks.stores.manifest import Head, Version, members
 from tasks.update.champion import measure_served
 from tasks.update.journal import Journal
 from tasks.update.measured import Served
@@ -20,8 +20,9 @@ from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import live_sample
+from tasks.update.stages import live_facts, live_sample
 from tasks.update.validation import judge_candidate
+from tasks.update.values import standing_of
 from tasks.update.verdicts import Verdict
 from tasks.update.wider import ask_in_context
 
@@ -60,8 +61,10 @@ class Candidate:
 
 
 def edits_of(versions: Sequence[Version], taken: Taken) -> list[Edit]:
-    """The edits of some versions, as far as the ledger still knows what they say."""
-    return [taken.known[name] for v in versions for name in v.manifest.request_ids if name in taken.known]
+    """What the edits of some versions say, one after the other, but for those that a later one takes out again."""
+    held = members(version.manifest for version in versions)
+    own = [name for v in versions for name in (*v.manifest.facts, *v.manifest.restored)]
+    return [taken.known[name] for name in dict.fromkeys(own) if name in held and name in taken.known]
 
 
 def measure_champion(run: Run, session: Session, edits: Sequence[Edit], reference: Reference) -> Champion:
@@ -80,7 +83,8 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit], referenc
 def job_report(run: Run, session: Session, candidate: Candidate, journal: Journal) -> JobReport:
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
     edits = candidate.edits
-    earlier = live_sample(session, candidate.taken, run.policy.retained_sample)
+    standing = standing_of(session, live_facts(session, candidate.taken))
+    earlier = live_sample(session, candidate.taken, run.policy.retained_sample, standing)
     served = candidate.champion.served if candidate.champion else None
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy, served)
     rows = [_measured(row, session, found.verdict) for row in journal.edits.values()]
@@ -111,6 +115,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
         batches=tuple(journal.batches),
+        gone=tuple(journal.gone),
         edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
         samples=tuple(
             Sample(prompt=p, base=before[p], champion=champion.get(p) if champion else None, candidate=after[p])
@@ -137,12 +142,12 @@ def _expiry(run: Run, candidate: Candidate) -> datetime | None:
 def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:
     """One point a version that waits, by the number of facts that stood in the weights then."""
     rows: list[dict[str, float]] = []
-    edits = len(session.live) - sum(len(version.manifest.request_ids) for version in candidate.waiting)
-    for version in candidate.waiting:
-        edits += len(version.manifest.request_ids)
-        metrics: Mapping[str, float] = version.manifest.metrics
+    edits = len(session.live)
+    for manifest in (version.manifest for version in reversed(candidate.waiting)):
+        metrics: Mapping[str, float] = manifest.metrics
         rows.append({"edits": float(edits)} | {name: metrics[name] for name in DRIFT if name in metrics})
-    return rows
+        edits += len(manifest.removed) - len(manifest.facts) - len(manifest.restored)
+    return rows[::-1]
 
 
 def _answers(

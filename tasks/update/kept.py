@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from editing.edit import Edit
 from editing.measure.metrics import EditScores
 from editing.measure.perplexity import Perplexity
+from editing.request import fact_of
 from editing.tokens import holds_special
 from tasks.update.prepared import dump_json
 
@@ -17,7 +18,7 @@ from tasks.update.prepared import dump_json
 def content_of(tokenizer: PreTrainedTokenizerBase, edit: Edit, **more: object) -> dict[str, object]:
     """What an edit says, and how special tokens in it are read: it was otherwise once."""
     read = {"special": "text"} if holds_special(tokenizer, edit.model_dump_json()) else {}
-    return edit.model_dump(exclude={"id"}) | read | more
+    return fact_of(edit).model_dump(exclude={"id"}) | read | more
 
 
 def value_bytes(z_star: Tensor) -> bytes:

@@ -1,10 +1,11 @@
 """What is made of a base before its first edit, once, and then cached: contexts, sampled text, key statistics."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 from safetensors.torch import load_file, save
@@ -23,6 +24,7 @@ from editing.contexts import (
     sample_rows,
 )
 from editing.covariance import SUMMATION, KeyStatistics, Unfinished, collect_statistics, text_digest
+from editing.errors import StatisticsError
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
 from editing.token_rows import TokenRow
@@ -60,10 +62,12 @@ class Preparation:
         layers: tuple[int, ...],
         config: MethodConfig,
         statistics_texts: Sequence[str] | None = None,
+        function: Mapping[str, Any] | None = None,
     ) -> Prepared:
         """All of it; a method that neither searches values nor uses statistics gets only the text.
 
-        Key statistics are of `statistics_texts`, or of text that the model samples itself.
+        Key statistics are of `statistics_texts`, or of text that the model samples itself; contexts and the text of
+        statistics are those of `function`, where a line knows what it is a function of.
 
         Raises:
             StatisticsError: `statistics_texts` hold no words, or the keys are not finite.
@@ -71,10 +75,12 @@ class Preparation:
         if not isinstance(config, LocatingConfig):
             return self.for_asking(config)
         held_out = _held_out(config)
-        statistics = self._statistics(layout, layers, config, statistics_texts, held_out)
+        was = str(function["statistics"]["source"]).removesuffix(", shrunk") if function else None
+        statistics = self._statistics(layout, layers, config, statistics_texts, held_out, was)
         if config.shrink:
             statistics = statistics.shrunk()
-        return Prepared(tuple(self._prefixes(config)), statistics, self._held_out_text(held_out, config.seed))
+        prefixes = function["contexts"] if function else self._prefixes(config)
+        return Prepared(tuple(prefixes), statistics, self._held_out_text(held_out, config.seed))
 
     def for_asking(self, config: MethodConfig) -> Prepared:
         """What it takes to measure this base and to write nothing into it: the text."""
@@ -110,16 +116,26 @@ class Preparation:
         config: LocatingConfig,
         given: Sequence[str] | None,
         held_out: range,
+        was: str | None = None,
     ) -> KeyStatistics:
-        """As they were collected, not shrunk; sums on the way are kept, so that a killed process goes on from them."""
+        """As they were collected, not shrunk; sums on the way are kept, so that a killed process goes on from them.
+
+        `was`: what a line has them from; of a text that is not given again they must be in the cache.
+        """
         loaded, wanted = self.loaded, config.statistics_tokens
-        if given:  # nothing stands beside its tokens, so that it takes more of them for as many keys
+        elsewhere = was if was and was.startswith("text ") and not given else None
+        if given or elsewhere:  # nothing stands beside its tokens, so that it takes more of them for as many keys
             wanted *= 1 + config.statistics_alternatives
         sampled = f"sampled seed={config.seed} alternatives={config.statistics_alternatives} v4"
-        source = f"text {text_digest(given)}" if given else sampled
+        source = f"text {text_digest(given)}" if given else elsewhere or sampled
         about = [loaded.digest, layers, wanted, source, SUMMATION]
 
         def make() -> KeyStatistics:
+            if elsewhere:
+                raise StatisticsError(
+                    f"the line's key statistics are of {elsewhere[:17]}…, and are not in the cache here; give that "
+                    "text by --statistics-text"
+                )
             texts = given or self._rows_with_words(config, held_out)
             made = collect_statistics(
                 loaded.model,

@@ -148,7 +148,7 @@ def _known(workplace: Workplace, chain: Sequence[Manifest]) -> dict[str, Edit]:
 
 
 def _restore(workplace: Workplace, session: Session, manifests: Sequence[Manifest]) -> None:
-    session.restore((one, workplace.store.tensors(one)) for one in manifests)
+    session.restore((one, workplace.store.tensors(one, values=False)) for one in manifests)
 
 
 def _champion(session: Session, edits: Sequence[Edit], record: Record, reference: Reference) -> Served:

@@ -1,23 +1,27 @@
 """The values that the stages of a knowledge update hand on: the run itself, its questions, its batches."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from editing.edit import Edit
 from editing.measure.ability_sets import AbilitySet
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo
+from tasks.ledger.events import State
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
 from tasks.report.data import BatchRow
 from tasks.stores.lease import Lease
 from tasks.stores.manifest import Version
 from tasks.update.policy import Policy
+from tasks.update.values import Standing
 from tasks.update.verdicts import Verdict
 from tasks.workplace import Workplace
 
@@ -76,6 +80,42 @@ class Taken:
     """Every edit that the job may look at, by request: live, waiting, and queued."""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of a request because the model cannot read it, by request."""
+    removals: dict[str, str] = field(default_factory=dict)
+    """The fact that is taken out, by the request that asks for it."""
+    replaced: dict[str, str] = field(default_factory=dict)
+    """The request that takes its place, by fact in service."""
+    ended: dict[str, tuple[State, str]] = field(default_factory=dict)
+    """How requests end that are neither written nor refused, and why."""
+    left: dict[str, str] = field(default_factory=dict)
+    """What stays queued, and why."""
+    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What requests carry besides their facts, by request."""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What a root is made without."""
+
+    removals: Mapping[str, str] = field(default_factory=dict)
+    """Requests that take a fact out, each with that fact."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """Facts, each with the request that says its question anew."""
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.removals.values(), *self.replaced)))
+
+    def __bool__(self) -> bool:
+        return bool(self.removals or self.replaced)
+
+    def __or__(self, other: "Leaving") -> "Leaving":
+        return Leaving({**self.removals, **other.removals}, {**self.replaced, **other.replaced})
+
+    def singly(self) -> Iterator["Leaving"]:
+        """Fact by fact, with all that asks for it."""
+        for fact in self.facts:
+            removals = {name: one for name, one in self.removals.items() if one == fact}
+            yield Leaving(removals, {fact: self.replaced[fact]} if fact in self.replaced else {})
 
 
 @dataclass(frozen=True)
@@ -117,6 +157,20 @@ class Written:
     search_seconds: float
     beside: tuple[Edit, ...] = ()
     """The live facts that what was written reaches, too, and that held before."""
+    z_base: Tensor | None = None
+    """Where the hidden states of the facts are on the base; None for a method that searches no values."""
+    known_by: tuple[str, ...] = ()
+    """What the value of each fact is known by in the line."""
+    standing: Mapping[str, Standing] = field(default_factory=dict)
+    """How much of every fact in the weights is missing now, those of the batch included, by request."""
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """What is stored beside z*, a row a fact."""
+        if self.z_base is None:
+            return {}
+        missing = [self.standing[name].missing if name in self.standing else math.nan for name in self.batch.ids]
+        return {"z_base": self.z_base, "missing": torch.tensor(missing)}
 
 
 @dataclass(frozen=True)

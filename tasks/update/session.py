@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from editing.cache import Cache
-from editing.chat import chat_of, questions_of
+from editing.chat import chat_of
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
-from editing.edit import SLOT, Edit
+from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.measure.fluency import entropies
@@ -24,8 +24,7 @@ from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel, load_model
-from editing.search.rows import CHAT_WEIGHT, TURNS
-from editing.search.values import BY_TURNS, search_values
+from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tasks.lines.hypernetworks import located
 from tasks.lines.specs import LineSpec
@@ -36,12 +35,11 @@ from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
 from tasks.update.prepared import Preparation
+from tasks.update.values import Values, find_values
 
 FLUENCY_SEED = 0
 EDITS_AT_ONCE = 5
 """Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
-VALUES_VERSION = 2
-"""Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 MEASURED_VERSION = 1
 """The same of what is measured of a base: its scores, fluency, perplexity, answers."""
 
@@ -57,7 +55,8 @@ class Session:
     cache: Cache
     held_out: list[str]
     live: list[str] = field(default_factory=list)
-    """Ids of the requests whose facts stand in the weights, oldest first."""
+    """Ids of the requests whose facts stand in the weights, oldest first; those of a root in its own order."""
+    values_known: Values = field(default_factory=Values, repr=False)
     said: dict[int, Known] = field(default_factory=dict, repr=False)
     """What was said in each state of the weights that may come back."""
     # By state of the weights, text and tokens: how the model goes on; then likewise of texts, and of prompts.
@@ -72,7 +71,17 @@ class Session:
 
     def restore(self, versions: Iterable[tuple[Manifest, dict[str, Tensor]]]) -> None:
         """Apply further versions; the resulting tensors must have the recorded digests. Raises DigestMismatch."""
-        self.live += restore_weights(self.loaded, self.weights, self.method_input.history, versions)
+        read: list[Manifest] = []
+
+        def reading() -> Iterator[tuple[Manifest, dict[str, Tensor]]]:
+            for manifest, tensors in versions:
+                read.append(manifest)
+                self.values_known.restore(manifest, tensors)
+                yield manifest, tensors
+
+        found = restore_weights(self.loaded, self.weights, self.method_input.history, reading())
+        self.live = [] if any(one.live is not None for one in read) else self.live
+        self.live += found
 
     def remember(self, request_ids: Sequence[str], batch: BatchUpdate) -> None:
         """A batch was kept: later batches leave its keys alone and count its features."""
@@ -80,31 +89,8 @@ class Session:
         self.live += request_ids
 
     def values(self, edits: Sequence[Edit], live: Sequence[Edit] = ()) -> Tensor:
-        """z* of each edit (n, m) float32: searched on the base, each only once, then read from the cache.
-
-        Edits that share a key have one value, which is searched for all of them and those of `live` that share it, too:
-        again when one comes or goes.
-        """
-        config = self.config
-        if not isinstance(config, LocatingConfig):
-            return self.search(edits)
-        at_once, steps = config.search.edits_at_once, config.search.steps
-        known = [*live, *edits]
-        groups = [group for group in self.keys.groups(known) if group[-1] >= len(live)]
-
-        def make(missing: list[int]) -> Iterator[Tensor]:
-            with Meter("values", len(missing) * steps) as meter:
-                for start in range(0, len(missing), at_once):
-                    chunk = [groups[number] for number in missing[start : start + at_once]]
-                    together = [known[member] for group in chunk for member in group]
-                    values = self.search(together, meter.part(len(chunk) * steps))
-                    last = accumulate(len(group) for group in chunk)
-                    yield from (values[end - 1] for end in last)
-
-        abouts = [self._about_value(config, [known[member] for member in group]) for group in groups]
-        found = self.cache.get_all("values", abouts, make, kept.value_bytes, kept.read_value)
-        of = {member: value for group, value in zip(groups, found, strict=True) for member in group}
-        return torch.stack([of[len(live) + number] for number in range(len(edits))])
+        """z* of each edit (n, m) float32, each searched only once: see `find_values`."""
+        return find_values(self, edits, live)
 
     def sharing(self, edits: Sequence[Edit], live: Sequence[Edit]) -> list[Edit]:
         """Those of the live facts that share a key with one of the edits; none for a method that knows no keys."""
@@ -234,36 +220,21 @@ class Session:
         about = [*self.measured, text_digest(texts), tokens, "blocks"]
         return self.cache.get("perplexity", about, make, kept.perplexity_bytes, kept.read_perplexity)
 
-    def _about_value(self, config: LocatingConfig, edits: Sequence[Edit]) -> list[object]:
-        search = {
-            "version": VALUES_VERSION,
-            "search": config.search.model_dump(exclude={"edits_at_once"}),
-            "layer": self.method_input.layers[-1],
-            "prefixes": self.method_input.prefixes,
-        }
-        chat, stated = self.method_input.chat, []
-        if chat is not None:
-            search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
-        if len(edits) > 1:
-            search["together"] = 1  # counts the changes of how values are found that facts share
-        for edit in edits:
-            fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
-            asked = {} if chat is None else {"asked": questions_of(edit)}
-            stated.append(kept.content_of(self.loaded.tokenizer, fact, **asked))
-        return [self.loaded.digest, search, *stated]
-
 
 def open_session(
     spec: LineSpec,
     settings: Settings,
     *,
     statistics_texts: Sequence[str] | None = None,
+    function: Mapping[str, Any] | None = None,
     only_asked: bool = False,
 ) -> Session:
     """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
 
     Key statistics come from text that the model samples itself, or from `statistics_texts`; a method that uses none
-    gets none. Where the model is `only_asked`, and nothing written, there are neither contexts nor statistics.
+    gets none. Layers, contexts and the kind of statistics are those of `function`, what the line's versions are made
+    with (tasks/update/function.py), where there is one. Where the model is `only_asked`, and nothing written, there are
+    neither contexts nor statistics.
 
     Raises:
         ModelError, StatisticsError
@@ -278,12 +249,14 @@ def open_session(
         on_progress=partial(progress, "model"),
     )
     layout = layout_of(loaded.model)
+    if function:
+        config = config.model_copy(update={"layers": tuple(function["layers"])})
     layers = edited_layers(loaded.model, layout, config)
     if isinstance(config, MendConfig) and not only_asked:  # refused before anything long begins
         network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = Cache(settings.cache_folder)
     base = Preparation(loaded, cache)
-    ready = base.for_asking(config) if only_asked else base.make(layout, layers, config, statistics_texts)
+    ready = base.for_asking(config) if only_asked else base.make(layout, layers, config, statistics_texts, function)
     weights = EditedWeights(loaded.model, layout)
     given = MethodInput(
         loaded.model,

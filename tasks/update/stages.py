@@ -6,16 +6,19 @@ Each can be called by itself. The flow wraps each in a Prefect task (tasks/updat
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from editing.edit import Edit, make_edit
-from editing.errors import EditingError, InvalidEdit
+from editing.edit import Edit, shown
+from editing.errors import EditingError, InvalidEdit, UsageError
 from editing.methods import compute_update
-from tasks.ledger import intake
+from editing.request import Request, fact_of, make_request
+from tasks.ledger import choosing
 from tasks.ledger.catching_up import catch_up, version_events
-from tasks.ledger.events import Event
+from tasks.ledger.choosing import Line
+from tasks.ledger.events import Event, State
+from tasks.ledger.removals import removed_by, take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
@@ -24,6 +27,8 @@ from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
+from tasks.stores.roots import StoredValues
+from tasks.update.function import check_statistics, function_of, stored_function
 from tasks.update.records import record_of
 from tasks.update.reference import measure_reference
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
@@ -31,6 +36,7 @@ from tasks.update.saying import prompts_alone, say
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, validate_batch
+from tasks.update.values import Standing, asked_first, base_states, known_by, standing_after, told_standing
 
 
 def footing(view: LineView) -> Footing:
@@ -38,14 +44,31 @@ def footing(view: LineView) -> Footing:
     return Footing(view.tip, view.sequence, tuple(view.waiting))
 
 
-def take_up(run: Run, view: LineView, limit: int | None) -> Taken:
-    """The queued requests in their order, and why some are refused: contradictions and repetitions."""
+def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | None = None) -> Taken:
+    """What is written, taken out and replaced of what is queued, what is refused or left, and why.
+
+    Raises:
+        UsageError: `only` names what is not queued.
+    """
     ledger = run.workplace.ledger
+    take_out_withdrawn(run.workplace.store, ledger, view, run.actor)
+    take_out_expired(run.workplace.store, ledger, view, run.actor)
     queued = ledger.queued(run.line)
-    live = known_edits(ledger, run.line, list(members(chain(view, view.tip))))
-    taken = intake.take(queued, list(live.values()), limit)
-    waiting = {request.request_id: edit for request in queued if (edit := _edit(request.payload)) is not None}
-    return Taken(taken.accepted, taken.rejected, waiting | live)
+    names = {name for one in queued for name in (one.request_id, removed_by(one.payload))}
+    if only is not None and (strange := [name for name in only if name not in names]):
+        raise UsageError(
+            f"request {shown(strange[0])} is not queued on line '{run.line}'; see errata status {run.line}"
+        )
+    held = list(members(chain(view, view.tip)))
+    live = known_edits(ledger, run.line, held)
+    stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
+    found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
+    requests = {one.request_id: edit for one in queued if (edit := _request(one.payload)) is not None}
+    return Taken(
+        found.accepted, found.rejected, {name: fact_of(edit) for name, edit in requests.items()} | live,
+        removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
+        carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)},
+    )  # fmt: skip
 
 
 def known_edits(ledger: Ledger, line: str, requests: Sequence[str]) -> dict[str, Edit]:
@@ -54,29 +77,40 @@ def known_edits(ledger: Ledger, line: str, requests: Sequence[str]) -> dict[str,
     return {name: edit for name in requests if (edit := _edit(payloads.get(name))) is not None}
 
 
-def write_rejections(run: Run, rejected: dict[str, str]) -> None:
-    """The refused requests' last event, of those that are queued when it is written; safe to repeat."""
+def write_rejections(run: Run, rejected: dict[str, str], ended: Mapping[str, tuple[State, str]] | None = None) -> None:
+    """The last event of what is refused or ends otherwise, where it is queued when it is written; safe to repeat."""
+    endings: dict[str, tuple[State, str]] = {name: ("rejected", reason) for name, reason in rejected.items()}
+    endings |= ended or {}
     events = [
         Event(
             request_id=request_id,
-            event="rejected",
+            event=event,
             line=run.line,
             actor=run.actor,
             reason=reason,
             flow_run_id=run.flow_run_id or None,
         )
-        for request_id, reason in rejected.items()
+        for request_id, (event, reason) in endings.items()
     ]
     run.workplace.ledger.write(
-        [(run.line, request_id) for request_id in rejected],
+        [(run.line, request_id) for request_id in endings],
         lambda known: [event for event in events if known[run.line, event.request_id].state == "queued"],
     )
 
 
 def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
-    """The base of the line with its key statistics; the line is defined from then on."""
-    store = run.workplace.store.store
-    session = open_session(run.spec, run.workplace.settings, statistics_texts=statistics_texts)
+    """The base of the line with its key statistics; the line is defined from then on.
+
+    Raises:
+        UsageError: the line has other key statistics than of this text.
+    """
+    store, made = run.workplace.store.store, [one.manifest for one in run.workplace.store.versions(run.line)]
+    function = stored_function(made)
+    check_statistics(run.line, function, statistics_texts)
+    session = open_session(
+        run.spec, run.workplace.settings, statistics_texts=statistics_texts, function=function or None
+    )
+    session.values_known.stored = StoredValues(run.workplace.store, made).get
     keep(store, session.config)
     save_line(store, run.spec)
     return session
@@ -92,7 +126,10 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
-    return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
+    replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
+    return replace(
+        taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known, replaced=replaced
+    )
 
 
 def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Written:
@@ -104,8 +141,19 @@ def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Wri
     sharing = sharing or Sharing()
     z_star = session.values(batch.edits, sharing.same)
     searched = time.perf_counter() - started
+    names = tuple(known_by(session, batch.edits, sharing.same))
+    z_base = base_states(session, batch.edits) if names else None
     update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing.same)
-    return Written(batch, update, z_star, session.weights.apply(update.update), searched, sharing.holding)
+    undo = session.weights.apply(update.update)
+    return Written(batch, update, z_star, undo, searched, sharing.holding, z_base, names)
+
+
+def stand(session: Session, taken: Taken, written: Written) -> Written:
+    """The same with how much of every live fact's correction is missing, now that the batch is written."""
+    if written.z_base is None:
+        return written
+    earlier, values = live_facts(session, taken), (written.z_star, written.z_base)
+    return replace(written, standing=standing_after(session, written.known_by, values, written.batch.edits, earlier))
 
 
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
@@ -136,6 +184,9 @@ def manifest_of(
         base_digest=session.loaded.digest,
         config=run.spec.config.model_dump(mode="json"),
         request_ids=batch.ids,
+        values=judged.written.known_by if judged.written else (),
+        function=function_of(session),
+        standing=told_standing(judged.written.standing) if judged.written else {},
         tensor_digests=session.weights.digests(),
         metrics=judged.verdict.metrics,
         request_metrics=judged.verdict.request_metrics,
@@ -155,9 +206,21 @@ def publish(run: Run, written: Written, manifest: Manifest) -> Version:
     the version tells nothing about it: whether it can be put in service itself is asked before the next batch.
     """
     run.lease.renew()
-    version = run.workplace.store.publish(manifest, pack(written.update, written.z_star))
+    version = run.workplace.store.publish(manifest, pack(written.update, written.z_star, written.rows))
     run.workplace.ledger.append_possible(version_events(version, run.actor))
     return version
+
+
+def unfinished(view: LineView) -> bool:
+    """Whether a job was killed between taking a fact out and writing what replaces it."""
+    held = members(chain(view, view.tip))
+    return any(not {old, new} & held.keys() for one in view.waiting for old, new in one.manifest.replaced.items())
+
+
+def unreplaced(session: Session, stand: Footing) -> list[str]:
+    """Facts in service that waiting versions take out for others which are not there: those were not kept."""
+    pairs = [pair for version in stand.waiting for pair in version.manifest.replaced.items()]
+    return [old for old, new in dict.fromkeys(pairs) if old not in session.live and new not in session.live]
 
 
 def undo(session: Session, written: Written) -> str:
@@ -245,9 +308,15 @@ def requeue(run: Run, made: Sequence[Version]) -> list[str]:
     return [event.request_id for event in queued]
 
 
-def live_sample(session: Session, taken: Taken, size: int) -> list[Edit]:
-    """A fixed, evenly spread sample of the facts in the weights, as far as the ledger still knows what they say."""
-    return spread_sample(live_facts(session, taken), size)
+def live_sample(session: Session, taken: Taken, size: int, standing: Mapping[str, Standing]) -> list[Edit]:
+    """So many of the facts in the weights, as far as the ledger still knows what they say.
+
+    First, up to half of them, those of which less stands than when they were written; then a fixed, even sample.
+    """
+    live = live_facts(session, taken)
+    first = asked_first(live, standing, size // 2)
+    named = {edit.id for edit in first}
+    return [*first, *spread_sample([edit for edit in live if edit.id not in named], size - len(first))]
 
 
 def live_facts(session: Session, taken: Taken) -> list[Edit]:
@@ -261,8 +330,14 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
 
 
 def _edit(payload: object) -> Edit | None:
-    """The edit of a request, or None where it is none; intake says why."""
+    """The fact of a request, or None where it is none."""
+    request = _request(payload)
+    return None if request is None else fact_of(request)
+
+
+def _request(payload: object) -> Edit | None:
+    """A request with what it carries, or None where it is none; intake says why."""
     try:
-        return make_edit(payload) if isinstance(payload, dict) else None
+        return make_request(payload) if isinstance(payload, dict) else None
     except InvalidEdit:
         return None

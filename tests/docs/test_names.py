@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from editing.edit import Edit
 from editing.methods import METHODS
+from editing.request import Request
 from tasks.ledger.events import TRANSITIONS
 from tasks.ledger.scanning import COLUMNS
 from tasks.stores.manifest import Head, Manifest
@@ -122,4 +122,4 @@ def test_every_finding_and_every_limit_of_a_watch_is_told():
 
 
 def test_the_fields_of_a_request_are_all_told():
-    assert first_column(section("requests.md", "Fields")) == set(Edit.model_fields)
+    assert first_column(section("requests.md", "Fields")) == set(Request.model_fields)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.digests import tensor_digest
-from editing.errors import SolveError
+from editing.errors import EditingError, SolveError
 from editing.layout import layout_of
 from editing.weights import EditedWeights, Factors, concatenate, overlay
 
@@ -145,3 +145,42 @@ def test_a_state_of_the_weights_has_one_number_whenever_they_are_in_it(tiny):
     assert weights.state not in (0, one, two)
     weights.revert(first)
     assert weights.state == 0
+
+
+def test_finished_tensors_are_what_later_updates_are_added_to(tiny):
+    """Written as tensors or as factors, the same facts are the same weights, and the base comes back bit for bit."""
+    model, weights = tiny.model, EditedWeights(tiny.model, layout_of(tiny.model))
+    base = all_digests(model)
+    weights.apply(update_for(model, 0))
+    weights.settle(update_for(model, 0))
+    finished, first = {name: model.get_parameter(name).clone() for name in weights.base}, all_digests(model)
+    weights.apply(update_for(model, 1))
+    both = all_digests(model)
+    change = {name: weights.change(name) for name in weights.base}
+    undo = weights.to_base()
+    assert all_digests(model) == base and not weights.floor and not weights.sums
+    assert all(weights.change(name) is None for name in weights.base)
+    weights.put(finished)
+    assert all_digests(model) == first
+    weights.apply(update_for(model, 1))
+    assert all_digests(model) == both
+    for name, then in change.items():
+        oriented = weights.layout.oriented
+        apart = oriented(model.get_parameter(name).double()) - oriented(weights.original(name).double())
+        assert torch.equal(weights.change(name), then)
+        torch.testing.assert_close(then, apart, atol=1e-6, rtol=0)
+    with weights.at_base():
+        assert all_digests(model) == base
+    assert all_digests(model) == both
+    weights.to_base()
+    weights.revert(undo)
+    assert all_digests(model) == both and weights.floor
+
+
+def test_tensors_that_do_not_fit_are_refused_before_any_is_written(tiny):
+    weights, names = EditedWeights(tiny.model, layout_of(tiny.model)), list(update_for(tiny.model))
+    before, good = all_digests(tiny.model), tiny.model.get_parameter(names[0]) + 1
+    for bad in (good[:1], good.bfloat16(), good * float("nan")):
+        with pytest.raises(EditingError, match=rf"the tensor of {names[1]} does not fit the model or is not finite"):
+            weights.put({names[0]: good, names[1]: bad})
+        assert all_digests(tiny.model) == before

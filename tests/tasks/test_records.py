@@ -153,12 +153,28 @@ def test_a_root_names_what_is_live_and_what_came_before_it_counts_no_more():
     assert list(members([])) == []
 
 
+def test_what_takes_a_fact_out_is_no_fact_and_what_is_written_back_is_one():
+    leaving = {"request_ids": ("x",), "removals": {"x": "a"}, "replaced": {"b": "n"}, "removed": ("a", "b")}
+    root = manifest(2, None, live=("c",), after="s1", based_on=1, **leaving)
+    back = manifest(3, "s2", request_ids=(), restored=("b",), based_on=1)
+    assert (root.facts, root.follows, back.follows) == ((), "s1", "s2")
+    assert members([root, back]) == {"c": 2, "b": 3}
+
+
+def test_what_says_nothing_of_a_root_is_no_part_of_a_version():
+    assert not {"after", "removals", "replaced", "restored"} & json.loads(manifest_bytes(manifest())).keys()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"parent": "s", "live": ("r1",)}, "only a root"),
         ({"live": ("other",)}, "'r1', which is not among its live requests"),
         ({"live": ("r1", "x"), "removed": ("x",)}, "'x' is live and removed"),
+        ({"parent": "s", "after": "s"}, "only a root says what it comes after"),
+        ({"removals": {"x": "b"}, "removed": ("b",)}, "removal 'x' is none of its requests"),
+        ({"request_ids": ("x",), "live": (), "removals": {"x": "b"}}, "fact 'b' leaves, and is not among the removed"),
+        ({"live": ("r1",), "replaced": {"b": "c"}}, "fact 'b' leaves, and is not among the removed"),
         ({"format": 1, "based_on": 1}, "format 1 has no based_on"),
     ],
 )

@@ -1,5 +1,7 @@
 """Laws of catching up: after a kill the ledger says what storage says, and saying it twice adds nothing."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
@@ -28,9 +30,9 @@ def store(folder) -> SnapshotStore:
 
 
 def made(
-    store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: str, **more: object
+    store: SnapshotStore, ledger: Ledger, number: int, parent: Version | None, requests: Iterable[str], **more: object
 ) -> Version:
-    """A version of `requests` (one letter each) as a job makes it, killed before it wrote the events."""
+    """A version of `requests` (of a text, one letter each) as a job makes it, killed before it wrote the events."""
     for name in requests:
         ledger.append([Event(request_id=name, event=what, line=LINE, actor="ann") for what in ("received", "queued")])
     manifest = Manifest(
@@ -243,7 +245,7 @@ def test_a_version_made_anew_from_the_base_takes_over_what_it_carries_and_out_wh
     first = written(store, ledger, 1, None, "ab")
     head = store.move_head(LINE, first, None, "promote", "eve", "")
     catch_up(store, ledger, LINE, "ann")
-    root = {"based_on": head.sequence, "live": ("a", "c"), "removed": ("b",)}
+    root = {"based_on": head.sequence, "live": ("a", "c"), "after": first.snapshot, "removed": ("b",)}
     second = written(store, ledger, 2, None, "c", **root)
     view = look(store, ledger, LINE)
     assert [version.number for version in view.waiting] == [2] and view.tip == second.snapshot
@@ -255,6 +257,150 @@ def test_a_version_made_anew_from_the_base_takes_over_what_it_carries_and_out_wh
     assert states(ledger) == {"a": "promoted", "b": "retracted", "c": "promoted"}
     assert ledger.history("a") == before
     assert look(store, ledger, LINE).live == {"a": 2, "c": 2}
+
+
+def rooted(store: SnapshotStore, ledger: Ledger, number: int, after: Version, live: str, **more: object) -> Version:
+    """A root that comes after a version and holds the facts `live`, with its events."""
+    leaving = (*more.get("removals", {}).values(), *more.get("replaced", {}))
+    root = {"live": tuple(live), "after": after.snapshot, "removed": leaving}
+    version = made(store, ledger, number, None, more.get("removals", {}), **root, **more)
+    ledger.append_possible(version_events(version, "ann"))
+    return version
+
+
+def waiting(store: SnapshotStore, ledger: Ledger) -> list[int]:
+    return [version.number for version in look(store, ledger, LINE).waiting]
+
+
+def test_a_fact_is_taken_out_of_service_and_comes_back_with_an_older_version(store, ledger):
+    first = written(store, ledger, 1, None, "ab", based_on=0)
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    root = rooted(store, ledger, 2, first, "a", based_on=1, removals={"x": "b"})
+    assert states(ledger) == {"a": "promoted", "b": "promoted", "x": "committed"} and waiting(store, ledger) == [2]
+    head = store.move_head(LINE, root, head, "promote", "eve", "as asked")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "retracted", "x": "promoted"}
+    assert ledger.states(LINE)["b"].reason == "by request 'x'; as asked"
+    head = store.move_head(LINE, first, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "promoted", "x": "rolled_back"}
+    head = store.move_head(LINE, root, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "retracted", "x": "promoted"}
+    store.move_head(LINE, None, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "rolled_back", "b": "retracted", "x": "rolled_back"}
+
+
+def test_a_refused_removal_leaves_its_fact_where_it_was(store, ledger):
+    first, head = promoted(store, ledger)
+    root = rooted(store, ledger, 2, first, "", based_on=1, removals={"x": "a"})
+    store.move_head(LINE, first, head, "reject", "eve", "it is right", rejected=(root.number,))
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "x": "rejected"} and waiting(store, ledger) == []
+
+
+def test_a_version_without_the_refused_fact_decides_those_that_it_comes_after(store, ledger):
+    first = written(store, ledger, 1, None, "ab", based_on=0)
+    second = written(store, ledger, 2, first, "cd", based_on=0)
+    root = rooted(store, ledger, 3, second, "ac", based_on=0, removals={"refuse:b@5": "b", "retract:d@5": "d"})
+    written(store, ledger, 4, root, "e", based_on=0)
+    assert waiting(store, ledger) == [1, 2, 3, 4]
+    head = store.move_head(LINE, root, None, "promote", "eve", "but for b")
+    assert waiting(store, ledger) == [4]
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {
+        "a": "promoted", "b": "rejected", "c": "promoted", "d": "retracted", "e": "committed",
+        "refuse:b@5": "promoted", "retract:d@5": "promoted",
+    }  # fmt: skip
+    assert waiting(store, ledger) == [4] and look(store, ledger, LINE).live == {"a": 3, "c": 3}
+    store.move_head(LINE, root, head, "reject", "eve", "no", rejected=(4,))
+    catch_up_twice(store, ledger)
+    assert waiting(store, ledger) == [] and states(ledger)["e"] == "rejected"
+
+
+def test_a_version_that_waits_can_be_put_in_service_before_the_root_that_comes_after_it(store, ledger):
+    first = written(store, ledger, 1, None, "ab", based_on=0)
+    root = rooted(store, ledger, 2, first, "a", based_on=0, removals={"refuse:b@5": "b"})
+    head = store.move_head(LINE, first, None, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert waiting(store, ledger) == [2]
+    store.move_head(LINE, root, head, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "b": "retracted", "refuse:b@5": "promoted"}
+
+
+def test_a_fact_is_replaced_and_one_event_says_by_whom(store, ledger):
+    first, head = promoted(store, ledger)
+    root = rooted(store, ledger, 2, first, "", based_on=1, replaced={"a": "n"})
+    new = written(store, ledger, 3, root, "n", based_on=1)
+    assert waiting(store, ledger) == [2, 3]
+    head = store.move_head(LINE, new, head, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "superseded", "n": "promoted"}
+    assert [event.reason for event in ledger.history("a") if event.event == "superseded"] == ["replaced by request 'n'"]
+    store.move_head(LINE, first, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted", "n": "rolled_back"} and waiting(store, ledger) == []
+
+
+def test_what_was_to_replace_a_fact_was_not_kept_and_the_fact_stays_in_service_throughout(store, ledger):
+    first, head = promoted(store, ledger)
+    root = rooted(store, ledger, 2, first, "", based_on=1, replaced={"a": "n"})
+    back = made(store, ledger, 3, root, "", based_on=1, restored=("a",))
+    assert waiting(store, ledger) == [2, 3]
+    head = store.move_head(LINE, back, head, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted"} and waiting(store, ledger) == []
+    assert look(store, ledger, LINE).live == {"a": 3}
+    store.move_head(LINE, first, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "promoted"} and waiting(store, ledger) == []
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_root_that_no_request_asked_for_waits_until_it_is_decided_and_never_again(store, ledger, refused):
+    first, head = promoted(store, ledger)
+    root = rooted(store, ledger, 2, first, "a", based_on=1)
+    catch_up_twice(store, ledger)
+    assert waiting(store, ledger) == [2]
+    if refused:
+        head = store.move_head(LINE, first, head, "reject", "eve", "no", rejected=(2,))
+    else:
+        head = store.move_head(LINE, root, head, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert waiting(store, ledger) == [] and states(ledger) == {"a": "promoted"}
+    head = store.move_head(LINE, None, head, "rollback", "eve", "")
+    store.move_head(LINE, first, head, "rollback", "eve", "")
+    written(store, ledger, 3, first, "c", based_on=head.sequence + 1)
+    catch_up_twice(store, ledger)
+    assert waiting(store, ledger) == [3]
+
+
+def test_what_was_written_again_after_it_was_taken_out_is_not_taken_out_twice(store, ledger):
+    first, head = promoted(store, ledger)
+    root = rooted(store, ledger, 2, first, "", based_on=1, removals={"x": "a"})
+    head = store.move_head(LINE, root, head, "promote", "eve", "")
+    catch_up(store, ledger, LINE, "ann")
+    again = written(store, ledger, 3, root, "a", based_on=2)
+    catch_up_twice(store, ledger)
+    assert states(ledger)["a"] == "committed"
+    head = store.move_head(LINE, again, head, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger)["a"] == "promoted"
+    store.move_head(LINE, root, head, "rollback", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "rolled_back", "x": "promoted"}
+
+
+def test_a_root_is_caught_up_after_a_kill_and_a_move(store, ledger):
+    first, head = promoted(store, ledger)
+    more = {"live": (), "after": first.snapshot, "removed": ("a",), "removals": {"x": "a"}}
+    root = made(store, ledger, 2, None, "x", based_on=1, **more)
+    store.move_head(LINE, root, head, "promote", "eve", "")
+    catch_up_twice(store, ledger)
+    assert states(ledger) == {"a": "retracted", "x": "promoted"}
 
 
 def test_rolling_back_below_and_forward_again_does_not_bring_back_what_was_built_in_between(store, ledger):

@@ -52,6 +52,10 @@ class KeyHistory:
             self.moments[name] = self.moments[name] + sums if name in self.moments else sums
         self.count += len(next(iter(keys.values()))) if keys else 0
 
+    def clear(self) -> None:
+        """Forget all facts: they are not in the weights any more."""
+        self.grams, self.recent, self.moments, self.count, self._known = {}, {}, {}, 0, {}
+
     def gram(self, layer: int, size: int) -> Tensor:
         """H = Σ k kᵀ of a layer, (d, d) float64; zero when there are no facts yet. It is not to be written to."""
         H_dd, recent = self.grams.get(layer), self.recent.get(layer)

@@ -1,0 +1,75 @@
+"""Whether a root does no harm: what is asked of what it takes the place of is asked of it, too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from editing.edit import Edit
+from editing.measure.metrics import EditScores
+from tasks.report.data import Check
+from tasks.update.judge import MEASURES, Measured, judge, lost_at
+from tasks.update.policy import Policy
+from tasks.update.run import Reference, spread_sample
+from tasks.update.screening import readable
+from tasks.update.session import Session
+from tasks.update.validation import bare, fluency_prompts, measure_fluency, measure_perplexity
+from tasks.update.verdicts import Verdict
+
+WITH_NEIGHBORS = 10
+"""Facts whose neighbors are asked, too: as many as a batch has."""
+ROUNDING = 1e-3
+"""By how much, as a share, a number may be worse than it was and still count as the same."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a state of the line came to on the facts that stay."""
+
+    facts: Mapping[str, EditScores]
+    """Of a fixed sample, by id, their prompts alone."""
+    neighbors: Mapping[str, EditScores]
+    """Of some of them, all that is asked about them."""
+    metrics: Mapping[str, float]
+    prompts: int
+    """That a text was generated from."""
+
+
+def ask(session: Session, staying: Sequence[Edit], reference: Reference, policy: Policy) -> Asked:
+    """Ask the model as it stands; what was asked in this state of the weights is not asked again."""
+    sample = readable(session.loaded, spread_sample(staying, policy.retained_sample)).accepted
+    few = spread_sample(sample, WITH_NEIGHBORS)
+    facts = session.scores([bare(edit) for edit in sample])
+    before = session.base_scores(few, policy.neighborhood_probes)
+    neighbors = session.scores(few, before, policy.neighborhood_probes)
+    prompts = fluency_prompts(session, few, policy)
+
+    def silent(done: int, total: int) -> None:
+        return None
+
+    metrics = measure_perplexity(session, reference, policy, silent) | measure_fluency(session, prompts, policy, silent)
+    return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts))
+
+
+def judge_root(before: Asked, after: Asked, policy: Policy) -> Verdict:
+    """The judge of batches on what the root changed: facts that held, answers of neighbors, text.
+
+    A limit that the line missed before fails no root that is not worse: it may be what the root is made for.
+    """
+    holding = [name for name, one in before.facts.items() if one.efficacy_prob]
+    held = sum(bool(after.facts[name].efficacy_prob) for name in holding)
+    metrics = dict(after.metrics)
+    if holding:
+        metrics["retained_efficacy_prob"] = held / len(holding)
+    samples = {"efficacy": 0, "retained": len(holding), "fluency": after.prompts}
+    lost = {name: lost_at(one, before.neighbors[name]) for name, one in after.neighbors.items()}
+    then = judge(Measured(before.metrics, {}, {"efficacy": 0, "retained": 0, "fluency": before.prompts}), policy)
+    was = {row.field: row for row in then if not row.holds}
+    rows = [_excused(row, was.get(row.field)) for row in judge(Measured(metrics, lost, samples), policy, MEASURES)]
+    return Verdict(metrics, {}, tuple(rows))
+
+
+def _excused(row: Check, was: Check | None) -> Check:
+    if row.holds or was is None or row.value is None or was.value is None:
+        return row
+    rises = row.field.startswith("max_")
+    worse = row.value > was.value * (1 + ROUNDING) if rises else row.value < was.value * (1 - ROUNDING)
+    return row if worse else row.model_copy(update={"then": "warn", "reason": f"{row.reason}, as before"})

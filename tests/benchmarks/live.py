@@ -1,0 +1,198 @@
+"""Facts that live: one taken out, some said anew, and how far batches are from the line made anew.
+
+    python -m tests.benchmarks.live order   --data counterfact_dev.parquet --edits 50 200
+    python -m tests.benchmarks.live retract --data counterfact_dev.parquet --edits 200 --facts 5
+    python -m tests.benchmarks.live replace --data counterfact_dev.parquet --edits 50 --facts 10
+
+Values are searched once and cached, so that the runs share them. `retract` builds the line that never held the fact in
+a process of its own, in another order.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from editing.edit import Edit
+from editing.measure.fluency import generate
+from editing.methods import compute_rebase
+from editing.methods.shared.history import KeyHistory
+from editing.methods.standing import relative_drift
+from flows.benchmark import read_benchmark
+from tasks.update.session import Session
+from tasks.update.values import base_states, known_by, standing_after, standing_of
+from tests.benchmarks.sequence import BATCH, open_method, write_batch
+
+SAID_TOKENS, CONTROLS = 5, 20
+
+
+def root(session: Session, edits: Sequence[Edit]) -> float:
+    """Write these facts together from the base; seconds, with values from the cache."""
+    z_star = session.values(edits)
+    started = time.perf_counter()
+    session.weights.to_base()
+    session.method_input = replace(session.method_input, history=KeyHistory())
+    made = compute_rebase(session.method_input, edits, z_star, session.config)
+    session.weights.apply(made.update)
+    session.live, seconds = [edit.id for edit in edits], time.perf_counter() - started
+    session.method_input.history.add(made.keys, made.moments)
+    return seconds
+
+
+def batches(session: Session, edits: Sequence[Edit], written: Sequence[Edit] = ()) -> None:
+    """Write these facts in batches of ten, after those that are written."""
+    for start in range(0, len(edits), BATCH):
+        some = edits[start : start + BATCH]
+        write_batch(session, some, cached=True, keep=True, live=[*written, *edits[:start]])
+
+
+def empty(session: Session) -> None:
+    session.weights.to_base()
+    session.method_input, session.live = replace(session.method_input, history=KeyHistory()), []
+
+
+def says(session: Session, prompts: Sequence[str]) -> list[str]:
+    return generate(session.loaded.model, session.loaded.tokenizer, prompts, SAID_TOKENS)
+
+
+def takes(session: Session, edits: Sequence[Edit]) -> dict[str, bool]:
+    bare = [edit.model_copy(update={"paraphrases": (), "neighborhood": (), "portability": ()}) for edit in edits]
+    return {one.edit_id: bool(one.efficacy_prob) for one in session.scores(bare)}
+
+
+def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None:
+    """How far batches in sequence are from the root of the same facts."""
+    for size in sizes:
+        some = edits[:size]
+        empty(session)
+        batches(session, some)
+        names = sorted(session.weights.base)
+        grown = {name: session.weights.change(name).clone() for name in names}
+        said, took = says(session, [edit.text for edit in some]), takes(session, some)
+        seconds = root(session, some)
+        far = [float((grown[name] - (anew := session.weights.change(name))).norm() / anew.norm()) for name in names]
+        other, now = says(session, [edit.text for edit in some]), takes(session, some)
+        differ = sum(one != two for one, two in zip(said, other, strict=True))
+        z_base, values = base_states(session, some), session.values(some)
+        standing_after(session, known_by(session, some), (values, z_base), some)
+        started = time.process_time()
+        standing = standing_of(session, some)
+        measured = time.process_time() - started
+        missing = torch.tensor([one.missing for one in standing.values()])
+        print(
+            f"{size} facts: root in {seconds:.1f} s; updates apart by {', '.join(f'{x:.3f}' for x in far)} of the "
+            f"root's, layer by layer; {differ} say another text; {sum(took.values())} take in batches, "
+            f"{sum(now.values())} in the root; missing of a fact's correction: median {missing.median():.3f}, 99 % {missing.quantile(0.99):.3f}, "
+            f"measured in {measured:.1f} s of processor time"
+        )
+
+
+def retract(session: Session, edits: Sequence[Edit], facts: int, others: Sequence[Edit], never: Sequence[str]) -> None:
+    """Take single facts out of the line, each alone."""
+    root(session, edits)
+    held = takes(session, edits)
+    chosen = random.Random(0).sample(list(edits), facts)
+    seconds, kept, changed, controls, same = [], [], [], [], []
+    for fact in chosen:
+        staying = [edit for edit in edits if edit.id != fact.id]
+        seconds.append(root(session, staying))
+        found = session.weights.digests()
+        now = takes(session, staying)
+        kept.append(fmean(now[edit.id] for edit in staying if held[edit.id]))
+        like = [edit for edit in others if edit.prompt == fact.prompt][:CONTROLS]
+        asked, control = (
+            [fact.text, *fact.paraphrases],
+            [text for edit in like for text in (edit.text, *edit.paraphrases)],
+        )
+        after = says(session, [*asked, *control])
+        with session.weights.at_base():
+            before = says(session, [*asked, *control])
+        differs = [one != two for one, two in zip(before, after, strict=True)]
+        changed += differs[: len(asked)]
+        controls += differs[len(asked) :]
+        built = subprocess.run([*never, fact.id], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        same.append(json.loads(built) == found)
+        print(f"{fact.id}: {seconds[-1]:.1f} s, digests of a line that never held it: {same[-1]}", flush=True)
+    print(
+        f"{facts} of {len(edits)} facts taken out, each alone: {fmean(seconds):.1f} s; {sum(same)} of {facts} with the "
+        f"digests of a line that never held it; {100 * fmean(kept):.1f} % of the others hold still; what was asked of "
+        f"it differs from the base {sum(changed)} of {len(changed)} times, control questions {sum(controls)} of "
+        f"{len(controls)}"
+    )
+    root(session, [])
+    base = session.weights.base.items()
+    whole = all(torch.equal(session.loaded.model.get_parameter(name), tensor) for name, tensor in base)
+    print(f"all taken out: {'the base, bit for bit' if whole else 'NOT the base'}")
+
+
+def replace_often(session: Session, edits: Sequence[Edit], facts: int, revisions: Sequence[int]) -> None:
+    """Facts said anew some times, by roots, and by writing on."""
+    targets = list(dict.fromkeys(edit.target_new for edit in edits))
+    drawn = random.Random(0)
+
+    def said_anew(times: int) -> list[list[Edit]]:
+        """Revision by revision; the last is the same, however many there were."""
+
+        def anew(given: Sequence[str]) -> list[Edit]:
+            return [edit.model_copy(update={"target_new": one}) for edit, one in zip(edits[:facts], given, strict=True)]
+
+        return [*(anew(drawn.choices(targets, k=facts)) for _ in range(times - 1)), anew(targets[-facts:])]
+
+    digests = []
+    for times in revisions:
+        rounds = said_anew(times)
+        last, rest = rounds[-1], list(edits[facts:])
+        for some in rounds:  # each revision makes a root
+            root(session, [*rest, *some])
+        digests.append(session.weights.digests())
+        by_root = _numbers(session, last, rest)
+        empty(session)
+        batches(session, list(edits))
+        for some in rounds:
+            batches(session, some)  # written on, as without roots
+        print(f"revised {times} times: by roots {by_root}; written on {_numbers(session, last, rest)}", flush=True)
+    print(f"digests are the same after {', '.join(map(str, revisions))}: {all(one == digests[0] for one in digests)}")
+
+
+def _numbers(session: Session, last: Sequence[Edit], rest: Sequence[Edit]) -> str:
+    drift = [relative_drift(session.method_input, session.weights, layer) for layer in session.method_input.layers]
+    new, old = fmean(takes(session, last).values()), fmean(takes(session, rest).values())
+    scores = session.scores(rest[:20], session.base_scores(rest[:20], 5), 5)
+    near = fmean(one.locality_prob for one in scores if one.locality_prob is not None)
+    return f"take {100 * new:.0f} %, others {100 * old:.0f} %, neighbors {100 * near:.1f} %, drift {fmean(drift):.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.live", description="Facts that live.")
+    parser.add_argument("what", choices=["order", "retract", "replace", "never"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--edits", type=int, nargs="+", default=[50, 200])
+    parser.add_argument("--facts", type=int, default=5)
+    parser.add_argument("--revisions", type=int, nargs="+", default=[1, 3, 10])
+    parser.add_argument("--without", default="")
+    given = parser.parse_args()
+    most = max(given.edits)
+    everything = read_benchmark(given.data, None, 0)
+    edits, session = everything[:most], open_method("memit", {})
+    if given.what == "order":
+        order(session, edits, given.edits)
+    elif given.what == "replace":
+        replace_often(session, edits, given.facts, given.revisions)
+    elif given.what == "retract":
+        call = [sys.executable, "-m", "tests.benchmarks.live", "never", "--data", str(given.data), "--edits", str(most)]
+        retract(session, edits, given.facts, everything[most:], [*call, "--without"])
+    else:
+        root(session, [edit for edit in reversed(edits) if edit.id != given.without])
+        print(json.dumps(session.weights.digests()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A line made anew from the base: equal live facts are equal weights, and what does harm is not done."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from prefect import flow
+
+from editing.models import base_digest
+from flows.knowledge_update import knowledge_update
+from flows.rebase import rebase
+from tasks.ledger import intake
+from tasks.ledger.catching_up import catch_up
+from tasks.ledger.view import chain
+from tasks.lines.specs import resolve_line, save_line
+from tasks.review import decisions as review
+from tasks.review.registering import pointer
+from tasks.serving.loading import load_version
+from tasks.stores.lease import acquire
+from tasks.update import stages
+from tasks.update.journal import Journal
+from tasks.update.roots import make_root
+from tasks.update.run import Leaving, Run, Taken
+from tests.flows.conftest import METHOD, POLICY
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def standing(workplace, line, policy=POLICY) -> Iterator:
+    """A job that stands on the newest version of a line: (run, session, view, what `make_root` is given)."""
+    store = workplace.store
+    with acquire(store.store, line, flow_run_id=None) as lease:
+        spec = resolve_line(store.store, workplace.settings, line)
+        run = Run(workplace, spec, policy, lease, datetime.now(UTC), "")
+        view = catch_up(store, workplace.ledger, line, "tester")
+        session = stages.load(run, None)
+        stages.restore(run, session, chain(view, view.tip))
+        taken = Taken((), known=stages.known_edits(workplace.ledger, line, session.live))
+        yield run, session, view, (stages.footing(view), taken, stages.reference_of(run, session, None))
+
+
+def without(workplace, line, facts, policy=POLICY):
+    """The line made anew without these facts: what came of it, and the digests of the weights then."""
+
+    @flow(persist_result=False)
+    def job():
+        with standing(workplace, line, policy) as (run, session, _, given):
+            found = make_root(run, session, given, Leaving({f"retract:{one}@1": one for one in facts}), Journal())
+            found_now.append((found, session.weights.digests(), list(session.live)))
+
+    found_now: list = []
+    job()
+    return found_now[0]
+
+
+def written(workplace, line, *parts) -> None:
+    """Facts of a line, job by job."""
+    for part in parts:
+        intake.submit(workplace.ledger, line, part, "tester")
+        knowledge_update(line, POLICY.model_copy(update={"max_locality_drop": 1.0}))
+
+
+def test_a_line_that_lost_a_fact_is_the_line_that_never_held_it_whatever_the_way(place, good_edits):
+    facts = good_edits[:4]
+    held = never = place("held")
+    save_line(held.store.store, resolve_line(held.store.store, held.settings, "never", options=METHOD))
+    written(held, "held", facts[:2], facts[2:])
+    written(never, "never", [facts[3], facts[1]], [facts[0]])
+    root, digests, live = without(held, "held", [facts[2].id])
+    other, same, order = without(never, "never", [])
+    assert root.version and other.version and digests == same and live == order
+    assert set(live) == {facts[i].id for i in (0, 1, 3)}
+    manifest = root.version.manifest
+    assert (
+        manifest.parent is None
+        and manifest.removed == (facts[2].id,)
+        and manifest.after == root.stand.waiting[-2].snapshot
+    )
+    assert manifest.request_ids == (f"retract:{facts[2].id}@1",) and manifest.live == tuple(live)
+    assert manifest.tensor_digests == digests and other.version.manifest.tensor_digests == digests
+    # Served, it needs no values; and a job goes on from it.
+    reads, real = [], type(held.store._blobs).get
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(held.store._blobs), "get", lambda self, d: reads.append(d) or real(self, d))
+        spec = resolve_line(held.store.store, held.settings, "held")
+        load_version(pointer(held, root.version, spec), held.settings)
+    assert manifest.files["update.safetensors"] in reads and manifest.files["values.safetensors"] not in reads
+
+
+def test_all_facts_taken_out_are_the_base_and_the_line_goes_on_from_there(place, good_edits):
+    workplace = place("emptied")
+    written(workplace, "emptied", good_edits[:2])
+    root, digests, live = without(workplace, "emptied", [edit.id for edit in good_edits[:2]])
+    assert live == [] and root.version.manifest.live == ()
+    with standing(workplace, "emptied") as (_, session, view, _given):
+        assert view.tip == root.version.snapshot
+        assert base_digest(session.loaded.model) == session.loaded.digest
+        assert session.method_input.history.count == 0 and session.weights.digests().items() <= digests.items()
+    written(workplace, "emptied", good_edits[2:4])
+    with standing(workplace, "emptied") as (_, session, *_rest):
+        assert sorted(session.live) == sorted(edit.id for edit in good_edits[2:4])
+
+
+def test_a_rebase_waits_in_the_place_of_all_versions_and_jobs_go_on_from_it(place, good_edits):
+    workplace = place("anew")
+    written(workplace, "anew", good_edits[:2], good_edits[2:4])
+    review.approve(workplace, "anew")
+    before = workplace.store.head("anew").version
+    summary = rebase("anew", POLICY)
+    made = workplace.store.version("anew", summary.version)
+    assert made.manifest.live and made.manifest.request_ids == () and made.number == before + 1
+    assert [row.attempt for row in summary.report.batches] == ["root"] and summary.report.batches[0].kept
+    standing_now = made.manifest.standing
+    assert standing_now["facts"] == 4 and len(standing_now["worst"]) == 4 and standing_now["fell"] == 0
+    assert made.manifest.function["layers"] == [0, 1] and made.manifest.function["statistics"]["tokens"]
+    review.approve(workplace, "anew")
+    assert workplace.store.head("anew").version == made.number
+    assert {one.state for one in workplace.ledger.states("anew").values()} == {"promoted"}
+    written(workplace, "anew", good_edits[4:5])
+    [manifest] = [one.manifest for one in workplace.store.versions("anew") if one.number > made.number]
+    assert manifest.parent == made.snapshot
+    with standing(workplace, "anew") as (_, session, *_rest):
+        assert len(session.live) == 5 and session.method_input.history.count == 5
+
+
+def test_a_root_that_misses_a_gate_leaves_the_line_as_it_stands_and_single_facts_are_tried(
+    place, good_edits, monkeypatch
+):
+    workplace = place("gate")
+    facts = good_edits[:4]
+    written(workplace, "gate", facts)
+    bad = facts[1].id
+
+    def judged(before, after, policy):
+        """Whatever lacks this fact does harm."""
+        found = real(before, after, policy)
+        if bad in after.facts or bad in kept[-1]:
+            return found
+        return replace(found, checks=(*found.checks, failed_check))
+
+    from tasks.report.data import Check
+    from tasks.update import roots
+
+    failed_check = Check(measure="perplexity", holds=False, reason="it does harm")
+    real, kept, write = roots.judge_root, [], roots._Maker._write
+
+    def remembering(self, staying):
+        kept.append({edit.id for edit in staying})
+        return write(self, staying)
+
+    monkeypatch.setattr(roots, "judge_root", judged)
+    monkeypatch.setattr(roots._Maker, "_write", remembering)
+    with standing(workplace, "gate") as (_, session, *_rest):
+        tip = session.weights.digests()
+    root, digests, live = without(workplace, "gate", [bad])
+    assert root.version is None and digests == tip and sorted(live) == sorted(edit.id for edit in facts)
+    assert [*root.refused] == [f"retract:{bad}@1"]
+    root, digests, live = without(workplace, "gate", [facts[0].id, bad, facts[2].id])
+    assert root.version.manifest.removed == (facts[0].id, facts[2].id) and [*root.refused] == [f"retract:{bad}@1"]
+    assert set(live) == {bad, facts[3].id} and digests == root.version.manifest.tensor_digests
