@@ -169,6 +169,18 @@ class Sample(Frozen):
     candidate: Text
 
 
+class LiveFacts(Frozen):
+    """The facts in the weights at the end of a job, asked again: all of them, or a sample of these."""
+
+    facts: int
+    asked: int
+    held: int
+    by_age: tuple[float, ...] = ()
+    """The share that holds of as many parts of them, the oldest first."""
+    lost: tuple[Text, ...] = ()
+    """Those that no longer do, one line each; not all where they are many."""
+
+
 class JobReport(Frozen):
     """Everything a reviewer is shown about one job. Times are UTC; config and policy are stored without secrets."""
 
@@ -191,6 +203,7 @@ class JobReport(Frozen):
     """The base's numbers where it reads each correction before what it is asked; empty where nobody asked so."""
     checks: tuple[Check, ...] = ()
     """The verdict on the candidate as a whole; none in the reports of release 0.1."""
+    live: LiveFacts | None = None
     drift: tuple[dict[str, float], ...] = ()
     batches: tuple[BatchRow, ...] = ()
     edits: tuple[EditRow, ...] = ()

@@ -42,7 +42,9 @@ METRICS = (
     ),
     Metric(name="old_chat", label="Old answer in the chat", hint="still there in the first sentence", form="share"),
     Metric(name="said_prompt", label="Said after the prompt", hint="its text begins with the new answer", form="share"),
+    Metric(name="old_prompt", label="Old answer after the prompt", hint="still said there", form="share"),
     Metric(name="said_paraphrases", label="Said after paraphrases", hint="the same, asked otherwise", form="share"),
+    Metric(name="old_paraphrases", label="Old answer after paraphrases", hint="still said there", form="share"),
     Metric(
         name="efficacy_prob",
         label="Efficacy",

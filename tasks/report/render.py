@@ -217,6 +217,8 @@ def duration(seconds: float) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_plain(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

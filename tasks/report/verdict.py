@@ -130,7 +130,7 @@ def headline(report: JobReport) -> tuple[Outcome, str]:
         hold = f"{told - len(warned)} of {len(asked)} checks hold"
         outcome: Outcome = "unclear" if _waits(report) else "pass"
         person = " A person decides." if outcome == "unclear" else ""
-        return outcome, f"{hold}; too few were asked to tell: {_listed(few)}.{person}{warns}{unknown}"
+        return outcome, f"{hold}; too few were asked to tell: {_listed(_kinds(few))}.{person}{warns}{unknown}"
     if warned:
         return "pass", f"{told - len(warned)} of {len(asked)} checks hold.{warns}{unknown}"
     return "pass", f"All {len(asked)} checks hold.{unknown}"
@@ -144,6 +144,11 @@ def _waits(report: JobReport) -> bool:
 
 def _labels(marks: Sequence[tuple[str, Mark]], wanted: Mark) -> list[str]:
     return [label for label, mark in marks if mark == wanted]
+
+
+def _kinds(labels: Sequence[str]) -> list[str]:
+    """Each group once: Neighbors for its three counts."""
+    return [label.partition(":")[0] for label in labels]
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from editing.measure.metrics import summarise
 from editing.measure.said import others_of_its_kind
 from tasks.lines.rules import read_rules
 from tasks.meter import Meter
-from tasks.report.data import EditRow, JobReport, Sample
+from tasks.report.data import EditRow, JobReport, LiveFacts, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version, members
 from tasks.update.champion import measure_served
@@ -30,6 +30,8 @@ DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "pe
 SAMPLES = 4
 NEIGHBORS_NAMED = 5
 """Of one request."""
+AGES, LIVE_NAMED = 4, 20
+"""Parts by age, and facts that no longer hold that are named."""
 FREE_PROMPTS = ("The best way to learn is", "Once upon a time,")
 
 
@@ -84,7 +86,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
     """Measure candidate and base on every fact that waits, ask both a few prompts, and put the report together."""
     edits = candidate.edits
     standing = standing_of(session, live_facts(session, candidate.taken))
-    earlier = live_sample(session, candidate.taken, run.policy.retained_sample, standing)
+    earlier = live_sample(session, candidate.taken, run.policy.asked_at_the_end, standing)
     served = candidate.champion.served if candidate.champion else None
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy, served)
     rows = [_measured(row, session, found.verdict) for row in journal.edits.values()]
@@ -111,6 +113,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         champion=candidate.champion.metrics if candidate.champion else None,
         candidate=found.numbers,
         in_context=in_context,
+        live=_live(session, earlier, found.verdict),
         checks=found.verdict.checks,
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
@@ -137,6 +140,22 @@ def _expiry(run: Run, candidate: Candidate) -> datetime | None:
     """When what waits is refused without an answer, by the rules of the line as they are now."""
     newest = candidate.waiting[-1] if candidate.waiting else None
     return outlasting(lambda: read_rules(run.workplace.store.store, run.line)).expiry(newest) if newest else None
+
+
+def _live(session: Session, asked: Sequence[Edit], verdict: Verdict) -> LiveFacts:
+    """What became of the facts in the weights, oldest first."""
+    known = {edit.id: edit for edit in asked}
+    held = [(known[name], bool(holds)) for name, holds in verdict.live.items() if name in known]
+    size = max(1, -(-len(held) // AGES))
+    ages = [held[start : start + size] for start in range(0, len(held), size)]
+    lost = [f"{edit.id}: {edit.text} {edit.target_new}" for edit, holds in held if not holds]
+    return LiveFacts(
+        facts=len(session.live),
+        asked=len(held),
+        held=len(held) - len(lost),
+        by_age=tuple(sum(holds for _, holds in age) / len(age) for age in ages),
+        lost=tuple(lost[:LIVE_NAMED]),
+    )
 
 
 def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:

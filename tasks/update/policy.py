@@ -57,6 +57,9 @@ class Policy(Config):
     max_perplexity_ratio: float = Field(1.1, ge=1, description="Most perplexity, as a multiple of the base model's.")
     min_retained: float = Field(0.9, ge=0, le=1, description="Least share of sampled earlier facts that still hold.")
     retained_sample: int = Field(20, ge=0, le=1000, description="Earlier facts looked at again in each validation.")
+    live_facts: int = Field(
+        200, ge=0, le=10_000, description="Facts in the weights that are asked again at the end, if more than those."
+    )
     neighborhood_probes: int = Field(5, ge=1, le=100, description="Neighborhood probes asked for each edit.")
     fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
     fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
@@ -116,6 +119,11 @@ class Policy(Config):
             probes = f"neighborhood_probes = {self.neighborhood_probes}"
             raise ValueError(f"tripwires.neighbors.most = {most} never trips at {probes}; lower it")
         return self
+
+    @property
+    def asked_at_the_end(self) -> int:
+        """How many of the facts in the weights are asked again at the end of a job."""
+        return max(self.retained_sample, self.live_facts)
 
     def as_form(self) -> dict[str, Any]:
         """As the form of a run takes it: without what is none, and a gate that is off is false."""

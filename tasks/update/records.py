@@ -71,4 +71,4 @@ def read_record(stored: Mapping[str, Any]) -> Record:
 
 def stored_policy(fields: Mapping[str, Any]) -> Policy:
     """A policy that a report or a version holds, as it was meant: what it does not name was not there."""
-    return Policy.model_validate({"tripwires": NO_TRIPWIRES, "levels": {}, **fields})
+    return Policy.model_validate({"tripwires": NO_TRIPWIRES, "levels": {}, "live_facts": 0, **fields})

@@ -107,7 +107,7 @@ def judge_again(
             verdict = validate_batch(session, batch, earlier, references[scope], record.policy, beside)
         else:
             live = [known[name] for name in session.live if name in known]
-            sample = spread_sample(live, record.policy.retained_sample)
+            sample = spread_sample(live, record.policy.asked_at_the_end)
             verdict = judge_candidate(session, waiting, sample, references[scope], record.policy, champion).verdict
         found.append(Replayed(scope, record.checks, verdict.checks))
     return found

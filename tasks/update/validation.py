@@ -141,6 +141,7 @@ class _Validation:
         self.base_said: dict[str, Said] = {}
         self.copy: dict[str, Paired] = {}
         self.wider = Wider()
+        self.live: dict[str, float] = {}
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
@@ -198,7 +199,7 @@ class _Validation:
         self.metrics |= summarise(self.own)
         self.metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
         self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
-        self.samples["retained"] = len(old)
+        self.samples["retained"], self.live = len(old), {one.edit_id: one.efficacy_prob or 0.0 for one in old}
 
     def _ask_texts(self) -> None:
         self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])
@@ -237,6 +238,7 @@ class _Validation:
                 edit.id: neighbors_lost(edit, scores, self.before[edit.id], self.session.loaded.tokenizer)
                 for edit, scores in zip(self.batch, self.own, strict=True)
             },
+            self.live,
         )
 
 

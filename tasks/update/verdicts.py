@@ -37,6 +37,8 @@ class Verdict:
 
     neighbors_lost: Mapping[str, Sequence[NeighborLost]] = field(default_factory=dict, repr=False)
     """By the edit's id."""
+    live: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Whether each earlier fact that was asked again holds, by its id, oldest first."""
 
     @property
     def passed(self) -> bool:

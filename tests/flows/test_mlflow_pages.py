@@ -69,7 +69,7 @@ def test_a_reviewer_finds_what_changes_what_it_is_and_how_to_decide(job):
     assert run.info.run_name == f"{LINE} v1 → {shown}" and run.data.tags["errata.kind"] == "update"
     [requests] = run.inputs.dataset_inputs
     assert json.loads(requests.dataset.profile) == {"num_rows": 6} and "ledger" in requests.dataset.source
-    assert {name.partition("/")[0] for name in run.data.metrics} == {"batch", "line", "final"}
+    assert {name.partition("/")[0] for name in run.data.metrics} == {"batch", "line", "final", "in_context"}
     with browser() as page:
         page.goto(f"{job.url}/#/models/{LINE}/versions/{found.mlflow_number}")
         page.get_by_text("What it changes").wait_for()

@@ -28,6 +28,7 @@ RANGES = {
     "fluency_tokens": (2, 1001),
     "perplexity_tokens": (63,),
     "kl_tokens": (1023,),
+    "live_facts": (-1, 10_001),
     "probed_facts": (0, 1001),
 }
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tasks.report import figures
-from tasks.report.data import Check
+from tasks.report.data import Check, LiveFacts
 from tasks.report.description import fact_of
 from tasks.report.metrics import metric_lines
 from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
@@ -109,6 +109,14 @@ def test_a_measured_share_stands_with_its_error_and_beside_the_base_that_is_told
     assert "Base, told" not in render_html(make_report())
     probed = make_edit(5).model_copy(update={"metrics": {"probes.choice": 0.0, "probes.reverse": 1.0}})
     assert "not chosen of A and B, in both orders" in render_html(make_report().model_copy(update={"edits": (probed,)}))
+
+
+def test_facts_in_the_weights_that_no_longer_hold_are_named():
+    live = LiveFacts(facts=900, asked=200, held=199, by_age=(0.99, 1.0), lost=(f"e-7: {HOSTILE}",))
+    page = render_html(make_report(live=live))
+    said = " ".join(page.split())
+    assert "199 of 200 facts in the weights still hold" in said and "(a sample of 900; from the oldest" in said
+    assert "99 %, 100 %" in said and "e-7: " in said and Page(page).tags.count("script") == 0
 
 
 def test_a_lone_surrogate_in_a_refused_request_does_not_stop_the_report():
