@@ -198,7 +198,8 @@ class _Validation:
 
     def _ask_said(self) -> None:
         ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=self.whole is not None)
-        self.said = ask(on_progress=self.parts[1])
+        beside = () if self.whole else self.prompts
+        self.said = ask(on_progress=self.parts[1], beside=(beside, self.policy.fluency_tokens))
         self.metrics |= summarise_said([*self.said.values()])
         if self.whole:
             self.base_said = ask(at_base=True)
