@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
@@ -17,7 +19,8 @@ from editing.measure.ability_sets import AbilitySet
 from editing.measure.fluency import fluency
 from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
-from editing.weights import WeightUpdate, overlay
+from editing.methods.shared.interface import BatchUpdate
+from editing.weights import Undo, WeightUpdate, overlay
 from flows.benchmark_ability import at_point, measure_ability, read_sets
 from flows.benchmark_facts import read_benchmark, read_facts, read_references
 from flows.benchmark_result import described, reported, said_shares
@@ -166,13 +169,29 @@ def _edit_in_sequence(
     """One batch after the other; a look at the end of the batch in which a checkpoint lies."""
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
-        sharing = session.sharing(batch, edits[:start])
-        z_star = session.search([*sharing, *batch], _counting(start, len(batch), len(edits)))[len(sharing) :]
-        made = compute_update(session.method_input, batch, z_star, session.config, live=sharing)
-        session.weights.apply(made.update)
+        _, made = edit_batch(session, batch, edits[:start], searched(session, _counting(start, len(batch), len(edits))))
         session.remember([edit.id for edit in batch], made)
         if any(start < checkpoint <= start + len(batch) for checkpoint in checkpoints):
             look(start + len(batch))
+
+
+Values = Callable[[Sequence[Edit], Sequence[Edit]], Tensor]
+"""Gives z* of each edit of a batch, knowing the live facts that share a key with one of them."""
+
+
+def searched(session: Session, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Values:
+    """Values that are searched now, whatever the cache holds."""
+    return lambda batch, sharing: session.search([*sharing, *batch], on_progress)[len(sharing) :]
+
+
+def edit_batch(
+    session: Session, batch: Sequence[Edit], live: Sequence[Edit], values: Values
+) -> tuple[Undo, BatchUpdate]:
+    """Write a batch beside the live facts; what undoes it, and what `Session.remember` wants of one that is kept."""
+    sharing = session.sharing(batch, live)
+    z_star = values(batch, sharing)
+    made = compute_update(session.method_input, batch, z_star, session.config, live=sharing)
+    return session.weights.apply(made.update), made
 
 
 def _edit_together(session: Session, edits: Sequence[Edit]) -> None:

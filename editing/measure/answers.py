@@ -47,6 +47,43 @@ class Answer:
         return self.new and not self.old and not self.other
 
 
+@dataclass(frozen=True)
+class Enough:
+    """How much of a text decides what is said in it: told a text, whether nothing that comes after can change that.
+
+    Made by `enough_for`. Equal ones end the same text at the same place.
+    """
+
+    where: Where
+    words: int
+    """Of the longest answer, after what comes first."""
+    crossing: tuple[str, ...] = ()
+    """Answers that may stand across the end of a sentence, since they hold a mark themselves."""
+    fold: bool = True
+
+    def __call__(self, text: str) -> bool:
+        words = _words(text, self.fold)
+        if self.where == "start":
+            return len(words) > _first(words) + self.words
+        names = [_name(one, self.fold) for one in self.crossing]
+        # A number that begins a list or is an answer, which is not asked here: the later end is waited for.
+        end = _first_sentence(words, list(_matches(words, {"other": names}, ())))
+        return len(words) > end + max(map(len, names), default=0)
+
+
+def enough_for(
+    new: Sequence[str], old: Sequence[str], others: Sequence[str] = (), *, where: Where, echo: Sequence[str] = ()
+) -> Enough:
+    """How much of a text `judge_answer` needs, given the same."""
+    fold = _folds(new, old)
+    names = {one: _name(one, fold) for one in (*new, *old, *others, *echo)}
+    longest = max(map(len, names.values()), default=1)
+    if where == "start":
+        return Enough(where, max(1, longest), fold=fold)
+    crossing = {one for one, name in names.items() if any(word.after.strip() for word in name)}
+    return Enough(where, 0, tuple(sorted(crossing)), fold)
+
+
 class _Word(NamedTuple):
     text: str
     after: str
@@ -76,12 +113,12 @@ def judge_answer(
         where: at the start of the text, or in its first sentence.
         echo: what an answer may repeat of the question, the subject say: nothing inside it counts.
     """
-    fold = not {_plain(one) for one in new} & {_plain(one) for one in old}  # a correction of a capital, an accent
+    fold = _folds(new, old)
     words = _words(text, fold)
     names = {kind: [_name(one, fold) for one in some] for kind, some in (("other", others), ("old", old), ("new", new))}
     matches = list(_matches(words, names, [_name(one, fold) for one in echo]))
     if where == "start":
-        first = next((i for i, word in enumerate(words) if word.text not in ARTICLES), 0)
+        first = _first(words)
         kinds = {match.kind for match in matches if match.start <= first}
         return Answer(text, *(kind in kinds for kind in ("new", "old", "other")))
     end = _first_sentence(words, matches)
@@ -89,6 +126,16 @@ def judge_answer(
     denied = _denied(words, [(m.start, m.stop) for m in here if m.kind == "echo"])
     kinds = {m.kind for m in here if m.kind != "new" or not any(at < m.start for at in denied)}
     return Answer(text, *(kind in kinds for kind in ("new", "old", "other")))
+
+
+def _folds(new: Sequence[str], old: Sequence[str]) -> bool:
+    """Whether case and accents count for nothing: they do where they are what is corrected."""
+    return not {_plain(one) for one in new} & {_plain(one) for one in old}
+
+
+def _first(words: Sequence[_Word]) -> int:
+    """Where an answer begins that stands at the start: after articles."""
+    return next((i for i, word in enumerate(words) if word.text not in ARTICLES), 0)
 
 
 def _plain(text: str) -> str:

@@ -4,14 +4,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.chat import ChatTemplate
 from editing.edit import Edit
-from editing.measure.answers import Answer, Where, judge_answer
+from editing.measure.answers import Answer, Enough, Where, enough_for, judge_answer
 from editing.measure.fluency import generate
 from editing.weights import WeightUpdate, one_each
 
@@ -43,20 +42,36 @@ class Question(NamedTuple):
     text: str
     tokens: int
     """How many of the answer are enough to judge it."""
+    enough: Enough | None = None
+    """Where the answer may end before that."""
+
+
+Asked = tuple[str, int, Enough | None]
+"""A text that the model goes on from, how many tokens of it are wanted at most, and where it may end before."""
 
 
 def questions(
-    tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], chat: ChatTemplate | None, *, paraphrases: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    chat: ChatTemplate | None,
+    others: Mapping[str, Sequence[str]] | None = None,
+    *,
+    paraphrases: bool = True,
 ) -> list[Question]:
-    """How each fact is asked for: by its prompt, its paraphrases and, with `chat`, as a person asks."""
+    """How each fact is asked for: by its prompt, its paraphrases and, with `chat`, as a person asks.
+
+    Answers end where they are decided; `others` as for `judge_said`.
+    """
     found = []
     for i, edit in enumerate(edits):
-        enough = _enough(tokenizer, edit)
-        found.append(Question(i, "prompt", edit.text, enough))
+        tokens, kind = _enough(tokenizer, edit), (others or {}).get(edit.id, ())
+        start = enough_for(edit.answers, edit.old_answers, kind, where="start", echo=(edit.subject,))
+        found.append(Question(i, "prompt", edit.text, tokens, start))
         if paraphrases:
-            found += [Question(i, "paraphrases", text, enough) for text in edit.paraphrases]
+            found += [Question(i, "paraphrases", text, tokens, start) for text in edit.paraphrases]
         if chat is not None and (rendered := chat.asks(edit)) is not None:
-            found.append(Question(i, "chat", rendered, max(CHAT_TOKENS, enough)))
+            sentence = enough_for(edit.answers, edit.old_answers, kind, where="sentence", echo=(edit.subject,))
+            found.append(Question(i, "chat", rendered, max(CHAT_TOKENS, tokens), sentence))
     return found
 
 
@@ -97,37 +112,30 @@ def said(
     Raises:
         InvalidEdit: a prompt without tokens, or longer than the model reads.
     """
-    asked = questions(tokenizer, edits, chat)
+    asked = questions(tokenizer, edits, chat, others)
     own = one_each(updates, len(edits), "edit")
     in_force = [own[question.edit] for question in asked]
-    texts = written(model, tokenizer, [(one.text, one.tokens) for one in asked], in_force, on_progress)
+    texts = written(model, tokenizer, [(one.text, one.tokens, one.enough) for one in asked], in_force, on_progress)
     return judge_said(edits, asked, texts, others)
 
 
 def written(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[tuple[str, int]],
+    asked: Sequence[Asked],
     updates: Sequence[WeightUpdate | None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """How the model goes on from each (text, at most so many tokens), greedily; those of one length together."""
-    found: dict[int, str] = {}
-    done, total = 0, sum(tokens for _, tokens in asked)
-    for tokens in sorted({tokens for _, tokens in asked}):
-        places = [i for i, one in enumerate(asked) if one[1] == tokens]
-        texts = generate(
-            model, tokenizer, [asked[i][0] for i in places], tokens,
-            updates=None if updates is None else [updates[i] for i in places],
-            on_progress=partial(_count, on_progress, done, total),
-        )  # fmt: skip
-        found |= zip(places, texts, strict=True)
-        done += tokens * len(places)
-    return [found[i] for i in range(len(asked))]
-
-
-def _count(on_progress: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
-    on_progress(before + done, total)
+    """How the model goes on from each text, greedily."""
+    return generate(
+        model,
+        tokenizer,
+        [text for text, _, _ in asked],
+        [tokens for _, tokens, _ in asked],
+        updates=updates,
+        enough=[enough for _, _, enough in asked],
+        on_progress=on_progress,
+    )
 
 
 def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = ()) -> Answer:

@@ -1,17 +1,17 @@
 """What the model in a session says, and what its base says: each text once in a state of the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from editing.chat import ChatTemplate, chat_of
 from editing.edit import Edit
-from editing.measure.said import PROMPT_TOKENS, Said, judge_said, questions, written
+from editing.measure.said import PROMPT_TOKENS, Asked, Said, judge_said, questions, written
+from tasks.update.begun import begin
 from tasks.update.prepared import dump_json, read_strings
 from tasks.update.screening import readable_prompts
 from tasks.update.session import Session
 
-Asked = tuple[str, int]
-"""A text that the model goes on from, and how many tokens of it are wanted."""
 Tell = Callable[[int, int], None]
 
 
@@ -19,17 +19,28 @@ def silent(done: int, total: int) -> None:
     """Progress that nobody waits for."""
 
 
-def say(session: Session, asked: Sequence[Asked], on_progress: Tell = silent) -> list[str]:
-    """What the model, as it stands, goes on to each text; '' to one that it cannot read."""
+def say(
+    session: Session, asked: Sequence[Asked], on_progress: Tell = silent, beside: tuple[Sequence[str], int] = ((), 0)
+) -> list[str]:
+    """What the model, as it stands, goes on to each text; '' to one that it cannot read.
+
+    `beside`: prompts whose fluency will be asked next, of so many tokens. They are written in the same steps.
+    """
     state, loaded = session.weights.state, session.loaded
     session.texts = {about: text for about, text in session.texts.items() if about[0] <= state}
-    missing = [one for one in dict.fromkeys(asked) if (state, *one) not in session.texts]
-    reads = {*readable_prompts(loaded, [text for text, _ in missing])}
-    session.texts |= {(state, *one): "" for one in missing if one[0] not in reads}
+    texts = session.texts
+    # A whole text serves where a part of it would do.
+    asked = [(*one[:2], None) if (state, *one[:2], None) in texts else one for one in asked]
+    missing = [one for one in dict.fromkeys(asked) if (state, *one) not in texts]
+    reads = {*readable_prompts(loaded, [text for text, _, _ in missing])}
+    texts |= {(state, *one): "" for one in missing if one[0] not in reads}
     missing = [one for one in missing if one[0] in reads]
-    texts = written(loaded.model, loaded.tokenizer, missing, on_progress=on_progress)
-    session.texts |= {(state, *one): text.strip() for one, text in zip(missing, texts, strict=True)}
-    return [session.texts[(state, *one)] for one in asked]
+    if missing and (begun := begin(session, missing, *beside, on_progress)) is not None:
+        found, session.begun = begun
+    else:
+        found = written(loaded.model, loaded.tokenizer, missing, on_progress=on_progress)
+    texts |= {(state, *one): text.strip() for one, text in zip(missing, found, strict=True)}
+    return [texts[(state, *one)] for one in asked]
 
 
 def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = silent) -> list[str]:
@@ -39,13 +50,16 @@ def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = sile
         with session.weights.at_base():
             return say(session, [asked[number] for number in missing], on_progress)
 
-    abouts = [[*session.measured, *one] for one in asked]
+    abouts = [
+        [*session.measured, text, tokens, *([] if enough is None else [asdict(enough)])]
+        for text, tokens, enough in asked
+    ]
     return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
 
 
 def prompts_alone(prompts: Sequence[str]) -> list[Asked]:
     """Prompts with as much of an answer as shows a reader how it goes on."""
-    return [(prompt, PROMPT_TOKENS) for prompt in prompts]
+    return [(prompt, PROMPT_TOKENS, None) for prompt in prompts]
 
 
 def conversation(session: Session) -> ChatTemplate | None:
@@ -62,15 +76,20 @@ def said_about(
     paraphrases: bool,
     at_base: bool = False,
     on_progress: Tell = silent,
+    beside: tuple[Sequence[str], int] = ((), 0),
 ) -> dict[str, Said]:
     """What is said about each edit, by its id, by the model as it stands or by its base.
 
-    `others`: other answers of the kind, as `others_of_its_kind` gives them.
+    Args:
+        others: other answers of the kind, as `others_of_its_kind` gives them.
+        paraphrases: these are asked, too, and prompts are answered at the length that a report shows.
+        beside: see `say`; not of the base.
     """
-    asked = questions(session.loaded.tokenizer, edits, chat, paraphrases=paraphrases)
-    ask = base_says if at_base else say
-    texts = ask(session, [(one.text, one.tokens) for one in asked], on_progress)
-    return {one.edit_id: one for one in judge_said(edits, asked, texts, others)}
+    found = questions(session.loaded.tokenizer, edits, chat, others, paraphrases=paraphrases)
+    whole = {"prompt"} if paraphrases or at_base else set()
+    asked = [(one.text, one.tokens, None if one.way in whole else one.enough) for one in found]
+    texts = base_says(session, asked, on_progress) if at_base else say(session, asked, on_progress, beside)
+    return {one.edit_id: one for one in judge_said(edits, found, texts, others)}
 
 
 def _answer_bytes(said: str) -> bytes:

@@ -16,6 +16,7 @@ from editing.covariance import text_digest
 from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.layout import layout_of
+from editing.measure.answers import Enough
 from editing.measure.fluency import entropies
 from editing.measure.metrics import EditScores, Known, evaluate
 from editing.measure.perplexity import Perplexity, perplexity
@@ -34,10 +35,10 @@ from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
+from tasks.update.begun import FLUENCY_SEED, Begun
 from tasks.update.prepared import Preparation
 from tasks.update.values import Values, find_values
 
-FLUENCY_SEED = 0
 EDITS_AT_ONCE = 5
 """Edits whose scores on the base are asked together and kept together: what a killed job loses of them."""
 MEASURED_VERSION = 1
@@ -59,10 +60,11 @@ class Session:
     values_known: Values = field(default_factory=Values, repr=False)
     said: dict[int, Known] = field(default_factory=dict, repr=False)
     """What was said in each state of the weights that may come back."""
-    # By state of the weights, text and tokens: how the model goes on; then likewise of texts, and of prompts.
-    texts: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
+    # By state of the weights, text, tokens and end: how the model goes on; then likewise of texts, and of prompts.
+    texts: dict[tuple[int, str, int, Enough | None], str] = field(default_factory=dict, repr=False)
     perplexities: dict[tuple[int, tuple[str, ...], int], Perplexity] = field(default_factory=dict, repr=False)
     fluencies: dict[tuple[int, str, int], float] = field(default_factory=dict, repr=False)
+    begun: Begun | None = field(default=None, repr=False)
 
     @property
     def measured(self) -> tuple[str, int]:
@@ -191,7 +193,12 @@ class Session:
     def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
         """Of each of different prompts, taken once in each state of the weights."""
         state, (model, tokenizer) = self.weights.state, (self.loaded.model, self.loaded.tokenizer)
-        missing = [prompt for prompt in prompts if (state, prompt, tokens) not in self.fluencies]
+        begun, self.begun = self.begun, None
+        if begun is not None and (begun.state, begun.tokens) == (state, tokens) and not {*begun.prompts} - {*prompts}:
+            for prompt, entropy in begun.entropies(self, on_progress).items():
+                self.fluencies[state, prompt, tokens] = entropy
+        wanted = dict.fromkeys(prompts)
+        missing = [prompt for prompt in wanted if (state, prompt, tokens) not in self.fluencies]
         made = entropies(model, tokenizer, missing, max_new_tokens=tokens, seed=FLUENCY_SEED, on_progress=on_progress)
         self.fluencies |= {(state, prompt, tokens): one for prompt, one in zip(missing, made, strict=True)}
         return [self.fluencies[state, prompt, tokens] for prompt in prompts]

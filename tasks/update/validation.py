@@ -185,7 +185,8 @@ class _Validation:
     def _ask_said(self) -> None:
         paraphrases, base = (self.whole is not None or one for one in asked_after_a_batch(self.policy))
         ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=paraphrases)
-        self.said = ask(on_progress=self.parts[1])
+        beside = () if self.whole else self.prompts
+        self.said = ask(on_progress=self.parts[1], beside=(beside, self.policy.fluency_tokens))
         self.metrics |= summarise_said([*self.said.values()])
         if base:
             self.base_said = ask(at_base=True)

@@ -10,8 +10,8 @@ from typing import Any
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, evaluate, summarise
 from editing.measure.perplexity import perplexity
-from editing.methods import compute_update, method_config
-from flows.benchmark import read_benchmark
+from editing.methods import method_config
+from flows.benchmark import edit_batch, read_benchmark, searched
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
 from tasks.settings import load_settings
@@ -87,10 +87,7 @@ def write_batch(
 ) -> tuple[Any, float]:
     """What undoes it, and the seconds; with those of the live facts that share a key, which are searched again."""
     started = time.perf_counter()
-    sharing = session.sharing(batch, live)
-    z_star = session.values(batch, sharing) if cached else session.search([*sharing, *batch])[len(sharing) :]
-    made = compute_update(session.method_input, batch, z_star, session.config, live=sharing)
-    undo = session.weights.apply(made.update)
+    undo, made = edit_batch(session, batch, live, session.values if cached else searched(session))
     if keep:
         session.remember([edit.id for edit in batch], made)
     return undo, time.perf_counter() - started

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from editing.chat import ChatTemplate
 from editing.edit import Edit, Probe
-from editing.measure.answers import Answer, judge_answer
+from editing.measure.answers import Answer, enough_for, judge_answer
 from editing.measure.fluency import generate
 from editing.measure.said import Said, judged, others_of_its_kind, said, summarise_said
 from tests.conftest import byte_tokenizer
@@ -141,3 +141,41 @@ def test_no_more_is_written_after_a_prompt_than_decides(tiny_llama):
             [whole] = generate(model, tokenizer, [text], 40)
             assert whole.startswith(answer.text) and answer == replace(judged(edit, whole, where), text=answer.text)
     assert all(one.chat is None for one in said(model, tokenizer, edits))
+
+
+MARKS = st.sampled_from([" ", " ", ", ", ". ", ".\n", "-", ".", "! ", "1. "])
+SAYS = st.sampled_from(["rome", "St", "Jean", "Luc", "the", "not", "3", "500", "York", "D"])
+PIECES = st.lists(st.tuples(SAYS, MARKS))
+LONG_NAMES = st.sampled_from(
+    ["Rome", "St. Jean", "Jean-Luc", "3,500", "York D", "Rome. Luc", "3", "the York", "D.C. Rome"]
+)
+
+
+@given(PIECES, PIECES, st.lists(LONG_NAMES, min_size=1, max_size=2), st.lists(LONG_NAMES, max_size=3), WHERE)
+def test_what_is_enough_of_a_text_is_judged_as_the_whole(begun, more, new, names, where):
+    assume(not {*new} & {*names})
+    text, old, others, echo = "".join(a + b for a, b in begun), names[:1], names[1:2], names[2:]
+    options = {"where": where, "echo": echo}
+    if enough_for(new, old, others, **options)(text):
+        for end in range(3):
+            whole = text + "".join(a + b for a, b in more)[end:]
+            assert replace(judge_answer(whole, new, old, others, **options), text=text) == judge_answer(
+                text, new, old, others, **options
+            )
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "ends"),
+    [
+        ("start", " Rome", False),
+        ("start", " Rome,", False),
+        ("start", " the Rome of", False),
+        ("start", " the Rome of old", True),
+        ("sentence", "It is Rome", False),
+        ("sentence", "It is Rome.", False),
+        ("sentence", "It is Rome. And", True),
+        ("sentence", "It is St. Louis", False),
+    ],
+)
+def test_a_text_is_enough_once_its_answer_is_over(where, text, ends):
+    assert enough_for(["Rome"], ["New York"], where=where)(text) is ends

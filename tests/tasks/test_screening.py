@@ -215,9 +215,9 @@ def test_a_prompt_without_any_token_is_left_out():
 
 def test_what_cannot_be_read_is_answered_by_nothing_and_shortens_no_other_answer(session):
     plain = generate(session.loaded.model, session.loaded.tokenizer, ["Zed lives in", "Bo"], 8)
-    said = say(session, [(text, 8) for text in ("Zed lives in", LONG, "x" * 127, "Bo")])
+    said = say(session, [(text, 8, None) for text in ("Zed lives in", LONG, "x" * 127, "Bo")])
     assert said[::3] == [text.strip() for text in plain] and said[1] == ""
-    assert say(session, [(LONG, 8)]) == [""] and say(session, []) == []
+    assert say(session, [(LONG, 8, None)]) == [""] and say(session, []) == []
 
 
 def spoiled(session):

@@ -25,7 +25,7 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module
-from tasks.update.saying import base_says, prompts_alone
+from tasks.update.saying import base_says, prompts_alone, say
 from tasks.update.session import Session, open_session
 from tests.conftest import tiny_model
 
@@ -214,6 +214,29 @@ def test_values_scores_and_fluency_are_the_bases_whatever_stands_in_the_weights(
     digest = base_digest(edited.loaded.model)
     assert everything(edited) == plain
     assert base_digest(edited.loaded.model) == digest != edited.loaded.digest
+
+
+def test_texts_begun_beside_questions_are_those_that_are_written_alone(opened, tmp_path, monkeypatch):
+    prompts, asked = ["Ada is", "Nile is"], [("The moon is", 3, None), ("Ada Lovelace was born in", 5, None)]
+    alone = opened(tmp_path / "alone")
+    said, fluency = say(alone, asked), alone.fluency(prompts, 12)
+    session = opened(tmp_path / "beside")
+    assert say(session, asked, beside=(prompts, 12)) == said and not session.fluencies
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module, "entropies", lambda *arguments, **options: [] if not arguments[2] else pytest.fail("anew")
+        )
+        assert session.fluency(prompts, 12) == fluency
+    written(session, [EDITS[2]])
+    say(session, asked, beside=(prompts, 12))
+    written(session, [EDITS[1]])  # what was begun before is of other weights
+    changed = session.fluency(prompts, 12)
+    assert session.begun is None and changed == fluency_anew(session, prompts)
+
+
+def fluency_anew(session: Session, prompts: list[str]) -> float:
+    """Taken anew of the weights as they are."""
+    return sum(module.entropies(session.loaded.model, session.loaded.tokenizer, prompts, max_new_tokens=12)) / 2
 
 
 def test_restoring_a_version_gives_the_same_tensors_keys_and_facts(opened):
