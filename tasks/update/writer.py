@@ -1,7 +1,7 @@
 """The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
 
 from editing.config import LocatingConfig
-from editing.methods.locate import nearly_alike
+from editing.methods.alike import nearly_alike
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
