@@ -10,16 +10,19 @@ Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://
 
 PMET (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742) divides by √(L − l + 1) instead: the option `spread`.
 
+In a conversation a fact's subject has another hidden state, and later layers answer otherwise to what earlier ones
+write. So its keys are columns of their own, with a residual of their own: what is missing there to z + δ, where
+δ = z* − z is what the bare prompt asks for, and z stands before the batch in each. With the bare prompt's residual
+instead, a third of what is written in a conversation points elsewhere than δ (SmolLM2-135M, four layers).
+
 Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
 change of the projection's output that takes the normed one nearest to that (editing/methods/shared/postnorm.py).
 
 Shapes: d = key size, m = hidden size, n = edits.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,69 +30,19 @@ from torch import Tensor
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
 from editing.errors import SolveError
-from editing.groups import KeyGroup, KeyNames
+from editing.groups import KeyGroup
 from editing.keys import SubjectReader
+from editing.methods.located import Located, over_conversations
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.methods.shared.postnorm import change_before_norm
-from editing.methods.shared.solve import factors
 from editing.tokens import EncodedPrompt, encode_in_context, pad_token
 from editing.weights import Factors, WeightUpdate, overlay
 
 TOKENS_AT_ONCE = 1024
 """Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
 
-NEAR_COSINE = 0.5
-"""Keys so alike that writing one value changes what the other gives. Measured on SmolLM2-135M, layer 5: two people of
-one surname have 0.65 to 0.91, others at most 0.27."""
-NEAR_AT_MOST = 200
-
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
-
-
-class Alike(NamedTuple):
-    """A fact, another whose key is nearly its own, and the cosine of the two."""
-
-    edit: Edit
-    other: Edit
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Located:
-    """Where the facts of some edits are read, and what is missing there."""
-
-    K_nd: Tensor
-    """Keys averaged over all contexts, the conversations being one, (n, d) float32."""
-    raw_nd: Tensor
-    """The same without the conversations."""
-    bare_nd: Tensor
-    """Keys of the prompts without a context, (n, d) float32."""
-    R_mn: Tensor
-    """What the layer is to write in addition, (m, n) float32."""
-    missing_nm: Tensor
-    """(z* − z) / (L − l + 1), or its like by `spread`: R but for a norm behind the layer, (n, m) float32."""
-    written_nm: Tensor
-    """What the layer's down projection writes at the bare prompts, (n, m) float32."""
-    contexts: int
-    chat_cnd: Tensor
-    """Keys of the conversations that ask for an edit and those that share its key, (c, n, d) float32; zero where one
-    has fewer of them."""
-
-    def columns(self, bare_apart: bool) -> Tensor:
-        """K (d, n); or of each kind n columns: the bare prompts, the means of their contexts, each conversation."""
-        if not bare_apart:
-            return self.K_nd.T
-        bare = [self.raw_nd]
-        if self.contexts > 1:
-            bare = [self.bare_nd, (self.raw_nd * self.contexts - self.bare_nd) / (self.contexts - 1)]
-        return torch.cat([*bare, *self.chat_cnd]).T
-
-    def remembered(self, groups: Sequence[KeyGroup]) -> Tensor:
-        """What the history is told, (h, d) on the CPU: each fact counts, so those that share a key make it longer."""
-        size_n = torch.tensor([float(len(group.edits)) for group in groups]).to(self.raw_nd)
-        chat = self.chat_cnd.flatten(0, 1)
-        return torch.cat([size_n.sqrt()[:, None] * self.raw_nd, chat[chat.any(1)]]).cpu()
 
 
 def compute_together(
@@ -99,8 +52,8 @@ def compute_together(
 
     A group of edits that share a key is one of `edits`, the first, and counts as `given.groups` says.
 
-    `bare_apart`: `solve` gets two columns an edit, see `Located.columns`. Both ask for the same residual, so their
-    gains add up and the update keeps one rank an edit.
+    `bare_apart`: `solve` gets several columns an edit, see `Located.columns`. Those of one residual add up their gains,
+    so the update has one rank an edit, and one more where conversations ask for it.
 
     Raises:
         SolveError: the linear system is singular.
@@ -109,14 +62,15 @@ def compute_together(
     update: dict[str, Factors] = {}
     in_force: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
-    texts, groups = encoded(given, edits), groups_of(given, edits)
+    texts, groups, wanted = encoded(given, edits), groups_of(given, edits), None
     for layer in given.layers:
-        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), texts)
+        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), texts, wanted)
+        wanted = found.wanted_cnm
         name = given.layout.weight_name(layer)
         columns = found.columns(bare_apart)
         root = torch.tensor([group.weight**0.5 for group in groups]).to(columns).repeat(columns.shape[1] // len(edits))
-        gain_nd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape).sum(0)
-        update[name] = given.restrain(name, factors(found.R_mn, gain_nd))
+        gain_knd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape)
+        update[name] = given.restrain(name, found.factors(gain_knd))
         in_force[name] = narrowed(update[name])
         keys[layer] = found.remembered(groups)
     return BatchUpdate(update, keys)
@@ -130,13 +84,14 @@ def compute_each(
     The rows of `solve` for an edit's columns (one, or two as in `compute_together`) depend on no other's.
     """
     updates: list[dict[str, Factors]] = [{} for _ in edits]
-    texts = encoded(given, edits)
+    texts, wanted = encoded(given, edits), None
     for layer in given.layers:
-        found = locate(given, edits, z_star_nm, layer, updates, texts)
-        gain_nd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape).sum(0)
+        found = locate(given, edits, z_star_nm, layer, updates, texts, wanted)
+        wanted = found.wanted_cnm
+        gain_knd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape)
         name = given.layout.weight_name(layer)
         for i, update in enumerate(updates):
-            update[name] = given.restrain(name, factors(found.R_mn[:, i : i + 1], gain_nd[i : i + 1]))
+            update[name] = given.restrain(name, found.of(i).factors(gain_knd[:, i : i + 1]))
     return list(updates)
 
 
@@ -158,45 +113,12 @@ def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
     return Encoded(contexts, conversations(given, edits))
 
 
-def nearly_alike(given: MethodInput, keys: KeyNames, edits: Sequence[Edit], others: Sequence[Edit]) -> list[Alike]:
-    """Each edit with those of the edits and of `others` whose key is nearly its own (NEAR_COSINE), not the same.
-
-    Only subjects that end in the same token can be so near; the last NEAR_AT_MOST of `others` that do are looked at.
-
-    Raises:
-        InvalidEdit: a subject is lost in tokenisation.
-    """
-    written = {keys.of(edit) for edit in edits}
-    ends = {name[-1] for name in written}
-    like = [edit for edit in others if (name := keys.of(edit))[-1] in ends and name not in written][-NEAR_AT_MOST:]
-    known = [*edits, *like]
-    alone = Counter(name[-1] for name in {keys.of(edit) for edit in known})
-    names = list(dict.fromkeys(name for edit in known if alone[(name := keys.of(edit))[-1]] > 1))
-    if not names:
-        return []
-    prompts = [EncodedPrompt(name, len(name) - 1) for name in names]
-    reader, layer = SubjectReader(given.model, given.layout, pad_token(given.tokenizer)), given.layers[-1]
-    [keys_nd] = gather(given, prompts, [{}] * len(prompts), lambda some, _: [reader.keys(some, layer, uniform=True)])
-    unit_nd = torch.nn.functional.normalize(keys_nd, dim=1)
-    row = {name: number for number, name in enumerate(names)}
-    found = []
-    for edit in edits:
-        if (number := row.get(keys.of(edit))) is None:
-            continue
-        cosines = (unit_nd @ unit_nd[number]).tolist()
-        for other in known:
-            place = row.get(keys.of(other))
-            if place not in (None, number) and cosines[place] >= NEAR_COSINE:
-                found.append(Alike(edit, other, cosines[place]))
-    return found
-
-
 def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
-    """For each edit the conversations that ask for it and those that share its key, each once."""
+    """For each edit the conversations in which it and those that share its key are searched, each beginning once."""
     if given.chat is None:
         return [[] for _ in edits]
-    asked = [[given.chat.encode(edit) for edit in group.edits] for group in groups_of(given, edits)]
-    beginnings = [{p.ids[: p.subject_index + 1]: p for p in some if p is not None} for some in asked]
+    asked = [[p for edit in group.edits for p in given.chat.encode_all(edit)] for group in groups_of(given, edits)]
+    beginnings = [{p.ids[: p.subject_index + 1]: p for p in some} for some in asked]
     return [list(some.values()) for some in beginnings]
 
 
@@ -212,11 +134,13 @@ def locate(
     layer: int,
     updates: Sequence[WeightUpdate],
     texts: Encoded | None = None,
+    wanted_cnm: Tensor | None = None,
 ) -> Located:
     """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
 
-    `texts` are `encoded`'s, where they are there already. Only the bare ones run up to the last edited layer;
-    those in the other contexts end at their keys.
+    `texts` are `encoded`'s, where they are there already, and `wanted_cnm` what was found to be wanted in the
+    conversations at the first layer. Only they and the bare prompts run up to the last edited layer; those in the other
+    contexts end at their keys.
 
     Raises:
         SolveError: a key or a residual is not finite.
@@ -224,7 +148,6 @@ def locate(
     """
     model, layout, last = given.model, given.layout, given.layers[-1]
     reader, texts = SubjectReader(model, layout, pad_token(given.tokenizer)), texts or encoded(given, edits)
-    chats = texts.conversations
 
     def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         found = reader.states(prompts, layer, last, uniform=uniform)
@@ -237,13 +160,16 @@ def locate(
     raw_nd = bare_nd.clone()
     for in_context in texts.contexts[1:]:
         raw_nd += gather(given, in_context, updates, keys)[0]
-    chat_cnd = raw_nd.new_zeros(max(map(len, chats), default=0), *raw_nd.shape)
-    if places := [(place, i) for i, some in enumerate(chats) for place in range(len(some))]:
-        asked, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
-        rows, columns = zip(*places, strict=True)
-        chat_cnd[list(rows), list(columns)] = gather(given, asked, owners, keys)[0]
+    asked_cn, *in_chat = _in_conversations(
+        given, texts.conversations, updates, states, (bare_nd, written_nm, hidden_nm)
+    )
+    chat_cnd, chat_written_cnm, chat_hidden_cnm = in_chat
     left = last - layer + 1
-    missing_nm = (z_star_nm.to(hidden_nm.device) - hidden_nm) / (left if given.spread == "linear" else left**0.5)
+    share = left if given.spread == "linear" else left**0.5
+    missing_nm = (change_nm := z_star_nm.to(hidden_nm.device) - hidden_nm) / share
+    if wanted_cnm is None:
+        wanted_cnm = (chat_hidden_cnm + change_nm) * asked_cn[..., None]
+    chat_missing_cnm = (wanted_cnm - chat_hidden_cnm) / share
     for edit, finite in zip(edits, (raw_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
         if not finite:
             raise SolveError(
@@ -251,19 +177,54 @@ def locate(
                 "other layers"
             )
     norm = layout.norm_after(model, layer)
-    R_nm = missing_nm if norm is None else change_before_norm(norm, written_nm, missing_nm)
+    R_nm, asked_R_cnm = missing_nm, chat_missing_cnm
+    if norm is not None:
+        R_nm = change_before_norm(norm, written_nm, missing_nm)
+    if norm is not None and len(asked_cn):
+        asked_R_cnm[asked_cn] = change_before_norm(norm, chat_written_cnm[asked_cn], chat_missing_cnm[asked_cn])
     contexts = len(given.prefixes)
-    mean_nd = _mean(raw_nd, contexts, chat_cnd)
-    return Located(mean_nd, raw_nd / contexts, bare_nd, R_nm.T, missing_nm, written_nm, contexts, chat_cnd)
+    return Located(
+        _over_all(raw_nd, contexts, asked_cn, chat_cnd),
+        raw_nd / contexts,
+        bare_nd,
+        R_nm.T,
+        missing_nm,
+        written_nm,
+        contexts,
+        chat_cnd,
+        over_conversations(asked_cn, asked_R_cnm).T,
+        wanted_cnm,
+    )
 
 
-def _mean(raw_nd: Tensor, contexts: int, chat_cnd: Tensor) -> Tensor:
-    """Of the keys whose sum over contexts is given, and of the conversations' mean, where there are any."""
-    if not len(chat_cnd):
-        return raw_nd / contexts
-    asked_n = chat_cnd.any(2).sum(0)
-    chat_nd = chat_cnd.sum(0) / asked_n.clamp(min=1)[:, None]
-    return (raw_nd + chat_nd) / (contexts + asked_n.clamp(max=1))[:, None]
+def _over_all(raw_nd: Tensor, contexts: int, asked_cn: Tensor, chat_cnd: Tensor) -> Tensor:
+    """The mean of the keys whose sum over contexts is given and of the conversations' mean, where there are any."""
+    chat_nd = over_conversations(asked_cn, chat_cnd)
+    return (raw_nd + chat_nd) / (contexts + asked_cn.any(0)[:, None])
+
+
+def _in_conversations(
+    given: MethodInput,
+    chats: Sequence[Sequence[EncodedPrompt]],
+    updates: Sequence[WeightUpdate],
+    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
+    like: Sequence[Tensor],
+) -> list[Tensor]:
+    """Which conversations each edit has, (c, n), and what `read` finds in them, (c, n, ·) each, else zero.
+
+    `like` is what it finds at the bare prompts, (n, ·) each.
+    """
+    most = max(map(len, chats), default=0)
+    asked_cn = torch.zeros(most, len(chats), dtype=torch.bool, device=like[0].device)
+    for i, some in enumerate(chats):
+        asked_cn[: len(some), i] = True
+    found = [part.new_zeros(most, *part.shape) for part in like]
+    if most:
+        places = asked_cn.nonzero().tolist()
+        prompts, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
+        for whole, part in zip(found, gather(given, prompts, owners, read), strict=True):
+            whole[asked_cn] = part
+    return [asked_cn, *found]
 
 
 def gather(

@@ -13,7 +13,7 @@ from editing.errors import InvalidEdit, SearchError, SolveError
 from editing.measure.metrics import neighbor_pairs, portability_pairs, prompt_pairs
 from editing.measure.scoring import encode_prompts, encode_queries
 from editing.methods import find_method
-from editing.methods.locate import Alike
+from editing.methods.alike import Alike
 from editing.models import LoadedModel
 from editing.search.rows import KL_PROMPT
 from editing.tokens import check_edits, check_length, encode_prompt

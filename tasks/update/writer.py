@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from editing.config import LocatingConfig
 from editing.errors import ErrataError
-from editing.methods.locate import nearly_alike
+from editing.methods.alike import nearly_alike
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages

@@ -9,10 +9,14 @@ from editing.chat import ChatTemplate, chat_of, question_of, questions_of
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import InvalidEdit, ModelError
+from editing.groups import KeyGroup
+from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
+from editing.methods.locate import conversations
 from editing.search.values import search_values
-from editing.tokens import encode_prompt
+from editing.tokens import encode_prompt, pad_token
+from editing.weights import overlay
 from tests.conftest import END, byte_tokenizer
 from tests.editing.test_methods import EVERY_SEARCH, make_input, strong, wanted
 from tests.reference import plain_search
@@ -142,19 +146,38 @@ def test_what_is_written_holds_in_the_conversation_and_later_batches_keep_it_the
         torch.equal(same.keys[layer][:2], keys) for layer, keys in first.keys.items() if layer == min(first.keys)
     )
     assert all(len(keys) == 4 for keys in same.keys.values())
-    assert any(not torch.allclose(same.update[name].A, pair.A) for name, pair in first.update.items())
+    assert any(
+        not torch.allclose(same.update[name].B @ same.update[name].A, pair.B @ pair.A)
+        for name, pair in first.update.items()
+    )
 
 
-def test_members_of_a_group_that_are_asked_alike_have_one_conversation_in_the_solve(tiny_llama_f64, tokenizer):
+def test_members_of_a_group_that_are_asked_alike_have_their_conversations_in_common(tiny_llama_f64, tokenizer):
     tiny = replace(tiny_llama_f64, tokenizer=tokenizer)
     given = replace(make_input(tiny, (1, 2), prefixes=PREFIXES), chat=ChatTemplate(tokenizer))
     also = ADA.model_copy(update={"id": "also", "prompt": "{} works as a", "target_new": "sailor"})
     other = also.model_copy(update={"id": "other", "question": "What is the job of {}?"})
+    for one, count in ((also, 4), (other, 4 + 3)):  # two of a question begin alike
+        [asked] = conversations(replace(given, groups=(KeyGroup((ADA, one)),)), [ADA])
+        assert len(asked) == count
     z_star = wanted(given)[:1].repeat(2, 1)
-    config = method_config("memit", {"statistics_weight": 1.0})
-    alike, apart = (compute_update(given, [ADA, one], z_star, config) for one in (also, other))
-    assert [len(made.keys[1]) for made in (alike, apart)] == [2, 3]
-    assert all(pair.A.isfinite().all() for pair in apart.update.values())
+    made = compute_update(given, [ADA, other], z_star, method_config("memit", {"statistics_weight": 1.0}))
+    assert all(pair.A.isfinite().all() for pair in made.update.values())
+
+
+def test_in_the_conversations_a_fact_moves_the_hidden_state_as_at_its_bare_prompt(tiny_llama_f64, tokenizer):
+    tiny = replace(tiny_llama_f64, tokenizer=tokenizer)
+    given = replace(make_input(tiny, (1, 2), prefixes=PREFIXES), chat=ChatTemplate(tokenizer))
+    z_star = wanted(given)[:2]
+    made = compute_update(given, [ADA, ASKED], z_star, method_config("memit", {"statistics_weight": 1e-9}))
+    chat, reader = given.chat, SubjectReader(tiny.model, given.layout, pad_token(tokenizer))
+    for edit, z in zip([ADA, ASKED], z_star, strict=True):
+        asked = [encode_prompt(tokenizer, "", edit.prompt, edit.subject), *chat.encode_all(edit)]
+        before = reader.states(asked, 2, 2).hidden
+        with overlay(tiny.model, given.layout, made.update):
+            bare, *moved = reader.states(asked, 2, 2).hidden - before
+        torch.testing.assert_close(bare, z.float() - before[0], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(torch.stack(moved).mean(0), bare, atol=1e-3, rtol=1e-3)
 
 
 def test_the_subjects_end_is_found_in_tokens_that_are_counted_from_the_conversations_beginning(chat):

@@ -10,7 +10,8 @@ from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.layout import layout_of
 from editing.methods import compute_independent_updates, compute_update
-from editing.methods.locate import NEAR_COSINE, locate, nearly_alike
+from editing.methods.alike import NEAR_COSINE, nearly_alike
+from editing.methods.locate import locate
 from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tests.editing.test_methods import EVERY_SEARCH, states, strong, tiny_input, wanted
@@ -122,6 +123,6 @@ def test_facts_are_near_whose_keys_are_alike_and_not_the_same(tiny_llama_f64, mo
         same = names.of(one) == names.of(other)
         assert ((one.id, other.id) in pairs) == (alike_now >= NEAR_COSINE and not same), (one, other)
         assert pairs.get((one.id, other.id), alike_now) == pytest.approx(alike_now, abs=1e-5)
-    monkeypatch.setattr("editing.methods.locate.NEAR_AT_MOST", 1)
+    monkeypatch.setattr("editing.methods.alike.NEAR_AT_MOST", 1)
     assert found(ADA[0], others) == [i for i in near if i == 3]
     assert found(NILE, [ADA[0]]) == []

@@ -17,7 +17,7 @@ from editing.errors import InvalidEdit, PolicyError, SearchError
 from editing.measure.fluency import generate
 from editing.measure.quantised import ROUNDED
 from editing.methods import compute_update, method_config
-from editing.methods.locate import Alike
+from editing.methods.alike import Alike
 from editing.models import LoadedModel, base_digest, quiet_transformers
 from editing.weights import Factors
 from tasks.lines.specs import LineSpec
