@@ -33,7 +33,7 @@ from tasks.update import stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
-from tasks.update.roots import begin
+from tasks.update.roots import begin, is_full
 from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
@@ -170,7 +170,8 @@ def _update(
     champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
     stand, taken = begin(run, session, (stages.footing(view), taken, reference), journal, anew=anew)
-    stand = write_all(run, session, (stand, taken, reference), journal, log)
+    full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
+    stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
         "evaluate",

@@ -90,7 +90,8 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
         print(
             f"{size} facts: root in {seconds:.1f} s; updates apart by {', '.join(f'{x:.3f}' for x in far)} of the "
             f"root's, layer by layer; {differ} say another text; {sum(took.values())} take in batches, "
-            f"{sum(now.values())} in the root; missing of a fact's correction: median {missing.median():.3f}, 99 % {missing.quantile(0.99):.3f}, "
+            f"{sum(now.values())} in the root; "
+            f"missing of a fact's correction: median {missing.median():.3f}, 99 % {missing.quantile(0.99):.3f}, "
             f"measured in {measured:.1f} s of processor time"
         )
 

@@ -161,3 +161,19 @@ def test_a_root_that_misses_a_gate_leaves_the_line_as_it_stands_and_single_facts
     root, digests, live = without(workplace, "gate", [facts[0].id, bad, facts[2].id])
     assert root.version.manifest.removed == (facts[0].id, facts[2].id) and [*root.refused] == [f"retract:{bad}@1"]
     assert set(live) == {bad, facts[3].id} and digests == root.version.manifest.tensor_digests
+
+
+def test_a_line_that_misses_a_threshold_before_anything_is_written_says_that_it_is_full(place, good_edits):
+    workplace = place("full")
+    written(workplace, "full", good_edits[:2])
+    intake.submit(workplace.ledger, "full", good_edits[2:4], "tester")
+    spent = workplace.store.versions("full")[-1].manifest.metrics["perplexity_ratio"]
+    assert spent > 1.0001, "the fact model no longer suffers from corrections"
+    summary = knowledge_update("full", POLICY.model_copy(update={"max_perplexity_ratio": 1 + (spent - 1) / 2}))
+    assert summary.full and "the line is full" in summary.said and summary.quarantined == summary.kept == 0
+    states = workplace.ledger.states("full")
+    assert [states[edit.id].state for edit in good_edits[:4]] == ["committed"] * 2 + ["queued"] * 2
+    [row] = summary.report.batches
+    assert not row.kept and row.attempt == "line" and any("max_perplexity_ratio" in reason for reason in row.reasons)
+    again = knowledge_update("full", POLICY.model_copy(update={"max_locality_drop": 1.0}))
+    assert not again.full and again.kept == 2
