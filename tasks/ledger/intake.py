@@ -1,18 +1,20 @@
 """Requests on their way in: written down as they come, refused with the reason, or queued."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from editing.digests import sha256
-from editing.edit import Edit, make_edit
-from editing.errors import InvalidEdit
+from editing.edit import Edit
 from editing.readers import BadRecord
+from editing.request import Request as Carrying
 from tasks.ledger.appending import Known, Request
-from tasks.ledger.events import Event, RequestState
+from tasks.ledger.events import Event
+from tasks.ledger.removals import RESERVED
 from tasks.ledger.table import Ledger
 
 AT_ONCE = 1000
@@ -86,22 +88,36 @@ def _received(known: Contents, line: str, record: Edit | BadRecord, actor: str, 
     else:
         payload = record.model_dump(mode="json")
         request_id, (state, earlier) = record.id, known.get(record.id, ("", None))
-        if state not in STANDING | {"received"}:
+        if (fault := fault_now(record)) is not None and state not in STANDING:
+            request_id, reason = _other_id(request_id, payload), fault
+        elif state not in STANDING | {"received"}:
             done.queued.append(request_id)
             known[request_id] = ("queued", payload)
             received = write(request_id=request_id, event="received", payload=payload)
             return [received, write(request_id=request_id, event="queued")]
-        if earlier is not None and _content(earlier) == _content(payload):
+        elif earlier is not None and _content(earlier) == _content(payload):
             done.present.append(request_id)
             return []
-        reason = f"request '{request_id}' is {state} with other content; give this one another id"
-        request_id = _other_id(request_id, payload)
+        else:
+            reason = f"request '{request_id}' is {state} with other content; give this one another id"
+            request_id = _other_id(request_id, payload)
     done.rejected[request_id] = reason
     if request_id in known:
         return []
     known[request_id] = ("rejected", payload)
     received = write(request_id=request_id, event="received", payload=payload)
     return [received, write(request_id=request_id, event="rejected", reason=reason)]
+
+
+def fault_now(edit: Edit) -> str | None:
+    """Why a request cannot be queued now, whatever it says of its fact; None where it can."""
+    if edit.id.startswith(RESERVED):
+        return f"request '{edit.id}' has an id that begins as those of removals do; give it another id"
+    if isinstance(edit, Carrying) and edit.expires is not None and edit.expires <= datetime.now(UTC):
+        return (
+            f"request '{edit.id}' expires {edit.expires:%Y-%m-%d %H:%M} UTC, which is over; give a later time, or none"
+        )
+    return None
 
 
 def _content(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,43 +132,3 @@ def _content(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(payload: Mapping[str, Any]) -> str:
     return sha256(json.dumps(payload, sort_keys=True).encode())[:12]
-
-
-@dataclass(frozen=True)
-class Intake:
-    """What a job takes up: edits in their order, and what it refuses, with reasons by request id."""
-
-    accepted: tuple[Edit, ...]
-    rejected: dict[str, str]
-
-
-def take(queued: Sequence[RequestState], live: Sequence[Edit], limit: int | None = None) -> Intake:
-    """Choose from the queue, oldest first, what does not contradict or repeat a live fact or an earlier request."""
-    stands = {_question(edit): edit for edit in live}
-    accepted: list[Edit] = []
-    rejected: dict[str, str] = {}
-    for request in queued:
-        if limit is not None and len(accepted) >= limit:
-            break
-        try:
-            edit = make_edit(request.payload or {})
-        except InvalidEdit as error:
-            rejected[request.request_id] = str(error)
-            continue
-        other = stands.get(_question(edit))
-        if other is None:
-            stands[_question(edit)] = edit
-            accepted.append(edit)
-        elif other.target_new == edit.target_new:
-            rejected[edit.id] = f"says the same as request '{other.id}'"
-        else:
-            rejected[edit.id] = (
-                f"contradicts request '{other.id}': '{edit.text}' is to answer '{other.target_new}' there and "
-                f"'{edit.target_new}' here; take the other back first"
-            )
-    return Intake(tuple(accepted), rejected)
-
-
-def _question(edit: Edit) -> tuple[str, str]:
-    """Two edits ask the same when subject and filled-in prompt agree but for case and spaces."""
-    return " ".join(edit.subject.casefold().split()), " ".join(edit.text.casefold().split())

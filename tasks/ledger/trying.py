@@ -8,7 +8,7 @@ from editing.edit import Edit
 from editing.errors import UsageError
 from editing.readers import good_and_bad, read_edits
 from editing.request import fact_of
-from tasks.ledger import intake
+from tasks.ledger.choosing import Line, take
 from tasks.ledger.table import Ledger
 from tasks.parquet import parquet_rows
 
@@ -31,7 +31,7 @@ def to_try(
             return read_to_try(Path(written.name), limit)
     if file is not None:
         return read_to_try(file, limit)
-    queued = list(intake.take(ledger.queued(line), [], limit).accepted)
+    queued = list(take(ledger.queued(line), Line(), limit).accepted)
     if not queued:
         raise UsageError(f"nothing to try: nothing is queued on line '{line}'; give a file, or submit corrections")
     return queued, []

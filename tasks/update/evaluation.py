@@ -13,13 +13,13 @@ from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
 from tasks.update.journal import Journal
+from tasks.update.live import live_facts, live_sample
 from tasks.update.measured import Served, blocks_of
 from tasks.update.policy import Policy
 from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import live_facts, live_sample
 from tasks.update.validation import judge_candidate
 from tasks.update.values import standing_of
 from tasks.update.verdicts import Verdict

@@ -4,7 +4,7 @@ Built from its defaults, from a file (tasks/update/policy_file.py), from the for
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,9 @@ class Policy(Config):
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
     rebase_every: int = Field(
         0, ge=0, description="Versions on each other after which a job makes the line anew from the base; 0: never."
+    )
+    on_conflict: Literal["replace", "reject"] = Field(
+        "replace", description="What a request does that asks anew what a fact in service answers otherwise."
     )
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."

@@ -13,6 +13,7 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo
+from tasks.ledger.events import State
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
 from tasks.report.data import BatchRow
@@ -77,9 +78,18 @@ class Taken:
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of a request because the model cannot read it, by request."""
     removals: dict[str, str] = field(default_factory=dict)
-    """Requests that take a fact out, each with that fact."""
+    """The fact that is taken out, by the request that asks for it."""
     replaced: dict[str, str] = field(default_factory=dict)
-    """Facts that leave, each with the request that says its question anew."""
+    """The request that takes its place, by fact in service."""
+    ended: dict[str, tuple[State, str]] = field(default_factory=dict)
+    """How requests end that are neither written nor refused, and why."""
+    left: dict[str, str] = field(default_factory=dict)
+    """What stays queued, and why."""
+
+    @property
+    def leaving(self) -> list[str]:
+        """The facts that a root is made without."""
+        return list(dict.fromkeys([*self.removals.values(), *self.replaced]))
 
 
 @dataclass(frozen=True)

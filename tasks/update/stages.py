@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from editing.edit import Edit
-from editing.errors import EditingError, InvalidEdit
+from editing.edit import Edit, shown
+from editing.errors import EditingError, InvalidEdit, UsageError
 from editing.methods import compute_update
 from editing.request import fact_of, make_request
-from tasks.ledger import intake
+from tasks.ledger import choosing
 from tasks.ledger.catching_up import catch_up, version_events
-from tasks.ledger.events import Event
+from tasks.ledger.choosing import Line
+from tasks.ledger.events import Event, State
+from tasks.ledger.removals import removed_by, take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.hypernetworks import keep
@@ -28,12 +30,12 @@ from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.function import check_statistics, function_of, stored_function
 from tasks.update.records import record_of
-from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
+from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
 from tasks.update.saying import prompts_alone, say
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, measure_reference, validate_batch
-from tasks.update.values import Standing, asked_first, base_states, known_by, standing_after, told_standing
+from tasks.update.values import base_states, known_by, told_standing
 
 
 def footing(view: LineView) -> Footing:
@@ -41,14 +43,30 @@ def footing(view: LineView) -> Footing:
     return Footing(view.tip, view.sequence, tuple(view.waiting))
 
 
-def take_up(run: Run, view: LineView, limit: int | None) -> Taken:
-    """The queued requests in their order, and why some are refused: contradictions and repetitions."""
+def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | None = None) -> Taken:
+    """What is written, taken out and replaced of what is queued, what is refused or left, and why.
+
+    Raises:
+        UsageError: `only` names what is not queued.
+    """
     ledger = run.workplace.ledger
+    take_out_withdrawn(run.workplace.store, ledger, view, run.actor)
+    take_out_expired(run.workplace.store, ledger, view, run.actor)
     queued = ledger.queued(run.line)
-    live = known_edits(ledger, run.line, list(members(chain(view, view.tip))))
-    taken = intake.take(queued, list(live.values()), limit)
+    names = {name for one in queued for name in (one.request_id, removed_by(one.payload))}
+    if only is not None and (strange := [name for name in only if name not in names]):
+        raise UsageError(
+            f"request {shown(strange[0])} is not queued on line '{run.line}'; see errata status {run.line}"
+        )
+    held = list(members(chain(view, view.tip)))
+    live = known_edits(ledger, run.line, held)
+    stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
+    found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
     waiting = {request.request_id: edit for request in queued if (edit := _edit(request.payload)) is not None}
-    return Taken(taken.accepted, taken.rejected, waiting | live)
+    return Taken(
+        found.accepted, found.rejected, waiting | live,
+        removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
+    )  # fmt: skip
 
 
 def known_edits(ledger: Ledger, line: str, requests: Sequence[str]) -> dict[str, Edit]:
@@ -57,21 +75,23 @@ def known_edits(ledger: Ledger, line: str, requests: Sequence[str]) -> dict[str,
     return {name: edit for name in requests if (edit := _edit(payloads.get(name))) is not None}
 
 
-def write_rejections(run: Run, rejected: dict[str, str]) -> None:
-    """The refused requests' last event, of those that are queued when it is written; safe to repeat."""
+def write_rejections(run: Run, rejected: dict[str, str], ended: Mapping[str, tuple[State, str]] | None = None) -> None:
+    """The last event of what is refused or ends otherwise, where it is queued when it is written; safe to repeat."""
+    endings: dict[str, tuple[State, str]] = {name: ("rejected", reason) for name, reason in rejected.items()}
+    endings |= ended or {}
     events = [
         Event(
             request_id=request_id,
-            event="rejected",
+            event=event,
             line=run.line,
             actor=run.actor,
             reason=reason,
             flow_run_id=run.flow_run_id or None,
         )
-        for request_id, reason in rejected.items()
+        for request_id, (event, reason) in endings.items()
     ]
     run.workplace.ledger.write(
-        [(run.line, request_id) for request_id in rejected],
+        [(run.line, request_id) for request_id in endings],
         lambda known: [event for event in events if known[run.line, event.request_id].state == "queued"],
     )
 
@@ -121,14 +141,6 @@ def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Wri
     update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing.same)
     undo = session.weights.apply(update.update)
     return Written(batch, update, z_star, undo, searched, sharing.holding, z_base, names)
-
-
-def stand(session: Session, taken: Taken, written: Written) -> Written:
-    """The same with how much of every live fact's correction is missing, now that the batch is written."""
-    if written.z_base is None:
-        return written
-    earlier, values = live_facts(session, taken), (written.z_star, written.z_base)
-    return replace(written, standing=standing_after(session, written.known_by, values, written.batch.edits, earlier))
 
 
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
@@ -269,22 +281,6 @@ def requeue(run: Run, made: Sequence[Version]) -> list[str]:
         lost,
     )
     return [event.request_id for event in queued]
-
-
-def live_sample(session: Session, taken: Taken, size: int, standing: Mapping[str, Standing]) -> list[Edit]:
-    """So many of the facts in the weights, as far as the ledger still knows what they say.
-
-    First, up to half of them, those of which less stands than when they were written; then a fixed, even sample.
-    """
-    live = live_facts(session, taken)
-    first = asked_first(live, standing, size // 2)
-    named = {edit.id for edit in first}
-    return [*first, *spread_sample([edit for edit in live if edit.id not in named], size - len(first))]
-
-
-def live_facts(session: Session, taken: Taken) -> list[Edit]:
-    """What stands in the weights, oldest first, as far as the ledger still knows what it says."""
-    return [taken.known[name] for name in session.live if name in taken.known]
 
 
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editing.edit import Edit, Probe
+from editing.edit import Edit, Probe, make_edit
 from editing.readers import BadRecord, read_edits
 from tasks.ledger import intake
-from tasks.ledger.events import Event
+from tasks.ledger.choosing import Intake, Line, take
+from tasks.ledger.events import Event, RequestState
 from tasks.ledger.table import Ledger
 
 LINE = "main"
@@ -45,7 +46,7 @@ def test_a_good_record_is_queued_whole_and_a_bad_one_rejected_with_its_reason(le
     done = submit(ledger, EDIT, BAD)
     assert done.queued == [EDIT.id] and done.present == [] and list(done.rejected.values()) == [BAD.reason]
     found = ledger.states(LINE)
-    assert intake.make_edit(found[EDIT.id].payload) == EDIT
+    assert make_edit(found[EDIT.id].payload) == EDIT
     [bad] = [state for state in found.values() if state.state == "rejected"]
     assert bad.reason == BAD.reason and bad.payload == {"row": 3, "field": "prompt", "raw": BAD.raw}
     assert [event.event for event in ledger.history(EDIT.id)] == ["received", "queued"]
@@ -169,7 +170,7 @@ def test_a_request_is_present_whose_probes_an_earlier_release_read_less_of(ledge
 
 def test_what_contradicts_a_live_fact_is_refused_and_named(ledger):
     submit(ledger, changed(EDIT, id="new", target_new="Nice", subject=" france "), changed(EDIT, id="same"))
-    taken = intake.take(ledger.queued(LINE), [EDIT])
+    taken = take(ledger.queued(LINE), Line([EDIT]), on_conflict="reject")
     assert taken.accepted == ()
     assert taken.rejected["new"].startswith("contradicts request 'geo-1': ")
     assert "'Lyon' there and 'Nice' here; take the other back" in taken.rejected["new"]
@@ -179,22 +180,22 @@ def test_what_contradicts_a_live_fact_is_refused_and_named(ledger):
 def test_of_contradicting_requests_the_oldest_wins(ledger):
     texts = ["Nice", "Lyon", "Nice", "Metz"]
     submit(ledger, *(changed(EDIT, id=f"r{i}", target_new=text) for i, text in enumerate(texts)))
-    taken = intake.take(ledger.queued(LINE), [])
+    taken = take(ledger.queued(LINE), Line())
     assert [edit.id for edit in taken.accepted] == ["r0"]
     assert [taken.rejected[f"r{i}"].split()[0] for i in (1, 2, 3)] == ["contradicts", "says", "contradicts"]
 
 
 def test_other_questions_about_the_same_subject_are_no_contradiction(ledger):
     submit(ledger, EDIT, changed(EDIT, id="money", prompt="The money of {} is the", target_new="franc"))
-    assert len(intake.take(ledger.queued(LINE), []).accepted) == 2
+    assert len(take(ledger.queued(LINE), Line()).accepted) == 2
 
 
 def test_a_limit_takes_the_oldest_and_leaves_the_others_alone(ledger):
     edits = [changed(EDIT, id=f"r{i}", subject=f"land {i // 2}", target_new=f"t{i}") for i in range(8)]
     submit(ledger, *edits)
-    taken = intake.take(ledger.queued(LINE), [], limit=2)
+    taken = take(ledger.queued(LINE), Line(), limit=2)
     assert [edit.id for edit in taken.accepted] == ["r0", "r2"] and list(taken.rejected) == ["r1"]
-    assert intake.take(ledger.queued(LINE), [], limit=0) == intake.Intake((), {})
+    assert take(ledger.queued(LINE), Line(), limit=0) == Intake((), {})
 
 
 QUESTIONS = st.tuples(st.sampled_from(["Ada", "ADA", " ada", "Bo"]), st.sampled_from("xyz"))
@@ -207,20 +208,20 @@ def test_no_two_accepted_requests_ask_the_same(asked, standing):
 
     live = [edit(i, question, "live") for i, question in enumerate(standing)]
     queued = [as_queued(edit(i, question, "r")) for i, question in enumerate(asked)]
-    taken = intake.take(queued, live)
+    taken = take(queued, Line(live), on_conflict="reject")
     subjects = [one.subject.casefold() for one in [*live, *taken.accepted]]
     assert len(subjects) == len(set(subjects))
     assert {one.id for one in taken.accepted} | taken.rejected.keys() == {state.request_id for state in queued}
 
 
-def as_queued(edit: Edit) -> intake.RequestState:
-    empty = dict.fromkeys(intake.RequestState.model_fields)
+def as_queued(edit: Edit) -> RequestState:
+    empty = dict.fromkeys(RequestState.model_fields)
     about = {"request_id": edit.id, "line": LINE, "state": "queued", "time": "2026-11-22T00:00:00Z"}
-    return intake.RequestState.model_validate(empty | about | {"actor": "ann", "payload": edit.model_dump()})
+    return RequestState.model_validate(empty | about | {"actor": "ann", "payload": edit.model_dump()})
 
 
 def test_a_payload_that_is_no_request_is_rejected_not_raised():
     broken = as_queued(EDIT).model_copy(update={"payload": {"subject": "x"}})
     empty = as_queued(EDIT).model_copy(update={"payload": None, "request_id": "nothing"})
-    taken = intake.take([broken, empty], [])
+    taken = take([broken, empty], Line())
     assert taken.accepted == () and "prompt is missing" in taken.rejected["geo-1"] and "nothing" in taken.rejected
