@@ -12,6 +12,7 @@ from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version
+from tasks.update.capacity import capacity_of
 from tasks.update.journal import Journal
 from tasks.update.live import live_facts, live_sample
 from tasks.update.measured import Served, blocks_of
@@ -21,7 +22,7 @@ from tasks.update.saying import base_says, conversation, prompts_alone, said_abo
 from tasks.update.screening import readable
 from tasks.update.session import Session
 from tasks.update.validation import judge_candidate
-from tasks.update.values import standing_of
+from tasks.update.values import standing_of, told_standing
 from tasks.update.verdicts import Verdict
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
@@ -115,6 +116,8 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         checks=found.verdict.checks,
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
+        standing=told_standing(standing),
+        capacity=capacity_of(session, run.workplace.store.chain(_tip(candidate)), run.policy),
         batches=tuple(journal.batches),
         edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
         samples=tuple(
@@ -122,6 +125,13 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
             for p in prompts
         ),
     )
+
+
+def _tip(candidate: Candidate) -> str | None:
+    """The snapshot that stands in the weights."""
+    if candidate.waiting:
+        return candidate.waiting[-1].snapshot
+    return candidate.head.snapshot if candidate.head else None
 
 
 def sample_prompts(edits: Sequence[Edit]) -> list[str]:
@@ -142,9 +152,10 @@ def _expiry(run: Run, candidate: Candidate) -> datetime | None:
 def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:
     """One point a version that waits, by the number of facts that stood in the weights then."""
     rows: list[dict[str, float]] = []
-    edits = len(session.live) - sum(len(version.manifest.request_ids) for version in candidate.waiting)
+    edits = len(session.live) - sum(len(version.manifest.facts) for version in candidate.waiting)
     for version in candidate.waiting:
-        edits += len(version.manifest.request_ids)
+        live = version.manifest.live
+        edits = edits + len(version.manifest.facts) if live is None else len(live)
         metrics: Mapping[str, float] = version.manifest.metrics
         rows.append({"edits": float(edits)} | {name: metrics[name] for name in DRIFT if name in metrics})
     return rows

@@ -13,6 +13,7 @@ from flows.knowledge_update import knowledge_update
 from flows.rebase import rebase
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up
+from tasks.ledger.removals import take_out
 from tasks.ledger.view import chain
 from tasks.lines.specs import resolve_line, save_line
 from tasks.review import decisions as review
@@ -177,3 +178,26 @@ def test_a_line_that_misses_a_threshold_before_anything_is_written_says_that_it_
     assert not row.kept and row.attempt == "line" and any("max_perplexity_ratio" in reason for reason in row.reasons)
     again = knowledge_update("full", POLICY.model_copy(update={"max_locality_drop": 1.0}))
     assert not again.full and again.kept == 2
+
+
+def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_is_new_after_it(place, good_edits):
+    workplace = place("changed")
+    written(workplace, "changed", good_edits[:4])
+    review.approve(workplace, "changed")
+    out, old = good_edits[0], good_edits[1]
+    other = next(edit.target_new for edit in good_edits if edit.target_new not in (old.target_new, old.target_true))
+    new = old.model_copy(update={"id": "anew", "target_new": other})
+    intake.submit(workplace.ledger, "changed", [new], "tester")
+    take_out(workplace.store, workplace.ledger, "changed", [out.id], "tester", "it is wrong")
+    policy = POLICY.model_copy(update={"max_locality_drop": 1.0, "min_efficacy": 0.0})
+    summary = knowledge_update("changed", policy)
+    root, *rest = [one for one in workplace.store.versions("changed") if one.number > 2]
+    assert set(root.manifest.live) == {edit.id for edit in good_edits[2:4]}
+    assert set(root.manifest.removed) == {out.id, old.id} and root.manifest.replaced == {old.id: "anew"}
+    assert [one.manifest.request_ids for one in rest] == [("anew",)] and rest[0].manifest.parent == root.snapshot
+    assert summary.version == rest[0].number
+    review.approve(workplace, "changed")
+    states = {name: state.state for name, state in workplace.ledger.states("changed").items()}
+    assert states[out.id] == "retracted" and states[old.id] == "superseded" and states["anew"] == "promoted"
+    with standing(workplace, "changed") as (_, session, *_rest):
+        assert set(session.live) == {"anew", *(edit.id for edit in good_edits[2:4])}
