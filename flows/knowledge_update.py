@@ -29,7 +29,7 @@ from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
-from tasks.update import stages
+from tasks.update import footing, stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
@@ -51,6 +51,7 @@ def knowledge_update(
     limit: int | None = None,
     text: Path | None = None,
     statistics_text: Path | None = None,
+    only: list[str] | None = None,
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
@@ -66,6 +67,7 @@ def knowledge_update(
         text: File of text that perplexity is taken on (plain, or Parquet with a column `text`), on the machine of the
             job; none, text that the base model sampled itself.
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
+        only: Take up these requests alone, by their ids; none, all that wait.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
         template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
@@ -82,7 +84,7 @@ def knowledge_update(
     definition = {"model": model, "dtype": dtype, "template": template, "method": method, "options": options}
     try:
         with told_to_prefect("edits", "progress"):
-            summary = job(line, policy, limit, (text, statistics_text), definition)
+            summary = job(line, policy, limit, (text, statistics_text), definition, only=only)
     except LineBusy:
         raise  # somebody else's job does the work
     except Exception as error:  # whatever it is, people are told that the job failed
@@ -99,6 +101,7 @@ def job(
     definition: dict[str, Any],
     *,
     anew: bool = False,
+    only: Sequence[str] | None = None,
 ) -> JobSummary:
     """The work of the flow; `anew`: the line is made anew from the base, whatever is queued. Raises as it does."""
     workplace = open_workplace()
@@ -113,8 +116,9 @@ def job(
             outlasting(lease.settle, away)
         view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who), away)
         journal = Journal()
-        taken = take_up(run, view, limit, journal)
-        if not (taken.edits or taken.removals or (anew and view.tip)) and not _unregistered(workplace, view):
+        taken = take_up(run, view, (limit, only), journal)
+        work = taken.edits or taken.removals or (anew and view.tip) or stages.unfinished(view)
+        if not work and not _unregistered(workplace, view):
             note("nothing is left to write" if taken.rejected else "nothing is queued")
             _sync_aliases(workplace, view)
             return journal.summary(line, view.waiting, None)
@@ -137,20 +141,21 @@ def job(
     return journal.summary(line, waiting, report)
 
 
-def take_up(run: Run, view: LineView, limit: int | None, journal: Journal) -> Taken:
-    """What is taken up; what is refused stands in the ledger with its reason."""
+def take_up(run: Run, view: LineView, asked: tuple[int | None, Sequence[str] | None], journal: Journal) -> Taken:
+    """What is taken up, of so many or of these alone; what is refused stands in the ledger with its reason."""
 
     once: list[Taken] = []
 
     def intake() -> Taken:
         # Taken up once: where the rejections were written and the answer was lost, they are no longer in the queue.
-        taken = once[0] if once else stages.take_up(run, view, limit)
+        taken = once[0] if once else stages.take_up(run, view, *asked)
         once[:] = [taken]
-        stages.write_rejections(run, taken.rejected)
+        stages.write_rejections(run, taken.rejected, taken.ended)
         return taken
 
     taken = run_step("intake", intake, outcome=_counted, retries=RETRIES)
     _note_rejections(taken, journal)
+    journal.begun(taken)
     return taken
 
 
@@ -169,8 +174,9 @@ def _update(
     about = f"{serving}, then {len(view.waiting)} that wait"
     champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
-    stand, taken = begin(run, session, (stages.footing(view), taken, reference), journal, anew=anew)
+    stand, taken = begin(run, session, (footing.footing(view), taken, reference), journal, anew=anew)
     full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
+    journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
     stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
@@ -186,7 +192,7 @@ def _update(
         retries=RETRIES,
     )
     if not after.holds(stand.tip):
-        raise stages.away_from(run, after)
+        raise footing.away_from(run, after)
     return report, after.waiting
 
 
@@ -204,11 +210,14 @@ def write_all(
         if writer.stopped:
             break
     progress("edits", len(edits), len(edits))
+    lost = stages.unreplaced(session, stand)
+    for number, start in enumerate(range(0, len(lost), size), start=len(edits) // size + 2):
+        stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
     return _stand_still(run, stand)
 
 
 def _stand_still(run: Run, stand: Footing) -> Footing:
-    return run_step("stand_still", lambda: stages.stand_still(run, stand), retries=RETRIES)
+    return run_step("stand_still", lambda: footing.stand_still(run, stand), retries=RETRIES)
 
 
 def _register(
@@ -251,7 +260,7 @@ def _requeue(run: Run, flow_runs: Sequence[str]) -> list[str]:
 
     def requeue() -> list[str]:
         versions = run.workplace.store.versions(run.line)
-        return stages.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
+        return footing.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
 
     again = run_step("requeue", requeue, outcome=lambda names: f"{len(names)} requests", retries=RETRIES)
     for request_id in again:

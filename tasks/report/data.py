@@ -94,6 +94,39 @@ class EditRow(Frozen):
     """What was left out of the request because the model cannot read it, one sentence each."""
     alike: tuple[Text, ...] = ()
     """What other facts its subject is hard to tell from, one sentence each."""
+    replaces: tuple[Text, ...] = ()
+    """The requests whose place it takes, with what they answered: `geo-3 (Oslo)`."""
+    carried: dict[str, Any] = Field(default_factory=dict)
+    """What the request carries besides its fact: source, ticket and so on."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What it replaces and carries, one line each."""
+        return (*(f"replaces {one}" for one in self.replaces), *told_of(self.carried))
+
+
+def told_of(carried: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a request carries besides its fact, one line each."""
+    texts = {name: ", ".join(map(str, x)) if isinstance(x, list | tuple) else str(x) for name, x in carried.items()}
+    return tuple(f"{name.replace('_', ' ')}: {text}" for name, text in texts.items())
+
+
+class GoneRow(Frozen):
+    """A fact that left, stays though it was to leave, or was written back."""
+
+    request_id: Text
+    prompt: Text = ""
+    target: Text = ""
+    what: Literal["retracted", "left out", "replaced", "stays", "written back"]
+    by: Text = ""
+    """The request that asked for it."""
+    reason: Text = ""
+
+    @property
+    def sentence(self) -> str:
+        """In one line."""
+        fact = f"{self.request_id} ({self.prompt} → {self.target})" if self.prompt else self.request_id
+        return f"{fact}: {self.what}{f' by {self.by}' if self.by else ''}{f', {self.reason}' if self.reason else ''}"
 
 
 class BatchRow(Frozen):
@@ -163,6 +196,8 @@ class JobReport(Frozen):
     """Facts, and by layer drift and directions used; about how many more there is room for; empty: not told."""
     batches: tuple[BatchRow, ...] = ()
     edits: tuple[EditRow, ...] = ()
+    gone: tuple[GoneRow, ...] = ()
+    """Facts that leave with this job, one row each, and those that were to leave and stay."""
     samples: tuple[Sample, ...] = ()
     mlflow_versions: dict[int, int] = Field(default_factory=dict)
     """MLflow's own numbers by the line's, of the versions that the report speaks of; in the reports before: none."""

@@ -98,6 +98,10 @@ def render_markdown(report: JobReport) -> str:
         parts.append(
             f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {literal(report.mlflow_run_id)}."
         )
+    if report.gone:
+        parts += ["", "| Facts that leave or come back |", "|---|"]
+        parts += [_row([literal(one.sentence)]) for one in report.gone[:MARKDOWN_ROWS]]
+    parts += _found_table("Told with it", [(edit, one) for edit in report.edits for one in edit.told])
     parts += _found_table("Left out", [(edit, one) for edit in report.edits for one in edit.findings])
     parts += _found_table("Hard to tell apart", [(edit, one) for edit in report.edits for one in edit.alike])
     if report.to_version is not None:

@@ -13,11 +13,12 @@ from typing import Literal
 from editing.errors import UsageError
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.view import LineView, look
+from tasks.ledger.view import LineView, chain, look
 from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.review.aliases import sync_aliases
 from tasks.review.decided import By, Decided, decided
 from tasks.review.forms import close_reviews
+from tasks.review.leaving import back_again, check_taken_out, check_whole
 from tasks.review.telling import record, tell_decision
 from tasks.review.votes import votes
 from tasks.stores.errors import HeadMoved, StorageError
@@ -66,6 +67,7 @@ def approve(
     chosen = [v for v in _waiting(view, version) if version is None or v.number <= version]
     for one in chosen:  # those that it builds on come into service with it
         _check_rules(workplace, line, one)
+    check_whole(view, chosen[-1])
     return _move(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
 
 
@@ -96,8 +98,9 @@ def reject(
 
 
 def roll_back(
-    workplace: Workplace, line: str, to: int | None = None, reason: str = "", by: By | None = None
-) -> Decision:
+    workplace: Workplace, line: str, to: int | None = None, reason: str = "", by: By | None = None,
+    with_retracted: bool = False,
+) -> Decision:  # fmt: skip
     """Put an earlier version back in service (0: the base); the one before the present HEAD unless one is named.
 
     A version that was rolled back can be put back in service by its number. Without one nobody goes forward, such as
@@ -105,11 +108,14 @@ def roll_back(
     forward again: what is frozen is what comes in, not the way out.
 
     Raises:
-        UsageError: nothing was ever in service, or the version never was, or it is a newer one of a frozen line.
+        UsageError: nothing was ever in service, or the version never was, or it is a newer one of a frozen line, or it
+            holds facts that were taken out since, and not `with_retracted`.
         HeadMoved: somebody else decided in the meantime.
     """
     view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
-    served = {head.version for head in workplace.store.heads(line)} | view.served
+    heads = workplace.store.heads(line)
+    served = {one.version for snapshot in {head.snapshot for head in heads} for one in chain(view, snapshot)}
+    served |= {head.version for head in heads}
     if view.head is None or served <= {0}:
         raise UsageError(f"line '{line}' has nothing in service, so there is nothing to roll back")
     target = (view.head.previous or 0) if to is None else to
@@ -127,6 +133,10 @@ def roll_back(
         )
     if target > view.head.version:
         check_not_frozen(workplace.store.store, line)
+    if target:
+        check_whole(view, view.versions[target])
+        if not with_retracted:
+            check_taken_out(view, view.versions[target])
     return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
 
 
@@ -153,8 +163,10 @@ def take_back(
         if view.head is None or not version or {view.head.version, *held} != {version} or view.sequence < (since or 0):
             raise NotInService(f"version {version} of line '{line}' is not in service")
         target = _before_first(view, past, version)
+        goal = view.versions[target] if target else None
+        reason_told = "; ".join(filter(None, (reason, back_again(view, goal))))
         try:
-            return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
+            return _move(workplace, view, "rollback", goal, reason_told, (target,), by)
         except HeadMoved as error:  # perhaps by a rejection, which leaves it in service
             moved = error
     raise moved

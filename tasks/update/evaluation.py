@@ -11,7 +11,7 @@ from tasks.lines.rules import read_rules
 from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
-from tasks.stores.manifest import Head, Version
+from tasks.stores.manifest import Head, Version, members
 from tasks.update.capacity import capacity_of
 from tasks.update.journal import Journal
 from tasks.update.live import live_facts, live_sample
@@ -60,8 +60,10 @@ class Candidate:
 
 
 def edits_of(versions: Sequence[Version], taken: Taken) -> list[Edit]:
-    """The edits of some versions, as far as the ledger still knows what they say."""
-    return [taken.known[name] for v in versions for name in v.manifest.request_ids if name in taken.known]
+    """What the edits of some versions say, one after the other, but for those that a later one takes out again."""
+    held = members(version.manifest for version in versions)
+    own = [name for v in versions for name in (*v.manifest.facts, *v.manifest.restored)]
+    return [taken.known[name] for name in dict.fromkeys(own) if name in held and name in taken.known]
 
 
 def measure_champion(run: Run, session: Session, edits: Sequence[Edit], reference: Reference) -> Champion:
@@ -119,6 +121,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         standing=told_standing(standing),
         capacity=capacity_of(session, run.workplace.store.chain(_tip(candidate)), run.policy),
         batches=tuple(journal.batches),
+        gone=tuple(journal.gone),
         edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
         samples=tuple(
             Sample(prompt=p, base=before[p], champion=champion.get(p) if champion else None, candidate=after[p])
@@ -152,13 +155,12 @@ def _expiry(run: Run, candidate: Candidate) -> datetime | None:
 def _drift(session: Session, candidate: Candidate) -> list[dict[str, float]]:
     """One point a version that waits, by the number of facts that stood in the weights then."""
     rows: list[dict[str, float]] = []
-    edits = len(session.live) - sum(len(version.manifest.facts) for version in candidate.waiting)
-    for version in candidate.waiting:
-        live = version.manifest.live
-        edits = edits + len(version.manifest.facts) if live is None else len(live)
-        metrics: Mapping[str, float] = version.manifest.metrics
+    edits = len(session.live)
+    for manifest in (version.manifest for version in reversed(candidate.waiting)):
+        metrics: Mapping[str, float] = manifest.metrics
         rows.append({"edits": float(edits)} | {name: metrics[name] for name in DRIFT if name in metrics})
-    return rows
+        edits += len(manifest.removed) - len(manifest.facts) - len(manifest.restored)
+    return rows[::-1]
 
 
 def _answers(

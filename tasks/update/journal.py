@@ -1,16 +1,17 @@
 """What a knowledge update did so far, as rows for its report. The flow alone writes into it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
+from tasks.ledger.catching_up import REFUSE
 from tasks.progress import note
-from tasks.report.data import BatchRow, Check, EditRow, JobReport
+from tasks.report.data import BatchRow, Check, EditRow, GoneRow, JobReport
 from tasks.stores.manifest import Version
-from tasks.update.run import Judged
+from tasks.update.run import Judged, Taken
 from tasks.update.verdicts import Verdict
 
 FULL = "the line is full"
@@ -55,6 +56,39 @@ class Journal:
     """Whether the line as it stood missed a threshold before anything was written."""
     alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What other facts the subjects of requests are hard to tell from, by request."""
+
+    gone: list[GoneRow] = field(default_factory=list)
+    """What leaves, stays though it was to leave, or was written back."""
+    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What requests carry besides their facts, by request."""
+    replaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What requests take the place of, with its answers, by request."""
+
+    def begun(self, taken: Taken) -> None:
+        """What is told of requests beside what becomes of them; what stays queued is heard at once."""
+        self.carried |= taken.carried
+        for old, new in taken.replaced.items():
+            was = f"{old} ({taken.known[old].target_new})" if old in taken.known else old
+            self.replaces[new] = (*self.replaces.get(new, ()), was)
+        for request_id, why in (taken.left | {name: why for name, (_, why) in taken.ended.items()}).items():
+            note(f"{request_id}: {why}")
+
+    def left(self, taken: Taken, removed: Collection[str]) -> None:
+        """Facts were to leave, and those in `removed` did."""
+        asked = [(fact, name, "left out" if name.startswith(REFUSE) else "retracted")
+                 for name, fact in taken.removals.items()]  # fmt: skip
+        asked += [(old, new, "replaced") for old, new in taken.replaced.items()]
+        for fact, by, what in asked:
+            self.gone.append(_gone(fact, taken.known, what if fact in removed else "stays", by))
+            note(self.gone[-1].sentence, "undone" if fact in removed else "warning")
+
+    def written_back(self, judged: Judged, version: Version, known: Mapping[str, Edit]) -> None:
+        """What was to replace facts was not kept, so those were written again."""
+        self.batches.append(judged.row(version.number))
+        why = "; ".join(("what was to replace it was not kept", *judged.verdict.reasons))
+        for edit in judged.batch.edits:
+            self.gone.append(_gone(edit.id, known, "written back", "", why))
+            note(self.gone[-1].sentence, "warning")
 
     def left_out(self, findings: Mapping[str, tuple[str, ...]]) -> None:
         """Some of what is to be asked about requests cannot be; heard before anything becomes of them."""
@@ -157,6 +191,8 @@ class Journal:
             reason=reason,
             findings=self.findings.get(edit.id, ()),
             alike=self.alike.get(edit.id, ()),
+            replaces=self.replaces.get(edit.id, ()),
+            carried=self.carried.get(edit.id, {}),
         )
 
 
@@ -171,6 +207,12 @@ def _row_of(attempt: str, requests: Sequence[str], verdict: Verdict, version: in
         metrics=verdict.metrics,
         seconds=0.0,
     )
+
+
+def _gone(fact: str, known: Mapping[str, Edit], what: str, by: str, reason: str = "") -> GoneRow:
+    edit = known.get(fact)
+    told = {"prompt": edit.text, "target": edit.target_new} if edit else {}
+    return GoneRow.model_validate({"request_id": fact, "what": what, "by": by, "reason": reason, **told})
 
 
 def _said_in_chat(judged: Judged | None, edit: Edit) -> str:

@@ -85,11 +85,8 @@ class Taken:
     """How requests end that are neither written nor refused, and why."""
     left: dict[str, str] = field(default_factory=dict)
     """What stays queued, and why."""
-
-    @property
-    def leaving(self) -> list[str]:
-        """The facts that a root is made without."""
-        return list(dict.fromkeys([*self.removals.values(), *self.replaced]))
+    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What requests carry besides their facts, by request."""
 
 
 @dataclass(frozen=True)

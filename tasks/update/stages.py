@@ -13,19 +13,18 @@ from functools import partial
 from editing.edit import Edit, shown
 from editing.errors import EditingError, InvalidEdit, UsageError
 from editing.methods import compute_update
-from editing.request import fact_of, make_request
+from editing.request import Request, fact_of, make_request
 from tasks.ledger import choosing
-from tasks.ledger.catching_up import catch_up, version_events
+from tasks.ledger.catching_up import version_events
 from tasks.ledger.choosing import Line
 from tasks.ledger.events import Event, State
 from tasks.ledger.removals import removed_by, take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import LineView, chain, look
+from tasks.ledger.view import LineView, chain
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
 from tasks.retries import outlasting
 from tasks.stores.batches import pack
-from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.function import check_statistics, function_of, stored_function
@@ -36,11 +35,6 @@ from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, measure_reference, validate_batch
 from tasks.update.values import base_states, known_by, told_standing
-
-
-def footing(view: LineView) -> Footing:
-    """What a job that begins now builds on."""
-    return Footing(view.tip, view.sequence, tuple(view.waiting))
 
 
 def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | None = None) -> Taken:
@@ -62,10 +56,11 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
     live = known_edits(ledger, run.line, held)
     stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
     found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
-    waiting = {request.request_id: edit for request in queued if (edit := _edit(request.payload)) is not None}
+    requests = {one.request_id: edit for one in queued if (edit := _request(one.payload)) is not None}
     return Taken(
-        found.accepted, found.rejected, waiting | live,
+        found.accepted, found.rejected, {name: fact_of(edit) for name, edit in requests.items()} | live,
         removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
+        carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)},
     )  # fmt: skip
 
 
@@ -124,7 +119,10 @@ def screen_taken(session: Session, taken: Taken) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
     found = screen(session, taken.edits)
     known = taken.known | {edit.id: edit for edit in found.accepted}
-    return replace(taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known)
+    replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
+    return replace(
+        taken, edits=found.accepted, rejected=found.rejected, findings=found.findings, known=known, replaced=replaced
+    )
 
 
 def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Written:
@@ -198,6 +196,18 @@ def publish(run: Run, written: Written, manifest: Manifest) -> Version:
     return version
 
 
+def unfinished(view: LineView) -> bool:
+    """Whether a job was killed between taking a fact out and writing what replaces it."""
+    held = members(chain(view, view.tip))
+    return any(not {old, new} & held.keys() for one in view.waiting for old, new in one.manifest.replaced.items())
+
+
+def unreplaced(session: Session, stand: Footing) -> list[str]:
+    """Facts in service that waiting versions take out for others which are not there: those were not kept."""
+    pairs = [pair for version in stand.waiting for pair in version.manifest.replaced.items()]
+    return [old for old, new in dict.fromkeys(pairs) if old not in session.live and new not in session.live]
+
+
 def undo(session: Session, written: Written) -> str:
     """Take a batch back, bit for bit; returns what the model with a single edit said to its prompt."""
     answer = say(session, prompts_alone([written.batch.edits[0].text]))[0] if len(written.batch.edits) == 1 else ""
@@ -235,62 +245,20 @@ def halves(judged: Judged) -> tuple[Batch, Batch]:
     return Batch(f"{judged.batch.name}.1", parts[0]), Batch(f"{judged.batch.name}.2", parts[1])
 
 
-def stand_still(run: Run, stand: Footing) -> Footing:
-    """The footing as HEAD is now: the same, or further up where HEAD moved up the job's own chain.
-
-    Raises:
-        HeadMoved: what the job builds on can no longer be put in service.
-    """
-    run.lease.renew()
-    head = run.workplace.store.head(run.line)
-    if (head.sequence if head else 0) == stand.sequence:
-        return stand
-    view = look(run.workplace.store, run.workplace.ledger, run.line)
-    if not view.holds(stand.tip):
-        raise away_from(run, view)
-    return Footing(stand.tip, view.sequence, tuple(view.waiting))
-
-
-def away_from(run: Run, view: LineView) -> HeadMoved:
-    """What is said when HEAD left what a job builds on."""
-    to = f"version {view.head.version} by {view.head.actor}" if view.head else "nothing"
-    return HeadMoved(f"HEAD of line '{run.line}' was moved to {to} while this job ran, away from what it builds on")
-
-
-def requeue(run: Run, made: Sequence[Version]) -> list[str]:
-    """Queue again what a job wrote into versions that were never in service and no longer can be; safe to repeat.
-
-    What a person put in service and took out again stays out. Returns the requests that are queued by this call.
-    """
-    store, ledger = run.workplace.store, run.workplace.ledger
-    view = catch_up(store, ledger, run.line, run.actor)
-    since = min((version.manifest.based_on or 0 for version in made), default=0)
-    served = {one.version for head in store.heads(run.line, since) for one in chain(view, head.snapshot)}
-    numbers = {version.number for version in made} - served
-    lost = {
-        name: standing
-        for name, standing in view.events.standings.items()
-        if standing.state == "rolled_back" and standing.version in numbers
-    }
-    reason = "HEAD moved while the job ran that wrote it"
-    queued = ledger.append_unchanged(
-        [
-            Event(request_id=name, event="queued", line=run.line, actor=run.actor, reason=reason)
-            for name in sorted(lost)
-        ],
-        lost,
-    )
-    return [event.request_id for event in queued]
-
-
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:
     """The base's numbers, which everything is compared with."""
     return measure_reference(session, run.policy, texts)
 
 
 def _edit(payload: object) -> Edit | None:
-    """The fact of a request, or None where it is none; intake says why."""
+    """The fact of a request, or None where it is none."""
+    request = _request(payload)
+    return None if request is None else fact_of(request)
+
+
+def _request(payload: object) -> Edit | None:
+    """A request with what it carries, or None where it is none; intake says why."""
     try:
-        return fact_of(make_request(payload)) if isinstance(payload, dict) else None
+        return make_request(payload) if isinstance(payload, dict) else None
     except InvalidEdit:
         return None

@@ -211,7 +211,7 @@ def old_values(session: "Session", manifests: Sequence[Manifest], known: Mapping
     found: dict[str, Tensor] = {}
     live: list[str] = []
     for manifest in manifests:
-        live = list(manifest.live) if manifest.live is not None else [*live, *manifest.facts]
+        live = list(manifest.live) if manifest.live is not None else [*live, *manifest.facts, *manifest.restored]
         if manifest.values or not isinstance(session.config, LocatingConfig):
             continue
         edits = [known[name] for name in live if name in known]

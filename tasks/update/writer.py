@@ -1,6 +1,9 @@
 """The loop around one batch: write, judge, keep or undo, and look for the culprits in the parts of what failed."""
 
+from collections.abc import Sequence
+
 from editing.config import LocatingConfig
+from editing.errors import ErrataError
 from editing.methods.locate import nearly_alike
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
@@ -33,6 +36,27 @@ class Writer:
             for part in stages.halves(judged):
                 stand = stand if self.stopped else self.write(part, stand)
         return stand
+
+    def write_back(self, facts: Sequence[str], batch: int, stand: Footing) -> Footing:
+        """Write facts again whose replacements were not kept. They are in service still, so they are kept in any case.
+
+        Raises:
+            ErrataError: they cannot be written.
+        """
+        known = stages.known_edits(self.run.workplace.ledger, self.run.line, facts)
+        judged = self._judge(Batch(str(batch), tuple(known.values())))
+        written = judged.written
+        if written is None:
+            why = "; ".join(judged.verdict.reasons)
+            raise ErrataError(f"line '{self.run.line}': '{facts[0]}' cannot be written back: {why}; reject what waits")
+        made = stages.manifest_of(self.run, self.session, judged, stand, self.taken, {})
+        made = made.model_copy(update={"request_ids": (), "restored": judged.batch.ids})
+        version = run_step(
+            "snapshot", lambda: stages.publish(self.run, written, made), about=_named(judged.batch), retries=RETRIES
+        )
+        self.session.remember(judged.batch.ids, written.update)
+        self.journal.written_back(judged, version, known)
+        return Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
 
     def _judge(self, batch: Batch) -> Judged:
         written: Written | None = None

@@ -1,0 +1,58 @@
+"""What decisions have to do with facts that leave: none comes back unseen, and none is lost on the way."""
+
+from collections.abc import Sequence
+
+from editing.edit import shown
+from editing.errors import UsageError
+from tasks.ledger.view import LineView, chain
+from tasks.stores.manifest import Version, members
+
+NAMED = 5
+"""Facts that a message names; the others are counted."""
+
+
+def taken_out(view: LineView, version: Version | None) -> dict[str, str]:
+    """The facts of a version that were taken out or replaced since, and how."""
+    held = members(chain(view, version.snapshot)) if version else {}
+    standings = view.events.standings
+    return {
+        name: standings[name].state
+        for name in held
+        if name in standings and standings[name].state in ("retracted", "superseded", "withdrawn")
+    }
+
+
+def check_taken_out(view: LineView, version: Version) -> None:
+    """Raises UsageError where a version would bring back what was taken out: by name, with both ways on."""
+    if not (out := taken_out(view, version)):
+        return
+    newer = [name for name in view.live if name not in members(chain(view, version.snapshot))]
+    told = _named([f"{shown(name)} ({state})" for name, state in out.items()])
+    without = f"; its facts without: errata retract {_named(newer)} --line {view.line}, and a job" if newer else ""
+    raise UsageError(
+        f"version {version.number} of line '{view.line}' holds what was taken out since: {told}; --with-retracted "
+        f"serves it again{without}"
+    )
+
+
+def back_again(view: LineView, version: Version | None) -> str:
+    """What a version brings back that was taken out, in a sentence; empty where it is nothing."""
+    out = taken_out(view, version)
+    return f"brings back what was taken out: {_named([shown(name) for name in out])}" if out else ""
+
+
+def check_whole(view: LineView, version: Version) -> None:
+    """Refuse a version that takes a fact out and lacks what is to replace it. Raises UsageError."""
+    manifests = chain(view, version.snapshot)
+    held = members(manifests)
+    for old, new in [pair for manifest in manifests for pair in manifest.replaced.items()]:
+        if old not in held and new not in held:
+            raise UsageError(
+                f"version {version.number} of line '{view.line}' takes out {shown(old)} and lacks {shown(new)}, which "
+                f"replaces it: choose a later version, or errata run {view.line} writes it"
+            )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,92 @@
+"""Facts that change, from end to end on a small model: replaced, retracted, left out, written back."""
+
+import pytest
+
+from editing.errors import UsageError
+from editing.request import Request
+from flows.knowledge_update import knowledge_update
+from tasks.ledger import intake
+from tasks.ledger.catching_up import REFUSE
+from tasks.ledger.removals import take_out
+from tasks.ledger.view import look
+from tasks.review import decisions
+from tests.flows.conftest import POLICY
+
+pytestmark = pytest.mark.slow
+
+LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0})
+
+
+def submit(workplace, line, *edits) -> list[str]:
+    return intake.submit(workplace.ledger, line, edits, "ann").queued
+
+
+def states(workplace, line) -> dict[str, str]:
+    return {name: one.state for name, one in workplace.ledger.states(line).items()}
+
+
+def live(workplace, line) -> set[str]:
+    return {*look(workplace.store, workplace.ledger, line).live}
+
+
+def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place, good_edits):
+    workplace, line = place("changing"), "changing"
+    first, second, third, fourth = good_edits[:4]
+    submit(workplace, line, first, second, third)
+    knowledge_update(line, LOOSE)
+    decisions.approve(workplace, line)
+    told = {"subject": first.subject, "prompt": first.prompt, "target_new": first.target_true}  # that it can say
+    new = Request(id="new", ticket="GEO-1", **told)
+    submit(workplace, line, new, fourth)
+    summary = knowledge_update(line, LOOSE)
+    assert states(workplace, line)["new"] == "committed", summary.report
+    row = {edit.request_id: edit for edit in summary.report.edits}["new"]
+    assert row.replaces == (f"{first.id} ({first.target_new})",) and "ticket: GEO-1" in row.told
+    assert [(one.request_id, one.what, one.by) for one in summary.report.gone] == [(first.id, "replaced", "new")]
+    decisions.approve(workplace, line)
+    assert live(workplace, line) == {second.id, third.id, fourth.id, "new"}
+    assert states(workplace, line)[first.id] == "superseded"
+    done = take_out(workplace.store, workplace.ledger, line, [second.id], "ann", "it was wrong")
+    summary = knowledge_update(line, LOOSE)
+    assert [one.what for one in summary.report.gone] == ["retracted"]
+    decisions.approve(workplace, line)
+    assert live(workplace, line) == {third.id, fourth.id, "new"}
+    assert states(workplace, line)[second.id] == "retracted"
+    assert states(workplace, line)[done.queued[second.id]] == "promoted"
+    with pytest.raises(UsageError, match=f"'{first.id}' .superseded., '{second.id}' .retracted.; --with-retracted"):
+        decisions.roll_back(workplace, line, 1)
+    decisions.roll_back(workplace, line, 1, with_retracted=True)
+    assert live(workplace, line) == {first.id, second.id, third.id}
+    now = states(workplace, line)
+    assert {now[name] for name in ("new", fourth.id, done.queued[second.id])} == {"rolled_back"}
+
+
+def test_a_reviewer_leaves_one_fact_out_and_the_rest_is_not_lost(place, good_edits):
+    workplace, line = place("refusing"), "refusing"
+    submit(workplace, line, *good_edits[:3])
+    knowledge_update(line, LOOSE)
+    kept = {edit.id for edit in good_edits[1:3]}
+    take_out(workplace.store, workplace.ledger, line, [good_edits[0].id], "eve", "no source", prefix=REFUSE)
+    summary = knowledge_update(line, LOOSE)
+    assert [one.what for one in summary.report.gone] == ["left out"]
+    decisions.approve(workplace, line)
+    now = states(workplace, line)
+    assert live(workplace, line) == kept and now[good_edits[0].id] == "rejected"
+    assert look(workplace.store, workplace.ledger, line).waiting == []
+
+
+def test_a_fact_whose_replacement_is_not_kept_is_written_back(place, good_edits):
+    workplace, line = place("kept"), "kept"
+    first, second = good_edits[:2]
+    submit(workplace, line, first, second)
+    knowledge_update(line, LOOSE)
+    decisions.approve(workplace, line)
+    submit(workplace, line, Request(id="bad", subject=first.subject, prompt=first.prompt, target_new="zq xj vv kw"))
+    summary = knowledge_update(line, LOOSE)
+    now = states(workplace, line)
+    assert now["bad"] == "quarantined" and now[first.id] == "promoted"
+    assert [one.what for one in summary.report.gone] == ["replaced", "written back"]
+    with pytest.raises(UsageError, match=f"version 2 .* takes out '{first.id}' and lacks 'bad'"):
+        decisions.approve(workplace, line, 2)
+    decisions.approve(workplace, line)
+    assert live(workplace, line) == {first.id, second.id} and states(workplace, line)[first.id] == "promoted"
