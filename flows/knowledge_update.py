@@ -29,13 +29,13 @@ from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
-from tasks.update import stages
+from tasks.update import footing, stages
 from tasks.update.ability_files import settled
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
 from tasks.update.reference import ask_base
-from tasks.update.roots import begin
+from tasks.update.roots import begin, is_full
 from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
@@ -175,9 +175,10 @@ def _update(
     about = f"{serving}, then {len(view.waiting)} that wait"
     champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
-    stand, taken = begin(run, session, (stages.footing(view), taken, reference), journal, anew=anew)
+    stand, taken = begin(run, session, (footing.footing(view), taken, reference), journal, anew=anew)
+    full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
     journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
-    stand = write_all(run, session, (stand, taken, reference), journal, log)
+    stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
         "evaluate",
@@ -192,7 +193,7 @@ def _update(
         retries=RETRIES,
     )
     if not after.holds(stand.tip):
-        raise stages.away_from(run, after)
+        raise footing.away_from(run, after)
     return report, after.waiting
 
 
@@ -217,7 +218,7 @@ def write_all(
 
 
 def _stand_still(run: Run, stand: Footing) -> Footing:
-    return run_step("stand_still", lambda: stages.stand_still(run, stand), retries=RETRIES)
+    return run_step("stand_still", lambda: footing.stand_still(run, stand), retries=RETRIES)
 
 
 def _register(
@@ -260,7 +261,7 @@ def _requeue(run: Run, flow_runs: Sequence[str]) -> list[str]:
 
     def requeue() -> list[str]:
         versions = run.workplace.store.versions(run.line)
-        return stages.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
+        return footing.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
 
     again = run_step("requeue", requeue, outcome=lambda names: f"{len(names)} requests", retries=RETRIES)
     for request_id in again:

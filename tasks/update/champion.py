@@ -28,7 +28,8 @@ def measure_served(
     if any(compares(levels, name) for name in SAID):
         asked = [(one.text, one.tokens) for one in questions(session.loaded.tokenizer, edits, chat)]
         with stage("what the version in service says") as tell:
-            texts = dict(zip(asked, say(session, asked, tell), strict=True))
+            said = say(session, [(*one, None) for one in asked], tell)
+            texts = dict(zip(asked, said, strict=True))
     ability = {}
     if compares(levels, "ability"):
         ability = {one.name: right_answers(one, answers(session, one)) for one in reference.sets}

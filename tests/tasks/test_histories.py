@@ -36,7 +36,7 @@ from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
-from tasks.update import stages
+from tasks.update import footing, stages
 
 LINES = ("north", "south")
 SKEWS = (timedelta(0), timedelta(minutes=-5))
@@ -155,16 +155,16 @@ class World:
             lease=SimpleNamespace(renew=lambda: None, check=lambda: None),
         )
         view = catch_up(self.store, self.ledger, line, "job")
-        stand, made = stages.footing(view), []
+        stand, made = footing.footing(view), []
         try:
             for name in [request.request_id for request in self.ledger.queued(line)][: 1 + number]:
-                stand = stages.stand_still(run, stand)
+                stand = footing.stand_still(run, stand)
                 version = self.publish(line, stand, name)
                 made.append(version)
                 stand = stages.Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
-            stages.stand_still(run, stand)
+            footing.stand_still(run, stand)
         except HeadMoved:
-            stages.requeue(run, made)
+            footing.requeue(run, made)
             raise
 
     def publish(self, line: str, stand: stages.Footing, name: str) -> Version:

@@ -12,7 +12,7 @@ from tasks.settings import SECRETS, Settings, load_settings, prepare_environment
 from tasks.update.policy import Policy, make_policy
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
-GATES = ("tripwires", "levels", "quantised", "too_few", "ability", "probes", "in_context")
+GATES = ("tripwires", "levels", "quantised", "too_few", "ability", "probes", "in_context", "on_conflict")
 NUMBERS = [name for name in Policy.model_fields if name not in GATES]
 RANGES = {
     "batch_size": (0, 11),
@@ -30,6 +30,7 @@ RANGES = {
     "kl_tokens": (1023,),
     "live_facts": (-1, 10_001),
     "probed_facts": (0, 1001),
+    "rebase_every": (-1,),
 }
 
 
