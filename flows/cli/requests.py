@@ -240,9 +240,14 @@ def history(
 
         errata history --line main --limit 200 --json
     """
+    from tasks.ledger.removals import removals_of
     from tasks.workplace import open_workplace
 
-    events = open_workplace().ledger.history(request, version, line, limit)
+    ledger = open_workplace().ledger
+    events = ledger.history(request, version, line, limit)
+    if request is not None:
+        removals = [event for name in removals_of(ledger, line, request) for event in ledger.history(name, line=line)]
+        events = sorted([*events, *removals], key=lambda event: (event.commit or 0, event.sequence))
     if request is not None and not events:
         raise UsageError(f"line '{line}' knows no request '{request}'; see errata history --line {line}")
     if json:
