@@ -33,7 +33,7 @@ from tasks.update import stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
-from tasks.update.roots import begin
+from tasks.update.roots import begin, is_full
 from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
@@ -176,7 +176,9 @@ def _update(
     log = StepLog(tracker, run.mlflow_run_id)
     stand, taken = begin(run, session, (stages.footing(view), taken, reference), journal, anew=anew)
     journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
-    stand = write_all(run, session, (stand, taken, reference), journal, log)
+    full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
+    stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
+    stand = write_back(run, session, (stand, taken, reference), journal)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
         "evaluate",
@@ -209,10 +211,17 @@ def write_all(
         if writer.stopped:
             break
     progress("edits", len(edits), len(edits))
-    lost = stages.unreplaced(session, stand)
-    for number, start in enumerate(range(0, len(lost), size), start=len(edits) // size + 2):
-        stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
     return _stand_still(run, stand)
+
+
+def write_back(run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal) -> Footing:
+    """What was taken out for others that were not kept, as the last batches; returns what the line stands on then."""
+    stand, taken, reference = given
+    size, lost = run.policy.batch_size, stages.unreplaced(session, stand)
+    writer, first = Writer(run, session, taken, reference, journal), len(taken.edits) // size + 2
+    for number, start in enumerate(range(0, len(lost), size), start=first):
+        stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
+    return _stand_still(run, stand) if lost else stand
 
 
 def _stand_still(run: Run, stand: Footing) -> Footing:

@@ -190,6 +190,10 @@ class JobReport(Frozen):
     checks: tuple[Check, ...] = ()
     """The verdict on the candidate as a whole; none in the reports of release 0.1."""
     drift: tuple[dict[str, float], ...] = ()
+    standing: dict[str, Any] = Field(default_factory=dict)
+    """How much of the correction of each live fact is missing: quantiles, and the worst by name; empty: not told."""
+    capacity: dict[str, Any] = Field(default_factory=dict)
+    """Facts, and by layer drift and directions used; about how many more there is room for; empty: not told."""
     batches: tuple[BatchRow, ...] = ()
     edits: tuple[EditRow, ...] = ()
     gone: tuple[GoneRow, ...] = ()

@@ -20,6 +20,7 @@ from tasks.markdown import literal
 from tasks.markdown import row as _row
 from tasks.report.data import BatchRow, EditRow, JobReport, Sample
 from tasks.report.metrics import METRICS, metric_lines
+from tasks.report.standing import capacity_text, standing_text
 from tasks.report.verdict import CheckLine, check_lines, headline
 from tasks.secrets import flattened
 from tasks.text import visible
@@ -63,6 +64,8 @@ def render_html(report: JobReport, drawings: "Mapping[str, Figure] | None" = Non
             checks=check_lines(report.checks),
             marks=MARKS,
             verdict=headline(report),
+            standing_text=standing_text(report.standing),
+            capacity_text=capacity_text(report.capacity),
             tiles=_tiles(report),
             edits=sorted(report.edits, key=lambda edit: STATES.index(edit.state)),
             undone=[batch for batch in report.batches if not batch.kept],
@@ -82,6 +85,7 @@ def render_markdown(report: JobReport) -> str:
         f"**{literal(headline(report)[1])}** " + " · ".join(f"{counts[state]} {state}" for state in reversed(STATES)),
         *_verdict_table(report),
         *_metric_table(report),
+        *("\n" + text for text in (standing_text(report.standing), capacity_text(report.capacity)) if text),
     ]
     failed = [edit for edit in report.edits if edit.state != "committed"]
     if failed:

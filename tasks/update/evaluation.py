@@ -12,16 +12,17 @@ from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version, members
+from tasks.update.capacity import capacity_of
 from tasks.update.journal import Journal
+from tasks.update.live import live_facts, live_sample
 from tasks.update.measured import Served, blocks_of
 from tasks.update.policy import Policy
 from tasks.update.run import Reference, Run, Taken
 from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.stages import live_facts, live_sample
 from tasks.update.validation import judge_candidate
-from tasks.update.values import standing_of
+from tasks.update.values import standing_of, told_standing
 from tasks.update.verdicts import Verdict
 
 DRIFT = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency", "perplexity_ratio")
@@ -117,6 +118,8 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         checks=found.verdict.checks,
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
+        standing=told_standing(standing),
+        capacity=capacity_of(session, run.workplace.store.chain(_tip(candidate)), run.policy),
         batches=tuple(journal.batches),
         gone=tuple(journal.gone),
         edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
@@ -125,6 +128,13 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
             for p in prompts
         ),
     )
+
+
+def _tip(candidate: Candidate) -> str | None:
+    """The snapshot that stands in the weights."""
+    if candidate.waiting:
+        return candidate.waiting[-1].snapshot
+    return candidate.head.snapshot if candidate.head else None
 
 
 def sample_prompts(edits: Sequence[Edit]) -> list[str]:

@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict
 from editing.edit import Edit
 from tasks.ledger.catching_up import REFUSE
 from tasks.progress import note
-from tasks.report.data import BatchRow, EditRow, GoneRow, JobReport
+from tasks.report.data import BatchRow, Check, EditRow, GoneRow, JobReport
 from tasks.stores.manifest import Version
 from tasks.update.run import Judged, Taken
 from tasks.update.verdicts import Verdict
 
+FULL = "the line is full"
+REMEDIES = "Take facts out, make it anew (errata rebase), loosen the policy, edit more layers, or begin another line"
 SHOWN = ("efficacy_prob", "generalization_prob", "locality_prob", "fluency_ratio", "perplexity_ratio")
 
 
@@ -29,11 +31,14 @@ class JobSummary(BaseModel):
     quarantined: int = 0
     rejected: int = 0
     report: JobReport | None = None
+    full: bool = False
+    """Whether the line as it stood missed a threshold, so that nothing was written."""
 
     @property
     def said(self) -> str:
         """In one line."""
         waits = f"; version {self.version} waits for review" if self.version is not None else ""
+        waits += f"; {FULL}" if self.full else ""
         return f"{self.kept} kept, {self.quarantined} quarantined, {self.rejected} rejected{waits}"
 
 
@@ -47,6 +52,8 @@ class Journal:
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of requests, by request."""
 
+    is_full: bool = False
+    """Whether the line as it stood missed a threshold before anything was written."""
     alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What other facts the subjects of requests are hard to tell from, by request."""
 
@@ -106,16 +113,23 @@ class Journal:
 
     def rooted(self, version: Version, verdict: Verdict) -> None:
         """All live facts were written anew from the base, as a version."""
-        self.batches.append(_root_row(version.manifest.request_ids, verdict, version.number))
+        self.batches.append(_row_of("root", version.manifest.request_ids, verdict, version.number))
         without = f", without {', '.join(version.manifest.removed)}" if version.manifest.removed else ""
         live = version.manifest.live or ()
         note(f"{len(live)} facts from the base{without} as version {version.number}", "kept")
 
     def root_failed(self, facts: Sequence[str], verdict: Verdict) -> None:
         """The line without these facts misses a gate, and stands as it did."""
-        self.batches.append(_root_row(facts, verdict, None))
+        self.batches.append(_row_of("root", facts, verdict, None))
         without = f" without {', '.join(facts)}" if facts else ""
         note(f"the line{without}, made anew: {'; '.join(verdict.reasons)}", "undone")
+
+    def full(self, checks: Sequence[Check]) -> None:
+        """The line as it stands misses what its policy wants, before anything is written."""
+        self.is_full = True
+        reasons = "; ".join(check.reason for check in checks if check.fails)
+        self.batches.append(_row_of("line", (), Verdict({}, {}, tuple(checks)), None))
+        note(f"{FULL}: {reasons}. Nothing was written, what is queued stays so. {REMEDIES}", "warning")
 
     def undone(self, judged: Judged) -> None:
         """A batch was taken back; its parts are tried, or its one request is quarantined."""
@@ -155,6 +169,7 @@ class Journal:
             quarantined=states.count("quarantined"),
             rejected=states.count("rejected"),
             report=report,
+            full=self.is_full,
         )
 
     def _row(
@@ -181,10 +196,10 @@ class Journal:
         )
 
 
-def _root_row(requests: Sequence[str], verdict: Verdict, version: int | None) -> BatchRow:
+def _row_of(attempt: str, requests: Sequence[str], verdict: Verdict, version: int | None) -> BatchRow:
     return BatchRow(
         batch=0,
-        attempt="root",
+        attempt=attempt,
         version=version,
         request_ids=tuple(requests),
         kept=version is not None,

@@ -1,4 +1,6 @@
-"""Whether a root does no harm: what is asked of what it takes the place of is asked of it, too."""
+"""Whether a root does no harm: what is asked of what it takes the place of is asked of it, too; and whether a line,
+as it stands, can take anything more.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,14 @@ class Asked:
     """That a text was generated from."""
 
 
+def ask_line(session: Session, live: Sequence[Edit], reference: Reference, policy: Policy) -> Asked:
+    """What is asked of a line before anything is written: its facts, and the text."""
+    sample = readable(session.loaded, spread_sample(live, policy.retained_sample)).accepted
+    facts = session.scores([bare(edit) for edit in sample])
+    metrics = measure_perplexity(session, reference, policy, _silent)
+    return Asked({one.edit_id: one for one in facts}, {}, metrics, 0)
+
+
 def ask(session: Session, staying: Sequence[Edit], reference: Reference, policy: Policy) -> Asked:
     """Ask the model as it stands; what was asked in this state of the weights is not asked again."""
     sample = readable(session.loaded, spread_sample(staying, policy.retained_sample)).accepted
@@ -41,11 +51,8 @@ def ask(session: Session, staying: Sequence[Edit], reference: Reference, policy:
     before = session.base_scores(few, policy.neighborhood_probes)
     neighbors = session.scores(few, before, policy.neighborhood_probes)
     prompts = fluency_prompts(session, few, policy)
-
-    def silent(done: int, total: int) -> None:
-        return None
-
-    metrics = measure_perplexity(session, reference, policy, silent) | measure_fluency(session, prompts, policy, silent)
+    metrics = measure_perplexity(session, reference, policy, _silent)
+    metrics |= measure_fluency(session, prompts, policy, _silent)
     return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts))
 
 
@@ -65,6 +72,20 @@ def judge_root(before: Asked, after: Asked, policy: Policy) -> Verdict:
     was = {row.field: row for row in then if not row.holds}
     rows = [_excused(row, was.get(row.field)) for row in judge(Measured(metrics, lost, samples), policy, MEASURES)]
     return Verdict(metrics, {}, tuple(rows))
+
+
+def what_is_full(asked: Asked, policy: Policy) -> tuple[Check, ...]:
+    """The rows of what the line as it stands comes to, where one of them fails whatever is written; else none."""
+    held = [one.efficacy_prob or 0.0 for one in asked.facts.values()]
+    metrics = {name: value for name, value in asked.metrics.items() if name.startswith("perplexity")}
+    metrics |= {"retained_efficacy_prob": sum(held) / len(held)} if held else {}
+    measured = Measured(metrics, {}, {"retained": len(held)})
+    rows = judge(measured, policy, ("perplexity", "retained"))
+    return rows if any(row.fails for row in rows) else ()
+
+
+def _silent(done: int, total: int) -> None:
+    """Who does not say how far it is."""
 
 
 def _excused(row: Check, was: Check | None) -> Check:

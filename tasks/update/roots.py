@@ -27,7 +27,7 @@ from tasks.stores.manifest import Manifest, Version
 from tasks.stores.roots import pack_root
 from tasks.update.function import function_of
 from tasks.update.journal import Journal
-from tasks.update.root_verdict import ask, judge_root
+from tasks.update.root_verdict import ask, ask_line, judge_root, what_is_full
 from tasks.update.run import Batch, Footing, Judged, Leaving, Reference, Run, Taken
 from tasks.update.session import Session
 from tasks.update.stages import quarantine_events
@@ -99,6 +99,17 @@ def begin(
     for one in judged:
         journal.quarantined(one, "")
     return found.stand, replace(taken, edits=tuple(edit for edit in taken.edits if edit.id not in found.refused))
+
+
+def is_full(run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> bool:
+    """Whether the line as it stands already misses what its policy wants, so that no request is to blame for it."""
+    if not (session.live and taken.edits):
+        return False
+    live = [taken.known[name] for name in session.live if name in taken.known]
+    rows = what_is_full(ask_line(session, live, reference, run.policy), run.policy)
+    if rows:
+        journal.full(rows)
+    return bool(rows)
 
 
 def make_root(

@@ -30,12 +30,12 @@ from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.function import check_statistics, function_of, stored_function
 from tasks.update.records import record_of
-from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written, spread_sample
+from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
 from tasks.update.saying import prompts_alone, say
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, measure_reference, validate_batch
-from tasks.update.values import Standing, asked_first, base_states, known_by, standing_after, told_standing
+from tasks.update.values import base_states, known_by, told_standing
 
 
 def footing(view: LineView) -> Footing:
@@ -145,14 +145,6 @@ def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Wri
     update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing.same)
     undo = session.weights.apply(update.update)
     return Written(batch, update, z_star, undo, searched, sharing.holding, z_base, names)
-
-
-def stand(session: Session, taken: Taken, written: Written) -> Written:
-    """The same with how much of every live fact's correction is missing, now that the batch is written."""
-    if written.z_base is None:
-        return written
-    earlier, values = live_facts(session, taken), (written.z_star, written.z_base)
-    return replace(written, standing=standing_after(session, written.known_by, values, written.batch.edits, earlier))
 
 
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
@@ -305,22 +297,6 @@ def requeue(run: Run, made: Sequence[Version]) -> list[str]:
         lost,
     )
     return [event.request_id for event in queued]
-
-
-def live_sample(session: Session, taken: Taken, size: int, standing: Mapping[str, Standing]) -> list[Edit]:
-    """So many of the facts in the weights, as far as the ledger still knows what they say.
-
-    First, up to half of them, those of which less stands than when they were written; then a fixed, even sample.
-    """
-    live = live_facts(session, taken)
-    first = asked_first(live, standing, size // 2)
-    named = {edit.id for edit in first}
-    return [*first, *spread_sample([edit for edit in live if edit.id not in named], size - len(first))]
-
-
-def live_facts(session: Session, taken: Taken) -> list[Edit]:
-    """What stands in the weights, oldest first, as far as the ledger still knows what it says."""
-    return [taken.known[name] for name in session.live if name in taken.known]
 
 
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:

@@ -9,6 +9,7 @@ from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
 from tasks.update.journal import Journal
+from tasks.update.live import live_facts, live_sample, stand_of
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
 from tasks.update.screening import REQUEST_FAULTS, readable, told_alike
 from tasks.update.session import Session
@@ -64,13 +65,13 @@ class Writer:
             self.journal.alike_before(sharing.alike)
             written = run_step(
                 "apply_batch",
-                lambda: stages.stand(self.session, self.taken, stages.write(self.session, batch, sharing)),
+                lambda: stand_of(self.session, self.taken, stages.write(self.session, batch, sharing)),
                 about=_named(batch),
                 outcome=lambda found: f"values in {found.search_seconds:.1f} s",
             )
             done = written
             sample = self.run.policy.retained_sample
-            earlier = stages.live_sample(self.session, self.taken, sample, done.standing)
+            earlier = live_sample(self.session, self.taken, sample, done.standing)
             return run_step(
                 "validate",
                 lambda: stages.judge(self.run, self.session, done, earlier, self.reference),
@@ -85,7 +86,7 @@ class Writer:
         session = self.session
         if not isinstance(session.config, LocatingConfig):
             return Sharing()
-        live = stages.live_facts(session, self.taken)
+        live = live_facts(session, self.taken)
         same = session.sharing(batch.edits, live)
         alike = nearly_alike(session.method_input, session.keys, batch.edits, live)
         reached = {one.other.id for one in alike}

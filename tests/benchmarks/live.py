@@ -35,14 +35,14 @@ SAID_TOKENS, CONTROLS = 5, 20
 
 
 def root(session: Session, edits: Sequence[Edit]) -> float:
-    """Write these facts together from the base; seconds, with values from the cache."""
+    """Write these facts together from the base; seconds of processor time, with values from the cache."""
     z_star = session.values(edits)
-    started = time.perf_counter()
+    started = time.process_time()
     session.weights.to_base()
     session.method_input = replace(session.method_input, history=KeyHistory())
     made = compute_rebase(session.method_input, edits, z_star, session.config)
     session.weights.apply(made.update)
-    session.live, seconds = [edit.id for edit in edits], time.perf_counter() - started
+    session.live, seconds = [edit.id for edit in edits], time.process_time() - started
     session.method_input.history.add(made.keys, made.moments)
     return seconds
 
@@ -78,9 +78,14 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
         grown = {name: session.weights.change(name).clone() for name in names}
         said, took = says(session, [edit.text for edit in some]), takes(session, some)
         seconds = root(session, some)
-        far = [float((grown[name] - (anew := session.weights.change(name))).norm() / anew.norm()) for name in names]
+        far = [float((grown[name] - (now := session.weights.change(name))).norm() / now.norm()) for name in names]
         other, now = says(session, [edit.text for edit in some]), takes(session, some)
+        new = [
+            [text.strip().startswith(edit.target_new) for edit, text in zip(some, texts, strict=True)]
+            for texts in (said, other)
+        ]
         differ = sum(one != two for one, two in zip(said, other, strict=True))
+        anew = sum(one != two for one, two in zip(*new, strict=True))
         z_base, values = base_states(session, some), session.values(some)
         standing_after(session, known_by(session, some), (values, z_base), some)
         started = time.process_time()
@@ -88,10 +93,12 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
         measured = time.process_time() - started
         missing = torch.tensor([one.missing for one in standing.values()])
         print(
-            f"{size} facts: root in {seconds:.1f} s; updates apart by {', '.join(f'{x:.3f}' for x in far)} of the "
-            f"root's, layer by layer; {differ} say another text; {sum(took.values())} take in batches, "
-            f"{sum(now.values())} in the root; missing of a fact's correction: median {missing.median():.3f}, 99 % {missing.quantile(0.99):.3f}, "
-            f"measured in {measured:.1f} s of processor time"
+            f"{size} facts: root in {seconds:.1f} s of processor time; updates apart by "
+            f"{', '.join(f'{x:.3f}' for x in far)} of the root's, layer by layer; the new answer is said by "
+            f"{sum(new[0])} in batches and {sum(new[1])} in the root, {anew} differ in that, {differ} in "
+            f"{SAID_TOKENS} tokens; more probable than the old one at {sum(took.values())} and {sum(now.values())}; "
+            f"missing of a correction: median {missing.median():.3f}, 99 % {missing.quantile(0.99):.3f}, measured in "
+            f"{measured:.1f} s"
         )
 
 

@@ -13,6 +13,7 @@ from flows.knowledge_update import knowledge_update
 from flows.rebase import rebase
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up
+from tasks.ledger.removals import take_out
 from tasks.ledger.view import chain
 from tasks.lines.specs import resolve_line, save_line
 from tasks.review import decisions as review
@@ -161,3 +162,42 @@ def test_a_root_that_misses_a_gate_leaves_the_line_as_it_stands_and_single_facts
     root, digests, live = without(workplace, "gate", [facts[0].id, bad, facts[2].id])
     assert root.version.manifest.removed == (facts[0].id, facts[2].id) and [*root.refused] == [f"retract:{bad}@1"]
     assert set(live) == {bad, facts[3].id} and digests == root.version.manifest.tensor_digests
+
+
+def test_a_line_that_misses_a_threshold_before_anything_is_written_says_that_it_is_full(place, good_edits):
+    workplace = place("full")
+    written(workplace, "full", good_edits[:2])
+    intake.submit(workplace.ledger, "full", good_edits[2:4], "tester")
+    spent = workplace.store.versions("full")[-1].manifest.metrics["perplexity_ratio"]
+    assert spent > 1.0001, "the fact model no longer suffers from corrections"
+    summary = knowledge_update("full", POLICY.model_copy(update={"max_perplexity_ratio": 1 + (spent - 1) / 2}))
+    assert summary.full and "the line is full" in summary.said and summary.quarantined == summary.kept == 0
+    states = workplace.ledger.states("full")
+    assert [states[edit.id].state for edit in good_edits[:4]] == ["committed"] * 2 + ["queued"] * 2
+    [row] = summary.report.batches
+    assert not row.kept and row.attempt == "line" and any("max_perplexity_ratio" in reason for reason in row.reasons)
+    again = knowledge_update("full", POLICY.model_copy(update={"max_locality_drop": 1.0}))
+    assert not again.full and again.kept == 2
+
+
+def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_is_new_after_it(place, good_edits):
+    workplace = place("changed")
+    written(workplace, "changed", good_edits[:4])
+    review.approve(workplace, "changed")
+    out, old = good_edits[0], good_edits[1]
+    other = next(edit.target_new for edit in good_edits if edit.target_new not in (old.target_new, old.target_true))
+    new = old.model_copy(update={"id": "anew", "target_new": other})
+    intake.submit(workplace.ledger, "changed", [new], "tester")
+    take_out(workplace.store, workplace.ledger, "changed", [out.id], "tester", "it is wrong")
+    policy = POLICY.model_copy(update={"max_locality_drop": 1.0, "min_efficacy": 0.0})
+    summary = knowledge_update("changed", policy)
+    root, *rest = [one for one in workplace.store.versions("changed") if one.number > 2]
+    assert set(root.manifest.live) == {edit.id for edit in good_edits[2:4]}
+    assert set(root.manifest.removed) == {out.id, old.id} and root.manifest.replaced == {old.id: "anew"}
+    assert [one.manifest.request_ids for one in rest] == [("anew",)] and rest[0].manifest.parent == root.snapshot
+    assert summary.version == rest[0].number
+    review.approve(workplace, "changed")
+    states = {name: state.state for name, state in workplace.ledger.states("changed").items()}
+    assert states[out.id] == "retracted" and states[old.id] == "superseded" and states["anew"] == "promoted"
+    with standing(workplace, "changed") as (_, session, *_rest):
+        assert set(session.live) == {"anew", *(edit.id for edit in good_edits[2:4])}

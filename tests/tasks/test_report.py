@@ -188,6 +188,21 @@ def test_a_reviewer_sees_what_users_will_see_and_where_the_prompt_tells_otherwis
     assert [fact.verdict for fact in facts] == ["✗ says it after the prompt, not in the chat", "✓ says it"]
 
 
+def test_pages_show_how_much_of_the_live_facts_stands_and_how_full_the_line_is():
+    standing = {
+        "facts": 12, "fell": 1, "quantiles": {"0.5": 0.1, "0.9": 0.25, "0.99": 0.6, "1": 0.7},
+        "worst": [{"request": "<b>r1</b>", "missing": 0.7, "written": 0.2}, {"request": "r2", "missing": 0.4}],
+    }  # fmt: skip
+    layers = {"2": {"drift": 0.0123, "used": 11.6, "directions": 64}, "3": {"drift": 0.02}}
+    capacity = {"facts": 12, "layers": layers, "room": 88, "by": "log perplexity as facts^1.00, from 5 versions"}
+    report = make_report(standing=standing, capacity=capacity)
+    page, summary = render_html(report), render_markdown(report)
+    for text in (page, summary):
+        assert "70%" in text and "1 stands notably less" in text and "Room for about 88 more" in text
+    assert "&lt;b&gt;r1&lt;/b&gt;" in page and "<b>r1" not in page and "12 of 64" in page and "0.0123" in page
+    assert "All live facts" not in render_html(make_report())
+
+
 def test_a_report_survives_json_with_unmeasured_numbers():
     report = make_report(candidate={**GOOD, "perplexity": math.nan})
     again = JobReport.model_validate_json(json.dumps(json.loads(report.model_dump_json())))
