@@ -108,10 +108,14 @@ def submit(
 def _records(file: Path | None, single: dict[str, Any], limit: int | None, unused: set[str]) -> "Iterable[Record]":
     from editing.readers import read_edits
     from editing.request import make_request
+    from tasks.ledger.intake import fault_now
     from tasks.parquet import parquet_rows
 
     if file is None:
-        return [make_request(single)]
+        request = make_request(single)
+        if (fault := fault_now(request)) is not None:
+            raise UsageError(fault)
+        return [request]
     return read_edits(file, limit=limit, parquet_rows=parquet_rows, unused=unused)
 
 

@@ -44,8 +44,10 @@ def review(line: Line = "main", json: Json = False) -> None:
     table(f"waiting on line {line}", columns, [[one.number, *_numbers(one)] for one in versions], columns)
     if known := mlflow_numbers(workplace.settings, line):
         say(" · ".join(shown_version(one.number, known.get(one.number)) for one in versions))
-    rows = _corrections(versions, workplace)
-    table("corrections", ["version", "request", "prompt", "change", "efficacy", "told"], rows, ["version", "efficacy"])
+    rows, told = _corrections(versions, workplace)
+    table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
+    for sentence in told:
+        say(sentence)
     newest = f"{line} --version {versions[-1].number}"  # what is decided is what was read here
     say(f'errata approve {newest} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
@@ -60,8 +62,8 @@ def _numbers(version: "StoredVersion") -> list[object]:
     ]
 
 
-def _corrections(versions: "Sequence[StoredVersion]", workplace: "Workplace") -> list[list[object]]:
-    """What each version changes: what it writes, takes out, replaces and writes back."""
+def _corrections(versions: "Sequence[StoredVersion]", workplace: "Workplace") -> tuple[list[list[object]], list[str]]:
+    """What each version changes: what it writes, takes out, replaces and writes back; and what is told with it."""
     from tasks.review.facts import stored_facts
 
     rows: list[list[object]] = []
@@ -70,10 +72,10 @@ def _corrections(versions: "Sequence[StoredVersion]", workplace: "Workplace") ->
         for name, fact in [(name, facts[name]) for name in manifest.request_ids]:
             change = f"{fact.before or '?'} → {'taken out' if fact.leaves else fact.wanted}"
             takes = percent(fact.metrics.get("efficacy_prob"))
-            rows.append([of, name, fact.question, change, takes, "; ".join(fact.told)])
-        rows += [[of, old, "", f"replaced by {new}", "", ""] for old, new in manifest.replaced.items()]
-        rows += [[of, name, "", "written back", "", ""] for name in manifest.restored]
-    return rows
+            rows.append([of, name, fact.question, change, takes])
+        rows += [[of, old, "", f"replaced by {new}", ""] for old, new in manifest.replaced.items()]
+        rows += [[of, name, "", "written back", ""] for name in manifest.restored]
+    return rows, [f"{name}: {'; '.join(fact.told)}" for name, fact in facts.items() if fact.told]
 
 
 @app.command(rich_help_panel=VERSIONS)
