@@ -11,7 +11,7 @@ from editing.errors import UsageError
 from flows.endings import ended_well
 from tasks.progress import note
 from tasks.retries import outlasting
-from tasks.review import decisions
+from tasks.review import decisions, retracting
 from tasks.review.decided import By
 from tasks.review.decisions import Decision
 from tasks.runlog import told_to_prefect
@@ -19,12 +19,16 @@ from tasks.workplace import open_workplace
 
 Said = Annotated[str, Field(min_length=1, max_length=2000)]
 """Text that must be given."""
+Named = Annotated[list[Said], Field(min_length=1, max_length=1000)]
+"""Requests, by their ids."""
 Number = Annotated[int, Field(ge=0)]
 
 
 @flow(name="approve", flow_run_name="{line}", persist_result=False)
 @ended_well
-def approve(line: str, reviewer: Said, version: Number | None = None, reason: str = "") -> State[None]:
+def approve(
+    line: str, reviewer: Said, version: Number | None = None, reason: str = "", leave_out: list[str] | None = None
+) -> State[None]:
     """Put a waiting version in service, with those it builds on.
 
     Args:
@@ -32,8 +36,11 @@ def approve(line: str, reviewer: Said, version: Number | None = None, reason: st
         reviewer: Who decides, as the ledger will name it.
         version: Which version; left empty, the newest that waits.
         reason: Why; it stands in the ledger.
+        leave_out: Requests to leave out: then nothing comes into service, and the next job makes it without them.
     """
     with told_to_prefect(""):
+        if leave_out:
+            return _told(retracting.leave_out(open_workplace(), line, leave_out, reason, _by(reviewer)))
         return _done("approved", line, decisions.approve(open_workplace(), line, version, reason, _by(reviewer)))
 
 
@@ -52,11 +59,26 @@ def reject(line: str, reviewer: Said, reason: Said, version: Number | None = Non
         return _done("rejected", line, decisions.reject(open_workplace(), line, version, reason, _by(reviewer)))
 
 
+@flow(name="retract", flow_run_name="{line}", persist_result=False)
+@ended_well
+def retract(line: str, reviewer: Said, requests: Named, reason: Said) -> State[None]:
+    """Take facts out of a line. What no version holds is withdrawn at once, the rest leaves with the next job.
+
+    Args:
+        line: The line: one served model.
+        reviewer: Who asks for it, as the ledger will name it.
+        requests: Which, by their ids.
+        reason: Why; it stands in the ledger for whoever asks later.
+    """
+    with told_to_prefect(""):
+        return _told(retracting.retract(open_workplace(), line, requests, reason, _by(reviewer)))
+
+
 @flow(name="rollback", flow_run_name="{line}", persist_result=False)
 @ended_well
 def rollback(
     line: str, reviewer: Said, to: Number | None = None, reason: str = "", serving: Number | None = None,
-    since: Number | None = None,
+    since: Number | None = None, with_retracted: bool = False,
 ) -> State[None]:  # fmt: skip
     """Serve an earlier version again.
 
@@ -67,11 +89,12 @@ def rollback(
         reason: Why; it stands in the ledger.
         serving: Take this version out of service, if it is in service; then `to` is left empty.
         since: With `serving`: only if it is in service without a break since the HEAD of this number.
+        with_retracted: Also if that version holds what was taken out or replaced since.
     """
     with told_to_prefect(""):
         workplace, by = open_workplace(), _by(reviewer)
         if serving is None:
-            return _done("back to", line, decisions.roll_back(workplace, line, to, reason, by))
+            return _done("back to", line, decisions.roll_back(workplace, line, to, reason, by, with_retracted))
         if to is not None:
             raise UsageError(f"to = {to} and serving = {serving} cannot both be given: leave one of them empty")
         try:
@@ -87,6 +110,12 @@ def rollback(
 def _by(reviewer: str) -> By:
     """Whoever asked for the run. What is blank is no name, and the worker's own must not stand for it."""
     return By(reviewer.strip() or "a person in Prefect", "run in Prefect")
+
+
+def _told(told: retracting.Told) -> State[None]:
+    for sentence in told.sentences:
+        note(sentence)
+    return Completed(message="; ".join(told.sentences)[:1000])
 
 
 def _done(verb: str, line: str, decision: Decision) -> State[None]:

@@ -176,9 +176,10 @@ def _update(
     champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
     stand, taken = begin(run, session, (footing.footing(view), taken, reference), journal, anew=anew)
-    full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
     journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
+    full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
     stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
+    stand = write_back(run, session, (stand, taken, reference), journal)
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
         "evaluate",
@@ -211,10 +212,17 @@ def write_all(
         if writer.stopped:
             break
     progress("edits", len(edits), len(edits))
-    lost = stages.unreplaced(session, stand)
-    for number, start in enumerate(range(0, len(lost), size), start=len(edits) // size + 2):
-        stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
     return _stand_still(run, stand)
+
+
+def write_back(run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal) -> Footing:
+    """What was taken out for others that were not kept, as the last batches; returns what the line stands on then."""
+    stand, taken, reference = given
+    size, lost = run.policy.batch_size, stages.unreplaced(session, stand)
+    writer, first = Writer(run, session, taken, reference, journal), len(taken.edits) // size + 2
+    for number, start in enumerate(range(0, len(lost), size), start=first):
+        stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
+    return _stand_still(run, stand) if lost else stand
 
 
 def _stand_still(run: Run, stand: Footing) -> Footing:

@@ -24,7 +24,7 @@ from pydantic import Field
 from editing.errors import ErrataError, UsageError
 from tasks.ledger.view import look
 from tasks.progress import note
-from tasks.review import decisions
+from tasks.review import decisions, retracting
 from tasks.review.decided import By, decided
 from tasks.review.description import description
 from tasks.review.forms import FLOW, prefect_answers
@@ -46,6 +46,12 @@ class ReviewForm(RunInput):
 
     decision: Literal["approve", "reject"] = Field(
         description="Put it in service, or refuse it. The arrow on the right opens the choice."
+    )
+    leave_out: str = Field(
+        "",
+        title="Leave out",
+        description="With approve: requests to leave out, by the ids in the list above, separated by commas. Nothing "
+        "comes into service then; the next job makes the version without them, and it waits for you.",
     )
     comment: str = Field("", description="Why. A rejection needs it; it stands in the ledger.")
     reviewer: str = Field("", description="Your name, as the ledger shall have it. Nobody checks it.")
@@ -91,6 +97,9 @@ def decide(workplace: Workplace, line: str, version: int, answer: dict[str, Any]
     """Decide as the form says: (what came of it, nothing), or (nothing, why it is asked again)."""
     comment = str(answer.get("comment") or "").strip()
     by = By(str(answer.get("reviewer") or "").strip() or "a person in Prefect", "Prefect's form")
+    leave_out = [name.strip() for name in str(answer.get("leave_out") or "").split(",") if name.strip()]
+    if leave_out and answer.get("decision") == "approve":
+        return _leave_out(workplace, line, leave_out, comment, by)
     do = decisions.approve if answer.get("decision") == "approve" else decisions.reject
     try:
         done = do(workplace, line, version, comment, by)
@@ -102,6 +111,14 @@ def decide(workplace: Workplace, line: str, version: int, answer: dict[str, Any]
         note(done.warning, "warning")
     verb = "approved" if do is decisions.approve else "rejected"
     return done.done_before or f"version {version} of line '{line}' {verb} by {by.actor}", ""
+
+
+def _leave_out(workplace: Workplace, line: str, names: list[str], comment: str, by: By) -> tuple[str, str]:
+    try:
+        told = retracting.leave_out(workplace, line, names, comment, by)
+    except UsageError as error:
+        return "", str(error)
+    return f"nothing came into service yet; the next job makes the version without: {'; '.join(told.sentences)}", ""
 
 
 def request_review(line: str, version: int, snapshot: str) -> None:

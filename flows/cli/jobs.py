@@ -32,6 +32,7 @@ METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_
 def run(
     line: Line = "main",
     limit: Annotated[int | None, typer.Option(min=1, help="Most requests to take up.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Take up this request alone, by its id; repeatable.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Base of a new line: embedded, a folder, a hub id, a GGUF file.")
     ] = None,
@@ -74,6 +75,8 @@ def run(
 
         errata run support --template raw
 
+        errata run main --only geo-17 --only geo-18
+
         errata run main --limit 20 --set min_efficacy=0.95 --set levels.perplexity.worse_than_base=0.02
 
         errata run main --policy policy.toml
@@ -103,7 +106,9 @@ def run(
             "options": definition["options"] or None,
             "policy": checked.as_form() if policy or policy_file else None,
         }
-        follow_run("knowledge-update", line, {"limit": limit, **files, **definition, **given}, wait, json)
+        follow_run(
+            "knowledge-update", line, {"limit": limit, "only": only or None, **files, **definition, **given}, wait, json
+        )
         return
     workplace = open_workplace()
     resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
@@ -115,7 +120,7 @@ def run(
 
         started()
         with shown_progress(json):
-            summary = knowledge_update(line, checked, limit, text, statistics_text, **definition)
+            summary = knowledge_update(line, checked, limit, text, statistics_text, only or None, **definition)
     _show_summary(line, summary, json)
 
 
@@ -203,5 +208,7 @@ def show_report(report: "JobReport") -> None:
         ]
         table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
     for edit in report.edits:
-        for finding in (*edit.findings, *edit.alike):
+        for finding in (*edit.told, *edit.findings, *edit.alike):
             say(f"{edit.request_id}: {finding}")
+    for one in report.gone:
+        say(one.sentence)

@@ -20,6 +20,7 @@ from flows.cli import (  # noqa: F401
     judging,
     lines,
     requests,
+    retracting,
     rules,
     servers,
     train,

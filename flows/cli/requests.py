@@ -109,10 +109,14 @@ def submit(
 def _records(file: Path | None, single: dict[str, Any], limit: int | None, unused: set[str]) -> "Iterable[Record]":
     from editing.readers import read_edits
     from editing.request import make_request
+    from tasks.ledger.intake import fault_now
     from tasks.parquet import parquet_rows
 
     if file is None:
-        return [make_request(single)]
+        request = make_request(single)
+        if (fault := fault_now(request)) is not None:
+            raise UsageError(fault)
+        return [request]
     return read_edits(file, limit=limit, parquet_rows=parquet_rows, unused=unused)
 
 
@@ -256,9 +260,14 @@ def history(
 
         errata history --line main --limit 200 --json
     """
+    from tasks.ledger.removals import removals_of
     from tasks.workplace import open_workplace
 
-    events = open_workplace().ledger.history(request, version, line, limit)
+    ledger = open_workplace().ledger
+    events = ledger.history(request, version, line, limit)
+    if request is not None:
+        removals = [event for name in removals_of(ledger, line, request) for event in ledger.history(name, line=line)]
+        events = sorted([*events, *removals], key=lambda event: (event.commit or 0, event.sequence))
     if request is not None and not events:
         raise UsageError(f"line '{line}' knows no request '{request}'; see errata history --line {line}")
     if json:

@@ -11,6 +11,7 @@ from flows.cli.console import as_json, number, percent, say, shown_progress, tab
 if TYPE_CHECKING:
     from tasks.review.decisions import Decision
     from tasks.stores.manifest import Version as StoredVersion
+    from tasks.workplace import Workplace
 
 VERSIONS = "Versions"
 """The heading of these commands in the help."""
@@ -43,9 +44,10 @@ def review(line: Line = "main", json: Json = False) -> None:
     table(f"waiting on line {line}", columns, [[one.number, *_numbers(one)] for one in versions], columns)
     if known := mlflow_numbers(workplace.settings, line):
         say(" · ".join(shown_version(one.number, known.get(one.number)) for one in versions))
-    changed = [name for version in versions for name in version.manifest.request_ids]
-    rows = _corrections(versions, workplace.ledger.payloads(line, changed))
+    rows, told = _corrections(versions, workplace)
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
+    for sentence in told:
+        say(sentence)
     newest = f"{line} --version {versions[-1].number}"  # what is decided is what was read here
     say(f'errata approve {newest} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
@@ -60,33 +62,53 @@ def _numbers(version: "StoredVersion") -> list[object]:
     ]
 
 
-def _corrections(versions: "Sequence[StoredVersion]", payloads: Mapping[str, Mapping[str, Any]]) -> list[list[object]]:
+def _corrections(versions: "Sequence[StoredVersion]", workplace: "Workplace") -> tuple[list[list[object]], list[str]]:
+    """What each version changes: what it writes, takes out, replaces and writes back; and what is told with it."""
+    from tasks.review.facts import stored_facts
+
     rows: list[list[object]] = []
-    for version in versions:
-        for request_id in version.manifest.request_ids:
-            payload = payloads.get(request_id, {})
-            metrics = version.manifest.request_metrics.get(request_id, {})
-            prompt = str(payload.get("prompt", "")).replace("{}", str(payload.get("subject", "")))
-            change = f"{payload.get('target_true') or '?'} → {payload.get('target_new')}"
-            rows.append([version.number, request_id, prompt, change, percent(metrics.get("efficacy_prob"))])
-    return rows
+    facts = stored_facts(workplace, versions)
+    for of, manifest in [(version.number, version.manifest) for version in versions]:
+        for name, fact in [(name, facts[name]) for name in manifest.request_ids]:
+            change = f"{fact.before or '?'} → {'taken out' if fact.leaves else fact.wanted}"
+            takes = percent(fact.metrics.get("efficacy_prob"))
+            rows.append([of, name, fact.question, change, takes])
+        rows += [[of, old, "", f"replaced by {new}", ""] for old, new in manifest.replaced.items()]
+        rows += [[of, name, "", "written back", ""] for name in manifest.restored]
+    return rows, [f"{name}: {'; '.join(fact.told)}" for name, fact in facts.items() if fact.told]
 
 
 @app.command(rich_help_panel=VERSIONS)
 def approve(
-    line: Line = "main", version: Version = None, reason: Reason = "", remote: Remote = False, wait: Wait = True,
+    line: Line = "main",
+    version: Version = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--except", help="Leave this request out: the next job makes the version without; repeatable."),
+    ] = None,
+    reason: Reason = "",
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Put the newest waiting version in service, or the one named, with those it builds on.
+
+    With --except nothing comes into service yet: the next job makes the version without those facts, which waits.
 
     Examples:
 
         errata approve
 
         errata approve main --version 2 --reason "checked by the geography team"
+
+        errata approve main --except geo-17 --reason "no source"
     """
     if remote:
-        _ask_for("approve", line, {"version": version, "reason": reason}, wait, json)
+        asked = {"version": version, "reason": reason, "leave_out": leave_out or None}
+        _ask_for("approve", line, asked, wait, json)
+        return
+    if leave_out:
+        _leave_out(line, leave_out, reason, json)
         return
     _decide("approve", "approved", (line, version, reason), json)
 
@@ -112,6 +134,9 @@ def reject(
 def rollback(
     line: Line = "main",
     to: Annotated[int | None, typer.Option(min=0, help="The version to serve again; 0 is the base.")] = None,
+    with_retracted: Annotated[
+        bool, typer.Option("--with-retracted", help="Also what was taken out or replaced since.")
+    ] = False,
     reason: Reason = "",
     remote: Remote = False,
     wait: Wait = True,
@@ -126,9 +151,10 @@ def rollback(
         errata rollback main --to 0 --reason "complaints about answers on sports"
     """
     if remote:
-        _ask_for("rollback", line, {"to": to, "reason": reason}, wait, json)
+        asked = {"to": to, "reason": reason, "with_retracted": with_retracted or None}
+        _ask_for("rollback", line, asked, wait, json)
         return
-    _decide("roll_back", "back to", (line, to, reason), json)
+    _decide("roll_back", "back to", (line, to, reason), json, **({"with_retracted": True} if with_retracted else {}))
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -162,14 +188,28 @@ def _ask_for(flow: str, line: str, asked: Mapping[str, Any], wait: bool, json: b
     follow_run(flow, line, {"line": line, "reviewer": load_settings().who, **asked}, wait, json)
 
 
-def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool) -> None:
+def _leave_out(line: str, requests: list[str], reason: str, json: bool) -> None:
+    from tasks.review.retracting import leave_out
+    from tasks.workplace import open_workplace
+
+    with if_stopped("the same again does what is missing"):
+        told = leave_out(open_workplace(), line, requests, reason)
+    if json:
+        as_json({"left_out": told.done.queued})
+        return
+    for sentence in told.sentences:
+        say(sentence)
+    say(f"nothing came into service yet; next: errata run {line}, which makes the version without, and errata review")
+
+
+def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bool, **more: bool) -> None:
     """Decide as (line, version, reason) says, and show what came of it."""
     line = asked[0]
     with if_stopped(f"errata status {line} says where the line stands"):
         from tasks.review import decisions
         from tasks.workplace import open_workplace
 
-        decision: Decision = getattr(decisions, action)(open_workplace(), *asked)
+        decision: Decision = getattr(decisions, action)(open_workplace(), *asked, **more)
     serving = decision.head.version if decision.head else 0
     if json:
         shown = {"versions": decision.versions, "in_service": serving, "warning": decision.warning}

@@ -32,6 +32,14 @@ OPEN: frozenset[State] = frozenset({"received", "queued", "applied", "validated"
 _TRIES = 20
 
 
+class CannotTakeOut(UsageError):
+    """Requests that cannot be taken out: why, a line each in `faults`."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
+
+
 @dataclass
 class TakenOut:
     """What became of the facts that were to go."""
@@ -60,13 +68,14 @@ def take_out(
         prefix: `REFUSE`, where a reviewer leaves facts out of versions that wait.
 
     Raises:
-        UsageError: a line for each request that cannot be taken out; nothing was changed.
+        CannotTakeOut: some cannot; nothing was changed.
+        UsageError: the line changes too fast.
     """
     names = list(dict.fromkeys(requests))
     for _ in range(_TRIES):
         view = catch_up(store, ledger, line, actor)
         if faults := [why for name in names if (why := _fault(view, name, prefix)) is not None]:
-            raise UsageError("\n".join(faults))
+            raise CannotTakeOut(faults)
         done, events = _to_write(view, names, actor, reason, prefix)
         if _write(ledger, view, events):
             return _followed(store, ledger, view, done, (actor, reason))
@@ -117,11 +126,22 @@ def removal_events(line: str, fact: str, events: int, actor: str, reason: str, p
     ]
 
 
+def removals_of(ledger: Ledger, line: str, fact: str) -> list[str]:
+    """The removals that were ever asked for of a fact."""
+    found = ledger.look(line).get(line)
+    return [name for name in found.standings if _takes_out(name, fact)] if found else []
+
+
+def _takes_out(name: str, fact: str) -> bool:
+    """Whether a request is a removal of this fact, by its id."""
+    begins = [f"{prefix}{fact}@" for prefix in RESERVED]
+    return any(name.startswith(begin) and name[len(begin) :].isdecimal() for begin in begins)
+
+
 def _pending(view: LineView, fact: str) -> str | None:
     """The removal of a fact that has not happened yet."""
-    begins = tuple(f"{prefix}{fact}@" for prefix in RESERVED)
     standings = view.events.standings.items()
-    return next((name for name, one in standings if name.startswith(begins) and one.state in OPEN), None)
+    return next((name for name, one in standings if one.state in OPEN and _takes_out(name, fact)), None)
 
 
 def _fault(view: LineView, name: str, prefix: str) -> str | None:

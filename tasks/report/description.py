@@ -33,10 +33,18 @@ class Fact:
     before: str = ""
     after: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    request: str = ""
+    """The id of its request."""
+    told: tuple[str, ...] = ()
+    """What it replaces, and what its request carries, one line each."""
+    leaves: bool = False
+    """The fact is taken out."""
 
     @property
     def verdict(self) -> str:
         """How the model takes it, in words."""
+        if self.leaves:
+            return "taken out"
         chat = self.metrics.get("said_chat")
         if self.metrics.get("said_prompt", self.metrics.get("efficacy_argmax", 0.0)) >= 1.0:
             return "✗ says it after the prompt, not in the chat" if chat == 0.0 else "✓ says it"
@@ -73,9 +81,11 @@ class Described:
 def fact_of(row: EditRow) -> Fact:
     """The row of a report as a fact."""
     if row.question:
-        return Fact(row.question, row.target_new, row.chat_before, row.chat_after, row.metrics)
+        return Fact(
+            row.question, row.target_new, row.chat_before, row.chat_after, row.metrics, row.request_id, row.told
+        )
     question = row.prompt.replace("{}", row.subject, 1)
-    return Fact(question, row.target_new, row.answer_before, row.answer_after, row.metrics)
+    return Fact(question, row.target_new, row.answer_before, row.answer_after, row.metrics, row.request_id, row.told)
 
 
 def render_description(version: Described) -> str:
@@ -87,11 +97,16 @@ def render_description(version: Described) -> str:
 def render_form(version: Described) -> str:
     """What stands above a form, whose column is too narrow for a table of four: the facts are a list."""
     late = _expiry(version)
-    items = [
-        f"- {question} **{after}** (before: {before}) {verdict}"
-        for question, before, after, verdict in map(_cells, version.facts[:ROWS])
-    ]
+    items = [_item(fact) for fact in version.facts[:ROWS]]
+    gone = version.report.gone if version.report else ()
+    items += [f"- {literal(one.sentence, SENTENCE)}" for one in gone[:ROWS]]
     return _page(version, [*_numbers(version), *(["", *late] if late else [])], [], items)
+
+
+def _item(fact: Fact) -> str:
+    question, before, after, verdict = _cells(fact)
+    told = "".join(f" · {literal(one, ANSWER)}" for one in (*fact.told, fact.request) if one)
+    return f"- {question} **{after}** (before: {before}) {verdict}{told}"
 
 
 def _page(version: Described, tail: Sequence[str], header: Sequence[str], rows: list[str]) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from editing.errors import ErrataError, UsageError
+from tasks.ledger.removals import take_out_expired
 from tasks.ledger.view import LineView, look
 from tasks.lines.stored import stored_line
 from tasks.progress import note, stage
-from tasks.review.pending import carry_out
+from tasks.review.pending import EXPIRED, carry_out
 from tasks.tracking.errors import TrackingError
 from tasks.watch.alerts import Alarm
 from tasks.watch.checks import check_aliases, check_lease, check_queue
@@ -52,6 +53,9 @@ def watch_over(workplace: Workplace, watch: Watch) -> WatchReport:
     with seen.or_said("where the line stands"):
         view = look(workplace.store, workplace.ledger, watch.line)
     if view is not None:
+        with seen.or_said("what has expired"):
+            gone = take_out_expired(workplace.store, workplace.ledger, view, EXPIRED.actor)
+            seen.done += [f"{name}: expired, to be taken out by the next job" for name in gone]
         _look_around(workplace, watch, view, seen)
     _tell(workplace, watch, view, seen)  # before MLflow is asked, whose absence takes a while to find out
     if view is not None and view.versions:

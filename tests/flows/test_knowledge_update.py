@@ -139,6 +139,11 @@ def test_contradictions_and_repetitions_are_rejected_with_the_reason(place, good
     later = edit.model_copy(update={"id": "later", "target_new": "Zork"})
     intake.submit(workplace.ledger, "conflict", [later], "tester")
     knowledge_update("conflict", POLICY)
+    assert workplace.ledger.states("conflict")["later"].state == "queued"  # until the version that waits is decided
+    knowledge_update("conflict", POLICY.model_copy(update={"on_conflict": "reject"}))
+    assert workplace.ledger.states("conflict")["later"].state == "queued"
+    review.approve(workplace, "conflict")
+    knowledge_update("conflict", POLICY.model_copy(update={"on_conflict": "reject"}))
     assert workplace.ledger.states("conflict")["later"].state == "rejected"
 
 

@@ -1,4 +1,6 @@
-"""Random histories of submissions, jobs, decisions, looks and kills, two at a time, on two lines and two clocks.
+"""Random histories of submissions, retractions, replacements, jobs, decisions, looks and kills, two at a time.
+
+They run on two lines and by two clocks.
 
 They are interleaved at every step that has an effect; ledger, HEAD and versions always agree in the end.
 
@@ -24,9 +26,10 @@ from editing.errors import ErrataError
 from tasks.ledger import events as events_module
 from tasks.ledger import intake
 from tasks.ledger import table as table_module
-from tasks.ledger.catching_up import catch_up, missing_events, version_events
+from tasks.ledger.catching_up import REFUSE, catch_up, missing_events, version_events
 from tasks.ledger.errors import IllegalStep
-from tasks.ledger.events import fold
+from tasks.ledger.events import Event, fold
+from tasks.ledger.removals import RESERVED, take_out
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
 from tasks.review import decisions, standing
@@ -142,41 +145,80 @@ class World:
         self.submitted: dict[str, set[str]] = {line: set() for line in LINES}
 
     def submit(self, line: str, number: int) -> None:
-        self.submitted[line].add(f"r{number}")
-        edit = Edit(id=f"r{number}", subject=f"S{number}", prompt="{} is in", target_new="Rome")
+        self._submit(line, Edit(id=f"r{number}", subject=f"S{number}", prompt="{} is in", target_new="Rome"))
+
+    def revise(self, line: str, number: int) -> None:
+        """Another answer to what `submit` says, which takes the place of that, or of the other one's."""
+        self._submit(line, Edit(id=f"x{number}", subject=f"S{number}", prompt="{} is in", target_new="Oslo"))
+
+    def _submit(self, line: str, edit: Edit) -> None:
+        self.submitted[line].add(edit.id)
         intake.submit(self.ledger, line, [edit], "ann")
 
+    def retract(self, line: str, number: int) -> None:
+        take_out(self.store, self.ledger, line, [f"r{number}"], "ann", "wrong")
+
+    def refuse(self, line: str, number: int) -> None:
+        take_out(self.store, self.ledger, line, [f"r{number}"], "eve", "no source", prefix=REFUSE)
+
     def job(self, line: str, number: int) -> None:
-        """What the flow does but for the model: each queued request becomes a version of its own."""
+        """What the flow does but for the model: each request becomes a version of its own, what leaves a root.
+
+        Every other one keeps nothing of what is to replace a fact, which is then written back.
+        """
         run = SimpleNamespace(
             workplace=self.workplace,
             line=line,
             actor="job",
+            flow_run_id="",
+            policy=SimpleNamespace(on_conflict="replace"),
             lease=SimpleNamespace(renew=lambda: None, check=lambda: None),
         )
         view = catch_up(self.store, self.ledger, line, "job")
         stand, made = footing.footing(view), []
+        taken = stages.take_up(run, view, 1 + number)
+        stages.write_rejections(run, taken.rejected, taken.ended)
+        session = SimpleNamespace(live=list(members(chain(view, view.tip))))
+
+        def publish(**fields: Any) -> None:
+            nonlocal stand
+            stand = footing.stand_still(run, stand)
+            version = self.publish(line, stand, **fields)
+            made.append(version)
+            stand = stages.Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
+            session.live[:] = members([Manifest.model_construct(live=tuple(session.live), version=0, removed=(),
+                                       request_ids=(), removals={}, restored=()), version.manifest])  # fmt: skip
+
         try:
-            for name in [request.request_id for request in self.ledger.queued(line)][: 1 + number]:
-                stand = footing.stand_still(run, stand)
-                version = self.publish(line, stand, name)
-                made.append(version)
-                stand = stages.Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
+            if leaving := {*taken.removals.values(), *taken.replaced}:
+                live = tuple(name for name in session.live if name not in leaving)
+                root = {"live": live, "after": stand.tip, "removed": tuple(sorted(leaving)), "parent": None}
+                names = tuple(taken.removals)
+                publish(**root, request_ids=names, removals=taken.removals, replaced=taken.replaced)
+            for edit in taken.edits:
+                if edit.id in taken.replaced.values() and number % 2:
+                    steps = [
+                        Event(request_id=edit.id, event=e, line=line, actor="job") for e in ("applied", "quarantined")
+                    ]
+                    self.ledger.append_possible(steps)
+                else:
+                    publish(request_ids=(edit.id,))
+            for name in stages.unreplaced(session, stand):
+                publish(request_ids=(), restored=(name,))
             footing.stand_still(run, stand)
         except HeadMoved:
             footing.requeue(run, made)
             raise
 
-    def publish(self, line: str, stand: stages.Footing, name: str) -> Version:
+    def publish(self, line: str, stand: stages.Footing, **fields: Any) -> Version:
         manifest = Manifest(
+            **{"parent": stand.tip} | fields,
             line=line,
             version=self.store.next_number(line),
-            parent=stand.tip,
             based_on=stand.sequence,
             base="base",
             base_digest="b" * 64,
             config={},
-            request_ids=(name,),
             tensor_digests={},
             batch=1,
         )
@@ -191,7 +233,7 @@ class World:
         decisions.reject(self.workplace, line, reason="no")
 
     def rollback(self, line: str, number: int) -> None:
-        decisions.roll_back(self.workplace, line, to=number if number else None)
+        decisions.roll_back(self.workplace, line, to=number if number else None, with_retracted=True)
 
     def look(self, line: str, number: int) -> None:
         before = len(self.ledger.history(line=line)) if number else None
@@ -200,7 +242,10 @@ class World:
         assert before is None or Actor.current.actor.effects == 0
 
 
-ACTIONS = ("submit", "submit", "job", "job", "approve", "approve", "reject", "rollback", "rollback", "look")
+ACTIONS = (
+    "submit", "revise", "revise", "retract", "retract", "refuse", "job", "job", "job", "approve", "approve", "approve",
+    "reject", "rollback", "rollback", "look",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -240,15 +285,27 @@ def meanwhile(world: World, deeds: tuple[Deed, ...], turns: Iterator[int]) -> No
             raise actor.error
 
 
-def expected(heads: list[Head], versions: dict[int, Version]) -> tuple[list[str], list[str]]:
-    """(what is in service, what waits), from the decisions in their order."""
+@dataclass(frozen=True)
+class Expected:
+    """What is in service, what waits, and which removals are in force, from the decisions in their order."""
+
+    live: set[str]
+    waiting: set[str]
+    removals: set[str]
+
+
+def expected(heads: list[Head], versions: dict[int, Version]) -> Expected:
+    by_snapshot = {version.snapshot: version for version in versions.values()}
+
+    def comes_after(version: Version) -> str | None:
+        return version.manifest.parent if version.manifest.live is None else version.manifest.after
 
     def line_of(snapshot: str | None) -> list[Version]:
+        """One after the other, by way of roots, too."""
         found: list[Version] = []
         while snapshot is not None:
-            [version] = [v for v in versions.values() if v.snapshot == snapshot]
-            found.insert(0, version)
-            snapshot = version.manifest.parent
+            found.insert(0, by_snapshot[snapshot])
+            snapshot = comes_after(found[0])
         return found
 
     serving = line_of(heads[-1].snapshot if heads else None)
@@ -256,19 +313,24 @@ def expected(heads: list[Head], versions: dict[int, Version]) -> tuple[list[str]
     refused = {number for head in heads for number in head.rejected}
     waiting: list[Version] = []
     for version in versions.values():
-        below = [v.snapshot for v in line_of(version.manifest.parent)]
+        below = [v.snapshot for v in line_of(comes_after(version))]
         heights = [
             0 if head.snapshot is None else below.index(head.snapshot) + 1 if head.snapshot in below else -1
             for head in heads
             if head.sequence >= version.manifest.based_on
         ]
         climbs = heights == sorted(heights) and -1 not in heights
-        follows = version.manifest.parent == (waiting or serving or [SimpleNamespace(snapshot=None)])[-1].snapshot
+        follows = comes_after(version) == (waiting or serving or [SimpleNamespace(snapshot=None)])[-1].snapshot
         if version.number not in ever | refused and climbs and follows:
             waiting.append(version)
-    return (
-        [name for version in serving for name in version.manifest.request_ids],
-        [name for version in waiting for name in version.manifest.request_ids],
+    live: set[str] = set()
+    for manifest in (version.manifest for version in serving):
+        own = {*manifest.request_ids} - manifest.removals.keys() | {*manifest.restored}
+        live = {*manifest.live, *own} if manifest.live is not None else live | own
+    return Expected(
+        live,
+        {name for version in waiting for name in version.manifest.request_ids},
+        {name for version in serving for name in version.manifest.removals},
     )
 
 
@@ -277,12 +339,17 @@ def check(world: World, line: str) -> None:
     catch_up(world.store, world.ledger, line, "last")
     view = look(world.store, world.ledger, line)
     assert missing_events(view, "nobody") == []
-    live, waits = expected(world.store.heads(line), dict(view.versions))
+    right = expected(world.store.heads(line), dict(view.versions))
     states = {name: standing.state for name, standing in view.events.standings.items()}
-    assert states.keys() <= world.submitted[line]
-    assert {name for name, state in states.items() if state == "promoted"} == set(live)
-    assert {name for name, state in states.items() if state == "committed"} == set(waits) - set(live)
-    assert set(members(chain(view, view.serving))) == set(live)
+    assert {name for name in states if not name.startswith(RESERVED)} <= world.submitted[line]
+    assert {name for name, state in states.items() if state == "promoted"} == right.live | right.removals
+    committed = {name for name, state in states.items() if state == "committed"}
+    assert committed <= right.waiting - right.live
+    # Called back while a job wrote it, perhaps submitted again since: the version that holds it waits all the same.
+    assert {states[name] for name in right.waiting - right.live - committed} <= {"withdrawn", "queued", "rejected"}
+    assert set(members(chain(view, view.serving))) == right.live
+    for manifest in chain(view, view.serving):  # nobody is left with neither
+        assert all(right.live & {*pair} for pair in manifest.replaced.items())
     for name in states:
         steps = world.ledger.history(name, line=line)
         assert len({step.event_id for step in steps}) == len(steps)

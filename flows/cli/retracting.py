@@ -1,0 +1,76 @@
+"""The command that takes facts out of a line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from editing.errors import UsageError
+from flows.cli.app import Json, LineOption, Reason, Remote, Wait, app, if_stopped
+from flows.cli.console import as_json, say, warn
+
+
+@app.command(rich_help_panel="Versions")
+def retract(
+    request: Annotated[list[str] | None, typer.Argument(help="Ids of requests; see errata history.")] = None,
+    line: LineOption = "main",
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="More of them: ids, one a line, or a file of requests.")
+    ] = None,
+    reason: Reason = "",
+    remote: Remote = False,
+    wait: Wait = True,
+    json: Json = False,
+) -> None:
+    """Take facts out of a line. A reason is required.
+
+    What no version holds is withdrawn at once. The rest leaves with the next job, as a version that waits for review.
+
+    Examples:
+
+        errata retract geo-17 --reason "the source was wrong"
+
+        errata retract --file old.txt --line products --reason "no longer sold"
+    """
+    names = [*(request or []), *(_ids(file) if file else [])]
+    if remote:
+        from flows.cli.remote import follow_run
+        from tasks.settings import load_settings
+
+        asked = {"line": line, "reviewer": load_settings().who, "requests": names, "reason": reason}
+        follow_run("retract", line, asked, wait, json)
+        return
+    from tasks.ledger.removals import CannotTakeOut
+    from tasks.review import retracting
+    from tasks.workplace import open_workplace
+
+    try:
+        with if_stopped("the same again does what is missing"):
+            told = retracting.retract(open_workplace(), line, names, reason)
+    except CannotTakeOut as error:
+        for why in error.faults:
+            warn(why)
+        raise UsageError(f"{len(error.faults)} cannot be taken out; nothing was changed") from error
+    if json:
+        as_json({"withdrawn": told.done.withdrawn, "queued": told.done.queued})
+        return
+    for sentence in told.sentences:
+        say(sentence)
+    if told.done.queued:
+        say(f"next: errata run {line}")
+
+
+def _ids(file: Path) -> list[str]:
+    """The ids in a file: those of its records, or its lines. Raises ReadError or UsageError."""
+    from editing.readers import read_all
+    from editing.readers.lines import check_file
+    from tasks.parquet import parquet_rows
+
+    if file.suffix.lower() in (".jsonl", ".json", ".csv", ".parquet"):
+        return [edit.id for edit in read_all(file, parquet_rows=parquet_rows)]
+    check_file(file)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"'{file}' is no text in UTF-8: {error.reason}; write one id a line") from error
+    return [line.strip() for line in lines if line.strip()]

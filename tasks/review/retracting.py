@@ -1,0 +1,59 @@
+"""Facts that people take out of a line, or leave out of the versions that wait. The next job makes the one without."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from editing.errors import UsageError
+from tasks.ledger.catching_up import REFUSE
+from tasks.ledger.removals import RETRACT, TakenOut, take_out
+from tasks.lines.stored import stored_line
+from tasks.review.decided import By
+from tasks.workplace import Workplace
+
+LEFT_OUT = "left out by a reviewer"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of it, as people read it."""
+
+    done: TakenOut
+    sentences: tuple[str, ...]
+
+
+def retract(workplace: Workplace, line: str, requests: Sequence[str], reason: str, by: By | None = None) -> Told:
+    """Take facts out of a line: what no version holds is called back at once, the rest leaves with the next job.
+
+    Raises:
+        CannotTakeOut: some cannot be, each with its reason; nothing was changed.
+        UsageError: no request, no reason, or no such line.
+    """
+    if not reason.strip():
+        raise UsageError("a retraction needs a reason: it stands in the ledger for whoever asks later")
+    return _take_out(workplace, line, requests, reason, by, RETRACT)
+
+
+def leave_out(workplace: Workplace, line: str, requests: Sequence[str], reason: str, by: By | None = None) -> Told:
+    """Leave facts out of what waits: the next job makes the version without them, the rest is not lost.
+
+    Raises:
+        CannotTakeOut: one is in no version that waits; nothing was changed.
+        UsageError: no request, or no such line.
+    """
+    return _take_out(workplace, line, requests, reason.strip() or LEFT_OUT, by, REFUSE)
+
+
+def _take_out(
+    workplace: Workplace, line: str, requests: Sequence[str], reason: str, by: By | None, prefix: str
+) -> Told:
+    store, ledger = workplace.store, workplace.ledger
+    names = [name.strip() for name in requests if name.strip()]
+    if not names:
+        raise UsageError("name the requests that are to be taken out, by their ids; errata history shows them")
+    if stored_line(store.store, line) is None and line not in ledger.look(line):
+        raise UsageError(f"there is no line '{line}'; errata status names all")
+    actor = (by or By(workplace.settings.who)).actor
+    done = take_out(store, ledger, line, names, actor, reason.strip(), prefix=prefix)
+    said = [f"{name}: withdrawn" for name in done.withdrawn]
+    said += [f"{name}: to be taken out, by request {removal}" for name, removal in done.queued.items()]
+    return Told(done, tuple(said))
