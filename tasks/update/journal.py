@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -113,13 +113,9 @@ class Journal:
         self, edit: Edit, state: Literal["committed", "quarantined", "rejected"], *, judged: Judged | None = None,
         version: int | None = None, answer: str = "", reason: str = "",
     ) -> EditRow:  # fmt: skip
-        return EditRow(
-            request_id=edit.id,
-            subject=edit.subject,
-            prompt=edit.text,
-            target_new=edit.target_new,
-            target_true=edit.target_true,
-            state=state,
+        return row_of(
+            edit,
+            state,
             batch=judged.batch.number if judged else None,
             version=version,
             answer_after=answer,
@@ -129,6 +125,12 @@ class Journal:
             findings=self.findings.get(edit.id, ()),
             alike=self.alike.get(edit.id, ()),
         )
+
+
+def row_of(edit: Edit, state: Literal["committed", "quarantined", "rejected"], **more: Any) -> EditRow:
+    """The row of a request in that state."""
+    asked = {"subject": edit.subject, "prompt": edit.text, "target_new": edit.target_new}
+    return EditRow(request_id=edit.id, state=state, target_true=edit.target_true, **asked, **more)
 
 
 def _said_in_chat(judged: Judged | None, edit: Edit) -> str:
