@@ -164,7 +164,7 @@ def _flags(edit: EditRow) -> list[str]:
     if chat is not None and alone is not None and chat != alone:
         flags.insert(0, "said in the chat, not after the prompt" if chat else "said after the prompt, not in the chat")
     failed = [PROBES[name] for name in PROBES if edit.metrics.get(f"probes.{name}") == 0.0]
-    return [*flags, f"not {'; not '.join(failed)}"] if failed else flags
+    return [*flags, f"asked otherwise: not {'; not '.join(failed)}"] if failed else flags
 
 
 def _commands(report: JobReport) -> list[str]:
@@ -238,8 +238,13 @@ def _numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _unsaid(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without what the marks beside the answers say."""
-    return {name: value for name, value in metrics.items() if not name.startswith(("said_", "old_"))}
+    """Without what the marks beside the answers say, and what says nearly the same as another."""
+    said = ("said_", "old_", "locality_prob")
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not name.startswith(said) and not name.endswith(("_argmax", "_tokens"))
+    }
 
 
 @functools.cache

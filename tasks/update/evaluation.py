@@ -15,7 +15,7 @@ from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version, members
 from tasks.update.capacity import capacity_of
 from tasks.update.champion import measure_served
-from tasks.update.journal import Journal
+from tasks.update.journal import Journal, row_of
 from tasks.update.live import live_facts, live_sample
 from tasks.update.measured import Served
 from tasks.update.run import Reference, Run, Taken
@@ -90,7 +90,9 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
     earlier = live_sample(session, candidate.taken, run.policy.asked_at_the_end, standing)
     served = candidate.champion.served if candidate.champion else None
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy, served)
-    rows = [_measured(row, session, found.verdict) for row in journal.edits.values()]
+    # A job that only registers what a killed one wrote has no rows of its own: whoever decides sees the facts anyhow.
+    known = list(journal.edits.values()) or _waiting_rows(candidate)
+    rows = [_measured(row, session, found.verdict) for row in known]
     prompts = sample_prompts(edits)
     before, after = _answers(session, prompts, rows)
     asked = _asked_in_chat(session, rows, candidate.taken)
@@ -150,6 +152,15 @@ def _expiry(run: Run, candidate: Candidate) -> datetime | None:
     """When what waits is refused without an answer, by the rules of the line as they are now."""
     newest = candidate.waiting[-1] if candidate.waiting else None
     return outlasting(lambda: read_rules(run.workplace.store.store, run.line)).expiry(newest) if newest else None
+
+
+def _waiting_rows(candidate: Candidate) -> list[EditRow]:
+    """The facts of the versions that wait, as their journal would have told them."""
+    return [
+        row_of(edit, "committed", batch=version.manifest.batch, version=version.number)
+        for version in candidate.waiting
+        for edit in edits_of([version], candidate.taken)
+    ]
 
 
 def _live(session: Session, asked: Sequence[Edit], verdict: Verdict) -> LiveFacts:

@@ -176,13 +176,9 @@ class Journal:
         self, edit: Edit, state: Literal["committed", "quarantined", "rejected"], *, judged: Judged | None = None,
         version: int | None = None, answer: str = "", reason: str = "",
     ) -> EditRow:  # fmt: skip
-        return EditRow(
-            request_id=edit.id,
-            subject=edit.subject,
-            prompt=edit.text,
-            target_new=edit.target_new,
-            target_true=edit.target_true,
-            state=state,
+        return row_of(
+            edit,
+            state,
             batch=judged.batch.number if judged else None,
             version=version,
             answer_after=answer,
@@ -213,6 +209,12 @@ def _gone(fact: str, known: Mapping[str, Edit], what: str, by: str, reason: str 
     edit = known.get(fact)
     told = {"prompt": edit.text, "target": edit.target_new} if edit else {}
     return GoneRow.model_validate({"request_id": fact, "what": what, "by": by, "reason": reason, **told})
+
+
+def row_of(edit: Edit, state: Literal["committed", "quarantined", "rejected"], **more: Any) -> EditRow:
+    """The row of a request in that state."""
+    asked = {"subject": edit.subject, "prompt": edit.text, "target_new": edit.target_new}
+    return EditRow(request_id=edit.id, state=state, target_true=edit.target_true, **asked, **more)
 
 
 def _said_in_chat(judged: Judged | None, edit: Edit) -> str:
