@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from transformers import PreTrainedTokenizerBase
+
 from editing.measure.fluency import FLUENCY_TOP_K, ROWS_AT_ONCE, rows_of, uniform_draws, weighted_entropy
 from editing.measure.said import Asked
 from editing.measure.writing import Writing
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.update.session import Session
 
 FLUENCY_SEED = 0
+Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,15 @@ class Begun:
     writing: Writing
     """Its first rows are those of the prompts."""
 
-    def entropies(self, session: "Session", on_progress: Callable[[int, int], None]) -> dict[str, float]:
+    def entropies(
+        self, tokenizer: PreTrainedTokenizerBase, on_progress: Callable[[int, int], None]
+    ) -> dict[str, float]:
         """Of each prompt, once its text is finished."""
         total = len(self.prompts) * self.tokens
         self.writing.run(on_step=lambda done: on_progress(total - (self.writing.total - done), total))
         found = {}
         for prompt, ids in zip(self.prompts, self.writing.ids, strict=False):
-            text = session.loaded.tokenizer.decode(ids, skip_special_tokens=True)
+            text = tokenizer.decode(ids, skip_special_tokens=True)
             found[prompt] = weighted_entropy(prompt + text)
         return found
 
@@ -44,7 +49,7 @@ def begin(
     asked: Sequence[Asked],
     prompts: Sequence[str],
     tokens: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: Tell,
 ) -> tuple[list[str], Begun] | None:
     """What the model says to all that is asked, greedily, and the texts after the prompts as far as they were written.
 

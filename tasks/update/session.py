@@ -170,10 +170,7 @@ class Session:
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
 
     def fluency(
-        self,
-        prompts: Sequence[str],
-        tokens: int,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> float:
         """Mean entropy (bits) of what the model, as it stands, writes after prompts; the same draws every time."""
         return fmean(self._entropies(prompts, tokens, on_progress))
@@ -193,21 +190,17 @@ class Session:
     def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
         """Of each of different prompts, taken once in each state of the weights."""
         state, (model, tokenizer) = self.weights.state, (self.loaded.model, self.loaded.tokenizer)
-        begun, self.begun = self.begun, None
-        if begun is not None and (begun.state, begun.tokens) == (state, tokens) and not {*begun.prompts} - {*prompts}:
-            for prompt, entropy in begun.entropies(self, on_progress).items():
-                self.fluencies[state, prompt, tokens] = entropy
-        wanted = dict.fromkeys(prompts)
-        missing = [prompt for prompt in wanted if (state, prompt, tokens) not in self.fluencies]
+        if self.begun is not None and (self.begun.state, self.begun.tokens) == (state, tokens):
+            finished = self.begun.entropies(tokenizer, on_progress)
+            self.fluencies |= {(state, prompt, tokens): one for prompt, one in finished.items()}
+            self.begun = None
+        missing = [one for one in dict.fromkeys(prompts) if (state, one, tokens) not in self.fluencies]
         made = entropies(model, tokenizer, missing, max_new_tokens=tokens, seed=FLUENCY_SEED, on_progress=on_progress)
         self.fluencies |= {(state, prompt, tokens): one for prompt, one in zip(missing, made, strict=True)}
         return [self.fluencies[state, prompt, tokens] for prompt in prompts]
 
     def perplexity(
-        self,
-        texts: Sequence[str],
-        tokens: int,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        self, texts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> Perplexity:
         """Of the model as it stands, on so many tokens of the texts; taken once in each state of the weights."""
         about = (self.weights.state, tuple(texts), tokens)

@@ -124,12 +124,8 @@ class _Validation:
         # As a person asks, where the line writes for it; of a candidate always, for whoever decides on it.
         self.chat = conversation(session) if whole else session.method_input.chat
         self.others = others_of_its_kind([*batch, *earlier])
-        sizes = [
-            _tokens([bare(edit) for edit in batch]) + _tokens(self.beside),
-            self._said_tokens(),
-            _tokens(self.earlier),
-            _tokens(batch, policy),
-        ]
+        sizes = [_tokens([bare(edit) for edit in batch]) + _tokens(self.beside), self._said_tokens()]
+        sizes += [_tokens(self.earlier), _tokens(batch, policy)]
         sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens]
         self.meter = Meter("evaluation" if whole else "validation", sum(sizes))
         self.parts = [self.meter.part(size) for size in sizes]
@@ -156,6 +152,7 @@ class _Validation:
                 checks = judge(self._measured(), self.policy, measures, "job" if self.whole else "batch")
                 if not self.whole and any(check.fails for check in checks) and not self._must_go_on(measures):
                     break
+        self.session.begun = None
         return self._verdict(checks)
 
     def _measured(self) -> Measured:
@@ -185,8 +182,8 @@ class _Validation:
     def _ask_said(self) -> None:
         paraphrases, base = (self.whole is not None or one for one in asked_after_a_batch(self.policy))
         ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=paraphrases)
-        beside = () if self.whole else self.prompts
-        self.said = ask(on_progress=self.parts[1], beside=(beside, self.policy.fluency_tokens))
+        beside = ([] if self.whole else self.prompts), self.policy.fluency_tokens
+        self.said = ask(on_progress=self.parts[1], beside=beside)
         self.metrics |= summarise_said([*self.said.values()])
         if base:
             self.base_said = ask(at_base=True)

@@ -1,6 +1,6 @@
 """What a validation costs, as a share of the time in which its batch is written, on a raw line and on one of the chat.
 
-    python -m tests.benchmarks.validation --data counterfact_dev.parquet [--batches 3] [--rounds 1] [--only chat]
+    python -m tests.benchmarks.validation --data counterfact_dev.parquet [--batches 3] [--only chat]
 
 Batches of ten are searched anew, written and validated as a job does it, with the facts before them as those that must
 still hold. Reported is the median over the batches, in seconds of processor time, with what each kind of question
