@@ -29,7 +29,7 @@ from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
-from tasks.update import stages
+from tasks.update import footing, stages
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
@@ -174,7 +174,7 @@ def _update(
     about = f"{serving}, then {len(view.waiting)} that wait"
     champion = run_step("restore", lambda: _restore(run, (session, reference), view, taken), about=about)
     log = StepLog(tracker, run.mlflow_run_id)
-    stand, taken = begin(run, session, (stages.footing(view), taken, reference), journal, anew=anew)
+    stand, taken = begin(run, session, (footing.footing(view), taken, reference), journal, anew=anew)
     journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
     full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
     stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
@@ -193,7 +193,7 @@ def _update(
         retries=RETRIES,
     )
     if not after.holds(stand.tip):
-        raise stages.away_from(run, after)
+        raise footing.away_from(run, after)
     return report, after.waiting
 
 
@@ -225,7 +225,7 @@ def write_back(run: Run, session: Session, given: tuple[Footing, Taken, Referenc
 
 
 def _stand_still(run: Run, stand: Footing) -> Footing:
-    return run_step("stand_still", lambda: stages.stand_still(run, stand), retries=RETRIES)
+    return run_step("stand_still", lambda: footing.stand_still(run, stand), retries=RETRIES)
 
 
 def _register(
@@ -268,7 +268,7 @@ def _requeue(run: Run, flow_runs: Sequence[str]) -> list[str]:
 
     def requeue() -> list[str]:
         versions = run.workplace.store.versions(run.line)
-        return stages.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
+        return footing.requeue(run, [one for one in versions if one.manifest.flow_run_id in flow_runs])
 
     again = run_step("requeue", requeue, outcome=lambda names: f"{len(names)} requests", retries=RETRIES)
     for request_id in again:

@@ -25,7 +25,7 @@ from tasks.text import Text, storable
 
 _SINCE_2 = (
     "based_on", "live", "after", "removed", "removals", "replaced", "restored", "values", "function", "findings",
-    "alike", "judged", "standing", "capacity",
+    "alike", "judged", "standing",
 )  # fmt: skip
 
 
@@ -96,11 +96,6 @@ class Manifest(BaseModel):
         exclude_if=lambda value: not value,
         description="How much of the correction of each live fact is missing: quantiles, and the worst by name.",
     )
-    capacity: dict[str, Any] = Field(
-        default_factory=dict,
-        exclude_if=lambda value: not value,
-        description="How full the line is: facts, drift and directions used, by layer.",
-    )
     findings: dict[Text, tuple[Text, ...]] = Field(
         default_factory=dict, description="What could not be asked about a request and was left out, by request."
     )
@@ -124,7 +119,7 @@ class Manifest(BaseModel):
     def _line(cls, value: str) -> str:
         return check_line(value)
 
-    @field_validator("config", "judged", "function", "standing", "capacity", mode="before")
+    @field_validator("config", "judged", "function", "standing", mode="before")
     @classmethod
     def _config(cls, value: Any) -> Any:
         """The config as it will be read again: tuples become lists, and what JSON cannot hold is refused."""

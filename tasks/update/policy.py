@@ -37,11 +37,11 @@ class Policy(Config):
     fluency_prompts: int = Field(5, ge=1, le=100, description="Edited subjects that a text is generated from.")
     fluency_tokens: int = Field(40, ge=3, le=1000, description="Length of each generated text.")
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of fixed text that perplexity is taken on.")
-    rebase_every: int = Field(
-        0, ge=0, description="Versions on each other after which a job makes the line anew from the base; 0: never."
-    )
     on_conflict: Literal["replace", "reject"] = Field(
         "replace", description="What a request does that asks anew what a fact in service answers otherwise."
+    )
+    rebase_every: int = Field(
+        0, ge=0, description="Versions on each other after which a job makes the line anew from the base; 0: never."
     )
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."

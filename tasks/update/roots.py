@@ -102,8 +102,11 @@ def begin(
 
 
 def is_full(run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> bool:
-    """Whether the line as it stands already misses what its policy wants, so that no request is to blame for it."""
-    if not (session.live and taken.edits):
+    """Whether the line as it stands already misses what its policy wants, so that no request is to blame for it.
+
+    What takes another fact's place is written all the same: it adds none, and without it nobody would have either.
+    """
+    if not (session.live and taken.edits) or taken.replaced:
         return False
     live = [taken.known[name] for name in session.live if name in taken.known]
     rows = what_is_full(ask_line(session, live, reference, run.policy), run.policy)

@@ -15,17 +15,16 @@ from editing.errors import EditingError, InvalidEdit, UsageError
 from editing.methods import compute_update
 from editing.request import Request, fact_of, make_request
 from tasks.ledger import choosing
-from tasks.ledger.catching_up import catch_up, version_events
+from tasks.ledger.catching_up import version_events
 from tasks.ledger.choosing import Line
 from tasks.ledger.events import Event, State
 from tasks.ledger.removals import removed_by, take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
-from tasks.ledger.view import LineView, chain, look
+from tasks.ledger.view import LineView, chain
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import save_line
 from tasks.retries import outlasting
 from tasks.stores.batches import pack
-from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.function import check_statistics, function_of, stored_function
@@ -36,11 +35,6 @@ from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, measure_reference, validate_batch
 from tasks.update.values import base_states, known_by, told_standing
-
-
-def footing(view: LineView) -> Footing:
-    """What a job that begins now builds on."""
-    return Footing(view.tip, view.sequence, tuple(view.waiting))
 
 
 def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | None = None) -> Taken:
@@ -249,54 +243,6 @@ def halves(judged: Judged) -> tuple[Batch, Batch]:
         kept = tuple(edit for edit in edits if edit.id not in failing)
         parts = kept, tuple(edit for edit in edits if edit.id in failing)
     return Batch(f"{judged.batch.name}.1", parts[0]), Batch(f"{judged.batch.name}.2", parts[1])
-
-
-def stand_still(run: Run, stand: Footing) -> Footing:
-    """The footing as HEAD is now: the same, or further up where HEAD moved up the job's own chain.
-
-    Raises:
-        HeadMoved: what the job builds on can no longer be put in service.
-    """
-    run.lease.renew()
-    head = run.workplace.store.head(run.line)
-    if (head.sequence if head else 0) == stand.sequence:
-        return stand
-    view = look(run.workplace.store, run.workplace.ledger, run.line)
-    if not view.holds(stand.tip):
-        raise away_from(run, view)
-    return Footing(stand.tip, view.sequence, tuple(view.waiting))
-
-
-def away_from(run: Run, view: LineView) -> HeadMoved:
-    """What is said when HEAD left what a job builds on."""
-    to = f"version {view.head.version} by {view.head.actor}" if view.head else "nothing"
-    return HeadMoved(f"HEAD of line '{run.line}' was moved to {to} while this job ran, away from what it builds on")
-
-
-def requeue(run: Run, made: Sequence[Version]) -> list[str]:
-    """Queue again what a job wrote into versions that were never in service and no longer can be; safe to repeat.
-
-    What a person put in service and took out again stays out. Returns the requests that are queued by this call.
-    """
-    store, ledger = run.workplace.store, run.workplace.ledger
-    view = catch_up(store, ledger, run.line, run.actor)
-    since = min((version.manifest.based_on or 0 for version in made), default=0)
-    served = {one.version for head in store.heads(run.line, since) for one in chain(view, head.snapshot)}
-    numbers = {version.number for version in made} - served
-    lost = {
-        name: standing
-        for name, standing in view.events.standings.items()
-        if standing.state == "rolled_back" and standing.version in numbers
-    }
-    reason = "HEAD moved while the job ran that wrote it"
-    queued = ledger.append_unchanged(
-        [
-            Event(request_id=name, event="queued", line=run.line, actor=run.actor, reason=reason)
-            for name in sorted(lost)
-        ],
-        lost,
-    )
-    return [event.request_id for event in queued]
 
 
 def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Reference:

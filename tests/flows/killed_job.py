@@ -26,7 +26,7 @@ from tasks.report import figures  # noqa: F401  # likewise
 from tasks.stores.snapshots import SnapshotStore
 from tests.flows.conftest import POLICY
 
-LOOKS = ("stand_still",)
+LOOKS = ("stand_still", "ask_line", "make_root", "validate_root")
 """Stages that only look: killed before one, a job is where it is before the next that does something."""
 
 

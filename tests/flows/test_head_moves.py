@@ -12,7 +12,7 @@ from tasks.review import decisions as review
 from tasks.review import standing
 from tasks.stores.errors import HeadMoved, LineBusy, StorageError
 from tasks.tracking.errors import TrackingError
-from tasks.update import stages
+from tasks.update import footing, stages
 from tasks.workplace import Workplace
 from tests.flows.conftest import POLICY
 
@@ -220,7 +220,7 @@ def test_storage_that_fails_once_anywhere_ends_no_job_and_nothing_is_lost_or_tol
         monkeypatch.setattr(owner, name, failing)
 
     once(stages, "write_rejections", LedgerError, after=True)
-    once(stages, "stand_still", StorageError)
+    once(footing, "stand_still", StorageError)
     once(stages, "manifest_of", StorageError)
     once(stages, "publish", LedgerError, after=True)
     once(Ledger, "compact", LedgerError)

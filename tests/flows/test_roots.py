@@ -20,7 +20,7 @@ from tasks.review import decisions as review
 from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.lease import acquire
-from tasks.update import stages
+from tasks.update import footing, stages
 from tasks.update.journal import Journal
 from tasks.update.roots import make_root
 from tasks.update.run import Leaving, Run, Taken
@@ -40,7 +40,7 @@ def standing(workplace, line, policy=POLICY) -> Iterator:
         session = stages.load(run, None)
         stages.restore(run, session, chain(view, view.tip))
         taken = Taken((), known=stages.known_edits(workplace.ledger, line, session.live))
-        yield run, session, view, (stages.footing(view), taken, stages.reference_of(run, session, None))
+        yield run, session, view, (footing.footing(view), taken, stages.reference_of(run, session, None))
 
 
 def without(workplace, line, facts, policy=POLICY):

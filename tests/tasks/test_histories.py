@@ -26,10 +26,11 @@ from editing.errors import ErrataError
 from tasks.ledger import events as events_module
 from tasks.ledger import intake
 from tasks.ledger import table as table_module
-from tasks.ledger.catching_up import REFUSE, catch_up, missing_events, version_events
+from tasks.ledger.catching_up import catch_up, missing_events, version_events
 from tasks.ledger.errors import IllegalStep
 from tasks.ledger.events import Event, fold
-from tasks.ledger.removals import RESERVED, take_out
+from tasks.ledger.removals import take_out
+from tasks.ledger.reserved import REFUSE, RESERVED
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
 from tasks.review import decisions, standing
@@ -39,7 +40,7 @@ from tasks.stores.manifest import Head, Manifest, Version, members
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
-from tasks.update import stages
+from tasks.update import footing, stages
 
 LINES = ("north", "south")
 SKEWS = (timedelta(0), timedelta(minutes=-5))
@@ -175,14 +176,14 @@ class World:
             lease=SimpleNamespace(renew=lambda: None, check=lambda: None),
         )
         view = catch_up(self.store, self.ledger, line, "job")
-        stand, made = stages.footing(view), []
+        stand, made = footing.footing(view), []
         taken = stages.take_up(run, view, 1 + number)
         stages.write_rejections(run, taken.rejected, taken.ended)
         session = SimpleNamespace(live=list(members(chain(view, view.tip))))
 
         def publish(**fields: Any) -> None:
             nonlocal stand
-            stand = stages.stand_still(run, stand)
+            stand = footing.stand_still(run, stand)
             version = self.publish(line, stand, **fields)
             made.append(version)
             stand = stages.Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
@@ -205,9 +206,9 @@ class World:
                     publish(request_ids=(edit.id,))
             for name in stages.unreplaced(session, stand):
                 publish(request_ids=(), restored=(name,))
-            stages.stand_still(run, stand)
+            footing.stand_still(run, stand)
         except HeadMoved:
-            stages.requeue(run, made)
+            footing.requeue(run, made)
             raise
 
     def publish(self, line: str, stand: stages.Footing, **fields: Any) -> Version:

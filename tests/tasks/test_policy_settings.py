@@ -12,7 +12,7 @@ from tasks.settings import SECRETS, Settings, load_settings, prepare_environment
 from tasks.update.policy import Policy, make_policy
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
-GATES = ("tripwires", "levels", "quantised")
+GATES = ("tripwires", "levels", "quantised", "on_conflict")
 NUMBERS = [name for name in Policy.model_fields if name not in GATES]
 RANGES = {
     "batch_size": (0, 11),
@@ -27,6 +27,7 @@ RANGES = {
     "fluency_prompts": (0, 101),
     "fluency_tokens": (2, 1001),
     "perplexity_tokens": (63,),
+    "rebase_every": (-1,),
 }
 
 
