@@ -12,6 +12,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 
 # The order of the commands in the help.
 from flows.cli import (  # noqa: F401
+    auditing,
     benchmark,
     deploy,
     diagnosis,

@@ -8,7 +8,7 @@ many there are is counted once, when a table is brought up.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import duckdb
@@ -96,7 +96,11 @@ WITH latest AS (
     WHERE $version IS NULL OR version = $version
     ORDER BY place DESC LIMIT $limit
 )
-SELECT * EXCLUDE (place) REPLACE (epoch_us(time) AS time) FROM latest ORDER BY place
+SELECT * EXCLUDE (place, digest) REPLACE (epoch_us(time) AS time) FROM latest ORDER BY place
+"""
+
+ROWS = """
+SELECT * EXCLUDE (place) REPLACE (epoch_us(time) AS time) FROM ledger ORDER BY place
 """
 
 STEPS = "SELECT line, request_id, event, event_id, payload FROM ledger ORDER BY place"
@@ -122,22 +126,43 @@ def run_named(
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def each_named(table: DeltaTable, sql: str, at_once: int = 10_000) -> Iterator[dict[str, Any]]:
+    """The same of the whole table, row by row, for more than would be held at once."""
+    with _database().cursor() as connection:
+        found = connection.execute(*_question(connection, table, sql, None, None, {}))
+        names = [name for name, *_ in found.description or ()]
+        while some := found.fetchmany(at_once):
+            yield from (dict(zip(names, row, strict=True)) for row in some)
+
+
 def _answer(
     table: DeltaTable, sql: str, line: str | None, requests: Sequence[str] | None, parameters: dict[str, Any]
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
+    with _database().cursor() as connection:
+        rows = connection.execute(*_question(connection, table, sql, line, requests, parameters)).fetchall()
+        return [name for name, *_ in connection.description or ()], rows
+
+
+def _question(
+    connection: duckdb.DuckDBPyConnection,
+    table: DeltaTable,
+    sql: str,
+    line: str | None,
+    requests: Sequence[str] | None,
+    parameters: dict[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """The whole SQL and its parameters."""
     once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
     first = "ORDER BY place" if once else ""
-    with _database().cursor() as connection:
-        whole, values = relation(connection, table, line, requests)
-        known = (
-            f"whole AS NOT MATERIALIZED ({whole}), "
-            f"ledger AS NOT MATERIALIZED (SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first})"
-        )
-        own = sql.strip().removeprefix("WITH ")
-        question = f"WITH {known}{' ' if own == sql.strip() else ', '}{own}"
-        values |= {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
-        rows = connection.execute(question, values).fetchall()
-        return [name for name, *_ in connection.description or ()], rows
+    whole, values = relation(connection, table, line, requests)
+    known = (
+        f"whole AS NOT MATERIALIZED ({whole}), "
+        f"ledger AS NOT MATERIALIZED (SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first})"
+    )
+    own = sql.strip().removeprefix("WITH ")
+    question = f"WITH {known}{' ' if own == sql.strip() else ', '}{own}"
+    values |= {name: value for name, value in {**parameters, "legal": LEGAL}.items() if f"${name}" in sql}
+    return question, values
 
 
 @functools.cache

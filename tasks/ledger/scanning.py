@@ -29,9 +29,10 @@ COLUMNS = {
     "reason": "string",
     "payload": "string",
     "commit": "long",
+    "digest": "string",
 }
 """The columns of an event, with Delta's name of their type."""
-ADDED = ("commit",)
+ADDED = ("commit", "digest")
 """Columns that tables of release 0.1 lack."""
 
 _TYPES = {"string": "VARCHAR", "timestamp": "TIMESTAMPTZ", "integer": "INTEGER", "long": "BIGINT"}

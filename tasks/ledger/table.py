@@ -22,7 +22,7 @@ import duckdb
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from tasks.ledger import opening, queries
+from tasks.ledger import opening, queries, whole
 from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, RequestState, State, fold
@@ -176,6 +176,19 @@ class Ledger:
         requests = None if request_id is None else [storable(request_id)]
         rows = self._query(queries.HISTORY, line, requests, version=version, limit=limit)
         return [Event.model_validate(row) for row in rows]
+
+    def log_faults(self) -> list[str]:
+        """What is wrong with the log of the table; see `whole`."""
+        with self._explained("read"):
+            table = opening.found(self.uri, self._options)
+            return [] if table is None else [f"ledger '{self.uri}': {fault}" for fault in whole.log_faults(table)]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row as it is stored, in order; for whoever looks whether they are whole. Times are microseconds."""
+        with self._explained("read"):
+            table = opening.found(self.uri, self._options)
+            if table is not None:
+                yield from queries.each_named(table, queries.ROWS)
 
     def counts(self, line: str) -> dict[State, int]:
         """How many requests of the line are in each state; states without any are left out."""

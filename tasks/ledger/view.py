@@ -123,7 +123,7 @@ def _check_whole(store: SnapshotStore, line: str, head: Head | None, versions: M
     """Refuse a line that lacks a version: what is built on it must not be taken for stranded."""
     known = {version.snapshot for version in versions.values()}
     parents = {version.manifest.follows for version in versions.values()} - known - {None}
-    spoken_of = {0, head.version, *head.rejected} if head else {0}
+    spoken_of = {0, head.version, head.previous or 0, *head.rejected} if head else {0}
     lost = {*spoken_of - {0, *versions}, *(store.manifest(parent).version for parent in parents if parent)}
     if lost:
         raise RecordError(f"version {min(lost)} of line '{line}' is gone: '{REPAIR} {line}' makes its object again")

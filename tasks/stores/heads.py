@@ -97,7 +97,7 @@ class Heads:
             etag = self._replace(head, expected.etag if expected else "")
         except ObjectConflict as error:
             # Kept already: our swap took effect, its answer was lost, and somebody has moved HEAD on since.
-            if not self.store.exists(_past_key(head)):
+            if not self.store.exists(past_key(head)):
                 raise self._moved(line, expected) from error
             return head
         self._keep(head)
@@ -128,7 +128,7 @@ class Heads:
         last = self._newest(line)
         head = Head(
             line=line,
-            sequence=1 + max((_sequence(key) for key in keys), default=0),
+            sequence=1 + max((sequence_of(key) for key in keys), default=0),
             version=last.version if last else 0,
             snapshot=last.snapshot if last else None,
             previous=last.previous if last else None,
@@ -154,7 +154,7 @@ class Heads:
     def recorded(self, line: str, since: int = 0) -> list[Head]:
         """The recorded HEADs that can be read, oldest first, from a sequence on; each is read once."""
         found = []
-        for key in [key for key in self._keys(line) if _sequence(key) >= since]:
+        for key in [key for key in self._keys(line) if sequence_of(key) >= since]:
             try:
                 if key not in self._seen:
                     self._seen[key] = read_record(Head, self.store.get(key)[0], self._where(key))
@@ -200,7 +200,7 @@ class Heads:
         return HeadMoved(f"HEAD of line '{line}' was {seen} and was moved {found}: look at it and repeat")
 
     def _keep(self, head: Head) -> None:
-        self.store.put(_past_key(head), head_bytes(head))
+        self.store.put(past_key(head), head_bytes(head))
 
     def _keys(self, line: str) -> list[str]:
         return self.store.list(f"lines/{check_line(line)}/heads/")
@@ -220,11 +220,11 @@ def _previous(expected: Head | None, action: str) -> int | None:
     return expected.previous if action == "reject" else expected.version
 
 
-def _past_key(head: Head) -> str:
+def past_key(head: Head) -> str:
     # The digest is part of the name so that a HEAD restored from a backup cannot overwrite another's entry.
     return f"lines/{head.line}/heads/{head.sequence:08d}-{sha256(head_bytes(head))[:12]}.json"
 
 
-def _sequence(key: str) -> int:
+def sequence_of(key: str) -> int:
     digits = key.rpartition("/")[2].partition("-")[0]
     return int(digits) if digits.isdecimal() else 0

@@ -67,7 +67,7 @@ def test_the_readme_shows_every_command(command):
         (1, "none.jsonl'.*", ("submit", "none.jsonl")),
         (2, "No such option: --colour; see errata submit --help", ("submit", "--colour", "red")),
         (2, "'--limit'.*greater than or equal to 1; see errata run --help", ("run", "--limit", "0")),
-        (2, "No such command 'edit'; see errata --help", ("edit",)),
+        (2, "No such command 'bend'; see errata --help", ("bend",)),
         (2, "policy min_efficacy = nan: .*finite", ("run", "--set", "min_efficacy=NaN")),
         (2, "policy min_efficacy = 2: .*less than or equal to 1", ("run", "--set", "min_efficacy=2")),
         (2, "policy batch_size = 11: .*less than or equal to 10", ("run", "--set", "batch_size=11")),
