@@ -18,12 +18,14 @@ from prefect.states import Cancelled, Completed, Failed
 from editing.errors import ErrataError
 from flows.review import request_review
 from tasks.ledger.errors import LedgerError
+from tasks.ledger.view import LineView
 from tasks.names import artifact_key
 from tasks.notices import tell
 from tasks.prefect_events import send_event
 from tasks.progress import note
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
+from tasks.review.aliases import sync_aliases
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.manifest import Version
@@ -135,3 +137,9 @@ def compact(workplace: Workplace) -> None:
         workplace.ledger.compact()
     except LedgerError as error:
         note(str(error), "warning")
+
+
+def set_aliases(workplace: Workplace, view: LineView) -> None:
+    """Set the aliases that a decision could not set, because MLflow was away or its process was killed."""
+    if view.versions:
+        sync_aliases(workplace.tracker(), workplace, view.line)

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from editing.edit import Edit
-from flows.endings import compact, completed, ended_well, failed, left_waiting, mlflow_status, show_summary
+from flows.endings import compact, completed, ended_well, failed, left_waiting, mlflow_status, set_aliases, show_summary
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.view import LineView, chain
 from tasks.lines.rules import check_not_frozen
@@ -20,7 +20,6 @@ from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
 from tasks.report.verdict import headline
 from tasks.retries import RETRIES, outlasting
-from tasks.review.aliases import sync_aliases
 from tasks.runlog import told_to_prefect
 from tasks.settings import load_settings
 from tasks.stores.errors import HeadMoved, LineBusy
@@ -121,7 +120,7 @@ def job(
         work = taken.edits or taken.removals or (anew and view.tip) or stages.unfinished(view)
         if not work and not _unregistered(workplace, view):
             note("nothing is left to write" if taken.rejected else "nothing is queued")
-            _sync_aliases(workplace, view)
+            set_aliases(workplace, view)
             return journal.summary(line, view.waiting, None)
         with stage("opening MLflow's records"):
             tracker = outlasting(workplace.tracker, _is_away)
@@ -296,9 +295,3 @@ def _unregistered(workplace: Workplace, view: LineView) -> bool:
 
 def _is_away(error: object) -> bool:
     return isinstance(error, TrackingUnavailable)  # an address that is none is said at once
-
-
-def _sync_aliases(workplace: Workplace, view: LineView) -> None:
-    """Set the aliases that a decision could not set, because MLflow was away or its process was killed."""
-    if view.versions:
-        sync_aliases(workplace.tracker(), workplace, view.line)

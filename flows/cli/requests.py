@@ -109,7 +109,7 @@ def submit(
 def _records(file: Path | None, single: dict[str, Any], limit: int | None, unused: set[str]) -> "Iterable[Record]":
     from editing.readers import read_edits
     from editing.request import make_request
-    from tasks.ledger.intake import fault_now
+    from tasks.ledger.reserved import fault_now
     from tasks.parquet import parquet_rows
 
     if file is None:

@@ -46,8 +46,8 @@ class Audited(BaseModel):
     def in_short(self) -> str:
         counted = ", ".join(f"{count:,} {what}" for what, count in self.looked_at.items())
         number = len(self.faults)
-        verdict = f"{number} fault{'s' * (number != 1)}" if number else "all is whole, and agrees"
-        return f"{counted or 'nothing is stored yet'}: {verdict}"
+        found = f"{number} fault{'s' * (number != 1)}" if number else "all is whole, and agrees"
+        return f"{counted or 'nothing is stored yet'}: {found}"
 
 
 @dataclass

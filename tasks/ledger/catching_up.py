@@ -12,6 +12,7 @@ from datetime import datetime
 from editing.digests import sha256
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, State, is_legal
+from tasks.ledger.reserved import REFUSE
 from tasks.ledger.table import Ledger, Standing
 from tasks.ledger.view import LineView, look, waits
 from tasks.stores.manifest import Head, Manifest, Version
@@ -19,8 +20,6 @@ from tasks.stores.snapshots import SnapshotStore
 
 BATCH_EVENTS: tuple[State, ...] = ("applied", "validated", "committed")
 STRANDED = "built on a version that is out of service or was refused; submit it again"
-REFUSE = "refuse:"
-"""How the id of a removal begins that a reviewer asked for: its fact ends refused, where it was not in service."""
 _MOST_ROUNDS = 100
 
 

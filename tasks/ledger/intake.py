@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 from editing.digests import sha256
 from editing.edit import Edit
 from editing.readers import BadRecord
-from editing.request import Request as Carrying
 from tasks.ledger.appending import Known, Request
 from tasks.ledger.events import Event
-from tasks.ledger.removals import RESERVED
+from tasks.ledger.reserved import fault_now
 from tasks.ledger.table import Ledger
 
 AT_ONCE = 1000
@@ -107,17 +105,6 @@ def _received(known: Contents, line: str, record: Edit | BadRecord, actor: str, 
     known[request_id] = ("rejected", payload)
     received = write(request_id=request_id, event="received", payload=payload)
     return [received, write(request_id=request_id, event="rejected", reason=reason)]
-
-
-def fault_now(edit: Edit) -> str | None:
-    """Why a request cannot be queued now, whatever it says of its fact; None where it can."""
-    if edit.id.startswith(RESERVED):
-        return f"request '{edit.id}' has an id that begins as those of removals do; give it another id"
-    if isinstance(edit, Carrying) and edit.expires is not None and edit.expires <= datetime.now(UTC):
-        return (
-            f"request '{edit.id}' expires {edit.expires:%Y-%m-%d %H:%M} UTC, which is over; give a later time, or none"
-        )
-    return None
 
 
 def _content(payload: Mapping[str, Any]) -> dict[str, Any]:

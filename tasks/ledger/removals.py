@@ -14,17 +14,15 @@ from editing.errors import InvalidEdit, UsageError
 from editing.request import Request, make_request
 from tasks.ledger.appending import Known
 from tasks.ledger.appending import Request as Named
-from tasks.ledger.catching_up import REFUSE, catch_up
+from tasks.ledger.catching_up import catch_up
 from tasks.ledger.events import Event, State
+from tasks.ledger.reserved import REFUSE, RESERVED, RETRACT
 from tasks.ledger.table import Ledger, Standing
 from tasks.ledger.view import LineView, chain
 from tasks.stores.lease import holder
 from tasks.stores.manifest import members
 from tasks.stores.snapshots import SnapshotStore
 
-RETRACT = "retract:"
-RESERVED = (RETRACT, REFUSE)
-"""How the ids of removals begin; no fact is called so."""
 UNWRITTEN: frozenset[State] = frozenset({"queued", "quarantined", "rejected"})
 WRITTEN: frozenset[State] = frozenset({"applied", "validated", "committed", "approved", "promoted"})
 OPEN: frozenset[State] = frozenset({"received", "queued", "applied", "validated", "committed", "approved"})

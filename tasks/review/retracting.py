@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from editing.errors import UsageError
-from tasks.ledger.catching_up import REFUSE
-from tasks.ledger.removals import RETRACT, TakenOut, take_out
+from tasks.ledger.removals import TakenOut, take_out
+from tasks.ledger.reserved import REFUSE, RETRACT
 from tasks.lines.stored import stored_line
 from tasks.review.decided import By
 from tasks.workplace import Workplace

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from editing.edit import Edit
-from tasks.ledger.catching_up import REFUSE
+from tasks.ledger.reserved import REFUSE
 from tasks.progress import note
 from tasks.report.data import BatchRow, Check, EditRow, GoneRow, JobReport
 from tasks.stores.manifest import Version

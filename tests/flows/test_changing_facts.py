@@ -6,8 +6,8 @@ from editing.errors import UsageError
 from editing.request import Request
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
-from tasks.ledger.catching_up import REFUSE
 from tasks.ledger.removals import take_out
+from tasks.ledger.reserved import REFUSE
 from tasks.ledger.view import look
 from tasks.review import decisions
 from tests.flows.conftest import POLICY

@@ -128,7 +128,7 @@ def test_an_unreadable_file_is_one_line(errata, tmp_path, name, content, code, s
 def test_bad_records_of_a_file_are_rejected_with_reasons_and_the_good_ones_queued(errata, tmp_path):
     good = {"id": "good", "subject": "Ada", "prompt": "{} was born in", "target_new": "Rome"}
     bad = [
-        json.dumps(good | {"id": "field", "colour": "red"}),
+        json.dumps(good | {"id": "field", "targets": "red"}),
         json.dumps(good | {"id": "long", "target_new": "x" * 10_000}),
         json.dumps(good | {"id": "empty", "target_new": " "}),
         json.dumps(good | {"id": "nowhere", "prompt": "Who was born?"}),

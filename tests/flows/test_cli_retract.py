@@ -65,7 +65,7 @@ def test_what_is_queued_is_withdrawn_and_what_a_version_holds_is_to_be_taken_out
         (("approve", "main", "--except", "c"), "request 'c' is in no version that waits .* it is queued"),
         (
             ("submit", "--subject", "A", "--prompt", "{} is", "--target", "x", "--expires", "2020-01-01"),
-            "which is over",
+            "that is over",
         ),
         (
             ("submit", "--subject", "A", "--prompt", "{} is", "--target", "x", "--priority", "asap"),

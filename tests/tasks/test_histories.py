@@ -26,10 +26,11 @@ from editing.errors import ErrataError
 from tasks.ledger import events as events_module
 from tasks.ledger import intake
 from tasks.ledger import table as table_module
-from tasks.ledger.catching_up import REFUSE, catch_up, missing_events, version_events
+from tasks.ledger.catching_up import catch_up, missing_events, version_events
 from tasks.ledger.errors import IllegalStep
 from tasks.ledger.events import Event, fold
-from tasks.ledger.removals import RESERVED, take_out
+from tasks.ledger.removals import take_out
+from tasks.ledger.reserved import REFUSE, RESERVED
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
 from tasks.review import decisions, standing

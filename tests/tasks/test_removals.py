@@ -8,9 +8,10 @@ import torch
 from editing.edit import Edit
 from editing.request import Request
 from tasks.ledger import intake
-from tasks.ledger.catching_up import REFUSE, catch_up
+from tasks.ledger.catching_up import catch_up
 from tasks.ledger.events import Event
 from tasks.ledger.removals import CannotTakeOut, removed_by, take_out, take_out_expired, take_out_withdrawn
+from tasks.ledger.reserved import REFUSE
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import look
 from tasks.stores.lease import acquire
