@@ -287,9 +287,8 @@ def _explain(model: type[Edit], name: str, problem: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         known = list((Probe if len(problem["loc"]) > 1 else model).model_fields)
         near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
-        return f"unknown field {shown(name)}; " + (
-            f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}"
-        )
+        hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}"
+        return f"unknown field {shown(name)}; {hint}"
     if kind == "too_long":
         return f"{name} has more than {PROBES} entries; keep at most {PROBES}"
     wanted = {

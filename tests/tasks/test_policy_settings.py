@@ -37,7 +37,7 @@ RANGES = {
 def refusal(**fields: object) -> str:
     with pytest.raises(PolicyError) as error:
         make_policy(**fields)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
     return str(error.value)
 
 
