@@ -65,7 +65,7 @@ def test_the_readme_shows_every_command(command):
         (2, "give a file, or --subject", ("submit",)),
         (2, "give a file, or --subject", ("submit", "some.jsonl", "--subject", "Ada")),
         (1, "none.jsonl'.*", ("submit", "none.jsonl")),
-        (2, "No such option: --colour; see errata submit --help", ("submit", "--colour", "red")),
+        (2, "No such option: --weather; see errata submit --help", ("submit", "--weather", "fine")),
         (2, "'--limit'.*greater than or equal to 1; see errata run --help", ("run", "--limit", "0")),
         (2, "No such command 'bend'; see errata --help", ("bend",)),
         (2, "policy min_efficacy = nan: .*finite", ("run", "--set", "min_efficacy=NaN")),
@@ -128,7 +128,7 @@ def test_an_unreadable_file_is_one_line(errata, tmp_path, name, content, code, s
 def test_bad_records_of_a_file_are_rejected_with_reasons_and_the_good_ones_queued(errata, tmp_path):
     good = {"id": "good", "subject": "Ada", "prompt": "{} was born in", "target_new": "Rome"}
     bad = [
-        json.dumps(good | {"id": "field", "targets": "red"}),
+        json.dumps(good | {"id": "field", "targetnew": "red"}),
         json.dumps(good | {"id": "long", "target_new": "x" * 10_000}),
         json.dumps(good | {"id": "empty", "target_new": " "}),
         json.dumps(good | {"id": "nowhere", "prompt": "Who was born?"}),
