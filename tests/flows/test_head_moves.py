@@ -107,7 +107,7 @@ def test_what_a_job_wrote_that_dies_when_head_has_left_it_is_queued_by_the_next_
     intake.submit(workplace.ledger, "dies", edits[1:], "tester")
     after_publishing(1, lambda: review.roll_back(workplace, "dies"))
     with monkeypatch.context() as patched, pytest.raises(LineBusy):
-        patched.setattr(stages, "requeue", dies)
+        patched.setattr(footing, "requeue", dies)
         knowledge_update("dies", POLICY)
     found = states(workplace, "dies")
     assert "rolled_back" in {found[edit.id] for edit in edits[1:]}
