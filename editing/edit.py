@@ -50,7 +50,7 @@ class InvalidField(InvalidEdit):
 
 
 def fault(kind: str, message: str) -> PydanticCustomError:
-    """What a validator raises for a value whose fault `message` explains, on one line."""
+    """What a validator raises for a value."""
     # Pydantic reads braces in a message as placeholders, and ours are full of '{}': hand the text over as a value.
     return PydanticCustomError("errata_" + kind, "{message}", {"message": message})
 
@@ -250,9 +250,8 @@ def made(kind: type[Kind], fields: Mapping[str, object], called: Mapping[str, st
         problems = error.errors(include_url=False, include_context=True)
     first, called = problems[0], called or {}
     # A field's name may be anything too: keep it short and printable.
-    location = [
-        str(part) if len(str(part)) <= SHOWN and str(part).isprintable() else shown(part) for part in first["loc"]
-    ] or ["edit"]
+    plain = (str(part) for part in first["loc"])
+    location = [part if len(part) <= SHOWN and part.isprintable() else shown(part) for part in plain] or ["edit"]
     location[0] = called.get(location[0], location[0])
     name = location[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location[1:])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -29,8 +29,8 @@ def _moment(value: object) -> datetime:
             value = datetime.combine(value, time(), UTC)
         if isinstance(value, datetime) and value.utcoffset() is not None:
             return value.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise fault("moment", f"is no point in time; {_HOW}") from None
+    except (ValueError, OverflowError) as error:
+        raise fault("moment", f"is no point in time; {_HOW}") from error
     if isinstance(value, datetime):
         raise fault("zone", f"has no time zone; {_HOW}")
     raise fault("moment", f"is no point in time; {_HOW}")
