@@ -24,6 +24,7 @@ from tasks.update import footing, stages
 from tasks.update.journal import Journal
 from tasks.update.roots import make_root
 from tasks.update.run import Leaving, Run, Taken
+from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
 
 pytestmark = pytest.mark.slow
@@ -201,3 +202,7 @@ def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_
     assert states[out.id] == "retracted" and states[old.id] == "superseded" and states["anew"] == "promoted"
     with standing(workplace, "changed") as (_, session, *_rest):
         assert set(session.live) == {"anew", *(edit.id for edit in good_edits[2:4])}
+
+
+def test_a_line_that_does_not_exist_cannot_be_made_anew(errata):
+    check_one_line(errata("rebase", "nowhere"), 2, "line 'nowhere' does not exist; look at errata status")
