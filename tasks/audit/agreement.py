@@ -32,19 +32,15 @@ def audit_agreement(view: LineView, decided: int, found: Findings) -> None:
         said = after[request].state if request in after else "unknown"
         if said != "promoted":
             found.fault(f"request '{request}' is in service (version {version}) and the ledger says {said}")
+    in_force = {*view.live, *(name for version in view.passed for name in version.manifest.removals)}
     waiting = {request for version in view.waiting for request in version.manifest.request_ids}
     for request, standing in after.items():
-        if standing.state == "promoted" and not in_service(view, request, standing.version):
+        if standing.state == "promoted" and request not in in_force:
             found.fault(f"the ledger says that request '{request}' is in service, and HEAD says that it is not")
         elif standing.state == "committed" and request not in waiting:
             found.fault(f"the ledger says that request '{request}' waits for review, and no version that waits has it")
         elif standing.version is not None and standing.version not in view.versions:
             found.fault(f"the ledger says that request '{request}' is of version {standing.version}, which is gone")
-
-
-def in_service(view: LineView, request: str, version: int | None) -> bool:
-    """Whether HEAD has it that this request is in force."""
-    return request in view.live
 
 
 def audit_mlflow(view: LineView, tracker: Tracker, found: Findings) -> None:

@@ -5,6 +5,7 @@ import pytest
 from editing.errors import UsageError
 from editing.request import Request
 from flows.knowledge_update import knowledge_update
+from tasks.audit.auditing import audit
 from tasks.ledger import intake
 from tasks.ledger.removals import take_out
 from tasks.ledger.reserved import REFUSE
@@ -26,6 +27,8 @@ def states(workplace, line) -> dict[str, str]:
 
 
 def live(workplace, line) -> set[str]:
+    """The facts in service, of a line that is whole and agrees with itself."""
+    assert audit(workplace, line, mlflow=False).faults == []
     return {*look(workplace.store, workplace.ledger, line).live}
 
 
