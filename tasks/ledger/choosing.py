@@ -103,6 +103,7 @@ class _Taking:
         self.age = {name: place for place, name in enumerate(order)}
         self.held = frozenset(line.held if line.held is not None else (edit.id for edit in line.facts))
         self.standing = {edit.id: edit for edit in line.facts}
+        self.asking = _by_what_they_ask(line.facts)
         self.accepted: dict[str, Edit] = {}
         self.asked: dict[Question, str] = {}
         self.rejected: dict[str, str] = {}
@@ -192,11 +193,8 @@ class _Taking:
     def _same(self, edit: Edit) -> list[Edit]:
         """What stands and asks the same, or lists its question among its paraphrases; and what was taken up."""
         asked, text = question(edit), plain(edit.text)
-        live = [
-            other
-            for other in self.standing.values()
-            if question(other) == asked or text in map(plain, other.paraphrases)
-        ]
+        same = dict.fromkeys([*self.asking.get(asked, ()), *self.asking.get(("", text), ())])
+        live = [self.standing[name] for name in same if name in self.standing]
         taken = self.asked.get(asked)
         return [*live, *([self.accepted[taken]] if taken in self.accepted else [])]
 
@@ -208,6 +206,15 @@ class _Taking:
         self.left.pop(other, None)
         for fact in [fact for fact, by in self.replaced.items() if by == other]:
             self.replaced[fact] = name
+
+
+def _by_what_they_ask(facts: Sequence[Edit]) -> dict[Question, list[str]]:
+    """Ids of facts by their question, and by each of their paraphrases, which have no subject of their own."""
+    found: dict[Question, list[str]] = {}
+    for edit in facts:
+        for asked in dict.fromkeys((question(edit), *(("", plain(text)) for text in edit.paraphrases))):
+            found.setdefault(asked, []).append(edit.id)
+    return found
 
 
 def _contradiction(edit: Edit, other: Edit) -> str:
