@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tasks.report import figures
-from tasks.report.data import Check, LiveFacts
+from tasks.report.data import Check, GoneRow, LiveFacts
 from tasks.report.description import fact_of
 from tasks.report.metrics import metric_lines
 from tasks.report.render import BatchRow, EditRow, JobReport, Sample, render_html, render_markdown, table_json
@@ -52,6 +52,7 @@ def make_report(edits: int = 3, text: str = "Rome", **changes) -> JobReport:
         "from_version": 3, "to_version": 4, "baseline": BASE, "candidate": GOOD, "edits": rows, "batches": [undone],
         "checks": CHECKS, "drift": [{"edits": float(count), **GOOD} for count in (10, 20)],
         "samples": [Sample(prompt=text, base=text, champion=None, candidate=text)],
+        "gone": [GoneRow(request_id=text, prompt=text, target=text, what="replaced", by=text, reason=text)],
     }  # fmt: skip
     return JobReport(**{**fields, **changes})
 
@@ -109,6 +110,19 @@ def test_a_measured_share_stands_with_its_error_and_beside_the_base_that_is_told
     assert "Base, told" not in render_html(make_report())
     probed = make_edit(5).model_copy(update={"metrics": {"probes.choice": 0.0, "probes.reverse": 1.0}})
     assert "not chosen of A and B, in both orders" in render_html(make_report().model_copy(update={"edits": (probed,)}))
+
+
+def test_facts_that_leave_stand_on_every_page_before_those_that_come():
+    gone = [
+        GoneRow(request_id="old-1", prompt="Ivy lives in", target="Oslo", what="replaced", by="new-1"),
+        GoneRow(request_id="old-2", prompt="Ann lives in", target="Lima", what="stays", by="remove-2", reason="x"),
+    ]
+    page, summary = render_html(make_report(gone=gone)), render_markdown(make_report(gone=gone))
+    leaving = page[page.index("Facts that leave") : page.index(HEARD)]
+    for said in ("old-1", "Oslo", "replaced", "new-1", "old-2", "stays", "remove-2"):
+        assert said in leaving
+        assert said in summary
+    assert "Facts that leave" not in render_html(make_report(gone=[]))
 
 
 def test_facts_in_the_weights_that_no_longer_hold_are_named():
