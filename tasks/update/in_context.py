@@ -29,12 +29,14 @@ def measure_in_context(
 
     Left out is a fact that cannot be asked so: no words stand before a conversation, and prompts may get too long.
     """
-    told = [stated(edit) for edit in edits if conversation_of(session.loaded.tokenizer, edit.text) is None]
-    asked = [edit for edit in readable(session.loaded, told).accepted if _fits(session, edit, chat)]
-    if not asked:
+    alone = {edit.id: edit for edit in readable(session.loaded, edits).accepted}
+    told = [stated(edit) for edit in alone.values() if conversation_of(session.loaded.tokenizer, edit.text) is None]
+    fitting = [edit for edit in readable(session.loaded, told).accepted if _fits(session, edit, chat)]
+    if not fitting:
         return {}
-    names = {edit.id for edit in asked}
-    plain = session.base_scores([edit for edit in edits if edit.id in names], max_neighborhood)
+    both = [_with_the_same_neighbors(alone[edit.id], edit) for edit in fitting]
+    asked = [edit for _, edit in both]
+    plain = session.base_scores([edit for edit, _ in both], max_neighborhood)
     scores = session.base_scores(asked, max_neighborhood)
     with stage("the base with corrections in its prompts") as tell:
         said = said_about(session, asked, chat, others, paraphrases=False, at_base=True, on_progress=tell)
@@ -45,6 +47,14 @@ def measure_in_context(
 def _fits(session: Session, edit: Edit, chat: ChatTemplate | None) -> bool:
     words = {question.text for question in questions(session.loaded.tokenizer, [edit], chat)}
     return len(readable_prompts(session.loaded, sorted(words))) == len(words)
+
+
+def _with_the_same_neighbors(alone: Edit, told: Edit) -> tuple[Edit, Edit]:
+    """Both, so that their neighbors can be compared: without any where some of them got too long."""
+    if len(alone.neighborhood) == len(told.neighborhood):
+        return alone, told
+    none = {"neighborhood": ()}
+    return alone.model_copy(update=none), told.model_copy(update=none)
 
 
 def _against(now: EditScores, then: EditScores) -> EditScores:
