@@ -52,9 +52,12 @@ def make_report(edits: int = 3, text: str = "Rome", **changes) -> JobReport:
         "from_version": 3, "to_version": 4, "baseline": BASE, "candidate": GOOD, "edits": rows, "batches": [undone],
         "checks": CHECKS, "drift": [{"edits": float(count), **GOOD} for count in (10, 20)],
         "samples": [Sample(prompt=text, base=text, champion=None, candidate=text)],
-        "gone": [GoneRow(request_id=text, prompt=text, target=text, what="replaced", by=text, reason=text)],
     }  # fmt: skip
     return JobReport(**{**fields, **changes})
+
+
+def gone(text: str) -> GoneRow:
+    return GoneRow(request_id=text, prompt=text, target=text, what="replaced", by=text, reason=text)
 
 
 class Page(HTMLParser):
@@ -85,7 +88,8 @@ def test_page_asks_nothing_of_the_network():
 
 
 def test_what_a_model_writes_is_text_and_nothing_else():
-    clean, hostile = Page(render_html(make_report())), render_html(make_report(text=HOSTILE))
+    clean = Page(render_html(make_report(gone=[gone("Rome")])))
+    hostile = render_html(make_report(text=HOSTILE, gone=[gone(HOSTILE)]))
     assert Page(hostile).tags == clean.tags
     assert "\u202e" not in hostile and "\0" not in hostile and "⟨U+202E⟩" in hostile
 
@@ -113,11 +117,11 @@ def test_a_measured_share_stands_with_its_error_and_beside_the_base_that_is_told
 
 
 def test_facts_that_leave_stand_on_every_page_before_those_that_come():
-    gone = [
+    leave = [
         GoneRow(request_id="old-1", prompt="Ivy lives in", target="Oslo", what="replaced", by="new-1"),
         GoneRow(request_id="old-2", prompt="Ann lives in", target="Lima", what="stays", by="remove-2", reason="x"),
     ]
-    page, summary = render_html(make_report(gone=gone)), render_markdown(make_report(gone=gone))
+    page, summary = render_html(make_report(gone=leave)), render_markdown(make_report(gone=leave))
     leaving = page[page.index("Facts that leave") : page.index(HEARD)]
     for said in ("old-1", "Oslo", "replaced", "new-1", "old-2", "stays", "remove-2"):
         assert said in leaving
