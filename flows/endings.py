@@ -26,9 +26,12 @@ from tasks.progress import note
 from tasks.report.data import JobReport
 from tasks.report.render import render_markdown
 from tasks.review.aliases import sync_aliases
+from tasks.runlog import told_to_prefect
 from tasks.secrets import without_secrets
-from tasks.settings import Settings
+from tasks.settings import Settings, load_settings
+from tasks.stores.errors import LineBusy
 from tasks.stores.manifest import Version
+from tasks.update.journal import JobSummary
 from tasks.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -93,6 +96,20 @@ def _say_cancelled() -> None:
 def mlflow_status(error: BaseException) -> Literal["FAILED", "KILLED"]:
     """How MLflow's run ends: what is no Exception came from outside, as Ctrl-C and a cancellation do."""
     return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def announced(line: str, what: str, work: Callable[[], JobSummary]) -> JobSummary:
+    """The end of a flow that runs a job of a line: Prefect's page hears of `what`, and people of a job that failed."""
+    settings = load_settings()
+    try:
+        with told_to_prefect(what, "progress"):
+            summary = work()
+    except LineBusy:
+        raise  # somebody else's job does the work
+    except Exception as error:  # whatever it is, people are told that the job failed
+        failed(settings, line, error)
+        raise
+    return completed(summary, summary.said)
 
 
 def failed(settings: Settings, line: str, error: Exception) -> None:

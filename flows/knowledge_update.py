@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from editing.edit import Edit
-from flows.endings import compact, completed, ended_well, failed, left_waiting, mlflow_status, set_aliases, show_summary
+from flows.endings import announced, compact, ended_well, left_waiting, mlflow_status, set_aliases, show_summary
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.view import LineView, chain
 from tasks.lines.rules import check_not_frozen
@@ -20,9 +20,7 @@ from tasks.progress import note, progress, stage
 from tasks.report.data import JobReport
 from tasks.report.verdict import headline
 from tasks.retries import RETRIES, outlasting
-from tasks.runlog import told_to_prefect
-from tasks.settings import load_settings
-from tasks.stores.errors import HeadMoved, LineBusy
+from tasks.stores.errors import HeadMoved
 from tasks.stores.lease import acquire
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
@@ -80,17 +78,8 @@ def knowledge_update(
         LineBusy: another job works on the line.
         HeadMoved: HEAD was moved away from what the job builds on; its requests are queued again.
     """
-    settings = load_settings()
     definition = {"model": model, "dtype": dtype, "template": template, "method": method, "options": options}
-    try:
-        with told_to_prefect("edits", "progress"):
-            summary = job(line, policy, limit, (text, statistics_text), definition, only=only)
-    except LineBusy:
-        raise  # somebody else's job does the work
-    except Exception as error:  # whatever it is, people are told that the job failed
-        failed(settings, line, error)
-        raise
-    return completed(summary, summary.said)
+    return announced(line, "edits", lambda: job(line, policy, limit, (text, statistics_text), definition, only=only))
 
 
 def job(

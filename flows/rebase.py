@@ -4,11 +4,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.endings import completed, ended_well, failed
+from flows.endings import announced, ended_well
 from flows.knowledge_update import job
-from tasks.runlog import told_to_prefect
-from tasks.settings import load_settings
-from tasks.stores.errors import LineBusy
 from tasks.update.journal import JobSummary
 from tasks.update.policy import Policy
 
@@ -36,13 +33,4 @@ def rebase(
         HeadMoved: HEAD was moved away from what the version comes after.
         UsageError: the ledger does not know what a live fact says.
     """
-    settings = load_settings()
-    try:
-        with told_to_prefect("rebase", "progress"):
-            summary = job(line, policy, 0, (text, statistics_text), {}, anew=True)
-    except LineBusy:
-        raise
-    except Exception as error:  # whatever it is, people are told that the job failed
-        failed(settings, line, error)
-        raise
-    return completed(summary, summary.said)
+    return announced(line, "rebase", lambda: job(line, policy, 0, (text, statistics_text), {}, anew=True))

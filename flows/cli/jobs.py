@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tasks.report.data import JobReport
     from tasks.update.journal import JobSummary
 
+PolicyFile = Annotated[Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")]
+PolicyValues = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
+]
 METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
 
 
@@ -51,12 +55,8 @@ def run(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of a new line's method, NAME=VALUE; repeatable.")
     ] = None,
-    policy_file: Annotated[
-        Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")
-    ] = None,
-    policy: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
-    ] = None,
+    policy_file: PolicyFile = None,
+    policy: PolicyValues = None,
     text: Text = None,
     statistics_text: StatisticsText = None,
     remote: Remote = False,
@@ -127,12 +127,8 @@ def run(
 @app.command()
 def rebase(
     line: Line = "main",
-    policy_file: Annotated[
-        Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")
-    ] = None,
-    policy: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
-    ] = None,
+    policy_file: PolicyFile = None,
+    policy: PolicyValues = None,
     text: Text = None,
     statistics_text: StatisticsText = None,
     remote: Remote = False,

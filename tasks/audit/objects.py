@@ -68,8 +68,9 @@ class Objects:
                 with found.tried():
                     self._verify(digest, what, found)
             if network := _hypernetwork(manifest.config):
-                with found.tried():
-                    self._there(f"{HYPERNETWORKS}/{network}.safetensors", f"the hypernetwork of line '{manifest.line}'")
+                key, what = f"{HYPERNETWORKS}/{network}.safetensors", f"the hypernetwork of line '{manifest.line}'"
+                if not self.store.store.exists(key):
+                    found.fault(str(self._gone(key, what)))
 
     def _unseen(self, snapshot: str | None) -> list[Manifest]:
         manifests = []
@@ -84,13 +85,14 @@ class Objects:
         if key in self.verified:
             return
         self.verified.add(key)
-        self._there(key, what)
-        Blobs(self.store.store, BLOBS).get(digest)
+        try:
+            Blobs(self.store.store, BLOBS).get(digest)
+        except ObjectNotFound as error:
+            raise self._gone(key, what) from error
         found.count("objects")
 
-    def _there(self, key: str, what: str) -> None:
-        if not self.store.store.exists(key):
-            raise ObjectNotFound(f"{what} is gone: restore '{key}' in '{self.store.store.uri}' from a copy")
+    def _gone(self, key: str, what: str) -> ObjectNotFound:
+        return ObjectNotFound(f"{what} is gone: restore '{key}' in '{self.store.store.uri}' from a copy")
 
     def _head(self, line: str, found: Findings) -> Head | None:
         """HEAD, and every one before it: none damaged, none missing, each under the name that its bytes have."""

@@ -72,7 +72,8 @@ def take_out(
     names = list(dict.fromkeys(requests))
     for _ in range(_TRIES):
         view = catch_up(store, ledger, line, actor)
-        if faults := [why for name in names if (why := _fault(view, name, prefix)) is not None]:
+        pending = _pending(view)
+        if faults := [why for name in names if (why := _fault(view, pending, name, prefix)) is not None]:
             raise CannotTakeOut(faults)
         done, events = _to_write(view, names, actor, reason, prefix)
         if _write(ledger, view, events):
@@ -82,8 +83,8 @@ def take_out(
 
 def take_out_withdrawn(store: SnapshotStore, ledger: Ledger, view: LineView, actor: str) -> list[str]:
     """Queue removals of what was called back while a job wrote it; returns those facts, by their ids."""
-    held, seen = members(chain(view, view.tip)), view.events.standings
-    gone = [n for n in held if n in seen and seen[n].state == "withdrawn" and not _pending(view, n)]
+    held, seen, pending = members(chain(view, view.tip)), view.events.standings, _pending(view)
+    gone = [n for n in held if n in seen and seen[n].state == "withdrawn" and n not in pending]
     for name in gone:
         reason = "it was called back while a job wrote it"
         ledger.append_possible(removal_events(view.line, name, seen[name].events, actor, reason))
@@ -97,7 +98,8 @@ def take_out_expired(
     line, held = view.line, list(members(chain(view, view.tip)))
     until = {name: expiry_of(payload) for name, payload in ledger.payloads(line, held).items()}
     over = [name for name, end in until.items() if end and end <= (now or datetime.now(UTC))]
-    gone = [name for name in over if view.events.standings[name].state in WRITTEN and not _pending(view, name)]
+    pending = _pending(view)
+    gone = [name for name in over if view.events.standings[name].state in WRITTEN and name not in pending]
     for name in gone:
         take_out(store, ledger, line, [name], actor, f"expired {until[name]:%Y-%m-%d %H:%M} UTC")
     return gone
@@ -127,29 +129,33 @@ def removal_events(line: str, fact: str, events: int, actor: str, reason: str, p
 def removals_of(ledger: Ledger, line: str, fact: str) -> list[str]:
     """The removals that were ever asked for of a fact."""
     found = ledger.look(line).get(line)
-    return [name for name in found.standings if _takes_out(name, fact)] if found else []
+    return [name for name in found.standings if _fact_of(name) == fact] if found else []
 
 
-def _takes_out(name: str, fact: str) -> bool:
-    """Whether a request is a removal of this fact, by its id."""
-    begins = [f"{prefix}{fact}@" for prefix in RESERVED]
-    return any(name.startswith(begin) and name[len(begin) :].isdecimal() for begin in begins)
+def _pending(view: LineView) -> dict[str, str]:
+    """The facts with a removal that has not happened yet, and the first such."""
+    found: dict[str, str] = {}
+    for name, one in view.events.standings.items():
+        if one.state in OPEN and (fact := _fact_of(name)) is not None:
+            found.setdefault(fact, name)
+    return found
 
 
-def _pending(view: LineView, fact: str) -> str | None:
-    """The removal of a fact that has not happened yet."""
-    standings = view.events.standings.items()
-    return next((name for name, one in standings if one.state in OPEN and _takes_out(name, fact)), None)
+def _fact_of(name: str) -> str | None:
+    """The fact that a request takes out, by its id; None where it is no removal."""
+    begin = next((prefix for prefix in RESERVED if name.startswith(prefix)), None)
+    fact, _, events = name.removeprefix(begin or "").rpartition("@")
+    return fact if begin and events.isdecimal() else None
 
 
-def _fault(view: LineView, name: str, prefix: str) -> str | None:
+def _fault(view: LineView, pending: Mapping[str, str], name: str, prefix: str) -> str | None:
     """Why a request cannot be taken out, in one line."""
     standing, what = view.events.standings.get(name), f"request {shown(name)}"
     if standing is None:
         return f"line '{view.line}' knows no {what}; see errata history --line {view.line}"
     if name.startswith(RESERVED) and standing.state not in UNWRITTEN:
         return f"{what} takes a fact out and is {standing.state}: reject its version to keep the fact, while it waits"
-    if (removal := _pending(view, name)) is not None and standing.state in WRITTEN:
+    if (removal := pending.get(name)) is not None and standing.state in WRITTEN:
         return f"{what} is to be taken out already, by request {shown(removal)}: the next job does it"
     waits = standing.state in WRITTEN and name in members(chain(view, view.tip)) and name not in view.live
     if prefix == REFUSE and not waits:

@@ -32,8 +32,9 @@ FACTS_AT_ONCE = 10
 
 def sampled(edits: Sequence[Edit], size: int) -> list[Edit]:
     """At most so many, always the same: those that are taken of some are taken of fewer, too."""
-    chosen = sorted(edits, key=lambda edit: sha256(edit.id.encode()))[:size]
-    return [edit for edit in edits if edit in chosen]
+    chosen = sorted((edit.id for edit in edits), key=lambda name: sha256(name.encode()))[:size]
+    names = frozenset(chosen)
+    return [edit for edit in edits if edit.id in names]
 
 
 @dataclass(frozen=True)
