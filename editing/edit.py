@@ -28,7 +28,7 @@ from editing.places import SLOT, as_written, template
 from editing.taught import join_of, taught
 from editing.texts import CONTROL, CONTROL_IN_TEXT, SHOWN, answer, begun, cleaned, composed, fault, shown
 
-__all__ = ["SLOT", "Edit", "InvalidField", "Probe", "content_id", "filled", "make_edit", "made", "shown"]
+__all__ = ["SLOT", "Edit", "InvalidField", "Probe", "content_id", "filled", "made", "make_edit", "shown"]
 
 SUBJECT_LENGTH: Final = 500
 PROMPT_LENGTH: Final = 2_000
@@ -255,14 +255,19 @@ def made(kind: type[Kind], fields: Mapping[str, object], called: Mapping[str, st
         return kind.model_validate(dict(fields))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=True)
-    first, called = problems[0], called or {}
+    name, sentence = explained(kind, problems[0], called or {})
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    raise InvalidField(f"{called_edit(fields)}: {sentence}{more}", field=name)
+
+
+def explained(kind: type[Edit], problem: ErrorDetails, called: Mapping[str, str]) -> tuple[str, str]:
+    """What a problem is about, by the name that its source knows, and a sentence that says what is wrong."""
     # A field's name may be anything too: keep it short and printable.
-    plain = (str(part) for part in first["loc"])
+    plain = (str(part) for part in problem["loc"])
     location = [part if len(part) <= SHOWN and part.isprintable() else shown(part) for part in plain] or ["edit"]
     location[0] = called.get(location[0], location[0])
     name = location[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location[1:])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise InvalidField(f"{called_edit(fields)}: {_explain(kind, name, first)}{more}", field=name)
+    return name, _explain(kind, name, problem)
 
 
 def called_edit(fields: Mapping[str, object]) -> str:

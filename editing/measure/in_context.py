@@ -12,7 +12,7 @@ from editing.filled import Said
 
 def after_statement(prompt: str, edit: Edit, beside: Sequence[Edit] = ()) -> str:
     """A prompt after what the edit says, and what facts edited together with it say."""
-    said = " ".join(f"{one.taught}." for one in dict.fromkeys((edit, *beside)))
+    said = " ".join(f"{one.taught}." for one in dict.fromkeys((*beside, edit)))
     return f"{said.replace(SLOT, '{ }')} {prompt}"  # the subject's place is the prompt's
 
 
