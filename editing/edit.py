@@ -26,7 +26,7 @@ from editing.errors import InvalidEdit
 from editing.filled import Filled, Said
 from editing.places import SLOT, as_written, template
 from editing.taught import join_of, taught
-from editing.texts import CONTROL, CONTROL_IN_TEXT, SHOWN, answer, begun, cleaned, composed, fault, shown
+from editing.texts import CONTROL, SHOWN, answer, begun, cleaned, composed, fault, joining, shown
 
 __all__ = ["SLOT", "Edit", "InvalidField", "Probe", "content_id", "filled", "made", "make_edit", "shown"]
 
@@ -36,9 +36,6 @@ TARGET_LENGTH: Final = 500_000
 """Characters of what any file may hold; how many tokens go is for the model to say."""
 ID_LENGTH: Final = 200
 PROBES: Final = 100
-JOIN_LENGTH: Final = 8
-JOINS: Final = {"none": "", "space": " ", "line": "\n"}
-"""Words for what joins a prompt and a target, for tables and commands, in which white space is easily lost."""
 
 
 class InvalidField(InvalidEdit):
@@ -56,16 +53,9 @@ def _subject(value: str) -> str:
     return value
 
 
-def _join(value: str) -> str:
-    value = JOINS.get(value.strip().casefold(), value)
-    if value.strip() or len(value) > JOIN_LENGTH or CONTROL_IN_TEXT.search(value):
-        raise fault("join", "is neither white space nor nothing; write ' ' or space, or '' or none")
-    return value
-
-
 Prompt = Annotated[StrictStr, AfterValidator(lambda value: begun(value, PROMPT_LENGTH))]
 Target = Annotated[StrictStr, AfterValidator(lambda value: answer(value, TARGET_LENGTH))]
-Join = Annotated[StrictStr, AfterValidator(_join)]
+Join = Annotated[StrictStr, AfterValidator(joining)]
 Identifier = Annotated[
     StrictStr, AfterValidator(lambda value: cleaned(value, ID_LENGTH, CONTROL) if value.strip() else "")
 ]

@@ -8,6 +8,9 @@ from pydantic_core import PydanticCustomError
 
 SHOWN: Final = 80
 """Characters of a refused value that a message shows."""
+JOIN_LENGTH: Final = 8
+JOINS: Final = {"none": "", "space": " ", "line": "\n"}
+"""Words for what joins a prompt and a target, for tables and commands, in which white space is easily lost."""
 # Prompts and answers of real benchmarks hold line breaks and tabs; subjects and ids have no use for them.
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -41,6 +44,14 @@ def answer(value: str, limit: int) -> str:
     if "\r" in value:
         value = value.replace("\r\n", "\n").replace("\r", "\n")
     return _checked(value, limit, CONTROL_IN_TEXT)
+
+
+def joining(value: str) -> str:
+    """What joins a prompt and a target: white space, nothing, or a word for it. Raises what `fault` makes."""
+    value = JOINS.get(value.strip().casefold(), value)
+    if value.strip() or len(value) > JOIN_LENGTH or CONTROL_IN_TEXT.search(value):
+        raise fault("join", "is neither white space nor nothing; write ' ' or space, '' or none")
+    return value
 
 
 def _checked(value: str, limit: int, control: re.Pattern[str]) -> str:

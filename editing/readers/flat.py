@@ -106,10 +106,13 @@ class _Reading:
 
     def _needed(self, role: str) -> object:
         value = self._one(role)
-        if is_none(value) or first(value, self.called.get(role, role)) is None:
-            name = next(name for name in self.form.calls[role] if isinstance(name, str))
-            raise InvalidField(f"{called_edit(self.fields)}: field '{name}' is missing; give it", name)
-        return value
+        if not is_none(value) and first(value, self.called[role]) is not None:
+            return value
+        names = [name for name in self.form.calls[role] if isinstance(name, str)]
+        name = next((name for name in names if isinstance(self.fields.get(name), str)), None)
+        if name is None:
+            raise InvalidField(f"{called_edit(self.fields)}: field '{names[0]}' is missing; give it", names[0])
+        raise InvalidField(f"{called_edit(self.fields)}: {name} {shown(self.fields[name])} is empty; give a text", name)
 
     def _prompt(self) -> str | None:
         ready = self.fields.get("prompt_template")

@@ -127,7 +127,8 @@ def verdicts(records: Iterable[Record], read: Read) -> dict[str, Any]:
     """What reading yields, as `errata submit --dry-run --json` prints it."""
     rows = [_verdict(row, record, read) for row, record in enumerate(records, start=1)]
     good = sum(row["verdict"] == "good" for row in rows)
-    return {"good": good, "bad": len(rows) - good, "not_used": read.unused, "records": rows}
+    found: dict[str, Any] = {"good": good, "bad": len(rows) - good, "records": rows}
+    return found | ({"not_used": read.unused} if read.unused else {})
 
 
 def _verdict(row: int, record: Record, read: Read) -> dict[str, Any]:
