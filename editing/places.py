@@ -1,6 +1,5 @@
 """Where a subject stands in its prompt."""
 
-import re
 from typing import Final
 
 from editing.texts import fault, shown
@@ -64,8 +63,11 @@ def _places(prompt: str, subject: str) -> list[Place]:
 
 
 def _starts(text: str, sought: str) -> list[int]:
-    # The lookahead finds overlapping occurrences too: 'aa' stands in 'aaa' twice, and so not in one place.
-    return [match.start() for match in re.finditer(rf"(?={re.escape(sought)})", text)] if sought in text else []
+    found, start = [], text.find(sought)
+    while start >= 0:
+        found.append(start)
+        start = text.find(sought, start + 1)  # overlapping ones too: 'aa' stands in 'aaa' twice, not in one place
+    return found
 
 
 def _alike(prompt: str, subject: str) -> list[Place]:

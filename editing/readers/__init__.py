@@ -14,7 +14,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from editing.digests import json_digest
 from editing.edit import Edit, InvalidField, content_id, shown
 from editing.errors import ReadError, UsageError
 from editing.readers.containers import Foreign, as_it_is, records_in
@@ -159,11 +158,15 @@ def _records(path: Path, foreign: Foreign, told: Told) -> Iterator[list[Record]]
         raise ReadError(f"{str(path)!r} holds no record; give a file with at least one")
 
 
+def _is_of_content(edit: Edit) -> bool:
+    return edit.id.startswith("e-") and edit.id == content_id(edit.subject, edit.prompt, edit.target_new)
+
+
 def _named_once(record: Record, found: Found, told: Told) -> Record:
     """One name is one request: another content under a name that somebody gave is refused."""
-    if isinstance(record, BadRecord) or record.id == content_id(record.subject, record.prompt, record.target_new):
+    if isinstance(record, BadRecord) or _is_of_content(record):
         return record
-    content = json_digest(record.model_dump(mode="json"))[:16]
+    content = hash(record)
     if told.named.setdefault(record.id, content) == content:
         return record
     reason = f"request '{record.id}' was read before with other content; give this one another id"

@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.edit import SLOT, Edit, InvalidField, called_edit, explained
 from editing.places import template
-from editing.readers.forms import Form
+from editing.readers.forms import Form, given
 from editing.readers.nested import Fact
 from editing.readers.probes import probes_in, probes_of
 from editing.readers.told import Told
@@ -58,6 +58,7 @@ class _Reading:
 
     def __init__(self, fields: Fields, form: Form, told: Told) -> None:
         self.fields, self.form, self.told = fields, form, told
+        self.names = given(form, tuple(fields))
         self.called: dict[str, str] = {}
         self.findings: list[str] = []
 
@@ -90,7 +91,7 @@ class _Reading:
     def _one(self, role: str) -> object:
         """What the record gives for this, by whichever of its names."""
         found: list[tuple[str, object]] = []
-        for name in self.form.calls[role]:
+        for name in self.names[role]:
             if isinstance(name, str) and not is_none(value := self.fields.get(name)):
                 found.append((name, value))
         if not found:
@@ -124,12 +125,12 @@ class _Reading:
 
     def _old(self, new: str | None) -> str | None:
         """The first known answer; of a published set none where it is the new one: then nothing is to be replaced."""
-        given = self._one("target_true")
-        if given is None:
+        told = self._one("target_true")
+        if told is None:
             return None
         name = self.called["target_true"]
-        known = [text for text in all_texts(given, name) if text.strip() not in _PLACEHOLDERS]
-        if further(given, name):
+        known = [text for text in all_texts(told, name) if text.strip() not in _PLACEHOLDERS]
+        if further(told, name):
             self.told.not_used(f"{name} after the first")
         old = known[0] if known else None
         same = old is not None and new is not None and old.strip() == new.strip()
@@ -137,7 +138,7 @@ class _Reading:
 
     def _question(self, prompt: str | None, subject: Any) -> str | None:
         """How a person asks; of a published set where that is another text than its prompt and can be used."""
-        if "question" not in self.form.calls["question"]:
+        if not self.names["question"]:
             return None
         question = text_of(self.fields.get("question"), "question")
         if question is None or self.form.own or not question.strip():
@@ -151,7 +152,7 @@ class _Reading:
 
     def _texts(self, role: str) -> list[str]:
         found = []
-        for name in self.form.calls[role]:
+        for name in self.names[role]:
             if isinstance(name, str) and not is_none(value := self.fields.get(name)):
                 found += all_texts(value, name)
                 self.called.setdefault(role, name)
@@ -159,15 +160,15 @@ class _Reading:
 
     def _aliases(self, new: object, old: str | None) -> list[str]:
         """Other spellings of the new answer; a published list of names holds the old one at times."""
-        given = [*further(new, self.called["target_new"]), *self._texts("aliases")]
+        found = [*further(new, self.called["target_new"]), *self._texts("aliases")]
         if old is None or self.called.get("aliases") in STRICT:
-            return given
+            return found
         was = old.strip().casefold()
-        return [alias for alias in given if alias.strip().casefold() != was]
+        return [alias for alias in found if alias.strip().casefold() != was]
 
     def _probes(self, role: str, old: str | None) -> list[dict[str, object]]:
         found: list[dict[str, object]] = []
-        for name in self.form.calls[role]:
+        for name in self.names[role]:
             before = len(found)
             if not isinstance(name, str):
                 found += probes_of(self.fields.get(name[0]), self.fields.get(name[1]), name)

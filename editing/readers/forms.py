@@ -7,7 +7,7 @@ record is not flat, `facts` makes flat ones of it. The first entry whose mark fi
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 from editing.readers.nested import Fact, counterfact, languages, mquake, rewrites, ripple_edits
@@ -24,7 +24,7 @@ def _itself(fields: Fields) -> list[Fact]:
     return [Fact("", fields)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Form:
     """A form of records."""
 
@@ -236,3 +236,10 @@ _PUBLISHED: frozenset[str] = _names_in(COMMON) - frozenset(Request.model_fields)
 def form_of(fields: Fields) -> Form:
     """The form of a record."""
     return next(form for form in FORMS if form.mark(fields))
+
+
+@lru_cache(1024)
+def given(form: Form, fields: tuple[str, ...]) -> Names:
+    """By a field of a request, the names under which a record with these fields may tell it."""
+    have = frozenset(fields)
+    return {role: tuple(name for name in names if have & _parts(name)) for role, names in form.calls.items()}

@@ -29,15 +29,30 @@ def check_names(given: Fields, tiers: Tiers, unused: frozenset[str], told: Told)
     Raises:
         InvalidField: the name, and the nearest one.
     """
+    unread, misspelled = _others(tuple(given), tiers, unused)
+    for name in unread:
+        told.not_used(name)
+    if misspelled is not None:
+        name, near = misspelled
+        plain = name if name.isprintable() and len(name) <= SHOWN else shown(name)
+        raise InvalidField(f"{called_edit(given)}: unknown field {shown(name)}; did you mean '{near}'?", plain)
+
+
+@lru_cache(1024)
+def _others(
+    given: tuple[object, ...], tiers: Tiers, unused: frozenset[str]
+) -> tuple[list[str], tuple[str, str] | None]:
+    """Of these names those that nobody reads, up to the first that looks misspelled; and it, with the nearest."""
+    found: list[str] = []
     for name in given:
         if not isinstance(name, str) or name in CARRIED or any(name in names for names in tiers[:-1]):
             continue
         near = None if name in unused else _nearest(name, tiers)
         # Of two names that are both there, the longer by a word is a field of its own: no_question beside question.
         if near is not None and not (near in given and set(near.split("_")) < set(name.split("_"))):
-            plain = name if name.isprintable() and len(name) <= SHOWN else shown(name)
-            raise InvalidField(f"{called_edit(given)}: unknown field {shown(name)}; did you mean '{near}'?", plain)
-        told.not_used(name)
+            return found, (name, near)
+        found.append(name)
+    return found, None
 
 
 @lru_cache(4096)

@@ -72,9 +72,11 @@ def mquake(fields: Fields) -> list[Fact]:
 
 def languages(fields: Fields) -> list[Fact]:
     """The same fact in several languages, each a record of MEND's form; none where it is nothing of that."""
+    if "subject" in fields or "requested_rewrite" in fields:
+        return []
     found = [Fact(str(name), value) for name, value in fields.items() if isinstance(value, Mapping) and "src" in value]
     coded = all(_LANGUAGE.fullmatch(fact.where) and "alt" in fact.fields for fact in found)
-    return found if coded and not {"src", "subject", "prompt"} & fields.keys() else []
+    return found if coded else []
 
 
 def target(rewrite: Fields) -> object:

@@ -15,6 +15,7 @@ ASKED: Final = ("prompt", "loc", "question", "New Question")
 ANSWERED: Final = ("ground_truth", "answer", "loc_ans", "New Answer")
 """And its answer."""
 _KNOWN: Final = OWN | {*ASKED, *ANSWERED, "type"}
+_PLAIN: Final = {"prompt", "answer"}
 # zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
 NQ_TAG: Final = "nq question: "
 
@@ -25,11 +26,16 @@ def probes_in(value: Any, name: str, told: Told) -> Iterator[dict[str, object]]:
     Raises:
         InvalidField: which answer is of which prompt cannot be told, or it is nothing of that.
     """
+    if value is None:
+        return
     for where, group, member in _members(value, name):
         if is_none(member) or member == {}:
             continue
         if not isinstance(member, Mapping):
             yield {"prompt": text_of(member, where)}
+            continue
+        if member.keys() <= _PLAIN and all(type(text) is str for text in member.values()):
+            yield dict(member)  # as Errata writes it
             continue
         kind = _sound(group or member.get("group") or member.get("type"), ID_LENGTH)
         for probe in _group(member, where, told):

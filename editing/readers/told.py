@@ -14,8 +14,8 @@ class Told:
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was left out of a record, or should be looked at, by the request's id."""
 
-    named: dict[str, str] = field(default_factory=dict)
-    """Digests of the contents that somebody gave names, by those: one name is one request, in several files, too."""
+    named: dict[str, int] = field(default_factory=dict)
+    """Hashes of the contents that somebody gave names, by those: one name is one request, in several files, too."""
     at: int = 0
     """How far the reading is, in bytes or rows, of `size`."""
     size: int = 0

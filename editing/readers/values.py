@@ -76,6 +76,8 @@ def name_of(value: object, name: str) -> str:
 
 def all_texts(value: Any, name: str) -> list[str]:
     """One text, a list, or lists in lists, as one list without the absent ones."""
+    if isinstance(value, str):
+        return [value] if value and not value.isspace() else []
     members = flat(value)
     found = [text_of(member, name) for member in members]
     return [text for text in found if text is not None and not text.isspace() and text]

@@ -68,7 +68,7 @@ def _files_in(path: Path) -> list[Path]:
 
 
 def _cases(files: Sequence[Path], read: Read) -> Iterator[list[Record]]:
-    named: dict[str, str] = {}
+    named: dict[str, int] = {}
     for file in files:
         name = file.name if str(file) != STANDARD_INPUT else "standard input"
         told = Told(named=named)
