@@ -59,7 +59,7 @@ def csv_rows(plain: Path, path: Path, told: Told) -> Source:
 def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     header: list[str] = []
     try:
-        while not header or (len(header) == 1 and header[0].lower().startswith("sep=")):
+        while not any(header[1:]) and (not header or header[0].lower().startswith("sep=")):
             header = [name.strip() for name in next(reader)]
     except StopIteration:
         return header

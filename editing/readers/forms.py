@@ -178,7 +178,7 @@ FORMS: Final[tuple[Form, ...]] = (
         "Thede et al., [2503.05683](https://arxiv.org/abs/2503.05683)",
         "`update` and `ans`",
         _without_new("update", "ans"),
-        {"prompt": ("update",), "target_new": ("ans",), "paraphrases": ("personas",)},
+        {"prompt": ("update",), "target_new": ("ans",), "paraphrases": ("rephrase", "personas")},
         unused=("tag", "date", "relation", "object"),
     ),
     Form(
