@@ -157,9 +157,10 @@ def _is_columns(value: Mapping[str, Any]) -> bool:
 
 def _rows_of(columns: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     lists = {name: [*one.values()] if isinstance(one, Mapping) else one for name, one in columns.items()}
-    lengths = {name: len(one) if is_list(one) else None for name, one in lists.items()}
+    lists = {name: one for name, one in lists.items() if is_list(one)}  # others tell of the file
+    lengths = {name: len(one) for name, one in lists.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{shown(name)} {'no list' if size is None else size}" for name, size in lengths.items())
+        told = ", ".join(f"{shown(name)} {size}" for name, size in lengths.items())
         raise ReadError(f"{str(path)!r} holds columns of unequal length ({told}); give each a value for every record")
     names = [*lists]
     return [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
