@@ -16,14 +16,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from editing.edit import Edit
-from editing.models import LoadedModel
 from tasks.ledger.reading import Read, judged, read_requests
+
+if TYPE_CHECKING:
+    from editing.edit import Edit
+    from editing.models import LoadedModel
 
 RECORDS = 100_000
 KINDS = ("a.jsonl", "a.json", "a.csv", "a.parquet")
@@ -43,21 +45,22 @@ def records(count: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def written(folder: Path, kind: str, count: int) -> Path:
-    path = folder / kind
+def cells(record: dict[str, Any]) -> list[str]:
+    return [json.dumps(value) if isinstance(value, list) else value for value in record.values()]
+
+
+def write(path: Path, count: int) -> None:
+    kind = path.name
     if kind == "a.parquet":
         pq.write_table(pa.Table.from_pylist([*records(count)]), path)
     elif kind == "a.csv":
         with path.open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(next(records(1)))
-            rows.writerows(
-                [json.dumps(v) if isinstance(v, list) else v for v in one.values()] for one in records(count)
-            )
+            rows.writerows(map(cells, records(count)))
     else:
         lines = (json.dumps(one) for one in records(count))
         path.write_text("\n".join(lines) if kind == "a.jsonl" else f"[{','.join(lines)}]")
-    return path
 
 
 def measure(path: Path) -> None:
@@ -65,13 +68,11 @@ def measure(path: Path) -> None:
     count = sum(1 for _ in judged(read_requests([path], read=Read())))
     seconds, processor = time.perf_counter() - began, time.process_time() - processor
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    size = path.stat().st_size / 1e6
-    print(
-        f"{path.name}: {count:,} records, {size:.0f} MB: {processor:.1f} s of processor, {seconds:.1f} s, {megabytes:.0f} MiB"
-    )
+    told = f"{count:,} records, {path.stat().st_size / 1e6:.0f} MB"
+    print(f"{path.name}: {told}: {processor:.1f} s of processor, {seconds:.1f} s, {megabytes:.0f} MiB")
 
 
-def bench_reading(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
+def bench_reading(loaded: "LoadedModel", edits: "list[Edit]", rounds: int) -> None:
     """All kinds, each in a process of its own."""
     run(RECORDS)
 
@@ -79,16 +80,21 @@ def bench_reading(loaded: LoadedModel, edits: list[Edit], rounds: int) -> None:
 def run(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
-            path = written(Path(folder), kind, count)
-            subprocess.run([sys.executable, "-m", "tests.benchmarks.reading", "--measure", path], check=True)
+            path = Path(folder, kind)
+            for step in ("--write", "--measure"):  # each in a process of its own, since a peak is a process's
+                command = [sys.executable, "-m", "tests.benchmarks.reading", "--records", str(count), step, path]
+                subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=int, default=RECORDS)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.measure:
+    if arguments.write:
+        write(arguments.write, arguments.records)
+    elif arguments.measure:
         measure(arguments.measure)
     else:
         run(arguments.records)
