@@ -9,7 +9,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, model_validator
 
-from editing.edit import CONTROL, PROBES, Edit, Identifier, cleaned, fault, made, shown
+from editing.edit import PROBES, Edit, Identifier, made, shown
+from editing.texts import CONTROL, cleaned, fault
 
 NOTE_LENGTH: Final = 500
 PRIORITIES: Final = ("urgent", "normal", "low")

@@ -12,14 +12,17 @@ from flows.cli.console import as_json, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from editing.edit import Edit
-    from editing.readers import BadRecord, Record
+    from editing.readers import Record
     from flows.trial import TrialRow
     from tasks.ledger.events import Event
+    from tasks.ledger.reading import Read
 
 
 @app.command()
 def submit(
-    file: Annotated[Path | None, typer.Argument(help="Requests: .jsonl, .json, .csv or .parquet.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Argument(help="Requests: files, a folder of them, or - for standard input.")
+    ] = None,
     line: LineOption = "main",
     subject: Annotated[str | None, typer.Option(help="Whom or what the fact is about.")] = None,
     prompt: Annotated[
@@ -53,7 +56,7 @@ def submit(
     """Queue corrections: a file of them, or one by options.
 
     A bad record stops nothing: it stands in the ledger as rejected, with the reason. Submitting the same file
-    again changes nothing. CounterFact, zsRE and KnowEdit files are recognised by their fields.
+    again changes nothing. CounterFact, zsRE, KnowEdit and other published files are recognised by their fields.
 
     Examples:
 
@@ -79,52 +82,59 @@ def submit(
         "replaces": replaces,
     }
     single = {name: value for name, value in fields.items() if value is not None}
-    if (file is None) == (not single):
+    if (not file) == (not single):
         raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
     neighborhood = [_probe(text) for text in neighbor or []]
     lists = {"paraphrases": paraphrase or [], "aliases": alias or [], "neighborhood": neighborhood, "tags": tag or []}
-    unused: set[str] = set()
-    records = _records(file, single | lists, limit, unused)
+    from tasks.ledger.reading import Read, judged, verdicts
+
+    read = Read()
+    records = _records(file or [], single | lists, limit, read)
     if dry_run:
-        _show_read(list(records), json)
-        _say_unused(unused)
+        with shown_progress(json, "reading"):
+            found = verdicts(judged(records), read)
+        _show_read(found, json)
+        _warn_all(read.unused)
         return
     from tasks.ledger import intake
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    with if_stopped("submit the same again: what is queued already is not queued twice"):
-        done = intake.submit(workplace.ledger, line, records, workplace.settings.who)
-    _say_unused(unused)
+    with (
+        if_stopped("submit the same again: what is queued already is not queued twice"),
+        shown_progress(json, "reading"),
+    ):
+        done = intake.submit(workplace.ledger, line, records, workplace.settings.who, read.findings)
+    _warn_all(read.unused)
     if json:
-        as_json({"queued": done.queued, "present": done.present, "rejected": done.rejected})
+        told = {"queued": done.queued, "present": done.present, "rejected": done.rejected}
+        as_json(told | ({"findings": done.findings} if done.findings else {}))
         return
     say(f"{len(done.queued)} queued, {len(done.present)} already there, {len(done.rejected)} rejected")
     for name, reason in done.rejected.items():
         say(f"{name}: {reason}", "rejected")
+    for name, findings in done.findings.items():
+        say(f"{name}: {'; '.join(findings)}", "warning")
     if done.queued:
         say(f"next: errata run {line}")
 
 
-def _records(file: Path | None, single: dict[str, Any], limit: int | None, unused: set[str]) -> "Iterable[Record]":
-    from editing.readers import read_edits
+def _warn_all(sentences: "Iterable[str]") -> None:
+    for sentence in sentences:
+        warn(sentence)
+
+
+def _records(files: list[Path], single: dict[str, Any], limit: int | None, read: "Read") -> "Iterable[Record]":
     from editing.request import make_request
+    from tasks.ledger.reading import read_requests
     from tasks.ledger.reserved import fault_now
-    from tasks.parquet import parquet_rows
 
-    if file is None:
-        request = make_request(single)
-        if (fault := fault_now(request)) is not None:
-            raise UsageError(fault)
-        return [request]
-    return read_edits(file, limit=limit, parquet_rows=parquet_rows, unused=unused)
-
-
-def _say_unused(names: set[str]) -> None:
-    from editing.edit import shown
-
-    if names:
-        warn(f"fields that nobody reads: {', '.join(sorted(map(shown, names)))}")
+    if files:
+        return read_requests(files, limit, read)
+    request = make_request(single)
+    if (fault := fault_now(request)) is not None:
+        raise UsageError(fault)
+    return [request]
 
 
 def _probe(text: str) -> dict[str, str]:
@@ -132,25 +142,16 @@ def _probe(text: str) -> dict[str, str]:
     return {"prompt": prompt.strip()} | ({"answer": answer.strip()} if arrow else {})
 
 
-def _show_read(records: "list[Record]", json: bool) -> None:
-    from editing.edit import Edit
-
-    bad = [record for record in records if not isinstance(record, Edit)]
+def _show_read(found: dict[str, Any], json: bool) -> None:
     if json:
-        rows = [_verdict(row, record) for row, record in enumerate(records, start=1)]
-        as_json({"good": len(records) - len(bad), "bad": len(bad), "records": rows})
+        as_json(found)
         return
-    say(f"{len(records) - len(bad)} good, {len(bad)} bad")
-    for record in bad:
-        say(f"row {record.row}, {record.field or 'record'}: {record.reason}")
-
-
-def _verdict(row: int, record: "Edit | BadRecord") -> dict[str, Any]:
-    from editing.edit import Edit
-
-    if isinstance(record, Edit):
-        return {"row": row, "verdict": "good", "edit": record.model_dump(mode="json")}
-    return {"row": record.row, "verdict": "bad", "field": record.field, "reason": record.reason}
+    say(f"{found['good']} good, {found['bad']} bad")
+    for record in found["records"]:
+        if record["verdict"] == "bad":
+            say(f"row {record['row']}, {record['field'] or 'record'}: {record['reason']}")
+        for finding in record.get("findings", ()):
+            say(f"{record['edit']['id']}: {finding}", "warning")
 
 
 @app.command()
@@ -236,9 +237,8 @@ def _said(row: "TrialRow") -> "tuple[float | None, float | None]":
 
 def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":
     """The corrections; what is left out is said."""
-    edits, left_out = read
-    for reason in left_out:
-        warn(reason)
+    edits, said = read
+    _warn_all(said)
     return edits
 
 

@@ -129,7 +129,7 @@ def test_bad_records_of_a_file_are_rejected_with_reasons_and_the_good_ones_queue
     good = {"id": "good", "subject": "Ada", "prompt": "{} was born in", "target_new": "Rome"}
     bad = [
         json.dumps(good | {"id": "field", "targetnew": "red"}),
-        json.dumps(good | {"id": "long", "target_new": "x" * 10_000}),
+        json.dumps(good | {"id": "long", "prompt": "{} is" + " so" * 10_000}),
         json.dumps(good | {"id": "empty", "target_new": " "}),
         json.dumps(good | {"id": "nowhere", "prompt": "Who was born?"}),
         "[1, 2",
