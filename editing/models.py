@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from editing.digests import tensors_digest
 from editing.errors import ModelError
-from editing.foreign_code import asks_for_code, check_no_code
+from editing.folders import check_folder, check_not_quantised, check_tokenizer
+from editing.foreign_code import asks_for_code
 from editing.gguf import NotKept, OnProgress, converted_folder, unheard
 
 EMBEDDED = "embedded"
@@ -87,12 +89,16 @@ def load_model(
         config = _guarded(
             reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         )
+        check_not_quantised(reference, config.to_dict())
         _check_causal(reference, config)
+        if Path(source).is_dir():
+            check_tokenizer(reference, Path(source))
         tokenizer = _guarded(
             reference,
             lambda: AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False),
         )
         _check_offsets(reference, tokenizer)
+        leave_end_off(tokenizer)
         model, report = _guarded(
             reference,
             lambda: AutoModelForCausalLM.from_pretrained(
@@ -177,7 +183,7 @@ def _resolve(
         if not path.is_file():
             raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
         return str(_converted(path, path.stem, cache, temporary, on_progress)), None
-    _check_folder(reference, path)
+    check_folder(reference, path)
     return str(path), None
 
 
@@ -190,27 +196,6 @@ def _hub_id(reference: str, revision: str | None) -> tuple[str, str | None]:
     if revision and named_revision and revision != named_revision:
         raise ModelError(f"model '{reference}' names a revision, and revision '{revision}' was given too; give one")
     return name, named_revision or revision
-
-
-def _check_folder(reference: str, folder: Path) -> None:
-    """Raises ModelError for a folder that is no model, or one of pickle weights only."""
-    if not (folder / "config.json").is_file():
-        remedy = (
-            "it holds an adapter: merge it into its base and save that"
-            if (folder / "adapter_config.json").is_file()
-            else "give a folder that save_pretrained wrote"
-        )
-        raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
-    check_no_code(reference, folder)
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
-    if pickles:
-        raise ModelError(
-            f"folder '{reference}' holds pickle weights only ({pickles[0]}), which can run code when read; load it "
-            "where you trust it and save it again with save_pretrained, which writes safetensors"
-        )
-    raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
 
 
 def _check_causal(reference: str, config: Any) -> None:
@@ -240,6 +225,19 @@ def _check_complete(reference: str, report: dict[str, Any]) -> None:
             f"model '{reference}' lacks {len(missing)} of its weights in the files (the first: {missing[0]}); it is "
             "incomplete or no causal language model: download or save it again"
         )
+
+
+def leave_end_off(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep a tokenizer from ending every text with a token of its own: what is asked after it goes on from nothing."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    if not special or not special[-1]:
+        return
+    begin = [tokenizer.convert_ids_to_tokens(one) for one in ids[: special.index(0)]] if 0 in special else []
+    named = [(token, tokenizer.convert_tokens_to_ids(token)) for token in begin]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*begin, "$A"], pair=[*begin, "$A", "$B:1"], special_tokens=named
+    )
 
 
 def _check_offsets(reference: str, tokenizer: PreTrainedTokenizerBase) -> None:
