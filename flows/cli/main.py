@@ -14,6 +14,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 from flows.cli import (  # noqa: F401
     auditing,
     benchmark,
+    carrying,
     deploy,
     diagnosis,
     jobs,
