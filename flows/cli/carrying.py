@@ -70,3 +70,42 @@ def _show(told: "Mapping[str, Any]") -> None:
         ]  # fmt: skip
         table("facts asked again", ["request", "question", "the version", "this adapter", ""], rows)
         say(f"said: {said['version']} of {said['asked']} by the version, {said['exported']} by this adapter")
+
+
+@app.command(rich_help_panel=CARRYING)
+def verify(
+    line: Line = "main",
+    url: Annotated[str, typer.Option(help="The server's address, up to /v1.")] = ...,  # type: ignore[assignment]
+    model: Annotated[str, typer.Option(help="The name that the server knows the model by.")] = ...,  # type: ignore[assignment]
+    version: Chosen = "champion",
+    sample: Annotated[int, typer.Option(min=1, max=1000, help="Most facts to ask for, and most neighbors.")] = 8,
+    json: Json = False,
+) -> None:
+    """Ask a server that speaks OpenAI's protocol whether it serves a version: its facts, beside what the version says.
+
+    What comes of it is written to the ledger. Exit code 0: it does; 1: it serves something else, or does not answer.
+
+    Examples:
+
+        errata verify --url http://127.0.0.1:8000/v1 --model capitals
+
+        errata verify main --version 3 --url http://127.0.0.1:8000/v1 --model adapter --sample 20
+    """
+    from tasks.carrying.verifying import verify as ask
+    from tasks.workplace import open_workplace
+
+    with if_stopped("nothing was written"), shown_progress(json, "asking the server"):
+        done = ask(open_workplace(), line, url, model, version, sample)
+    served = done.verdict == "served"
+    if json:
+        as_json(done.model_dump(mode="json"))
+    else:
+        rows = [[row.question, row.version, row.server, _mark(row.agrees, row.tells)] for row in done.rows]
+        table(f"line {line}, version {done.version}", ["question", "the version", "the server", ""], rows)
+        say(done.in_short, style="green" if served else "red")
+    if not served:
+        raise typer.Exit(1)
+
+
+def _mark(agrees: bool, tells: bool) -> str:
+    return ("agrees" if agrees else "differs") + ("" if tells else ", tells little")

@@ -24,6 +24,7 @@ from flows.cli import (  # noqa: F401
     retracting,
     rules,
     servers,
+    serving,
     train,
     upkeep,
     versions,

@@ -1,8 +1,13 @@
-"""A line of a tiny random model with real versions, each a batch of facts that the ledger knows."""
+"""A line of a tiny random model with real versions, each a batch of facts that the ledger knows; and its server."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import uvicorn
 
 from editing.edit import Edit
 from editing.layout import layout_of
@@ -11,6 +16,9 @@ from editing.weights import EditedWeights, Factors
 from tasks.ledger import intake
 from tasks.ledger.catching_up import catch_up, version_events
 from tasks.lines.specs import LineSpec, save_line
+from tasks.review.asking import load_base
+from tasks.serving.engine import Engine
+from tasks.serving.server import application
 from tasks.settings import Settings
 from tasks.stores.batches import FINISHED, restore_weights
 from tasks.stores.manifest import Manifest, Version
@@ -91,3 +99,21 @@ def factors(seed: int, strength: float) -> dict[str, torch.Tensor]:
         made[f"B/{name}"] = strength * torch.randn(32, RANK, generator=generator)
         made[f"A/{name}"] = strength * torch.randn(RANK, 64, generator=generator)
     return made
+
+
+@contextmanager
+def answering(line: CarriedLine, most_waiting: int = 256) -> Iterator[tuple[str, Engine]]:
+    """The line behind a real web server: its address and engine."""
+    engine = Engine(load_base(line.workplace, line.spec), line.workplace.store, LINE, most_waiting)
+    engine.follow()
+    engine.start()
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application(engine), log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", engine
+    finally:
+        server.should_exit = True
+        thread.join()
+        engine.stop()
