@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flows.cli.app import Json, Line, app, if_stopped
+from flows.cli.app import Json, Line, Remote, Wait, app, if_stopped
 from flows.cli.console import as_json, say, shown_progress, table
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def export(
     rank: Annotated[
         int | None, typer.Option(min=1, help="Most ranks of an adapter; what exceeds it is cut, and said.")
     ] = None,
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Write a version into a folder that other programs serve, with a card that says what it is.
@@ -45,6 +47,12 @@ def export(
 
         errata export main --version 3 --as gguf-lora --rank 16 --out ./adapter
     """
+    if remote:
+        from flows.cli.remote import follow_run
+
+        asked = {"line": line, "folder": out, "form": form, "version": version, "rank": rank}
+        follow_run("export", line, asked, wait, json)
+        return
     from tasks.carrying.exporting import export as write
     from tasks.workplace import open_workplace
 
@@ -79,6 +87,8 @@ def verify(
     model: Annotated[str, typer.Option(help="The name that the server knows the model by.")] = ...,  # type: ignore[assignment]
     version: Chosen = "champion",
     sample: Annotated[int, typer.Option(min=1, max=1000, help="Most facts to ask for, and most neighbors.")] = 8,
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Ask a server that speaks OpenAI's protocol whether it serves a version: its facts, beside what the version says.
@@ -91,6 +101,12 @@ def verify(
 
         errata verify main --version 3 --url http://127.0.0.1:8000/v1 --model adapter --sample 20
     """
+    if remote:
+        from flows.cli.remote import follow_run
+
+        asked = {"line": line, "url": url, "model": model, "version": version, "sample": sample}
+        follow_run("verify", line, asked, wait, json)
+        return
     from tasks.carrying.verifying import verify as ask
     from tasks.workplace import open_workplace
 

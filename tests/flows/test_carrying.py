@@ -6,7 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import carry
 from tests.flows.command import Errata, check_one_line, command, ended, environment, start
 from tests.tasks.carried import LINE, CarriedLine, answering
 
@@ -50,6 +53,22 @@ def test_a_server_is_verified_by_exit_code_table_and_history(line, errata):
         wrong = errata("verify", LINE, "--url", f"{url}/v1", "--model", "capitals")
     check_one_line(wrong, 1, f"model 'capitals' is not served here; this is '{LINE}'; it has {LINE}")
     check_one_line(errata(*given), 1, "does not answer")
+
+
+def test_as_flows_they_end_with_what_came_of_it_and_show_it(line, errata, prefect_server, tmp_path):
+    with temporary_settings({PREFECT_API_URL: prefect_server}), answering(line) as (url, _):
+        exported = carry.export(LINE, tmp_path / "out", "lora", "2", 1, return_state=True)
+        served = carry.verify(LINE, f"{url}/v1", LINE, return_state=True)
+        other = carry.verify(LINE, f"{url}/v1", LINE, "2", return_state=True)
+        away = carry.verify(LINE, "http://127.0.0.1:1/v1", LINE, return_state=True)
+        with get_client(sync_client=True) as client:
+            shown = {one.key: one.data for one in client.read_artifacts() if one.key.startswith(f"{LINE}-")}
+    assert exported.is_completed() and f"version 2 of line {LINE} as lora: {tmp_path}/out, " in exported.message
+    assert served.is_completed() and f"serves version 1 of line {LINE}" in served.message
+    assert other.is_failed() and f"does not serve version 2 of line {LINE}" in other.message
+    assert away.is_failed() and "does not answer" in away.message
+    assert "| README.md |" in shown[f"{LINE}-export"]
+    assert "differs" in shown[f"{LINE}-verify"]
 
 
 def test_the_server_says_where_it_is_and_ends_at_ctrl_c(line, tmp_path):
