@@ -43,8 +43,10 @@ def tiny_folder(folder: Path, *, chat: bool = True) -> Path:
 class CarriedLine:
     """A fresh installation with one line; `make` adds versions, `serve` moves HEAD."""
 
-    def __init__(self, folder: Path, *, chat: bool = True, template: str = "raw", dtype: str = "float32") -> None:
-        model = tiny_folder(folder / "model", chat=chat)
+    def __init__(
+        self, folder: Path, *, chat: bool = True, template: str = "raw", dtype: str = "float32", base: str = ""
+    ) -> None:
+        model = base or tiny_folder(folder / "model", chat=chat)
         self.settings = Settings(home=folder / "home", cache=folder / "cache", model=str(model), actor="ann")
         self.workplace: Workplace = open_workplace(self.settings)
         self.spec = LineSpec(line=LINE, model=str(model), template=template, dtype=dtype)
@@ -71,7 +73,7 @@ class CarriedLine:
         weights = EditedWeights(loaded.model, layout_of(loaded.model))
         chain = store.chain(parent.snapshot if parent and not root else None)
         restore_weights(loaded, weights, None, [(one, store.tensors(one)) for one in chain])
-        tensors = factors(number, strength)
+        tensors = factors(loaded.model, number, strength)
         weights.apply({name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in WEIGHTS})
         digests = weights.digests()
         if root:
@@ -92,12 +94,13 @@ class CarriedLine:
         catch_up(self.workplace.store, self.workplace.ledger, LINE, "ann")
 
 
-def factors(seed: int, strength: float) -> dict[str, torch.Tensor]:
+def factors(model: torch.nn.Module, seed: int, strength: float) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     made = {}
     for name in WEIGHTS:
-        made[f"B/{name}"] = strength * torch.randn(32, RANK, generator=generator)
-        made[f"A/{name}"] = strength * torch.randn(RANK, 64, generator=generator)
+        m, d = model.get_parameter(name).shape
+        made[f"B/{name}"] = strength * torch.randn(m, RANK, generator=generator)
+        made[f"A/{name}"] = strength * torch.randn(RANK, d, generator=generator)
     return made
 
 
