@@ -57,7 +57,7 @@ def application(engine: Engine, *, most_tokens: int = 512) -> FastAPI:
         return JSONResponse({"status": "ok", "version": _served(engine)["version"]})
 
     async def version(request: Request) -> Response:
-        return JSONResponse({"errata": importlib.metadata.version("errata-lm"), **_served(engine)})
+        return JSONResponse({"errata": _release(), **_served(engine)})
 
     for path, handler, method in (
         ("/v1/completions", completions, "POST"),
@@ -74,6 +74,13 @@ def application(engine: Engine, *, most_tokens: int = 512) -> FastAPI:
 
     app.add_exception_handler(HTTPException, unknown)
     return app
+
+
+def _release() -> str:
+    try:
+        return importlib.metadata.version("errata-lm")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return ""
 
 
 def _served(engine: Engine) -> dict[str, Any]:
