@@ -15,6 +15,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 from flows.cli import (  # noqa: F401
     auditing,
     benchmark,
+    carrying,
     deploy,
     diagnosis,
     jobs,
@@ -25,6 +26,7 @@ from flows.cli import (  # noqa: F401
     retracting,
     rules,
     servers,
+    serving,
     train,
     upkeep,
     versions,
