@@ -16,6 +16,7 @@ from flows.cli import (  # noqa: F401
     benchmark,
     deploy,
     diagnosis,
+    history,
     jobs,
     judging,
     lines,

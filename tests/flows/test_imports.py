@@ -60,6 +60,7 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("history",): LEDGER,
     ("history", "fact-1"): LEDGER,
     ("history", "--version", "2", "--json"): LEDGER,
+    ("history", "main", "--served"): LEDGER,
     ("repair",): LEDGER,
     ("repair", "--json"): LEDGER,
     ("maintain",): LEDGER | {"pyarrow", "pandas", "numpy"},  # it joins the ledger's files
@@ -83,6 +84,7 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("watch", "--set", "colour=1"): set(),
     ("watch", "nowhere"): LEDGER | {"prefect"},
     ("history", "nobody"): LEDGER,
+    ("history", "--at", "2026-12-01"): set(),
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
     ("rollback", "--to", "9"): LEDGER,
