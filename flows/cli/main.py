@@ -19,6 +19,7 @@ from flows.cli import (  # noqa: F401
     history,
     jobs,
     judging,
+    keeping,
     lines,
     requests,
     retracting,

@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.audit.findings import Findings
-from tasks.lines.hypernetworks import FOLDER as HYPERNETWORKS
 from tasks.lines.rules import read_rules
 from tasks.lines.stored import stored_line
 from tasks.review.votes import votes
@@ -16,7 +15,7 @@ from tasks.stores.heads import past_key, sequence_of
 from tasks.stores.lease import LeaseRecord
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.stores.records import read_record
-from tasks.stores.snapshots import BLOBS, MANIFESTS, SnapshotStore
+from tasks.stores.snapshots import BLOBS, HYPERNETWORKS, MANIFESTS, SnapshotStore
 from tasks.watch.memory import WatchRecord
 
 Tell = Callable[[int, int], None]

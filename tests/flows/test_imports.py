@@ -63,6 +63,7 @@ ALLOWED: dict[tuple[str, ...], set[str]] = {
     ("history", "main", "--served"): LEDGER,
     ("repair",): LEDGER,
     ("repair", "--json"): LEDGER,
+    ("backup", "copy", "--json"): LEDGER,
     ("maintain",): LEDGER | {"pyarrow", "pandas", "numpy"},  # it joins the ledger's files
     ("maintain", "--dry-run", "--json"): LEDGER,
     ("watch", "--no-ask"): DECIDES | {"prefect"},
@@ -84,6 +85,7 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("watch", "--set", "colour=1"): set(),
     ("watch", "nowhere"): LEDGER | {"prefect"},
     ("history", "nobody"): LEDGER,
+    ("restore", "nowhere"): LEDGER,
     ("history", "--at", "2026-12-01"): set(),
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
