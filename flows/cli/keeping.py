@@ -1,12 +1,13 @@
-"""Commands that keep an installation beyond its disk: backup and restore."""
+"""Commands that keep an installation beyond its disk, and what it must not keep: backup, restore, forget."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.app import Json, app, if_stopped
+from flows.cli.app import Json, LineOption, Reason, app, if_stopped
 from flows.cli.console import as_json, say, shown_progress, warn
+from flows.cli.retracting import IdsFile, ids_in
 from flows.cli.upkeep import UPKEEP
 
 
@@ -67,3 +68,44 @@ def restore(
         warn(f"not put back: {text}")
     say(f"{settings.home_folder}: {done.record.in_short}", style="green")
     say("next: errata audit")
+
+
+@app.command(rich_help_panel=UPKEEP)
+def forget(
+    request: Annotated[list[str] | None, typer.Argument(help="Ids of requests; see errata history.")] = None,
+    line: LineOption = "main",
+    file: IdsFile = None,
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Erase what requests say, wherever this installation has written it. A reason is required.
+
+    A fact in service or in a version that waits is queued as a removal first, and forgotten by the same command when
+    the version without it is in service. Versions that held it can be served no more. It cannot be undone, and
+    reaches no backup and no export. Killed, the same again does what is missing.
+
+    Examples:
+
+        errata forget hr-17 --reason "asked to by the person"
+
+        errata forget --file ids.txt --line products --reason "HR-42"
+    """
+    from tasks.keeping.forgetting import forget as erase
+    from tasks.workplace import open_workplace
+
+    names = [*(request or []), *(ids_in(file) if file else [])]
+    with if_stopped("the same again does what is missing"), shown_progress(json, "forgetting"):
+        done = erase(open_workplace(), line, names, reason)
+    if json:
+        as_json({"forgotten": done.forgotten, "queued": done.queued, "versions": done.versions, "notes": done.notes})
+        return
+    for text in done.notes:
+        warn(text)
+    for name, removal in done.queued.items():
+        say(f"{name}: to be taken out first, by request {removal}")
+    for name in done.forgotten:
+        say(f"{name}: forgotten")
+    if done.versions:
+        say(f"versions that can be served no more: {', '.join(map(str, done.versions))}")
+    if done.queued:
+        say(f"next: errata run {line}, errata approve {line}, then the same errata forget again")

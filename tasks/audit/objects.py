@@ -61,6 +61,8 @@ class Objects:
     def _version(self, version: Version, found: Findings) -> None:
         """Its manifest and those that it is built on, and the bytes of every file."""
         found.count("versions")
+        if (gone := self.store.forgotten(version.snapshot)) is not None:
+            found.note(gone.sentence)
         for manifest in self._unseen(version.snapshot):
             for name, digest in manifest.files.items():
                 what = f"'{name}' of version {manifest.version} of line '{manifest.line}'"
@@ -75,7 +77,7 @@ class Objects:
         manifests = []
         while snapshot is not None and (key := f"{MANIFESTS}/{snapshot}.json") not in self.verified:
             manifests.append(self.store.manifest(snapshot))
-            self.verified.add(key)
+            self.verified |= {key, *self.store.keys(snapshot)}
             snapshot = manifests[-1].parent
         return manifests
 

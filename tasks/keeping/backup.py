@@ -52,7 +52,7 @@ PARTIAL = ".partial"
 LOCK = ".lock"
 _LOG = "_delta_log/"
 _NUMBERED = re.compile(r"_delta_log/(\d{20})\.")
-_ADDRESSED = re.compile(r"(?:^|/)([0-9a-f]{64})\.(?:safetensors|json)$")
+_ADDRESSED = re.compile(r"(?:blobs|manifests|hypernetworks)/([0-9a-f]{64})\.(?:safetensors|json)$")
 _ROUNDS = 5
 
 

@@ -69,11 +69,12 @@ def pointers(store: ObjectStore, ledger: Ledger) -> Pointers:
 
 def keys_of(store: SnapshotStore, snapshots: list[str], tell: Callable[[int, int], None]) -> list[str]:
     """The objects that versions consist of and are built on: manifests and tensors."""
-    keys: dict[str, None] = {}
+    keys, seen = dict[str, None](), set[str]()
     for done, tip in enumerate(snapshots):
         snapshot: str | None = tip
-        while snapshot is not None and f"manifests/{snapshot}.json" not in keys:
-            keys |= dict.fromkeys([f"manifests/{snapshot}.json", *sorted(store.keys(snapshot))])
+        while snapshot is not None and snapshot not in seen:
+            seen.add(snapshot)
+            keys |= dict.fromkeys(sorted(store.keys(snapshot)))
             snapshot = store.manifest(snapshot).parent
         tell(done + 1, len(snapshots))
     return [*keys]

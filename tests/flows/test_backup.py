@@ -27,22 +27,10 @@ from tasks.serving.loading import load_version
 from tasks.settings import load_settings
 from tasks.stores.snapshots import SnapshotStore
 from tasks.workplace import Workplace, open_workplace
-from tests.databases import mlflow_database, prefect_database
 from tests.flows.conftest import POLICY
 
 pytestmark = pytest.mark.slow
 LINE = "kept"
-
-
-@pytest.fixture
-def home(place, monkeypatch, tmp_path) -> Workplace:
-    """A home with MLflow and Prefect of its own, whose line has a version in service."""
-    made = place(LINE)
-    monkeypatch.setenv("ERRATA_TRACKING_URI", "")
-    monkeypatch.setenv("ERRATA_ARTIFACTS", "")
-    mlflow_database(made.settings.home_folder / "mlflow.db")
-    monkeypatch.setenv("PREFECT_HOME", str(prefect_database(made.settings.home_folder / "prefect")))
-    return open_workplace(load_settings())
 
 
 def put_back(folder: Path, to: Path, monkeypatch) -> Workplace:
@@ -57,7 +45,8 @@ def facts(workplace: Workplace) -> dict:
     return {"head": view.head and view.head.snapshot, "versions": {n: v.snapshot for n, v in view.versions.items()}}
 
 
-def test_a_backup_at_each_moment_of_a_job_is_whole_and_serves_the_same(home, monkeypatch, tmp_path, good_edits):
+def test_a_backup_at_each_moment_of_a_job_is_whole_and_serves_the_same(own_home, monkeypatch, tmp_path, good_edits):
+    home = own_home
     intake.submit(home.ledger, LINE, good_edits[:3], "ann")
     knowledge_update(LINE, POLICY)
     approve(home, LINE, None, "good")
@@ -110,11 +99,11 @@ def test_a_backup_at_each_moment_of_a_job_is_whole_and_serves_the_same(home, mon
 
 
 @pytest.fixture
-def queued(home, good_edits) -> Workplace:
+def queued(own_home, good_edits) -> Workplace:
     """A home without a version: what is copied of it is there at once."""
-    intake.submit(home.ledger, LINE, good_edits[:3], "ann")
-    home.tracker()
-    return home
+    intake.submit(own_home.ledger, LINE, good_edits[:3], "ann")
+    own_home.tracker()
+    return own_home
 
 
 def killed(monkeypatch, number: int, work: Callable[[], object]) -> bool:

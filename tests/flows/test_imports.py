@@ -86,6 +86,8 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("watch", "nowhere"): LEDGER | {"prefect"},
     ("history", "nobody"): LEDGER,
     ("restore", "nowhere"): LEDGER,
+    ("forget", "nobody", "--reason", "x"): LEDGER,
+    ("forget", "--reason", "x"): LEDGER,
     ("history", "--at", "2026-12-01"): set(),
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
