@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Hypernetwork, Json, LineOption, Option, Remote, Version, Wait, app, if_stopped, method_options
+from flows.cli.app import Hypernetwork, Json, LineOption, Option, Remote, Wait, app, if_stopped, method_options
 from flows.cli.console import as_json, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.readers import Record
     from flows.trial import TrialRow
-    from tasks.ledger.events import Event
     from tasks.ledger.reading import Read
 
 
@@ -240,46 +239,3 @@ def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":
     edits, said = read
     _warn_all(said)
     return edits
-
-
-@app.command(rich_help_panel="Versions")
-def history(
-    request: Annotated[str | None, typer.Argument(help="A request's id; without it, everything of the line.")] = None,
-    line: LineOption = "main",
-    version: Version = None,
-    limit: Annotated[int, typer.Option(min=1, help="The latest so many events.")] = 50,
-    json: Json = False,
-) -> None:
-    """What happened to a request, to a version, or on a line, from the ledger.
-
-    Examples:
-
-        errata history geo-17
-
-        errata history --version 2
-
-        errata history --line main --limit 200 --json
-    """
-    from tasks.ledger.removals import removals_of
-    from tasks.workplace import open_workplace
-
-    ledger = open_workplace().ledger
-    events = ledger.history(request, version, line, limit)
-    if request is not None:
-        removals = [event for name in removals_of(ledger, line, request) for event in ledger.history(name, line=line)]
-        events = sorted([*events, *removals], key=lambda event: (event.commit or 0, event.sequence))
-    if request is not None and not events:
-        raise UsageError(f"line '{line}' knows no request '{request}'; see errata history --line {line}")
-    if json:
-        as_json([event.model_dump(mode="json") for event in events])
-        return
-    columns = ["time (UTC)", "request", "event", "version", "batch", "actor", "reason"]
-    table(f"events of line {line}", columns, [_event_row(event) for event in events], ["version", "batch"])
-    for event in events if request is not None else []:
-        if event.payload:
-            as_json(dict(event.payload))
-
-
-def _event_row(event: "Event") -> list[object]:
-    time = f"{event.time:%Y-%m-%d %H:%M:%S}"
-    return [time, event.request_id, event.event, event.version, event.batch, event.actor, event.reason]
