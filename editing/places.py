@@ -96,4 +96,4 @@ def _is_whole(text: str, start: int, end: int) -> bool:
 
 
 def _must(subject: str) -> str:
-    return f"must hold exactly one '{SLOT}' for the subject {shown(subject)}"
+    return f"must hold exactly one '{{}}' for the subject {shown(subject)}"

@@ -94,6 +94,13 @@ def make_request(fields: Mapping[str, object], *, called: Mapping[str, str] | No
     return request if request.carried else fact_of(request)
 
 
+def with_join(edit: Edit, join: str | None) -> Edit:
+    """The edit as its line joins prompts and answers, unless it says so itself."""
+    if join is None or edit.join is not None:
+        return edit
+    return type(edit).model_validate(edit.model_dump() | {"join": join})
+
+
 def fact_of(edit: Edit) -> Edit:
     """The fact of a request alone."""
     if not isinstance(edit, Request):

@@ -6,6 +6,8 @@ from typing import Final
 
 from pydantic_core import PydanticCustomError
 
+from editing.errors import UsageError
+
 SHOWN: Final = 80
 """Characters of a refused value that a message shows."""
 JOIN_LENGTH: Final = 8
@@ -52,6 +54,18 @@ def joining(value: str) -> str:
     if value.strip() or len(value) > JOIN_LENGTH or CONTROL_IN_TEXT.search(value):
         raise fault("join", "is neither white space nor nothing; write ' ' or space, '' or none")
     return value
+
+
+def given_join(text: str) -> str:
+    """What a command or form gives as what joins prompts and answers.
+
+    Raises:
+        UsageError: it is neither white space nor nothing, nor a word for it.
+    """
+    try:
+        return joining(text)
+    except PydanticCustomError as error:
+        raise UsageError(f"join {text!r} {error.message()}") from error
 
 
 def _checked(value: str, limit: int, control: re.Pattern[str]) -> str:

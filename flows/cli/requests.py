@@ -1,20 +1,29 @@
 """Commands about requests: submit them, try them, and what became of them."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Hypernetwork, Json, LineOption, Option, Remote, Wait, app, if_stopped, method_options
-from flows.cli.console import as_json, percent, say, shown_progress, table, warn
+from flows.cli.app import (
+    Hypernetwork,
+    Join,
+    Json,
+    LineOption,
+    Option,
+    Remote,
+    Wait,
+    app,
+    if_stopped,
+    method_options,
+)
+from flows.cli.console import as_json, percent, say, shown_progress, table
+from flows.cli.given import joined, probe, records, show_read, warn_all
 
 if TYPE_CHECKING:
     from editing.edit import Edit
-    from editing.readers import Record
     from flows.trial import TrialRow
-    from tasks.ledger.reading import Read
 
 
 @app.command()
@@ -48,6 +57,7 @@ def submit(
     not_before: Annotated[str | None, typer.Option(help="A job leaves it queued until then: 2026-12-01.")] = None,
     expires: Annotated[str | None, typer.Option(help="From then on it is to be taken out again: 2027-06-30.")] = None,
     replaces: Annotated[str | None, typer.Option(help="The request whose place it takes, by its id.")] = None,
+    join: Join = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check only; nothing is written.")] = False,
     json: Json = False,
@@ -83,17 +93,17 @@ def submit(
     single = {name: value for name, value in fields.items() if value is not None}
     if (not file) == (not single):
         raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
-    neighborhood = [_probe(text) for text in neighbor or []]
+    neighborhood = [probe(text) for text in neighbor or []]
     lists = {"paraphrases": paraphrase or [], "aliases": alias or [], "neighborhood": neighborhood, "tags": tag or []}
     from tasks.ledger.reading import Read, judged, verdicts
 
     read = Read()
-    records = _records(file or [], single | lists, limit, read)
+    given = joined(records(file or [], single | lists, limit, read), join)
     if dry_run:
         with shown_progress(json, "reading"):
-            found = verdicts(judged(records), read)
-        _show_read(found, json)
-        _warn_all(read.unused)
+            found = verdicts(judged(given), read)
+        show_read(found, json)
+        warn_all(read.unused)
         return
     from tasks.ledger import intake
     from tasks.workplace import open_workplace
@@ -103,8 +113,8 @@ def submit(
         if_stopped("submit the same again: what is queued already is not queued twice"),
         shown_progress(json, "reading"),
     ):
-        done = intake.submit(workplace.ledger, line, records, workplace.settings.who, read.findings)
-    _warn_all(read.unused)
+        done = intake.submit(workplace.ledger, line, given, workplace.settings.who, read.findings)
+    warn_all(read.unused)
     if json:
         told = {"queued": done.queued, "present": done.present, "rejected": done.rejected}
         as_json(told | ({"findings": done.findings} if done.findings else {}))
@@ -116,41 +126,6 @@ def submit(
         say(f"{name}: {'; '.join(findings)}", "warning")
     if done.queued:
         say(f"next: errata run {line}")
-
-
-def _warn_all(sentences: "Iterable[str]") -> None:
-    for sentence in sentences:
-        warn(sentence)
-
-
-def _records(files: list[Path], single: dict[str, Any], limit: int | None, read: "Read") -> "Iterable[Record]":
-    from editing.request import make_request
-    from tasks.ledger.reading import read_requests
-    from tasks.ledger.reserved import fault_now
-
-    if files:
-        return read_requests(files, limit, read)
-    request = make_request(single)
-    if (fault := fault_now(request)) is not None:
-        raise UsageError(fault)
-    return [request]
-
-
-def _probe(text: str) -> dict[str, str]:
-    prompt, arrow, answer = text.partition("=>")
-    return {"prompt": prompt.strip()} | ({"answer": answer.strip()} if arrow else {})
-
-
-def _show_read(found: dict[str, Any], json: bool) -> None:
-    if json:
-        as_json(found)
-        return
-    say(f"{found['good']} good, {found['bad']} bad")
-    for record in found["records"]:
-        if record["verdict"] == "bad":
-            say(f"row {record['row']}, {record['field'] or 'record'}: {record['reason']}")
-        for finding in record.get("findings", ()):
-            say(f"{record['edit']['id']}: {finding}", "warning")
 
 
 @app.command()
@@ -165,6 +140,7 @@ def trial(
             help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
         ),
     ] = None,
+    join: Join = None,
     method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
     hypernetwork: Hypernetwork = None,
     option: Option = None,
@@ -190,7 +166,7 @@ def trial(
     from tasks.workplace import open_workplace
 
     options = method_options(option, hypernetwork)
-    definition: dict[str, Any] = {"line": line, "model": model, "template": template}
+    definition: dict[str, Any] = {"line": line, "model": model, "template": template, "join": join}
     definition |= {"method": method, "options": options or None}
     if remote:
         what = {"records": as_records(_told(read_to_try(file, limit)))} if file else {"limit": limit}
@@ -237,5 +213,5 @@ def _said(row: "TrialRow") -> "tuple[float | None, float | None]":
 def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":
     """The corrections; what is left out is said."""
     edits, said = read
-    _warn_all(said)
+    warn_all(said)
     return edits

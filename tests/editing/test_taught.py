@@ -9,7 +9,7 @@ from editing.groups import content_digest
 from editing.measure.in_context import stated
 from editing.measure.metrics import edit_pairs
 from editing.readers import record_from
-from editing.request import make_request
+from editing.request import make_request, with_join
 from editing.taught import join_of, taught
 from editing.tokens import target_ids
 
@@ -69,6 +69,16 @@ def test_a_request_may_say_what_joins_all_that_is_asked_about_it(tiny_llama, giv
         alone = target_ids(tiny_llama.tokenizer, "\n", f"{join}{target}" if join != "\n" else target)
         assert target_ids(tiny_llama.tokenizer, prompt, target) == alone or join == "\n"
     assert stated(edit).taught.count(f"Zed lives in{join}Rome") == 2
+
+
+def test_a_line_joins_what_does_not_say_itself_how():
+    plain, own = make_edit(FACT | ASKED), make_edit(FACT | ASKED | {"join": " "})
+    assert with_join(plain, None) is plain and with_join(own, "") is own
+    joined = with_join(plain, "")
+    assert joined.taught == "Zed lives inRome" and joined.id == plain.id
+    assert [taught(*pair) for pair in edit_pairs(joined, joined.neighborhood)][1] == "Where is Zed?Rome"
+    carried = with_join(make_request(FACT | {"ticket": "1", "expires": "2099-01-01"}), "")
+    assert carried.carried["ticket"] == "1" and carried.taught == "Zed lives inRome"
 
 
 def test_what_is_joined_by_a_space_is_known_as_before_and_nothing_else():
