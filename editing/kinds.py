@@ -1,6 +1,9 @@
 """Models that differ in kind from those that can be edited, known by their config alone."""
 
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+
+from editing.errors import ModelError
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """How the configs of mixtures of experts name the number of experts."""
@@ -31,3 +34,22 @@ def _experts(fields: dict[str, object]) -> int:
     """How many experts a layer's MLP has; 0 for a dense model."""
     counts = [fields.get(name) for name in EXPERT_COUNTS]
     return max((count for count in counts if isinstance(count, int) and count > 1), default=0)
+
+
+def check_causal(reference: str, config: PreTrainedConfig) -> None:
+    """Raises ModelError unless the architecture predicts the next token."""
+    heads = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names)}
+    bases = {name for names in MODEL_MAPPING_NAMES.values() for name in _names(names)}
+    declared = config.architectures or []
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
+        not declared or any(name in heads or name in bases for name in declared)
+    ):
+        return
+    raise ModelError(
+        f"model '{reference}' is no causal language model ({', '.join(declared) or config.model_type}); "
+        "choose one that predicts the next token, such as a Llama, Qwen or GPT-2"
+    )
+
+
+def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else entry

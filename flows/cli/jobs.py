@@ -89,6 +89,7 @@ def run(
     """
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
+    from tasks.lines.bases import check_base
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
     from tasks.update.policy_file import given_policy
@@ -114,7 +115,8 @@ def run(
         )
         return
     workplace = open_workplace()
-    resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
+    # A mistake is found before any work.
+    check_base(resolve_line(workplace.store.store, workplace.settings, line, **definition), workplace.settings)
     check_not_frozen(workplace.store.store, line)
     if not json:
         say(f"updating line {line}", style="bold")

@@ -162,6 +162,7 @@ def trial(
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.ledger.trying import as_records, read_to_try, to_try
+    from tasks.lines.bases import check_base
     from tasks.lines.specs import resolve_line
     from tasks.workplace import open_workplace
 
@@ -175,6 +176,7 @@ def trial(
     workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
+    check_base(spec, workplace.settings)
     edits = _told(to_try(workplace.ledger, line, file=file, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import heard
