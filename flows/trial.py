@@ -1,6 +1,6 @@
 """A trial: what each correction would do alone, against the base. Nothing accumulates and no weight is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tasks.meter import Meter
 from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
 from tasks.settings import Settings
+from tasks.update.function import stored_function
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
@@ -84,23 +85,33 @@ def trial(
         edits, left_out = to_try(workplace.ledger, line, records, file, limit)
         for reason in left_out:
             note(reason, "warning")
-        rows = try_each(workplace.settings, spec, edits, probes)
+        made = stored_function([version.manifest for version in workplace.store.versions(line)])
+        rows = try_each(workplace.settings, spec, edits, probes, made)
         for row in rows:
             asked, *answers = heard(row)
             note(f"{row.request_id}: {asked} {answers[0]!r} → {answers[1]!r}")
         return rows
 
 
-def try_each(settings: Settings, spec: LineSpec, edits: Sequence[Edit], probes: int | None = None) -> list[TrialRow]:
+def try_each(
+    settings: Settings,
+    spec: LineSpec,
+    edits: Sequence[Edit],
+    probes: int | None = None,
+    function: Mapping[str, Any] | None = None,
+) -> list[TrialRow]:
     """The same without Prefect. Edits are searched and evaluated together, each overlaid on its own questions alone.
 
     What this model cannot take is left out, and said.
+
+    Args:
+        function: layers, contexts and statistics of the line's versions, where it has some (tasks/update/function.py).
 
     Raises:
         UsageError: it can take none of them.
     """
     check_mode(spec.config.method, "independent")
-    session = open_session(spec, settings)
+    session = open_session(spec, settings, function=function or None)
     edits = _screened(session, edits)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer

@@ -1,6 +1,6 @@
 """The demo: true corrections in a real language model, from submission to rollback, with the commands shown.
 
-    python -m deployments.demo [--home FOLDER] [--model MODEL]
+    python -m deployments.demo [--home FOLDER] [--model MODEL] [--changes]
 
 It works in a folder of its own. Killed or stopped at any moment, the same command goes on where it was; a demo that is
 finished begins anew. Models, key statistics and searched values are cached in ERRATA_CACHE.
@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder of the demo; default: %(default)s")
     parser.add_argument("--model", default="embedded", help="base: embedded, a folder, a hub id or a GGUF file")
+    parser.add_argument("--changes", action="store_true", help="then one fact changes again and another is taken out")
     arguments = parser.parse_args()
     home = arguments.home.resolve()
     for name in OWN_PLACES:
@@ -38,7 +39,7 @@ def main() -> None:
     replace_what_cannot_be_shown()
     say("the demo: true corrections in a real language model, and all of it taken back", style="bold")
     try:
-        begin(home, arguments.model)
+        begin(home, arguments.model, changes=arguments.changes)
     except (ErrataError, OSError) as error:
         say(f"error: {error}", to=errors)
         sys.exit(2 if isinstance(error, UsageError) else 1)

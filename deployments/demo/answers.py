@@ -94,6 +94,19 @@ def show_corrected(rows: Sequence[Asked], said: Said) -> None:
     )
 
 
+def show_changed(rows: Sequence[Asked], then: Said, now: Said, changed: tuple[str, str], left: str) -> None:
+    """Of what is asked: the base's answer, the corrected one and today's, for the two that changed; then the rest."""
+    question, target = changed
+    shown = [
+        [q, *map(plain, then[q]), Text(plain(now[q][-1]), "green" if good else "")]
+        for q, good in ((question, holds(now[question][-1], target)), (left, now[left][-1] == now[left][0]))
+    ]
+    table("what changed", ["question", "the base said", "corrected", "now says"], shown)
+    rest = [row for row in rows if row.corrected and row.question not in (question, left)]
+    before, after = (sum(row.is_right(said[row.question][-1]) for row in rest) for said in (then, now))
+    say(f"of the other {len(rest)} questions {after} are answered rightly, {before} were before")
+
+
 def show_taken_back(rows: Sequence[Asked], then: Said, now: Said) -> None:
     """The base's answers, those of the corrected model, and those after the rollback."""
     said = {row: [*then[row.question], now[row.question][-1]] for row in rows}

@@ -10,11 +10,12 @@ from flows.cli.console import waiting
 from flows.cli.prefect_api import prefect_api
 
 
-def begin(folder: Path, model: str, candidates: Path = CANDIDATES) -> None:
+def begin(folder: Path, model: str, candidates: Path = CANDIDATES, changes: bool = False) -> None:
     """Every step that this folder's demo has not done yet; ends with where to go from here.
 
     Args:
         candidates: the table of facts; of the demo's own, the requests for the embedded model are made already.
+        changes: whether the second act follows: facts that change again and leave.
 
     Raises:
         UsageError: the folder is none of a demo, or another demo runs in it.
@@ -22,8 +23,9 @@ def begin(folder: Path, model: str, candidates: Path = CANDIDATES) -> None:
     """
     about = json_digest([model, *(path.read_text(encoding="utf-8") for path in (candidates, REQUESTS))])
     with opened(folder, about) as home, ExitStack() as meanwhile:
-        started = None if "run" in home.record.done else meanwhile.enter_context(prefect_api())
+        jobs = {"run", "run-changed"} if changes else {"run"}
+        started = meanwhile.enter_context(prefect_api()) if jobs - {*home.record.done} else None
         with waiting("loading torch and transformers"):
             from deployments.demo.play import play  # seconds, in which the server starts
 
-        play(home, model, candidates, started)
+        play(home, model, candidates, started, changes)

@@ -62,6 +62,8 @@ class Table:
     candidates: Sequence[Candidate]
     neighbors: Mapping[str, Sequence[Probe]]
     """By kind: prompts about other subjects with their true answers."""
+    changes: Mapping[str, str]
+    """What an answer would be if the fact changed again, by id: invented, for the demo's second act."""
 
     def by_id(self) -> dict[str, Candidate]:
         return {candidate.id: candidate for candidate in self.candidates}
@@ -72,6 +74,7 @@ def read_table(path: Path = CANDIDATES) -> Table:
     return Table(
         [Candidate(**fields) for fields in table["candidates"]],
         {kind: [Probe(prompt=p, answer=a) for p, a in pairs] for kind, pairs in table["neighbors"].items()},
+        table.get("changes", {}),
     )
 
 

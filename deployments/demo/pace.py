@@ -44,6 +44,8 @@ WORK = (
     Work("review", "review", 0.0, 0.3),
     Work("approve", "approve", 0.0, 0.7),
     Work("compare", "answers", 14.0, 4.5),
+    Work("run-changed", "the root, values, validation, the server", 60.0, 12.0),
+    Work("compare-changed", "answers", 14.0, 4.5),
     Work("rollback", "rollback", 0.0, 0.7),
     Work("ask-again", "answers", 1.5, 0.9),
 )
@@ -105,11 +107,9 @@ def spared(cache: Path, model: str) -> set[str]:
     return found
 
 
-def expected(pace: Pace, cached: Collection[str], done: Collection[str] = ()) -> float:
+def expected(pace: Pace, cached: Collection[str], left: Collection[str]) -> float:
     """Seconds for the steps that are left."""
-    return sum(
-        pace.seconds(work) for work in WORK if work.step not in done and not (work.cached and work.cached in cached)
-    )
+    return sum(pace.seconds(work) for work in WORK if work.step in left and not (work.cached and work.cached in cached))
 
 
 def announced(seconds: float, cached: Collection[str], resumed: bool) -> str:

@@ -5,14 +5,15 @@ line, never remembered.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rich.text import Text
 
 from deployments.demo import answers
+from deployments.demo.changes import Changes, ask_for, changes_of
 from deployments.demo.facts import Candidate
 from deployments.demo.home import DemoHome
 from editing.edit import Edit
@@ -45,6 +46,8 @@ class Demo:
     """The requests of that file, but for the malformed one."""
     facts: dict[str, Candidate]
     """What is known of each, by its id."""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """What changes again in the second act: the next answers, by the ids of the facts."""
     started: Callable[[], None] = nothing
     """Waits until the job's server has started."""
 
@@ -65,6 +68,16 @@ class Demo:
         """What a person types to ask the first of the questions: in the model's chat, where it has one."""
         chat = " --chat" if self.base.tokenizer.chat_template else ""
         return f"errata ask{chat} {shlex.quote(self.rows[0].question)} --line {LINE}"
+
+    @property
+    def changes(self) -> Changes | None:
+        """What changes in the second act."""
+        return changes_of(self.workplace.ledger, LINE, self.edits, self.targets)
+
+    @property
+    def changing(self) -> str:
+        """What a person types for it."""
+        return self.changes.commands(LINE) if self.changes else "errata submit …"
 
     @property
     def rows(self) -> list[answers.Asked]:
@@ -112,6 +125,24 @@ def _compare(demo: Demo) -> None:
     answers.show_corrected(demo.rows, said)
 
 
+def _nothing_changes(demo: Demo) -> str:
+    return "" if demo.changes else "of the facts that change again none is in service"
+
+
+def _change(demo: Demo) -> None:
+    if changes := demo.changes:
+        ask_for(changes, demo.workplace.ledger, LINE)
+
+
+def _compare_changed(demo: Demo) -> None:
+    changes = demo.changes
+    if changes is None:
+        return
+    now = answers.ask(demo.workplace, LINE, demo.base, demo.rows)
+    questions = [demo.facts[edit.id].question for edit in (changes.replaced, changes.leaves)]
+    answers.show_changed(demo.rows, answers.kept(demo.home.answers), now, (questions[0], changes.target), questions[1])
+
+
 def _base_serves(demo: Demo) -> str:
     return "" if demo.serving else "the base is in service"
 
@@ -138,6 +169,19 @@ def _status(demo: Demo) -> None:
     lines.status(LINE)
 
 
+SECOND_ACT = (
+    Step("change", "Facts live: one changes again, another is to leave", "{demo.changing}", _change, _nothing_changes),
+    Step(
+        "run-changed",
+        "What stays is made anew from stored values, then what is new is written",
+        "errata run demo",
+        _run,
+        _nothing_changes,
+    ),
+    Step("approve-changed", "Approved", "errata approve demo", _approve, _nothing_waits),
+    Step("compare-changed", "Asked again", "{demo.asking}", _compare_changed, _nothing_changes),
+)
+"""What facts that live go through; only where it is asked for, since it is another job."""
 STEPS = (
     Step("submit", "Corrections come in", "errata submit {requests.name} --line demo", _submit),
     Step(
@@ -167,6 +211,12 @@ STEPS = (
 )
 
 
+def steps_of(changes: bool) -> list[Step]:
+    """The demo's steps, with its second act or without."""
+    first = [step.name for step in STEPS].index("compare") + 1
+    return [*STEPS[:first], *(SECOND_ACT if changes else ()), *STEPS[first:]]
+
+
 def do(demo: Demo, steps: Sequence[Step] = STEPS) -> None:
     """Every step in its turn; what an earlier run of this demo has done is only named."""
     for number, step in enumerate(steps, start=1):
@@ -176,7 +226,8 @@ def do(demo: Demo, steps: Sequence[Step] = STEPS) -> None:
             continue
         with demo.home.step(step.name):
             console.rule(Text(title, "bold"), align="left")
-            say(f"$ {step.command.format(demo=demo, **vars(demo))}", style="dim")
+            for command in step.command.format(demo=demo, **vars(demo)).splitlines():
+                say(f"$ {command}", style="dim")
             if why := step.needless(demo):
                 say(f"nothing to do: {why}")
             else:

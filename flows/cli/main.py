@@ -21,6 +21,7 @@ from flows.cli import (  # noqa: F401
     judging,
     keeping,
     lines,
+    migrating,
     promoting,
     requests,
     retracting,

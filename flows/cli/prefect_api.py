@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 from editing.errors import ErrataError, UsageError
@@ -65,6 +66,7 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
         home = Path(settings.home)
         with _started(home) as (process, url), _address(url), _failures_named(url, home):
 
+            @cache  # whoever asks again does not wait for another start
             def started() -> None:
                 _wait(process, home, change)
                 loading.close()

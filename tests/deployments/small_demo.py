@@ -50,7 +50,7 @@ def main(home: str, model: str, candidates: str, place: str = "", times: str = "
     jobs.run = partial(jobs.run, option=options(METHOD), policy=policy)  # type: ignore[assignment]
     if place:
         kill_after(place, int(times))
-    begin(Path(home), model, Path(candidates))
+    begin(Path(home), model, Path(candidates), changes=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.demo.steps import LINE, STEPS
+from deployments.demo.steps import LINE, steps_of
 from tasks.settings import Settings
 from tasks.workplace import open_workplace
 from tests.fact_model import fact_edits
@@ -39,7 +39,8 @@ def write_candidates(file: Path) -> list[str]:
         first | {"id": "malformed", "prompt": "It was here", "shows": "malformed"},
         first | {"id": "contradiction", "target_new": candidates[1]["target_new"] + "ia", "shows": "contradiction"},
     ]
-    file.write_text(json.dumps({"candidates": candidates, "neighbors": neighbors}))
+    changes = {"fact-0": candidates[2]["target_new"]}
+    file.write_text(json.dumps({"candidates": candidates, "neighbors": neighbors, "changes": changes}))
     return [candidate["id"] for candidate in candidates[:4]]
 
 
@@ -69,22 +70,24 @@ def test_killed_while_it_writes_and_while_it_approves_the_demo_ends_as_if_it_had
     assert "$ errata submit" not in approving.stdout and "$ errata approve demo" in approving.stdout
     ending = demo(home, candidates, fact_model_path)
     assert ending.returncode == 0, ending.stdout
-    assert "$ errata run demo" not in ending.stdout and "nothing waits" in ending.stdout
+    assert "$ errata run demo --model" not in ending.stdout and "nothing waits" in ending.stdout
     # The questions of the table, as a person asks them; this model has no chat.
     assert "$ errata ask '" in ending.stdout and "?' --line demo" in ending.stdout
-    for words in ("before and after", "taken back", "word for word", "next steps", "places to look"):
+    for words in ("before and after", "what changed", "taken back", "word for word", "next steps", "places to look"):
         assert words in ending.stdout, ending.stdout
 
     workplace = open_workplace(Settings(home=home))
     states = workplace.ledger.states(LINE)
-    assert {name: states[name].state for name in ids} == dict.fromkeys(ids, "rolled_back")
-    for name in ids:
+    changed = {"fact-0": "superseded", ids[-1]: "retracted"}
+    assert {name: states[name].state for name in ids} == dict.fromkeys(ids, "rolled_back") | changed
+    for name in (*ids, "fact-0-next"):
         events = [event.event for event in workplace.ledger.history(name, None, LINE, 100)]
         assert events.count("committed") == events.count("promoted") == 1, events
-    assert [state.state for name, state in states.items() if name not in ids] == ["rejected", "rejected"]
+    taken_out = f"retract:{ids[-1]}@"
+    assert [s.state for n, s in states.items() if not n.startswith(("fact-", taken_out))] == ["rejected", "rejected"]
     head = workplace.store.head(LINE)
     assert head is not None and head.version == 0
     stages = [json.loads(line)["step"] for line in (home / "stages.jsonl").read_text().splitlines()]
-    assert [stage for stage in stages if stage != "start"] == [step.name for step in STEPS]
+    assert [stage for stage in stages if stage != "start"] == [step.name for step in steps_of(changes=True)]
     again = json.loads((home / ".errata-demo").read_text())
     assert again["finished"] is True

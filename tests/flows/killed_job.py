@@ -3,7 +3,7 @@
 Each is a copy (`fork`) of this process, which has imported everything and done nothing: else most of a job is imports.
 Boundaries are: before each task of the flow (which is after the one before it), after a version object is created, when
 its events are not yet written, and after each append to the ledger. What it reads are lines of JSON, [LINE, N, FILE,
-HOME]; each is answered with the exit code of the job, and the last boundary that was passed is written to FILE.
+LEAVES, ENVIRONMENT]; each is answered with the job's exit code, and the boundaries that were passed stand in FILE.
 """
 
 import json
@@ -27,23 +27,25 @@ from tasks.stores.snapshots import SnapshotStore
 from tests.flows.conftest import POLICY
 
 LOOKS = ("stand_still", "ask_line", "make_root", "validate_root")
-"""Stages that only look: killed before one, a job is where it is before the next that does something."""
+"""Stages that only look, where nothing leaves: killed before one, a job is where it is before the next that does."""
 
 
-def main(line: str, kill_at: int, log: Path) -> None:
+def main(line: str, kill_at: int, log: Path, leaves: bool) -> None:
+    """With `leaves`, the line loses facts: each stage does something."""
     passed = 0
 
     def boundary(name: str) -> None:
         nonlocal passed
         passed += 1
-        log.write_text(f"{passed} {name}")
+        with log.open("a") as told:
+            print(passed, name, file=told)
         if passed == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     task_call, publish, append = Task.__call__, SnapshotStore.publish, Ledger.write
 
     def called(self, *args, **kwargs):
-        if self.name not in LOOKS:
+        if leaves or self.name not in LOOKS:
             boundary(f"before {self.name}")
         return task_call(self, *args, **kwargs)
 
@@ -68,10 +70,11 @@ if __name__ == "__main__":
         job = os.fork()
         if job == 0:
             os.dup2(2, 1)  # standard output is for the answers
-            name, number, file, os.environ["ERRATA_HOME"] = json.loads(asked)
+            name, number, file, leaves, environment = json.loads(asked)
+            os.environ.update(environment)
             code = 1
             try:
-                main(name, number, Path(file))
+                main(name, number, Path(file), leaves)
                 code = 0
             except Exception:  # as Python itself would say it; this copy must not go on reading
                 traceback.print_exc()

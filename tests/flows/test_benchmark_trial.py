@@ -20,12 +20,15 @@ from flows import benchmark_states
 from flows import trial as trials
 from flows.benchmark import Benchmark, read_benchmark, run_benchmark
 from flows.benchmark_facts import read_facts, read_references
-from tasks.lines.specs import LineSpec
+from flows.knowledge_update import knowledge_update
+from tasks.ledger import intake
+from tasks.ledger.trying import as_records
+from tasks.lines.specs import LineSpec, resolve_line
 from tasks.progress import NoteKind, Silent, listening
 from tasks.settings import Settings
 from tasks.update.session import Session, open_session
 from tests.fact_model import FACT_TEXT, fact_edits
-from tests.flows.conftest import METHOD
+from tests.flows.conftest import METHOD, POLICY
 
 FIELDS = {
     "edits", "model", "method", "mode", "batch_size", "seed", "layers", "config", "seconds_per_edit",
@@ -222,6 +225,21 @@ def test_a_trial_of_several_says_of_each_what_a_trial_of_it_alone_says(settings,
         assert row.answer_after.startswith(edit.target_new) == (row.after["efficacy_argmax"] == 1.0)
     assert all(unchanged(session) for session in sessions)
     assert all(session.live == [] and session.method_input.history.count == 0 for session in sessions)
+
+
+@pytest.mark.slow
+def test_a_trial_on_a_line_is_made_as_its_versions_are(place, good_edits, sessions):
+    """Whatever this release would choose for a new line."""
+    workplace = place("made-otherwise")
+    intake.submit(workplace.ledger, "made-otherwise", good_edits[:1], "tester")
+    knowledge_update("made-otherwise", POLICY)
+    stored = workplace.store.versions("made-otherwise")[0].manifest.function
+    spec = resolve_line(workplace.store.store, workplace.settings, "made-otherwise")
+    other = spec.model_copy(update={"config": spec.config.model_copy(update={"layers": (2,)})})
+    trials.try_each(workplace.settings, other, good_edits[:1], function=stored)
+    trials.trial("made-otherwise", as_records(good_edits[:1]))
+    assert [list(one.method_input.layers) for one in sessions] == [stored["layers"]] * 2
+    assert [list(one.method_input.prefixes) for one in sessions] == [stored["contexts"]] * 2
 
 
 def test_a_benchmark_takes_the_first_edits_of_a_seeded_shuffle(tmp_path):

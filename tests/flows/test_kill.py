@@ -1,6 +1,8 @@
 """kill -9 at every boundary of a job, then the job again: nothing is lost, nothing is applied twice."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,33 +10,41 @@ from pathlib import Path
 
 import pytest
 
+from editing.request import Request
 from flows.knowledge_update import knowledge_update
+from tasks.audit.auditing import audit
 from tasks.ledger import intake
+from tasks.ledger.removals import take_out
+from tasks.ledger.reserved import REFUSE
 from tasks.ledger.view import chain, look
 from tasks.lines.stored import stored_line
 from tasks.review import decisions as review
 from tasks.review import standing
 from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
+from tasks.settings import load_settings
 from tasks.stores.manifest import members
-from tasks.workplace import Workplace
+from tasks.workplace import Workplace, open_workplace
+from tests.databases import mlflow_database
 from tests.flows.conftest import POLICY
 
 ROOT = Path(__file__).parents[2]
 FINAL = {"committed", "quarantined"}
 MOST_BOUNDARIES = 80
+LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0})
 
 
 @pytest.fixture
 def killed(place) -> Iterator[Callable[..., int]]:
-    """Runs a job that kills itself at its n-th boundary, `killed(workplace, line, n, file)`; gives the exit code."""
+    """Runs a job that kills itself at its n-th boundary, `killed(line, n, file)`; gives the exit code."""
     place("first")  # sets the environment that the jobs share
     command = [sys.executable, "-m", "tests.flows.killed_job"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as jobs:
         assert jobs.stdin is not None and jobs.stdout is not None
 
-        def run(workplace: Workplace, line: str, kill_at: int, log: Path) -> int:
-            print(json.dumps([line, kill_at, str(log), str(workplace.settings.home)]), file=jobs.stdin, flush=True)
+        def run(line: str, kill_at: int, log: Path, leaves: bool = False) -> int:
+            environment = {name: value for name, value in os.environ.items() if name.startswith("ERRATA_")}
+            print(json.dumps([line, kill_at, str(log), leaves, environment]), file=jobs.stdin, flush=True)
             return int(jobs.stdout.readline())
 
         yield run
@@ -69,10 +79,10 @@ def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, killed
         line, log = f"kill{kill_at}", tmp_path / f"{kill_at}.txt"
         workplace = place(line)
         intake.submit(workplace.ledger, line, edits, "tester")
-        code = killed(workplace, line, kill_at, log)
+        code = killed(line, kill_at, log)
         if code == 0:
             break
-        boundaries.append(log.read_text())
+        boundaries.append(log.read_text().splitlines()[-1])
         assert code == -9, boundaries[-1]
         knowledge_update(line, POLICY)
         check_complete(workplace, line, [edit.id for edit in edits], boundaries[-1])
@@ -80,3 +90,60 @@ def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, killed
     for step in ("intake", "load_model", "apply_batch", "validate", "snapshot", "roll_back", "quarantine", "register"):
         assert f"before {step}" in names, names
     assert "after publish" in names and "after append" in names, names
+
+
+def changing(workplace, line, edits, impossible) -> None:
+    """A line with four facts in service and two that wait, of which a job takes out two and replaces one."""
+    for part in (edits[:4], edits[4:6]):
+        intake.submit(workplace.ledger, line, part, "tester")
+        knowledge_update(line, LOOSE)
+        if part[0] is edits[0]:
+            review.approve(workplace, line)
+    told = {"subject": edits[1].subject, "prompt": edits[1].prompt, "target_new": edits[1].target_true}
+    intake.submit(workplace.ledger, line, [Request(id="new", **told), impossible], "tester")
+    take_out(workplace.store, workplace.ledger, line, [edits[0].id], "tester", "it is wrong")
+    take_out(workplace.store, workplace.ledger, line, [edits[4].id], "tester", "no source", prefix=REFUSE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_that_loses_facts_killed_where_it_makes_the_line_anew_is_completed_by_the_next(
+    place, killed, tmp_path, good_edits, impossible, monkeypatch
+):
+    line = "lost"
+    before = place(line).settings.home
+    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{mlflow_database(before / 'mlflow.db')}")
+    changing(open_workplace(load_settings()), line, good_edits, impossible)
+
+    def run(kill_at: int) -> tuple[Workplace, list[str]]:
+        """In a copy of that home."""
+        home, log = tmp_path / f"home{kill_at}", tmp_path / f"{kill_at}.txt"
+        shutil.copytree(before, home)
+        monkeypatch.setenv("ERRATA_HOME", str(home))
+        monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+        code = killed(line, kill_at, log, leaves=True)
+        assert code == (-9 if kill_at else 0), log.read_text()
+        return open_workplace(load_settings()), log.read_text().splitlines()
+
+    _, passed = run(0)
+    first = next(n for n, name in enumerate(passed, start=1) if name.endswith("before make_root"))
+    last = next(n for n, name in enumerate(passed, start=1) if n > first and name.endswith("before apply_batch"))
+    assert {name.partition(" ")[2] for name in passed[first - 1 : last]} >= {"before validate_root", "after publish"}
+    digests = set()
+    for kill_at in range(first, last + 1):
+        workplace, _ = run(kill_at)
+        knowledge_update(line, POLICY)
+        states = {name: one.state for name, one in workplace.ledger.states(line).items()}
+        view = look(workplace.store, workplace.ledger, line)
+        where = (passed[kill_at - 1], states)
+        assert states["new"] == "committed" and states["impossible"] == "quarantined", where
+        review.approve(workplace, line)
+        states = {name: one.state for name, one in workplace.ledger.states(line).items()}
+        live = look(workplace.store, workplace.ledger, line).live
+        assert {*live} == {"new", *(good_edits[i].id for i in (2, 3, 5))}, where
+        ends = {good_edits[0].id: "retracted", good_edits[1].id: "superseded", good_edits[4].id: "rejected"}
+        assert {name: states[name] for name in ends} == ends, (where, states)
+        assert audit(workplace, line, mlflow=False).faults == [], where
+        root = next(v for v in view.waiting if v.manifest.live)
+        digests.add(json.dumps(root.manifest.tensor_digests, sort_keys=True))
+    assert len(digests) == 1
