@@ -24,6 +24,7 @@ from flows.cli import (  # noqa: F401
     keeping,
     lines,
     migrating,
+    promoting,
     requests,
     retracting,
     rules,

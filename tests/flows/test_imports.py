@@ -88,6 +88,8 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("restore", "nowhere"): LEDGER,
     ("forget", "nobody", "--reason", "x"): LEDGER,
     ("forget", "--reason", "x"): LEDGER,
+    ("promote",): set(),
+    ("promote", "--from", "nowhere"): set(),
     ("history", "--at", "2026-12-01"): set(),
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
