@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import Edit, filled
-from editing.errors import InvalidEdit
+from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
 from editing.taught import join_of
 
@@ -214,6 +215,28 @@ def check_edits(
     room = max(len(tokenizer(prefix)["input_ids"]) for prefix in prefixes)
     for edit in edits:
         check_edit(model, tokenizer, edit, room)
+
+
+def leave_end_off(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep a tokenizer from ending every text with a token of its own: what is asked after it goes on from nothing."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    if not special or not special[-1]:
+        return
+    begin = [tokenizer.convert_ids_to_tokens(one) for one in ids[: special.index(0)]] if 0 in special else []
+    named = [(token, tokenizer.convert_tokens_to_ids(token)) for token in begin]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*begin, "$A"], pair=[*begin, "$A", "$B:1"], special_tokens=named
+    )
+
+
+def check_offsets(reference: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ModelError for a tokenizer that does not tell which characters a token stands for."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer of model '{reference}' ({type(tokenizer).__name__}) does not tell where in a text its "
+            "tokens stand, by which a subject is found; save one that does (a 'fast' one, a tokenizer.json) beside it"
+        )
 
 
 @dataclass(frozen=True)

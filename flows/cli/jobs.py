@@ -89,6 +89,7 @@ def run(
     """
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
+    from tasks.lines.bases import check_base
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
     from tasks.update.policy_file import given_policy
@@ -114,7 +115,8 @@ def run(
         )
         return
     workplace = open_workplace()
-    resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
+    # A mistake is found before any work.
+    check_base(resolve_line(workplace.store.store, workplace.settings, line, **definition), workplace.settings)
     check_not_frozen(workplace.store.store, line)
     if not json:
         say(f"updating line {line}", style="bold")
@@ -124,7 +126,7 @@ def run(
         started()
         with shown_progress(json):
             summary = knowledge_update(line, checked, limit, text, statistics_text, only or None, **definition)
-    _show_summary(line, summary, json)
+    show_summary(line, summary, json)
 
 
 @app.command()
@@ -172,10 +174,11 @@ def rebase(
         started()
         with shown_progress(json):
             summary = rebase_flow(line, checked, text, statistics_text)
-    _show_summary(line, summary, json)
+    show_summary(line, summary, json)
 
 
-def _show_summary(line: str, summary: "JobSummary", json: bool) -> None:
+def show_summary(line: str, summary: "JobSummary", json: bool) -> None:
+    """What a job came to."""
     if json:
         as_json(summary.model_dump(mode="json"))
         return

@@ -13,7 +13,6 @@ from flows.cli.app import (
     LineOption,
     Option,
     Remote,
-    Version,
     Wait,
     app,
     if_stopped,
@@ -25,7 +24,6 @@ from flows.cli.given import joined, probe, records, show_read, warn_all
 if TYPE_CHECKING:
     from editing.edit import Edit
     from flows.trial import TrialRow
-    from tasks.ledger.events import Event
 
 
 @app.command()
@@ -164,6 +162,7 @@ def trial(
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.ledger.trying import as_records, read_to_try, to_try
+    from tasks.lines.bases import check_base
     from tasks.lines.specs import resolve_line
     from tasks.workplace import open_workplace
 
@@ -177,6 +176,7 @@ def trial(
     workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
+    check_base(spec, workplace.settings)
     edits = _told(to_try(workplace.ledger, line, file=file, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import heard
@@ -217,46 +217,3 @@ def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":
     edits, said = read
     warn_all(said)
     return edits
-
-
-@app.command(rich_help_panel="Versions")
-def history(
-    request: Annotated[str | None, typer.Argument(help="A request's id; without it, everything of the line.")] = None,
-    line: LineOption = "main",
-    version: Version = None,
-    limit: Annotated[int, typer.Option(min=1, help="The latest so many events.")] = 50,
-    json: Json = False,
-) -> None:
-    """What happened to a request, to a version, or on a line, from the ledger.
-
-    Examples:
-
-        errata history geo-17
-
-        errata history --version 2
-
-        errata history --line main --limit 200 --json
-    """
-    from tasks.ledger.removals import removals_of
-    from tasks.workplace import open_workplace
-
-    ledger = open_workplace().ledger
-    events = ledger.history(request, version, line, limit)
-    if request is not None:
-        removals = [event for name in removals_of(ledger, line, request) for event in ledger.history(name, line=line)]
-        events = sorted([*events, *removals], key=lambda event: (event.commit or 0, event.sequence))
-    if request is not None and not events:
-        raise UsageError(f"line '{line}' knows no request '{request}'; see errata history --line {line}")
-    if json:
-        as_json([event.model_dump(mode="json") for event in events])
-        return
-    columns = ["time (UTC)", "request", "event", "version", "batch", "actor", "reason"]
-    table(f"events of line {line}", columns, [_event_row(event) for event in events], ["version", "batch"])
-    for event in events if request is not None else []:
-        if event.payload:
-            as_json(dict(event.payload))
-
-
-def _event_row(event: "Event") -> list[object]:
-    time = f"{event.time:%Y-%m-%d %H:%M:%S}"
-    return [time, event.request_id, event.event, event.version, event.batch, event.actor, event.reason]

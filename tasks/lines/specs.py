@@ -13,9 +13,11 @@ from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
 from editing.texts import given_join
+from tasks.addresses import folder_of
 from tasks.lines.hypernetworks import resolved_options
 from tasks.lines.stored import definition, spec_key, where
 from tasks.names import check_line
+from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectConflict
 from tasks.stores.objects import ObjectStore
@@ -122,7 +124,17 @@ def save_line(store: ObjectStore, spec: LineSpec) -> None:
 
 
 def absolute(model: str | None) -> str | None:
-    """A model's folder or file as an absolute path, so that a job started elsewhere finds it."""
-    if model is None or model == EMBEDDED or not Path(model).expanduser().exists():
+    """A model's folder or file as an absolute path, so that a job started elsewhere finds it.
+
+    Raises:
+        UsageError: it is an address of a kind that is not read.
+    """
+    if model is None or model == EMBEDDED:
+        return model
+    try:
+        model = folder_of(model)
+    except ValueError as error:
+        raise UsageError(f"model '{without_secrets(model)}': {error}, a hub id or a GGUF file") from error
+    if not Path(model).expanduser().exists():
         return model
     return str(Path(model).expanduser().resolve())

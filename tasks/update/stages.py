@@ -6,6 +6,7 @@ Each can be called by itself. The flow wraps each in a Prefect task (tasks/updat
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -120,7 +121,8 @@ def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
 
 def screen_taken(session: Session, taken: Taken) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
-    found = screen(session, taken.edits)
+    subjects = Counter(edit.subject for edit in taken.known.values())
+    found = screen(session, taken.edits, {subject for subject, count in subjects.items() if count > 1})
     known = taken.known | {edit.id: edit for edit in found.accepted}
     replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
     return replace(
