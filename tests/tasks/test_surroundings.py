@@ -8,9 +8,12 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
+from editing.edit import Edit
 from editing.errors import PolicyError
+from tasks.ledger import intake
 from tasks.settings import load_settings
 from tasks.surroundings import DATABASE, PROXIES
+from tasks.workplace import open_workplace
 
 SET_THERE = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE", "PREFECT_API_URL", *DATABASE)
 
@@ -48,6 +51,17 @@ def test_this_machine_is_never_asked_through_a_proxy_that_can_be_used(bare, monk
     assert not urllib.request.proxy_bypass_environment("example.com")
     assert all(os.environ[name] == proxy for name in PROXIES)
     httpx.Client().close()
+
+
+def test_a_store_and_a_ledger_on_this_machine_are_asked_directly(bare, monkeypatch, moto_url, credentials):
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    places = {"store": "s3://errata-tests/direct", "ledger": "s3://errata-tests/direct-ledger", "s3_endpoint_url": moto_url}
+    workplace = open_workplace(load_settings(**places))
+    workplace.store.store.put("here", b"1")
+    edit = Edit(subject="Ada", prompt="{} lives in", target_new="Rome")
+    assert workplace.store.store.get("here")[0] == b"1"
+    assert len(intake.submit(workplace.ledger, "main", [edit], "tester").queued) == 1
 
 
 @pytest.mark.parametrize(
