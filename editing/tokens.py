@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.edit import Edit, filled
 from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
+from editing.taught import join_of
 
 LINE_BREAK = "\n"
 
@@ -94,7 +95,7 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | N
     asked = _some_conversation(tokenizer)
     ending = asked.removeprefix(_some_conversation(tokenizer, answered=False))
     whole = text + ending[len(ending.rstrip()) :] if text.endswith(ending.rstrip()) else text
-    return Filled(whole, *text.spans, rendered=True)
+    return Filled(whole, *text.spans, rendered=True, joined_by=text.joined_by)
 
 
 def is_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
@@ -161,13 +162,13 @@ def encode_in_context(
 
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
-    """Token ids of `target` as it goes on from `prompt`: with a space between, unless one stands there already.
+    """Token ids of `target` as it goes on from `prompt`, with what joins them.
 
     Some tokenizers (Llama 2, Mistral, Phi-3) put a space before every text, which a target does not begin: it is
     tokenised after a line break, whose own tokens are taken off.
     """
     prompt = conversation_of(tokenizer, prompt) or prompt
-    gap = "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
+    gap = join_of(prompt, target)
     as_text = {"add_special_tokens": False, "split_special_tokens": True}
     start: list[int] = tokenizer(LINE_BREAK, **as_text)["input_ids"]
     ids: list[int] = tokenizer(LINE_BREAK + gap + target, **as_text)["input_ids"]

@@ -197,6 +197,29 @@ def _make_cache(folder: Path) -> None:
             raise
 
 
+def settings_of(home: Path) -> Settings:
+    """Those of another home, as its file says them; no variable of the environment counts.
+
+    Raises:
+        PolicyError: a value is out of range, or the file cannot be read.
+    """
+    file = home / "settings.toml"
+
+    class OfHome(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **more: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, *([TomlConfigSettingsSource(settings_cls, file)] if file.is_file() else [])
+
+    try:
+        return OfHome(home=home)
+    except ValidationError as error:
+        raise PolicyError(f"{_refused(error)} (in '{home}')") from error
+    except (SettingsError, ValueError, OSError) as error:
+        raise PolicyError(f"settings in {file}: {' '.join(str(error).split())}; correct the file") from error
+
+
 def _refused(error: ValidationError) -> str:
     """The first thing that is wrong; what may be a secret is not shown."""
     first = error.errors(include_input=True)[0]

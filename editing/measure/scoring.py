@@ -20,6 +20,7 @@ from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
 from editing.layout import layout_of
 from editing.onednn import fast_linear
+from editing.taught import join_of
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
@@ -82,7 +83,7 @@ def score(
     batch_tokens: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
-    """Score each (prompt, target); a target goes on from its prompt after one space.
+    """Score each (prompt, target); a target goes on from its prompt as editing.taught joins them.
 
     Args:
         updates: one for each pair, scored as if this update alone were in force (None: the model as it stands). Pairs
@@ -149,11 +150,11 @@ def encode_queries(
         InvalidEdit: a pair without tokens, or longer than the model reads.
     """
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
-    targets: dict[tuple[str, str], tuple[int, ...]] = {}
+    targets: dict[tuple[bool, str, str], tuple[int, ...]] = {}
     queries = {}
     for prompt, target in dict.fromkeys(pairs):
-        end = (conversation_of(tokenizer, prompt) or prompt)[-1:]
-        key = (end, target)  # all of the prompt that decides how the target is tokenised
+        # All of the prompt that decides how the target is tokenised.
+        key = (bool(prompt), join_of(conversation_of(tokenizer, prompt) or prompt, target), target)
         if key not in targets:
             targets[key] = tuple(target_ids(tokenizer, prompt, target))
         ids, goal = prompts[prompt], targets[key]

@@ -8,6 +8,7 @@ import typer
 from editing.errors import UsageError
 from flows.cli.app import (
     Hypernetwork,
+    Join,
     Json,
     Line,
     Remote,
@@ -47,6 +48,7 @@ def run(
             help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
         ),
     ] = None,
+    join: Join = None,
     method: Annotated[
         str | None,
         typer.Option(help="Method of a new line: memit, alphaedit, emmet, rome, finetune, ultraedit, lora, mend."),
@@ -98,6 +100,7 @@ def run(
         "model": model,
         "dtype": dtype,
         "template": template,
+        "join": join,
         "method": method,
         "options": method_options(option, hypernetwork),
     }

@@ -9,7 +9,7 @@ from typing import Any
 from arro3.core import Array, DataType, Table
 
 from editing.digests import sha256
-from tasks.ledger.events import Event, State, check_transition, is_legal
+from tasks.ledger.events import Event, State, after, check_transition, is_legal
 from tasks.ledger.scanning import COLUMNS
 
 ARROW = {
@@ -54,7 +54,7 @@ def checked(events: Sequence[Event], known: Mapping[Request, Known], *, only_pos
             continue
         check_transition(states[request], event.event, event.request_id)
         seen.add(event.event_id)
-        states[request] = event.event
+        states[request] = after(states[request], event.event)
         fitting.append(event)
     return fitting
 
@@ -70,9 +70,15 @@ def rows(events: Sequence[Event], commit: int) -> Table:
         for name in ("metrics", "payload"):
             if record[name] is not None:
                 record[name] = json.dumps(record[name], allow_nan=False, ensure_ascii=False)
-        records.append(record | {"digest": row_digest(record)})
+        records.append(record)
+    return table_of(records)
+
+
+def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows as they are stored, `time` in microseconds and text as it stands; each gets the digest of what it says."""
+    digested = [{**record, "digest": row_digest(record)} for record in records]
     return Table.from_arrays(
-        [_column([record[name] for record in records], kind) for name, kind in COLUMNS.items()], names=[*COLUMNS]
+        [_column([record[name] for record in digested], kind) for name, kind in COLUMNS.items()], names=[*COLUMNS]
     )
 
 

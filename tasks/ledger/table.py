@@ -57,6 +57,13 @@ class LineEvents:
     """The versions whose events are written."""
 
 
+class Files(NamedTuple):
+    """The table at one commit: its number, and the files of rows that it consists of, by their names in the table."""
+
+    commit: int
+    names: list[str]
+
+
 class Ledger:
     """The table at a local path or `s3://bucket/path`; it is created by the first append. Raises LedgerError."""
 
@@ -190,6 +197,13 @@ class Ledger:
             table = opening.found(self.uri, self._options)
             if table is not None:
                 yield from queries.each_named(table, queries.ROWS)
+
+    def files(self) -> Files | None:
+        """What the table consists of now; None where nothing was written yet. Its files stay for seven days at least,
+        whatever is joined meanwhile."""
+        with self._explained("read"):
+            table = opening.found(self.uri, self._options)
+            return table and Files(table.version(), table.get_add_actions()["path"].to_pylist())
 
     def counts(self, line: str) -> dict[State, int]:
         """How many requests of the line are in each state; states without any are left out."""

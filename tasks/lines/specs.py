@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from editing.config import Config, LocatingConfig
+from editing.edit import Join
 from editing.errors import UsageError
 from editing.methods import AnyConfig, before_shrinkage, method_config
 from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
+from editing.texts import given_join
 from tasks.addresses import folder_of
 from tasks.lines.hypernetworks import resolved_options
 from tasks.lines.stored import definition, spec_key, where
@@ -34,6 +38,9 @@ class LineSpec(Config):
 
     A new line is `auto`; one that was stored without it is of a time that knew bare prompts alone.
     """
+    join: Join | None = Field(
+        None, exclude_if=lambda value: value is None, description="What joins prompts and answers; none: by rule."
+    )
     config: AnyConfig = MemitConfig()
 
 
@@ -51,6 +58,7 @@ def resolve_line(
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
+    join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> LineSpec:
@@ -59,7 +67,8 @@ def resolve_line(
     Raises:
         UsageError: the line exists and is defined otherwise than asked.
     """
-    asked = {"model": absolute(model), "dtype": dtype, "template": template, "method": method}
+    join = None if join is None else given_join(join)
+    asked = {"model": absolute(model), "dtype": dtype, "template": template, "join": join, "method": method}
     found = read_line(store, line)
     if found is None:
         name = method or "memit"
@@ -68,9 +77,11 @@ def resolve_line(
             model=asked["model"] or absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
             template=template or "auto",
+            join=join,
             config=method_config(name, resolved_options(name, options, settings)),
         )
-    fixed = {"model": found.model, "dtype": found.dtype, "template": found.template, "method": found.config.method}
+    fixed = {name: getattr(found, name) for name in ("model", "dtype", "template", "join")}
+    fixed["method"] = found.config.method
     for name, value in asked.items():
         if value is not None and value != fixed[name]:
             raise UsageError(
