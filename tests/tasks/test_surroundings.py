@@ -8,12 +8,10 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from editing.edit import Edit
 from editing.errors import PolicyError
-from tasks.ledger import intake
 from tasks.settings import load_settings
 from tasks.surroundings import DATABASE, PROXIES
-from tasks.workplace import open_workplace
+from tests.flows.command import ended, environment, single, start
 
 SET_THERE = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE", "PREFECT_API_URL", *DATABASE)
 
@@ -53,15 +51,14 @@ def test_this_machine_is_never_asked_through_a_proxy_that_can_be_used(bare, monk
     httpx.Client().close()
 
 
-def test_a_store_and_a_ledger_on_this_machine_are_asked_directly(bare, monkeypatch, moto_url, credentials):
-    for name in PROXIES:
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    places = {"store": "s3://errata-tests/direct", "ledger": "s3://errata-tests/direct-ledger", "s3_endpoint_url": moto_url}
-    workplace = open_workplace(load_settings(**places))
-    workplace.store.store.put("here", b"1")
-    edit = Edit(subject="Ada", prompt="{} lives in", target_new="Rome")
-    assert workplace.store.store.get("here")[0] == b"1"
-    assert len(intake.submit(workplace.ledger, "main", [edit], "tester").queued) == 1
+def test_a_store_and_a_ledger_on_this_machine_are_asked_directly(bare, moto_url, credentials):
+    proxies = dict.fromkeys([*PROXIES, *map(str.upper, PROXIES)], "http://127.0.0.1:9")
+    places = {"ERRATA_STORE": "s3://errata-tests/direct", "ERRATA_LEDGER": "s3://errata-tests/direct-ledger"}
+    env = environment(bare, **proxies, **places, ERRATA_S3_ENDPOINT_URL=moto_url)
+    for command in (single(), ("status",)):
+        ran = ended(start(command, env), 60)
+        assert (ran.code, ran.err) == (0, ""), ran.err
+    assert "1 queued" in ran.out
 
 
 @pytest.mark.parametrize(
