@@ -17,7 +17,7 @@ from tasks.ledger.view import LineView, chain
 from tasks.lines.rules import check_not_frozen
 from tasks.lines.specs import Template, resolve_line
 from tasks.progress import note, progress, stage
-from tasks.report.data import JobReport
+from tasks.report.data import JobReport, Moved
 from tasks.report.verdict import headline
 from tasks.retries import RETRIES, outlasting
 from tasks.stores.errors import HeadMoved
@@ -91,8 +91,12 @@ def job(
     *,
     anew: bool = False,
     only: Sequence[str] | None = None,
+    moved: Moved | None = None,
 ) -> JobSummary:
-    """The work of the flow; `anew`: the line is made anew from the base, whatever is queued. Raises as it does."""
+    """The work of the flow; `anew`: the line is made anew from the base, whatever is queued. Raises as it does.
+
+    `moved`: the facts of another line that are queued for it.
+    """
     workplace = open_workplace()
     texts, statistics_texts, policy = *(read_texts(file) for file in files), settled(policy)
     store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
@@ -104,7 +108,7 @@ def job(
             _requeue(run, lease.record.unsettled)
             outlasting(lease.settle, away)
         view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who), away)
-        journal = Journal()
+        journal = Journal(moved=moved)
         taken = take_up(run, view, (limit, only), journal)
         work = taken.edits or taken.removals or (anew and view.tip) or stages.unfinished(view)
         if not work and not _unregistered(workplace, view):

@@ -121,7 +121,7 @@ def run(
         started()
         with shown_progress(json):
             summary = knowledge_update(line, checked, limit, text, statistics_text, only or None, **definition)
-    _show_summary(line, summary, json)
+    show_summary(line, summary, json)
 
 
 @app.command()
@@ -169,10 +169,11 @@ def rebase(
         started()
         with shown_progress(json):
             summary = rebase_flow(line, checked, text, statistics_text)
-    _show_summary(line, summary, json)
+    show_summary(line, summary, json)
 
 
-def _show_summary(line: str, summary: "JobSummary", json: bool) -> None:
+def show_summary(line: str, summary: "JobSummary", json: bool) -> None:
+    """What a job came to."""
     if json:
         as_json(summary.model_dump(mode="json"))
         return

@@ -20,6 +20,7 @@ from flows.cli import (  # noqa: F401
     jobs,
     judging,
     lines,
+    migrating,
     requests,
     retracting,
     rules,

@@ -129,6 +129,29 @@ class GoneRow(Frozen):
         return f"{fact}: {self.what}{f' by {self.by}' if self.by else ''}{f', {self.reason}' if self.reason else ''}"
 
 
+class MovedRow(Frozen):
+    """A fact that was moved from another line: what people ask, and what is said there and by the new base."""
+
+    request_id: Text
+    asked: Text
+    target: Text
+    line_says: Text = ""
+    base_says: Text = ""
+    known: bool
+    """Whether the new base says it already; then nothing is written."""
+
+
+class Moved(Frozen):
+    """The facts of another line that this one was made for."""
+
+    line: Text
+    version: int
+    """Which of its versions was in service."""
+    model: Text
+    """Its base."""
+    rows: tuple[MovedRow, ...]
+
+
 class BatchRow(Frozen):
     """One attempt to write a batch; `attempt` is '2' for the whole, '2.1' and '2.2' for its halves."""
 
@@ -213,11 +236,19 @@ class JobReport(Frozen):
     edits: tuple[EditRow, ...] = ()
     gone: tuple[GoneRow, ...] = ()
     """Facts that leave with this job, one row each, and those that were to leave and stay."""
+    moved: Moved | None = None
+    """Where its facts come from, if from another line."""
     samples: tuple[Sample, ...] = ()
     mlflow_versions: dict[int, int] = Field(default_factory=dict)
     """MLflow's own numbers by the line's, of the versions that the report speaks of; in the reports before: none."""
     expires: AwareDatetime | None = None
     """When the version is rejected unless somebody decides; None: never."""
+
+    @property
+    def move(self) -> tuple[tuple[MovedRow, str, str], ...]:
+        """Each fact that was moved, what this line says to it, and what became of it."""
+        edits = {edit.request_id: edit for edit in self.edits}
+        return tuple((row, *_became(row, edits.get(row.request_id))) for row in (self.moved.rows if self.moved else ()))
 
     @field_validator("config", "policy")
     @classmethod
@@ -232,3 +263,13 @@ class JobReport(Frozen):
     def shown(self, version: int) -> str:
         """A version as people read it, with MLflow's number; version 0 is the base."""
         return shown_version(version, self.mlflow_versions.get(version)) if version else "the base"
+
+
+def _became(row: MovedRow, edit: EditRow | None) -> tuple[str, str]:
+    """What is said, and how its request ended in this job."""
+    if row.known:
+        return row.base_says, "known to the base"
+    if edit is None:
+        return "", "not written in this job"
+    said = edit.chat_after if edit.question == row.asked else edit.answer_after
+    return said, "moved" if edit.state == "committed" else edit.state

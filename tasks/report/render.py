@@ -98,6 +98,11 @@ def render_markdown(report: JobReport) -> str:
         parts.append(
             f"\nand {len(failed) - MARKDOWN_ROWS} more: see report.html of MLflow run {literal(report.mlflow_run_id)}."
         )
+    if report.moved:
+        parts += ["", f"| Moved from line {literal(report.moved.line)} | Now says | |", "|---|---|---|"]
+        move = [_row([literal(one.asked), literal(now), became]) for one, now, became in report.move]
+        parts += move[:MARKDOWN_ROWS]
+        parts += [f"\nand {len(move) - MARKDOWN_ROWS} more, in report.html."] if len(move) > MARKDOWN_ROWS else []
     if report.gone:
         parts += ["", "| Facts that leave or come back |", "|---|"]
         parts += [_row([literal(one.sentence)]) for one in report.gone[:MARKDOWN_ROWS]]

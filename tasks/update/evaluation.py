@@ -124,6 +124,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         capacity=capacity_of(session, run.workplace.store.chain(_tip(candidate)), run.policy),
         batches=tuple(journal.batches),
         gone=tuple(journal.gone),
+        moved=journal.moved,
         edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
         samples=tuple(
             Sample(prompt=p, base=before[p], champion=champion.get(p) if champion else None, candidate=after[p])

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from editing.edit import Edit
 from tasks.ledger.reserved import REFUSE
 from tasks.progress import note
-from tasks.report.data import BatchRow, Check, EditRow, GoneRow, JobReport
+from tasks.report.data import BatchRow, Check, EditRow, GoneRow, JobReport, Moved
 from tasks.stores.manifest import Version
 from tasks.update.run import Judged, Taken
 from tasks.update.verdicts import Verdict
@@ -33,6 +33,8 @@ class JobSummary(BaseModel):
     report: JobReport | None = None
     full: bool = False
     """Whether the line as it stood missed a threshold, so that nothing was written."""
+    moved: Moved | None = None
+    """The facts of another line that the job was to move."""
 
     @property
     def said(self) -> str:
@@ -59,6 +61,8 @@ class Journal:
 
     gone: list[GoneRow] = field(default_factory=list)
     """What leaves, stays though it was to leave, or was written back."""
+    moved: Moved | None = None
+    """The facts of another line that the job moves."""
     carried: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What requests carry besides their facts, by request."""
     replaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -170,6 +174,7 @@ class Journal:
             rejected=states.count("rejected"),
             report=report,
             full=self.is_full,
+            moved=self.moved,
         )
 
     def _row(
