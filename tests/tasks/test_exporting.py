@@ -65,6 +65,16 @@ def test_a_merged_folder_is_the_version_for_from_pretrained(line, tmp_path, vers
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and config["chat_template"]
 
 
+def test_a_version_of_16_bits_is_exported_as_it_is(tmp_path):
+    made = CarriedLine(tmp_path / "home", dtype="bfloat16")
+    made.serve(made.make())
+    export(made.workplace, LINE, "merged", tmp_path / "out")
+    model, expected = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), of_version(made, "1")
+    assert model.dtype == torch.bfloat16
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("version", ["2", "3"])
