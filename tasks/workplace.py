@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from editing.errors import UsageError
 from tasks.ledger.opening import s3_options
 from tasks.ledger.table import Ledger
 from tasks.retries import may_pass
@@ -11,6 +12,8 @@ from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.client import Tracker
 
 EXPERIMENT = "errata"
+RESTORING = "restoring.json"
+"""Stands in a home while a backup is put into it."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,18 @@ class Workplace:
         return Tracker(self.settings.mlflow_uri, self.settings.artifact_root, EXPERIMENT)
 
 
-def open_workplace(settings: Settings | None = None) -> Workplace:
-    """Raises StorageError or LedgerError where something cannot be reached."""
+def open_workplace(settings: Settings | None = None, *, restoring: bool = False) -> Workplace:
+    """The workplace of these settings, or of those that are set; `restoring`: for whoever puts a backup into it.
+
+    Raises:
+        StorageError, LedgerError: something cannot be reached.
+        UsageError: a restore of this home has not ended.
+    """
     used = settings or load_settings()
+    if not restoring and (used.home_folder / RESTORING).exists():
+        raise UsageError(
+            f"a restore of '{used.home_folder}' has not ended: the same errata restore again goes on with it"
+        )
     store = open_store(used.store_uri, endpoint_url=used.s3_endpoint_url, create=True)
     options = s3_options(used.s3_endpoint_url) if used.ledger_uri.startswith("s3://") else None
     return Workplace(used, SnapshotStore(store), Ledger(used.ledger_uri, options))

@@ -18,7 +18,7 @@ from deployments.demo.facts import Candidate
 from deployments.demo.home import DemoHome
 from editing.edit import Edit
 from editing.models import LoadedModel
-from flows.cli import jobs, lines, requests, versions
+from flows.cli import history, jobs, lines, requests, versions
 from flows.cli.console import console, say, waiting
 from tasks.lines.specs import resolve_line
 from tasks.review import standing
@@ -99,7 +99,7 @@ class Step:
 
 
 def _submit(demo: Demo) -> None:
-    requests.submit(demo.requests, LINE)
+    requests.submit([demo.requests], LINE)
 
 
 def _run(demo: Demo) -> None:
@@ -162,7 +162,7 @@ def _never_served(demo: Demo) -> str:
 
 
 def _history(demo: Demo) -> None:
-    requests.history(demo.edits[0].id, LINE)
+    history.history(demo.edits[0].id, LINE)
 
 
 def _status(demo: Demo) -> None:

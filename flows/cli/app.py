@@ -33,6 +33,9 @@ StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key s
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
 ]
+Join = Annotated[
+    str | None, typer.Option("--join", help="What joins prompt and answer: none, space or line; without it, by rule.")
+]
 Remote = Annotated[
     bool, typer.Option("--remote", help="By a worker, through Prefect's server, as errata deploy has set it up.")
 ]

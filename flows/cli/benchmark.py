@@ -68,7 +68,7 @@ def benchmark(
     from editing.methods import check_mode, method_config
     from flows.benchmark import Benchmark, Mode, run_benchmark
     from tasks.lines.hypernetworks import resolved_options
-    from tasks.lines.specs import LineSpec
+    from tasks.lines.specs import LineSpec, absolute
     from tasks.settings import load_settings
 
     options = method_options(option, hypernetwork) | {"seed": seed}
@@ -76,7 +76,7 @@ def benchmark(
     settings = load_settings()
     spec = LineSpec(
         line="benchmark",
-        model=model or settings.model,
+        model=absolute(model or settings.model) or settings.model,
         dtype=dtype or settings.dtype,
         template=LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw",
         config=method_config(method, resolved_options(method, options, settings)),

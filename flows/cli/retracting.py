@@ -9,14 +9,16 @@ from editing.errors import UsageError
 from flows.cli.app import Json, LineOption, Reason, Remote, Wait, app, if_stopped
 from flows.cli.console import as_json, say, warn
 
+IdsFile = Annotated[
+    Path | None, typer.Option("--file", "-f", help="More of them: ids, one a line, or a file of requests.")
+]
+
 
 @app.command(rich_help_panel="Versions")
 def retract(
     request: Annotated[list[str] | None, typer.Argument(help="Ids of requests; see errata history.")] = None,
     line: LineOption = "main",
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="More of them: ids, one a line, or a file of requests.")
-    ] = None,
+    file: IdsFile = None,
     reason: Reason = "",
     remote: Remote = False,
     wait: Wait = True,
@@ -32,7 +34,7 @@ def retract(
 
         errata retract --file old.txt --line products --reason "no longer sold"
     """
-    names = [*(request or []), *(_ids(file) if file else [])]
+    names = [*(request or []), *(ids_in(file) if file else [])]
     if remote:
         from flows.cli.remote import follow_run
         from tasks.settings import load_settings
@@ -60,14 +62,14 @@ def retract(
         say(f"next: errata run {line}")
 
 
-def _ids(file: Path) -> list[str]:
+def ids_in(file: Path) -> list[str]:
     """The ids in a file: those of its records, or its lines. Raises ReadError or UsageError."""
     from editing.readers import read_all
     from editing.readers.lines import check_file
-    from tasks.parquet import parquet_rows
+    from tasks.parquet import FOREIGN
 
     if file.suffix.lower() in (".jsonl", ".json", ".csv", ".parquet"):
-        return [edit.id for edit in read_all(file, parquet_rows=parquet_rows)]
+        return [edit.id for edit in read_all(file, foreign=FOREIGN)]
     check_file(file)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.audit.findings import Findings
-from tasks.lines.hypernetworks import FOLDER as HYPERNETWORKS
 from tasks.lines.rules import read_rules
 from tasks.lines.stored import stored_line
 from tasks.review.votes import votes
@@ -16,7 +15,7 @@ from tasks.stores.heads import past_key, sequence_of
 from tasks.stores.lease import LeaseRecord
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.stores.records import read_record
-from tasks.stores.snapshots import BLOBS, MANIFESTS, SnapshotStore
+from tasks.stores.snapshots import BLOBS, HYPERNETWORKS, MANIFESTS, SnapshotStore
 from tasks.watch.memory import WatchRecord
 
 Tell = Callable[[int, int], None]
@@ -62,6 +61,8 @@ class Objects:
     def _version(self, version: Version, found: Findings) -> None:
         """Its manifest and those that it is built on, and the bytes of every file."""
         found.count("versions")
+        if (gone := self.store.forgotten(version.snapshot)) is not None:
+            found.note(gone.sentence)
         for manifest in self._unseen(version.snapshot):
             for name, digest in manifest.files.items():
                 what = f"'{name}' of version {manifest.version} of line '{manifest.line}'"
@@ -76,7 +77,7 @@ class Objects:
         manifests = []
         while snapshot is not None and (key := f"{MANIFESTS}/{snapshot}.json") not in self.verified:
             manifests.append(self.store.manifest(snapshot))
-            self.verified.add(key)
+            self.verified |= {key, *self.store.keys(snapshot)}
             snapshot = manifests[-1].parent
         return manifests
 

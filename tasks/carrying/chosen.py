@@ -100,4 +100,4 @@ def opened(workplace: Workplace, chosen: Chosen) -> Opened:
 
 def facts_of(workplace: Workplace, chosen: Chosen) -> dict[str, Edit]:
     """The facts that the version holds, oldest first, by their requests, as far as the ledger knows what they say."""
-    return known_edits(workplace.ledger, chosen.line, list(members(chosen.chain)))
+    return known_edits(workplace.ledger, chosen.line, list(members(chosen.chain)), chosen.spec.join)

@@ -70,9 +70,15 @@ def rows(events: Sequence[Event], commit: int) -> Table:
         for name in ("metrics", "payload"):
             if record[name] is not None:
                 record[name] = json.dumps(record[name], allow_nan=False, ensure_ascii=False)
-        records.append(record | {"digest": row_digest(record)})
+        records.append(record)
+    return table_of(records)
+
+
+def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows as they are stored, `time` in microseconds and text as it stands; each gets the digest of what it says."""
+    digested = [{**record, "digest": row_digest(record)} for record in records]
     return Table.from_arrays(
-        [_column([record[name] for record in records], kind) for name, kind in COLUMNS.items()], names=[*COLUMNS]
+        [_column([record[name] for record in digested], kind) for name, kind in COLUMNS.items()], names=[*COLUMNS]
     )
 
 

@@ -57,12 +57,20 @@ class LineEvents:
     """The versions whose events are written."""
 
 
+class Files(NamedTuple):
+    """The table at one commit: its number, and the files of rows that it consists of, by their names in the table."""
+
+    commit: int
+    names: list[str]
+
+
 class Ledger:
     """The table at a local path or `s3://bucket/path`; it is created by the first append. Raises LedgerError."""
 
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
         self.uri = uri if uri.startswith("s3://") else str(Path(uri).expanduser().absolute())
         self._options = dict(storage_options or {})
+        opening.check_path(self.uri)
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Write all events or none, in one commit; those that the table has already, by their id, are left out.
@@ -189,6 +197,13 @@ class Ledger:
             table = opening.found(self.uri, self._options)
             if table is not None:
                 yield from queries.each_named(table, queries.ROWS)
+
+    def files(self) -> Files | None:
+        """What the table consists of now; None where nothing was written yet. Its files stay for seven days at least,
+        whatever is joined meanwhile."""
+        with self._explained("read"):
+            table = opening.found(self.uri, self._options)
+            return table and Files(table.version(), table.get_add_actions()["path"].to_pylist())
 
     def counts(self, line: str) -> dict[State, int]:
         """How many requests of the line are in each state; states without any are left out."""

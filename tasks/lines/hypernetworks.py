@@ -21,11 +21,11 @@ from tasks.stores.checkpoints import Checkpoints
 from tasks.stores.errors import DigestMismatch, ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
+from tasks.stores.snapshots import HYPERNETWORKS
 
-FOLDER = "hypernetworks"
 SUFFIX = ".safetensors"
 TRAININGS = "trainings/"
-_DIGEST = re.compile(rf"(?:{FOLDER}/)?([0-9a-f]{{8,64}})(?:{re.escape(SUFFIX)})?")
+_DIGEST = re.compile(rf"(?:{HYPERNETWORKS}/)?([0-9a-f]{{8,64}})(?:{re.escape(SUFFIX)})?")
 _WHOLE = re.compile("[0-9a-f]{64}")
 FORMS = (
     "a file, a folder with one, models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/PATH, the sha256 of one in the "
@@ -74,7 +74,7 @@ def resolve(reference: str, settings: Settings) -> str:
 
 def cached(settings: Settings, digest: str) -> Path:
     """Where the cache has, or would have, the hypernetwork with this digest."""
-    return settings.cache_folder / FOLDER / f"{digest}{SUFFIX}"
+    return settings.cache_folder / HYPERNETWORKS / f"{digest}{SUFFIX}"
 
 
 def _has(path: Path, digest: str) -> bool:
@@ -83,7 +83,7 @@ def _has(path: Path, digest: str) -> bool:
 
 def stored(store: ObjectStore) -> Blobs:
     """The hypernetworks of a store."""
-    return Blobs(store, FOLDER, SUFFIX)
+    return Blobs(store, HYPERNETWORKS, SUFFIX)
 
 
 def located(config: MethodConfig, settings: Settings) -> MethodConfig:

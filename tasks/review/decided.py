@@ -16,6 +16,7 @@ Way = Literal[
     "review queue of MLflow",
     "no answer in time",
     "auto_approve",
+    "promotion",
 ]
 """How a decision was made, as HEAD records it and as people read it."""
 

@@ -68,7 +68,7 @@ def approve(
     for one in chosen:  # those that it builds on come into service with it
         _check_rules(workplace, line, one)
     check_whole(view, chosen[-1])
-    return _move(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
+    return carry_out(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
 
 
 def reject(
@@ -94,7 +94,7 @@ def reject(
     if newest is not None and refused[-1] != newest:
         raise UsageError(f"version {refused[-1]} of line '{line}' waits by now, too")
     serving = view.by_snapshot[view.serving] if view.serving else None
-    return _move(workplace, view, "reject", serving, reason, refused, by)
+    return carry_out(workplace, view, "reject", serving, reason, refused, by)
 
 
 def roll_back(
@@ -137,7 +137,7 @@ def roll_back(
         check_whole(view, view.versions[target])
         if not with_retracted:
             check_taken_out(view, view.versions[target])
-    return _move(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
+    return carry_out(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
 
 
 def take_back(
@@ -166,7 +166,7 @@ def take_back(
         goal = view.versions[target] if target else None
         reason_told = "; ".join(filter(None, (reason, back_again(view, goal))))
         try:
-            return _move(workplace, view, "rollback", goal, reason_told, (target,), by)
+            return carry_out(workplace, view, "rollback", goal, reason_told, (target,), by)
         except HeadMoved as error:  # perhaps by a rejection, which leaves it in service
             moved = error
     raise moved
@@ -233,12 +233,15 @@ def _check_rules(workplace: Workplace, line: str, version: Version) -> None:
         )
 
 
-def _move(
+def carry_out(
     workplace: Workplace, view: LineView, action: Action, goal: Version | None,
-    reason: str, versions: tuple[int, ...], by: By,
+    reason: str, versions: tuple[int, ...], by: By, refused: tuple[int, ...] = (),
 ) -> Decision:  # fmt: skip
-    """HEAD first, then the events, then the aliases; those follow from HEAD, so a decision stands without them."""
-    rejected = versions if action == "reject" else ()
+    """HEAD first, then the events, then the aliases; those follow from HEAD, so a decision stands without them.
+
+    `refused`: versions that are not wanted beside the one that comes into service.
+    """
+    rejected = versions if action == "reject" else refused
     try:
         head = workplace.store.move_head(view.line, goal, view.head, action, by.actor, reason, rejected, by.way)
     except HeadMoved as error:

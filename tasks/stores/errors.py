@@ -2,6 +2,7 @@
 
 StorageError          the store cannot be reached or refuses; trying again may help
 ├── ObjectNotFound
+├── Forgotten         what was stored was taken away, since a fact was forgotten
 ├── ObjectConflict    a compare-and-swap that lost
 ├── DigestMismatch    bytes that are not what their address says
 ├── RecordError       a record that cannot be stored as it is, or not be read
@@ -19,6 +20,10 @@ class StorageError(ErrataError):
 
 class ObjectNotFound(StorageError):
     """No object under this key."""
+
+
+class Forgotten(StorageError):
+    """What was stored was taken away, since a fact was forgotten."""
 
 
 class ObjectConflict(StorageError):

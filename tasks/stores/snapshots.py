@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from editing.digests import sha256
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
-from tasks.stores.errors import LineBusy, ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.errors import Forgotten, LineBusy, ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.forgotten import FOLDER, ForgottenVersion, forgotten_key, read_forgotten
 from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
 from tasks.stores.objects import ObjectStore
@@ -31,7 +32,7 @@ __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 TENSORS = "update.safetensors"
 VALUES = "values.safetensors"
 """What a root keeps apart, for whoever writes on: who only answers does without."""
-BLOBS, MANIFESTS = "blobs", "manifests"
+BLOBS, MANIFESTS, HYPERNETWORKS = "blobs", "manifests", "hypernetworks"
 """Folders of the store."""
 READERS = 8
 """Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
@@ -47,6 +48,7 @@ class SnapshotStore:
         self._heads = Heads(store)
         self._manifests: dict[str, Manifest] = {}  # addressed by content: never stale
         self._versions: dict[tuple[str, int], Version] = {}  # created once, and never replaced
+        self._forgotten: dict[tuple[str, int], ForgottenVersion] = {}
 
     def publish(
         self, manifest: Manifest, tensors: "Mapping[str, Tensor]", values: "Mapping[str, Tensor] | None" = None
@@ -113,9 +115,18 @@ class SnapshotStore:
     def manifest(self, snapshot: str) -> Manifest:
         """The manifest with this digest, verified. Raises ObjectNotFound, DigestMismatch."""
         if snapshot not in self._manifests:
-            data, where = self._manifest_blobs.get(snapshot), self._manifest_blobs.key(snapshot)
-            self._manifests[snapshot] = read_record(Manifest, data, f"'{where}' in '{self.store.uri}'")
+            self._manifests[snapshot] = self._read_manifest(snapshot)
         return self._manifests[snapshot]
+
+    def forgotten(self, snapshot: str | None) -> ForgottenVersion | None:
+        """What is left of the first version whose tensors were taken away among those that a snapshot consists of, as
+        it is now; None: all are there."""
+        gone = {*self.store.list(f"{FOLDER}/")}
+        while snapshot is not None:
+            if forgotten_key(snapshot) in gone:
+                return read_forgotten(self.store, snapshot)
+            snapshot = self.manifest(snapshot).parent
+        return None
 
     def snapshots(self) -> list[str]:
         """The digests of all manifests, those that no version points to included."""
@@ -123,7 +134,10 @@ class SnapshotStore:
 
     def keys(self, snapshot: str) -> set[str]:
         """The objects that a snapshot consists of, without those of what it builds on."""
-        return {self._manifest_blobs.key(snapshot), *map(self._blobs.key, self.manifest(snapshot).files.values())}
+        manifest = self.manifest(snapshot)
+        if (manifest.line, manifest.version) in self._forgotten:
+            return {forgotten_key(snapshot)}
+        return {self._manifest_blobs.key(snapshot), *map(self._blobs.key, manifest.files.values())}
 
     def chain(self, snapshot: str | None) -> list[Manifest]:
         """The manifests from the base up to this snapshot, oldest first; none for the base itself."""
@@ -140,9 +154,12 @@ class SnapshotStore:
 
         Raises:
             DigestMismatch: the bytes are not those that were stored.
+            Forgotten: they were taken away, since a fact was forgotten.
         """
         from tasks.stores.tensors import parsed  # as in `publish`
 
+        if (gone := self._forgotten.get((manifest.line, manifest.version))) is not None:
+            raise Forgotten(gone.sentence)
         found: dict[str, Tensor] = {}
         for name, digest in manifest.files.items():
             if name == VALUES and not values:
@@ -174,12 +191,28 @@ class SnapshotStore:
         rejected: tuple[int, ...] = (),
         way: str = "",
     ) -> Head:
-        """Put a version (None: the base) in service, if HEAD is still the one expected; see `Heads.move`."""
+        """Put a version (None: the base) in service, if HEAD is still the one expected; see `Heads.move`.
+
+        Raises:
+            Forgotten: what it consists of was taken away.
+        """
+        if version is not None and (gone := self.forgotten(version.snapshot)) is not None:
+            raise Forgotten(gone.sentence)
         return self._heads.move(line, expected, Move(version, action, actor, reason, rejected, way))
 
     def repair_head(self, line: str, actor: str = "errata repair") -> Head:
         """Put the last recorded HEAD back where it is damaged or gone; see `Heads.repair`."""
         return self._heads.repair(line, actor)
+
+    def _read_manifest(self, snapshot: str) -> Manifest:
+        try:
+            data, where = self._manifest_blobs.get(snapshot), self._manifest_blobs.key(snapshot)
+        except ObjectNotFound:
+            if (gone := read_forgotten(self.store, snapshot)) is None:
+                raise
+            self._forgotten[gone.manifest.line, gone.manifest.version] = gone
+            return gone.manifest
+        return read_record(Manifest, data, f"'{where}' in '{self.store.uri}'")
 
     def _read_version(self, line: str, number: int) -> Version:
         key = version_key(line, number)

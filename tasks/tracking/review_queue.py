@@ -90,7 +90,7 @@ def ensure_queue(tracker: Tracker, version: Version, reviewers: Sequence[str], q
 
     A queue that has them all is left as it is.
     """
-    line, items = version.manifest.line, [_item(version, question.request_id) for question in questions]
+    line, items = version.manifest.line, [item_of(version, question.request_id) for question in questions]
     with tracker.refusals(f"open the review queues of version {version.number} of line {line!r}"):
         client: Any = tracker._client._tracing_client
         there = {queue.name: queue.queue_id for queue in _queues(client, tracker.experiment_id, version)}
@@ -120,7 +120,7 @@ def verdicts(tracker: Tracker, version: Version) -> list[Vote]:
     An item that a reviewer declined is a rejection; of one that is done already, MLflow keeps who did it first.
     `proven` is true only where the server asks who comes to sign in.
     """
-    wanted = {_item(version, name) for name in version.manifest.request_ids}
+    wanted = {item_of(version, name) for name in version.manifest.request_ids}
     with tracker.refusals(f"read the review queues of version {version.number} of line {version.manifest.line!r}"):
         client: Any = tracker._client._tracing_client
         done: dict[str, set[str]] = {}
@@ -155,7 +155,7 @@ def _prefix(version: Version) -> str:
     return f"{version.manifest.line} v{version.number} {version.snapshot[:8]}: "
 
 
-def _item(version: Version, request_id: str) -> str:
+def item_of(version: Version, request_id: str) -> str:
     """The trace of a correction: the same each time it is made."""
     return "tr-" + json_digest([version.manifest.line, version.number, version.snapshot, request_id])[:32]
 

@@ -97,6 +97,17 @@ def place(
 
 
 @pytest.fixture
+def own_home(place: Callable[[str], Workplace], monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A home with MLflow and Prefect of its own, with the line `kept`."""
+    home = place("kept").settings.home_folder
+    for name in ("TRACKING_URI", "ARTIFACTS"):
+        monkeypatch.setenv(f"ERRATA_{name}", "")
+    mlflow_database(home / "mlflow.db")
+    monkeypatch.setenv("PREFECT_HOME", str(prefect_database(home / "prefect")))
+    return open_workplace(load_settings())
+
+
+@pytest.fixture
 def errata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fact_model_path: Path
 ) -> Errata:

@@ -1,0 +1,56 @@
+"""The command that carries an approved version from one home to the next."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from editing.edit import shown
+from editing.errors import UsageError
+from flows.cli.app import Json, Line, Reason, app, if_stopped
+from flows.cli.console import as_json, say, shown_progress, warn
+from flows.cli.versions import VERSIONS
+
+
+@app.command(rich_help_panel=VERSIONS)
+def promote(
+    line: Line = "main",
+    source: Annotated[
+        Path | None, typer.Option("--from", help="The home, ERRATA_HOME, in which the version was approved.")
+    ] = None,
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Put in service here what is in service in another home, with all that it is built on, checked by digest.
+
+    The line here follows the other home alone: it has no versions of its own, and each has the number and the snapshot
+    that it has there. The version is loaded here before it comes into service. Killed, the same again goes on.
+
+    Examples:
+
+        errata promote main --from /srv/errata-staging
+
+        ERRATA_HOME=/srv/errata errata promote main --from ~/.errata --reason "release 12"
+    """
+    if source is None:
+        raise UsageError("say from where: errata promote LINE --from HOME")
+    home = source.expanduser().absolute()
+    if not home.is_dir():
+        raise UsageError(f"{shown(str(home))} is no folder: name the home in which the version was approved")
+    from tasks.keeping.promoting import open_other
+    from tasks.keeping.promoting import promote as carry
+    from tasks.settings import settings_of
+    from tasks.workplace import open_workplace
+
+    with if_stopped("the same again goes on"), shown_progress(json, "promoting"):
+        done = carry(open_workplace(), open_other(settings_of(home)), line, reason)
+    if json:
+        as_json(
+            {"version": done.version, "snapshot": done.snapshot, "carried": done.carried, "notes": done.notes}
+            | {"done_before": done.decision.done_before, "warning": done.decision.warning}
+        )
+        return
+    for text in filter(None, (*done.notes, done.decision.warning)):
+        warn(text)
+    say(done.decision.done_before or f"{done.carried} versions carried, each by its digest")
+    say(f"in service: version {done.version}, snapshot {done.snapshot}")

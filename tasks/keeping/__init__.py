@@ -1,0 +1,1 @@
+"""What keeps a line beyond a disk, a person's wish, and one home: backup and restore, forgetting, carrying over."""
