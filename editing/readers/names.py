@@ -49,10 +49,15 @@ def _others(
             continue
         near = None if name in unused else _nearest(name, tiers)
         # Of two names that are both there, the longer by a word is a field of its own: no_question beside question.
-        if near is not None and not (near in given and set(near.split("_")) < set(name.split("_"))):
+        if near is not None and not (near in given and _words(near) < _words(name)):
             return found, (name, near)
         found.append(name)
     return found, None
+
+
+def _words(name: str) -> set[str]:
+    """Of a name, one or several alike."""
+    return {word.removesuffix("s") for word in name.casefold().split("_")}
 
 
 @lru_cache(4096)

@@ -57,10 +57,16 @@ SAMPLES: dict[str, tuple[dict, dict]] = {
     ),
     "HalluEditBench": (
         {"topic": "x", "subject": "Zed", "relation": "home", "object": "Rome", "question": "Where does Zed live?",
-         "paraphrased_question": "Where is Zed?", "locality_question": "What does Zed do?", "no_question": "Is it?"},
+         "paraphrased_question": "Where is Zed?", "locality_question": "What does Zed do?", "no_question": "Is it?",
+         "yes_questions": "Is it?"},
         {"paraphrases": ["Where is Zed?"], "neighborhood": [("What does Zed do?", None)], "question": None},
     ),
-    "EasyEdit, KnowEdit, CKnowEdit": (
+    "CKnowEdit": (
+        {"subject": "Zed", "prompt": "{} lives in", "answer": "Rome", "target_old": "Oslo", "rephrase": "Where is Zed?",
+         "locality": [{"prompt": "Amy lives in", "answer": "Lima"}]},
+        ASKED | {"target_true": "Oslo"},
+    ),
+    "EasyEdit, KnowEdit": (
         FACT | {"target_old": "<|endoftext|>", "rephrase": ["Where is Zed?"], "target_new": ["Rome", "Roma"],
          "locality": [{"prompt": "Amy lives in", "answer": "Lima"}], "portability_prompt": ["a", "b"],
          "portability_ground_truth": ["c", "d"]},
