@@ -133,6 +133,11 @@ def test_a_cell_may_hold_a_written_out_list(tmp_path, cell, truth, aliases):
         ("a.json.zst", b"\x28\xb5\x2f\xfdno", "cannot unpack"),
         ("a.csv", b"\xff\xfea\x00b", "UTF-16"),
         ("a.json", '{"train": []}', "subject"),
+        (
+            "a.csv",
+            "subject,prompt,target_new,locality\nZed,{} is,b,\"[{'prompt': 'a'\"\n",
+            "row 1: column 'locality' begins",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, name, content, says):
@@ -154,6 +159,12 @@ def test_a_large_object_of_lists_is_read_element_by_element(tmp_path, monkeypatc
     ):
         (tmp_path / "a.json").write_text(json.dumps(content))
         assert [edit.subject for edit in read_all(tmp_path / "a.json")] == [one["subject"] for one in many]
+
+
+def test_a_quote_that_nobody_closes_is_a_letter_of_a_tsv(tmp_path):
+    (tmp_path / "a.tsv").write_text('subject\tprompt\ttarget_new\nZed\t"Zed lives in\tRome\n')
+    (edit,) = read_all(tmp_path / "a.tsv")
+    assert edit.prompt == '"{} lives in'
 
 
 def test_several_files_a_folder_and_standard_input_are_read_as_one(tmp_path, monkeypatch):
