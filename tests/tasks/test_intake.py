@@ -90,6 +90,13 @@ def test_a_request_that_was_refused_or_taken_back_can_be_submitted_again(ledger,
     assert found.payload["target_new"] == "Nice" and found.reason is None
 
 
+def test_the_same_fact_with_other_probes_under_an_id_made_of_it_is_there_already(ledger):
+    plain = changed(EDIT, id="")
+    submit(ledger, plain)
+    done = submit(ledger, changed(plain, paraphrases=("Another way?",)))
+    assert done.present == [plain.id] and "is not added" in done.findings[plain.id][0] and not done.rejected
+
+
 def test_the_same_id_with_other_content_is_refused_under_another_id(ledger):
     submit(ledger, EDIT)
     other = changed(EDIT, target_new="Nice")
