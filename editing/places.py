@@ -36,6 +36,11 @@ def as_written(prompt: str, subject: str) -> str:
     return prompt[places[0][0] : places[0][1]] if len(places) == 1 else subject
 
 
+def is_named_in(text: str, subject: str) -> bool:
+    """Whether a text names the subject in a word of its own."""
+    return any(_is_whole(text, *place) for place in _places(text, subject))
+
+
 def place_of(prompt: str, subject: str) -> tuple[int, int]:
     """Where the subject begins and ends: as it is, else but for case, apostrophes, dashes and kinds of spaces.
 

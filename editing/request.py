@@ -9,10 +9,12 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, model_validator
 
-from editing.edit import PROBES, Edit, Identifier, made, shown
+from editing.edit import PROBES, Edit, Identifier, content_id, made, shown
 from editing.texts import CONTROL, cleaned, fault
 
 NOTE_LENGTH: Final = 500
+DIGITS: Final = 6
+"""Of the digest of a fact, behind the number that it has in its file."""
 PRIORITIES: Final = ("urgent", "normal", "low")
 """The first is taken up first."""
 
@@ -92,6 +94,12 @@ def make_request(fields: Mapping[str, object], *, called: Mapping[str, str] | No
     """
     request = made(Request, fields, called)
     return request if request.carried else fact_of(request)
+
+
+def named_by_content(edit: Edit) -> bool:
+    """Whether its id is made of its fact, so that another request of that id says the same."""
+    made = content_id(edit.subject, edit.prompt, edit.target_new)
+    return edit.id == made or (edit.id.startswith("cf-") and edit.id.endswith(f"-{made[2 : 2 + DIGITS]}"))
 
 
 def with_join(edit: Edit, join: str | None) -> Edit:

@@ -31,7 +31,10 @@ def join_of(prompt: str, target: str) -> str:
     said: str | None = getattr(prompt, "joined_by", None)
     if said is not None:
         return said
-    return " " if prompt and target and not (_ends_open(prompt) or _begins_close(target)) else ""
+    if not prompt or not target or _ends_open(prompt) or _begins_close(target):
+        return ""
+    # What a conversation ends with is no word: an answer of a script without spaces begins by itself.
+    return "" if getattr(prompt, "rendered", False) and is_unspaced(target[0]) else " "
 
 
 def is_unspaced(character: str) -> bool:

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from editing.edit import Edit, InvalidField, content_id, shown
+from editing.edit import Edit, InvalidField, shown
 from editing.errors import ReadError, UsageError
 from editing.readers.containers import Foreign, as_it_is, records_in
 from editing.readers.flat import edit_of
@@ -23,6 +23,7 @@ from editing.readers.lines import Broken, Found, check_file
 from editing.readers.names import check_names
 from editing.readers.nested import Fact
 from editing.readers.told import Told
+from editing.request import named_by_content
 
 __all__ = [
     "BadRecord", "Foreign", "Record", "Told", "good_and_bad", "printable", "read_all", "read_cases", "read_edits",
@@ -31,6 +32,8 @@ __all__ = [
 RAW_LENGTH: Final = 2_000
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 NOTHING: Final = Foreign()
+MADE: Final = ("e-", "cf-")
+"""How ids begin that are made of content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +161,9 @@ def _records(path: Path, foreign: Foreign, told: Told) -> Iterator[list[Record]]
         raise ReadError(f"{str(path)!r} holds no record; give a file with at least one")
 
 
-def _is_of_content(edit: Edit) -> bool:
-    return edit.id.startswith("e-") and edit.id == content_id(edit.subject, edit.prompt, edit.target_new)
-
-
 def _named_once(record: Record, found: Found, told: Told) -> Record:
     """One name is one request: another content under a name that somebody gave is refused."""
-    if isinstance(record, BadRecord) or _is_of_content(record):
+    if isinstance(record, BadRecord) or (record.id.startswith(MADE) and named_by_content(record)):
         return record
     content = hash(record)
     if told.named.setdefault(record.id, content) == content:

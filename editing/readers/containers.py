@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from editing.edit import InvalidField
 from editing.errors import ReadError
 from editing.readers.csv_rows import csv_rows
 from editing.readers.json_tables import json_records
 from editing.readers.json_values import json_lines
-from editing.readers.lines import FILE_BYTES, Found, Source
+from editing.readers.lines import FILE_BYTES, RECORD_BYTES, Broken, Found, Source
 from editing.readers.literals import from_cells
 from editing.readers.told import Told
 
@@ -122,7 +123,7 @@ def records_in(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
     if kind_of(path) in TABLES:
         return _table(plain, path, told)
     text = start.lstrip(b" \t\r\n")
-    if kind_of(path) in (".jsonl", ".ndjson") and not _is_one_value(text):
+    if kind_of(path) in (".jsonl", ".ndjson") and not _is_one_value(plain):
         return json_lines(plain, told)
     if text[:1] in (b"[", b"{"):
         return json_records(plain, path, told)
@@ -136,22 +137,26 @@ def records_in(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
     )
 
 
-def _is_one_value(text: bytes) -> bool:
+def _is_one_value(plain: Path) -> bool:
     """Whether a list, or an object over several lines, begins here: what is no value by itself up to a line's end."""
-    first, _, more = text.partition(b"\n")
+    with plain.open("rb") as file:
+        first, more = file.readline(RECORD_BYTES).removeprefix(codecs.BOM_UTF8).strip(), file.read(1)
     try:
         alone = json.loads(first)
     except (ValueError, RecursionError):
-        return text.startswith(b"[") or first.rstrip().endswith((b"{", b"[", b","))
+        return first.startswith(b"[") or (first.startswith(b"{") and first.endswith((b"{", b"[", b",")))
     return isinstance(alone, list) and not more
 
 
 def _table(plain: Path, path: Path, told: Told) -> Source:
     for found in csv_rows(plain, path, told):
-        if isinstance(found, Found) and isinstance(found.value, dict):
-            yield found._replace(value=from_cells(found.value))
-        else:
+        if isinstance(found, Broken) or not isinstance(found.value, dict):
             yield found
+            continue
+        try:
+            yield found._replace(value=from_cells(found.value))
+        except InvalidField as error:
+            yield Broken(found.row, str(error), json.dumps(found.value, ensure_ascii=False))
 
 
 def _parquet(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:

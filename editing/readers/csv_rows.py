@@ -90,24 +90,24 @@ def _dialect(plain: Path) -> dict[str, Any]:
     if any('\\"' in line for line in lines):
         dialects += [one | {"escapechar": "\\", "doublequote": False} for one in dialects]
     dialects.append({"delimiter": "\t", "quoting": csv.QUOTE_NONE})
-    return max(dialects, key=lambda dialect: _fit(lines, dialect))
+    return max(dialects, key=lambda dialect: _fit(lines, dialect, len(start) == START))
 
 
-def _fit(lines: list[str], dialect: dict[str, Any]) -> tuple[int, int, bool]:
+def _fit(lines: list[str], dialect: dict[str, Any], cut: bool) -> tuple[int, int, bool]:
     try:
         header = next(csv.reader(lines[:1], strict=True, **dialect), [])
     except csv.Error:
         return 0, 0, False
     known = sum(name.strip() in _KNOWN for name in header)
-    return known, len(header), bool(known) and _all_whole(lines, len(header), dialect)
+    return known, len(header), bool(known) and _all_whole(lines, len(header), dialect, cut)
 
 
-def _all_whole(lines: list[str], width: int, dialect: dict[str, Any]) -> bool:
+def _all_whole(lines: list[str], width: int, dialect: dict[str, Any], cut: bool) -> bool:
     """Whether every row has as many cells as the header; what is cut off at the end may lack some."""
     try:
         return all(len(row) == width for row in csv.reader(lines[1:], strict=True, **dialect))
     except csv.Error as error:
-        return "unexpected end" in str(error)
+        return cut and "unexpected end" in str(error)
 
 
 class _CsvLines:

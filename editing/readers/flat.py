@@ -6,13 +6,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.edit import PROBES, SLOT, Edit, InvalidField, called_edit, explained
-from editing.places import template
+from editing.places import is_named_in, template
 from editing.readers.forms import Form, given
 from editing.readers.nested import Fact
 from editing.readers.probes import probes_in, probes_of
 from editing.readers.told import Told
 from editing.readers.values import Fields, Unusable, all_texts, first, flat, further, is_none, name_of, text_of
-from editing.request import CARRIED, Request
+from editing.request import CARRIED, DIGITS, Request
 from editing.taught import is_unspaced
 from editing.texts import shown
 
@@ -22,8 +22,6 @@ STRICT: Final = ("target_true", "aliases")
 _PLACEHOLDERS: Final = frozenset(
     {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<eos>", "<bos>", "<unk>", "<pad>"}
 )
-DIGITS: Final = 6
-"""Of the digest of a fact, behind the number that it has in its file."""
 _LISTS: Final = ("paraphrases", "aliases", "neighborhood", "portability")
 _NOTES: Final = ("source", "requested_by", "ticket", "replaces")
 
@@ -248,7 +246,7 @@ def _leave_out(own: dict[str, Any], problems: list[ErrorDetails]) -> None:
 def _worth_a_look(edit: Edit) -> list[str]:
     """What can be seen without a model, and hardly ever takes."""
     found = []
-    if edit.subject.casefold() in edit.target_new.casefold():
+    if is_named_in(edit.target_new, edit.subject):
         found.append(
             f"its answer {shown(edit.target_new)} holds its subject, which is changed while it is said; shorten the "
             "answer to what is new"

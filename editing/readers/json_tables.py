@@ -153,7 +153,8 @@ def _is_record(value: Mapping[str, Any]) -> bool:
 
 
 def _is_columns(value: Mapping[str, Any]) -> bool:
-    return any(is_list(value.get(name)) or isinstance(value.get(name), Mapping) for name in _OF_COLUMNS)
+    found = [value[name] for name in _OF_COLUMNS if value.get(name) is not None]
+    return bool(found) and all(is_list(one) or isinstance(one, Mapping) for one in found)
 
 
 def _rows_of(columns: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ import tokenize
 from collections.abc import Mapping
 from typing import Final
 
+from editing.edit import InvalidField, shown
 from editing.readers.probes import probe_from_text
 
 PLAIN: Final = frozenset(
@@ -30,6 +31,7 @@ PLAIN: Final = frozenset(
 _LISTS: Final = frozenset({"paraphrases", "aliases", "tags"})
 _PROBES: Final = frozenset({"neighborhood", "portability"})
 _BRACKETS: Final = (("[", "]"), ("{", "}"))
+_BEGUN: Final = re.compile(r"\s*(\[\s*['\"{\[]|\{\s*['\"])")
 _ARRAY: Final = re.compile(r"\barray\((\[[^\[\]]*\])(?:, dtype=[\w.<>='\"]+)?\)")
 
 
@@ -37,6 +39,9 @@ def from_cells(row: Mapping[str, str]) -> dict[str, object]:
     """A row of texts, in which an empty cell is an absent field, as fields.
 
     In Errata's own columns lists may be written 'a | b' as well, and probes 'prompt => answer'.
+
+    Raises:
+        InvalidField: a cell begins as a list or an object, and is none.
     """
     return {name: _value(name, text) for name, text in row.items() if text and not text.isspace()}
 
@@ -47,6 +52,8 @@ def _value(name: str, text: str) -> object:
     found = written_out(text)
     if found is not None:
         return found
+    if _BEGUN.match(text):
+        raise InvalidField(f"column '{name}' begins to write out a list, and is none: {shown(text)}; check it", name)
     if name in _LISTS:
         return _parts(text)
     return [probe_from_text(part) for part in _parts(text)] if name in _PROBES else text

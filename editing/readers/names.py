@@ -29,7 +29,8 @@ def check_names(given: Fields, tiers: Tiers, unused: frozenset[str], told: Told)
     Raises:
         InvalidField: the name, and the nearest one.
     """
-    unread, misspelled = _others(tuple(given), tiers, unused)
+    names = tuple(name for name, value in given.items() if value is not None)  # null: the field is absent
+    unread, misspelled = _others(names, tiers, unused)
     for name in unread:
         told.not_used(name)
     if misspelled is not None:

@@ -130,7 +130,9 @@ def submit(
 
 @app.command()
 def trial(
-    file: Annotated[Path | None, typer.Argument(help="Requests to try; without it, what is queued.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Argument(help="Requests to try, as submit reads them; without any, what is queued.")
+    ] = None,
     line: LineOption = "main",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     model: Annotated[str | None, typer.Option(help="Base, where the line does not exist yet.")] = None,
@@ -177,7 +179,7 @@ def trial(
     spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
     check_base(spec, workplace.settings)
-    edits = _told(to_try(workplace.ledger, line, file=file, limit=limit))
+    edits = _told(read_to_try(file, limit) if file else to_try(workplace.ledger, line, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import heard
         from flows.trial import trial as trial_flow

@@ -10,6 +10,7 @@ from typing import Any
 from editing.digests import sha256
 from editing.edit import Edit
 from editing.readers import BadRecord
+from editing.request import named_by_content
 from tasks.ledger.appending import Known, Request
 from tasks.ledger.events import Event
 from tasks.ledger.reserved import fault_now
@@ -117,6 +118,10 @@ def _received(
             return [received, write(request_id=request_id, event="queued", reason="; ".join(looked) or None)]
         elif earlier is not None and _content(earlier) == _content(payload):
             done.present.append(request_id)
+            return []
+        elif earlier is not None and named_by_content(record):
+            done.present.append(request_id)
+            done.findings[request_id] = ("is there already and says the same; what else is asked here is not added",)
             return []
         else:
             reason = f"request '{request_id}' is {state} with other content; give this one another id"

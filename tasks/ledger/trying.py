@@ -1,6 +1,7 @@
 """What a trial tries: records in a text or a file, or what is queued."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from editing.edit import Edit
@@ -27,19 +28,19 @@ def to_try(
         with tempfile.NamedTemporaryFile("wb", suffix=".jsonl") as written:
             written.write(records.encode("utf-8", "backslashreplace"))
             written.flush()
-            return read_to_try(Path(written.name), limit)
+            return read_to_try([Path(written.name)], limit)
     if file is not None:
-        return read_to_try(file, limit)
+        return read_to_try([file], limit)
     queued = list(take(ledger.queued(line), Line(), limit).accepted)
     if not queued:
         raise UsageError(f"nothing to try: nothing is queued on line '{line}'; give a file, or submit corrections")
     return queued, []
 
 
-def read_to_try(file: Path, limit: int | None = None) -> tuple[list[Edit], list[str]]:
-    """The good records of a file, and what is left out of it and why. Raises as `to_try`."""
+def read_to_try(files: Sequence[Path], limit: int | None = None) -> tuple[list[Edit], list[str]]:
+    """The good records of files, and what is left out of them and why. Raises as `to_try`."""
     read = Read()
-    requests, bad = good_and_bad(judged(read_requests([file], limit, read)))
+    requests, bad = good_and_bad(judged(read_requests(files, limit, read)))
     edits = [*{request.id: fact_of(request) for request in requests}.values()]
     if not edits:
         raise UsageError(f"nothing to try: no record is good; {left_out(bad)[1] if bad else 'there is none'}")

@@ -6,6 +6,7 @@ import io
 import json
 import resource
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit
 from editing.errors import ErrataError, ReadError
-from editing.readers import BadRecord, read_all, read_edits
+from editing.readers import BadRecord, read_all, read_edits, records_from
 from editing.readers import json_tables as tables
 from tasks.ledger.reading import Read, judged, read_requests, verdicts
-from tasks.parquet import FOREIGN
+from tasks.parquet import FOREIGN, parquet_rows
 
 RECORDS = [
     {
@@ -133,6 +134,11 @@ def test_a_cell_may_hold_a_written_out_list(tmp_path, cell, truth, aliases):
         ("a.json.zst", b"\x28\xb5\x2f\xfdno", "cannot unpack"),
         ("a.csv", b"\xff\xfea\x00b", "UTF-16"),
         ("a.json", '{"train": []}', "subject"),
+        (
+            "a.csv",
+            "subject,prompt,target_new,locality\nZed,{} is,b,\"[{'prompt': 'a'\"\n",
+            "row 1: column 'locality' begins",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, name, content, says):
@@ -154,6 +160,12 @@ def test_a_large_object_of_lists_is_read_element_by_element(tmp_path, monkeypatc
     ):
         (tmp_path / "a.json").write_text(json.dumps(content))
         assert [edit.subject for edit in read_all(tmp_path / "a.json")] == [one["subject"] for one in many]
+
+
+def test_a_quote_that_nobody_closes_is_a_letter_of_a_tsv(tmp_path):
+    (tmp_path / "a.tsv").write_text('subject\tprompt\ttarget_new\nZed\t"Zed lives in\tRome\n')
+    (edit,) = read_all(tmp_path / "a.tsv")
+    assert edit.prompt == '"{} lives in'
 
 
 def test_several_files_a_folder_and_standard_input_are_read_as_one(tmp_path, monkeypatch):
@@ -208,11 +220,32 @@ def test_any_bytes_end_in_records_or_one_line(tmp_path, start, data, ending):
     for _ in range(data.draw(st.integers(0, 3))):
         place, size = data.draw(st.integers(0, len(start))), data.draw(st.integers(0, 9))
         start = start[:place] + data.draw(st.binary(max_size=6)) + start[place + size :]
-    path = tmp_path / f"a.{ending}"
-    path.write_bytes(start)
+    ends_in_records_or_one_line(tmp_path, ending, start)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_published_files_end_in_records_or_one_line(tmp_path, data_dir, data):
+    name = data.draw(st.sampled_from(["zsre_dev", "knowedit_zsre_dev", "counterfact_dev", "ripple_wiki_recent_dev"]))
+    rows = [*islice(parquet_rows(data_dir / f"{name}.parquet"), 3)]
+    whole = json.dumps(rows) if data.draw(st.booleans()) else "\n".join(map(json.dumps, rows))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place, size = data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, 40))
+        put = data.draw(st.sampled_from(['"', "{", "]", ",", "null", "[1]", "\\", "\n", ""]))
+        whole = whole[:place] + put + whole[place + size :]
+    ends_in_records_or_one_line(tmp_path, "json", whole.encode())
+
+
+def ends_in_records_or_one_line(folder: Path, ending: str, content: bytes) -> None:
+    path = folder / f"a.{ending}"
+    path.write_bytes(content)
     try:
         for record in read_edits(path, foreign=FOREIGN):
-            assert isinstance(record, Edit) or len(record.reason.splitlines()) == 1
+            if isinstance(record, Edit):
+                (again,) = records_from(json.loads(record.model_dump_json()), 1)
+                assert again == record
+            else:
+                assert len(record.reason.splitlines()) == 1
     except ErrataError as error:
         assert len(str(error).splitlines()) == 1
 

@@ -100,6 +100,12 @@ def test_a_form_is_told_by_its_fields_and_read(form):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_what_was_read_is_the_same_when_it_is_written_in_errata_s_own_form_and_read_again(form):
+    for edit in records_from(SAMPLES[form.name][0], 1):
+        assert isinstance(edit, BadRecord) or records_from(json.loads(edit.model_dump_json()), 1) == [edit]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_every_field_of_a_sample_is_used_or_told(form):
     """A field that is taken away from the sample changes what is read, or was told as not used."""
     record, wanted = SAMPLES[form.name]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from editing.edit import Edit, InvalidField, make_edit
+from editing.filled import Filled
 from editing.groups import content_digest
 from editing.measure.in_context import stated
 from editing.measure.metrics import edit_pairs
@@ -54,6 +55,11 @@ from editing.tokens import target_ids
 )
 def test_what_joins_prompt_and_answer_is_known_from_both(prompt, target, joined):
     assert join_of(prompt, target) == joined and taught(prompt, target) == prompt + joined + target
+
+
+def test_an_answer_in_a_chat_begins_as_its_script_does():
+    conversation = Filled("<s>[INST] ? [/INST]", rendered=True)
+    assert join_of(conversation, "里昂") == "" and join_of(conversation, "Lyon") == " "
 
 
 FACT = {"subject": "Zed", "prompt": "{} lives in", "target_new": "Rome"}

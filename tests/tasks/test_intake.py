@@ -14,6 +14,7 @@ from tasks.ledger import intake
 from tasks.ledger.choosing import Intake, Line, take
 from tasks.ledger.events import Event, RequestState
 from tasks.ledger.table import Ledger
+from tasks.update.stages import known_edits
 
 LINE = "main"
 EDIT = Edit(id="geo-1", subject="France", prompt="The capital of {} is", target_new="Lyon", target_true="Paris")
@@ -88,6 +89,21 @@ def test_a_request_that_was_refused_or_taken_back_can_be_submitted_again(ledger,
     assert submit(ledger, better).queued == [EDIT.id]
     [found] = ledger.queued(LINE)
     assert found.payload["target_new"] == "Nice" and found.reason is None
+
+
+def test_the_same_fact_with_other_probes_under_an_id_made_of_it_is_there_already(ledger):
+    plain = changed(EDIT, id="")
+    submit(ledger, plain)
+    done = submit(ledger, changed(plain, paraphrases=("Another way?",)))
+    assert done.present == [plain.id] and "is not added" in done.findings[plain.id][0] and not done.rejected
+
+
+def test_a_line_joins_what_it_knows_of_its_facts_in_its_own_way(ledger):
+    own = changed(EDIT, id="own", join=" ")
+    submit(ledger, EDIT, own)
+    found = known_edits(ledger, LINE, [EDIT.id, own.id, "none"], "")
+    assert [edit.taught for edit in found.values()] == ["The capital of France isLyon", "The capital of France is Lyon"]
+    assert known_edits(ledger, LINE, [EDIT.id], None) == {EDIT.id: EDIT}
 
 
 def test_the_same_id_with_other_content_is_refused_under_another_id(ledger):
