@@ -50,6 +50,7 @@ def test_a_server_is_verified_by_exit_code_table_and_history(line, errata):
         other = errata(*given, "--version", 2)
         assert other.code == 1 and f"does not serve version 2 of line {LINE}" in other.out and "differs" in other.out
         assert "served_other" in errata("history", "r2-0", "--line", LINE).out
+        assert errata("audit", LINE, "--no-mlflow").code == 0
         wrong = errata("verify", LINE, "--url", f"{url}/v1", "--model", "capitals")
     check_one_line(wrong, 1, f"model 'capitals' is not served here; this is '{LINE}'; it has {LINE}")
     check_one_line(errata(*given), 1, "does not answer")

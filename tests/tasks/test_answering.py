@@ -10,9 +10,11 @@ import httpx
 import pytest
 
 from tasks.carrying.chosen import choose, opened
-from tasks.serving.engine import ROWS_AT_ONCE, Asked, Engine, Full
+from tasks.serving import engine as engine_module
+from tasks.serving.engine import ROWS_AT_ONCE, Asked, Engine, Full, NotServed
 from tasks.serving.loading import Answerer
 from tasks.serving.server import MOST_BYTES
+from tasks.stores.errors import StorageError
 from tests.tasks.carried import LINE, CarriedLine, answering
 
 PROMPTS = ["Ada was born in", "The river Nile flows", "The old man said that", "Rome"]
@@ -205,6 +207,29 @@ def test_a_version_that_is_damaged_is_not_served_nor_another_in_its_place(tmp_pa
         blob.write_bytes(whole)
         assert complete(client, "Rome").headers["x-errata-version"] == "2"
         assert client.get("/health").status_code == 200
+
+
+def test_where_head_cannot_be_read_a_store_on_the_network_is_waited_for_and_a_folder_is_not(line, monkeypatch):
+    line.serve(line.workplace.store.version(LINE, 1))
+    loaded = opened(line.workplace, choose(line.workplace, LINE, "0")).loaded
+    engine = Engine(loaded, line.workplace.store, LINE, 1)
+    first = engine.follow()
+
+    def away(name: str) -> None:
+        raise StorageError("the store does not answer")
+
+    monkeypatch.setattr(engine.store, "head", away)
+    with pytest.raises(NotServed, match="line 'line' is not served: the store does not answer"):
+        engine.follow()
+    assert engine.served is None and engine.fault is not None
+    monkeypatch.undo()
+    assert engine.follow() == first and engine.fault is None
+    monkeypatch.setattr(engine.store, "head", away)
+    monkeypatch.setattr(engine.store.store, "uri", "s3://bucket/snapshots")
+    assert engine.follow() == first
+    monkeypatch.setattr(engine_module, "BLIND_SECONDS", 0.0)
+    with pytest.raises(NotServed):
+        engine.follow()
 
 
 def test_many_texts_wait_for_the_next_batch_and_come_back_to_whoever_asked(server, expected):
