@@ -89,9 +89,9 @@ def run(
     """
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
-    from tasks.lines.bases import check_base
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
+    from tasks.update.beforehand import check_job, check_only
     from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
@@ -116,7 +116,9 @@ def run(
         return
     workplace = open_workplace()
     # A mistake is found before any work.
-    check_base(resolve_line(workplace.store.store, workplace.settings, line, **definition), workplace.settings)
+    spec = resolve_line(workplace.store.store, workplace.settings, line, **definition)
+    check_job(spec, workplace.settings, checked, (text, statistics_text))
+    check_only(line, workplace.ledger, only)
     check_not_frozen(workplace.store.store, line)
     if not json:
         say(f"updating line {line}", style="bold")
@@ -155,7 +157,8 @@ def rebase(
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.lines.rules import check_not_frozen
-    from tasks.lines.stored import stored_line
+    from tasks.lines.specs import read_line
+    from tasks.update.beforehand import check_job
     from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
@@ -165,8 +168,10 @@ def rebase(
         follow_run("rebase", line, {"text": text, "statistics_text": statistics_text} | given, wait, json)
         return
     workplace = open_workplace()
-    if stored_line(workplace.store.store, line) is None:
+    spec = read_line(workplace.store.store, line)
+    if spec is None:
         raise UsageError(f"line '{line}' does not exist; look at errata status")
+    check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)
     with if_stopped("the line stands as it did"), prefect_api(json) as started:
         from flows.rebase import rebase as rebase_flow

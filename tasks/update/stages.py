@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from editing.edit import Edit, shown
-from editing.errors import EditingError, InvalidEdit, UsageError
+from editing.edit import Edit
+from editing.errors import EditingError, InvalidEdit
 from editing.methods import compute_update
 from editing.request import Request, fact_of, make_request, with_join
 from tasks.ledger import choosing
 from tasks.ledger.catching_up import version_events
 from tasks.ledger.choosing import Line
 from tasks.ledger.events import Event, State
-from tasks.ledger.removals import removed_by, take_out_expired, take_out_withdrawn
+from tasks.ledger.removals import take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain
 from tasks.lines.hypernetworks import keep
@@ -28,6 +28,7 @@ from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
+from tasks.update.beforehand import check_queued
 from tasks.update.function import check_statistics, function_of, stored_function
 from tasks.update.records import record_of
 from tasks.update.reference import measure_reference
@@ -49,11 +50,7 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
     take_out_withdrawn(run.workplace.store, ledger, view, run.actor)
     take_out_expired(run.workplace.store, ledger, view, run.actor)
     queued = ledger.queued(run.line)
-    names = {name for one in queued for name in (one.request_id, removed_by(one.payload))}
-    if only is not None and (strange := [name for name in only if name not in names]):
-        raise UsageError(
-            f"request {shown(strange[0])} is not queued on line '{run.line}'; see errata status {run.line}"
-        )
+    check_queued(run.line, queued, only)
     held = list(members(chain(view, view.tip)))
     join = run.spec.join
     live = known_edits(ledger, run.line, held, join)

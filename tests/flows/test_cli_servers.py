@@ -75,10 +75,12 @@ def test_no_process_outlives_a_killed_job(tmp_path, fact_model_path, moment):
 
 @pytest.mark.slow
 def test_two_jobs_at_once_on_a_fresh_home_behind_a_proxy_both_succeed(tmp_path):
-    env = environment(tmp_path, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    home = tmp_path / "home? of #1 & 法"  # of which addresses are made
+    env = environment(home, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     for job in [ended(job) for job in [start(("run", line), env) for line in ("one", "two")]]:
         assert (job.code, job.err) == (0, "") and "nothing is queued" in job.out
-    assert not (tmp_path / "user" / ".prefect").exists()
+    assert not (home / "user" / ".prefect").exists() and (home / "prefect" / "prefect.db").is_file()
+    assert list(tmp_path.iterdir()) == [home]
 
 
 @pytest.mark.slow

@@ -83,6 +83,31 @@ def test_what_is_wrong_with_a_base_is_found_before_prefect_starts(
     assert ran.code in (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--text", "no.txt"), "cannot read 'no.txt': .*No such file"),
+        (("--statistics-text", "no.txt"), "cannot read 'no.txt': .*No such file"),
+        (("--set", 'ability=["no.json"]'), "cannot read the .* 'no.json'"),
+        (("--only", "nobody"), "request 'nobody' is not queued on line 'main'"),
+        (("--policy", "no.toml"), "no.toml"),
+        (("--method", "mend", "--hypernetwork", "nobody"), "there is no hypernetwork 'nobody'"),
+    ],
+)
+def test_what_a_job_would_miss_is_found_before_prefect_starts(errata, folder, no_server, given, says):
+    ran = errata("run", "--model", folder, *given)
+    check_one_line(ran, ran.code, says)
+
+
+def test_a_training_of_layers_that_are_not_there_is_refused_before_prefect_starts(errata, folder, tmp_path, no_server):
+    names = [f"Ada {number}" for number in range(200)]
+    neighbors = [{"prompt": "Bo lives in", "answer": "Oslo"}]
+    records = [{"subject": n, "prompt": "{} is in", "target_new": "Rome", "neighborhood": neighbors} for n in names]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    ran = errata("train-mend", tmp_path / "data.json", "--model", folder, "--layer", "9", "--minutes", "1")
+    check_one_line(ran, 1, "layer 9 is above the model's last one; choose layers of 0 to 3")
+
+
 @pytest.mark.parametrize("device", ["toaster", "cuda:99"])
 def test_a_device_that_is_not_there_is_found_before_prefect_starts(errata, monkeypatch, folder, no_server, device):
     monkeypatch.setenv("ERRATA_DEVICE", device)
