@@ -26,6 +26,8 @@ from tasks.workplace import Workplace
 
 ALIKE_TOKENS = 4
 """Texts that begin with so many equal tokens are alike, however they go on."""
+LONGEST_KEPT = 500
+"""Characters of an answer that the ledger keeps."""
 OF_THE_REST = 0.5
 """So many of the answers that tell little must be alike."""
 
@@ -195,6 +197,11 @@ def _serves(rows: Sequence[Row]) -> bool:
     return all(row.agrees for row in rows if row.tells) and (not rest or sum(rest) >= OF_THE_REST * len(rest))
 
 
+def _kept(text: str) -> str:
+    """Whole or not at all: what is forgotten later is looked for as it is written in a request."""
+    return text if len(text) <= LONGEST_KEPT else f"({len(text):,} characters)"
+
+
 def _events(done: Verified, actor: str) -> Iterator[Event]:
     """One for each fact that was asked, all of the one verdict."""
     for row in done.rows:
@@ -206,5 +213,5 @@ def _events(done: Verified, actor: str) -> Iterator[Event]:
                 version=done.version,
                 snapshot=done.snapshot,
                 actor=actor,
-                reason=f"{done.model} at {done.url} says: {row.server[:200]}",
+                reason=f"{done.model} at {done.url} says: {_kept(row.server)}",
             )
