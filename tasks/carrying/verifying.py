@@ -6,6 +6,7 @@ otherwise: they need to begin alike, and half of them do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from editing.chat import ChatTemplate, chat_of, question_of
 from editing.edit import SLOT, Edit
-from editing.errors import UsageError
+from editing.errors import InvalidEdit, UsageError
 from editing.measure.fluency import generate
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, judged, others_of_its_kind
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
@@ -22,6 +23,7 @@ from tasks.carrying.endpoint import Endpoint, endpoint
 from tasks.ledger.events import Event, Note
 from tasks.meter import Meter
 from tasks.update.run import spread_sample
+from tasks.update.screening import readable_prompts
 from tasks.workplace import Workplace
 
 ALIKE_TOKENS = 4
@@ -134,10 +136,11 @@ def _questions(chosen: Chosen, own: Opened, facts: Mapping[str, Edit]) -> list[Q
     for name, edit in facts.items():
         words = question_of(edit).replace(SLOT, edit.subject)
         found.append(_question("fact", (name, edit), (edit.text, words), chat))
-        found += [
-            _question("neighbor", (name, edit), (probe.prompt, probe.prompt), chat) for probe in edit.neighborhood[:1]
-        ]
-    return found
+        for probe in edit.neighborhood[:1]:
+            with suppress(InvalidEdit):  # one that the template does not leave as it is
+                found.append(_question("neighbor", (name, edit), (probe.prompt, probe.prompt), chat))
+    reads = {*readable_prompts(own.loaded, [one.text for one in found])}
+    return [one for one in found if one.text in reads]
 
 
 def _question(
