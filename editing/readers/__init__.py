@@ -103,9 +103,9 @@ def records_from(value: object, row: int, raw: str | None = None, told: Told | N
         return [_bad(row, None, reason, value, raw)]
     try:
         form = form_of(value)
+        facts = form.facts(value)
         if not form.apart:
             check_names(value, form.tiers, form.left, told)
-        facts = form.facts(value)
         for fact in facts:
             if fact.where:
                 check_names(fact.fields, form.within, form.left, told)

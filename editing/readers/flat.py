@@ -5,13 +5,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from editing.edit import SLOT, Edit, InvalidField, called_edit, explained
+from editing.edit import PROBES, SLOT, Edit, InvalidField, called_edit, explained
 from editing.places import template
 from editing.readers.forms import Form, given
 from editing.readers.nested import Fact
 from editing.readers.probes import probes_in, probes_of
 from editing.readers.told import Told
-from editing.readers.values import Fields, all_texts, first, further, is_none, name_of, text_of
+from editing.readers.values import Fields, Unusable, all_texts, first, flat, further, is_none, name_of, text_of
 from editing.request import CARRIED, Request
 from editing.taught import is_unspaced
 from editing.texts import shown
@@ -154,9 +154,22 @@ class _Reading:
         found = []
         for name in self.names[role]:
             if isinstance(name, str) and not is_none(value := self.fields.get(name)):
-                found += all_texts(value, name)
+                found += self._usable(value, name)
                 self.called.setdefault(role, name)
         return found
+
+    def _usable(self, value: object, name: str) -> list[str]:
+        """The texts of a list; what is none is left out."""
+        try:
+            return all_texts(value, name)
+        except Unusable:
+            texts = []
+            for member in flat(value):
+                try:
+                    texts += all_texts(member, name)
+                except Unusable as error:
+                    self.findings.append(f"{error}; it was left out")
+            return texts
 
     def _aliases(self, new: object, old: str | None) -> list[str]:
         """Other spellings of the new answer; a published list of names holds the old one at times."""
@@ -175,7 +188,7 @@ class _Reading:
             elif name == "neighborhood_prompts":  # CounterFact's, of which all have the old answer
                 found += [{"prompt": text, "answer": old} for text in self._listed(name)]
             else:
-                found += probes_in(self.fields.get(name), name, self.told)
+                found += probes_in(self.fields.get(name), name, self.told, self.findings)
             if len(found) > before:
                 self.called.setdefault(role, name if isinstance(name, str) else name[0])
         return found
@@ -213,11 +226,16 @@ def _made(own: dict[str, Any], called: dict[str, str], findings: list[str]) -> E
 
 
 def _can_be_left_out(problem: ErrorDetails) -> bool:
-    return problem["loc"][0] in _LISTS and len(problem["loc"]) > 1 and problem["type"] != "extra_forbidden"
+    if problem["loc"][0] not in _LISTS or problem["type"] == "extra_forbidden":
+        return False
+    return len(problem["loc"]) > 1 or problem["type"] == "too_long"
 
 
 def _leave_out(own: dict[str, Any], problems: list[ErrorDetails]) -> None:
-    """Without the members of lists that are at fault: the alias of a probe, or the probe."""
+    """Without the members of lists that are at fault, the alias of a probe or the probe, or that are too many."""
+    for field in {str(one["loc"][0]) for one in problems if len(one["loc"]) == 1}:
+        own[field] = own[field][:PROBES]
+    problems = [one for one in problems if len(one["loc"]) > 1]
     for field, place in sorted({(str(one["loc"][0]), int(one["loc"][1])) for one in problems}, reverse=True):
         inner = [one["loc"] for one in problems if one["loc"][:2] == (field, place)]
         if all(len(loc) == 4 for loc in inner):

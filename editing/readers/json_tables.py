@@ -1,7 +1,7 @@
 """Records in a JSON file, however it holds them: a list, lines, an object of lists, columns."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from editing.readers.lines import RECORD_BYTES, Found, Source
 from editing.readers.told import Told
 from editing.readers.values import is_list
 
-WHOLE_BYTES: Final = 200_000_000
+WHOLE_BYTES: Final = 100_000_000
 """The largest file of columns, which cannot be read record by record."""
 _OF_COLUMNS: Final = ("subject", "prompt", "src", "update", "question", "case_id", "id")
 """Fields of which no record has several."""
@@ -105,7 +105,7 @@ def _of_large_object(plain: Path, path: Path, told: Told, error: TooLong) -> Sou
     if found or plain.stat().st_size > WHOLE_BYTES:
         raise error
     try:
-        value = decoder.decode(plain.read_bytes().decode("utf-8-sig"))
+        value = decoder.decode(plain.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as broken:
         raise ReadError(f"{str(path)!r}: not JSON, {broken}") from broken
     yield from _of_object(value, path, rows, decoder)
@@ -124,7 +124,7 @@ def _of_object(value: Any, path: Path, rows: Iterator[int], decoder: Decoder) ->
         yield Found(next(rows), record)
 
 
-def _held(value: Mapping[str, Any], path: Path) -> list[Any] | None:
+def _held(value: Mapping[str, Any], path: Path) -> Iterable[Any] | None:
     """The records that an object holds, of columns, of splits, or by their names; None where it is a record."""
     if _is_columns(value):
         return _rows_of(value, path)
@@ -137,7 +137,8 @@ def _held(value: Mapping[str, Any], path: Path) -> list[Any] | None:
         if is_list(member) and member and all(isinstance(one, Mapping) for one in member):
             found += map(_unwrapped, member)
         elif isinstance(member, Mapping):
-            found += _held(member, path) or ([member] if _is_record(member) else [])
+            held = _held(member, path)
+            found += ([member] if _is_record(member) else []) if held is None else held
     return found or None
 
 
@@ -155,11 +156,12 @@ def _is_columns(value: Mapping[str, Any]) -> bool:
     return any(is_list(value.get(name)) or isinstance(value.get(name), Mapping) for name in _OF_COLUMNS)
 
 
-def _rows_of(columns: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+def _rows_of(columns: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
     lists = {name: [*one.values()] if isinstance(one, Mapping) else one for name, one in columns.items()}
-    lengths = {name: len(one) if is_list(one) else None for name, one in lists.items()}
+    lists = {name: one for name, one in lists.items() if is_list(one)}  # others tell of the file
+    lengths = {name: len(one) for name, one in lists.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{shown(name)} {'no list' if size is None else size}" for name, size in lengths.items())
+        told = ", ".join(f"{shown(name)} {size}" for name, size in lengths.items())
         raise ReadError(f"{str(path)!r} holds columns of unequal length ({told}); give each a value for every record")
     names = [*lists]
-    return [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    return (dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True))

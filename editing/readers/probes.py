@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from editing.edit import ID_LENGTH, PROBES, TARGET_LENGTH, InvalidField, Probe
 from editing.readers.told import Told
-from editing.readers.values import Fields, all_texts, first, further, is_list, is_none, paired, text_of, wrong
+from editing.readers.values import Fields, Unusable, all_texts, first, further, is_list, is_none, paired, text_of, wrong
 from editing.texts import shown
 
 OWN: Final = frozenset(Probe.model_fields)
@@ -20,8 +20,11 @@ _PLAIN: Final = {"prompt", "answer"}
 NQ_TAG: Final = "nq question: "
 
 
-def probes_in(value: Any, name: str, told: Told) -> Iterator[dict[str, object]]:
+def probes_in(value: Any, name: str, told: Told, findings: list[str]) -> Iterator[dict[str, object]]:
     """The probes of a list, of an object of groups, or of one probe; each a text, or an object with its answer.
+
+    Args:
+        findings: takes a sentence for each that nothing can be made of.
 
     Raises:
         InvalidField: which answer is of which prompt cannot be told, or it is nothing of that.
@@ -31,15 +34,13 @@ def probes_in(value: Any, name: str, told: Told) -> Iterator[dict[str, object]]:
     for where, group, member in _members(value, name):
         if is_none(member) or member == {}:
             continue
-        if not isinstance(member, Mapping):
-            yield {"prompt": text_of(member, where)}
-            continue
-        if member.keys() <= _PLAIN and all(type(text) is str for text in member.values()):
+        if isinstance(member, dict) and member.keys() <= _PLAIN and all(type(one) is str for one in member.values()):
             yield dict(member)  # as Errata writes it
             continue
-        kind = _sound(group or member.get("group") or member.get("type"), ID_LENGTH)
-        for probe in _group(member, where, told):
-            yield {**probe, "group": kind[0]} if kind else probe
+        try:
+            yield from list(_probes(member, where, group, told))
+        except Unusable as error:
+            findings.append(f"{error}; it was left out")
 
 
 def probes_of(prompts: Any, answers: Any, names: tuple[str, str]) -> Iterator[dict[str, object]]:
@@ -49,6 +50,15 @@ def probes_of(prompts: Any, answers: Any, names: tuple[str, str]) -> Iterator[di
             asked = text_of(prompt, names[0])
             plain = asked.removeprefix(NQ_TAG) if asked is not None and names[0] == "loc" else asked
             yield {"prompt": plain, **right_answers(answer, names[1])}
+
+
+def _probes(member: Any, where: str, group: str | None, told: Told) -> Iterator[dict[str, object]]:
+    if not isinstance(member, Mapping):
+        yield {"prompt": text_of(member, where)}
+        return
+    kind = _sound(group or member.get("group") or member.get("type"), ID_LENGTH)
+    for probe in _group(member, where, told):
+        yield {**probe, "group": kind[0]} if kind else probe
 
 
 def _members(value: Any, name: str) -> list[tuple[str, str | None, Any]]:

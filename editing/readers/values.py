@@ -25,8 +25,12 @@ def list_of(value: object, name: str) -> list[Any]:
     return value
 
 
-def wrong(name: str, wanted: str, value: object) -> InvalidField:
-    return InvalidField(f"field '{name}' must be {wanted}, and is {type(value).__name__} {shown(value)}", field=name)
+class Unusable(InvalidField):
+    """A value of a kind that nothing can be made of."""
+
+
+def wrong(name: str, wanted: str, value: object) -> Unusable:
+    return Unusable(f"field '{name}' must be {wanted}, and is {type(value).__name__} {shown(value)}", field=name)
 
 
 def is_none(value: object) -> bool:

@@ -6,7 +6,17 @@ from typing import Annotated, cast
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Hypernetwork, Json, Option, StatisticsText, Text, app, if_stopped, method_options
+from flows.cli.app import (
+    Hypernetwork,
+    Json,
+    Option,
+    StatisticsText,
+    Text,
+    app,
+    if_stopped,
+    local_folder,
+    method_options,
+)
 from flows.cli.benchmark_tables import show
 from flows.cli.console import as_json, shown_progress
 
@@ -14,7 +24,7 @@ from flows.cli.console import as_json, shown_progress
 @app.command()
 def benchmark(
     data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit, MQuAKE or own form.")],
-    out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.", parser=local_folder)],
     model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,
     method: Annotated[

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flows.cli.app import Json, Line, Remote, Wait, app, if_stopped
+from flows.cli.app import Json, Line, Remote, Wait, app, if_stopped, local_folder
 from flows.cli.console import as_json, say, shown_progress, table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def export(
         Literal["merged", "lora", "gguf-lora", "safetensors-diff"],
         typer.Option("--as", help="A plain model, an adapter for PEFT or for llama.cpp, or the changed tensors alone."),
     ] = "merged",
-    out: Annotated[Path, typer.Option(help="A new folder, or an empty one.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="A new folder, or an empty one.", parser=local_folder)] = ...,  # type: ignore[assignment]
     version: Chosen = "champion",
     rank: Annotated[
         int | None, typer.Option(min=1, help="Most ranks of an adapter; what exceeds it is cut, and said.")

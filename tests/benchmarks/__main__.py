@@ -23,6 +23,7 @@ from tests.benchmarks.commands import bench_commands
 from tests.benchmarks.independent import bench_independent
 from tests.benchmarks.looking import bench_looking
 from tests.benchmarks.mend import bench_mend
+from tests.benchmarks.reading import bench_reading
 from tests.benchmarks.rebase import bench_rebase
 from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
 from tests.benchmarks.statistics import bench_statistics
@@ -88,6 +89,7 @@ KNOWN = {
     "large": bench_large,
     "looking": bench_looking,
     "commands": bench_commands,
+    "reading": bench_reading,
 }
 
 if __name__ == "__main__":

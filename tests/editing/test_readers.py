@@ -202,7 +202,7 @@ def test_a_broken_mquake_record_is_one_bad_record_that_names_its_field():
         ({"requested_rewrite": []}, "requested_rewrite"),
         ({"requested_rewrite": [*MQUAKE["requested_rewrite"], {"prompt": "{} is"}]}, "requested_rewrite[2].subject"),
         ({"new_single_hops": "none"}, "new_single_hops"),
-        ({"questions": [{}]}, "portability[0].prompt"),
+        ({"questions": {}}, "questions"),
     ):
         found = record_from(MQUAKE | broken, 4)
         assert isinstance(found, BadRecord) and (found.row, found.field) == (4, field), broken

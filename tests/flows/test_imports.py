@@ -89,6 +89,7 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("forget", "nobody", "--reason", "x"): LEDGER,
     ("forget", "--reason", "x"): LEDGER,
     ("promote",): set(),
+    ("audit", "main", "--checkpoint", "nowhere"): set(),
     ("promote", "--from", "nowhere"): set(),
     ("history", "--at", "2026-12-01"): set(),
     ("approve", "--version", "7"): LEDGER,

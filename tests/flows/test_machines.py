@@ -89,6 +89,13 @@ def test_a_device_that_is_not_there_is_found_before_prefect_starts(errata, monke
     check_one_line(errata("run", "--model", folder), 1, f"device '{device}' cannot be used here")
 
 
+@pytest.mark.parametrize("command", [("benchmark", "data.json"), ("export", "main", "--as", "merged")])
+def test_results_go_to_a_folder_and_to_no_other_address(errata, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    check_one_line(errata(*command, "--out", "gs://me:geheim@bucket/x"), 2, r"gs:// is not served; give a folder")
+    assert not list(tmp_path.glob("gs*"))
+
+
 def test_a_model_may_be_named_as_a_file_address(errata, folder, no_server):
     with pytest.raises(AssertionError, match="Prefect was started"):
         errata("run", "--model", f"file://{folder}")

@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 from editing.errors import PolicyError
 from tasks.settings import load_settings
 from tasks.surroundings import DATABASE, PROXIES
+from tests.flows.command import ended, environment, single, start
 
 SET_THERE = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE", "PREFECT_API_URL", *DATABASE)
 
@@ -48,6 +49,16 @@ def test_this_machine_is_never_asked_through_a_proxy_that_can_be_used(bare, monk
     assert not urllib.request.proxy_bypass_environment("example.com")
     assert all(os.environ[name] == proxy for name in PROXIES)
     httpx.Client().close()
+
+
+def test_a_store_and_a_ledger_on_this_machine_are_asked_directly(bare, moto_url, credentials):
+    proxies = dict.fromkeys([*PROXIES, *map(str.upper, PROXIES)], "http://127.0.0.1:9")
+    places = {"ERRATA_STORE": "s3://errata-tests/direct", "ERRATA_LEDGER": "s3://errata-tests/direct-ledger"}
+    env = environment(bare, **proxies, **places, ERRATA_S3_ENDPOINT_URL=moto_url)
+    for command in (single(), ("status",)):
+        ran = ended(start(command, env), 60)
+        assert (ran.code, ran.err) == (0, ""), ran.err
+    assert "1 queued" in ran.out
 
 
 @pytest.mark.parametrize(
