@@ -108,11 +108,13 @@ def verify(
         )  # a mistake is told now
         own = opened(workplace, chosen)
         asked = _questions(chosen, own, _sample(chosen, facts, sample))
-        rows = list(_rows(server, own, asked))
-    if not any(row.tells for row in rows):
-        raise UsageError(
-            f"of {len(rows)} questions none tells {chosen.named} from its base, which answers alike: ask for more facts"
-        )
+        known = _own(own, asked)
+        if not any(known[1]):
+            raise UsageError(
+                f"of {len(asked)} questions none tells {chosen.named} from its base, which answers alike: "
+                "ask for more facts"
+            )
+        rows = _rows(server, own, asked, known)
     done = Verified(
         line=line, version=chosen.number, snapshot=chosen.snapshot, url=server.url, model=server.model,
         verdict="served" if _serves(rows) else "served_other", rows=tuple(rows),
@@ -152,29 +154,43 @@ def _question(
     return Question(about, name, words, chat.prompt(words), True, CHAT_TOKENS, edit)
 
 
-def _rows(server: Endpoint, own: Opened, asked: Sequence[Question]) -> Iterator[Row]:
-    texts, tokens = [one.text for one in asked], [one.tokens for one in asked]
-    model, tokenizer = own.loaded.model, own.loaded.tokenizer
-    with Meter("answers", 3 * sum(tokens)) as meter:
-        version = generate(model, tokenizer, texts, tokens, on_progress=meter.part(sum(tokens)))
+def _own(own: Opened, asked: Sequence[Question]) -> tuple[list[str], list[bool]]:
+    """What the version says, and of each question whether its base says something else."""
+    loaded, facts = own.loaded, [one for one in asked if one.about == "fact"]
+    kinds = others_of_its_kind(one.edit for one in facts)
+
+    def says(some: Sequence[Question]) -> list[str]:
+        tokens = [one.tokens for one in some]
+        tell = meter.part(sum(tokens))
+        return generate(loaded.model, loaded.tokenizer, [one.text for one in some], tokens, on_progress=tell)
+
+    with Meter("answers of the version", sum(one.tokens for one in (*asked, *facts))) as meter:
+        version = says(asked)
         with own.weights.at_base():
-            base = generate(model, tokenizer, texts, tokens, on_progress=meter.part(sum(tokens)))
-        tell, served = meter.part(len(asked)), []
-        for number, one in enumerate(asked, 1):
-            served.append(server.answer(one.said, one.tokens) if one.chat else server.complete(one.said, one.tokens))
-            tell(number, len(asked))
-    others = others_of_its_kind(one.edit for one in asked)
-    for one, its, before, theirs in zip(asked, version, base, served, strict=True):
-        kind = others.get(one.edit.id, ())
-        yield Row(
-            about=one.about,
-            request=one.request,
-            question=one.said,
-            version=its.strip(),
-            server=theirs.strip(),
-            tells=one.about == "fact" and not _agree(one, its, before, kind, tokenizer),
-            agrees=_agree(one, its, theirs, kind, tokenizer),
-        )
+            base = dict(zip((one.request for one in facts), says(facts), strict=True))
+    tells = [
+        one.about == "fact" and not _agree(one, its, base[one.request], kinds[one.edit.id], loaded.tokenizer)
+        for one, its in zip(asked, version, strict=True)
+    ]
+    return version, tells
+
+
+def _rows(server: Endpoint, own: Opened, asked: Sequence[Question], known: tuple[list[str], list[bool]]) -> list[Row]:
+    kinds = others_of_its_kind(one.edit for one in asked)
+    rows = []
+    with Meter("answers of the server", len(asked)) as meter:
+        for one, its, tells in zip(asked, *known, strict=True):
+            tell = meter.part(1)
+            theirs = server.answer(one.said, one.tokens) if one.chat else server.complete(one.said, one.tokens)
+            tell(1, 1)
+            agrees = _agree(one, its, theirs, kinds[one.edit.id], own.loaded.tokenizer)
+            rows.append(
+                Row(
+                    about=one.about, request=one.request, question=one.said, version=its.strip(), server=theirs.strip(),
+                    tells=tells, agrees=agrees,
+                )
+            )  # fmt: skip
+    return rows
 
 
 def _agree(one: Question, its: str, other: str, kind: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> bool:
