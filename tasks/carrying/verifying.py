@@ -6,6 +6,7 @@ otherwise: they need to begin alike, and half of them do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from editing.chat import ChatTemplate, chat_of, question_of
 from editing.edit import SLOT, Edit
-from editing.errors import UsageError
+from editing.errors import InvalidEdit, UsageError
 from editing.measure.fluency import generate
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, judged, others_of_its_kind
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
@@ -22,10 +23,13 @@ from tasks.carrying.endpoint import Endpoint, endpoint
 from tasks.ledger.events import Event, Note
 from tasks.meter import Meter
 from tasks.update.run import spread_sample
+from tasks.update.screening import readable_prompts
 from tasks.workplace import Workplace
 
 ALIKE_TOKENS = 4
 """Texts that begin with so many equal tokens are alike, however they go on."""
+LONGEST_KEPT = 500
+"""Characters of an answer that the ledger keeps."""
 OF_THE_REST = 0.5
 """So many of the answers that tell little must be alike."""
 
@@ -104,11 +108,13 @@ def verify(
         )  # a mistake is told now
         own = opened(workplace, chosen)
         asked = _questions(chosen, own, _sample(chosen, facts, sample))
-        rows = list(_rows(server, own, asked))
-    if not any(row.tells for row in rows):
-        raise UsageError(
-            f"of {len(rows)} questions none tells {chosen.named} from its base, which answers alike: ask for more facts"
-        )
+        known = _own(own, asked)
+        if not any(known[1]):
+            raise UsageError(
+                f"of {len(asked)} questions none tells {chosen.named} from its base, which answers alike: "
+                "ask for more facts"
+            )
+        rows = _rows(server, own, asked, known)
     done = Verified(
         line=line, version=chosen.number, snapshot=chosen.snapshot, url=server.url, model=server.model,
         verdict="served" if _serves(rows) else "served_other", rows=tuple(rows),
@@ -132,10 +138,11 @@ def _questions(chosen: Chosen, own: Opened, facts: Mapping[str, Edit]) -> list[Q
     for name, edit in facts.items():
         words = question_of(edit).replace(SLOT, edit.subject)
         found.append(_question("fact", (name, edit), (edit.text, words), chat))
-        found += [
-            _question("neighbor", (name, edit), (probe.prompt, probe.prompt), chat) for probe in edit.neighborhood[:1]
-        ]
-    return found
+        for probe in edit.neighborhood[:1]:
+            with suppress(InvalidEdit):  # one that the template does not leave as it is
+                found.append(_question("neighbor", (name, edit), (probe.prompt, probe.prompt), chat))
+    reads = {*readable_prompts(own.loaded, [one.text for one in found])}
+    return [one for one in found if one.text in reads]
 
 
 def _question(
@@ -147,29 +154,43 @@ def _question(
     return Question(about, name, words, chat.prompt(words), True, CHAT_TOKENS, edit)
 
 
-def _rows(server: Endpoint, own: Opened, asked: Sequence[Question]) -> Iterator[Row]:
-    texts, tokens = [one.text for one in asked], [one.tokens for one in asked]
-    model, tokenizer = own.loaded.model, own.loaded.tokenizer
-    with Meter("answers", 3 * sum(tokens)) as meter:
-        version = generate(model, tokenizer, texts, tokens, on_progress=meter.part(sum(tokens)))
+def _own(own: Opened, asked: Sequence[Question]) -> tuple[list[str], list[bool]]:
+    """What the version says, and of each question whether its base says something else."""
+    loaded, facts = own.loaded, [one for one in asked if one.about == "fact"]
+    kinds = others_of_its_kind(one.edit for one in facts)
+
+    def says(some: Sequence[Question]) -> list[str]:
+        tokens = [one.tokens for one in some]
+        tell = meter.part(sum(tokens))
+        return generate(loaded.model, loaded.tokenizer, [one.text for one in some], tokens, on_progress=tell)
+
+    with Meter("answers of the version", sum(one.tokens for one in (*asked, *facts))) as meter:
+        version = says(asked)
         with own.weights.at_base():
-            base = generate(model, tokenizer, texts, tokens, on_progress=meter.part(sum(tokens)))
-        tell, served = meter.part(len(asked)), []
-        for number, one in enumerate(asked, 1):
-            served.append(server.answer(one.said, one.tokens) if one.chat else server.complete(one.said, one.tokens))
-            tell(number, len(asked))
-    others = others_of_its_kind(one.edit for one in asked)
-    for one, its, before, theirs in zip(asked, version, base, served, strict=True):
-        kind = others.get(one.edit.id, ())
-        yield Row(
-            about=one.about,
-            request=one.request,
-            question=one.said,
-            version=its.strip(),
-            server=theirs.strip(),
-            tells=one.about == "fact" and not _agree(one, its, before, kind, tokenizer),
-            agrees=_agree(one, its, theirs, kind, tokenizer),
-        )
+            base = dict(zip((one.request for one in facts), says(facts), strict=True))
+    tells = [
+        one.about == "fact" and not _agree(one, its, base[one.request], kinds[one.edit.id], loaded.tokenizer)
+        for one, its in zip(asked, version, strict=True)
+    ]
+    return version, tells
+
+
+def _rows(server: Endpoint, own: Opened, asked: Sequence[Question], known: tuple[list[str], list[bool]]) -> list[Row]:
+    kinds = others_of_its_kind(one.edit for one in asked)
+    rows = []
+    with Meter("answers of the server", len(asked)) as meter:
+        for one, its, tells in zip(asked, *known, strict=True):
+            tell = meter.part(1)
+            theirs = server.answer(one.said, one.tokens) if one.chat else server.complete(one.said, one.tokens)
+            tell(1, 1)
+            agrees = _agree(one, its, theirs, kinds[one.edit.id], own.loaded.tokenizer)
+            rows.append(
+                Row(
+                    about=one.about, request=one.request, question=one.said, version=its.strip(), server=theirs.strip(),
+                    tells=tells, agrees=agrees,
+                )
+            )  # fmt: skip
+    return rows
 
 
 def _agree(one: Question, its: str, other: str, kind: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -195,6 +216,11 @@ def _serves(rows: Sequence[Row]) -> bool:
     return all(row.agrees for row in rows if row.tells) and (not rest or sum(rest) >= OF_THE_REST * len(rest))
 
 
+def _kept(text: str) -> str:
+    """Whole or not at all: what is forgotten later is looked for as it is written in a request."""
+    return text if len(text) <= LONGEST_KEPT else f"({len(text):,} characters)"
+
+
 def _events(done: Verified, actor: str) -> Iterator[Event]:
     """One for each fact that was asked, all of the one verdict."""
     for row in done.rows:
@@ -206,5 +232,5 @@ def _events(done: Verified, actor: str) -> Iterator[Event]:
                 version=done.version,
                 snapshot=done.snapshot,
                 actor=actor,
-                reason=f"{done.model} at {done.url} says: {row.server[:200]}",
+                reason=f"{done.model} at {done.url} says: {_kept(row.server)}",
             )

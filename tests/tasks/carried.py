@@ -64,7 +64,7 @@ class CarriedLine:
                 prompt="{} was born in the city of",
                 target_new="Rome",
                 target_true="London",
-                neighborhood=[{"prompt": "The river Nile flows", "answer": "through"}],
+                neighborhood=[{"prompt": "The river Nile flows" if i else "So long " * 150, "answer": "through"}],
             )
             for i in range(facts)
         ]

@@ -45,7 +45,8 @@ def test_a_server_of_the_version_serves_it_and_the_ledger_says_so(line):
     assert done.verdict == "served" and done.version == 2
     assert all(row.agrees and row.version == row.server for row in done.rows)
     facts = [row for row in done.rows if row.about == "fact"]
-    assert len(facts) == 6 and len(done.rows) == 12 and any(row.tells for row in facts)
+    assert len(facts) == 6 and any(row.tells for row in facts)
+    assert len(done.rows) == 10  # two neighbors are longer than the model reads
     assert {row.request for row in facts} >= {"r2-0", "r2-1"}  # what the version brought is among them
     events = told(line)[before:]
     assert [one[:3] for one in events] == [(row.request, 2, "served") for row in facts]
