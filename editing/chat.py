@@ -42,7 +42,7 @@ def question_of(edit: Edit) -> str:
     """
     if edit.question is not None:
         return edit.question
-    return edit.prompt if edit.prompt.endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
+    return edit.prompt if edit.prompt.rstrip().endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
 
 
 def questions_of(edit: Edit) -> list[str]:

@@ -22,7 +22,7 @@ from editing.body import run_body
 from editing.digests import sha256, tensors_digest
 from editing.errors import StatisticsError
 from editing.key_sums import KeySums
-from editing.keys import capture_inputs, stop_before
+from editing.keys import capture_inputs, in_rows, stop_before
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
 from editing.token_rows import WINDOW, TokenRow, batches, windows
@@ -221,7 +221,8 @@ def collect_statistics(
             laid = lay_out(trees, pad_token(tokenizer), model)
             with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
                 run_body(model, **laid.inputs)
-            sums.add(inputs, _real_tokens(trees, laid))
+            real = _real_tokens(trees, laid)
+            sums.add({layer: in_rows(keys, real) for layer, keys in inputs.items()}, real)
             on_progress(done)
             since = time.monotonic() - written
             if sums.is_complete and unfinished is not None and since >= max(unfinished.seconds, pause):

@@ -1,13 +1,12 @@
 """One fact to correct: the model's subject, how it is asked, and what it is to answer.
 
 An edit's prompt holds '{}' once, where the subject stands; every other brace is plain text, so fill it in with
-`Edit.text`, never with str.format. Targets carry no leading space (editing.tokens adds it).
+`Edit.text`, never with str.format. Targets carry no leading space (editing.taught says what joins them).
 """
 
 import difflib
-import re
 from collections.abc import Mapping
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -20,25 +19,23 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from editing.digests import json_digest
 from editing.errors import InvalidEdit
-from editing.filled import Filled
+from editing.filled import Filled, Said
+from editing.places import SLOT, as_written, template
+from editing.taught import join_of, taught
+from editing.texts import CONTROL, SHOWN, answer, begun, cleaned, composed, fault, joining, shown
 
-SLOT: Final = "{}"
+__all__ = ["SLOT", "Edit", "InvalidField", "Probe", "content_id", "filled", "made", "make_edit", "shown"]
+
 SUBJECT_LENGTH: Final = 500
 PROMPT_LENGTH: Final = 2_000
-TARGET_LENGTH: Final = 500
+TARGET_LENGTH: Final = 500_000
+"""Characters of what any file may hold; how many tokens go is for the model to say."""
 ID_LENGTH: Final = 200
 PROBES: Final = 100
-SHOWN: Final = 80
-"""Characters of a refused value that a message shows."""
-
-# Prompts of real benchmarks hold line breaks and tabs; subjects, targets and ids have no use for them.
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
-_CONTROL_IN_PROMPT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class InvalidField(InvalidEdit):
@@ -49,27 +46,6 @@ class InvalidField(InvalidEdit):
         self.field = field
 
 
-def fault(kind: str, message: str) -> PydanticCustomError:
-    """What a validator raises for a value."""
-    # Pydantic reads braces in a message as placeholders, and ours are full of '{}': hand the text over as a value.
-    return PydanticCustomError("errata_" + kind, "{message}", {"message": message})
-
-
-def cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
-    """A text as it is kept, without the spaces around it. Raises what `fault` makes."""
-    value = value.strip()
-    if not value:
-        raise fault("empty", "is empty; give it a text, or leave an optional field out")
-    if len(value) > limit:
-        raise fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
-    if found := control.search(value):
-        where = f"U+{ord(found[0]):04X} at position {found.start()}"
-        raise fault("control", f"holds the control character {where}; remove it")
-    if found := _HALF_PAIR.search(value):
-        raise fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
-    return value
-
-
 def _subject(value: str) -> str:
     value = cleaned(value, SUBJECT_LENGTH, CONTROL)
     if SLOT in value:
@@ -77,17 +53,18 @@ def _subject(value: str) -> str:
     return value
 
 
-Prompt = Annotated[StrictStr, AfterValidator(lambda value: cleaned(value, PROMPT_LENGTH, _CONTROL_IN_PROMPT))]
-Target = Annotated[StrictStr, AfterValidator(lambda value: cleaned(value, TARGET_LENGTH, CONTROL))]
+Prompt = Annotated[StrictStr, AfterValidator(lambda value: begun(value, PROMPT_LENGTH))]
+Target = Annotated[StrictStr, AfterValidator(lambda value: answer(value, TARGET_LENGTH))]
+Join = Annotated[StrictStr, AfterValidator(joining)]
 Identifier = Annotated[
     StrictStr, AfterValidator(lambda value: cleaned(value, ID_LENGTH, CONTROL) if value.strip() else "")
 ]
 
 
-def filled(prompt: str, subject: str, before: str = "") -> Filled:
+def filled(prompt: str, subject: str, before: str = "", joined_by: str | None = None) -> Filled:
     """`before` and the prompt with its subject."""
     start = len(before) + prompt.index(SLOT)
-    return Filled(before + prompt.replace(SLOT, subject), (start, start + len(subject)))
+    return Filled(before + prompt.replace(SLOT, subject), (start, start + len(subject)), joined_by=joined_by)
 
 
 class Probe(BaseModel):
@@ -148,10 +125,26 @@ class Edit(BaseModel):
         (), description="Prompts about what follows from the new fact."
     )
 
+    join: Join | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="What stands between prompt and answer, '' or white space; none: by the rule of editing.taught.",
+    )
+
     @property
     def text(self) -> str:
         """The prompt with the subject filled in; it is `Filled`."""
-        return filled(self.prompt, self.subject)
+        return filled(self.prompt, self.subject, joined_by=self.join)
+
+    @property
+    def taught(self) -> str:
+        """The whole text that is taught: the prompt, what joins it to the new answer, the new answer."""
+        return taught(self.text, self.target_new)
+
+    @property
+    def joined_by(self) -> str:
+        """What stands between its prompt and its new answer."""
+        return join_of(self.text, self.target_new)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -162,6 +155,16 @@ class Edit(BaseModel):
     def old_answers(self) -> tuple[str, ...]:
         """The old answer, if it is known."""
         return () if self.target_true is None else (self.target_true,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_the_prompts_writing(cls, given: Any) -> Any:
+        """The subject as its prompt writes it: that is what stands in the text that is taught."""
+        if isinstance(given, Mapping):
+            subject, prompt = given.get("subject"), given.get("prompt")
+            if isinstance(subject, str) and isinstance(prompt, str) and SLOT not in prompt:
+                return {**given, "subject": as_written(composed(prompt), composed(subject.strip()))}
+        return given
 
     @field_validator("prompt", "question", mode="after")
     @classmethod
@@ -188,6 +191,16 @@ class Edit(BaseModel):
         return tuple(alias for alias in dict.fromkeys(aliases) if alias != new)
 
     @model_validator(mode="after")
+    def _joins_alike(self) -> "Edit":
+        """What a request says of how it is joined goes for all that is asked about it."""
+        if self.join is not None:
+            # Only what joins them is new, so that what the fields say is the same.
+            object.__setattr__(self, "paraphrases", tuple(Said(text, self.join) for text in self.paraphrases))
+            for name in ("neighborhood", "portability"):
+                object.__setattr__(self, name, _joined(getattr(self, name), self.join))
+        return self
+
+    @model_validator(mode="after")
     def _has_id(self) -> "Edit":
         if not self.id:
             # Only way to complete a frozen model; the field counts as set, so that no dump leaves it out.
@@ -196,38 +209,22 @@ class Edit(BaseModel):
         return self
 
 
+def _joined(probes: tuple[Probe, ...], join: str) -> tuple[Probe, ...]:
+    return tuple(
+        probe.model_copy(
+            update={
+                "prompt": Said(probe.prompt, join),
+                "wordings": tuple(Said(text, join) for text in probe.wordings),
+            }
+        )
+        for probe in probes
+    )
+
+
 def content_id(subject: str, prompt: str, target_new: str) -> str:
     """'e-' and 12 hex digits that depend on nothing but the fact itself."""
     fact = {"subject": subject, "prompt": prompt, "target_new": target_new}
     return "e-" + json_digest(fact)[:12]
-
-
-def template(prompt: str, subject: str) -> str:
-    """The prompt with one '{}' in the subject's place.
-
-    A prompt that has the subject filled in is taken where the subject stands in it exactly once: as a whole word,
-    or, where it is nowhere a whole word (Chinese has no spaces), as a part of the text.
-    """
-    slots = prompt.count(SLOT)
-    if slots == 1:
-        return prompt
-    must = f"must hold exactly one '{{}}' for the subject {shown(subject)}"
-    if slots > 1:
-        raise fault("slots", f"{must}, and holds {slots}; keep one of them")
-    # The lookahead finds overlapping occurrences too: 'aa' stands in 'aaa' twice, and so not in one place.
-    starts = [match.start() for match in re.finditer(rf"(?={re.escape(subject)})", prompt)]
-    words = [start for start in starts if _is_whole(prompt, start, start + len(subject))]
-    places = words or starts
-    if len(places) != 1:
-        why = "which does not stand in it" if not places else f"which stands in it {len(places)} times"
-        raise fault("slots", f"{must}, {why}; for example '{{}} plays the sport of'")
-    start = places[0]
-    return prompt[:start] + SLOT + prompt[start + len(subject) :]
-
-
-def _is_whole(text: str, start: int, end: int) -> bool:
-    before, after = text[start - 1 : start], text[end : end + 1]
-    return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[end - 1].isalnum())
 
 
 def make_edit(fields: Mapping[str, object], *, called: Mapping[str, str] | None = None) -> Edit:
@@ -248,24 +245,19 @@ def made(kind: type[Kind], fields: Mapping[str, object], called: Mapping[str, st
         return kind.model_validate(dict(fields))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=True)
-    first, called = problems[0], called or {}
+    name, sentence = explained(kind, problems[0], called or {})
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    raise InvalidField(f"{called_edit(fields)}: {sentence}{more}", field=name)
+
+
+def explained(kind: type[Edit], problem: ErrorDetails, called: Mapping[str, str]) -> tuple[str, str]:
+    """What a problem is about, by the name that its source knows, and a sentence that says what is wrong."""
     # A field's name may be anything too: keep it short and printable.
-    plain = (str(part) for part in first["loc"])
+    plain = (str(part) for part in problem["loc"])
     location = [part if len(part) <= SHOWN and part.isprintable() else shown(part) for part in plain] or ["edit"]
     location[0] = called.get(location[0], location[0])
     name = location[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location[1:])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise InvalidField(f"{called_edit(fields)}: {_explain(kind, name, first)}{more}", field=name)
-
-
-def shown(value: object) -> str:
-    """A value in quotes on one line, cut to SHOWN characters, whatever it holds."""
-    try:
-        text = repr(value[: SHOWN + 1] if isinstance(value, (str, bytes)) else value)
-    except (RecursionError, ValueError):
-        # Nested by hundreds of levels, or a number of thousands of digits.
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return name, _explain(kind, name, problem)
 
 
 def called_edit(fields: Mapping[str, object]) -> str:

@@ -24,8 +24,14 @@ def content_digest(edits: Sequence[Edit]) -> str:
 
     Whatever else their requests hold is no part of it. A group that lost or gained a member has another one.
     """
-    asked = ({name: getattr(edit, name) for name in ("subject", "prompt", "target_new", "question")} for edit in edits)
+    names = ("subject", "prompt", "target_new", "question")
+    asked = ({name: getattr(edit, name) for name in names} | _joined(edit) for edit in edits)
     return sha256(sorted(canonical_json(one) + b"\n" for one in asked))
+
+
+def _joined(edit: Edit) -> dict[str, str]:
+    """What joins prompt and answer, where it is no space: facts were known before it could be anything else."""
+    return {} if edit.joined_by == " " else {"join": edit.joined_by}
 
 
 def canonical_order(edits: Sequence[Edit]) -> list[int]:

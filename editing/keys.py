@@ -87,13 +87,18 @@ def capture_inputs(modules: dict[int, nn.Module]) -> Iterator[dict[int, Tensor]]
             handle.remove()
 
 
+def in_rows(states: Tensor, mask: Tensor) -> Tensor:
+    """States of a pass over rows of this mask (b, s) as (b, s, ·): OPT lays the tokens of all rows in one."""
+    return states.view(*mask.shape, -1)
+
+
 @contextmanager
-def capture_output(module: nn.Module) -> Iterator[list[LayerOutput]]:
-    """What `module` gave in its latest call, as a list of one."""
+def capture_output(module: nn.Module, *, copied: bool = False) -> Iterator[list[LayerOutput]]:
+    """What `module` gave in its latest call, as a list of one; a copy, where what comes next may add to it in place."""
     outputs: list[LayerOutput] = []
 
     def save(module: nn.Module, args: object, output: LayerOutput) -> None:
-        outputs[:] = [output]
+        outputs[:] = [output.clone() if copied and isinstance(output, Tensor) else output]
 
     handle = module.register_forward_hook(save)
     try:
@@ -135,7 +140,7 @@ class SubjectReader:
         projection = self.layout.projection(self.model, key_layer)
         with (
             capture_inputs({key_layer: projection}) as inputs,
-            capture_output(projection) as written,
+            capture_output(projection, copied=True) as written,
             capture_output(last) as output,
         ):
             place = self._run(prompts, lambda: stop_after(last), uniform)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from editing.errors import ModelError
+from editing.kinds import differs_in_kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ModelLayout:
     """True when the weight is stored as (key, value), as GPT-2's Conv1D does."""
     post_norm: str | None = None
     """Path, inside a layer, of an RMS norm through which the MLP's output passes before it joins the hidden state."""
+    multiplier: str | None = None
+    """Name in the config of a number by which the MLP's output is multiplied before it joins the hidden state."""
 
     def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
         modules = model.get_submodule(self.layers)
@@ -58,6 +61,10 @@ class ModelLayout:
         """The norm between the down projection and the hidden state, where the architecture has one."""
         return None if self.post_norm is None else self.layer_list(model)[layer].get_submodule(self.post_norm)
 
+    def scale(self, model: PreTrainedModel) -> float:
+        """By what the MLP's output is multiplied before it joins the hidden state: 1 but for some architectures."""
+        return 1.0 if self.multiplier is None else float(getattr(model.config.get_text_config(), self.multiplier))
+
     def weight_name(self, layer: int) -> str:
         return f"{self.layers}.{layer}.{self.down_projection}.weight"
 
@@ -75,27 +82,42 @@ class ModelLayout:
 
 
 _LLAMA = ModelLayout("model.layers", "mlp.down_proj")
+_NORMED = ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm")
 
 LAYOUTS = {
     "bloom": ModelLayout("transformer.h", "mlp.dense_4h_to_h"),
-    "gemma2": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "cohere": _LLAMA,
+    "cohere2": _LLAMA,
+    "exaone4": _NORMED,
+    "falcon": ModelLayout("transformer.h", "mlp.dense_4h_to_h"),
+    "gemma": _LLAMA,
+    "gemma2": _NORMED,
     "gemma3": ModelLayout("model.language_model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
-    "gemma3_text": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "gemma3_text": _NORMED,
+    "glm": _LLAMA,
+    "glm4": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_mlp_layernorm"),
     "gpt2": ModelLayout("transformer.h", "mlp.c_proj", transposed=True),
+    "gpt_neo": ModelLayout("transformer.h", "mlp.c_proj"),
     "gpt_neox": ModelLayout("gpt_neox.layers", "mlp.dense_4h_to_h"),
     "gptj": ModelLayout("transformer.h", "mlp.fc_out"),
+    "granite": ModelLayout("model.layers", "mlp.down_proj", multiplier="residual_multiplier"),
     "llama": _LLAMA,
+    "ministral": _LLAMA,
+    "ministral3": _LLAMA,
     "mistral": _LLAMA,
-    "olmo2": ModelLayout("model.layers", "mlp.down_proj", post_norm="post_feedforward_layernorm"),
+    "olmo": _LLAMA,
+    "olmo2": _NORMED,
+    "olmo3": _NORMED,
+    "opt": ModelLayout("model.decoder.layers", "fc2"),
     "phi": ModelLayout("model.layers", "mlp.fc2"),
     "phi3": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+    "stablelm": _LLAMA,
+    "starcoder2": ModelLayout("model.layers", "mlp.c_proj"),
 }
 """One layout a `config.model_type`."""
-
-EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""How the configs of mixtures of experts name the number of experts."""
 
 
 def layout_of(model: PreTrainedModel) -> ModelLayout:
@@ -104,29 +126,23 @@ def layout_of(model: PreTrainedModel) -> ModelLayout:
     Raises:
         ModelError: the architecture has no layout, or the model is wrapped, quantised or in float64 where that fails.
     """
-    model_type = model.config.model_type
-    named = f"architecture '{model_type}' ({type(model).__name__})"
-    known = ", ".join(sorted(LAYOUTS))
-    if model_type not in LAYOUTS:
-        if count := expert_count(model):
-            raise ModelError(
-                f"{named} cannot be edited: each of its layers spreads the MLP over {count} experts, so no single "
-                f"down projection holds a fact; choose a dense model: {known}"
-            )
-        raise ModelError(
-            f"no layout for {named}; known are {known}. If each of its layers has one MLP down projection, add its "
-            "module paths to LAYOUTS in editing/layout.py; without one it cannot be edited, choose another model."
-        )
-    layout = LAYOUTS[model_type]
+    named = f"architecture '{model.config.model_type}' ({type(model).__name__})"
+    check_architecture(model.config, named)
+    layout = LAYOUTS[model.config.model_type]
     _check_weight(model, layout, named)
     return layout
 
 
-def expert_count(model: PreTrainedModel) -> int:
-    """How many experts a layer's MLP has, by the model's config; 0 for a dense model."""
-    config = model.config.get_text_config()
-    counts = [getattr(config, name, None) for name in EXPERT_COUNTS]
-    return max((count for count in counts if isinstance(count, int) and count > 1), default=0)
+def check_architecture(config: PreTrainedConfig, named: str) -> None:
+    """Raises ModelError unless there is a layout for models of this config."""
+    known = ", ".join(sorted(LAYOUTS))
+    if config.model_type not in LAYOUTS:
+        if why := differs_in_kind(config):
+            raise ModelError(f"{named} cannot be edited: {why}; choose a dense model: {known}")
+        raise ModelError(
+            f"no layout for {named}; known are {known}. If each of its layers has one MLP down projection, add its "
+            "module paths to LAYOUTS in editing/layout.py; without one it cannot be edited, choose another model."
+        )
 
 
 def _check_weight(model: PreTrainedModel, layout: ModelLayout, named: str) -> None:
@@ -138,6 +154,11 @@ def _check_weight(model: PreTrainedModel, layout: ModelLayout, named: str) -> No
         raise ModelError(
             f"{named} has no weight '{name}'; wrapped or converted models are not edited: load the plain model"
         ) from error
+    if model.config.model_type == "opt" and not model.config.do_layer_norm_before:
+        raise ModelError(
+            f"{named} cannot be edited: a norm follows the sum of each layer's MLP and its input (do_layer_norm_before "
+            "is false, as in OPT-350M), so what is written does not come out as it is; choose another size"
+        )
     if weight.dim() != 2 or not weight.is_floating_point():
         raise ModelError(
             f"weight '{name}' of {named} is {weight.dtype} of shape {tuple(weight.shape)}, not a matrix of floating "
@@ -156,7 +177,11 @@ def check_layers(
 
     `searched`: values are searched at the last of them, which needs a layer above it.
     """
-    count = len(layout.layer_list(model))
+    check_layer_numbers(len(layout.layer_list(model)), layers, searched=searched)
+
+
+def check_layer_numbers(count: int, layers: Sequence[int], *, searched: bool = True) -> None:
+    """The same of a model with so many layers, which need not be loaded."""
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
         raise ModelError(f"layers {list(layers)} must be distinct, rising and not negative, e.g. [2, 3, 4]")
     if not searched and layers[-1] >= count:

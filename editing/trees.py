@@ -98,8 +98,13 @@ def _common(one: Text, other: Text) -> int:
 
 
 def may_branch(model: PreTrainedModel, longest: int) -> bool:
-    """Whether the model takes a mask of our own: it takes positions, its attention is plain, no window cuts a text."""
+    """Whether the model takes a mask of our own: it takes positions, its attention is plain, no window cuts a text.
+
+    GPT-Neo's windows are cut by place in the row, whatever the mask; ALiBi (Falcon's) is made from the mask.
+    """
     config = model.config.get_text_config()
+    if getattr(config, "alibi", False) or getattr(config, "window_size", None) is not None:
+        return False
     window = getattr(config, "sliding_window", None)
     plain = config._attn_implementation in ("eager", "sdpa")
     return plain and takes_positions(model) and (window is None or longest <= window)

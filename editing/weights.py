@@ -285,14 +285,16 @@ def _runs(update: WeightUpdate | Sequence[WeightUpdate]) -> list[tuple[slice, We
 def _low_rank_hook(changes: Sequence[tuple[slice, Tensor, Tensor]], count: int | None):  # type: ignore[no-untyped-def]  # the hook's type is torch's own
     # Run by run instead of with all factors stacked: nothing is copied, and no rank is padded to the largest.
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = args[0]
+        x, changed = args[0], output.clone()
+        whole = changed
+        if count is not None and x.dim() == 2 and len(x) % count == 0:  # OPT lays the tokens of all rows in one
+            x, whole = x.view(count, -1, x.shape[-1]), changed.view(count, -1, changed.shape[-1])
         if count is not None and len(x) != count:
             raise EditingError(f"a batch of {len(x)} rows has {count} updates; give one for each row")
-        changed = output.clone()
         for rows, A_rd, B_mr in changes:
             # As linear layers, which run by the faster library inside `fast_linear`.
             change = nn.functional.linear(nn.functional.linear(x[rows].float(), A_rd), B_mr)
-            changed[rows] += change.to(output.dtype)
+            whole[rows] += change.to(output.dtype)
         return changed
 
     return hook

@@ -101,6 +101,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         ability = at_point(curve, len(facts.edits)) or measure_ability(session, sets, texts)
     result = {
         "edits": len(facts.edits),
+        **facts.told,
         "model": spec.model,
         "method": spec.config.method,
         "template": spec.template,

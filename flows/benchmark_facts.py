@@ -5,11 +5,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from editing.edit import PROBES, Edit, shown
 from editing.errors import ReadError, UsageError
-from editing.readers import good_and_bad, read_cases
-from tasks.parquet import parquet_rows
+from editing.readers import BadRecord, good_and_bad
+from tasks.ledger.reading import Read, judged, left_out, read_cases_of
 from tasks.progress import note
 
 
@@ -19,7 +20,22 @@ class Facts:
 
     edits: list[Edit]
     beside: dict[str, tuple[Edit, ...]] = field(default_factory=dict)
-    """By the id of a record's first fact, what is edited together with it: its questions ask for all of them."""
+    """By the id of a record's last fact, what is edited before it: its questions ask for all of them."""
+    read: int = 0
+    """Records of the file."""
+    left_out: list[BadRecord] = field(default_factory=list)
+    """Those of them that are no edit."""
+    not_used: list[str] = field(default_factory=list)
+    """Which of its fields have no place."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What of the file was used and what was not, for the result."""
+        return {
+            "records": self.read,
+            "left_out": {"records": len(self.left_out), "why": left_out(self.left_out)[1:]},
+            "not_used": self.not_used,
+        }
 
 
 def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
@@ -36,12 +52,17 @@ def read_facts(path: Path, limit: int | None, seed: int) -> Facts:
         UsageError: no record is an edit.
     """
     cases: list[list[Edit]] = []
-    for records in read_cases(path, parquet_rows=parquet_rows):
-        edits, bad = good_and_bad(records)
-        for record in bad:
-            note(f"row {record.row} is left out: {record.reason}", "refused")
+    bad: list[BadRecord] = []
+    said, count = Read(), 0
+    for records in read_cases_of([path], said):
+        edits, others = good_and_bad(judged(records))
+        count, bad = count + len(records), bad + others
         if edits:
             cases.append(edits)
+    for sentence in left_out(bad):
+        note(sentence, "refused")
+    for sentence in said.unused:
+        note(sentence, "warning")
     if not cases:
         raise UsageError(f"'{path}' holds no edit that can be used; look at it with `errata submit --dry-run`")
     order = _order(cases, limit, seed)
@@ -51,8 +72,9 @@ def read_facts(path: Path, limit: int | None, seed: int) -> Facts:
         if all(edit.id in order for edit in case):
             for edit in case:
                 taken[edit.id] = _joined(taken.get(edit.id), edit)
-            beside[case[0].id] = tuple(dict.fromkeys((*beside.get(case[0].id, ()), *case[1:])))
-    return Facts([taken[name] for name in order], {name: others for name, others in beside.items() if others})
+            beside[case[-1].id] = tuple(dict.fromkeys((*beside.get(case[-1].id, ()), *case[:-1])))
+    together = {name: others for name, others in beside.items() if others}
+    return Facts([taken[name] for name in order], together, count, bad, said.unused)
 
 
 def read_references(path: Path) -> dict[str, list[str]]:

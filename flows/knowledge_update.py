@@ -53,6 +53,7 @@ def knowledge_update(
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
+    join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> JobSummary:
@@ -69,6 +70,7 @@ def knowledge_update(
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
         template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
+        join: What joins a new line's prompts and answers: `none`, `space` or `line`; none given, by rule.
         method: Method of a new line; none, memit.
         options: Options of a new line's method; mend's `hypernetwork` is a file, an MLflow version, or in the store.
 
@@ -78,7 +80,8 @@ def knowledge_update(
         LineBusy: another job works on the line.
         HeadMoved: HEAD was moved away from what the job builds on; its requests are queued again.
     """
-    definition = {"model": model, "dtype": dtype, "template": template, "method": method, "options": options}
+    definition: dict[str, Any] = {"model": model, "dtype": dtype, "template": template, "join": join}
+    definition |= {"method": method, "options": options}
     return announced(line, "edits", lambda: job(line, policy, limit, (text, statistics_text), definition, only=only))
 
 

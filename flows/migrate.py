@@ -56,6 +56,7 @@ def migrate(
             "model": model,
             "dtype": dtype,
             "template": template or source.spec.template,
+            "join": source.spec.join,
             "method": method or source.spec.config.method,
             "options": options,
         }

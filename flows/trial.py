@@ -13,6 +13,7 @@ from editing.errors import UsageError
 from editing.measure.metrics import EditScores, evaluate
 from editing.measure.said import Said, others_of_its_kind, said, summarise_said
 from editing.methods import check_mode, compute_independent_updates
+from editing.request import with_join
 from flows.endings import ended_well
 from tasks.ledger.trying import to_try
 from tasks.lines.specs import LineSpec, Template, resolve_line
@@ -61,6 +62,7 @@ def trial(
     probes: int | None = None,
     model: str | None = None,
     template: Template | None = None,
+    join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> list[TrialRow]:
@@ -74,11 +76,13 @@ def trial(
         probes: Neighborhood prompts asked for each; none, all that it has.
         model: Base, where the line does not exist yet.
         template: How facts are asked, where the line does not exist yet: `raw`, or in a `chat` as well; none, `auto`.
+        join: What joins prompts and answers, where the line does not exist yet: `none`, `space` or `line`.
         method: Method, where the line does not exist yet; none, memit.
         options: Options of the method, where the line does not exist yet.
     """
     workplace = open_workplace()
-    definition: dict[str, Any] = {"model": model, "template": template, "method": method, "options": options}
+    definition: dict[str, Any] = {"model": model, "template": template, "join": join}
+    definition |= {"method": method, "options": options}
     spec = resolve_line(workplace.store.store, workplace.settings, line, **definition)
     check_mode(spec.config.method, "independent")
     with told_to_prefect("trials", "trial"):
@@ -112,7 +116,7 @@ def try_each(
     """
     check_mode(spec.config.method, "independent")
     session = open_session(spec, settings, function=function or None)
-    edits = _screened(session, edits)
+    edits = _screened(session, [with_join(edit, spec.join) for edit in edits])
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     chat, others = conversation(session), others_of_its_kind(edits)

@@ -2,12 +2,24 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 from editing.errors import ReadError
+from editing.readers.containers import Foreign
 
 FILE_BYTES: Final = 1_000_000_000
 _BATCH: Final = 256
+
+
+def unzstd(path: Path) -> IO[bytes]:
+    """A file that zstd has packed, opened.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    import pyarrow as pa  # as below
+
+    return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -25,6 +37,10 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
         raise ReadError(f"cannot read the Parquet file {str(path)!r}: {_one_line(error)}") from error
+
+
+FOREIGN: Final = Foreign(parquet_rows, unzstd)
+"""What readers are given to read all kinds of files."""
 
 
 def read_text(path: Path, field: str = "text") -> list[str]:

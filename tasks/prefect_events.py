@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tasks.progress import note
 
-What = Literal["breached", "late", "failed", "waiting"]
+What = Literal["breached", "late", "failed", "waiting", "served_other"]
 SECONDS = 5.0
 """How long a server may take to answer."""
 

@@ -9,7 +9,11 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 URI_SECRET = re.compile(
-    r"(?<=://)([^/\s:@]*:)[^/\s@]+(?=@)|([?&][\w-]*(?:password|secret|token|signature)=)[^&\s]+", re.I
+    # A password may hold what an address would write otherwise: it ends at the last @. A port is none.
+    r"(?<=://)([^/\s:@]*:)(?!\d+[/?#])(?:(?!://)\S)+(?=@)"
+    r"|((?:(?<=http://)|(?<=https://)))[^/\s:@]+(?=@)"
+    r"|([?&][\w-]*(?:password|secret|token|signature)=)[^&\s]+",
+    re.IGNORECASE,
 )
 
 
@@ -30,7 +34,7 @@ def masked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_secrets(text: str) -> str:
     """`text` with the passwords of the URIs in it masked."""
-    return URI_SECRET.sub(r"\1\2***", text)
+    return URI_SECRET.sub(r"\1\2\3***", text)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

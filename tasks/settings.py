@@ -3,14 +3,14 @@
 The file is TOML: that of ERRATA_SETTINGS, else HOME/settings.toml where there is one. A variable stands above it.
 """
 
+import errno
 import getpass
 import os
-import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +21,13 @@ from pydantic_settings import (
 
 from editing.edit import shown
 from editing.errors import PolicyError
+from tasks.addresses import apart, database_address, folder_of
+from tasks.secrets import without_secrets
+from tasks.surroundings import tell_libraries
+
+TRACKED_BY = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+"""Schemes of what MLflow can keep its records in."""
+TRACKED_AT = "sqlite:////srv/mlflow.db or http://127.0.0.1:5000"
 
 
 class Settings(BaseSettings):
@@ -61,19 +68,37 @@ class Settings(BaseSettings):
         file = settings_file()
         return init_settings, env_settings, *([TomlConfigSettingsSource(settings_cls, file)] if file else [])
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sign_in_apart(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What signs in at a server stands in settings of its own, so that no address shows it."""
+        values = apart(values, "tracking_uri", "mlflow_username", "mlflow_password")
+        return apart(values, "prefect_api_url", "", "", joined="prefect_auth")
+
+    @field_validator("home", "cache", mode="before")
+    @classmethod
+    def _is_folder(cls, place: str | Path) -> str:
+        return folder_of(str(place))
+
     @field_validator("store", "ledger")
     @classmethod
     def _is_served(cls, place: str) -> str:
         """A folder, s3://, or file:// as the folder that it names; no other scheme is served."""
-        scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+(?=://)", place)
-        if scheme is None or scheme[0] == "s3":
-            return place
-        if scheme[0].lower() != "file":
-            raise ValueError(f"{scheme[0]}:// is not served; give a folder or s3://BUCKET/PATH")
-        host, _, path = place.partition("://")[2].partition("/")
-        if host not in ("", "localhost") or not path:
-            raise ValueError("file:// names a folder of this machine, e.g. file:///srv/errata")
-        return "/" + unquote(path)
+        return folder_of(place, served="s3")
+
+    @field_validator("s3_endpoint_url", "mlflow_page", "prefect_page")
+    @classmethod
+    def _shows_no_password(cls, address: str | None) -> str | None:
+        if address and "@" in urlsplit(address).netloc:
+            raise ValueError("an address that is shown holds no name and no password; give them as settings")
+        return address
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_mlflow(cls, uri: str) -> str:
+        if uri and uri.partition(":")[0].partition("+")[0] not in TRACKED_BY:
+            raise ValueError(f"no server and no database: give one of {', '.join(TRACKED_BY)}, e.g. {TRACKED_AT}")
+        return uri
 
     @property
     def home_folder(self) -> Path:
@@ -93,7 +118,7 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_uri(self) -> str:
-        return self.tracking_uri or f"sqlite:///{self.home_folder / 'mlflow.db'}"
+        return self.tracking_uri or database_address(self.home_folder / "mlflow.db")
 
     @property
     def artifact_root(self) -> str:
@@ -152,7 +177,7 @@ def load_settings(**overrides: Any) -> Settings:
         raise PolicyError(f"settings in {settings_file()}: {' '.join(str(error).split())}; correct the file") from error
     try:
         settings.home_folder.mkdir(parents=True, exist_ok=True)
-        settings.cache_folder.mkdir(parents=True, exist_ok=True)
+        _make_cache(settings.cache_folder)
     except OSError as error:
         raise PolicyError(
             f"cannot create {error.filename}: {error.strerror}; set ERRATA_HOME / ERRATA_CACHE"
@@ -161,6 +186,15 @@ def load_settings(**overrides: Any) -> Settings:
         raise PolicyError(f"'~' is nowhere ({error}); set ERRATA_HOME and ERRATA_CACHE to folders") from error
     prepare_environment(settings)
     return settings
+
+
+def _make_cache(folder: Path) -> None:
+    """Where it may not be made, whoever would keep something there says so and does without."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def settings_of(home: Path) -> Settings:
@@ -189,11 +223,13 @@ def settings_of(home: Path) -> Settings:
 def _refused(error: ValidationError) -> str:
     """The first thing that is wrong; what may be a secret is not shown."""
     first = error.errors(include_input=True)[0]
+    if not first["loc"]:  # of several together: it names them
+        return str(first["msg"]).removeprefix("Value error, ")
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         known = ", ".join(Settings.model_fields)
         return f"setting {shown(field)} in {settings_file()} is unknown; known are {known}"
-    given = "" if field in SECRETS else f" = {shown(first.get('input'))}"
+    given = "" if field in SECRETS else f" = {without_secrets(shown(first.get('input')))}"
     return f"setting ERRATA_{field.upper()}{given}: {first['msg'].removeprefix('Value error, ')}"
 
 
@@ -211,32 +247,4 @@ def told_to_clients(settings: Settings) -> dict[str, str]:
 
 def prepare_environment(settings: Settings) -> None:
     """Tell Prefect and MLflow where they live and to call nobody; only what the user has not set already."""
-    defaults = {
-        "PREFECT_HOME": str(settings.home_folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-        "PREFECT_CLI_WRAP_LINES": "false",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    defaults |= {name: value for name, value in told_to_clients(settings).items() if value}
-    own_profiles = Path("~/.prefect/profiles.toml").expanduser()
-    if "PREFECT_HOME" not in os.environ and own_profiles.is_file():
-        # The user's own profile names a server, perhaps; Prefect would look for it in the home that is set here.
-        defaults["PREFECT_PROFILES_PATH"] = str(own_profiles)
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    _keep_loopback_direct()
-
-
-def _keep_loopback_direct() -> None:
-    """Servers on this machine are never asked through a proxy; both spellings of the variable are read."""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in (os.environ.get(name) or os.environ.get("NO_PROXY", "")).split(",") if host.strip()]
-        missing = [host for host in ("127.0.0.1", "localhost", "::1") if host not in hosts]
-        if "*" not in hosts:
-            os.environ[name] = ",".join([*hosts, *missing])
+    tell_libraries(settings.home_folder, told_to_clients(settings))

@@ -20,8 +20,11 @@ LLAMA_SIZES = {
 GPT_SIZES = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
 WINDOW = {"sliding_window": 5}
 """Smaller than the tests' prompts, and wide enough that two layers carry the subject to where the target begins."""
-GEMMA = {**LLAMA_SIZES, **WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
+MIXED = {**LLAMA_SIZES, **WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
 NEOX_SIZES = {key: value for key, value in LLAMA_SIZES.items() if key not in ("num_key_value_heads", "head_dim")}
+
+NEO_SIZES = {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "max_position_embeddings": 256}
+PADDED = {**LLAMA_SIZES, "pad_token_id": 0}
 
 VISION = {
     "hidden_size": 16,
@@ -35,22 +38,54 @@ VOCABULARY_SIZE = {"vocab_size": len(byte_tokenizer())}
 
 FAMILIES = {
     "bloom": ("bloom", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
-    "gemma2": ("gemma2", {**GEMMA, "final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.5}),
-    "gemma3": ("gemma3_text", GEMMA),
-    "gemma3-with-vision": ("gemma3", {"text_config": {**GEMMA, **VOCABULARY_SIZE}, "vision_config": VISION}),
+    "cohere": ("cohere", {**LLAMA_SIZES, "use_qk_norm": True}),
+    "cohere2": ("cohere2", MIXED),
+    "exaone4": (
+        "exaone4",
+        {**MIXED, "rms_norm_eps": 1e-8},
+    ),
+    "falcon": ("falcon", {**NEOX_SIZES, "ffn_hidden_size": 64}),
+    "falcon-alibi": (
+        "falcon",
+        {**NEOX_SIZES, "ffn_hidden_size": 64, "alibi": True, "parallel_attn": False, "bias": True},
+    ),
+    "falcon-groups": (
+        "falcon",
+        {**NEOX_SIZES, "ffn_hidden_size": 64, "new_decoder_architecture": True, "num_kv_heads": 2},
+    ),
+    "gemma": ("gemma", LLAMA_SIZES),
+    "gemma2": ("gemma2", {**MIXED, "final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.5}),
+    "gemma3": ("gemma3_text", MIXED),
+    "gemma3-with-vision": ("gemma3", {"text_config": {**MIXED, **VOCABULARY_SIZE}, "vision_config": VISION}),
+    "glm": ("glm", PADDED),
+    "glm4": ("glm4", PADDED),
     "gpt2": ("gpt2", GPT_SIZES),
     "gptj": ("gptj", {**GPT_SIZES, "rotary_dim": 4}),
+    "gptneo": ("gpt_neo", {**NEO_SIZES, "attention_types": [[["global", "local"], 2]], "window_size": 5}),
+    "granite": (
+        "granite",
+        {**LLAMA_SIZES, "residual_multiplier": 0.22, "embedding_multiplier": 3.0, "logits_scaling": 2.0},
+    ),
     "llama": ("llama", LLAMA_SIZES),
     "llama-tied": ("llama", {**LLAMA_SIZES, "tie_word_embeddings": True}),
+    "ministral": ("ministral", MIXED),
+    "ministral3": ("ministral3", LLAMA_SIZES),
     "mistral": ("mistral", {**LLAMA_SIZES, **WINDOW}),
     "neox": ("gpt_neox", {**NEOX_SIZES, "rotary_pct": 0.5}),
     "neox-sequential": ("gpt_neox", {**NEOX_SIZES, "use_parallel_residual": False}),
+    "olmo": ("olmo", {**LLAMA_SIZES, "clip_qkv": 2.0}),
     "olmo2": ("olmo2", LLAMA_SIZES),
+    "olmo3": ("olmo3", MIXED),
+    "opt": ("opt", {**NEOX_SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 0}),
     "phi": ("phi", LLAMA_SIZES),
     "phi3": ("phi3", {**LLAMA_SIZES, **WINDOW, "pad_token_id": 0}),
     "qwen2": ("qwen2", LLAMA_SIZES),
     "qwen2-sliding": ("qwen2", {**LLAMA_SIZES, **WINDOW, "use_sliding_window": True, "max_window_layers": 2}),
     "qwen3": ("qwen3", LLAMA_SIZES),
+    "smollm3": ("smollm3", {**PADDED, "no_rope_layers": [1, 1, 0, 1]}),
+    "stablelm": ("stablelm", {**LLAMA_SIZES, "use_qkv_bias": True}),
+    "stablelm-parallel": ("stablelm", {**LLAMA_SIZES, "use_parallel_residual": True}),
+    "starcoder2": ("starcoder2", {**LLAMA_SIZES, **WINDOW}),
 }
 """(model_type, config) by name; every layout occurs."""
 

@@ -99,7 +99,7 @@ class Step:
 
 
 def _submit(demo: Demo) -> None:
-    requests.submit(demo.requests, LINE)
+    requests.submit([demo.requests], LINE)
 
 
 def _run(demo: Demo) -> None:

@@ -17,21 +17,36 @@ from editing.weights import Factors, WeightUpdate
 
 ARCHITECTURES = {
     "bloom": gguf.MODEL_ARCH.BLOOM,
+    "cohere": gguf.MODEL_ARCH.COMMAND_R,
+    "cohere2": gguf.MODEL_ARCH.COHERE2,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
+    "falcon": gguf.MODEL_ARCH.FALCON,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "glm": gguf.MODEL_ARCH.CHATGLM,
+    "glm4": gguf.MODEL_ARCH.GLM4,
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "gptj": gguf.MODEL_ARCH.GPTJ,
+    "granite": gguf.MODEL_ARCH.GRANITE,
     "llama": gguf.MODEL_ARCH.LLAMA,
+    "ministral": gguf.MODEL_ARCH.LLAMA,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
     "mistral": gguf.MODEL_ARCH.LLAMA,
+    "olmo": gguf.MODEL_ARCH.OLMO,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "olmo3": gguf.MODEL_ARCH.OLMO2,
     "phi": gguf.MODEL_ARCH.PHI2,
     "phi3": gguf.MODEL_ARCH.PHI3,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
 }
-"""What GGUF calls each `config.model_type` that has a layout."""
+"""What GGUF calls each `config.model_type` that has a layout and that llama.cpp reads."""
 
 
 def export_gguf_lora(update: WeightUpdate, model: PreTrainedModel, path: Path, *, max_rank: int = 512) -> LoraExport:
@@ -39,7 +54,7 @@ def export_gguf_lora(update: WeightUpdate, model: PreTrainedModel, path: Path, *
 
     Raises:
         EditingError: the update is empty or not finite.
-        ModelError: a weight has no name in GGUF.
+        ModelError: llama.cpp does not know the architecture, or a weight has no name in GGUF.
     """
     architecture, name_of = _names(model)
     needed = max((factors.A.shape[0] for factors in update.values()), default=1)
@@ -111,7 +126,12 @@ def import_gguf_lora(path: Path, model: PreTrainedModel) -> dict[str, Factors]:
 
 def _names(model: PreTrainedModel) -> tuple[gguf.MODEL_ARCH, Callable[[str], str | None]]:
     """What GGUF calls the architecture and each weight."""
-    architecture = ARCHITECTURES[model.config.model_type]
+    architecture = ARCHITECTURES.get(model.config.model_type)
+    if architecture is None:
+        raise ModelError(
+            f"llama.cpp does not know the architecture '{model.config.model_type}', so no GGUF adapter fits it; export "
+            "an adapter in PEFT's format, or the whole model"
+        )
     names = gguf.get_tensor_name_map(architecture, len(layout_of(model).layer_list(model)))
 
     def name_of(weight: str) -> str | None:

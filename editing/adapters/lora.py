@@ -2,7 +2,7 @@
 
 An adapter adds (α / r) B A to a weight; with α = r that is B A, so an update is an adapter as it stands
 (Hu et al., "LoRA", https://arxiv.org/abs/2106.09685). Serving engines take certain ranks only: factors are padded with
-zeros to the next one, which changes nothing. A merged model needs no export: it is plain, `save_pretrained` writes it.
+zeros to the next one, which changes nothing. For a merged model see `editing.adapters.plain`.
 """
 
 import json
@@ -23,7 +23,7 @@ from editing.weights import Factors, WeightUpdate
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-SERVED_RANKS = (8, 16, 32, 64, 128, 256, 512)
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that serving engines have kernels for."""
 PREFIX = "base_model.model."
 UNSUPPORTED = ("use_dora", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias", "use_qalora")

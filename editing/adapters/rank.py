@@ -6,6 +6,7 @@ Shapes: d = key size, m = value size, r = rank; Δ = B A with B (m, r) and A (r,
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from editing.errors import EditingError
 from editing.weights import Factors, WeightUpdate, check_finite
@@ -56,6 +57,13 @@ def truncate(factors: Factors, rank: int) -> tuple[Factors, float, float]:
     B, A = Q @ (U[:, :rank] * root), (root[:, None] * Vh[:rank]) @ P.T
     squares = sigma.square()
     return Factors(B.float(), A.float()), float(squares[rank:].sum()), float(squares.sum())
+
+
+def factored(delta_md: Tensor) -> Factors:
+    """A whole change of a weight as factors of its full rank, by SVD; rounded to float32 once."""
+    U, sigma, Vh = torch.linalg.svd(delta_md.double(), full_matrices=False)
+    root = sigma.sqrt()
+    return Factors((U * root).float().cpu(), (root[:, None] * Vh).float().cpu())
 
 
 def narrowed(factors: Factors) -> Factors:

@@ -7,11 +7,12 @@ https://arxiv.org/abs/2307.12976) compare editing with, and is measured by the s
 from collections.abc import Sequence
 
 from editing.edit import SLOT, Edit, Probe
+from editing.filled import Said
 
 
 def after_statement(prompt: str, edit: Edit, beside: Sequence[Edit] = ()) -> str:
     """A prompt after what the edit says, and what facts edited together with it say."""
-    said = " ".join(f"{one.text} {one.target_new}." for one in dict.fromkeys((edit, *beside)))
+    said = " ".join(f"{one.taught}." for one in dict.fromkeys((*beside, edit)))
     return f"{said.replace(SLOT, '{ }')} {prompt}"  # the subject's place is the prompt's
 
 
@@ -19,7 +20,7 @@ def stated(edit: Edit, beside: Sequence[Edit] = ()) -> Edit:
     """The edit with the statement before each of its prompts."""
 
     def after(prompt: str) -> str:
-        return after_statement(prompt, edit, beside)
+        return Said(after_statement(prompt, edit, beside), edit.join)
 
     def probed(probes: Sequence[Probe]) -> tuple[Probe, ...]:
         return tuple(

@@ -23,9 +23,11 @@ from editing.chat import ChatTemplate
 from editing.digests import sha256
 from editing.edit import SLOT, Edit, shown
 from editing.errors import UsageError
+from editing.filled import Said
 from editing.measure.asking import Found, Measure, Pair, Scores, prefers
 from editing.measure.beginnings import beginnings, text_beginnings
 from editing.measure.fluency import generate
+from editing.taught import taught
 from editing.tokens import conversation_of
 
 SENTENCE_TOKENS = 20
@@ -73,7 +75,8 @@ class Prefix:
     def prompt(self, edit: Edit) -> str:
         """The same text whenever the edit has the same id."""
         texts = self.material.texts[self.tokens]
-        return f"{texts[int(sha256(edit.id.encode())[:8], 16) % len(texts)]} {edit.text}"
+        before = texts[int(sha256(edit.id.encode())[:8], 16) % len(texts)]
+        return Said(f"{before} {edit.text}", edit.join)
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class Reverse:
         return {"reverse": found}
 
     def prompt(self, edit: Edit, answer: str) -> str:
-        stated = f"{edit.prompt.replace(SLOT, BLANK)} {answer}"
+        stated = taught(Said(edit.prompt.replace(SLOT, BLANK), edit.join), answer)
         return _asked(self.material, f'Fill in the blank: "{stated}"', f"{BLANK} is")
 
 
@@ -271,11 +274,11 @@ def make_probes(
 
 def _asks(edit: Edit) -> bool:
     """Whether the prompt is a question, which its answer does not make a statement."""
-    return edit.text.endswith("?")
+    return edit.text.rstrip().endswith("?")
 
 
 def _statement(edit: Edit, answer: str) -> str:
-    return f'The answer to "{edit.text}" is {answer}.' if _asks(edit) else f"{edit.text} {answer}."
+    return f'The answer to "{edit.text}" is {answer}.' if _asks(edit) else f"{taught(edit.text, answer)}."
 
 
 def _asked(material: Material, user: str, lead: str) -> str:

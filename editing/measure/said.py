@@ -12,6 +12,7 @@ from editing.chat import ChatTemplate
 from editing.edit import Edit
 from editing.measure.answers import Answer, Enough, Where, enough_for, judge_answer
 from editing.measure.fluency import generate
+from editing.taught import join_of
 from editing.weights import WeightUpdate, one_each
 
 PROMPT_TOKENS = 12
@@ -173,5 +174,5 @@ def summarise_said(found: Sequence[Said]) -> dict[str, float]:
 
 def _enough(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> int:
     """How many tokens decide what stands at the beginning, in steps of which one does for most."""
-    longest = max(len(tokenizer.tokenize(" " + one)) for one in (*edit.answers, *edit.old_answers))
+    longest = max(len(tokenizer.tokenize(join_of(edit.text, one) + one)) for one in (*edit.answers, *edit.old_answers))
     return PROMPT_TOKENS * math.ceil((longest + _SPARE_TOKENS) / PROMPT_TOKENS)

@@ -20,10 +20,13 @@ from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
 from editing.layout import layout_of
 from editing.onednn import fast_linear
+from editing.taught import join_of
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, one_each, overlay, parts_in_memory
 
+SCALED_BY = {"cohere": "logit_scale", "cohere2": "logit_scale", "granite": "logits_scaling"}
+"""What multiplies an architecture's logits, or divides them (logits_scaling), as its config names it."""
 LOGITS_AT_ONCE = 2**25
 """Logits held at a time, 128 MiB in float32: positions in a chunk times the vocabulary."""
 TREE_TOKENS = 192
@@ -80,7 +83,7 @@ def score(
     batch_tokens: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
-    """Score each (prompt, target); a target goes on from its prompt after one space.
+    """Score each (prompt, target); a target goes on from its prompt as editing.taught joins them.
 
     Args:
         updates: one for each pair, scored as if this update alone were in force (None: the model as it stands). Pairs
@@ -147,11 +150,11 @@ def encode_queries(
         InvalidEdit: a pair without tokens, or longer than the model reads.
     """
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
-    targets: dict[tuple[str, str], tuple[int, ...]] = {}
+    targets: dict[tuple[bool, str, str], tuple[int, ...]] = {}
     queries = {}
     for prompt, target in dict.fromkeys(pairs):
-        end = (conversation_of(tokenizer, prompt) or prompt)[-1:]
-        key = (end, target)  # all of the prompt that decides how the target is tokenised
+        # All of the prompt that decides how the target is tokenised.
+        key = (bool(prompt), join_of(conversation_of(tokenizer, prompt) or prompt, target), target)
         if key not in targets:
             targets[key] = tuple(target_ids(tokenizer, prompt, target))
         ids, goal = prompts[prompt], targets[key]
@@ -262,19 +265,23 @@ def logit_chunks(model: PreTrainedModel, hidden_sm: Tensor) -> Iterator[tuple[in
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits of last hidden states, in float32 or wider, capped where the config says so (Gemma 2).
+    """Logits of last hidden states, in float32 or wider, scaled and capped as the config says.
 
     Raises:
         ModelError: the architecture scales its logits in a way that is not known here.
     """
     config = model.config.get_text_config()
+    scaled_by = SCALED_BY.get(config.model_type)
     for name in ("logits_scaling", "logit_scale", "lm_head_multiplier"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
+        if getattr(config, name, None) not in (None, 1, 1.0) and scaled_by != name:
             raise ModelError(
                 f"'{name}' of architecture '{config.model_type}' is not known to output_logits; add it in "
                 "editing/measure/scoring.py as the architecture's own forward applies it"
             )
     logits: Tensor = model.get_output_embeddings()(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if scaled_by is not None:
+        scale = getattr(config, scaled_by)
+        logits = logits / scale if scaled_by == "logits_scaling" else logits * scale
     cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -14,14 +14,14 @@ import torch
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.edit import Edit, shown
 from editing.errors import UsageError
 from editing.groups import KeyGroup, KeyNames, canonical_order
-from editing.layout import ModelLayout, check_layers
+from editing.layout import ModelLayout, check_layer_numbers, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
@@ -272,9 +272,17 @@ def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:
 
 def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodConfig) -> tuple[int, ...]:
     """The layers that a configuration edits in this model. Raises ModelError when it cannot."""
-    count, hidden = len(layout.layer_list(model)), model.config.get_text_config().hidden_size
-    layers = layers_for(config, model.config.model_type, count, hidden)
-    check_layers(model, layout, layers, searched=find_method(config.method).searches)
+    return _layers_of(config, model.config, len(layout.layer_list(model)))
+
+
+def layers_of(config: MethodConfig, base: PreTrainedConfig) -> tuple[int, ...]:
+    """The same of a model that is not loaded yet, by its config."""
+    return _layers_of(config, base, base.get_text_config().num_hidden_layers)
+
+
+def _layers_of(config: MethodConfig, base: PreTrainedConfig, count: int) -> tuple[int, ...]:
+    layers = layers_for(config, base.model_type, count, base.get_text_config().hidden_size)
+    check_layer_numbers(count, layers, searched=find_method(config.method).searches)
     return layers
 
 

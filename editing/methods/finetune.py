@@ -27,7 +27,7 @@ from torch import Tensor
 from editing.body import run_body
 from editing.config import OneLayerConfig
 from editing.edit import Edit
-from editing.keys import capture_inputs, stop_after
+from editing.keys import capture_inputs, in_rows, stop_after
 from editing.methods.gradients.descent import Descent
 from editing.methods.gradients.targets import encode_targets
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
@@ -105,7 +105,7 @@ def _basis(given: MethodInput, layer: int, rows: Rows) -> Tensor:
     module = given.layout.layer_list(given.model)[layer]
     with capture_inputs({layer: given.layout.projection(given.model, layer)}) as inputs, stop_after(module):
         run_body(given.model, **rows.inputs)
-    X_td = inputs[layer][rows.attention_mask.bool()].double()
+    X_td = in_rows(inputs[layer], rows.attention_mask)[rows.attention_mask.bool()].double()
     _, singular, Vh_rd = torch.linalg.svd(X_td, full_matrices=False)
     Q_rd: Tensor = Vh_rd[singular > 1e-6 * singular[0]]
     return Q_rd.T.float()

@@ -165,7 +165,8 @@ def locate(
     )
     chat_cnd, chat_written_cnm, chat_hidden_cnm = in_chat
     left = last - layer + 1
-    share = left if given.spread == "linear" else left**0.5
+    # What the layer writes is multiplied by this before it joins the hidden state.
+    share = (left if given.spread == "linear" else left**0.5) * layout.scale(model)
     missing_nm = (change_nm := z_star_nm.to(hidden_nm.device) - hidden_nm) / share
     if wanted_cnm is None:
         wanted_cnm = (chat_hidden_cnm + change_nm) * asked_cn[..., None]

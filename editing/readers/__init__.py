@@ -1,30 +1,36 @@
-"""Read edits from .json, .jsonl, .csv and .parquet files, one record at a time.
+"""Read edits from files of many kinds, one record at a time.
 
 A bad record never stops the others: it comes out as a BadRecord that names its row and field. What keeps a file from
 being read on (missing, empty, too large, a JSON list with broken syntax) is a ReadError. The forms of records are
-told apart by their fields (see editing.readers.forms), the kinds of files by their ending.
+told apart by their fields (see editing.readers.forms), the kinds of files by what stands in them
+(editing.readers.containers). What has no place, and what was left out of a record, is said in `Told`.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from editing.edit import Edit, InvalidField, shown
+from editing.edit import Edit, InvalidField, content_id, shown
 from editing.errors import ReadError, UsageError
-from editing.readers.csv_rows import csv_rows
-from editing.readers.forms import edit_from, own_from_text
-from editing.readers.json_values import json_lines, json_values
-from editing.readers.lines import Broken, Found, Source, check_file
-from editing.readers.mquake import is_mquake, mquake_edits
+from editing.readers.containers import Foreign, as_it_is, records_in
+from editing.readers.flat import edit_of
+from editing.readers.forms import form_of
+from editing.readers.lines import Broken, Found, check_file
+from editing.readers.names import check_names
+from editing.readers.nested import Fact
+from editing.readers.told import Told
 
+__all__ = [
+    "BadRecord", "Foreign", "Record", "Told", "good_and_bad", "printable", "read_all", "read_cases", "read_edits",
+    "record_from", "records_from",
+]  # fmt: skip
 RAW_LENGTH: Final = 2_000
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-ParquetRows = Callable[[Path], Iterable[Mapping[str, Any]]]
+NOTHING: Final = Foreign()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,14 @@ Record = Edit | BadRecord
 
 
 def read_edits(
-    path: Path, *, limit: int | None = None, parquet_rows: ParquetRows | None = None, unused: set[str] | None = None
+    path: Path, *, limit: int | None = None, foreign: Foreign = NOTHING, told: Told | None = None
 ) -> Iterator[Record]:
     """The records of one file, in its order.
 
     Args:
         limit: read at most so many records, good and bad together.
-        parquet_rows: gives the rows of a Parquet file as mappings, for example tasks.parquet.parquet_rows.
-        unused: takes the names of the fields that nobody reads, while the records are read.
+        foreign: reads what needs other libraries, for example tasks.parquet.FOREIGN.
+        told: takes what is said beside the records, while they are read.
 
     Raises:
         ReadError: at once where the file cannot be opened, on the way where it cannot be read on.
@@ -56,12 +62,10 @@ def read_edits(
     """
     if limit is not None and limit < 0:
         raise UsageError(f"limit is {limit}; give 0 or more, or None for all records")
-    return islice(chain.from_iterable(read_cases(path, parquet_rows=parquet_rows, unused=unused)), limit)
+    return islice(chain.from_iterable(read_cases(path, foreign=foreign, told=told)), limit)
 
 
-def read_cases(
-    path: Path, *, parquet_rows: ParquetRows | None = None, unused: set[str] | None = None
-) -> Iterator[list[Record]]:
+def read_cases(path: Path, *, foreign: Foreign = NOTHING, told: Told | None = None) -> Iterator[list[Record]]:
     """The same by the record of the file that they stand in: MQuAKE's hold several facts that belong together.
 
     Raises:
@@ -69,17 +73,17 @@ def read_cases(
     """
     path = Path(path)
     check_file(path)
-    return _records(_source(path, parquet_rows), path, unused)
+    return _records(path, foreign, Told() if told is None else told)
 
 
-def read_all(path: Path, *, limit: int | None = None, parquet_rows: ParquetRows | None = None) -> list[Edit]:
+def read_all(path: Path, *, limit: int | None = None, foreign: Foreign = NOTHING) -> list[Edit]:
     """All edits of a file in which each record is to be good.
 
     Raises:
         ReadError: as read_edits, and at the first bad record, which it names.
     """
     edits = []
-    for record in read_edits(path, limit=limit, parquet_rows=parquet_rows):
+    for record in read_edits(path, limit=limit, foreign=foreign):
         if isinstance(record, BadRecord):
             raise ReadError(f"{str(path)!r} row {record.row}: {record.reason}")
         edits.append(record)
@@ -87,41 +91,47 @@ def read_all(path: Path, *, limit: int | None = None, parquet_rows: ParquetRows 
 
 
 def record_from(value: object, row: int, raw: str | None = None) -> Record:
-    """The first of `records_from`: all there is of every form but MQuAKE's."""
+    """The first of `records_from`: all there is of every form but MQuAKE's and those of several languages."""
     return records_from(value, row, raw)[0]
 
 
-def records_from(value: object, row: int, raw: str | None = None, unused: set[str] | None = None) -> list[Record]:
+def records_from(value: object, row: int, raw: str | None = None, told: Told | None = None) -> list[Record]:
     """The facts of one parsed record of any known form as edits, or one BadRecord that says why not."""
+    told = Told() if told is None else told
+    if not isinstance(value, Mapping):
+        reason = f"the record must be an object with fields, and is {type(value).__name__} {shown(value)}"
+        return [_bad(row, None, reason, value, raw)]
     try:
-        if isinstance(value, Mapping):
-            return [*mquake_edits(value, unused)] if is_mquake(value) else [edit_from(value, unused)]
-        reason, field = f"the record must be an object with fields, and is {type(value).__name__} {shown(value)}", None
+        form = form_of(value)
+        facts = form.facts(value)
+        if not form.apart:
+            check_names(value, form.tiers, form.left, told)
+        for fact in facts:
+            if fact.where:
+                check_names(fact.fields, form.within, form.left, told)
+        if form.apart:
+            return [_alone(value, fact, told, row, raw) for fact in facts]
+        return [edit_of(value, fact, form, told) for fact in facts]
     except InvalidField as error:
-        reason, field = str(error), error.field
-    return [BadRecord(row, field, reason, printable(_written(value) if raw is None else raw))]
+        return [_bad(row, error.field, str(error), value, raw)]
+
+
+def _alone(value: Mapping[str, object], fact: Fact, told: Told, row: int, raw: str | None) -> Record:
+    """A fact whose neighbors in the record are good without it."""
+    try:
+        return edit_of(value, fact, form_of(fact.fields), told)
+    except InvalidField as error:
+        return _bad(row, f"{fact.where}.{error.field}", f"{fact.where}: {error}", value, raw)
+
+
+def _bad(row: int, field: str | None, reason: str, value: object, raw: str | None) -> BadRecord:
+    return BadRecord(row, field, reason, printable(_written(value) if raw is None else raw))
 
 
 def printable(text: str) -> str:
     """At most RAW_LENGTH characters that any store takes: no half surrogate pairs, NUL or control characters."""
     text = text[:RAW_LENGTH].encode("utf-8", "backslashreplace").decode("utf-8")
     return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)[:RAW_LENGTH]
-
-
-def _source(path: Path, parquet_rows: ParquetRows | None) -> Source:
-    match path.suffix.lower():
-        case ".json":
-            return json_values(path)
-        case ".jsonl":
-            return json_lines(path)
-        case ".csv":
-            return _csv(path)
-        case ".parquet" if parquet_rows is not None:
-            return (Found(row, value) for row, value in enumerate(parquet_rows(path), start=1))
-        case ".parquet":
-            raise ReadError(f"{str(path)!r} is Parquet; pass parquet_rows=tasks.parquet.parquet_rows to read it")
-        case other:
-            raise ReadError(f"{str(path)!r} ends in {other!r}; the endings read are .json, .jsonl, .csv and .parquet")
 
 
 def good_and_bad(records: Iterable[Record]) -> tuple[list[Edit], list[BadRecord]]:
@@ -131,27 +141,36 @@ def good_and_bad(records: Iterable[Record]) -> tuple[list[Edit], list[BadRecord]
     return good, [record for record in found if isinstance(record, BadRecord)]
 
 
-def _csv(path: Path) -> Source:
-    for found in csv_rows(path):
-        if isinstance(found, Found) and isinstance(found.value, dict):
-            yield found._replace(value=own_from_text(found.value))
-        else:
-            yield found
-
-
-def _records(source: Source, path: Path, unused: set[str] | None) -> Iterator[list[Record]]:
+def _records(path: Path, foreign: Foreign, told: Told) -> Iterator[list[Record]]:
     empty = True
     try:
-        for found in source:
-            empty = False
-            if isinstance(found, Broken):
-                yield [BadRecord(found.row, None, found.reason, printable(found.raw))]
-            else:
-                yield records_from(found.value, found.row, found.raw, unused)
+        with as_it_is(path, foreign) as plain:
+            for found in records_in(plain, path, foreign, told):
+                empty = False
+                if isinstance(found, Broken):
+                    yield [BadRecord(found.row, None, found.reason, printable(found.raw))]
+                else:
+                    made = records_from(found.value, found.row, found.raw, told)
+                    yield [_named_once(record, found, told) for record in made]
     except OSError as error:
         raise ReadError(f"cannot read {str(path)!r}: {error}") from error
     if empty:
         raise ReadError(f"{str(path)!r} holds no record; give a file with at least one")
+
+
+def _is_of_content(edit: Edit) -> bool:
+    return edit.id.startswith("e-") and edit.id == content_id(edit.subject, edit.prompt, edit.target_new)
+
+
+def _named_once(record: Record, found: Found, told: Told) -> Record:
+    """One name is one request: another content under a name that somebody gave is refused."""
+    if isinstance(record, BadRecord) or _is_of_content(record):
+        return record
+    content = hash(record)
+    if told.named.setdefault(record.id, content) == content:
+        return record
+    reason = f"request '{record.id}' was read before with other content; give this one another id"
+    return _bad(found.row, "id", reason, found.value, found.raw)
 
 
 def _written(value: object) -> str:

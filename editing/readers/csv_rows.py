@@ -1,19 +1,31 @@
-"""CSV with a header, as raw records."""
+"""Tables of texts with a header, as raw records: CSV with whatever separator and quote, and TSV."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Final
 
 from editing.edit import shown
 from editing.errors import ReadError
+from editing.readers.forms import FORMS
 from editing.readers.lines import BadLine, Broken, Found, Line, Source, decoded, read_lines
+from editing.readers.told import Told
+
+SEPARATORS: Final = (",", ";", "\t", "|")
+QUOTES: Final = ('"', "'")
+START: Final = 1 << 16
+"""Bytes by which separator and quote are told."""
+_KNOWN: Final = frozenset[str]().union(*(form.read for form in FORMS))
+_INDEX: Final = ("", "Unnamed: 0", "__index_level_0__")
+"""What a first column of numbers of rows is called, as pandas writes them."""
 
 
-def csv_rows(path: Path) -> Source:
+def csv_rows(plain: Path, path: Path, told: Told) -> Source:
     """Records as {column: text}; the first line names the columns."""
-    with path.open("rb") as file:
-        source = _CsvLines(read_lines(file, path))
-        reader = csv.reader(source, strict=True)
+    dialect = _dialect(plain)
+    with plain.open("rb") as file:
+        source = _CsvLines(read_lines(file, told))
+        reader = csv.reader(source, strict=True, **dialect)
         header = _header(reader, path)
         row = 0
         while True:
@@ -32,28 +44,70 @@ def csv_rows(path: Path) -> Source:
                 continue
             row += 1
             if len(cells) == len(header):
-                yield Found(row, dict(zip(header, cells, strict=True)))
+                found = dict(zip(header, cells, strict=True))
+                if header[0] in _INDEX:
+                    del found[header[0]]
+                yield Found(row, found)
             else:
                 reason = (
-                    f"line {first_line} has {len(cells)} cells and the header {len(header)}; quote texts with commas"
+                    f"line {first_line} has {len(cells)} cells and the header {len(header)}; "
+                    f"quote texts that hold {shown(dialect['delimiter'])}"
                 )
                 yield Broken(row, reason, source.text)
 
 
 def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+    header: list[str] = []
     try:
-        header = [name.strip() for name in next(reader)]
+        while not any(header[1:]) and (not header or header[0].lower().startswith("sep=")):
+            header = [name.strip() for name in next(reader)]
     except StopIteration:
-        return []
+        return header
     except (csv.Error, BadLine) as error:
         raise ReadError(f"{str(path)!r}: broken header, {error}; name the columns in the first line") from error
     if len(header) < 2:
         raise ReadError(f"{str(path)!r} has the single column {shown(header)}; separate the columns by commas")
     for place, name in enumerate(header):
-        if not name or name in header[:place]:
+        if (not name and place) or name in header[:place]:
             problem = f"column {shown(name)} twice" if name else f"no name for column {place + 1}"
             raise ReadError(f"{str(path)!r} has {problem} in its first line; give each column a name of its own")
     return header
+
+
+def _dialect(plain: Path) -> dict[str, Any]:
+    """What separates and quotes: with which the header has the most known names, and all rows as many cells as it.
+
+    Where no choice fits, it is the usual one.
+    """
+    with plain.open("rb") as file:
+        start = file.read(START)
+    lines = [line + "\n" for line in start.decode("utf-8-sig", "replace").split("\n")]
+    lines = [line for line in lines[: -1 if len(start) == START else None] if line.strip()]
+    lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
+    dialects: list[dict[str, Any]] = [
+        {"delimiter": separator, "quotechar": quote} for quote in QUOTES for separator in SEPARATORS
+    ]
+    if any('\\"' in line for line in lines):
+        dialects += [one | {"escapechar": "\\", "doublequote": False} for one in dialects]
+    dialects.append({"delimiter": "\t", "quoting": csv.QUOTE_NONE})
+    return max(dialects, key=lambda dialect: _fit(lines, dialect))
+
+
+def _fit(lines: list[str], dialect: dict[str, Any]) -> tuple[int, int, bool]:
+    try:
+        header = next(csv.reader(lines[:1], strict=True, **dialect), [])
+    except csv.Error:
+        return 0, 0, False
+    known = sum(name.strip() in _KNOWN for name in header)
+    return known, len(header), bool(known) and _all_whole(lines, len(header), dialect)
+
+
+def _all_whole(lines: list[str], width: int, dialect: dict[str, Any]) -> bool:
+    """Whether every row has as many cells as the header; what is cut off at the end may lack some."""
+    try:
+        return all(len(row) == width for row in csv.reader(lines[1:], strict=True, **dialect))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
 
 
 class _CsvLines:

@@ -1,220 +1,245 @@
-"""The forms in which sets of edits are published, told apart by their fields and turned into Edit's own.
+"""The forms in which sets of edits are published: one table, an entry a form.
 
-| form | told by | where it comes from |
-|---|---|---|
-| CounterFact | requested_rewrite | Meng et al., ROME, https://arxiv.org/abs/2202.05262 |
-| zsRE (MEND) | src and alt | Mitchell et al., MEND, https://arxiv.org/abs/2110.11309 |
-| EasyEdit, KnowEdit | ground_truth, rephrase_prompt, locality or one of their kin | https://arxiv.org/abs/2401.01286 |
-| MQuAKE | requested_rewrite that is a list (editing.readers.mquake) | https://arxiv.org/abs/2305.14795 |
-| Errata's own | none of these | Request's fields; in CSV, lists are written 'a | b' and probes 'prompt => answer' |
-
-What a request carries besides its fact (source, ticket and so on) is read by its own names in every form.
+An entry says by which fields a form is told, how it calls what a request has, and which of its fields have no place.
+What it leaves out is called as in Errata's own form and in EasyEdit's (`COMMON`), which every form may use. Where a
+record is not flat, `facts` makes flat ones of it. The first entry whose mark fits is taken; the last fits always.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Final
 
-from pydantic_core import PydanticCustomError
+from editing.readers.nested import Fact, counterfact, languages, mquake, rewrites, ripple_edits
+from editing.readers.values import Fields, is_none
+from editing.request import Request
 
-from editing.edit import SLOT, Edit, InvalidField, template
-from editing.readers import names
-from editing.readers.probes import probe_from_text, probes_in
-from editing.readers.values import Fields, first, flat, list_of, needed, object_of, texts, wrong
-from editing.request import CARRIED, make_request
-
-
-class Translated(NamedTuple):
-    """A record in the fields of Edit, and the names that these had in the record's own form."""
-
-    fields: dict[str, object]
-    called: dict[str, str]
+Name = str | tuple[str, str]
+"""A field; of probes also a field of prompts and the field of their answers."""
+Names = Mapping[str, tuple[Name, ...]]
+"""By a field of a request, how a form calls it."""
 
 
-_OWN_ONLY: Final = frozenset({"target_true", "paraphrases", "aliases", "neighborhood"})
-# zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
-_NQ_TAG: Final = "nq question: "
+def _itself(fields: Fields) -> list[Fact]:
+    return [Fact("", fields)]
 
 
-class Form(NamedTuple):
-    """How a form is read, and the names of its fields."""
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A form of records."""
 
-    translated: Callable[[Fields], Translated]
-    read: frozenset[str]
+    name: str
+    source: str
+    """Where it comes from, as Markdown."""
+    told_by: str
+    """Its mark in words."""
+    mark: Callable[[Fields], bool]
+    names: Names = field(default_factory=dict)
+    """What it calls otherwise than `COMMON`."""
+    unused: tuple[str, ...] = ()
+    """Fields of published sets that have no place."""
+    inside: tuple[str, ...] = ()
+    """Fields in which others stand, that `facts` reads."""
+    facts: Callable[[Fields], list[Fact]] = _itself
+    closed: bool = False
+    """What is said of its facts stands in them alone, or in `inside`."""
+    apart: bool = False
+    """Each of its facts is a record by itself, of a form of its own."""
 
+    @property
+    def own(self) -> bool:
+        """Whether it is Errata's, whose fields somebody wrote to be read by it."""
+        return self is FORMS[-1]
 
-def edit_from(fields: Fields, unused: set[str] | None = None) -> Edit:
-    """One record of any known form as an edit.
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """The names of all that is read of a fact."""
+        return _names_in(self.names).union(_names_in(COMMON), CASE)
 
-    Args:
-        unused: takes the names of fields that nobody reads.
+    @cached_property
+    def tiers(self) -> tuple[frozenset[str], ...]:
+        """The names of all that is read of a record, for `check_names`."""
+        if self.own:
+            return frozenset(Request.model_fields), self.read, DISTINCT
+        return (frozenset(self.inside) if self.closed else self.read.union(self.inside)), frozenset()
 
-    Raises:
-        InvalidField: one line that names the edit, the field as the record calls it, the value and the remedy.
-    """
-    form = _form(fields)
-    names.check_names(fields, form.read, unused)
-    own, called = form.translated(fields)
-    return make_request(own | carried(fields), called=called)
+    @cached_property
+    def within(self) -> tuple[frozenset[str], ...]:
+        """The same of its facts, where these stand inside of it."""
+        return (self.read.union(*(form.read for form in FORMS)) if self.apart else self.read), frozenset()
 
+    @cached_property
+    def left(self) -> frozenset[str]:
+        """What it is known to hold besides."""
+        return UNUSED.union(self.unused)
 
-def carried(fields: Fields) -> dict[str, object]:
-    """What a record of any form says besides its fact."""
-    return {name: fields[name] for name in CARRIED if fields.get(name) is not None}
-
-
-def _form(fields: Fields) -> Form:
-    if "requested_rewrite" in fields:
-        return Form(_counterfact, names.COUNTERFACT)
-    if "src" in fields and "alt" in fields:
-        return Form(_zsre, names.ZSRE)
-    marks = names.EASYEDIT_MARKS & fields.keys()
-    if isinstance(fields.get("portability"), Mapping):
-        marks |= {"portability"}
-    if not marks:
-        return Form(_own, names.OWN)
-    if mixed := _OWN_ONLY & fields.keys():
-        # EasyEdit's extra fields are ignored, so a mixture would lose what stands in Errata's own.
-        raise InvalidField(
-            f"the record mixes EasyEdit's field '{min(marks)}' with Errata's '{min(mixed)}'; "
-            "keep to the fields of one form",
-            field=min(mixed),
-        )
-    return Form(_easyedit, names.EASYEDIT)
-
-
-def _own(fields: Fields) -> Translated:
-    # A table has every column in every row: null is how it says that a field is absent.
-    return Translated({name: fields[name] for name in Edit.model_fields if fields.get(name) is not None}, {})
-
-
-def own_from_text(row: Mapping[str, str]) -> dict[str, object]:
-    """A CSV row, in which an empty cell is an absent field and lists are written out, as plain fields."""
-    fields: dict[str, object] = {name: text for name, text in row.items() if text.strip()}
-    if names.EASYEDIT_MARKS & row.keys() or "src" in row:
-        return fields | ({"tags": _parts(row["tags"])} if "tags" in fields else {})
-    for name in {"paraphrases", "aliases", "neighborhood", "portability", "tags"} & fields.keys():
-        parts = _parts(row[name])
-        probes = name in ("neighborhood", "portability")
-        fields[name] = [probe_from_text(part) for part in parts] if probes else parts
-    return fields
+    @cached_property
+    def calls(self) -> Names:
+        """All names, its own first; a name that is its own means nothing else."""
+        own = _names_in(self.names)
+        return {
+            role: (*self.names.get(role, ()), *(name for name in names if not own & _parts(name)))
+            for role, names in COMMON.items()
+        }
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split("|") if part.strip()]
-
-
-def _counterfact(fields: Fields) -> Translated:
-    inside = "requested_rewrite"
-    rewrite = object_of(fields[inside], inside)
-    new, true = target(rewrite, "target_new"), target(rewrite, "target_true")
-    own: dict[str, object] = {
-        "id": _case_id(fields),
-        "subject": needed(rewrite, "subject", inside),
-        "prompt": needed(rewrite, "prompt", inside),
-        "target_new": new,
-        "target_true": true,
-        "paraphrases": texts(fields, "paraphrase_prompts"),
-        "question": question_in(rewrite),
-        "aliases": other_spellings(aliases_in_hops(fields, new), old=true),
-        "neighborhood": [{"prompt": prompt, "answer": true} for prompt in texts(fields, "neighborhood_prompts")],
+COMMON: Final[Names] = {
+    "id": ("id",),
+    "subject": ("subject",),
+    "prompt": ("prompt",),
+    "target_new": ("target_new",),
+    "target_true": ("target_true", "ground_truth", "target_old"),
+    "paraphrases": ("paraphrases", "paraphrase_prompts", "rephrase_prompt", "rephrase"),
+    "question": ("question",),
+    "aliases": ("aliases", "target_new_alias"),
+    "neighborhood": (
+        "neighborhood",
+        "locality",
+        ("locality_prompt", "locality_ground_truth"),
+        ("loc", "loc_ans"),
+        "neighborhood_prompts",
+    ),
+    "portability": ("portability", ("portability_prompt", "portability_ground_truth"), ("mhop", "mhop_ans")),
+    "join": ("join",),
+}
+CASE: Final = ("case_id", "prompt_template")
+"""What every form may have besides."""
+UNUSED: Final = frozenset(
+    {
+        "answer", "answer_alias", "answer_extended", "answers", "attribute_prompts", "cond", "generation_prompts",
+        "has_full", "loc_prompt", "metric_kwargs", "orig", "pararel_idx", "post", "pre", "pred", "relation_id",
+        "relation_id_origin", "single_hops", "split", "time",
     }
-    called = {name: f"{inside}.{name}" for name in ("subject", "prompt", "target_new", "target_true", "question")}
-    return Translated(
-        own,
-        called | {"id": "case_id", "paraphrases": "paraphrase_prompts", "neighborhood": "neighborhood_prompts"},
-    )
+)  # fmt: skip
+"""What published sets hold besides, in whatever form they are."""
 
 
-def _zsre(fields: Fields) -> Translated:
-    own: dict[str, object] = {
-        "subject": needed(fields, "subject"),
-        "prompt": needed(fields, "src"),
-        "target_new": needed(fields, "alt"),
-        "target_true": _old_answer(fields, "answers", new=fields["alt"]),
-        "paraphrases": texts(fields, "rephrase"),
-        "neighborhood": [
-            {
-                "prompt": question.removeprefix(_NQ_TAG) if isinstance(question, str) else question,
-                "answer": first(fields.get("loc_ans"), "loc_ans"),
-            }
-            for question in texts(fields, "loc")
-        ],
-    }
-    called = {"prompt": "src", "target_new": "alt", "target_true": "answers"}
-    return Translated(own, called | {"paraphrases": "rephrase", "neighborhood": "loc"})
+def _without_new(*names: str) -> Callable[[Fields], bool]:
+    """All of these fields, and no target_new."""
+    return lambda fields: all(not is_none(fields.get(name)) for name in names) and is_none(fields.get("target_new"))
 
 
-def _easyedit(fields: Fields) -> Translated:
-    rephrase = "rephrase" if "rephrase" in fields else "rephrase_prompt"
-    ready = fields.get("prompt_template")
-    prompt = "prompt_template" if isinstance(ready, str) and ready.count(SLOT) == 1 else "prompt"
-    target = first(needed(fields, "target_new"), "target_new")
-    old = _old_answer(fields, "ground_truth", new=target)
-    spellings = [*flat(fields["target_new"])[1:], *flat(fields.get("target_new_alias"))]
-    neighborhood = list(probes_in(fields, "locality"))
-    neighborhood += [
-        {"prompt": text, "answer": first(fields.get("locality_ground_truth"), "locality_ground_truth")}
-        for text in texts(fields, "locality_prompt")
-    ]
-    own: dict[str, object] = {
-        "id": fields.get("id") or _case_id(fields),
-        "subject": needed(fields, "subject"),
-        "prompt": needed(fields, prompt),
-        "target_new": target,
-        "target_true": old,
-        "paraphrases": texts(fields, rephrase),
-        "question": question_in(fields),
-        "aliases": other_spellings(spellings, old=old),
-        "neighborhood": neighborhood,
-        "portability": list(probes_in(fields, "portability")),
-    }
-    called = {"prompt": prompt, "target_true": "ground_truth", "paraphrases": rephrase, "aliases": "target_new_alias"}
-    return Translated(own, called | {"neighborhood": "locality" if "locality" in fields else "locality_prompt"})
+FORMS: Final[tuple[Form, ...]] = (
+    Form(
+        "RippleEdits",
+        "Cohen et al., [2307.12976](https://arxiv.org/abs/2307.12976)",
+        "`edit` with `subject_id`",
+        lambda fields: isinstance(edit := fields.get("edit"), Mapping) and "subject_id" in edit,
+        facts=ripple_edits,
+    ),
+    Form(
+        "MQuAKE",
+        "Zhong et al., [2305.14795](https://arxiv.org/abs/2305.14795)",
+        "`requested_rewrite`, a list",
+        lambda fields: isinstance(fields.get("requested_rewrite"), list),
+        unused=("answer", "answer_alias", "single_hops", "case_id"),
+        inside=("requested_rewrite", "questions", "new_answer", "new_answer_alias", "new_single_hops"),
+        facts=mquake,
+        closed=True,
+    ),
+    Form(
+        "EasyEdit's result logs",
+        "[EasyEdit](https://github.com/zjunlp/EasyEdit)",
+        "`requested_rewrite` with `pre` or `post`",
+        lambda fields: fields.get("requested_rewrite") is not None and not {"pre", "post"}.isdisjoint(fields),
+        unused=("time", "pre", "post", "metric_kwargs", "loc_prompt"),
+        inside=("requested_rewrite", "case_id"),
+        facts=rewrites,
+        closed=True,
+    ),
+    Form(
+        "CounterFact",
+        "Meng et al., ROME, [2202.05262](https://arxiv.org/abs/2202.05262)",
+        "`requested_rewrite`",
+        lambda fields: fields.get("requested_rewrite") is not None,
+        unused=("attribute_prompts", "generation_prompts", "pararel_idx", "relation_id"),
+        inside=("requested_rewrite", "new_answer", "new_answer_alias", "new_single_hops"),
+        facts=counterfact,
+    ),
+    Form(
+        "multilingual zsRE",
+        "Wang et al., [2309.08952](https://arxiv.org/abs/2309.08952)",
+        "an object with `src` and `alt` for each language",
+        lambda fields: languages(fields) != [],
+        facts=languages,
+        closed=True,
+        apart=True,
+    ),
+    Form(
+        "zsRE (MEND)",
+        "Mitchell et al., MEND, [2110.11309](https://arxiv.org/abs/2110.11309)",
+        "`src` and `alt`",
+        lambda fields: fields.get("src") is not None and fields.get("alt") is not None,
+        {"prompt": ("src",), "target_new": ("alt",), "target_true": ("answers",)},
+        unused=("pred", "cond"),
+    ),
+    Form(
+        "WikiBigEdit",
+        "Thede et al., [2503.05683](https://arxiv.org/abs/2503.05683)",
+        "`update` and `ans`",
+        _without_new("update", "ans"),
+        {"prompt": ("update",), "target_new": ("ans",), "paraphrases": ("rephrase", "personas")},
+        unused=("tag", "date", "relation", "object"),
+    ),
+    Form(
+        "UltraEditBench",
+        "Gu et al., [2505.14679](https://arxiv.org/abs/2505.14679)",
+        "`ans`",
+        _without_new("ans"),
+        {"target_new": ("ans",)},
+    ),
+    Form(
+        "FastEdit, QAEdit",
+        "[FastEdit](https://github.com/hiyouga/FastEdit), Yang et al., [2502.11177](https://arxiv.org/abs/2502.11177)",
+        "`target`",
+        _without_new("target"),
+        {"target_new": ("target",), "paraphrases": ("queries",)},
+    ),
+    Form(
+        "HalluEditBench",
+        "Huang et al., [2410.16251](https://arxiv.org/abs/2410.16251)",
+        "`object` and `question`",
+        lambda fields: _without_new("object", "question")(fields) and is_none(fields.get("prompt")),
+        {
+            "prompt": ("question",),
+            "target_new": ("object",),
+            "paraphrases": ("paraphrased_question",),
+            "neighborhood": (("locality_question", "locality_answer"),),
+        },
+        unused=("topic", "relation", "label", "yes_question", "no_question", "reversed_relation_question"),
+    ),
+    Form(
+        "EasyEdit, KnowEdit, CKnowEdit",
+        "[2308.07269](https://arxiv.org/abs/2308.07269), [2401.01286](https://arxiv.org/abs/2401.01286), "
+        "[2409.05806](https://arxiv.org/abs/2409.05806)",
+        "`ground_truth`, `rephrase_prompt`, `locality`, `target_old` or one of their kin",
+        lambda fields: not _PUBLISHED.isdisjoint(fields) or isinstance(fields.get("portability"), Mapping),
+        unused=("cond", "relation_id", "relation_id_origin"),
+    ),
+    Form("Errata's own", "the fields above", "none of these", lambda fields: True),
+)
 
 
-def _old_answer(fields: Fields, name: str, *, new: object) -> object:
-    """The first known answer; none where it is the new one, as happens in zsRE: then nothing is to be replaced."""
-    old = first(fields.get(name), name)
-    same = isinstance(old, str) and isinstance(new, str) and old.strip() == new.strip()
-    return None if same else old
+def _parts(name: Name) -> set[str]:
+    return {name} if isinstance(name, str) else {*name}
 
 
-def question_in(fields: Fields) -> object:
-    """How the form asks for the fact, where that is another text than its prompt and holds the subject once."""
-    question, subject = fields.get("question"), fields.get("subject")
-    if not isinstance(question, str) or not isinstance(subject, str) or not subject:
-        return None
-    try:
-        asked = template(question.strip(), subject.strip())
-    except PydanticCustomError:
-        return None
-    return None if asked == fields.get("prompt") else asked
+def _names_in(names: Names) -> frozenset[str]:
+    return frozenset(part for some in names.values() for name in some for part in _parts(name))
 
 
-def aliases_in_hops(fields: Fields, new: object) -> list[Any]:
-    """Other names of the new answer in a record of MQuAKE: of its last hop, or of the hop that the edit changes."""
-    hops = list_of(fields.get("new_single_hops"), "new_single_hops")
-    answers = [(hop.get("answer"), hop.get("answer_alias")) for hop in hops if isinstance(hop, Mapping)]
-    answers.append((fields.get("new_answer"), fields.get("new_answer_alias")))
-    return [alias for answer, aliases in answers if answer == new for alias in flat(aliases)]
+DISTINCT: Final = frozenset(name for form in FORMS[:4] for name in form.inside)
+"""Names that nobody uses for anything else."""
+_PUBLISHED: frozenset[str] = _names_in(COMMON) - frozenset(Request.model_fields)
 
 
-def other_spellings(given: Iterable[Any], *, old: object) -> list[Any]:
-    """Without the old answer: published lists of names hold that of another thing at times."""
-    was = old.strip().casefold() if isinstance(old, str) else None
-    return [alias for alias in given if not isinstance(alias, str) or alias.strip().casefold() != was]
+def form_of(fields: Fields) -> Form:
+    """The form of a record."""
+    return next(form for form in FORMS if form.mark(fields))
 
 
-def target(rewrite: Fields, name: str) -> object:
-    """CounterFact's {"str": ..., "id": ...}, or the text alone."""
-    value = rewrite.get(name)
-    return value.get("str") if isinstance(value, Mapping) else value
-
-
-def _case_id(fields: Fields) -> str:
-    case = fields.get("case_id")
-    if case is None:
-        return ""
-    if isinstance(case, bool) or not isinstance(case, (int, str)):
-        raise wrong("case_id", "a number or a text", case)
-    return f"cf-{case}"
+@lru_cache(1024)
+def given(form: Form, fields: tuple[str, ...]) -> Names:
+    """By a field of a request, the names under which a record with these fields may tell it."""
+    have = frozenset(fields)
+    return {role: tuple(name for name in names if have & _parts(name)) for role, names in form.calls.items()}

@@ -1,8 +1,9 @@
-"""JSON Lines and JSON lists as raw records; a list is read element by element, never as a whole."""
+"""JSON Lines, and JSON values that are read as they come; a list element by element, never as a whole."""
 
 import codecs
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -19,17 +20,18 @@ from editing.readers.lines import (
     read_lines,
     skip_mark,
 )
+from editing.readers.told import Told
 
 _CHUNK: Final = 1 << 16
 _SPACE: Final = " \t\r\n"
 _NOT_SPACE: Final = re.compile(f"[^{_SPACE}]")
 
 
-def json_lines(path: Path) -> Source:
+def json_lines(plain: Path, told: Told) -> Source:
     """One object a line; blank lines are skipped but counted."""
-    decoder = _Decoder()
-    with path.open("rb") as file:
-        for line in read_lines(file, path):
+    decoder = Decoder()
+    with plain.open("rb") as file:
+        for line in read_lines(file, told):
             try:
                 if text := decoded(line).strip(_SPACE):
                     yield _parsed(decoder, text, line.number)
@@ -37,43 +39,28 @@ def json_lines(path: Path) -> Source:
                 yield Broken(line.number, str(bad), bad.raw)
 
 
-def json_values(path: Path) -> Source:
-    """The elements of a JSON list, or one object.
+def elements(decoder: "Decoder", window: "Window") -> Iterator[object]:
+    """The elements of the list that begins at the window, which is behind the list then.
 
     Raises:
         ReadError: the syntax is broken, where it names the line; what follows cannot be told apart into records.
     """
-    decoder = _Decoder()
-    with path.open("rb") as file:
-        window = _Window(file, path)
-        opening = window.peek()
-        if opening == "{":
-            yield _unrepeated(decoder, 1, decoder.next_value(window))
-            if window.peek():
-                raise window.failure(
-                    "text follows the object; name a file of several objects .jsonl, or make it a list"
-                )
-            return
-        if not opening:
-            return
-        if opening != "[":
-            raise window.failure(f"{shown(opening)} begins neither a list nor an object")
-        window.at += 1
+    window.at += 1
+    closing = window.peek()
+    while closing != "]":
+        yield decoder.next_value(window)
         closing = window.peek()
-        row = 0
-        while closing != "]":
-            row += 1
-            yield _unrepeated(decoder, row, decoder.next_value(window))
-            closing = window.peek()
-            if closing not in (",", "]"):
-                raise window.failure("',' or ']' is expected" + (f", not {shown(closing)}" if closing else ""))
-            window.at += closing == ","
-        window.at += 1
-        if window.peek():
-            raise window.failure("text follows the list; remove it")
+        if closing not in (",", "]"):
+            raise window.failure("',' or ']' is expected" + (f", not {shown(closing)}" if closing else ""))
+        window.at += closing == ","
+    window.at += 1
 
 
-class _Decoder:
+class TooLong(ReadError):
+    """A value is longer than any record."""
+
+
+class Decoder:
     """JSON whose objects must not name a field twice: which of two targets is meant cannot be guessed."""
 
     def __init__(self) -> None:
@@ -91,7 +78,7 @@ class _Decoder:
         self.repeated.clear()
         return self._json.decode(text)
 
-    def next_value(self, window: "_Window") -> object:
+    def next_value(self, window: "Window") -> object:
         """The value at window.at, reading on until it is whole.
 
         Raises:
@@ -107,7 +94,8 @@ class _Decoder:
             except ValueError as error:
                 # Perhaps only cut off by the end of the window: a longer text decides it.
                 if len(window.text) - window.at > RECORD_BYTES:
-                    raise window.syntax(error, f" (a record has at most {RECORD_BYTES:,} characters)") from error
+                    limit = f" (a record has at most {RECORD_BYTES:,} characters)"
+                    raise TooLong(str(window.syntax(error, limit))) from error
                 if not window.read_on():
                     raise window.syntax(error) from error
                 continue
@@ -118,16 +106,17 @@ class _Decoder:
             return value
 
 
-class _Window:
+class Window:
     """A part of a text file that moves forward: text[at:] is not consumed yet."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, told: Told) -> None:
         self.text = ""
         self.at = 0
+        self._told = told
         self._path = path
         self._file = file
         self._line = 1
-        self._read = skip_mark(file, path)
+        self._read = skip_mark(file)
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._ended = False
 
@@ -137,6 +126,7 @@ class _Window:
             return False
         data = self._file.read(_CHUNK)
         self._read += len(data)
+        self._told.at = self._read
         self._ended = not data
         try:
             more = self._utf8.decode(data, final=self._ended)
@@ -167,15 +157,15 @@ class _Window:
         return self.failure(f"not JSON, {error}{remark}")
 
 
-def _unrepeated(decoder: _Decoder, row: int, value: object, raw: str | None = None) -> Found | Broken:
+def unrepeated(decoder: Decoder, row: int, value: object, raw: str | None = None) -> Found | Broken:
     if not decoder.repeated:
         return Found(row, value, raw)
     return Broken(row, f"field {shown(decoder.repeated[0])} stands in it twice; keep one of them", raw or "")
 
 
-def _parsed(decoder: _Decoder, text: str, number: int) -> Found | Broken:
+def _parsed(decoder: Decoder, text: str, number: int) -> Found | Broken:
     try:
-        return _unrepeated(decoder, number, decoder.decode(text), text)
+        return unrepeated(decoder, number, decoder.decode(text), text)
     except json.JSONDecodeError as error:
         return Broken(number, f"line {number} is not JSON: {error.msg} at column {error.colno}", text)
     except RecursionError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from editing.errors import ReadError
+from editing.readers.told import Told
 
 FILE_BYTES: Final = 1_000_000_000
 RECORD_BYTES: Final = 1_000_000
@@ -68,9 +69,9 @@ def check_file(path: Path) -> None:
         raise ReadError(f"{str(path)!r} has {size:,} bytes, at most {FILE_BYTES:,} are read; split it")
 
 
-def read_lines(file: BinaryIO, path: Path) -> Iterator[Line]:
+def read_lines(file: BinaryIO, told: Told) -> Iterator[Line]:
     """Lines as bytes; of one that is longer than RECORD_BYTES only the beginning is kept."""
-    offset = skip_mark(file, path)
+    offset = skip_mark(file)
     number = 0
     while data := file.readline(RECORD_BYTES + 1):
         number += 1
@@ -79,6 +80,7 @@ def read_lines(file: BinaryIO, path: Path) -> Iterator[Line]:
             length += len(data)
         yield Line(number, offset, start, whole=length == len(start) <= RECORD_BYTES)
         offset += length
+        told.at = offset
 
 
 def decoded(line: Line) -> str:
@@ -95,9 +97,7 @@ def not_utf8(error: UnicodeDecodeError, position: int) -> str:
     return f"is not UTF-8: byte 0x{found:02x} at byte position {position} of the file; save it as UTF-8"
 
 
-def skip_mark(file: BinaryIO, path: Path) -> int:
+def skip_mark(file: BinaryIO) -> int:
     """Skip a UTF-8 byte order mark; returns the position of the first byte of text."""
     start = file.read(3)
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ReadError(f"{str(path)!r} is not UTF-8 but UTF-16, says its mark at byte position 0; save it as UTF-8")
     return file.seek(len(start) if start == codecs.BOM_UTF8 else 0)

@@ -1,29 +1,14 @@
-"""The names of a record's fields: which are read, which are another form's, and which look misspelled."""
+"""The names of a record's fields: which are read, which have no place, and which look misspelled."""
 
 import difflib
+from functools import lru_cache
 from typing import Final
 
-from editing.edit import SHOWN, InvalidField, called_edit, shown
+from editing.edit import InvalidField, called_edit, shown
+from editing.readers.told import Told
 from editing.readers.values import Fields
-from editing.request import CARRIED, Request
-
-OWN: Final = frozenset(Request.model_fields)
-COUNTERFACT: Final = frozenset({"case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"})
-ZSRE: Final = frozenset({"subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans"})
-EASYEDIT_MARKS: Final = frozenset(
-    {"ground_truth", "rephrase_prompt", "rephrase", "locality", "locality_prompt", "locality_ground_truth"}
-)
-EASYEDIT: Final = EASYEDIT_MARKS | {
-    "id", "case_id", "subject", "prompt", "prompt_template", "target_new", "target_new_alias", "question", "portability"
-}  # fmt: skip
-MQUAKE: Final = frozenset({"requested_rewrite", "questions", "new_answer", "new_answer_alias", "new_single_hops"})
-UNREAD: Final = frozenset(
-    {
-        "answer", "answer_alias", "answer_extended", "attribute_prompts", "case_id", "cond", "generation_prompts",
-        "orig", "pararel_idx", "pred", "relation_id", "single_hops", "split",
-    }
-)  # fmt: skip
-"""What published sets hold besides, and no reader reads."""
+from editing.request import CARRIED
+from editing.texts import SHOWN
 
 ALIKE: Final = 0.75
 """How alike two names are, by difflib, for one to be taken for a misspelling of the other."""
@@ -31,28 +16,50 @@ SHORTEST: Final = 4
 """Letters of a name that can be misspelled: of two or three, every other name would be one."""
 
 
-def check_names(given: Fields, read: frozenset[str], unused: set[str] | None = None) -> None:
-    """Refuse a name that looks like one of the form's own; others, which nobody reads, are added to `unused`.
+Tiers = tuple[frozenset[str], ...]
+
+
+def check_names(given: Fields, tiers: Tiers, unused: frozenset[str], told: Told) -> None:
+    """Refuse a name that looks like one that the form reads; any other that it does not read is told.
+
+    Args:
+        tiers: what the form reads, what it is most probably meant to be first; the last is not read, but meant by it.
+        unused: what sets in this form hold besides, so that none of it is a misspelling.
 
     Raises:
         InvalidField: the name, and the nearest one.
     """
+    unread, misspelled = _others(tuple(given), tiers, unused)
+    for name in unread:
+        told.not_used(name)
+    if misspelled is not None:
+        name, near = misspelled
+        plain = name if name.isprintable() and len(name) <= SHOWN else shown(name)
+        raise InvalidField(f"{called_edit(given)}: unknown field {shown(name)}; did you mean '{near}'?", plain)
+
+
+@lru_cache(1024)
+def _others(
+    given: tuple[object, ...], tiers: Tiers, unused: frozenset[str]
+) -> tuple[list[str], tuple[str, str] | None]:
+    """Of these names those that nobody reads, up to the first that looks misspelled; and it, with the nearest."""
+    found: list[str] = []
     for name in given:
-        if not isinstance(name, str) or name in read or name in CARRIED:
+        if not isinstance(name, str) or name in CARRIED or any(name in names for names in tiers[:-1]):
             continue
-        near = None if name in UNREAD else _nearest(name, read)
-        if near is not None:
-            plain = name if name.isprintable() and len(name) <= SHOWN else shown(name)
-            raise InvalidField(f"{called_edit(given)}: unknown field {shown(name)}; did you mean '{near}'?", plain)
-        if unused is not None:
-            unused.add(name)
+        near = None if name in unused else _nearest(name, tiers)
+        # Of two names that are both there, the longer by a word is a field of its own: no_question beside question.
+        if near is not None and not (near in given and set(near.split("_")) < set(name.split("_"))):
+            return found, (name, near)
+        found.append(name)
+    return found, None
 
 
-def _nearest(name: str, read: frozenset[str]) -> str | None:
-    """What the name may have been meant to be: of this form, of any request, or, in Errata's own, of any form."""
-    known = [read | {*CARRIED}, COUNTERFACT | ZSRE | EASYEDIT | MQUAKE if read is OWN else frozenset[str]()]
+@lru_cache(4096)
+def _nearest(name: str, tiers: Tiers) -> str | None:
+    """What the name may have been meant to be: of this form, of any request, or of another form."""
     plain = "".join(letter if letter.isalnum() else "_" for letter in name.casefold()).strip("_")
-    for names in known:
+    for names in (tiers[0] | {*CARRIED}, *tiers[1:]):
         if plain in names:
             return plain if plain != name else None
         long = sorted(known_name for known_name in names if len(known_name) >= SHORTEST)

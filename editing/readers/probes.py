@@ -1,50 +1,122 @@
 """What a data set asks beside a fact, as probes: prompt, right answers, and what the set calls their kind."""
 
+import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
-from editing.edit import ID_LENGTH, PROBES, TARGET_LENGTH
-from editing.readers.values import Fields, first, list_of, object_of
+from editing.edit import ID_LENGTH, PROBES, TARGET_LENGTH, InvalidField, Probe
+from editing.readers.told import Told
+from editing.readers.values import Fields, Unusable, all_texts, first, further, is_list, is_none, paired, text_of, wrong
+from editing.texts import shown
 
-
-def probes_in(fields: Fields, name: str) -> Iterator[dict[str, object]]:
-    """The probes of KnowEdit's list of typed probes, or of EasyEdit's object of groups."""
-    groups = fields.get(name)
-    if isinstance(groups, Mapping):
-        members = [
-            (f"{name}.{group}", group, member)
-            for group, given in groups.items()
-            for member in (given if isinstance(given, list) else [given])
-        ]
-    else:
-        members = [(f"{name}[{place}]", None, member) for place, member in enumerate(list_of(groups, name))]
-    for where, group, member in members:
-        if member is not None:
-            probes = _group(object_of(member, where), where)
-            kind = _sound(group or member.get("type"), ID_LENGTH)
-            yield from ({**probe, "group": kind[0]} if kind else probe for probe in probes)
+OWN: Final = frozenset(Probe.model_fields)
+ASKED: Final = ("prompt", "loc", "question", "New Question")
+"""How the sets call what is asked."""
+ANSWERED: Final = ("ground_truth", "answer", "loc_ans", "New Answer")
+"""And its answer."""
+_KNOWN: Final = OWN | {*ASKED, *ANSWERED, "type"}
+_PLAIN: Final = {"prompt", "answer"}
+# zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
+NQ_TAG: Final = "nq question: "
 
 
-def _group(member: Fields, where: str) -> Iterator[dict[str, object]]:
-    """{prompt, ground_truth}, either of which may be one text or a list; lists of equal length go together."""
-    answers = member.get("ground_truth")
-    prompts = member.get("prompt")
-    if not isinstance(prompts, list):
-        yield {"prompt": prompts, **right_answers(answers, f"{where}.ground_truth")}
+def probes_in(value: Any, name: str, told: Told, findings: list[str]) -> Iterator[dict[str, object]]:
+    """The probes of a list, of an object of groups, or of one probe; each a text, or an object with its answer.
+
+    Args:
+        findings: takes a sentence for each that nothing can be made of.
+
+    Raises:
+        InvalidField: which answer is of which prompt cannot be told, or it is nothing of that.
+    """
+    if value is None:
         return
-    paired = isinstance(answers, list) and len(answers) == len(prompts)
-    for place, prompt in enumerate(prompts):
-        answer = answers[place] if isinstance(answers, list) and paired else answers
-        yield {"prompt": prompt, **right_answers(answer, f"{where}.ground_truth")}
+    for where, group, member in _members(value, name):
+        if is_none(member) or member == {}:
+            continue
+        if isinstance(member, dict) and member.keys() <= _PLAIN and all(type(one) is str for one in member.values()):
+            yield dict(member)  # as Errata writes it
+            continue
+        try:
+            yield from list(_probes(member, where, group, told))
+        except Unusable as error:
+            findings.append(f"{error}; it was left out")
+
+
+def probes_of(prompts: Any, answers: Any, names: tuple[str, str]) -> Iterator[dict[str, object]]:
+    """Those of two fields, which are paired."""
+    for prompt, answer in paired(prompts, answers, names):
+        if not is_none(prompt):
+            asked = text_of(prompt, names[0])
+            plain = asked.removeprefix(NQ_TAG) if asked is not None and names[0] == "loc" else asked
+            yield {"prompt": plain, **right_answers(answer, names[1])}
+
+
+def _probes(member: Any, where: str, group: str | None, told: Told) -> Iterator[dict[str, object]]:
+    if not isinstance(member, Mapping):
+        yield {"prompt": text_of(member, where)}
+        return
+    kind = _sound(group or member.get("group") or member.get("type"), ID_LENGTH)
+    for probe in _group(member, where, told):
+        yield {**probe, "group": kind[0]} if kind else probe
+
+
+def _members(value: Any, name: str) -> list[tuple[str, str | None, Any]]:
+    if isinstance(value, Mapping) and not any(_is_asked(value.get(asked)) for asked in ASKED):
+        return [
+            (f"{name}.{group}", str(group), member)
+            for group, given in value.items()
+            for member in (given if is_list(given) else [given])
+        ]
+    if isinstance(value, (Mapping, str)):
+        return [(name, None, value)]
+    if is_none(value):
+        return []
+    if not is_list(value):
+        raise wrong(name, "a list", value)
+    return [(f"{name}[{place}]", None, member) for place, member in enumerate(value)]
+
+
+def _is_asked(value: Any) -> bool:
+    return isinstance(value, str) or (is_list(value) and not any(isinstance(member, Mapping) for member in value))
+
+
+def _group(member: Fields, where: str, told: Told) -> Iterator[dict[str, object]]:
+    """{prompt, ground_truth}, either of which may be one text or a list; lists of equal length go together."""
+    _check(member, where, told)
+    asked = next((name for name in ASKED if name in member), None)
+    if asked is None:
+        raise InvalidField(f"{where}.prompt is missing; give it", f"{where}.prompt")
+    answered = next((name for name in ANSWERED if not is_none(member.get(name))), ANSWERED[0])
+    names = f"{where}.{asked}", f"{where}.{answered}"
+    for prompt, answer in paired(member[asked], member.get(answered), names):
+        probe = {"prompt": text_of(prompt, names[0]), **right_answers(answer, names[1])}
+        more = [*_listed(probe.get("aliases")), *all_texts(member.get("aliases"), f"{where}.aliases")]
+        wordings = all_texts(member.get("wordings"), f"{where}.wordings")
+        yield probe | ({"aliases": more} if more else {}) | ({"wordings": wordings} if wordings else {})
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list) else []
+
+
+def _check(member: Fields, where: str, told: Told) -> None:
+    for name in member:
+        if name in _KNOWN:
+            continue
+        near = difflib.get_close_matches(str(name)[:100], sorted(_KNOWN), n=1, cutoff=0.5)
+        if near and near[0] not in member:
+            plain = f"{where}.{name}" if str(name).isprintable() else where
+            raise InvalidField(f"{where}: unknown field {shown(name)}; did you mean '{near[0]}'?", plain)
+        told.not_used(f"{where.partition('[')[0]}.{name}")
 
 
 def right_answers(value: Any, name: str) -> dict[str, object]:
     """A probe's answer, the first, and the others of its list, which are as right; those of lists after it are not."""
     answer = first(value, name)
-    while isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple)):
-        value = value[0]
-    others = _sound(value, TARGET_LENGTH) if isinstance(value, (list, tuple)) else []
-    aliases = [other for other in others if not isinstance(answer, str) or other != answer.strip()]
+    aliases = [
+        other for other in _sound(further(value, name), TARGET_LENGTH) if answer is None or other != answer.strip()
+    ]
     return {"answer": answer} | ({"aliases": aliases[:PROBES]} if aliases else {})
 
 

@@ -1,18 +1,14 @@
 """Values out of records of any form, or one line that says what is wrong with them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 from editing.edit import InvalidField, shown
 
 Fields = Mapping[str, object]
-
-
-def needed(fields: Fields, name: str, inside: str = "") -> object:
-    value = fields.get(name)
-    if value is None:
-        raise InvalidField(f"field '{name}' is missing; give it", field=f"{inside}.{name}" if inside else name)
-    return value
 
 
 def object_of(value: object, name: str) -> Fields:
@@ -29,32 +25,110 @@ def list_of(value: object, name: str) -> list[Any]:
     return value
 
 
-def wrong(name: str, wanted: str, value: object) -> InvalidField:
-    return InvalidField(f"field '{name}' must be {wanted}, and is {type(value).__name__} {shown(value)}", field=name)
+class Unusable(InvalidField):
+    """A value of a kind that nothing can be made of."""
 
 
-def first(value: Any, name: str) -> object:
-    """A text, or the first of a list (of lists) of texts; None where there is none. Other types are refused later."""
-    while isinstance(value, (list, tuple)):
-        value = next((member for member in value if member not in (None, "", [])), None)
-    if value is None or (isinstance(value, str) and not value.strip()):
+def wrong(name: str, wanted: str, value: object) -> Unusable:
+    return Unusable(f"field '{name}' must be {wanted}, and is {type(value).__name__} {shown(value)}", field=name)
+
+
+def is_none(value: object) -> bool:
+    """Whether it is how a file says that there is nothing: null, NaN, an empty text or list."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, float) and math.isnan(value)) or (is_list(value) and not value)
+
+
+def is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def text_of(value: object, name: str) -> str | None:
+    """A text, or a number, a date or a truth value as it is written; None where there is none.
+
+    Raises:
+        InvalidField: it is nothing of that.
+    """
+    if isinstance(value, str):
+        return value
+    if is_none(value):
         return None
-    if not isinstance(value, str):
-        raise wrong(name, "a text or a list of texts", value)
-    return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    try:
+        if isinstance(value, int):
+            return str(value)
+        if isinstance(value, (float, Decimal)) and math.isfinite(value):
+            return format(Decimal(repr(value)) if isinstance(value, float) else value, "f")
+    except ValueError as error:  # an integer of thousands of digits
+        raise wrong(name, "a text", value) from error
+    if isinstance(value, datetime):
+        alone = value.time() == time() and value.tzinfo is None
+        return value.date().isoformat() if alone else value.isoformat(" ")
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    raise wrong(name, "a text", value)
 
 
-def flat(value: Any) -> list[Any]:
-    """One value, a list, or lists in a list, without the absent ones; what lies deeper is refused as no text."""
-    members = [
-        inner
-        for member in (value if isinstance(value, (list, tuple)) else [value])
-        for inner in (member if isinstance(member, (list, tuple)) else [member])
-    ]
-    return [member for member in members if member not in (None, "")]
+def name_of(value: object, name: str) -> str:
+    """An id, which may be a number; '' where there is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as tables write whole numbers where one of them is missing
+    return (text_of(value, name) or "").strip()
 
 
-def texts(fields: Fields, name: str) -> list[Any]:
-    """A field that holds one text or several, as a list without the absent ones."""
-    value = fields.get(name)
-    return [text for text in ([value] if isinstance(value, str) else list_of(value, name)) if text not in (None, "")]
+def all_texts(value: Any, name: str) -> list[str]:
+    """One text, a list, or lists in lists, as one list without the absent ones."""
+    if isinstance(value, str):
+        return [value] if value and not value.isspace() else []
+    members = flat(value)
+    found = [text_of(member, name) for member in members]
+    return [text for text in found if text is not None and not text.isspace() and text]
+
+
+def flat(value: Any) -> Iterator[Any] | list[Any]:
+    if not is_list(value):
+        return [value]
+    return [inner for member in value for inner in flat(member)]
+
+
+def first(value: Any, name: str) -> str | None:
+    """A text, or the first of a list (of lists) of texts; None where there is none."""
+    return next(iter(all_texts(value, name)), None)
+
+
+def further(value: Any, name: str) -> list[str]:
+    """What stands beside the first in a list, and is another spelling of it; where lists stand in it, in the first."""
+    while is_list(value):
+        members = [member for member in value if not is_none(member)]
+        if not members or not is_list(members[0]):
+            return all_texts(members[1:], name)
+        value = members[0]
+    return []
+
+
+def paired(prompts: Any, answers: Any, names: tuple[str, str]) -> list[tuple[Any, Any]]:
+    """Prompts with their answers: one with all it is given, or lists of equal length.
+
+    Raises:
+        InvalidField: which answer is of which prompt cannot be told.
+    """
+    if is_none(prompts):
+        if not is_none(answers) and any(not is_none(one) for one in flat(answers)):
+            raise InvalidField(f"field '{names[1]}' has answers and '{names[0]}' no prompt; give both", names[1])
+        return []
+    if not is_list(prompts):
+        return [(prompts, answers)]
+    if is_none(answers):
+        return [(prompt, None) for prompt in prompts]
+    if not is_list(answers) and len(prompts) == 1:
+        return [(prompts[0], answers)]
+    count = len(answers) if isinstance(answers, Sequence) and is_list(answers) else 1
+    if count != len(prompts):
+        raise InvalidField(
+            f"field '{names[0]}' has {len(prompts)} and '{names[1]}' {count}: which belong together cannot be told; "
+            "give as many of one as of the other",
+            names[0],
+        )
+    return list(zip(prompts, answers, strict=True))

@@ -4,6 +4,7 @@ import secrets
 from pathlib import Path
 
 from editing.errors import UsageError
+from tasks.addresses import database_address
 from tasks.settings import Settings
 
 ADMINISTRATOR = "admin"
@@ -25,7 +26,7 @@ def accounts(settings: Settings) -> dict[str, str]:
         )
     path = home / "mlflow-accounts.ini"
     path.touch(mode=0o600)
-    path.write_text(accounts_file(f"sqlite:///{home / 'mlflow-accounts.db'}"))
+    path.write_text(accounts_file(database_address(home / "mlflow-accounts.db")))
     name = settings.mlflow_username or ADMINISTRATOR
     return environment(path, name, password, secrets.token_urlsafe(32))
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from editing.errors import UsageError
+from tasks.addresses import folder_of
+from tasks.secrets import without_secrets
 
 app = typer.Typer(
     name="errata",
@@ -33,6 +35,9 @@ StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key s
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
 ]
+Join = Annotated[
+    str | None, typer.Option("--join", help="What joins prompt and answer: none, space or line; without it, by rule.")
+]
 Remote = Annotated[
     bool, typer.Option("--remote", help="By a worker, through Prefect's server, as errata deploy has set it up.")
 ]
@@ -47,6 +52,14 @@ Hypernetwork = Annotated[
         "trainings/ID of the store.",
     ),
 ]
+
+
+def local_folder(given: str) -> Path:
+    """A folder of this machine, which may be written as file://. Raises UsageError for any other address."""
+    try:
+        return Path(folder_of(given))
+    except ValueError as error:
+        raise UsageError(f"'{without_secrets(given)}': {error}") from error
 
 
 def set_defaults() -> None:

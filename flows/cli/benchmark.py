@@ -6,7 +6,17 @@ from typing import Annotated, cast
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Hypernetwork, Json, Option, StatisticsText, Text, app, if_stopped, method_options
+from flows.cli.app import (
+    Hypernetwork,
+    Json,
+    Option,
+    StatisticsText,
+    Text,
+    app,
+    if_stopped,
+    local_folder,
+    method_options,
+)
 from flows.cli.benchmark_tables import show
 from flows.cli.console import as_json, shown_progress
 
@@ -14,7 +24,7 @@ from flows.cli.console import as_json, shown_progress
 @app.command()
 def benchmark(
     data: Annotated[Path, typer.Argument(help="A benchmark file: CounterFact, zsRE, KnowEdit, MQuAKE or own form.")],
-    out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and edits.json.", parser=local_folder)],
     model: Annotated[str | None, typer.Option(help="embedded, a folder, a hub id, a GGUF file.")] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the weights.")] = None,
     method: Annotated[
@@ -68,7 +78,7 @@ def benchmark(
     from editing.methods import check_mode, method_config
     from flows.benchmark import Benchmark, Mode, run_benchmark
     from tasks.lines.hypernetworks import resolved_options
-    from tasks.lines.specs import LineSpec
+    from tasks.lines.specs import LineSpec, absolute
     from tasks.settings import load_settings
 
     options = method_options(option, hypernetwork) | {"seed": seed}
@@ -76,7 +86,7 @@ def benchmark(
     settings = load_settings()
     spec = LineSpec(
         line="benchmark",
-        model=model or settings.model,
+        model=absolute(model or settings.model) or settings.model,
         dtype=dtype or settings.dtype,
         template=LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw",
         config=method_config(method, resolved_options(method, options, settings)),

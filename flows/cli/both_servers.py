@@ -17,6 +17,7 @@ from flows.cli.console import say, waiting
 from flows.cli.guard import is_loopback, own_origins
 from flows.cli.prefect_server import database_lock
 from tasks.settings import Settings, load_settings
+from tasks.tracking.address import artifact_address
 
 START_SECONDS = 180.0
 
@@ -75,7 +76,7 @@ def _start_prefect(settings: Settings, host: str, port: int) -> "subprocess.Pope
 
 def _start_mlflow(settings: Settings, host: str, port: int, asking: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    stores = ["--default-artifact-root", settings.artifact_root]
+    stores = ["--default-artifact-root", artifact_address(settings.artifact_root)]
     pages = own_origins(host, port, [settings.mlflow_page])
     stores += ["--allowed-hosts", ",".join(sorted(urlsplit(page).netloc for page in pages))]
     if settings.mlflow_page:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from editing.errors import ErrataError
+from tasks.secrets import without_secrets
 from tasks.settings import Settings, load_settings
 
 PACKAGES = ("torch", "transformers", "prefect", "mlflow", "pyarrow", "deltalake", "duckdb", "boto3", "safetensors")
@@ -100,4 +101,8 @@ def _prefect() -> str:
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
-    return str(url) if url else f"no server configured: runs start one of their own in {os.environ['PREFECT_HOME']}"
+    return (
+        without_secrets(str(url))
+        if url
+        else f"no server configured: runs start one of their own in {os.environ['PREFECT_HOME']}"
+    )

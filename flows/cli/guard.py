@@ -34,7 +34,10 @@ def host_names(origins: Iterable[str]) -> set[str]:
     return {name for origin in origins if (name := urlsplit(origin).hostname)}
 
 
-def guarded(app: Application, origins: Iterable[str]) -> Application:
+PAGE = "give it as ERRATA_PREFECT_PAGE where the server starts"
+
+
+def guarded(app: Application, origins: Iterable[str], remedy: str = PAGE) -> Application:
     """The same ASGI application, which refuses a Host or an Origin that is none of these."""
     allowed = {origin.lower() for origin in origins}
     hosts = host_names(allowed)
@@ -43,9 +46,9 @@ def guarded(app: Application, origins: Iterable[str]) -> Application:
         if scope["type"] not in ("http", "websocket"):
             return await app(scope, receive, send)
         if not {_host(host) for host in _values(scope, b"host") or [""]} <= hosts:
-            return await _refuse(scope, send, "Host")
+            return await _refuse(scope, send, "Host", remedy)
         if not {_origin(origin) for origin in _values(scope, b"origin")} <= allowed:
-            return await _refuse(scope, send, "Origin")
+            return await _refuse(scope, send, "Origin", remedy)
         return await app(scope, receive, send)
 
     return guard
@@ -76,11 +79,11 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, usual) else "")
 
 
-async def _refuse(scope: Any, send: Any, what: str) -> None:
+async def _refuse(scope: Any, send: Any, what: str, remedy: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": REFUSED_SOCKET, "reason": f"foreign {what}"})
         return
-    why = f"foreign {what}: if this address is right, give it as ERRATA_PREFECT_PAGE where the server starts"
+    why = f"foreign {what}: if this address is right, {remedy}"
     body = json.dumps({"exception_message": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 403, "headers": headers})

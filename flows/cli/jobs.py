@@ -8,6 +8,7 @@ import typer
 from editing.errors import UsageError
 from flows.cli.app import (
     Hypernetwork,
+    Join,
     Json,
     Line,
     Remote,
@@ -47,6 +48,7 @@ def run(
             help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
         ),
     ] = None,
+    join: Join = None,
     method: Annotated[
         str | None,
         typer.Option(help="Method of a new line: memit, alphaedit, emmet, rome, finetune, ultraedit, lora, mend."),
@@ -87,6 +89,7 @@ def run(
     """
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
+    from tasks.lines.bases import check_base
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
     from tasks.update.policy_file import given_policy
@@ -97,6 +100,7 @@ def run(
         "model": model,
         "dtype": dtype,
         "template": template,
+        "join": join,
         "method": method,
         "options": method_options(option, hypernetwork),
     }
@@ -111,7 +115,8 @@ def run(
         )
         return
     workplace = open_workplace()
-    resolve_line(workplace.store.store, workplace.settings, line, **definition)  # a mistake is found before any work
+    # A mistake is found before any work.
+    check_base(resolve_line(workplace.store.store, workplace.settings, line, **definition), workplace.settings)
     check_not_frozen(workplace.store.store, line)
     if not json:
         say(f"updating line {line}", style="bold")

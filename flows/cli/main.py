@@ -1,6 +1,7 @@
 """The command line: `errata`. Every command explains itself in `--help`."""
 
 import logging
+import os
 import sys
 from contextlib import AbstractContextManager
 from typing import NoReturn
@@ -14,6 +15,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 from flows.cli import (  # noqa: F401
     auditing,
     benchmark,
+    carrying,
     deploy,
     diagnosis,
     history,
@@ -27,6 +29,7 @@ from flows.cli import (  # noqa: F401
     retracting,
     rules,
     servers,
+    serving,
     train,
     upkeep,
     versions,
@@ -34,6 +37,7 @@ from flows.cli import (  # noqa: F401
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
 from tasks.garbage import collect_rarely
+from tasks.text import storable
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""
@@ -48,6 +52,7 @@ def main() -> None:
     set_defaults()
     replace_what_cannot_be_shown()
     try:
+        _check_texts()
         with _at_work(sys.argv[1:]):
             code = app(prog_name="errata", standalone_mode=False)
     except TyperException as error:
@@ -73,6 +78,14 @@ def _at_work(arguments: list[str]) -> AbstractContextManager[object]:
     """Inside, a command that has printed nothing yet is seen to be at work, importing too."""
     to = errors if "--json" in arguments else console  # where standard output is for a script
     return waiting(" ".join(["errata", *arguments[:1]]), to, until_output=True)
+
+
+def _check_texts() -> None:
+    """Raises UsageError for an argument or setting that is no text: it could be stored nowhere, and not shown."""
+    variables = (f"{name}={value}" for name, value in os.environ.items() if name.startswith("ERRATA_"))
+    for given in (*sys.argv[1:], *variables):
+        if storable(given) != given:
+            raise UsageError(f"'{storable(given)}' holds bytes that are no UTF-8: write it, or rename what it names")
 
 
 def _usage(error: TyperException) -> str:

@@ -10,7 +10,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,8 +21,9 @@ from pathlib import Path
 from editing.errors import ErrataError, UsageError
 from flows.cli import lifeline
 from flows.cli.console import console, errors, waiting
+from tasks.addresses import asked
+from tasks.secrets import without_secrets
 from tasks.settings import load_settings
-from tasks.text import storable
 
 START_SECONDS = 180.0
 """Most time for a start; a first one sets up a database, which takes long on a busy machine."""
@@ -48,10 +48,9 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
         json: Standard output is for a script; what is waited for is said on standard error.
 
     Raises:
-        UsageError: an argument is no text, or a server is configured and does not answer.
+        UsageError: a server is configured and does not answer.
         ServerError: its own server cannot start.
     """
-    _check_arguments()
     load_settings()
     out = errors if json else console
     with ExitStack() as ending, ExitStack() as loading:
@@ -76,22 +75,16 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
             _flush()
 
 
-def _check_arguments() -> None:
-    """Arguments become parameters of a flow, which Prefect stores: names of files, too, have to be text."""
-    for argument in sys.argv[1:]:
-        if storable(argument) != argument:
-            raise UsageError(f"'{storable(argument)}' holds bytes that are no UTF-8: rename what it names, then repeat")
-
-
 def check_server(url: str) -> None:
     try:
-        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+        urllib.request.urlopen(asked(f"{url.rstrip('/')}/health"), timeout=10).close()
     except urllib.error.HTTPError:
         return  # it answers, to those who have a key
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
         raise UsageError(
-            f"no Prefect server answers at {url} ({why}): start it, or correct or unset PREFECT_API_URL"
+            f"no Prefect server answers at {without_secrets(url)} ({why}): start it, or correct or unset "
+            "PREFECT_API_URL"
         ) from error
 
 

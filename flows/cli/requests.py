@@ -1,24 +1,36 @@
 """Commands about requests: submit them, try them, and what became of them."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Hypernetwork, Json, LineOption, Option, Remote, Wait, app, if_stopped, method_options
-from flows.cli.console import as_json, percent, say, shown_progress, table, warn
+from flows.cli.app import (
+    Hypernetwork,
+    Join,
+    Json,
+    LineOption,
+    Option,
+    Remote,
+    Wait,
+    app,
+    if_stopped,
+    method_options,
+)
+from flows.cli.console import as_json, percent, say, shown_progress, table
+from flows.cli.given import joined, probe, records, show_read, warn_all
 
 if TYPE_CHECKING:
     from editing.edit import Edit
-    from editing.readers import BadRecord, Record
     from flows.trial import TrialRow
 
 
 @app.command()
 def submit(
-    file: Annotated[Path | None, typer.Argument(help="Requests: .jsonl, .json, .csv or .parquet.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Argument(help="Requests: files, a folder of them, or - for standard input.")
+    ] = None,
     line: LineOption = "main",
     subject: Annotated[str | None, typer.Option(help="Whom or what the fact is about.")] = None,
     prompt: Annotated[
@@ -45,6 +57,7 @@ def submit(
     not_before: Annotated[str | None, typer.Option(help="A job leaves it queued until then: 2026-12-01.")] = None,
     expires: Annotated[str | None, typer.Option(help="From then on it is to be taken out again: 2027-06-30.")] = None,
     replaces: Annotated[str | None, typer.Option(help="The request whose place it takes, by its id.")] = None,
+    join: Join = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check only; nothing is written.")] = False,
     json: Json = False,
@@ -52,7 +65,7 @@ def submit(
     """Queue corrections: a file of them, or one by options.
 
     A bad record stops nothing: it stands in the ledger as rejected, with the reason. Submitting the same file
-    again changes nothing. CounterFact, zsRE and KnowEdit files are recognised by their fields.
+    again changes nothing. CounterFact, zsRE, KnowEdit and other published files are recognised by their fields.
 
     Examples:
 
@@ -78,78 +91,41 @@ def submit(
         "replaces": replaces,
     }
     single = {name: value for name, value in fields.items() if value is not None}
-    if (file is None) == (not single):
+    if (not file) == (not single):
         raise UsageError("give a file, or --subject, --prompt and --target; see errata submit --help")
-    neighborhood = [_probe(text) for text in neighbor or []]
+    neighborhood = [probe(text) for text in neighbor or []]
     lists = {"paraphrases": paraphrase or [], "aliases": alias or [], "neighborhood": neighborhood, "tags": tag or []}
-    unused: set[str] = set()
-    records = _records(file, single | lists, limit, unused)
+    from tasks.ledger.reading import Read, judged, verdicts
+
+    read = Read()
+    given = joined(records(file or [], single | lists, limit, read), join)
     if dry_run:
-        _show_read(list(records), json)
-        _say_unused(unused)
+        with shown_progress(json, "reading"):
+            found = verdicts(judged(given), read)
+        show_read(found, json)
+        warn_all(read.unused)
         return
     from tasks.ledger import intake
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    with if_stopped("submit the same again: what is queued already is not queued twice"):
-        done = intake.submit(workplace.ledger, line, records, workplace.settings.who)
-    _say_unused(unused)
+    with (
+        if_stopped("submit the same again: what is queued already is not queued twice"),
+        shown_progress(json, "reading"),
+    ):
+        done = intake.submit(workplace.ledger, line, given, workplace.settings.who, read.findings)
+    warn_all(read.unused)
     if json:
-        as_json({"queued": done.queued, "present": done.present, "rejected": done.rejected})
+        told = {"queued": done.queued, "present": done.present, "rejected": done.rejected}
+        as_json(told | ({"findings": done.findings} if done.findings else {}))
         return
     say(f"{len(done.queued)} queued, {len(done.present)} already there, {len(done.rejected)} rejected")
     for name, reason in done.rejected.items():
         say(f"{name}: {reason}", "rejected")
+    for name, findings in done.findings.items():
+        say(f"{name}: {'; '.join(findings)}", "warning")
     if done.queued:
         say(f"next: errata run {line}")
-
-
-def _records(file: Path | None, single: dict[str, Any], limit: int | None, unused: set[str]) -> "Iterable[Record]":
-    from editing.readers import read_edits
-    from editing.request import make_request
-    from tasks.ledger.reserved import fault_now
-    from tasks.parquet import parquet_rows
-
-    if file is None:
-        request = make_request(single)
-        if (fault := fault_now(request)) is not None:
-            raise UsageError(fault)
-        return [request]
-    return read_edits(file, limit=limit, parquet_rows=parquet_rows, unused=unused)
-
-
-def _say_unused(names: set[str]) -> None:
-    from editing.edit import shown
-
-    if names:
-        warn(f"fields that nobody reads: {', '.join(sorted(map(shown, names)))}")
-
-
-def _probe(text: str) -> dict[str, str]:
-    prompt, arrow, answer = text.partition("=>")
-    return {"prompt": prompt.strip()} | ({"answer": answer.strip()} if arrow else {})
-
-
-def _show_read(records: "list[Record]", json: bool) -> None:
-    from editing.edit import Edit
-
-    bad = [record for record in records if not isinstance(record, Edit)]
-    if json:
-        rows = [_verdict(row, record) for row, record in enumerate(records, start=1)]
-        as_json({"good": len(records) - len(bad), "bad": len(bad), "records": rows})
-        return
-    say(f"{len(records) - len(bad)} good, {len(bad)} bad")
-    for record in bad:
-        say(f"row {record.row}, {record.field or 'record'}: {record.reason}")
-
-
-def _verdict(row: int, record: "Edit | BadRecord") -> dict[str, Any]:
-    from editing.edit import Edit
-
-    if isinstance(record, Edit):
-        return {"row": row, "verdict": "good", "edit": record.model_dump(mode="json")}
-    return {"row": record.row, "verdict": "bad", "field": record.field, "reason": record.reason}
 
 
 @app.command()
@@ -164,6 +140,7 @@ def trial(
             help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
         ),
     ] = None,
+    join: Join = None,
     method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
     hypernetwork: Hypernetwork = None,
     option: Option = None,
@@ -185,11 +162,12 @@ def trial(
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.ledger.trying import as_records, read_to_try, to_try
+    from tasks.lines.bases import check_base
     from tasks.lines.specs import resolve_line
     from tasks.workplace import open_workplace
 
     options = method_options(option, hypernetwork)
-    definition: dict[str, Any] = {"line": line, "model": model, "template": template}
+    definition: dict[str, Any] = {"line": line, "model": model, "template": template, "join": join}
     definition |= {"method": method, "options": options or None}
     if remote:
         what = {"records": as_records(_told(read_to_try(file, limit)))} if file else {"limit": limit}
@@ -198,6 +176,7 @@ def trial(
     workplace = open_workplace()
     spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
+    check_base(spec, workplace.settings)
     edits = _told(to_try(workplace.ledger, line, file=file, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import heard
@@ -235,7 +214,6 @@ def _said(row: "TrialRow") -> "tuple[float | None, float | None]":
 
 def _told(read: "tuple[list[Edit], list[str]]") -> "list[Edit]":
     """The corrections; what is left out is said."""
-    edits, left_out = read
-    for reason in left_out:
-        warn(reason)
+    edits, said = read
+    warn_all(said)
     return edits

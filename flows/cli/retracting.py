@@ -65,11 +65,12 @@ def retract(
 def ids_in(file: Path) -> list[str]:
     """The ids in a file: those of its records, or its lines. Raises ReadError or UsageError."""
     from editing.readers import read_all
+    from editing.readers.containers import ENDINGS, kind_of
     from editing.readers.lines import check_file
-    from tasks.parquet import parquet_rows
+    from tasks.parquet import FOREIGN
 
-    if file.suffix.lower() in (".jsonl", ".json", ".csv", ".parquet"):
-        return [edit.id for edit in read_all(file, parquet_rows=parquet_rows)]
+    if kind_of(file) in ENDINGS[:-1]:
+        return [edit.id for edit in read_all(file, foreign=FOREIGN)]
     check_file(file)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.audit.findings import Findings
 from tasks.ledger.appending import row_digest
 from tasks.ledger.errors import IllegalStep
-from tasks.ledger.events import State, check_transition
+from tasks.ledger.events import State, after, check_transition
 from tasks.ledger.rewriting import FORGOTTEN
 from tasks.ledger.table import Ledger
 
@@ -68,7 +68,8 @@ class Events:
             if follows_rules:
                 self._tell("illegal", f"{_named(row)}: {error}; restore the ledger from a copy")
             return
-        self.states[request] = row["event"]
+        if (state := after(self.states.get(request), row["event"])) is not None:
+            self.states[request] = state
         if row["event"] == "promoted":
             self.decided[row["line"]] = max(row["time"], self.decided.get(row["line"], 0))
 

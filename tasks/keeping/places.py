@@ -9,12 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from editing.errors import UsageError
 from editing.files import write_atomically
+from tasks.addresses import database_file
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
-
-SQLITE = "sqlite:///"
 
 
 class Files(Protocol):
@@ -118,7 +117,7 @@ def places_of(settings: Settings) -> Places:
         store=files_at(settings.store_uri, settings),
         ledger=files_at(settings.ledger_uri, settings),
         artifacts=files_at(settings.artifact_root, settings) if not served or settings.artifacts else None,
-        mlflow=Path(settings.mlflow_uri.removeprefix(SQLITE)) if settings.mlflow_uri.startswith(SQLITE) else None,
+        mlflow=database_file(settings.mlflow_uri),
         prefect=prefect / "prefect.db",
         results=FolderFiles(prefect / "storage"),
         home=settings.home_folder,

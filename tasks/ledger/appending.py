@@ -9,7 +9,7 @@ from typing import Any
 from arro3.core import Array, DataType, Table
 
 from editing.digests import sha256
-from tasks.ledger.events import Event, State, check_transition, is_legal
+from tasks.ledger.events import Event, State, after, check_transition, is_legal
 from tasks.ledger.scanning import COLUMNS
 
 ARROW = {
@@ -54,7 +54,7 @@ def checked(events: Sequence[Event], known: Mapping[Request, Known], *, only_pos
             continue
         check_transition(states[request], event.event, event.request_id)
         seen.add(event.event_id)
-        states[request] = event.event
+        states[request] = after(states[request], event.event)
         fitting.append(event)
     return fitting
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from editing.digests import sha256
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.events import Event, State, is_legal
+from tasks.ledger.events import Event, State, after, is_legal
 from tasks.ledger.reserved import REFUSE
 from tasks.ledger.table import Ledger, Standing
 from tasks.ledger.view import LineView, look, waits
@@ -47,7 +47,7 @@ def _legal(view: LineView, events: Iterable[Event]) -> list[Event]:
         standing = view.events.standings.get(event.request_id)
         state = states.get(event.request_id, standing.state if standing else None)
         if is_legal(state, event.event):
-            states[event.request_id] = event.event
+            states[event.request_id] = after(state, event.event)
             found.append(event)
     return found
 
@@ -56,8 +56,10 @@ def standings(view: LineView) -> dict[str, Standing]:
     """Where the requests of a line stand once the events that are missing are written."""
     found = dict(view.events.standings)
     for event in missing_events(view, ""):
-        before = found[event.request_id] if event.request_id in found else Standing(event.event, None, 0)
-        found[event.request_id] = Standing(event.event, event.version or before.version, before.events + 1)
+        before = found.get(event.request_id)
+        if (state := after(before.state if before else None, event.event)) is not None:
+            version = event.version or (before.version if before else None)
+            found[event.request_id] = Standing(state, version, (before.events if before else 0) + 1)
     return found
 
 

@@ -5,7 +5,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
@@ -28,6 +28,10 @@ State = Literal[
     "retracted",
     "withdrawn",
 ]
+
+Note = Literal["served", "served_other"]
+"""What is told of a request and leaves it where it stands: a server that was asked serves its version, or another."""
+NOTES: tuple[Note, ...] = get_args(Note)
 
 # Submitted again, the request is received anew, perhaps with other content (`queued` alone: a job requeues it). And
 # whatever became of it since, an earlier version that holds its fact can be put back in service: so, too, while queued.
@@ -79,7 +83,7 @@ class Event(BaseModel):
     commit: int | None = Field(None, description="Number of the append; set by it. None: written by release 0.1.")
     sequence: int = Field(0, ge=0, description="Order inside one append; set by it.")
     request_id: Text = Field(min_length=1)
-    event: State
+    event: State | Note
     line: str
     version: int | None = None
     batch: int | None = None
@@ -128,12 +132,17 @@ class RequestState(BaseModel):
     payload: Mapping[str, Any] | None
 
 
-def is_legal(old: State | None, new: State) -> bool:
-    """Whether a request in state `old` (None: nothing is known of it) can become `new`."""
-    return new in (TRANSITIONS[old] if old else FIRST)
+def is_legal(old: State | None, new: State | Note) -> bool:
+    """Whether a request in state `old` (None: nothing is known of it) can become `new`, or `new` be told of it."""
+    return old is not None if new in NOTES else new in (TRANSITIONS[old] if old else FIRST)
 
 
-def check_transition(old: State | None, new: State, request_id: str = "") -> None:
+def after(old: State | None, new: State | Note) -> State | None:
+    """Where a request stands after a legal step."""
+    return old if new in NOTES else cast(State, new)
+
+
+def check_transition(old: State | None, new: State | Note, request_id: str = "") -> None:
     """Refuse a step that no request can take; `old` None: nothing is known of it. Raises IllegalStep."""
     if not is_legal(old, new):
         who = f"request '{request_id}'" if request_id else "a request"
@@ -141,9 +150,9 @@ def check_transition(old: State | None, new: State, request_id: str = "") -> Non
         raise IllegalStep(f"{who} is {old or 'unknown'} and cannot become {new}; only {', '.join(allowed)}")
 
 
-def fold(events: Iterable[State]) -> State | None:
+def fold(events: Iterable[State | Note]) -> State | None:
     """The state that events lead to, in their order; a step that no request can take changes nothing."""
     state: State | None = None
     for event in events:
-        state = event if is_legal(state, event) else state
+        state = after(state, event) if is_legal(state, event) else state
     return state

@@ -1,7 +1,7 @@
 """Requests on their way in: written down as they come, refused with the reason, or queued."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -30,9 +30,21 @@ class Submitted:
     queued: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was left out of those that were queued, or should be looked at."""
 
 
-def submit(ledger: Ledger, line: str, records: Iterable[Edit | BadRecord], actor: str) -> Submitted:
+def _nothing(request: str) -> tuple[str, ...]:
+    return ()
+
+
+def submit(
+    ledger: Ledger,
+    line: str,
+    records: Iterable[Edit | BadRecord],
+    actor: str,
+    findings: Callable[[str], tuple[str, ...]] = _nothing,
+) -> Submitted:
     """Write down every record as received, and as queued or as rejected with its reason.
 
     The same request again is recognised by its id and content and changes nothing, unless it was refused or taken
@@ -49,12 +61,13 @@ def submit(ledger: Ledger, line: str, records: Iterable[Edit | BadRecord], actor
             nonlocal judged
             judged = Submitted()  # anew each time that another process was faster
             found: Contents = {name: (state.state, state.payload) for (_, name), state in known.items() if state.state}
-            return [event for record in chunk for event in _received(found, line, record, actor, judged)]
+            return [event for record in chunk for event in _received(found, line, record, actor, judged, findings)]
 
         ledger.write([(line, name) for name in names], judge)
         done.queued += judged.queued
         done.present += judged.present
         done.rejected |= judged.rejected
+        done.findings |= judged.findings
     return done
 
 
@@ -78,7 +91,14 @@ def _other_id(request_id: str, payload: Mapping[str, Any]) -> str:
     return f"{request_id}#{_digest(payload)}"
 
 
-def _received(known: Contents, line: str, record: Edit | BadRecord, actor: str, done: Submitted) -> list[Event]:
+def _received(
+    known: Contents,
+    line: str,
+    record: Edit | BadRecord,
+    actor: str,
+    done: Submitted,
+    findings: Callable[[str], tuple[str, ...]],
+) -> list[Event]:
     write = partial(Event, line=line, actor=actor)
     if isinstance(record, BadRecord):
         payload: dict[str, Any] = _bad_payload(record)
@@ -92,7 +112,9 @@ def _received(known: Contents, line: str, record: Edit | BadRecord, actor: str, 
             done.queued.append(request_id)
             known[request_id] = ("queued", payload)
             received = write(request_id=request_id, event="received", payload=payload)
-            return [received, write(request_id=request_id, event="queued")]
+            if looked := findings(request_id):
+                done.findings[request_id] = looked
+            return [received, write(request_id=request_id, event="queued", reason="; ".join(looked) or None)]
         elif earlier is not None and _content(earlier) == _content(payload):
             done.present.append(request_id)
             return []

@@ -37,16 +37,21 @@ def s3_options(endpoint_url: str | None) -> dict[str, str]:
     return options
 
 
+def check_path(uri: str) -> None:
+    """Raises LedgerError for a local path that Delta Lake reads as another one."""
+    if not uri.startswith("s3://") and (unknown := UNKNOWN_IN_PATHS.search(uri)):
+        raise LedgerError(
+            f"'{uri}' holds '{unknown[0]}', and Delta Lake cannot write to such a path: choose another for the ledger "
+            "(ERRATA_LEDGER), or for the home (ERRATA_HOME)"
+        )
+
+
 def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     """The table, or None where nothing was written yet.
 
     Raises:
-        LedgerError: something else is there, a newer release wrote the table, or Delta Lake knows no such path.
+        LedgerError: something else is there, or a newer release wrote the table.
     """
-    if not uri.startswith("s3://") and (unknown := UNKNOWN_IN_PATHS.search(uri)):
-        raise LedgerError(
-            f"'{uri}' holds '{unknown[0]}', and Delta Lake cannot write to such a path: choose another for the ledger"
-        )
     if not uri.startswith("s3://") and os.path.lexists(uri) and not os.path.isdir(uri):
         raise LedgerError(f"'{uri}' is no folder: choose an empty or new folder for the ledger")
     try:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import duckdb
 from deltalake import DeltaTable
 
-from tasks.ledger.events import FIRST, TRANSITIONS, State
+from tasks.ledger.events import FIRST, NOTES, TRANSITIONS, State
 from tasks.ledger.scanning import COLUMNS, relation
 
 REPEATED_KEY = "errata.repeated"
@@ -62,6 +62,7 @@ REQUESTS = f"""
 WITH folded AS (SELECT line, request_id, {_FOLD} AS fold FROM ledger GROUP BY line, request_id),
 attempts AS (
     SELECT *, count(*) FILTER (WHERE event = 'queued') OVER so_far AS attempt FROM ledger
+    WHERE event NOT IN {NOTES}
     WINDOW so_far AS (PARTITION BY line, request_id ORDER BY place)
 ),
 latest AS (

@@ -70,6 +70,7 @@ class Ledger:
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
         self.uri = uri if uri.startswith("s3://") else str(Path(uri).expanduser().absolute())
         self._options = dict(storage_options or {})
+        opening.check_path(self.uri)
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Write all events or none, in one commit; those that the table has already, by their id, are left out.

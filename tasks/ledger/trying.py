@@ -1,16 +1,15 @@
 """What a trial tries: records in a text or a file, or what is queued."""
 
 import tempfile
-from itertools import islice
 from pathlib import Path
 
 from editing.edit import Edit
 from editing.errors import UsageError
-from editing.readers import good_and_bad, read_edits
+from editing.readers import good_and_bad
 from editing.request import fact_of
 from tasks.ledger.choosing import Line, take
+from tasks.ledger.reading import Read, judged, left_out, read_requests
 from tasks.ledger.table import Ledger
-from tasks.parquet import parquet_rows
 
 
 def to_try(
@@ -38,13 +37,14 @@ def to_try(
 
 
 def read_to_try(file: Path, limit: int | None = None) -> tuple[list[Edit], list[str]]:
-    """The good records of a file, and why others are left out. Raises as `to_try`."""
-    requests, bad = good_and_bad(islice(read_edits(file, parquet_rows=parquet_rows), limit))
-    edits = [fact_of(request) for request in requests]
-    left_out = [f"row {record.row} is left out: {record.reason}" for record in bad]
+    """The good records of a file, and what is left out of it and why. Raises as `to_try`."""
+    read = Read()
+    requests, bad = good_and_bad(judged(read_requests([file], limit, read)))
+    edits = [*{request.id: fact_of(request) for request in requests}.values()]
     if not edits:
-        raise UsageError(f"nothing to try: no record is good; {left_out[0] if left_out else 'there is none'}")
-    return edits, left_out
+        raise UsageError(f"nothing to try: no record is good; {left_out(bad)[1] if bad else 'there is none'}")
+    found = [f"{edit.id}: {'; '.join(findings)}" for edit in edits if (findings := read.findings(edit.id))]
+    return edits, [*left_out(bad), *found, *read.unused]
 
 
 def as_records(edits: list[Edit]) -> str:

@@ -3,15 +3,21 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from editing.config import Config, LocatingConfig
+from editing.edit import Join
 from editing.errors import UsageError
 from editing.methods import AnyConfig, before_shrinkage, method_config
 from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
+from editing.texts import given_join
+from tasks.addresses import folder_of
 from tasks.lines.hypernetworks import resolved_options
 from tasks.lines.stored import definition, spec_key, where
 from tasks.names import check_line
+from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectConflict
 from tasks.stores.objects import ObjectStore
@@ -32,6 +38,9 @@ class LineSpec(Config):
 
     A new line is `auto`; one that was stored without it is of a time that knew bare prompts alone.
     """
+    join: Join | None = Field(
+        None, exclude_if=lambda value: value is None, description="What joins prompts and answers; none: by rule."
+    )
     config: AnyConfig = MemitConfig()
 
 
@@ -49,6 +58,7 @@ def resolve_line(
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
+    join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> LineSpec:
@@ -57,7 +67,8 @@ def resolve_line(
     Raises:
         UsageError: the line exists and is defined otherwise than asked.
     """
-    asked = {"model": absolute(model), "dtype": dtype, "template": template, "method": method}
+    join = None if join is None else given_join(join)
+    asked = {"model": absolute(model), "dtype": dtype, "template": template, "join": join, "method": method}
     found = read_line(store, line)
     if found is None:
         name = method or "memit"
@@ -66,9 +77,11 @@ def resolve_line(
             model=asked["model"] or absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
             template=template or "auto",
+            join=join,
             config=method_config(name, resolved_options(name, options, settings)),
         )
-    fixed = {"model": found.model, "dtype": found.dtype, "template": found.template, "method": found.config.method}
+    fixed = {name: getattr(found, name) for name in ("model", "dtype", "template", "join")}
+    fixed["method"] = found.config.method
     for name, value in asked.items():
         if value is not None and value != fixed[name]:
             raise UsageError(
@@ -111,7 +124,17 @@ def save_line(store: ObjectStore, spec: LineSpec) -> None:
 
 
 def absolute(model: str | None) -> str | None:
-    """A model's folder or file as an absolute path, so that a job started elsewhere finds it."""
-    if model is None or model == EMBEDDED or not Path(model).expanduser().exists():
+    """A model's folder or file as an absolute path, so that a job started elsewhere finds it.
+
+    Raises:
+        UsageError: it is an address of a kind that is not read.
+    """
+    if model is None or model == EMBEDDED:
+        return model
+    try:
+        model = folder_of(model)
+    except ValueError as error:
+        raise UsageError(f"model '{without_secrets(model)}': {error}, a hub id or a GGUF file") from error
+    if not Path(model).expanduser().exists():
         return model
     return str(Path(model).expanduser().resolve())

@@ -6,14 +6,12 @@ from typing import Any
 
 from editing.chat import chat_of
 from editing.filled import Filled
-from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
-from editing.weights import EditedWeights, Undo
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
-from tasks.stores.batches import restore_weights
-from tasks.stores.manifest import Head, Manifest, Version
+from tasks.stores.batches import Travelling
+from tasks.stores.manifest import Head, Version
 from tasks.workplace import Workplace
 
 AT_ONCE = 16
@@ -74,26 +72,19 @@ def ask_loaded(
     workplace: Workplace, base: LoadedModel, columns: Sequence[Column], prompts: Sequence[str], tokens: int
 ) -> list[dict[str, Any]]:
     """The same from a base that is in memory, and is the base again afterwards."""
-    weights = EditedWeights(base.model, layout_of(base.model))
-    standing: list[Manifest] = []
+    model = Travelling(base, workplace.store)
     answers: dict[str, list[str]] = {}
     meter = Meter("answers", len(columns) * len(prompts) * tokens)
     try:
         for column in columns:
-            chain = workplace.store.chain(column.snapshot)
-            if chain[: len(standing)] != standing:  # it does not build on the one before
-                weights.revert(Undo(dict(weights.base), {}))
-                standing = []
-            tensors = ((m, workplace.store.tensors(m, values=False)) for m in chain[len(standing) :])
-            restore_weights(base, weights, None, tensors)
-            standing = chain
+            model.to(column.snapshot)
             said = answers[column.name] = []
             for start in range(0, len(prompts), AT_ONCE):
                 asked = prompts[start : start + AT_ONCE]
                 part = meter.part(len(asked) * tokens)
                 said += generate(base.model, base.tokenizer, asked, tokens, on_progress=part)
     finally:
-        weights.revert(Undo(dict(weights.base), {}))
+        model.to_base()
         meter.end()
     return [
         {"prompt": prompt, "answers": {name: said[i].strip() for name, said in answers.items()}}

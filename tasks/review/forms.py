@@ -5,8 +5,10 @@ import os
 import urllib.error
 import urllib.request
 
+from tasks.addresses import asked
 from tasks.ledger.view import look
 from tasks.review.decided import decided
+from tasks.secrets import without_secrets
 from tasks.workplace import Workplace
 
 FLOW = "review"
@@ -33,11 +35,11 @@ def prefect_answers() -> bool:
     address = os.environ.get("PREFECT_API_URL", "")
     try:
         if address:
-            urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=HEALTH_SECONDS).close()
+            urllib.request.urlopen(asked(f"{address.rstrip('/')}/health"), timeout=HEALTH_SECONDS).close()
     except urllib.error.HTTPError:
         return True  # it answers, to those who have a password
     except (OSError, ValueError) as error:
-        logger.info("no Prefect server answers at %s: %s", address, error)
+        logger.info("no Prefect server answers at %s: %s", without_secrets(address), error)
         return False
     return bool(address)
 

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from editing.layout import layout_of
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate
 from editing.models import LoadedModel
 from editing.rounding import rounded, rounded_by_way_of_float32
-from editing.weights import EditedWeights, Factors, Rounding, WeightUpdate, concatenate
+from editing.weights import EditedWeights, Factors, Rounding, Undo, WeightUpdate, concatenate
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest, members
+from tasks.stores.snapshots import SnapshotStore
 
 FINISHED = "T/"
 """Before the name of a weight whose finished tensor a root holds."""
@@ -64,6 +66,38 @@ def restore_weights(
         for batch in batches:
             history.add(batch.keys, batch.moments)
     return list(members(manifests))
+
+
+class Travelling:
+    """A model in memory that goes from version to version of its line; what was added last is all that is read."""
+
+    def __init__(self, loaded: LoadedModel, store: SnapshotStore) -> None:
+        self.loaded, self.store = loaded, store
+        self.weights = EditedWeights(loaded.model, layout_of(loaded.model))
+        self._standing: list[Manifest] = []
+
+    def to(self, snapshot: str | None) -> None:
+        """Stand at this version; None is the base.
+
+        Raises:
+            DigestMismatch, ObjectNotFound: it cannot be loaded; then the model is the base.
+        """
+        chain = self.store.chain(snapshot)
+        if chain[: len(self._standing)] != self._standing:  # it does not build on the one before
+            self.to_base()
+        further, standing = chain[len(self._standing) :], self._standing
+        self._standing = []  # what fails half-way is no version
+        try:
+            tensors = [(one, self.store.tensors(one, values=False)) for one in further]
+            restore_weights(self.loaded, self.weights, None, tensors)
+        except BaseException:
+            self.to_base()
+            raise
+        self._standing = [*standing, *further]
+
+    def to_base(self) -> None:
+        self.weights.revert(Undo(dict(self.weights.base), {}))
+        self._standing = []
 
 
 def _apply(

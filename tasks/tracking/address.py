@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tasks.addresses import SCHEME, asked
 from tasks.secrets import without_secrets
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 
@@ -65,7 +66,7 @@ def artifact_location(root: str | None, experiment: str) -> str | None:
     if root is None:
         return None
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", experiment)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", root):
+    if SCHEME.match(root):
         return f"{root.rstrip('/')}/{name}"
     folder = Path(root).expanduser().resolve() / name
     try:
@@ -77,9 +78,14 @@ def artifact_location(root: str | None, experiment: str) -> str | None:
     return folder.as_uri()
 
 
+def artifact_address(root: str) -> str:
+    """The address of a folder of artifacts; one that is an address already stays."""
+    return root if SCHEME.match(root) else Path(root).expanduser().resolve().as_uri()
+
+
 def _check_server(uri: str, shown: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
+        with urllib.request.urlopen(asked(f"{uri.rstrip('/')}/health"), timeout=CONNECT_SECONDS):
             return
     except urllib.error.HTTPError:
         return  # it answers; whether it is MLflow and lets us in, the first call will tell

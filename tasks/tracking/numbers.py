@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tasks.addresses import database_file
 from tasks.settings import Settings
 from tasks.tracking.registry import VERSION
 
@@ -32,8 +33,8 @@ def mlflow_numbers(settings: Settings, line: str) -> dict[int, int]:
     try:
         if uri.startswith(("http://", "https://")):
             found = list(_of_server(settings, uri, line))
-        elif uri.startswith("sqlite:///"):
-            found = _of_file(Path(uri.removeprefix("sqlite:///")), line)
+        elif (file := database_file(uri)) is not None:
+            found = _of_file(file, line)
         else:
             return {}
     except (OSError, ValueError, LookupError, TypeError, sqlite3.Error) as error:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from editing.edit import Edit
 from editing.errors import UsageError
-from editing.readers import BadRecord, read_edits
-from tasks.parquet import parquet_rows
+from editing.readers import BadRecord
+from tasks.ledger.reading import judged, read_requests
 
 VALIDATED_SHARE = 0.2
 """Most of a file that is held out, however few edits it has."""
@@ -51,7 +51,7 @@ def read_training(
 def _read(path: Path, limit: int | None) -> tuple[list[Edit], list[str]]:
     edits: dict[str, Edit] = {}
     refused = []
-    for record in read_edits(path, limit=limit, parquet_rows=parquet_rows):
+    for record in judged(read_requests([path], limit)):
         if isinstance(record, BadRecord):
             refused.append(f"{path.name} row {record.row}: {record.reason}")
         else:

@@ -170,7 +170,7 @@ def _live(session: Session, asked: Sequence[Edit], verdict: Verdict) -> LiveFact
     held = [(known[name], bool(holds)) for name, holds in verdict.live.items() if name in known]
     size = max(1, -(-len(held) // AGES))
     ages = [held[start : start + size] for start in range(0, len(held), size)]
-    lost = [f"{edit.id}: {edit.text} {edit.target_new}" for edit, holds in held if not holds]
+    lost = [f"{edit.id}: {edit.taught}" for edit, holds in held if not holds]
     return LiveFacts(
         facts=len(session.live),
         asked=len(held),

@@ -8,16 +8,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from editing.edit import Edit
-from editing.measure.metrics import EditScores
+from editing.measure.metrics import EditScores, edit_pairs
 from editing.measure.perplexity import Perplexity
 from editing.request import fact_of
+from editing.taught import join_of
 from editing.tokens import holds_special
 from tasks.update.prepared import dump_json
 
 
 def content_of(tokenizer: PreTrainedTokenizerBase, edit: Edit, **more: object) -> dict[str, object]:
-    """What an edit says, and how special tokens in it are read: it was otherwise once."""
-    read = {"special": "text"} if holds_special(tokenizer, edit.model_dump_json()) else {}
+    """What an edit says, and how special tokens in it are read and answers are joined: it was otherwise once."""
+    read: dict[str, object] = {"special": "text"} if holds_special(tokenizer, edit.model_dump_json()) else {}
+    joins = [join_of(*pair) for pair in edit_pairs(edit, edit.neighborhood)]
+    read |= {} if set(joins) <= {" "} else {"joins": joins}
     return fact_of(edit).model_dump(exclude={"id"}) | read | more
 
 

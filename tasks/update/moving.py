@@ -8,7 +8,7 @@ from editing.chat import question_of
 from editing.edit import SLOT, Edit, shown
 from editing.errors import InvalidEdit, UsageError
 from editing.measure.said import Said, others_of_its_kind
-from editing.request import fact_of, make_request
+from editing.request import fact_of, make_request, with_join
 from tasks.ledger import intake
 from tasks.ledger.choosing import question
 from tasks.ledger.events import Event
@@ -63,7 +63,7 @@ def source_of(workplace: Workplace, line: str, to: str) -> Source:
         raise UsageError(
             f"nothing of line '{line}' is in service, so there is nothing to move; see errata review {line}"
         )
-    return Source(spec, view, kept, {name: fact_of(request) for name, request in kept.items()})
+    return Source(spec, view, kept, {n: with_join(fact_of(one), spec.join) for n, one in kept.items()})
 
 
 def check_target(workplace: Workplace, source: Source, spec: LineSpec) -> None:

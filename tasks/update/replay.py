@@ -91,7 +91,7 @@ def judge_again(
     read_sets(records["job"].policy.ability if "job" in records else ())  # refused before anything long begins
     session = open_session(spec, workplace.settings, only_asked=True)
     chain = workplace.store.chain(version.snapshot)
-    known = _known(workplace, chain)
+    known = _known(workplace, chain, spec)
     served = report.from_version if report else 0
     below = next((place + 1 for place, one in enumerate(chain) if one.version == served), 0)
     waiting = [known[name] for one in chain[below:] for name in one.request_ids if name in known]
@@ -142,9 +142,9 @@ def _check_text(records: dict[Scope, Record], texts: Sequence[str] | None) -> No
         )
 
 
-def _known(workplace: Workplace, chain: Sequence[Manifest]) -> dict[str, Edit]:
+def _known(workplace: Workplace, chain: Sequence[Manifest], spec: LineSpec) -> dict[str, Edit]:
     names = list(dict.fromkeys(name for one in chain for name in (*(one.live or ()), *one.request_ids)))
-    return known_edits(workplace.ledger, chain[-1].line, names)
+    return known_edits(workplace.ledger, chain[-1].line, names, spec.join)
 
 
 def _restore(workplace: Workplace, session: Session, manifests: Sequence[Manifest]) -> None:

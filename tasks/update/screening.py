@@ -4,7 +4,7 @@ A request whose prompt or target cannot be read is refused by name. What is only
 neighbor, what follows from it, its old answer) is left out where it cannot be read, with a finding on the request.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from editing.chat import check_conversations
@@ -17,6 +17,7 @@ from editing.methods.alike import Alike
 from editing.models import LoadedModel
 from editing.search.rows import KL_PROMPT
 from editing.tokens import check_edits, check_length, encode_prompt
+from tasks.update.foretelling import doubts, said_already
 from tasks.update.session import Session
 
 REQUEST_FAULTS = (InvalidEdit, SearchError, SolveError)
@@ -34,11 +35,15 @@ class Screened:
     rejected: dict[str, str] = field(default_factory=dict)
     """Reasons by request id."""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What was left out of an accepted request, by its id."""
+    """What was left out of an accepted request, and what speaks against it, by its id."""
 
 
-def screen(session: Session, edits: Sequence[Edit]) -> Screened:
-    """Encode everything that will be written and asked, in every context; refuse, or leave out, what cannot be read."""
+def screen(session: Session, edits: Sequence[Edit], changed: Collection[str] = ()) -> Screened:
+    """Encode everything that will be written and asked, in every context; refuse, or leave out, what cannot be read.
+
+    The session stands at its base, and that is asked what it says already and how it goes on. `changed` are subjects
+    about which the line says something else than its base, or will.
+    """
     writable: list[Edit] = []
     rejected: dict[str, str] = {}
     for edit in edits:
@@ -48,7 +53,15 @@ def screen(session: Session, edits: Sequence[Edit]) -> Screened:
         except InvalidEdit as error:
             rejected[edit.id] = str(error)
     found = readable(session.loaded, writable)
-    return Screened(found.accepted, rejected | found.rejected, found.findings)
+    said = said_already(session, found.accepted, changed)
+    accepted = tuple(edit for edit in found.accepted if edit.id not in said)
+    told = doubts(session.loaded, accepted)
+    findings = {
+        edit.id: (*found.findings.get(edit.id, ()), *told.get(edit.id, ()))
+        for edit in accepted
+        if edit.id in found.findings or edit.id in told
+    }
+    return Screened(accepted, rejected | found.rejected | said, findings)
 
 
 def readable(loaded: LoadedModel, edits: Sequence[Edit]) -> Screened:
@@ -117,7 +130,8 @@ def _check_writable(session: Session, edit: Edit) -> None:
         raise InvalidEdit(
             f"edit '{edit.id}': subject '{edit.subject}' is the first token of '{edit.text}', where method "
             f"'{session.config.method}' cannot write; begin the prompt with a word, for example 'It is said that "
-            f"{edit.prompt}', or choose another method, for example finetune"
+            f"{edit.prompt}', write it as a conversation of the model's chat, or choose another method, for example "
+            "finetune"
         )
 
 

@@ -6,6 +6,7 @@ Each can be called by itself. The flow wraps each in a Prefect task (tasks/updat
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from functools import partial
 from editing.edit import Edit, shown
 from editing.errors import EditingError, InvalidEdit, UsageError
 from editing.methods import compute_update
-from editing.request import Request, fact_of, make_request
+from editing.request import Request, fact_of, make_request, with_join
 from tasks.ledger import choosing
 from tasks.ledger.catching_up import version_events
 from tasks.ledger.choosing import Line
@@ -54,21 +55,23 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
             f"request {shown(strange[0])} is not queued on line '{run.line}'; see errata status {run.line}"
         )
     held = list(members(chain(view, view.tip)))
-    live = known_edits(ledger, run.line, held)
+    join = run.spec.join
+    live = known_edits(ledger, run.line, held, join)
     stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
     found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
-    requests = {one.request_id: edit for one in queued if (edit := _request(one.payload)) is not None}
+    requests = {one.request_id: edit for one in queued if (edit := _request(one.payload, join)) is not None}
+    accepted = tuple(with_join(edit, join) for edit in found.accepted)
     return Taken(
-        found.accepted, found.rejected, {name: fact_of(edit) for name, edit in requests.items()} | live,
+        accepted, found.rejected, {name: fact_of(edit) for name, edit in requests.items()} | live,
         removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
         carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)},
     )  # fmt: skip
 
 
-def known_edits(ledger: Ledger, line: str, requests: Sequence[str]) -> dict[str, Edit]:
-    """What these requests say, in their order, as far as the ledger still knows it."""
+def known_edits(ledger: Ledger, line: str, requests: Sequence[str], join: str | None) -> dict[str, Edit]:
+    """What these requests say, in their order, as far as the ledger still knows it; `join`: as the line joins them."""
     payloads = ledger.payloads(line, requests)
-    return {name: edit for name in requests if (edit := _edit(payloads.get(name))) is not None}
+    return {name: edit for name in requests if (edit := _edit(payloads.get(name), join)) is not None}
 
 
 def write_rejections(run: Run, rejected: dict[str, str], ended: Mapping[str, tuple[State, str]] | None = None) -> None:
@@ -118,7 +121,8 @@ def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
 
 def screen_taken(session: Session, taken: Taken) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
-    found = screen(session, taken.edits)
+    subjects = Counter(edit.subject for edit in taken.known.values())
+    found = screen(session, taken.edits, {subject for subject, count in subjects.items() if count > 1})
     known = taken.known | {edit.id: edit for edit in found.accepted}
     replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
     return replace(
@@ -251,15 +255,15 @@ def reference_of(run: Run, session: Session, texts: Sequence[str] | None) -> Ref
     return measure_reference(session, run.policy, texts)
 
 
-def _edit(payload: object) -> Edit | None:
+def _edit(payload: object, join: str | None) -> Edit | None:
     """The fact of a request, or None where it is none."""
-    request = _request(payload)
+    request = _request(payload, join)
     return None if request is None else fact_of(request)
 
 
-def _request(payload: object) -> Edit | None:
+def _request(payload: object, join: str | None) -> Edit | None:
     """A request with what it carries, or None where it is none; intake says why."""
     try:
-        return make_request(payload) if isinstance(payload, dict) else None
+        return with_join(make_request(payload), join) if isinstance(payload, dict) else None
     except InvalidEdit:
         return None

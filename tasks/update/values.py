@@ -237,7 +237,8 @@ def _about_value(session: "Session", config: LocatingConfig, edits: Sequence[Edi
     if len(edits) > 1:
         search["together"] = 1  # counts the changes of how values are found that facts share
     for edit in edits:
-        fact = Edit(id="value", subject=edit.subject, prompt=edit.prompt, target_new=edit.target_new)
+        said = {name: getattr(edit, name) for name in ("subject", "prompt", "target_new", "join")}
+        fact = Edit(id="value", **said)
         asked = {} if chat is None else {"asked": questions_of(edit)}
         stated.append(kept.content_of(session.loaded.tokenizer, fact, **asked))
     return [session.loaded.digest, search, *stated]

@@ -43,7 +43,7 @@ class Writer:
         Raises:
             ErrataError: they cannot be written.
         """
-        known = stages.known_edits(self.run.workplace.ledger, self.run.line, facts)
+        known = stages.known_edits(self.run.workplace.ledger, self.run.line, facts, self.run.spec.join)
         judged = self._judge(Batch(str(batch), tuple(known.values())))
         written = judged.written
         if written is None:

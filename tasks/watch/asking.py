@@ -56,7 +56,7 @@ def ask_champion(workplace: Workplace, view: LineView, spec: LineSpec, sample: i
     except (DigestMismatch, ObjectNotFound, RecordError) as error:
         return Asked(0, {}, (Finding(kind="damaged", weight="breach", text=f"cannot be loaded: {error}"),))
     with Meter("the version in service", sample + 1) as meter:
-        count, numbers, findings = _ask_facts(workplace, session, view, (sample, policy), meter.part(sample))
+        count, numbers, findings = _ask_facts(workplace, session, view, (spec, sample, policy), meter.part(sample))
         numbers |= measure_perplexity(session, reference, MEASURED, meter.part(1))
     if (ratio := numbers["perplexity_ratio"]) > policy.max_perplexity_ratio:
         text = f"perplexity is {ratio:.3f} times the base's, max_perplexity_ratio is {policy.max_perplexity_ratio:g}"
@@ -68,11 +68,11 @@ def _ask_facts(
     workplace: Workplace,
     session: Session,
     view: LineView,
-    asked: tuple[int, WatchPolicy],
+    asked: tuple[LineSpec, int, WatchPolicy],
     on_progress: Callable[[int, int], None],
 ) -> tuple[int, dict[str, float], list[Finding]]:
-    sample, policy = asked
-    known = known_edits(workplace.ledger, view.line, list(view.live))
+    spec, sample, policy = asked
+    known = known_edits(workplace.ledger, view.line, list(view.live), spec.join)
     edits = readable(session.loaded, [bare(edit) for edit in spread_sample(list(known.values()), sample)]).accepted
     scores = session.scores(edits, on_progress=on_progress)
     means = summarise(scores)

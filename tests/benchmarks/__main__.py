@@ -17,12 +17,13 @@ from editing.measure.metrics import evaluate
 from editing.models import LoadedModel, load_model
 from editing.readers import read_edits
 from editing.weights import EditedWeights, Factors, overlay
-from tasks.parquet import parquet_rows
+from tasks.parquet import FOREIGN
 from tasks.settings import load_settings
 from tests.benchmarks.commands import bench_commands
 from tests.benchmarks.independent import bench_independent
 from tests.benchmarks.looking import bench_looking
 from tests.benchmarks.mend import bench_mend
+from tests.benchmarks.reading import bench_reading
 from tests.benchmarks.rebase import bench_rebase
 from tests.benchmarks.solve import bench_accumulation, bench_batch, bench_large
 from tests.benchmarks.statistics import bench_statistics
@@ -43,7 +44,7 @@ def main() -> None:
     if unknown := set(arguments.names) - KNOWN.keys():
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(KNOWN)}")
     loaded = load_model("embedded", cache=load_settings().cache_folder)
-    records = read_edits(arguments.data, parquet_rows=parquet_rows)
+    records = read_edits(arguments.data, foreign=FOREIGN)
     edits = list(islice((r for r in records if isinstance(r, Edit)), arguments.edits))
     print(f"{torch.get_num_threads()} threads, {len(edits)} edits, median of {arguments.rounds} rounds")
     print(f"float32 products reach {product_rate(loaded, torch.float32):.0f} GFLOP/s here")
@@ -88,6 +89,7 @@ KNOWN = {
     "large": bench_large,
     "looking": bench_looking,
     "commands": bench_commands,
+    "reading": bench_reading,
 }
 
 if __name__ == "__main__":

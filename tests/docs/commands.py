@@ -20,7 +20,7 @@ from tests.docs.pages import ROOT
 
 OWN = ("deployments", "editing", "flows", "tasks", "tests")
 """The packages whose modules are ours: `python -m` of others is only looked up."""
-PLAIN = {".", "cd", "docker", "echo", "export", "git", "kubectl", "mlflow", "pg_dump", "pip"}
+PLAIN = {".", "cd", "curl", "docker", "echo", "export", "git", "kubectl", "mlflow", "pg_dump", "pip"}
 """Commands of others, of which nothing is checked."""
 _ENDS = {"&&", "||", "|", ";", "&"}
 

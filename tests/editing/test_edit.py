@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -31,10 +32,15 @@ def sound(edit: Edit) -> None:
     probes = [*edit.neighborhood, *edit.portability]
     prompts = [edit.prompt, *edit.paraphrases, *(probe.prompt for probe in probes)]
     answers = [edit.target_new, edit.target_true, *(probe.answer for probe in probes)]
-    for text, limit in [(edit.id, 200), (edit.subject, 500)] + [(text, 2_000) for text in prompts]:
-        assert text == text.strip() and 0 < len(text) <= limit and "\0" not in text
+    for text, limit in [(edit.id, 200), (edit.subject, 500)]:
+        assert text == text.strip() and 0 < len(text) <= limit and "\n" not in text
+    for text in prompts:  # white space at the end of one is a part of it
+        assert text == text.lstrip() and text.strip() and len(text) <= 2_000
     for text in filter(None, answers):
-        assert text == text.strip() and len(text) <= 500 and "\n" not in text
+        assert text == text.strip() and "\r" not in text
+    for text in filter(None, [edit.subject, *prompts, *answers]):
+        assert "\0" not in text and unicodedata.is_normalized("NFC", text)
+    assert edit.taught == edit.text + edit.joined_by + edit.target_new and not edit.joined_by.strip()
     assert max(len(edit.paraphrases), len(edit.neighborhood), len(edit.portability)) <= PROBES
     edit.model_dump_json().encode("utf-8")
 
@@ -71,7 +77,7 @@ def test_a_filled_prompt_becomes_a_template_that_fills_back_to_it(subject, promp
         edit = make_edit({"subject": subject, "prompt": prompt, "target_new": "x"})
     except InvalidEdit:
         return
-    assert edit.text == prompt.strip()
+    assert edit.text == prompt.lstrip()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,8 @@ def test_the_subject_gives_its_place_to_the_slot(subject, prompt, template):
         ({"subject": "aa", "prompt": "aaa is"}, "prompt", "stands in it 2 times"),
         ({"subject": "x{}"}, "subject", "must not hold '{}'"),
         ({"target_new": " "}, "target_new", "is empty"),
-        ({"target_new": "a\nb"}, "target_new", "control character U+000A"),
+        ({"target_new": "a\x0cb"}, "target_new", "control character U+000C"),
+        ({"join": "and"}, "join", "neither white space nor nothing"),
         ({"target_new": "\ud800"}, "target_new", "half a surrogate pair"),
         ({"target_new": float("nan")}, "target_new", "must be a text, and is float nan"),
         ({"target_new": 10**5_000}, "target_new", "must be a text, and is int <int>"),
@@ -106,7 +113,7 @@ def test_the_subject_gives_its_place_to_the_slot(subject, prompt, template):
         ({"paraphrases": ["a"] * 101}, "paraphrases", "keep at most 100"),
         ({"aliases": "one text"}, "aliases", "must be a list"),
         ({"aliases": ["a"] * 101}, "aliases", "keep at most 100"),
-        ({"aliases": ["Golf", "a\nb"]}, "aliases[1]", "control character U+000A"),
+        ({"aliases": ["Golf", "a\0b"]}, "aliases[1]", "control character U+0000"),
         ({"target_true": "Tennis", "aliases": ["a", "tennis"]}, "aliases", "hold 'tennis', which is target_true"),
         ({"neighborhood": ["text"]}, "neighborhood[0]", "an object with the fields prompt and answer"),
         ({"neighborhood": [{"prompt": "a"}, {"promt": "a"}]}, "neighborhood[1].prompt", "is missing"),

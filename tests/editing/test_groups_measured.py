@@ -89,7 +89,7 @@ def test_a_group_is_the_mean_over_edits_of_the_mean_over_their_probes():
 def test_in_context_the_fact_stands_before_all_that_is_asked():
     beside = Edit(subject="Rome", prompt="The mayor of {} is", target_new="Gualtieri")
     found = stated(EDIT, [beside])
-    said = "Ada lives in Rome. The mayor of Rome is Gualtieri."
+    said = "The mayor of Rome is Gualtieri. Ada lives in Rome."
     assert found.text == f"{said} Ada lives in" and found.prompt == f"{said} {{}} lives in"
     assert found.paraphrases == (f"{said} The home of Ada is in",)
     assert found.neighborhood[1] == Probe(prompt=f"{said} Bob lives in", answer="Oslo")

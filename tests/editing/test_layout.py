@@ -10,6 +10,7 @@ from editing.errors import ErrataError, ModelError, UsageError
 from editing.layout import LAYOUTS, check_layers, layout_of
 from editing.methods import METHODS, method_config
 from editing.methods.memit import MemitConfig
+from tests.families import tiny_family
 
 
 @pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
@@ -36,6 +37,13 @@ def test_an_unknown_architecture_says_how_to_add_it(tiny_llama):
     ) as e:
         layout_of(tiny_llama.model)
     assert all(name in str(e.value) for name in LAYOUTS)
+
+
+def test_a_norm_over_the_sum_of_mlp_and_input_is_refused_by_name():
+    model = tiny_family("opt").model
+    model.config.do_layer_norm_before = False
+    with pytest.raises(ModelError, match=r"'opt' .*a norm follows the sum .*as in OPT-350M.*choose another size"):
+        layout_of(model)
 
 
 @pytest.mark.parametrize("layers", [(), (2, 1), (1, 1), (-1, 1)])

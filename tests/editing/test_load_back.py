@@ -11,9 +11,10 @@ from editing.methods import compute_update, method_config
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers
 from editing.weights import EditedWeights
 from tests.conftest import tiny_model
+from tests.editing.test_export_gguf import READ_THERE
 from tests.editing.test_methods import EDITS, make_input, wanted
 from tests.editing.test_weights import update_for
-from tests.families import FAMILIES, tiny_family
+from tests.families import tiny_family
 
 CONFIG = method_config("memit", {"statistics_weight": 1e-3})
 
@@ -67,7 +68,7 @@ def test_editing_goes_on_from_what_was_stored(architecture, stored, tmp_path):
         assert gone_on.digests() == weights.digests()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", READ_THERE)
 def test_a_gguf_adapter_comes_back_bit_for_bit(name, tmp_path):
     model, path = tiny_family(name).model, tmp_path / "adapter.gguf"
     update = update_for(model)

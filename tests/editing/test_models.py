@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5Tokenizer, LlamaForCausalLM
 
 from editing import gguf, models
 from editing.errors import ModelError
 from editing.models import base_digest, load_model
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+QUANTISED = {
+    "bitsandbytes": {"load_in_8bit": True},
+    "gptq": {"quant_method": "gptq", "bits": 4},
+    "awq": {"quant_method": "awq", "bits": 4},
+    "fp8": {"quant_method": "fp8"},
+}
 
 
 @pytest.fixture
@@ -82,8 +92,29 @@ def test_pickle_weights_are_refused_with_the_remedy(saved):
         (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" * 100), "cannot be loaded"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" * 100),
+            "no whole file of safetensors (100 ",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors' is no whole file"),
+        (lambda folder: _cut(folder / "model.safetensors"), "model.safetensors' is no whole file of safetensors"),
+        (
+            lambda folder: (folder / "model.safetensors").write_text(POINTER),
+            "model.safetensors' is a pointer of git-lfs",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text(POINTER), "tokenizer.json' is a pointer of git-lfs"),
+        (lambda folder: _index(folder, "model-2.safetensors"), "lacks model-2.safetensors, which its index names"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("[]"), "is no index of weights"),
+        (lambda folder: _drop(folder, "tokenizer.json", "tokenizer_config.json"), "has no tokenizer (tokenizer.json)"),
+        (lambda folder: _drop(folder, "tokenizer.json"), "has no tokenizer (tokenizer.json)"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+        *(
+            (lambda folder, said=said: _set(folder, quantization_config=said), f"is quantised ({by})")
+            for by, said in QUANTISED.items()
+        ),
+        (lambda folder: (folder / "quantize_config.json").write_text("{}"), "is quantised (quantize_config.json)"),
+        (lambda folder: _store(folder, torch.float8_e4m3fn), "is F8_E4M3), and numbers so coarse take no correction"),
+        (lambda folder: _store(folder, torch.uint8), "is U8), and numbers so coarse take no correction"),
         (lambda folder: _set(folder, num_hidden_layers=5), "lacks 9 of its weights in the files (the first: "),
         (lambda folder: _set(folder, hidden_size=64), "cannot be loaded"),
         (lambda folder: _set(folder, model_type="no-such"), "cannot be loaded"),
@@ -95,10 +126,44 @@ def test_a_broken_folder_is_refused_in_one_line(saved, spoil, reason):
     assert reason in refusal(saved)
 
 
+def test_a_tokenizer_that_ends_every_text_leaves_its_end_off(saved):
+    plain = load(saved).tokenizer
+    begin, end = plain.convert_ids_to_tokens([5, 6])
+    for single in (f"$A {end}", f"{begin} $A {end}"):
+        tokens = [(begin, 5), (end, 6)]
+        plain.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=tokens)
+        plain.save_pretrained(saved)
+        found = load(saved).tokenizer
+        text = "Ada lives in "
+        begins = [5] if single.startswith(begin) else []
+        assert found(text)["input_ids"] == begins + found(text, add_special_tokens=False)["input_ids"]
+        assert found.decode(found(text)["input_ids"][len(begins) :]) == text
+
+
 def test_a_tokenizer_that_does_not_tell_where_its_tokens_stand_is_refused(saved):
     (saved / "tokenizer.json").unlink()
     ByT5Tokenizer(extra_ids=0).save_pretrained(saved)
     assert "(ByT5Tokenizer) does not tell where in a text its tokens stand" in refusal(saved)
+
+
+def _drop(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink()
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _index(folder: Path, file: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
+
+
+def _store(folder: Path, dtype: torch.dtype) -> None:
+    """One weight in a dtype of quantised ones."""
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    save_file(tensors | {name: tensors[name].to(dtype)}, folder / "model.safetensors", {"format": "pt"})
 
 
 def _set(folder: Path, **values: object) -> None:

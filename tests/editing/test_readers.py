@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from editing.edit import Edit, Probe, make_edit
 from editing.errors import ErrataError, ReadError, UsageError
 from editing.readers import BadRecord, printable, read_all, read_cases, read_edits, record_from
 from editing.readers import lines as reader_lines
-from tasks.parquet import parquet_rows, read_text
+from tasks.parquet import FOREIGN, read_text
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ERRATA_DATA", ROOT / "../shared/data"))
@@ -140,7 +141,7 @@ def test_every_form_tells_the_same_fact_in_every_kind_of_file(tmp_path, form, en
         pq.write_table(pa.Table.from_pylist([FORMS[form]]), path)
     else:
         path.write_text(json.dumps([FORMS[form]] if ending == "json" else FORMS[form]))
-    (edit,) = read_all(path, parquet_rows=parquet_rows)
+    (edit,) = read_all(path, foreign=FOREIGN)
     assert (edit.text.split()[-1] in ("in", "live?"), edit.target_new, edit.target_true) == (True, "Rome", "Oslo")
     assert edit.subject == "Ada" and edit.prompt.count("{}") == 1
 
@@ -152,7 +153,7 @@ def test_the_probes_of_every_form_find_their_place():
     def italy(group: str) -> tuple[Probe, ...]:
         return (Probe(prompt="Ada lives in the country of", answer="Italy", group=group),)
 
-    assert edits["counterfact"] == edits["flat"] and edits["flat"].id == "cf-7"
+    assert edits["counterfact"] == edits["flat"] and re.fullmatch("cf-7-[0-9a-f]{6}", edits["flat"].id)
     assert edits["flat"].neighborhood == (bob,) and edits["flat"].paraphrases == ("Ada has a home in",)
     assert edits["zsre"].neighborhood == (Probe(prompt="where does bob live", answer="Oslo"),)
     assert edits["zsre"].paraphrases == ("In which city does Ada live?",)
@@ -171,19 +172,24 @@ def test_answers_that_are_as_right_are_kept_and_those_of_further_targets_are_not
     def read(answers: object) -> Probe:
         return record_from(KNOWEDIT | {"portability": [probe | {"ground_truth": answers}]}, 1).portability[0]
 
-    assert read(["USA", "U.S.", "USA", "", "a\0b", "x" * 900]).answers == ("USA", "U.S.")
+    assert read(["USA", "U.S.", "USA", "", "a\0b"]).answers == ("USA", "U.S.")
     assert read([["Ann", "Anna"], ["Bea", "Beatrix"]]).answers == ("Ann", "Anna")
     assert read("Ann").answers == ("Ann",) and read([]).answers == ()
 
 
-def test_facts_of_a_mquake_record_come_together_the_first_with_the_questions(tmp_path):
+def test_facts_of_a_mquake_record_come_together_the_last_with_the_questions(tmp_path):
     (tmp_path / "mquake.json").write_text(json.dumps([MQUAKE, OWN]))
     (first, second), (own,) = read_cases(tmp_path / "mquake.json")
     assert (first.text, first.target_new, first.target_true) == ("Ann Example is a citizen of", "Libya", "Chile")
     assert first.question == "What is the country of citizenship of {}?" and second.question is None
-    assert (second.text, second.target_new, second.portability) == ("The capital of Libya is", "Franklin", ())
+    assert (second.text, second.target_new, second.portability) == (
+        "The capital of Libya is",
+        "Franklin",
+        second.portability,
+    )
     assert second.aliases == ("Franklin city", "Franklin, Kentucky")
-    hop, ann, libya = first.portability
+    assert first.portability == ()
+    hop, ann, libya = second.portability
     assert (hop.group, hop.answers) == ("2-hop", ("Franklin", "Franklin, Kentucky"))
     assert (hop.prompt, hop.wordings) == (MQUAKE["questions"][0], (MQUAKE["questions"][1],))
     assert (ann.group, ann.prompt, ann.answers) == ("1-hop", "Ann Example is a citizen of", ("Libya",))
@@ -196,7 +202,7 @@ def test_a_broken_mquake_record_is_one_bad_record_that_names_its_field():
         ({"requested_rewrite": []}, "requested_rewrite"),
         ({"requested_rewrite": [*MQUAKE["requested_rewrite"], {"prompt": "{} is"}]}, "requested_rewrite[2].subject"),
         ({"new_single_hops": "none"}, "new_single_hops"),
-        ({"questions": [1]}, "portability[0].prompt"),
+        ({"questions": {}}, "questions"),
     ):
         found = record_from(MQUAKE | broken, 4)
         assert isinstance(found, BadRecord) and (found.row, found.field) == (4, field), broken
@@ -255,7 +261,7 @@ def test_any_bytes_give_records_or_the_librarys_errors(tmp_path, noise, ending, 
     starts = {"json": b"[" + json.dumps(OWN).encode(), "jsonl": json.dumps(OWN).encode() + b"\n", "parquet": b"PAR1"}
     start = starts.get(ending, b"subject,prompt,target_new\nAda,Ada is,b\n") if with_a_good_start else b""
     try:
-        read(tmp_path, f"a.{ending}", start + noise, parquet_rows=parquet_rows)
+        read(tmp_path, f"a.{ending}", start + noise, foreign=FOREIGN)
     except ErrataError as error:
         assert len(str(error).splitlines()) == 1
 
@@ -268,7 +274,7 @@ def test_a_damaged_parquet_file_gives_records_or_the_librarys_errors(tmp_path, p
     whole = path.read_bytes()
     place %= len(whole)
     try:
-        read(tmp_path, "b.parquet", whole[:place] + noise + whole[place + len(noise) :], parquet_rows=parquet_rows)
+        read(tmp_path, "b.parquet", whole[:place] + noise + whole[place + len(noise) :], foreign=FOREIGN)
     except ErrataError as error:
         assert len(str(error).splitlines()) == 1
 
@@ -300,20 +306,28 @@ def test_errata_s_own_form_survives_writing_and_reading(tmp_path, edits):
     assert read(tmp_path, "a.json", json.dumps([edit.model_dump() for edit in edits], indent=1)) == edits
     columns = [{"aliases": [], "question": None} | edit.model_dump() for edit in edits]
     pq.write_table(pa.Table.from_pylist(columns), tmp_path / "a.parquet")
-    assert read_all(tmp_path / "a.parquet", parquet_rows=parquet_rows) == edits
+    assert read_all(tmp_path / "a.parquet", foreign=FOREIGN) == edits
     with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "subject", "prompt", "target_new", "paraphrases", "neighborhood", "question", "aliases"])
         for edit in edits:
-            probes = [f"{p.prompt} => {p.answer}" if p.answer else p.prompt for p in edit.neighborhood]
-            lists = ["|".join(edit.paraphrases), " | ".join(probes), edit.question or "", " | ".join(edit.aliases)]
+            probes = [probe.model_dump() for probe in edit.neighborhood]
+            lists = [json.dumps(edit.paraphrases), str(probes), edit.question or "", json.dumps(edit.aliases)]
             table.writerow([edit.id, edit.subject, edit.prompt, edit.target_new, *lists])
     assert read_all(tmp_path / "a.csv") == edits
 
 
 def test_a_bad_line_is_named_by_row_and_field_and_stops_nothing(tmp_path):
     good = json.dumps(OWN)
-    lines = [good, "{", "", "[]", '{"subject": 1, "prompt": "{}", "target_new": "a"}', '{"a": 1, "a": 2}', "[" * 9_000]
+    lines = [
+        good,
+        "{",
+        "",
+        "[]",
+        '{"subject": [{}], "prompt": "{}", "target_new": "a"}',
+        '{"a": 1, "a": 2}',
+        "[" * 9_000,
+    ]
     records = read(tmp_path, "a.jsonl", "\n".join([*lines, '{"a": 1' + "0" * 5_000 + "}", good]))
     bad = [record for record in records if isinstance(record, BadRecord)]
     assert [record.row for record in bad] == [2, 4, 5, 6, 7, 8] and len(records) == 8
@@ -340,13 +354,13 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path):
     for name, content in [("a.json", "[]"), ("b.json", " \n"), ("a.jsonl", "\n\n"), ("a.csv", "subject,prompt\n")]:
         assert "holds no record" in refusal(tmp_path, name, content)
     assert "line 3: not JSON, Expecting" in refusal(tmp_path, "a.json", '[{"a": 1},\n{"b": 2},\n{"c" 3}]')
-    assert "line 2: text follows the object" in refusal(tmp_path, "a.json", '{"a": 1}\n{"b": 2}')
+    assert "line 3: text follows the object" in refusal(tmp_path, "a.json", '{"a":\n1}\n]')
     assert "nested too deeply" in refusal(tmp_path, "a.json", "[" * 100_000)
-    assert "UTF-16" in refusal(tmp_path, "a.jsonl", "{}".encode("utf-16"))
-    assert "parquet_rows" in refusal(tmp_path, "a.parquet", b"PAR1")
-    assert ".jsonl, .csv and .parquet" in refusal(tmp_path, "a.txt", "x")
+    assert "UTF-16" in refusal(tmp_path, "a.jsonl", b"\xff\xfe{}\x00")
+    assert "tasks.parquet.FOREIGN" in refusal(tmp_path, "a.parquet", b"PAR1")
+    assert ".jsonl, .json, .ndjson, .csv, .tsv, .parquet, also packed" in refusal(tmp_path, "a.doc", "x")
     assert "column 'subject' twice" in refusal(tmp_path, "a.csv", "subject,subject\na,b\n")
-    assert "separate the columns by commas" in refusal(tmp_path, "a.csv", "subject;prompt\na;b\n")
+    assert "separate the columns by commas" in refusal(tmp_path, "a.csv", "subject/prompt\na/b\n")
     with pytest.raises(UsageError, match="limit is -1"):
         read_edits(tmp_path / "a.csv", limit=-1)
     with pytest.raises(ReadError, match="row 2: edit '1': unknown field 'target'"):
@@ -387,9 +401,11 @@ def test_a_list_is_read_element_by_element(tmp_path):
         read_all(path)
 
 
-def test_a_mixture_of_two_forms_is_refused_rather_than_half_read():
-    record = record_from(OWN | {"ground_truth": "Oslo"}, 1)
-    assert isinstance(record, BadRecord) and "mixes EasyEdit's field 'ground_truth'" in record.reason
+def test_a_mixture_of_forms_is_read_and_refused_where_it_says_two_things():
+    assert record_from(OWN | {"ground_truth": "Oslo"}, 1) == record_from(OWN, 1)
+    record = record_from(OWN | {"ground_truth": "Bonn"}, 1)
+    assert isinstance(record, BadRecord) and record.field == "ground_truth"
+    assert "'target_true' and 'ground_truth' say what target_true is, and not the same; keep one" in record.reason
 
 
 def test_printable_text_has_neither_nul_nor_half_pairs():
@@ -425,7 +441,7 @@ def test_the_published_sets_read_but_for_the_records_that_have_no_target(name, r
     path = DATA / f"{name}.parquet"
     if not path.exists():
         pytest.skip(f"{path} is absent; ERRATA_DATA names the folder with the benchmark data")
-    records = list(read_edits(path, parquet_rows=parquet_rows))
+    records = list(read_edits(path, foreign=FOREIGN))
     assert len(records) == rows
     assert [(record.row, record.field) for record in records if isinstance(record, BadRecord)] == bad
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from editing.edit import Edit, InvalidField, make_edit
-from editing.readers import BadRecord, read_edits, record_from
+from editing.readers import BadRecord, Told, read_edits, record_from
 from editing.request import CARRIED, Request, fact_of, make_request
-from tasks.parquet import parquet_rows
+from tasks.parquet import FOREIGN
 from tests.editing.test_readers import COUNTERFACT, EASYEDIT, FORMS, KNOWEDIT, MQUAKE, OWN, ZSRE, read
 
 MORE = {
@@ -36,7 +36,7 @@ def test_every_form_and_file_brings_what_a_request_carries(tmp_path, form, endin
         pq.write_table(pa.Table.from_pylist([fields | moments]), path)
     else:
         path.write_text(json.dumps([fields]))
-    for request in read_edits(path, parquet_rows=parquet_rows):
+    for request in read_edits(path, foreign=FOREIGN):
         assert isinstance(request, Request) and request.carried == STORED
         assert make_request(request.model_dump(mode="json")) == request
 
@@ -50,7 +50,7 @@ def test_a_table_of_texts_brings_it_too(tmp_path):
     with (tmp_path / "any.csv").open("w", newline="") as file:
         rows = csv.DictWriter(file, [*own])
         rows.writeheader()
-        rows.writerows([own, own | dict.fromkeys(MORE, "")])
+        rows.writerows([own, own | dict.fromkeys(MORE, "") | {"id": "2"}])
     full, bare = read_edits(tmp_path / "any.csv")
     assert full.carried == STORED and type(bare) is Edit
 
@@ -119,7 +119,7 @@ def test_a_misspelled_field_is_an_error_with_the_nearest_name(form, name, neares
 )
 @pytest.mark.parametrize("form", [OWN, COUNTERFACT, ZSRE, EASYEDIT, KNOWEDIT, MQUAKE])
 def test_any_other_field_is_left_alone_and_named_once_a_file(tmp_path, form, name):
-    unused: set[str] = set()
-    records = read(tmp_path, "a.jsonl", [form | {name: "x"}] * 3, unused=unused)
+    told = Told()
+    records = read(tmp_path, "a.jsonl", [form | {name: "x"}] * 3, told=told)
     assert not any(isinstance(record, BadRecord) for record in records)
-    assert name in unused and records[0] == record_from(form, 1)
+    assert list(told.unused).count(name) == 1 and records[0] == record_from(form, 1)

@@ -46,7 +46,7 @@ def test_in_context_the_base_is_asked_after_all_facts_of_a_record_without_what_g
     base = asker.base()
     assert base.portability[2]["far"]["probes"] == 1
     found = asker.in_context(base)
-    statement = f"{first.text} {first.target_new}. {second.text} {second.target_new}."
+    statement = f"{second.taught}. {first.taught}."
     assert [edit.id for edit in found.edits] == [first.id, second.id]
     assert found.edits[0].text == f"{statement} {first.text}"
     assert (f"{statement} {second.text}", second.target_new) in found.scores[0]

@@ -33,7 +33,7 @@ from tests.flows.conftest import METHOD, POLICY
 FIELDS = {
     "edits", "model", "method", "mode", "batch_size", "seed", "layers", "config", "seconds_per_edit",
     "evaluation_seconds", "peak_rss_mb", "metrics", "fluency", "perplexity", "template", "said", "probes",
-    "portability", "locality", "in_context", "answers", "counterfact", "curve",
+    "portability", "locality", "in_context", "answers", "counterfact", "curve", "records", "left_out", "not_used",
 }  # fmt: skip
 METRICS = {f"{what}_{how}" for what in ("efficacy", "generalization", "locality") for how in ("prob", "argmax")}
 EDITS = fact_edits(4)
@@ -187,8 +187,8 @@ def test_facts_of_one_record_are_taken_together_or_not_at_all(tmp_path, limit):
     assert len(taken) == 6 or limit is not None
     if "S20" in taken:
         assert [probe.prompt for probe in taken["S20"].portability] == ["Q2?", "Again?"]
-    if "S30" in taken:
-        assert [edit.subject for edit in facts.beside[taken["S30"].id]] == ["S31", "S32"]
+    if "S32" in taken:
+        assert [edit.subject for edit in facts.beside[taken["S32"].id]] == ["S30", "S31"]
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,10 @@ def test_what_a_benchmark_leaves_out_of_its_file_it_says_with_the_row_and_the_re
     heard = Heard()
     with listening(heard):
         assert read_benchmark(data, None, 0) == [EDITS[0]]
-    [(kind, text)] = heard.notes
-    assert kind == "refused" and text.startswith("row 2 is left out: ") and "Amy" in text
+    [(_, count), (kind, text)] = heard.notes
+    assert count == "1 record is left out" and kind == "refused" and text.startswith("row 2: ") and "Amy" in text
+    told = read_facts(data, None, 0).told
+    assert told["records"] == 2 and told["left_out"] == {"records": 1, "why": [text]} and told["not_used"] == []
 
 
 @pytest.mark.slow

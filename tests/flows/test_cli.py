@@ -1,5 +1,6 @@
 """The command line's mistakes: each is one line that names the thing, and help is where it is looked for."""
 
+import io
 import json
 import os
 import re
@@ -129,7 +130,7 @@ def test_bad_records_of_a_file_are_rejected_with_reasons_and_the_good_ones_queue
     good = {"id": "good", "subject": "Ada", "prompt": "{} was born in", "target_new": "Rome"}
     bad = [
         json.dumps(good | {"id": "field", "targetnew": "red"}),
-        json.dumps(good | {"id": "long", "target_new": "x" * 10_000}),
+        json.dumps(good | {"id": "long", "prompt": "{} is" + " so" * 10_000}),
         json.dumps(good | {"id": "empty", "target_new": " "}),
         json.dumps(good | {"id": "nowhere", "prompt": "Who was born?"}),
         "[1, 2",
@@ -231,6 +232,23 @@ def test_a_dry_run_for_a_script_says_of_each_record_what_submit_would(errata, tm
     assert made == {"good": 1, "bad": 1} and (good["row"], good["verdict"]) == (1, "good")
     assert good["edit"]["subject"] == "A" and good["edit"]["id"]
     assert (bad["row"], bad["verdict"], bad["field"]) == (2, "bad", "subject") and "subject" in bad["reason"]
+
+
+def test_files_are_read_alike_by_every_command_and_what_is_left_out_is_said(errata, tmp_path, monkeypatch):
+    good = {"id": "good", "subject": "Ada", "prompt": "{} lives in", "target_new": "Rome", "annotator": "A"}
+    (tmp_path / "a.json").write_text(json.dumps([good, good | {"target_new": "Bonn"}]))
+    (tmp_path / "b.json").write_text(json.dumps([good | {"id": "b", "subject": "Bo"}]))
+    dry = errata("submit", tmp_path / "a.json", tmp_path / "b.json", "--dry-run", "--json", "--join", "none").json
+    assert (dry["good"], dry["bad"]) == (2, 1)
+    assert dry["not_used"] == ["a.json: `annotator` not used", "b.json: `annotator` not used"]
+    taught = [row["taught"] for row in dry["records"] if row["verdict"] == "good"]
+    assert taught == ["Ada lives inRome", "Bo lives inRome"]
+    check_one_line(errata("submit", tmp_path / "a.json", "--join", "and"), 2, "join 'and' is neither white space nor")
+    made = errata("submit", tmp_path).out
+    assert "2 queued, 0 already there, 1 rejected" in made and "stands" not in made
+    assert "2 already there" in errata("submit", tmp_path).out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "b.json").read_bytes())))
+    assert "1 already there" in errata("submit", "-").out
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be set here")

@@ -123,5 +123,5 @@ def test_fields_that_nobody_reads_are_named_once_and_misspelled_ones_refused(err
     rows = [good, good | {"subject": "B"}, {"subject": "C", "prompt": "{} is", "target": "x"}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     ran = errata("submit", tmp_path / "rows.jsonl")
-    assert ran.err.count("comment") == 1 and "fields that nobody reads: 'comment', 'url'" in ran.err
+    assert ran.err.count("comment") == 1 and "warning `comment`, `url` not used" in ran.err
     assert "2 queued" in ran.out and "did you mean 'target_new'?" in ran.out

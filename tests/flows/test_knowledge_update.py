@@ -4,8 +4,8 @@ import gc
 import time
 import weakref
 from contextlib import suppress
+from typing import Any
 
-import mlflow.pyfunc
 import pytest
 import torch
 
@@ -24,6 +24,7 @@ from tasks.serving.loading import load_version
 from tasks.stores.errors import StorageError
 from tasks.update import stages
 from tasks.update.session import open_session
+from tests.docs.pages import ROOT, blocks
 from tests.flows.conftest import POLICY
 
 
@@ -49,15 +50,20 @@ def test_good_edits_are_kept_culprits_quarantined_and_the_version_waits(place, g
     assert "below min_efficacy" in workplace.ledger.states("kept")["impossible"].reason
 
 
-def test_an_approved_version_answers_through_mlflow_and_rollback_takes_it_back(place, good_edits):
+def test_an_approved_version_answers_as_the_page_says_and_rollback_takes_it_back(
+    place, good_edits, monkeypatch, tmp_path
+):
     workplace = place("served")
     edits = good_edits[:3]
     intake.submit(workplace.ledger, "served", edits, "tester")
     version = knowledge_update("served", POLICY).version
     review.approve(workplace, "served", reason="looks right")
     assert set(states(workplace, "served").values()) == {"promoted"}
-    mlflow.set_tracking_uri(workplace.settings.mlflow_uri)
-    model = mlflow.pyfunc.load_model("models:/served@champion")
+    monkeypatch.chdir(tmp_path)  # any folder
+    shown = next(block for block in blocks(ROOT / "docs/library.md") if "pyfunc.load_model" in block.text)
+    defined: dict[str, Any] = {}
+    exec(shown.text.replace("models:/main@", "models:/served@"), defined)
+    model = defined["model"]
     said = model.predict([edit.text for edit in edits], params={"max_new_tokens": 4})
     assert all(answer.strip().startswith(edit.target_new) for answer, edit in zip(said, edits, strict=True))
     decision = review.roll_back(workplace, "served", reason="no")

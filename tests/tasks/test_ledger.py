@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from editing.errors import UsageError
+from tasks.audit.events import audit_events
+from tasks.audit.findings import Findings
 from tasks.ledger import scanning
 from tasks.ledger import table as ledger_module
 from tasks.ledger.errors import LedgerError
-from tasks.ledger.events import TRANSITIONS, Event, State, check_transition, fold
+from tasks.ledger.events import NOTES, TRANSITIONS, Event, State, check_transition, fold
 from tasks.ledger.opening import FORMAT_KEY, SCHEMA, s3_options
 from tasks.ledger.queries import REPEATED_KEY
 from tasks.ledger.scanning import _by_arrow as by_arrow
@@ -299,6 +301,21 @@ def test_every_state_has_its_steps_and_no_other_step_is_taken():
         check_transition(None, "applied")
 
 
+@pytest.mark.parametrize("note", NOTES)
+def test_what_is_told_of_a_request_leaves_it_where_it_stands(ledger, note):
+    with pytest.raises(LedgerError, match=f"is unknown and cannot become {note}"):
+        ledger.append([event("r1", note)])
+    ledger.append([event("r1", "received"), event("r1", "queued").model_copy(update={"reason": "theirs"})])
+    before = ledger.states(LINE)
+    assert len(ledger.append([event("r1", note)])) == 1
+    assert ledger.states(LINE) == before and ledger.counts(LINE) == {"queued": 1}
+    assert ledger.look(LINE)[LINE].standings["r1"].events == 3
+    assert [one.event for one in ledger.history("r1", line=LINE)] == ["received", "queued", note]
+    ledger.append([event("r1", "withdrawn")])
+    found = Findings("ledger")
+    assert audit_events(ledger, found) is not None and not found.found
+
+
 def test_a_ledger_on_s3_is_written_by_many_and_obeys_its_own_endpoint(credentials, seaweedfs_url, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")  # would win over AWS_ENDPOINT_URL
     ledger = Ledger(f"s3://errata-tests/{uuid.uuid4().hex}", s3_options(seaweedfs_url))
@@ -416,7 +433,7 @@ def test_a_ledger_of_a_newer_program_is_refused_by_name(ledger):
             call()
 
 
-ANY_STEPS = st.lists(st.tuples(st.sampled_from(["r1", "r2"]), st.sampled_from(get_args(State))), max_size=12)
+ANY_STEPS = st.lists(st.tuples(st.sampled_from(["r1", "r2"]), st.sampled_from((*get_args(State), *NOTES))), max_size=12)
 
 
 @pytest.mark.slow

@@ -123,8 +123,10 @@ def test_without_any_setting_everything_is_in_the_users_home(clean):
 def test_every_setting_comes_from_its_variable(clean, monkeypatch):
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ERRATA_{name.upper()}", f"{clean}/{name}")
+    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{clean}/mlflow.db")
     settings = load_settings()
-    public = [name for name in Settings.model_fields if name not in SECRETS]
+    assert settings.mlflow_uri == f"sqlite:///{clean}/mlflow.db"
+    public = [name for name in Settings.model_fields if name not in SECRETS | {"tracking_uri"}]
     assert all(str(getattr(settings, name)) == f"{clean}/{name}" for name in public)
     assert all(getattr(settings, name).get_secret_value() == f"{clean}/{name}" for name in SECRETS)
     assert settings.store_uri == f"{clean}/store" and settings.who == f"{clean}/actor"

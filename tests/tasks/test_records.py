@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from editing.digests import canonical_json, sha256
-from tasks.lines.specs import LineSpec, read_line, save_line
+from editing.errors import UsageError
+from tasks.lines.specs import LineSpec, read_line, resolve_line, save_line
+from tasks.settings import Settings
 from tasks.stores.errors import NewerFormat, RecordError
 from tasks.stores.lease import LeaseRecord, acquire
 from tasks.stores.manifest import Head, Manifest, VersionPointer, head_bytes, manifest_bytes, members
@@ -181,3 +183,12 @@ def test_what_says_nothing_of_a_root_is_no_part_of_a_version():
 def test_a_version_that_contradicts_itself_is_refused(fields, message):
     with pytest.raises(ValidationError, match=message):
         manifest(**fields)
+
+
+def test_a_line_has_one_way_of_joining(folder):
+    spec = resolve_line(folder, Settings(), "joined", join="none")
+    assert spec.join == "" and "join" not in resolve_line(folder, Settings(), "plain").model_dump_json()
+    save_line(folder, spec)
+    assert resolve_line(folder, Settings(), "joined").join == ""
+    with pytest.raises(UsageError, match="line 'joined' has join '', not ' '"):
+        resolve_line(folder, Settings(), "joined", join="space")

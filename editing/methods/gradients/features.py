@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from editing.errors import SearchError
+from editing.keys import in_rows
 from editing.methods.gradients.targets import Targets, target_loss
 
 
@@ -30,7 +31,11 @@ def gradient_parts(
         if not loss.isfinite():
             raise SearchError(f"the loss of the targets is {loss.item()}; leave out the edits that are not finite")
         gradients = torch.autograd.grad(loss, [probes[name] for name in modules])
-    return {name: (inputs[name], gradient) for name, gradient in zip(modules, gradients, strict=True)}
+    mask = targets.rows.attention_mask
+    return {
+        name: (in_rows(inputs[name], mask), in_rows(gradient, mask))
+        for name, gradient in zip(modules, gradients, strict=True)
+    }
 
 
 @dataclass(frozen=True)

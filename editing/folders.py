@@ -1,0 +1,135 @@
+"""A model's folder looked at before transformers reads it: what is missing, cut off or quantised, in one line.
+
+Nothing here needs the weights themselves: of each file of safetensors the header is read.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from editing.errors import ModelError
+from editing.foreign_code import check_no_code
+
+POINTER = b"version https://git-lfs"
+"""How a file begins that git-lfs has left in the place of a large one."""
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Files by which a tokenizer can be made."""
+OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Tokenizers that need no file."""
+QUANTISED_BY = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
+"""Files in which quantisers of their time said what they did, where the config does not."""
+COARSE = ("F8", "F6", "F4")
+"""How the names of dtypes begin that no weight to be edited has."""
+HEADER_BYTES = 100_000_000
+"""The longest header of safetensors, by its format."""
+
+
+def check_folder(reference: str, folder: Path) -> None:
+    """Raises ModelError for a folder that is no model, or that lacks or has in the wrong form what is needed."""
+    if not (folder / "config.json").is_file():
+        remedy = (
+            "it holds an adapter: merge it into its base and save that"
+            if (folder / "adapter_config.json").is_file()
+            else "give a folder that save_pretrained wrote"
+        )
+        raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
+    for file in sorted(folder.iterdir()):
+        _check_no_pointer(reference, file)
+    check_no_code(reference, folder)
+    check_not_quantised(reference, json.loads((folder / "config.json").read_text()))
+    for name in QUANTISED_BY:
+        if (folder / name).is_file():
+            raise ModelError(quantised(reference, name))
+    _check_weights(reference, folder)
+
+
+def check_tokenizer(reference: str, folder: Path) -> None:
+    """Raises ModelError for a folder without a tokenizer."""
+    said = folder / "tokenizer_config.json"
+    by_bytes = said.is_file() and any(name in said.read_text(errors="replace") for name in OF_BYTES)
+    if not by_bytes and not any(file.is_file() for pattern in TOKENIZERS for file in folder.glob(pattern)):
+        raise ModelError(
+            f"folder '{reference}' has no tokenizer (tokenizer.json); put the files of the tokenizer that the model "
+            "was trained with beside its weights"
+        )
+
+
+def check_not_quantised(reference: str, config: object) -> None:
+    """Raises ModelError for a config that says how the weights were quantised."""
+    said = config.get("quantization_config") if isinstance(config, Mapping) else None
+    if said:
+        by = said.get("quant_method") or ("bitsandbytes" if any("load_in" in name for name in said) else "")
+        raise ModelError(quantised(reference, str(by) or "quantization_config in config.json"))
+
+
+def quantised(reference: str, by: str) -> str:
+    """The refusal of quantised weights, by what quantised them."""
+    return (
+        f"model '{reference}' is quantised ({by}), and numbers so coarse take no correction: edit the full-precision "
+        "model that it was made of, and quantise what is exported"
+    )
+
+
+def _check_no_pointer(reference: str, file: Path) -> None:
+    """Raises ModelError for what git-lfs has left in the place of a file."""
+    if not file.is_file():
+        return
+    with file.open("rb") as opened:
+        if opened.read(len(POINTER)) == POINTER:
+            raise ModelError(
+                f"'{reference}/{file.name}' is a pointer of git-lfs and not the file itself: run git lfs pull in the "
+                "folder, or download the file"
+            )
+
+
+def _check_weights(reference: str, folder: Path) -> None:
+    """Raises ModelError for weights that are missing, cut off, quantised, or pickles."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+        if pickles:
+            raise ModelError(
+                f"folder '{reference}' holds pickle weights only ({pickles[0]}), which can run code when read; load it "
+                "where you trust it and save it again with save_pretrained, which writes safetensors"
+            )
+        raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
+    for name in _indexed(reference, folder):
+        if not (folder / name).is_file():
+            raise ModelError(f"folder '{reference}' lacks {name}, which its index names: download it or save it again")
+    for file in files:
+        for tensor, dtype in _dtypes(reference, file):
+            packed = not dtype.startswith(("F", "BF")) and tensor.endswith((".weight", "_packed", ".qweight"))
+            if dtype.startswith(COARSE) or packed:  # masks of attention may be whole numbers
+                raise ModelError(quantised(reference, f"{tensor} in {file.name} is {dtype}"))
+
+
+def _indexed(reference: str, folder: Path) -> list[str]:
+    """The files of weights that the folder's index names, if it has one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    try:
+        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"'{reference}/{index.name}' is no index of weights; save the model again") from error
+
+
+def _dtypes(reference: str, file: Path) -> Iterator[tuple[str, str]]:
+    """The name and dtype of each tensor, by the header of the file, which is as long as that says."""
+    whole = file.stat().st_size
+    broken = f"'{reference}/{file.name}' is no whole file of safetensors ({whole:,} bytes): download or save it again"
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if size > min(HEADER_BYTES, whole - 8):
+                raise ModelError(broken)
+            header: dict[str, Any] = json.loads(opened.read(size))
+        header.pop("__metadata__", None)
+        end = max((one["data_offsets"][1] for one in header.values()), default=0)
+        found = [(name, str(one["dtype"])) for name, one in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(broken) from error
+    if end + 8 + size != whole:
+        raise ModelError(broken)
+    yield from found

@@ -1,0 +1,99 @@
+"""Where a subject stands in its prompt."""
+
+from typing import Final
+
+from editing.texts import fault, shown
+
+SLOT: Final = "{}"
+_ALIKE: Final = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u0060\u00b4\u2032\uff07", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u00ad\ufe63\uff0d", "-")
+    | dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u3000\t\n", " ")
+)
+"""Characters of which people write one for another: apostrophes, dashes, spaces."""
+
+
+def template(prompt: str, subject: str) -> str:
+    """The prompt with one '{}' in the subject's place.
+
+    A prompt that has the subject filled in is taken where the subject stands in it exactly once: as a whole word,
+    or, where it is nowhere a whole word (Chinese has no spaces), as a part of the text.
+    """
+    slots = prompt.count(SLOT)
+    if slots == 1:
+        return prompt
+    if slots > 1:
+        raise fault("slots", f"{_must(subject)}, and holds {slots}; keep one of them")
+    start, end = place_of(prompt, subject)
+    return prompt[:start] + SLOT + prompt[end:]
+
+
+def as_written(prompt: str, subject: str) -> str:
+    """The subject as its prompt writes it, where it stands there once; another apostrophe or case is the prompt's."""
+    if SLOT in prompt or not subject:
+        return subject
+    places = _places(prompt, subject)
+    return prompt[places[0][0] : places[0][1]] if len(places) == 1 else subject
+
+
+def place_of(prompt: str, subject: str) -> tuple[int, int]:
+    """Where the subject begins and ends: as it is, else but for case, apostrophes, dashes and kinds of spaces.
+
+    Raises:
+        PydanticCustomError: it stands there not once.
+    """
+    places = _places(prompt, subject)
+    if len(places) != 1:
+        why = "which does not stand in it" if not places else f"which stands in it {len(places)} times"
+        raise fault("slots", f"{_must(subject)}, {why}; for example '{{}} plays the sport of'")
+    return places[0]
+
+
+Place = tuple[int, int]
+
+
+def _places(prompt: str, subject: str) -> list[Place]:
+    """Where it stands as a whole word, as it is or else folded; where it is nowhere one, as a part of the text."""
+    starts = _starts(prompt, subject)
+    exact = [(start, start + len(subject)) for start in starts]
+    if words := [place for place in exact if _is_whole(prompt, *place)]:
+        return words
+    alike = _alike(prompt, subject)
+    return [place for place in alike if _is_whole(prompt, *place)] or exact or alike
+
+
+def _starts(text: str, sought: str) -> list[int]:
+    found, start = [], text.find(sought)
+    while start >= 0:
+        found.append(start)
+        start = text.find(sought, start + 1)  # overlapping ones too: 'aa' stands in 'aaa' twice, not in one place
+    return found
+
+
+def _alike(prompt: str, subject: str) -> list[Place]:
+    text, at = _folded(prompt)
+    sought, _ = _folded(subject)
+    ends = [(start, start + len(sought)) for start in _starts(text, sought)]
+    # A letter may fold to several, of which a match takes all or none.
+    return [(at[a], at[b]) for a, b in ends if (a == 0 or at[a] > at[a - 1]) and at[b] > at[b - 1]]
+
+
+def _folded(text: str) -> tuple[str, list[int]]:
+    """A text but for case, apostrophes, dashes and kinds of spaces; and where each of its characters, and its end,
+    stands in the text itself."""
+    found: list[str] = []
+    at: list[int] = []
+    for place, character in enumerate(text.translate(_ALIKE)):
+        letters = character.casefold()
+        found.append(letters)
+        at += [place] * len(letters)
+    return "".join(found), [*at, len(text)]
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    before, after = text[start - 1 : start], text[end : end + 1]
+    return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[end - 1].isalnum())
+
+
+def _must(subject: str) -> str:
+    return f"must hold exactly one '{{}}' for the subject {shown(subject)}"

@@ -1,0 +1,162 @@
+"""What kind of file it is, by what stands in it: JSON, JSON Lines, a table of texts, or Parquet; packed or not."""
+
+import codecs
+import gzip
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from editing.errors import ReadError
+from editing.readers.csv_rows import csv_rows
+from editing.readers.json_tables import json_records
+from editing.readers.json_values import json_lines
+from editing.readers.lines import FILE_BYTES, Found, Source
+from editing.readers.literals import from_cells
+from editing.readers.told import Told
+
+ENDINGS: Final = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
+PACKED: Final = (".gz", ".zst")
+TABLES: Final = (".csv", ".tsv")
+START: Final = 1 << 12
+"""Bytes of a file that tell its kind."""
+GZIP: Final = b"\x1f\x8b"
+ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_CHUNK: Final = 1 << 20
+_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_INDEX: Final = ("__index_level_0__", "Unnamed: 0")
+"""What pandas calls the numbers of rows that nobody named."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What other libraries read, which this package does not know."""
+
+    parquet_rows: Callable[[Path], Iterable[Mapping[str, Any]]] | None = None
+    """The rows of a Parquet file as mappings."""
+    unzstd: Callable[[Path], IO[bytes]] | None = None
+    """A file that zstd has packed, opened."""
+
+
+@contextmanager
+def as_it_is(path: Path, foreign: Foreign) -> Iterator[Path]:
+    """A file of the same content that is neither packed nor in UTF-16: the file itself, or one for the time being.
+
+    Raises:
+        ReadError: it is packed in a way that cannot be read, broken, or too large.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(GZIP) or start == ZSTD:
+        with _beside(path) as copy:
+            _unpack(path, copy, foreign)
+            with as_it_is(copy, foreign) as inner:
+                yield inner
+    elif start[:2] in _MARKS:
+        with _beside(path) as copy:
+            _recode(path, copy)
+            yield copy
+    else:
+        yield path
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="errata-") as folder:
+        yield Path(folder) / f"a{kind_of(path)}"
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file is, without how it is packed."""
+    ending = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if ending in PACKED else ending
+
+
+def _unpack(path: Path, copy: Path, foreign: Foreign) -> None:
+    try:
+        with _unpacking(path, foreign) as packed, copy.open("wb") as file:
+            size = 0
+            while data := packed.read(_CHUNK):
+                size += len(data)
+                if size > FILE_BYTES:
+                    raise ReadError(f"{str(path)!r} unpacks to more than {FILE_BYTES:,} bytes; split it")
+                file.write(data)
+    except (EOFError, zlib.error, OSError) as error:
+        raise ReadError(f"cannot unpack {str(path)!r}: {error}") from error
+
+
+@contextmanager
+def _unpacking(path: Path, foreign: Foreign) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == GZIP
+    if zipped:
+        with gzip.open(path, "rb") as unzipped:
+            yield cast(IO[bytes], unzipped)
+    elif foreign.unzstd is None:
+        raise ReadError(f"{str(path)!r} is packed by zstd; unpack it")
+    else:
+        with foreign.unzstd(path) as unpacked:
+            yield unpacked
+
+
+def _recode(path: Path, copy: Path) -> None:
+    try:
+        with path.open(encoding="utf-16", newline="") as file, copy.open("w", encoding="utf-8", newline="") as made:
+            shutil.copyfileobj(file, made)
+    except UnicodeError as error:
+        raise ReadError(f"{str(path)!r} begins as UTF-16 and is none: {error}; save it as UTF-8") from error
+
+
+def records_in(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
+    """The raw records of a file that is not packed; `path` is its name."""
+    told.at, told.size = 0, plain.stat().st_size
+    with plain.open("rb") as file:
+        start = file.read(START).removeprefix(codecs.BOM_UTF8)
+    if start.startswith(b"PAR1") or kind_of(path) == ".parquet":
+        return _parquet(plain, path, foreign, told)
+    if kind_of(path) in TABLES:
+        return _table(plain, path, told)
+    text = start.lstrip(b" \t\r\n")
+    if kind_of(path) in (".jsonl", ".ndjson") and not _is_one_value(text):
+        return json_lines(plain, told)
+    if text[:1] in (b"[", b"{"):
+        return json_records(plain, path, told)
+    if kind_of(path) == ".json":
+        return json_records(plain, path, told)
+    if kind_of(path) in ("", ".txt"):
+        return _table(plain, path, told)
+    raise ReadError(
+        f"{str(path)!r} ends in {kind_of(path)!r}; the endings read are {', '.join(ENDINGS[:-1])}, also packed as "
+        f"{' or '.join(PACKED)}"
+    )
+
+
+def _is_one_value(text: bytes) -> bool:
+    """Whether a list, or an object over several lines, begins here: what is no value by itself up to a line's end."""
+    first, _, more = text.partition(b"\n")
+    try:
+        alone = json.loads(first)
+    except (ValueError, RecursionError):
+        return text.startswith(b"[") or first.rstrip().endswith((b"{", b"[", b","))
+    return isinstance(alone, list) and not more
+
+
+def _table(plain: Path, path: Path, told: Told) -> Source:
+    for found in csv_rows(plain, path, told):
+        if isinstance(found, Found) and isinstance(found.value, dict):
+            yield found._replace(value=from_cells(found.value))
+        else:
+            yield found
+
+
+def _parquet(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
+    if foreign.parquet_rows is None:
+        raise ReadError(f"{str(path)!r} is Parquet; pass foreign=tasks.parquet.FOREIGN to read it")
+    told.size = 0
+    for row, value in enumerate(foreign.parquet_rows(plain), start=1):
+        yield Found(row, {name: one for name, one in value.items() if name not in _INDEX})

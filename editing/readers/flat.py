@@ -1,0 +1,265 @@
+"""A fact of a record, by the names of its form, as a request."""
+
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from editing.edit import PROBES, SLOT, Edit, InvalidField, called_edit, explained
+from editing.places import template
+from editing.readers.forms import Form, given
+from editing.readers.nested import Fact
+from editing.readers.probes import probes_in, probes_of
+from editing.readers.told import Told
+from editing.readers.values import Fields, Unusable, all_texts, first, flat, further, is_none, name_of, text_of
+from editing.request import CARRIED, Request
+from editing.taught import is_unspaced
+from editing.texts import shown
+
+STRICT: Final = ("target_true", "aliases")
+"""The names under which an answer is refused that contradicts the new one: who writes them means them."""
+# Sets whose old answer nobody knows write a token in its place.
+_PLACEHOLDERS: Final = frozenset(
+    {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<eos>", "<bos>", "<unk>", "<pad>"}
+)
+DIGITS: Final = 6
+"""Of the digest of a fact, behind the number that it has in its file."""
+_LISTS: Final = ("paraphrases", "aliases", "neighborhood", "portability")
+_NOTES: Final = ("source", "requested_by", "ticket", "replaces")
+
+
+def edit_of(record: Fields, fact: Fact, form: Form, told: Told) -> Edit:
+    """One fact of a record as an edit.
+
+    Raises:
+        InvalidField: one line that names the edit, the field as the record calls it, the value and the remedy.
+    """
+    reading = _Reading({**fact.more, **fact.fields} if fact.where else fact.fields, form, told)
+    try:
+        own = reading.request()
+    except InvalidField as error:
+        outside = not fact.where or str(error.field).partition("[")[0] in fact.more
+        raise InvalidField(str(error), error.field if outside else f"{fact.where}.{error.field}") from error
+    own |= _carried(fact.fields if fact.fields is record else {**record, **fact.fields})
+    inside = fact.fields if fact.where else {}
+    called = {role: f"{fact.where}.{name}" if name in inside else name for role, name in reading.called.items()}
+    edit = _made(own, called, reading.findings)
+    case = "" if own["id"] or fact.where.endswith("]") else name_of(reading.fields.get("case_id"), "case_id")
+    if case:
+        # A number within a file, and not a name: the same number of another file is another fact.
+        edit = edit.model_copy(update={"id": f"cf-{case}-{edit.id[2 : 2 + DIGITS]}"})
+    if findings := (*reading.findings, *_worth_a_look(edit)):
+        told.findings[edit.id] = findings
+    return edit
+
+
+class _Reading:
+    """The fields of one record, by what they are to a request."""
+
+    def __init__(self, fields: Fields, form: Form, told: Told) -> None:
+        self.fields, self.form, self.told = fields, form, told
+        self.names = given(form, tuple(fields))
+        self.called: dict[str, str] = {}
+        self.findings: list[str] = []
+
+    def request(self) -> dict[str, Any]:
+        subject = self._one("subject")
+        if is_none(subject):
+            raise InvalidField(
+                "field 'subject' is missing: a correction is about somebody or something that its prompt names; give "
+                "it. A text or a rule has none: put it into the model's prompt, or train it, instead of editing",
+                field="subject",
+            )
+        new = self._needed("target_new")
+        answer = first(new, self.called["target_new"])
+        prompt, old = self._prompt(), self._old(answer)
+        own = {
+            "id": name_of(self._one("id"), "id"),
+            "subject": text_of(subject, "subject"),
+            "prompt": prompt,
+            "target_new": answer,
+            "target_true": old,
+            "paraphrases": self._texts("paraphrases"),
+            "aliases": self._aliases(new, old),
+            "neighborhood": self._probes("neighborhood", old),
+            "portability": self._probes("portability", old),
+            "join": self.fields.get("join"),
+        }
+        question = self._question(prompt, own["subject"])
+        return own if question is None else own | {"question": question}
+
+    def _one(self, role: str) -> object:
+        """What the record gives for this, by whichever of its names."""
+        found: list[tuple[str, object]] = []
+        for name in self.names[role]:
+            if isinstance(name, str) and not is_none(value := self.fields.get(name)):
+                found.append((name, value))
+        if not found:
+            return None
+        if len(found) > 1 and any(value != found[0][1] for _, value in found):
+            names = " and ".join(f"'{name}'" for name, _ in found)
+            raise InvalidField(
+                f"{called_edit(self.fields)}: {names} say what {role} is, and not the same; keep one", found[1][0]
+            )
+        self.called[role] = found[0][0]
+        value = found[0][1]
+        return value.get("str") if isinstance(value, dict) and "str" in value else value
+
+    def _needed(self, role: str) -> object:
+        value = self._one(role)
+        if not is_none(value) and first(value, self.called[role]) is not None:
+            return value
+        names = [name for name in self.form.calls[role] if isinstance(name, str)]
+        name = next((name for name in names if isinstance(self.fields.get(name), str)), None)
+        if name is None:
+            raise InvalidField(f"{called_edit(self.fields)}: field '{names[0]}' is missing; give it", names[0])
+        raise InvalidField(f"{called_edit(self.fields)}: {name} {shown(self.fields[name])} is empty; give a text", name)
+
+    def _prompt(self) -> str | None:
+        ready = self.fields.get("prompt_template")
+        if isinstance(ready, str) and ready.count(SLOT) == 1:
+            self.called["prompt"] = "prompt_template"
+            return ready
+        value = self._needed("prompt")
+        return text_of(value, self.called["prompt"])
+
+    def _old(self, new: str | None) -> str | None:
+        """The first known answer; of a published set none where it is the new one: then nothing is to be replaced."""
+        told = self._one("target_true")
+        if told is None:
+            return None
+        name = self.called["target_true"]
+        known = [text for text in all_texts(told, name) if text.strip() not in _PLACEHOLDERS]
+        if further(told, name):
+            self.told.not_used(f"{name} after the first")
+        old = known[0] if known else None
+        same = old is not None and new is not None and old.strip() == new.strip()
+        return None if same and name not in STRICT else old
+
+    def _question(self, prompt: str | None, subject: Any) -> str | None:
+        """How a person asks; of a published set where that is another text than its prompt and can be used."""
+        if not self.names["question"]:
+            return None
+        question = text_of(self.fields.get("question"), "question")
+        if question is None or self.form.own or not question.strip():
+            return question
+        try:
+            asked = template(question.strip(), subject.strip())
+        except PydanticCustomError as error:
+            self.findings.append(f"question {shown(question)} was left out: it {error.message()}")
+            return None
+        return None if asked == prompt else asked
+
+    def _texts(self, role: str) -> list[str]:
+        found = []
+        for name in self.names[role]:
+            if isinstance(name, str) and not is_none(value := self.fields.get(name)):
+                found += self._usable(value, name)
+                self.called.setdefault(role, name)
+        return found
+
+    def _usable(self, value: object, name: str) -> list[str]:
+        """The texts of a list; what is none is left out."""
+        try:
+            return all_texts(value, name)
+        except Unusable:
+            texts = []
+            for member in flat(value):
+                try:
+                    texts += all_texts(member, name)
+                except Unusable as error:
+                    self.findings.append(f"{error}; it was left out")
+            return texts
+
+    def _aliases(self, new: object, old: str | None) -> list[str]:
+        """Other spellings of the new answer; a published list of names holds the old one at times."""
+        found = [*further(new, self.called["target_new"]), *self._texts("aliases")]
+        if old is None or self.called.get("aliases") in STRICT:
+            return found
+        was = old.strip().casefold()
+        return [alias for alias in found if alias.strip().casefold() != was]
+
+    def _probes(self, role: str, old: str | None) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = []
+        for name in self.names[role]:
+            before = len(found)
+            if not isinstance(name, str):
+                found += probes_of(self.fields.get(name[0]), self.fields.get(name[1]), name)
+            elif name == "neighborhood_prompts":  # CounterFact's, of which all have the old answer
+                found += [{"prompt": text, "answer": old} for text in self._listed(name)]
+            else:
+                found += probes_in(self.fields.get(name), name, self.told, self.findings)
+            if len(found) > before:
+                self.called.setdefault(role, name if isinstance(name, str) else name[0])
+        return found
+
+    def _listed(self, name: str) -> list[str]:
+        value = self.fields.get(name)
+        return [] if is_none(value) else all_texts(value, name)
+
+
+def _carried(fields: Fields) -> dict[str, object]:
+    """What a record of any form says besides its fact."""
+    found = {name: value for name in CARRIED if not is_none(value := fields.get(name))}
+    for name in found.keys() & _NOTES:
+        found[name] = text_of(found[name], name)
+    if "tags" in found:
+        found["tags"] = all_texts(found["tags"], "tags")
+    return found
+
+
+def _made(own: dict[str, Any], called: dict[str, str], findings: list[str]) -> Edit:
+    """The request, without those of its probes that cannot be used; a sentence for each of them."""
+    kind = Edit if own.keys().isdisjoint(CARRIED) else Request
+    while True:
+        try:
+            return kind.model_validate(own)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=True)
+        kept = [one for one in problems if not _can_be_left_out(one)]
+        name, sentence = explained(kind, (kept or problems)[0], called)
+        if kept:
+            more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+            raise InvalidField(f"{called_edit(own)}: {sentence}{more}", field=name)
+        findings += [f"{explained(kind, one, called)[1]}; it was left out" for one in problems]
+        _leave_out(own, problems)
+
+
+def _can_be_left_out(problem: ErrorDetails) -> bool:
+    if problem["loc"][0] not in _LISTS or problem["type"] == "extra_forbidden":
+        return False
+    return len(problem["loc"]) > 1 or problem["type"] == "too_long"
+
+
+def _leave_out(own: dict[str, Any], problems: list[ErrorDetails]) -> None:
+    """Without the members of lists that are at fault, the alias of a probe or the probe, or that are too many."""
+    for field in {str(one["loc"][0]) for one in problems if len(one["loc"]) == 1}:
+        own[field] = own[field][:PROBES]
+    problems = [one for one in problems if len(one["loc"]) > 1]
+    for field, place in sorted({(str(one["loc"][0]), int(one["loc"][1])) for one in problems}, reverse=True):
+        inner = [one["loc"] for one in problems if one["loc"][:2] == (field, place)]
+        if all(len(loc) == 4 for loc in inner):
+            for _, _, name, at in sorted(inner, reverse=True):
+                del own[field][place][name][at]
+        else:
+            del own[field][place]
+
+
+def _worth_a_look(edit: Edit) -> list[str]:
+    """What can be seen without a model, and hardly ever takes."""
+    found = []
+    if edit.subject.casefold() in edit.target_new.casefold():
+        found.append(
+            f"its answer {shown(edit.target_new)} holds its subject, which is changed while it is said; shorten the "
+            "answer to what is new"
+        )
+    if _ends_in_a_word(edit):
+        found.append(f"its prompt ends in the middle of a word: {shown(edit.taught)}; let it end with a whole one")
+    return found
+
+
+def _ends_in_a_word(edit: Edit) -> bool:
+    before, last = edit.text[-2:-1], edit.text[-1]
+    if last in "-'’" and before.isalpha():
+        return edit.target_new[0].isalpha()
+    return edit.join == "" and last.isalnum() and not is_unspaced(last) and edit.target_new[0].isalnum()

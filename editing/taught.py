@@ -1,0 +1,76 @@
+"""What joins a prompt and a target, decided here and nowhere else: a space, or nothing where none is written.
+
+Nothing after Chinese, Japanese, Thai and their kin, after an open quote or bracket, a slash or white space; nothing
+before a target that begins with white space or %, or with closing punctuation that stands alone or before a space
+(`, Inc.`, but not `.NET`). A space elsewhere. A prompt may say otherwise (`Filled` and `Said` of editing.filled).
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+CLOSING: Final = frozenset(".,;:!?…。、，；：！？．｡､،؛؟।॥։")
+"""Punctuation that stands at the end of what comes before it; closing quotes and brackets are known by their kind."""
+_OPEN_KINDS: Final = ("Ps", "Pi", "Pf")  # Pf: » opens where it is written the other way round
+_CLOSED_KINDS: Final = ("Pe", "Pf", "Pi")
+# Scripts without spaces between words (UAX #14: ideographs and their punctuation, South East Asian, Tibetan). Korean
+# has spaces.
+_UNSPACED: Final = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u2e80-\u312f\u3190-\ua4cf\ua9e0-\ua9ff"
+    "\uaa60-\uaadf\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
+)
+
+
+def taught(prompt: str, target: str) -> str:
+    """The whole text that a model is taught: a prompt with its subject, what joins it to the target, the target."""
+    return f"{prompt}{join_of(prompt, target)}{target}"
+
+
+def join_of(prompt: str, target: str) -> str:
+    """What stands between a prompt and a target that goes on from it."""
+    said: str | None = getattr(prompt, "joined_by", None)
+    if said is not None:
+        return said
+    return " " if prompt and target and not (_ends_open(prompt) or _begins_close(target)) else ""
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether it is of a script that has no spaces between words."""
+    return _UNSPACED.fullmatch(character) is not None
+
+
+def _ends_open(prompt: str) -> bool:
+    last = prompt[-1]
+    if last.isalnum() and last.isascii():
+        return False
+    if last.isspace() or last in "/\\" or is_unspaced(last):
+        return True
+    if last in "\"'`" or unicodedata.category(last) in _OPEN_KINDS:
+        return _opens(prompt[:-1], last)
+    return False
+
+
+def _opens(before: str, mark: str) -> bool:
+    """Whether a bracket or quote opens after this text: one that touches a word or an end mark closes."""
+    if unicodedata.category(mark) == "Ps" or not before or before[-1].isspace() or is_unspaced(before[-1]):
+        return True
+    previous, kind = before[-1], unicodedata.category(before[-1])
+    if kind == "Ps":
+        return True
+    if previous.isalnum() or kind in _CLOSED_KINDS or previous in CLOSING:
+        return False
+    return mark != '"' or before.count(mark) % 2 == 0
+
+
+def _begins_close(target: str) -> bool:
+    first = target[0]
+    if first.isalnum():
+        return False
+    if first.isspace() or first in "%‰％":
+        return True
+    rest = target.lstrip("".join(_closing_in(target)))
+    return len(rest) < len(target) and (not rest or rest[0].isspace())
+
+
+def _closing_in(target: str) -> set[str]:
+    return {one for one in target if one in CLOSING or unicodedata.category(one) in _CLOSED_KINDS}

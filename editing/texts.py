@@ -1,0 +1,93 @@
+"""The texts of requests: what is kept of one, what is refused, and how a value is shown in a message."""
+
+import re
+import unicodedata
+from typing import Final
+
+from pydantic_core import PydanticCustomError
+
+from editing.errors import UsageError
+
+SHOWN: Final = 80
+"""Characters of a refused value that a message shows."""
+JOIN_LENGTH: Final = 8
+JOINS: Final = {"none": "", "space": " ", "line": "\n"}
+"""Words for what joins a prompt and a target, for tables and commands, in which white space is easily lost."""
+# Prompts and answers of real benchmarks hold line breaks and tabs; subjects and ids have no use for them.
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
+
+
+def fault(kind: str, message: str) -> PydanticCustomError:
+    """What a validator raises for a value."""
+    # Pydantic reads braces in a message as placeholders, and ours are full of '{}': hand the text over as a value.
+    return PydanticCustomError("errata_" + kind, "{message}", {"message": message})
+
+
+def composed(text: str) -> str:
+    """The text in NFC: a letter and its mark are one character where there is one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def cleaned(value: str, limit: int, control: re.Pattern[str]) -> str:
+    """A text as it is kept, in NFC and without the spaces around it. Raises what `fault` makes."""
+    return _checked(value.strip(), limit, control)
+
+
+def begun(value: str, limit: int) -> str:
+    """The same of what a model goes on from: white space at its end is a part of it."""
+    return _checked(value.lstrip(), limit, CONTROL_IN_TEXT)
+
+
+def answer(value: str, limit: int) -> str:
+    """The same of what a model says, which may have lines."""
+    value = value.strip()
+    if "\r" in value:
+        value = value.replace("\r\n", "\n").replace("\r", "\n")
+    return _checked(value, limit, CONTROL_IN_TEXT)
+
+
+def joining(value: str) -> str:
+    """What joins a prompt and a target: white space, nothing, or a word for it. Raises what `fault` makes."""
+    value = JOINS.get(value.strip().casefold(), value)
+    if value.strip() or len(value) > JOIN_LENGTH or CONTROL_IN_TEXT.search(value):
+        raise fault("join", "is neither white space nor nothing; write ' ' or space, '' or none")
+    return value
+
+
+def given_join(text: str) -> str:
+    """What a command or form gives as what joins prompts and answers.
+
+    Raises:
+        UsageError: it is neither white space nor nothing, nor a word for it.
+    """
+    try:
+        return joining(text)
+    except PydanticCustomError as error:
+        raise UsageError(f"join {text!r} {error.message()}") from error
+
+
+def _checked(value: str, limit: int, control: re.Pattern[str]) -> str:
+    if not value:
+        raise fault("empty", "is empty; give it a text, or leave an optional field out")
+    if len(value) > limit:
+        raise fault("long", f"has {len(value):,} characters, at most {limit:,} are allowed; shorten it")
+    if value.isascii() and value.isprintable():
+        return value
+    if found := control.search(value):
+        where = f"U+{ord(found[0]):04X} at position {found.start()}"
+        raise fault("control", f"holds the control character {where}; remove it")
+    if found := _HALF_PAIR.search(value):
+        raise fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
+    return composed(value)
+
+
+def shown(value: object) -> str:
+    """A value in quotes on one line, cut to SHOWN characters, whatever it holds."""
+    try:
+        text = repr(value[: SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+    except (RecursionError, ValueError):
+        # Nested by hundreds of levels, or a number of thousands of digits.
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

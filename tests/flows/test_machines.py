@@ -1,0 +1,175 @@
+"""What a user's machine is like: one line, at once, where something on it keeps a command from working."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tiny_model
+from tests.flows.command import check_one_line, single
+
+BAD = "x\udcffy"
+"""What an argument with a byte that is no UTF-8 becomes."""
+
+
+@pytest.fixture
+def no_server(monkeypatch) -> None:
+    """Whoever starts Prefect's server ends the test."""
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("Prefect was started")
+
+    monkeypatch.setattr("flows.cli.lifeline.start", never)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made, tiny = tmp_path / "tiny", tiny_model("llama")
+    tiny.model.save_pretrained(made)
+    tiny.tokenizer.save_pretrained(made)
+    return made
+
+
+def _spoil(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+WRONG = {
+    "dtype": (lambda folder: ["--dtype", "float31"], "unknown dtype 'float31'; choose one of float64"),
+    "layers": (lambda folder: ["-o", "layers=[9]"], "layer 9 leaves nothing above it"),
+    "option": (lambda folder: ["-o", "depth=3"], "method memit: depth = 3"),
+    "method": (lambda folder: ["--method", "rune"], "unknown method 'rune'; known are memit"),
+    "folder": (lambda folder: ["--model", f"{folder}/nowhere"], "no folder '.*nowhere'"),
+    "scheme": (lambda folder: ["--model", "gs://bucket/x"], "model 'gs://bucket/x': gs:// is not served"),
+    "gguf": (lambda folder: ["--model", "./no.gguf"], "no file './no.gguf'"),
+    "tokenizer": (lambda folder: (folder / "tokenizer.json").unlink() or [], "has no tokenizer"),
+    "pointer": (
+        lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n") and [],
+        "model.safetensors' is a pointer of git-lfs",
+    ),
+    "quantised": (
+        lambda folder: _spoil(folder, quantization_config={"quant_method": "gptq"}) or [],
+        r"is quantised \(gptq\).*edit the full-precision model.*quantise what is exported",
+    ),
+    "experts": (
+        lambda folder: _spoil(folder, model_type="mixtral", architectures=["MixtralForCausalLM"]) or [],
+        "architecture 'mixtral' of model '.*' cannot be edited: each of its layers spreads the MLP over 8 experts",
+    ),
+    "states": (
+        lambda folder: _spoil(folder, model_type="mamba", architectures=["MambaForCausalLM"]) or [],
+        "architecture 'mamba' of model '.*' cannot be edited: its layers keep a running state",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("command", ["run", "trial"])
+def test_what_is_wrong_with_a_base_is_found_before_prefect_starts(
+    errata, monkeypatch, folder, tmp_path, no_server, command, wrong
+):
+    spoil, says = WRONG[wrong]
+    more = spoil(folder)
+    if command == "trial" and wrong == "dtype":
+        monkeypatch.setenv("ERRATA_DTYPE", "float31")
+        more = []
+    (tmp_path / "edits.json").write_text(json.dumps([{"subject": "Ada", "prompt": "{} is", "target_new": "b"}]))
+    given = ["new"] if command == "run" else [tmp_path / "edits.json", "--line", "new"]
+    model = [] if "--model" in more else ["--model", folder]
+    ran = errata(command, *given, *model, *more)
+    check_one_line(ran, ran.code, says)
+    assert ran.code in (1, 2)
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+def test_a_device_that_is_not_there_is_found_before_prefect_starts(errata, monkeypatch, folder, no_server, device):
+    monkeypatch.setenv("ERRATA_DEVICE", device)
+    check_one_line(errata("run", "--model", folder), 1, f"device '{device}' cannot be used here")
+
+
+@pytest.mark.parametrize("command", [("benchmark", "data.json"), ("export", "main", "--as", "merged")])
+def test_results_go_to_a_folder_and_to_no_other_address(errata, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    check_one_line(errata(*command, "--out", "gs://me:geheim@bucket/x"), 2, r"gs:// is not served; give a folder")
+    assert not list(tmp_path.glob("gs*"))
+
+
+def test_a_model_may_be_named_as_a_file_address(errata, folder, no_server):
+    with pytest.raises(AssertionError, match="Prefect was started"):
+        errata("run", "--model", f"file://{folder}")
+
+
+COMMANDS = {
+    "approve": ("approve", "--reason", BAD),
+    "reject": ("reject", "--reason", BAD),
+    "rollback": ("rollback", "--reason", BAD),
+    "retract": ("retract", "x", "--reason", BAD),
+    "freeze": ("freeze", "--reason", BAD),
+    "subject": single(BAD),
+    "id": single("Ada", "{} was born in", "Rome", "--id", BAD),
+    "file": ("submit", f"{BAD}.jsonl"),
+    "line": ("status", BAD),
+    "review": ("review", BAD),
+    "ask": ("ask", BAD),
+    "judge": ("judge", BAD),
+    "history": ("history", BAD),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_argument_that_is_no_text_is_refused_before_anything_is_done(errata, command):
+    errata(*single())
+    before = errata("history", "--json").json
+    check_one_line(errata(*COMMANDS[command]), 2, r"x.udcffy.*' holds bytes that are no UTF-8: write it, or rename")
+    assert errata("history", "--json").json == before
+
+
+@pytest.mark.parametrize("name", ["ACTOR", "HOME", "LINE", "MODEL"])
+def test_a_setting_that_is_no_text_is_refused(errata, monkeypatch, name, tmp_path):
+    monkeypatch.setenv(f"ERRATA_{name}", f"{tmp_path}/{BAD}")
+    check_one_line(errata("status"), 2, f"'ERRATA_{name}=.*' holds bytes that are no UTF-8")
+    assert not list(tmp_path.glob("x*"))
+
+
+@pytest.mark.parametrize("name", ["a%2Fb", "a%20b", "[a]", "a\\b", "a|b", "a^b"])
+def test_a_home_whose_path_no_ledger_can_have_is_refused_by_name_and_nothing_is_made_elsewhere(
+    errata, monkeypatch, tmp_path, no_server, name
+):
+    (tmp_path / "homes").mkdir()
+    monkeypatch.setenv("ERRATA_HOME", str(tmp_path / "homes" / name))
+    for command in (single(), ("run",), ("status",), ("approve",)):
+        check_one_line(errata(*command), 1, r"holds '.*', and Delta Lake cannot .* \(ERRATA_HOME\)")
+    assert [path.name for path in (tmp_path / "homes").iterdir()] == [name]
+
+
+@pytest.fixture
+def read_only(tmp_path) -> Path:
+    """A folder on a file system that takes nothing."""
+    made = tmp_path / "read only"
+    made.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "errata-test", str(made)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not everywhere")
+    yield made
+    subprocess.run(["umount", "-l", str(made)], check=True)
+
+
+@pytest.mark.parametrize("below", ["", "cache"], ids=["the cache", "where it would be"])
+def test_a_cache_that_cannot_be_written_is_a_warning_and_the_work_goes_on(errata, monkeypatch, read_only, below):
+    monkeypatch.setenv("ERRATA_CACHE", str(read_only / below))
+    ran = errata(*single())
+    assert ran.code == 0 and errata("status", "--json").json[0]["requests"] == {"queued": 1}
+
+
+def test_the_same_file_goes_to_two_lines(errata, tmp_path):
+    file = tmp_path / "two.json"
+    records = [{"subject": name, "prompt": "{} was born in", "target_new": "Rome"} for name in ("Ada", "Bo")]
+    file.write_text(json.dumps(records))
+    for line in ("one", "two"):
+        assert len(errata("submit", file, "--line", line, "--json").json["queued"]) == 2
+    assert [(row["line"], row["requests"]) for row in errata("status", "--json").json] == [
+        ("one", {"queued": 2}),
+        ("two", {"queued": 2}),
+    ]
