@@ -1,5 +1,6 @@
 """The ledger's rows: each as it was written, each a step that its request can take, none missing of a commit."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from tasks.audit.findings import Findings
 from tasks.ledger.appending import row_digest
 from tasks.ledger.errors import IllegalStep
 from tasks.ledger.events import State, after, check_transition
+from tasks.ledger.rewriting import FORGOTTEN
 from tasks.ledger.table import Ledger
 
 SHOWN = 10
@@ -28,6 +30,7 @@ class Events:
     def read(self, rows: Iterator[Mapping[str, Any]]) -> None:
         for row in rows:
             self.found.count("events")
+            self._count_forgotten(row)
             if row["commit"] is None:
                 self._step(row, follows_rules=False)  # release 0.1 knew no such rule
                 continue
@@ -41,6 +44,14 @@ class Events:
         for kind, count in self.told.items():
             if count > SHOWN:
                 self.found.fault(f"{count - SHOWN} more events that are {kind}")
+
+    def _count_forgotten(self, row: Mapping[str, Any]) -> None:
+        if (
+            row["payload"] is not None
+            and f'"{FORGOTTEN}"' in row["payload"]
+            and FORGOTTEN in json.loads(row["payload"])
+        ):
+            self.found.count("forgotten requests")
 
     def _place(self, row: Mapping[str, Any]) -> None:
         if row["commit"] != self.commit:

@@ -29,7 +29,7 @@ from tasks.keeping.unserved import holders, needed, rewrite_heads, take_away
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.removals import OPEN, UNWRITTEN, WRITTEN, removals_of, take_out
 from tasks.ledger.reserved import RESERVED
-from tasks.ledger.rewriting import drop_history, rewrite
+from tasks.ledger.rewriting import FORGOTTEN, drop_history, rewrite
 from tasks.ledger.view import LineView
 from tasks.lines.stored import stored_line
 from tasks.progress import stage
@@ -38,9 +38,6 @@ from tasks.stores.opening import open_store
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.forgetting import drop_reviews, rewrite_tags
 from tasks.workplace import Workplace
-
-MARK = "forgotten"
-"""The field of a payload that stands in the place of what a request said."""
 
 
 @dataclass
@@ -89,7 +86,7 @@ def forget(workplace: Workplace, line: str, requests: Sequence[str], reason: str
 
 
 def is_forgotten(payload: Mapping[str, Any] | None) -> bool:
-    return bool(payload and MARK in payload)
+    return bool(payload and FORGOTTEN in payload)
 
 
 def _check(workplace: Workplace, line: str, names: Sequence[str], reason: str) -> None:
@@ -252,7 +249,7 @@ def _forget_in_ledger(
         if row["payload"] is not None and row["line"] == line and row["request_id"] in names:
             payload = json.loads(row["payload"])
             if not is_forgotten(payload):
-                told = {"id": row["request_id"], MARK: {"digest": json_digest(payload), **mark}}
+                told = {"id": row["request_id"], FORGOTTEN: {"digest": json_digest(payload), **mark}}
                 new["payload"] = json.dumps(told, ensure_ascii=False)
         else:
             new["payload"] = row["payload"] and needles.replaced(row["payload"])

@@ -22,6 +22,8 @@ Row = Mapping[str, Any]
 Change = Callable[[Row], Row | None]
 """What a row is to say; None: as it does."""
 AT_ONCE = 500
+FORGOTTEN = "forgotten"
+"""The field of a payload that stands in the place of what a request said."""
 _ROUNDS = 100
 _ONCE = CommitProperties(max_commit_retries=0)
 _APPEND_ONLY = "delta.appendOnly"

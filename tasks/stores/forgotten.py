@@ -10,10 +10,11 @@ from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from tasks.stores.errors import ObjectNotFound
+from editing.digests import json_digest
+from tasks.stores.errors import ObjectNotFound, RecordError
 from tasks.stores.manifest import Manifest
 from tasks.stores.objects import ObjectStore
-from tasks.stores.records import read_record, record_bytes
+from tasks.stores.records import RESTORE, read_record, record_bytes
 from tasks.text import Text
 
 FOLDER = "forgotten"
@@ -31,6 +32,11 @@ class ForgottenVersion(BaseModel):
     actor: Text
     reason: Text
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    digest: str = Field("", description="sha256 of the other fields; filled when it is written.")
+
+    def proven(self) -> str:
+        """What `digest` has to be."""
+        return json_digest(self.model_dump(mode="json", exclude={"digest"}))
 
     @property
     def sentence(self) -> str:
@@ -49,13 +55,17 @@ def read_forgotten(store: ObjectStore, snapshot: str) -> ForgottenVersion | None
     """What is left of a version; None where nothing of it was forgotten."""
     key = forgotten_key(snapshot)
     try:
-        return read_record(ForgottenVersion, store.get(key)[0], f"'{key}' in '{store.uri}'")
+        record = read_record(ForgottenVersion, store.get(key)[0], where := f"'{key}' in '{store.uri}'")
     except ObjectNotFound:
         return None
+    if record.digest != record.proven() or record.snapshot != snapshot:
+        raise RecordError(f"{where} is not as it was written, it is damaged: {RESTORE}")
+    return record
 
 
 def write_forgotten(store: ObjectStore, record: ForgottenVersion) -> None:
-    store.put(forgotten_key(record.snapshot), record_bytes(record))
+    whole = record.model_copy(update={"digest": record.proven()})
+    store.put(forgotten_key(record.snapshot), record_bytes(whole))
 
 
 def without_text(manifest: Manifest) -> Manifest:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import zipfile
 from contextlib import closing
@@ -75,6 +76,7 @@ def check_forgotten(line) -> None:
     assert [one for one in found.faults if "no definition" not in one.text and "not registered" not in one.text] == []
     notes = [one.text for one in found.findings if one.weight == "note"]
     assert any("version 1 of line 'told' held what ann has forgotten" in one and "(asked)" in one for one in notes)
+    assert found.looked_at["forgotten requests"] == 1
     assert not [path for path in (home / "cache").rglob("*") if path.is_file()]
     place = open_workplace(line.settings)
     assert "all well" in (home / "a.log").read_text()
@@ -104,6 +106,14 @@ def test_what_is_forgotten_stands_in_no_file_and_what_held_it_is_not_served(told
     assert [one.number for one in told.waiting()] == [3]
     approve(told.workplace, "told", 3, "good")
     assert told.serving() == 3
+    for path in (told.settings.home_folder / "snapshots" / "forgotten").iterdir():
+        data = path.read_bytes()
+        for other in (None, data.replace(b"asked", b"usked"), data.replace(b'"version":', b'"version":1')):
+            path.unlink(missing_ok=True)
+            if other is not None:
+                path.write_bytes(other)
+            assert any(path.stem in one.text for one in audit(open_workplace(told.settings)).faults), other
+        path.write_bytes(data)
 
 
 def test_a_backup_made_afterwards_has_nothing_of_it_and_is_whole(told, tmp_path_factory, monkeypatch):
@@ -215,3 +225,20 @@ def test_a_database_loses_the_bytes_of_deleted_rows_too(tmp_path):
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT message FROM log").fetchall() == [("wrote [forgotten]",), ("all well",)]
         assert database.execute("SELECT data FROM log").fetchall() == [(b'{"s": "[forgotten]"}',), (b"\x00\xff",)]
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        (
+            "http://127.0.0.1:9",
+            r"MLflow's database \(http://127\.0\.0\.1:9\): dump it .* MLflow's artifacts",
+        ),
+        ("postgresql://errata:secret@127.0.0.1:9/mlflow", r"MLflow's database \(postgresql://errata:\*\*\*@127"),
+    ],
+)
+def test_what_servers_keep_is_named_and_no_secret_with_it(told, tmp_path_factory, uri, says):
+    served = open_workplace(told.settings.model_copy(update={"tracking_uri": uri}))
+    record = backup(served, tmp_path_factory.mktemp("elsewhere") / "copy")
+    assert re.search(says, " ".join(record.left_out)) and "secret" not in record.model_dump_json()
+    assert "mlflow.db" not in record.files and any(name.startswith("store/") for name in record.files)
