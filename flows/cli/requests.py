@@ -101,7 +101,7 @@ def submit(
     given = joined(records(file or [], single | lists, limit, read), join)
     if dry_run:
         with shown_progress(json, "reading"):
-            found = verdicts(judged(given), read)
+            found = verdicts(judged(given), read, whole=json)
         show_read(found, json)
         warn_all(read.unused)
         return

@@ -123,11 +123,15 @@ def left_out(bad: Sequence[BadRecord]) -> list[str]:
     return [count, *(f"row {one.row}: {one.reason}" for one in bad[:SHOWN_REASONS]), *more]
 
 
-def verdicts(records: Iterable[Record], read: Read) -> dict[str, Any]:
-    """What reading yields, as `errata submit --dry-run --json` prints it."""
-    rows = [_verdict(row, record, read) for row, record in enumerate(records, start=1)]
-    good = sum(row["verdict"] == "good" for row in rows)
-    found: dict[str, Any] = {"good": good, "bad": len(rows) - good, "records": rows}
+def verdicts(records: Iterable[Record], read: Read, whole: bool = True) -> dict[str, Any]:
+    """What reading yields, as `errata submit --dry-run --json` prints it; not `whole`: only records to speak of."""
+    good, bad, rows = 0, 0, []
+    for row, record in enumerate(records, start=1):
+        is_good = isinstance(record, Edit)
+        good, bad = good + is_good, bad + (not is_good)
+        if whole or isinstance(record, BadRecord) or read.findings(record.id):
+            rows.append(_verdict(row, record, read))
+    found: dict[str, Any] = {"good": good, "bad": bad, "records": rows}
     return found | ({"not_used": read.unused} if read.unused else {})
 
 
