@@ -27,14 +27,8 @@ def said_already(session: Session, edits: Sequence[Edit], changed: Collection[st
     """
     loaded, chat = session.loaded, session.method_input.chat
     asked = [edit for edit in edits if edit.subject not in changed]
-    ways = [[edit.text, *((one,) if chat and (one := chat.asks(edit)) is not None else ())] for edit in asked]
-    pairs = [(prompt, edit.target_new) for edit, some in zip(asked, ways, strict=True) for prompt in some]
-    found = iter(score(loaded.model, loaded.tokenizer, pairs))
-    likely = []
-    for edit, some in zip(asked, ways, strict=True):
-        scores = [next(found) for _ in some]
-        if all(one.argmax for one in scores):
-            likely.append(edit)
+    scores = score(loaded.model, loaded.tokenizer, [(edit.text, edit.target_new) for edit in asked])
+    likely = [edit for edit, one in zip(asked, scores, strict=True) if one.argmax]
     alone = [edit.model_copy(update={"paraphrases": ()}) for edit in likely]
     answers = said(loaded.model, loaded.tokenizer, alone, chat) if alone else []
     return {
