@@ -77,7 +77,7 @@ class Objects:
         manifests = []
         while snapshot is not None and (key := f"{MANIFESTS}/{snapshot}.json") not in self.verified:
             manifests.append(self.store.manifest(snapshot))
-            self.verified |= {key, *self.store.keys(snapshot)}
+            self.verified.add(key)  # of its files, each when it is verified
             snapshot = manifests[-1].parent
         return manifests
 
