@@ -3,7 +3,7 @@
 
 PYTHON ?= python3.11 python3
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=

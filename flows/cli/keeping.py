@@ -51,7 +51,9 @@ def restore(
     Every digest is checked first. Until all is there no other command works on that home; killed, the same again goes
     on.
 
-    Example:
+    Examples:
+
+        errata restore /backups/errata-2026-12-01
 
         ERRATA_HOME=/srv/errata errata restore /backups/errata-2026-12-01
     """
