@@ -274,7 +274,7 @@ def test_records_without_an_answer_are_refused_by_name_before_any_work(errata, t
     (tmp_path / "empty.json").write_text(json.dumps([empty, empty | {"subject": "Bob"}]))
     monkeypatch.setattr(training_steps, "load_model", None)
     ran = errata("train-mend", tmp_path / "empty.json")
-    check_one_line(ran, 2, "has 0 edits .*too few.*empty.json row 1: edit of subject 'Ada': alt ' ' is empty; give a text")
+    check_one_line(ran, 2, "has 0 edits .*too few.*empty.json row 1: edit of subject 'Ada': alt ' ' is empty; give a")
     check_one_line(errata("train-mend", tmp_path / "none.json"), 1, "none.json'")
     assert not (tmp_path / "home" / "snapshots").exists()
 
