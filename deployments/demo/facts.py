@@ -7,7 +7,7 @@ says instead becomes the old answer (`target_true`, which is whatever the model 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Table:
     candidates: Sequence[Candidate]
     neighbors: Mapping[str, Sequence[Probe]]
     """By kind: prompts about other subjects with their true answers."""
-    changes: Mapping[str, str]
+    changes: Mapping[str, str] = field(default_factory=dict)
     """What an answer would be if the fact changed again, by id: invented, for the demo's second act."""
 
     def by_id(self) -> dict[str, Candidate]:

@@ -62,6 +62,8 @@ def tokenizer_read_by_both(config: Mapping[str, Any], loaded: LoadedModel) -> di
         found["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(found.get("extra_special_tokens"), list):
         found["additional_special_tokens"] = found.pop("extra_special_tokens")
+    # 4 has kinds of tokens among its own inputs, and `generate` refuses them of a model that takes none.
+    found["model_input_names"] = ["input_ids", "attention_mask"]
     if isinstance(loaded.tokenizer.chat_template, str):
         found["chat_template"] = loaded.tokenizer.chat_template
     return found

@@ -54,12 +54,14 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
     held = list(members(chain(view, view.tip)))
     join = run.spec.join
     live = known_edits(ledger, run.line, held, join)
+    # What a killed job took out before it wrote what was to take its place.
+    gone = known_edits(ledger, run.line, [name for one in view.waiting for name in one.manifest.removed], join)
     stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
     found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
     requests = {one.request_id: edit for one in queued if (edit := _request(one.payload, join)) is not None}
     accepted = tuple(with_join(edit, join) for edit in found.accepted)
     return Taken(
-        accepted, found.rejected, {name: fact_of(edit) for name, edit in requests.items()} | live,
+        accepted, found.rejected, gone | {name: fact_of(edit) for name, edit in requests.items()} | live,
         removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
         carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)},
     )  # fmt: skip

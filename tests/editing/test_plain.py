@@ -26,7 +26,7 @@ def test_a_saved_folder_is_the_same_model_and_tokenizer(name, tmp_path):
     assert tokenizer.chat_template == tiny.tokenizer.chat_template
     written = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert written["tokenizer_class"] != "TokenizersBackend" and written["additional_special_tokens"] == [SPECIAL]
-    assert "extra_special_tokens" not in written
+    assert "extra_special_tokens" not in written and written["model_input_names"] == ["input_ids", "attention_mask"]
 
 
 @pytest.mark.parametrize(

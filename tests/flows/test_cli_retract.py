@@ -120,7 +120,7 @@ def test_who_goes_back_to_what_was_taken_out_is_told_and_says_so(waiting):
 
 def test_fields_that_nobody_reads_are_named_once_and_misspelled_ones_refused(errata, tmp_path):
     good = {"subject": "A", "prompt": "{} is", "target_new": "x", "comment": "1", "url": "2"}
-    rows = [good, good | {"subject": "B"}, {"subject": "C", "prompt": "{} is", "target": "x"}]
+    rows = [good, good | {"subject": "B"}, {"subject": "C", "prompt": "{} is", "target_nwe": "x"}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     ran = errata("submit", tmp_path / "rows.jsonl")
     assert ran.err.count("comment") == 1 and "warning `comment`, `url` not used" in ran.err

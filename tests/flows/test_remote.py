@@ -106,7 +106,7 @@ def test_a_trial_takes_records_as_text_names_the_bad_ones_and_keeps_nothing(prod
     assert row.request_id == good_edits[0].id and row.answer_after.startswith(good_edits[0].target_new)
     assert workplace.ledger.queued("tried") == []
     state = trial("tried", '{"subject": "nobody"}', return_state=True)
-    assert state.is_failed() and "nothing to try: no record is good; row 1 is left out" in state.message
+    assert state.is_failed() and "nothing to try: no record is good; row 1: edit of subject 'nobody'" in state.message
 
 
 def test_ctrl_c_ends_the_following_alone_and_no_wait_does_not_follow(production, errata, monkeypatch):

@@ -40,7 +40,7 @@ def standing(workplace, line, policy=POLICY) -> Iterator:
         view = catch_up(store, workplace.ledger, line, "tester")
         session = stages.load(run, None)
         stages.restore(run, session, chain(view, view.tip))
-        taken = Taken((), known=stages.known_edits(workplace.ledger, line, session.live))
+        taken = Taken((), known=stages.known_edits(workplace.ledger, line, session.live, None))
         yield run, session, view, (footing.footing(view), taken, stages.reference_of(run, session, None))
 
 
@@ -166,18 +166,18 @@ def test_a_root_that_misses_a_gate_leaves_the_line_as_it_stands_and_single_facts
 
 
 def test_a_line_that_misses_a_threshold_before_anything_is_written_says_that_it_is_full(place, good_edits):
-    workplace = place("full")
-    written(workplace, "full", good_edits[:2])
-    intake.submit(workplace.ledger, "full", good_edits[2:4], "tester")
-    spent = workplace.store.versions("full")[-1].manifest.metrics["perplexity_ratio"]
+    workplace = place("misses")
+    written(workplace, "misses", good_edits[:2])
+    intake.submit(workplace.ledger, "misses", good_edits[2:4], "tester")
+    spent = workplace.store.versions("misses")[-1].manifest.metrics["perplexity_ratio"]
     assert spent > 1.0001, "the fact model no longer suffers from corrections"
-    summary = knowledge_update("full", POLICY.model_copy(update={"max_perplexity_ratio": 1 + (spent - 1) / 2}))
+    summary = knowledge_update("misses", POLICY.model_copy(update={"max_perplexity_ratio": 1 + (spent - 1) / 2}))
     assert summary.full and "the line is full" in summary.said and summary.quarantined == summary.kept == 0
-    states = workplace.ledger.states("full")
+    states = workplace.ledger.states("misses")
     assert [states[edit.id].state for edit in good_edits[:4]] == ["committed"] * 2 + ["queued"] * 2
     [row] = summary.report.batches
     assert not row.kept and row.attempt == "line" and any("max_perplexity_ratio" in reason for reason in row.reasons)
-    again = knowledge_update("full", POLICY.model_copy(update={"max_locality_drop": 1.0}))
+    again = knowledge_update("misses", POLICY.model_copy(update={"max_locality_drop": 1.0}))
     assert not again.full and again.kept == 2
 
 
