@@ -3,7 +3,7 @@
 
 PYTHON ?= python3.11 python3
 PYTEST_ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=
