@@ -173,6 +173,7 @@ class World:
             actor="job",
             flow_run_id="",
             policy=SimpleNamespace(on_conflict="replace"),
+            spec=SimpleNamespace(join=None),
             lease=SimpleNamespace(renew=lambda: None, check=lambda: None),
         )
         view = catch_up(self.store, self.ledger, line, "job")
