@@ -49,10 +49,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
             _emptied(work)
             yield work
             for path in (*sorted(work.rglob("*")), work):
-                _flush(path)
+                flush(path)
             _check_free(target)
             os.rename(work, target)
-            _flush(target.parent)
+            flush(target.parent)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -90,7 +90,8 @@ def _emptied(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from editing.digests import file_digest
 from editing.errors import ModelError
+from editing.files import flush
 
 SEAL = "errata-source.json"
 """Last file of a finished folder: the source's digest and the size of every other file."""
@@ -81,9 +82,9 @@ def _build(file: Path, target: Path, digest: str, on_progress: OnProgress) -> No
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         (work / SEAL).write_text(json.dumps({"source_sha256": digest, "source": file.name, "sizes": sizes}, indent=1))
         for path in (*work.iterdir(), work):
-            _flush(path)
+            flush(path)
         work.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -177,15 +178,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _slug(name: str) -> str:

@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.endings import ended_well
+from flows.endings import ended_well, show_on_page
 from tasks.carrying.exporting import Form
 from tasks.carrying.exporting import export as write
 from tasks.carrying.verifying import Verified
 from tasks.carrying.verifying import verify as ask
 from tasks.markdown import literal, table
-from tasks.names import artifact_key
 from tasks.prefect_events import send_event
 from tasks.progress import note
 from tasks.runlog import told_to_prefect
@@ -47,7 +45,7 @@ def export(
         said = f"version {told['version']} of line {line} as {form}: {folder}{lost}"
         note(said)
         rows = [(name, one["bytes"], one["sha256"]) for name, one in told["files"].items()]
-        _shown(line, "export", said, table(["file", "bytes", "sha256"], rows))
+        _show(line, "export", said, table(["file", "bytes", "sha256"], rows))
     return Completed(message=said)
 
 
@@ -68,7 +66,7 @@ def verify(line: str, url: Named, model: Named, version: Chosen = "champion", sa
     with told_to_prefect("verifying"):
         done = ask(open_workplace(), line, url, model, version, sample)
         note(done.in_short, "" if done.verdict == "served" else "warning")
-        _shown(line, "verify", done.in_short, _answers(done))
+        _show(line, "verify", done.in_short, _answers(done))
         if done.verdict == "served":
             return Completed(message=done.in_short)
         send_event("served_other", line, {"version": done.version, "url": done.url, "text": done.in_short[:500]})
@@ -83,9 +81,5 @@ def _answers(done: Verified) -> list[str]:
     return table(["question", "the version", "the server", "", "tells"], rows)
 
 
-def _shown(line: str, kind: str, said: str, rows: list[str]) -> None:
-    """On the page of the run. What is done stands, whether or not Prefect's server is there to show it."""
-    try:
-        create_markdown_artifact("\n".join([literal(said), "", *rows]), key=artifact_key(line, kind))
-    except Exception as error:  # of the server or the way there
-        note(f"Prefect shows nothing of this on its page: {error}", "warning")
+def _show(line: str, kind: str, said: str, rows: list[str]) -> None:
+    show_on_page(line, kind, "\n".join([literal(said), "", *rows]), "nothing of this on its page")

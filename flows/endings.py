@@ -141,11 +141,16 @@ def page_of_run(settings: Settings) -> str:
 
 
 def show_summary(line: str, report: JobReport) -> None:
-    """On the page of the run. What is done stands, whether or not Prefect's server is there to show it."""
+    """What the job came to, on the page of its run."""
+    show_on_page(line, "summary", render_markdown(report), "no summary of this job")
+
+
+def show_on_page(line: str, kind: str, text: str, lacking: str) -> None:
+    """Markdown on the page of the run. What is done stands, whether or not Prefect's server is there to show it."""
     try:
-        create_markdown_artifact(render_markdown(report), key=artifact_key(line, "summary"))
+        create_markdown_artifact(text, key=artifact_key(line, kind))
     except Exception as error:  # of the server or the way there
-        note(f"Prefect shows no summary of this job: {error}", "warning")
+        note(f"Prefect shows {lacking}: {error}", "warning")
 
 
 def compact(workplace: Workplace) -> None:

@@ -133,8 +133,7 @@ def try_each(
                 model, tokenizer, asked, before=before, max_neighborhood=probes, updates=made, on_progress=tell
             )
             tell = meter.part(len(asked))
-            alone = [edit.model_copy(update={"paraphrases": ()}) for edit in asked]
-            says = said(model, tokenizer, alone, chat, others=others, updates=made, on_progress=tell)
+            says = said(model, tokenizer, asked, chat, others=others, paraphrases=False, updates=made, on_progress=tell)
             for edit, now, scores in zip(asked, says, after, strict=True):
                 rows.append(_row(edit, (base[edit.id], now), (before[edit.id], scores)))
     return rows

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from editing.adapters.lora import LoraExport
 from editing.adapters.rank import fit_rank, without_zeros
 from editing.errors import ModelError
+from editing.files import flush
 from editing.layout import layout_of
 from editing.weights import Factors, WeightUpdate
 
@@ -77,8 +78,7 @@ def export_gguf_lora(update: WeightUpdate, model: PreTrainedModel, path: Path, *
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        flush(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

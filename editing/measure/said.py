@@ -34,6 +34,11 @@ class Said:
     chat: Answer | None = None
     """None where nobody asks in a chat, or the prompt is a conversation itself."""
 
+    @property
+    def right(self) -> bool:
+        """By the prompt, and in the chat where it is asked there."""
+        return self.prompt.right and (self.chat is None or self.chat.right)
+
 
 class Question(NamedTuple):
     """One text that a model goes on from, about the edit of that number."""
@@ -101,6 +106,7 @@ def said(
     chat: ChatTemplate | None = None,
     *,
     others: Mapping[str, Sequence[str]] | None = None,
+    paraphrases: bool = True,
     updates: Sequence[WeightUpdate | None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Said]:
@@ -113,7 +119,7 @@ def said(
     Raises:
         InvalidEdit: a prompt without tokens, or longer than the model reads.
     """
-    asked = questions(tokenizer, edits, chat, others)
+    asked = questions(tokenizer, edits, chat, others, paraphrases=paraphrases)
     own = one_each(updates, len(edits), "edit")
     in_force = [own[question.edit] for question in asked]
     texts = written(model, tokenizer, [(one.text, one.tokens, one.enough) for one in asked], in_force, on_progress)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from editing.errors import UsageError
 from flows.cli.app import (
     Hypernetwork,
     Join,
@@ -25,12 +24,21 @@ from flows.cli.console import as_json, number, percent, say, shown_progress, tab
 if TYPE_CHECKING:
     from tasks.report.data import JobReport
     from tasks.update.journal import JobSummary
+    from tasks.update.policy import Policy
 
 PolicyFile = Annotated[Path | None, typer.Option("--policy", "-p", help="Policy of the job: a file, .toml or .yaml.")]
 PolicyValues = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Policy value above the file's, NAME=VALUE; repeatable.")
 ]
 METRICS = ("efficacy_prob", "efficacy_argmax", "generalization_prob", "locality_prob", "locality_kept")
+
+
+def policy_of(file: Path | None, values: list[str] | None) -> tuple["Policy", dict[str, Any] | None]:
+    """The policy of a job, checked; and as a form takes it, None where nothing of it is given."""
+    from tasks.update.policy_file import given_policy
+
+    checked = given_policy(file, pairs(values, "--set"))
+    return checked, checked.as_form() if values or file else None
 
 
 @app.command()
@@ -92,10 +100,9 @@ def run(
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
     from tasks.update.beforehand import check_job, check_only
-    from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
-    checked = given_policy(policy_file, pairs(policy, "--set"))
+    checked, form = policy_of(policy_file, policy)
     definition: dict[str, Any] = {
         "model": model,
         "dtype": dtype,
@@ -108,7 +115,7 @@ def run(
         files = {"text": text, "statistics_text": statistics_text}
         given = {
             "options": definition["options"] or None,
-            "policy": checked.as_form() if policy or policy_file else None,
+            "policy": form,
         }
         follow_run(
             "knowledge-update", line, {"limit": limit, "only": only or None, **files, **definition, **given}, wait, json
@@ -157,20 +164,16 @@ def rebase(
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.lines.rules import check_not_frozen
-    from tasks.lines.specs import read_line
+    from tasks.lines.specs import existing_line
     from tasks.update.beforehand import check_job
-    from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
-    checked = given_policy(policy_file, pairs(policy, "--set"))
+    checked, form = policy_of(policy_file, policy)
     if remote:
-        given = {"policy": checked.as_form() if policy or policy_file else None}
-        follow_run("rebase", line, {"text": text, "statistics_text": statistics_text} | given, wait, json)
+        follow_run("rebase", line, {"text": text, "statistics_text": statistics_text, "policy": form}, wait, json)
         return
     workplace = open_workplace()
-    spec = read_line(workplace.store.store, line)
-    if spec is None:
-        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    spec = existing_line(workplace.store.store, line)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)
     with if_stopped("the line stands as it did"), prefect_api(json) as started:

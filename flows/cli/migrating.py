@@ -16,10 +16,9 @@ from flows.cli.app import (
     app,
     if_stopped,
     method_options,
-    pairs,
 )
 from flows.cli.console import as_json, say, shown_progress, table
-from flows.cli.jobs import PolicyFile, PolicyValues, show_summary
+from flows.cli.jobs import PolicyFile, PolicyValues, policy_of, show_summary
 
 if TYPE_CHECKING:
     from tasks.report.data import Moved
@@ -60,16 +59,15 @@ def migrate(
     from flows.cli.remote import follow_run
     from tasks.lines.specs import resolve_line
     from tasks.update.moving import check_target, source_of
-    from tasks.update.policy_file import given_policy
     from tasks.workplace import open_workplace
 
-    checked, target = given_policy(policy_file, pairs(policy, "--set")), to or _name(line, model)
+    (checked, form), target = policy_of(policy_file, policy), to or _name(line, model)
     definition = {"dtype": dtype, "template": template, "method": method}
     options = method_options(option, hypernetwork) or None
     asked: dict[str, Any] = {"line": line, "model": model, "to": target, **definition, "options": options}
     if remote:
-        given = {"policy": checked.as_form() if policy or policy_file else None}
-        follow_run("migrate", line, asked | {"text": text, "statistics_text": statistics_text} | given, wait, json)
+        files = {"text": text, "statistics_text": statistics_text}
+        follow_run("migrate", line, {**asked, **files, "policy": form}, wait, json)
         return
     workplace = open_workplace()
     source = source_of(workplace, line, target)  # a mistake is found before any work

@@ -47,15 +47,14 @@ def serve(
 
 def _engine(line: str, waiting: int) -> "Engine":
     """With the version in service in memory, answering."""
-    from tasks.lines.specs import read_line
+    from tasks.lines.specs import existing_line
     from tasks.review.asking import load_base
-    from tasks.serving.engine import Engine, check_base
+    from tasks.serving.engine import Engine
+    from tasks.serving.loading import check_base
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    spec = read_line(workplace.store.store, line)
-    if spec is None:
-        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    spec = existing_line(workplace.store.store, line)
     loaded = load_base(workplace, spec)
     check_base(loaded, workplace.store, line)
     engine = Engine(loaded, workplace.store, line, waiting)

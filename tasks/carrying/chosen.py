@@ -11,10 +11,10 @@ from editing.layout import layout_of
 from editing.models import LoadedModel
 from editing.weights import EditedWeights
 from tasks.ledger.view import look
-from tasks.lines.specs import LineSpec, read_line
+from tasks.lines.specs import LineSpec, existing_line
 from tasks.review.asking import load_base
+from tasks.serving.loading import check_base
 from tasks.stores.batches import restore_weights
-from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest, members
 from tasks.update.stages import known_edits
 from tasks.workplace import Workplace
@@ -51,9 +51,7 @@ def choose(workplace: Workplace, line: str, asked: str = CHAMPION) -> Chosen:
         UsageError: there is no such line, nothing waits, or it is neither a number nor one of these words.
         ObjectNotFound: the line has no such version.
     """
-    spec = read_line(workplace.store.store, line)
-    if spec is None:
-        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    spec = existing_line(workplace.store.store, line)
     view = look(workplace.store, workplace.ledger, line)
     serving, waiting = (view.head.version if view.head else 0), [one.number for one in view.waiting]
     if asked == CHALLENGER and not waiting:
@@ -89,12 +87,7 @@ def opened(workplace: Workplace, chosen: Chosen) -> Opened:
     stored = [(one, workplace.store.tensors(one, values=False)) for one in chosen.chain]
     restore_weights(loaded, weights, None, stored)
     if chosen.number == 0:  # no version speaks for the base where the base itself is asked for
-        known = {one.manifest.base_digest for one in workplace.store.versions(chosen.line)}
-        if known and loaded.digest not in known:
-            raise DigestMismatch(
-                f"base '{chosen.spec.model}' has digest {loaded.digest[:12]}, the versions of line '{chosen.line}' "
-                f"were made on {min(known)[:12]}; put the base back as it was"
-            )
+        check_base(loaded, workplace.store, chosen.line)
     return Opened(loaded, weights, stored)
 
 

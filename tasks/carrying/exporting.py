@@ -20,7 +20,7 @@ from editing.weights import Factors, WeightUpdate, concatenate
 from tasks.carrying.card import Asked, Made, write_card
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
 from tasks.meter import Meter
-from tasks.stores.batches import FINISHED, unpack
+from tasks.stores.batches import finished_in, unpack
 from tasks.workplace import Workplace
 
 Form = Literal["merged", "lora", "gguf-lora", "safetensors-diff"]
@@ -94,7 +94,7 @@ def factors_of(version: Opened) -> dict[str, Factors]:
     finished: set[str] = set()
     for manifest, tensors in version.stored:
         if manifest.live is not None:
-            batches, finished = [], {name.removeprefix(FINISHED) for name in tensors if name.startswith(FINISHED)}
+            batches, finished = [], {*finished_in(tensors)}
         batches.append(unpack(tensors).update)
     found = concatenate(batches)
     for name in sorted(finished):
@@ -127,11 +127,11 @@ def _asked_again(
 def _says(
     chosen: Chosen, loaded: LoadedModel, edits: Sequence[Edit], update: WeightUpdate | None, meter: Meter
 ) -> list[Said]:
-    alone = [edit.model_copy(update={"paraphrases": ()}) for edit in edits]
     chat, others = chat_of(loaded.tokenizer, chosen.spec.template), others_of_its_kind(edits)
     updates = None if update is None else [update] * len(edits)
+    tell = meter.part(len(edits))
     return said(
-        loaded.model, loaded.tokenizer, alone, chat, others=others, updates=updates, on_progress=meter.part(len(edits))
+        loaded.model, loaded.tokenizer, edits, chat, others=others, paraphrases=False, updates=updates, on_progress=tell
     )
 
 

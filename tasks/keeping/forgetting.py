@@ -31,7 +31,7 @@ from tasks.ledger.removals import OPEN, UNWRITTEN, WRITTEN, removals_of, take_ou
 from tasks.ledger.reserved import RESERVED
 from tasks.ledger.rewriting import FORGOTTEN, drop_history, rewrite
 from tasks.ledger.view import LineView
-from tasks.lines.stored import stored_line
+from tasks.lines.stored import check_known
 from tasks.progress import stage
 from tasks.stores.lease import holder
 from tasks.stores.opening import open_store
@@ -94,9 +94,9 @@ def _check(workplace: Workplace, line: str, names: Sequence[str], reason: str) -
         raise UsageError("name the requests that are to be forgotten, by their ids; errata history shows them")
     if not reason.strip():
         raise UsageError("to forget needs a reason: it stands in the ledger in the place of what was said")
-    store, seen = workplace.store.store, workplace.ledger.look(line).get(line)
-    if stored_line(store, line) is None and seen is None:
-        raise UsageError(f"there is no line '{line}'; errata status names all")
+    store = workplace.store.store
+    check_known(store, workplace.ledger, line)
+    seen = workplace.ledger.look(line).get(line)
     for name in names:
         if seen is None or name not in seen.standings:
             raise UsageError(f"line '{line}' knows no request {shown(name)}; see errata history --line {line}")

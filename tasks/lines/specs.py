@@ -50,6 +50,13 @@ def read_line(store: ObjectStore, line: str) -> LineSpec | None:
     return None if data is None else read_record(LineSpec, data, where(store, line))
 
 
+def existing_line(store: ObjectStore, line: str) -> LineSpec:
+    """The line's definition. Raises UsageError where it does not exist."""
+    if (found := read_line(store, line)) is None:
+        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    return found
+
+
 def resolve_line(
     store: ObjectStore,
     settings: Settings,

@@ -1,14 +1,18 @@
 """A line's definition as it is stored, for whoever only shows it: methods and models take seconds to import."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from editing.errors import UsageError
 from tasks.names import check_line
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record
 from tasks.text import Text
+
+if TYPE_CHECKING:
+    from tasks.ledger.table import Ledger
 
 
 class StoredLine(BaseModel):
@@ -47,3 +51,9 @@ def stored_line(store: ObjectStore, line: str) -> StoredLine | None:
     """The line as it is stored, or None when it does not exist yet."""
     data = definition(store, line)
     return None if data is None else read_record(StoredLine, data, where(store, line))
+
+
+def check_known(store: ObjectStore, ledger: "Ledger", line: str) -> None:
+    """Raises UsageError for a line that is neither defined nor in the ledger."""
+    if stored_line(store, line) is None and line not in ledger.look(line):
+        raise UsageError(f"there is no line '{line}'; errata status names all")

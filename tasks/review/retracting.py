@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from editing.errors import UsageError
 from tasks.ledger.removals import TakenOut, take_out
 from tasks.ledger.reserved import REFUSE, RETRACT
-from tasks.lines.stored import stored_line
+from tasks.lines.stored import check_known
 from tasks.review.decided import By
 from tasks.workplace import Workplace
 
@@ -50,8 +50,7 @@ def _take_out(
     names = [name.strip() for name in requests if name.strip()]
     if not names:
         raise UsageError("name the requests that are to be taken out, by their ids; errata history shows them")
-    if stored_line(store.store, line) is None and line not in ledger.look(line):
-        raise UsageError(f"there is no line '{line}'; errata status names all")
+    check_known(store.store, ledger, line)
     actor = (by or By(workplace.settings.who)).actor
     done = take_out(store, ledger, line, names, actor, reason.strip(), prefix=prefix)
     said = [f"{name}: withdrawn" for name in done.withdrawn]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from editing.edit import shown
 from editing.errors import UsageError
 from editing.request import Moment
-from tasks.lines.stored import stored_line
+from tasks.lines.stored import check_known
 from tasks.review.votes import votes
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.stores.snapshots import SnapshotStore
@@ -78,8 +78,8 @@ def service_history(workplace: Workplace, line: str) -> list[Service]:
     """
     store = workplace.store
     heads = store.heads(line)
-    if not heads and stored_line(store.store, line) is None and line not in workplace.ledger.look(line):
-        raise UsageError(f"there is no line '{line}'; errata status names all")
+    if not heads:
+        check_known(store.store, workplace.ledger, line)
     begun = _moves(heads)
     ends = [head.moved if head else None for head in (*begun[1:], None)]
     looked = _Looked(workplace, line, heads)

@@ -22,7 +22,6 @@ from editing.models import LoadedModel
 from editing.tokens import pad_token
 from tasks.retries import may_pass
 from tasks.stores.batches import Travelling
-from tasks.stores.errors import DigestMismatch
 from tasks.stores.snapshots import SnapshotStore
 
 ROWS_AT_ONCE = 32
@@ -227,14 +226,3 @@ class Engine(threading.Thread):
 
 def _stopped(stops: Sequence[str], text: str) -> bool:
     return any(stop in text for stop in stops)
-
-
-def check_base(loaded: LoadedModel, store: SnapshotStore, line: str) -> None:
-    """Raises DigestMismatch where the base is not the one that the line's versions were made on."""
-    numbers = store.numbers(line)
-    manifest = store.version(line, numbers[-1]).manifest if numbers else None
-    if manifest is not None and manifest.base_digest != loaded.digest:
-        raise DigestMismatch(
-            f"base '{loaded.reference}' has digest {loaded.digest[:12]}, version {manifest.version} of line '{line}' "
-            f"needs {manifest.base_digest[:12]}; put the base back as it was"
-        )

@@ -57,11 +57,22 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
     chain = store.chain(pointer["snapshot"])
     dtype = str(pointer.get("dtype") or "float32")
     loaded = load_model(pointer["base"], dtype=dtype, device=used.device, cache=used.cache_folder)
-    if loaded.digest != pointer["base_digest"]:
-        raise DigestMismatch(
-            f"base '{pointer['base']}' has digest {loaded.digest[:12]}, version {pointer['version']} of line "
-            f"'{pointer['line']}' needs {pointer['base_digest'][:12]}; put the base back as it was"
-        )
+    _check_digest(loaded, pointer["base_digest"], pointer["line"], pointer["version"])
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
     restore_weights(loaded, weights, None, ((m, store.tensors(m, values=False)) for m in chain))
     return Answerer(loaded)
+
+
+def check_base(loaded: LoadedModel, store: SnapshotStore, line: str) -> None:
+    """Raises DigestMismatch where the base is not the one that the line's versions were made on."""
+    if numbers := store.numbers(line):
+        manifest = store.version(line, numbers[-1]).manifest
+        _check_digest(loaded, manifest.base_digest, line, manifest.version)
+
+
+def _check_digest(loaded: LoadedModel, digest: str, line: str, version: int) -> None:
+    if loaded.digest != digest:
+        raise DigestMismatch(
+            f"base '{loaded.reference}' has digest {loaded.digest[:12]}, version {version} of line '{line}' needs "
+            f"{digest[:12]}; put the base back as it was"
+        )

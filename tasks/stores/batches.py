@@ -19,6 +19,11 @@ FINISHED = "T/"
 """Before the name of a weight whose finished tensor a root holds."""
 
 
+def finished_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The finished tensors that a root stores in the place of factors, by their weights."""
+    return {name.removeprefix(FINISHED): one for name, one in tensors.items() if name.startswith(FINISHED)}
+
+
 def restore_weights(
     loaded: LoadedModel,
     weights: EditedWeights,
@@ -47,7 +52,7 @@ def restore_weights(
             )
         if manifest.live is not None:
             batches, anew = [], True
-            finished = {name.removeprefix(FINISHED): t for name, t in tensors.items() if name.startswith(FINISHED)}
+            finished = finished_in(tensors)
         batches.append(unpack(tensors))
         manifests.append(manifest)
     if not manifests:

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from editing.digests import sha256
+from editing.files import flush
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.objects import Entry, check_key
 
@@ -142,7 +143,7 @@ class FolderStore:
                     file.flush()
                     os.fsync(file.fileno())
                 yield temporary
-                _sync_folder(path.parent)
+                flush(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -174,15 +175,7 @@ def _make_folder(path: Path) -> None:
         return
     _make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(path.parent)
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -28,7 +28,8 @@ def rewrite_tags(tracker: Tracker, line: str, change: Change) -> None:
             for key, value in run.data.tags.items():
                 if (new := change(value)) != value:
                     client.set_tag(run.info.run_id, key, new)
-        for number, known in _versions(tracker, line):
+        for known in tracker._search(line):
+            number = str(known.version)
             if (new := change(known.description or "")) != (known.description or ""):
                 client.update_model_version(line, number, new)
             for key, value in known.tags.items():
@@ -63,14 +64,5 @@ def _runs(tracker: Tracker, line: str) -> Iterator[Any]:
     while True:
         found = tracker._client.search_runs([tracker.experiment_id], f"tags.`{LINE}` = '{line}'", page_token=token)
         yield from found
-        if not (token := found.token):
-            return
-
-
-def _versions(tracker: Tracker, line: str) -> Iterator[tuple[str, Any]]:
-    token = None
-    while True:
-        found = tracker._client.search_model_versions(f"name = '{check_model_name(line)}'", page_token=token)
-        yield from ((str(one.version), one) for one in found)
         if not (token := found.token):
             return

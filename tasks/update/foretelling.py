@@ -29,15 +29,14 @@ def said_already(session: Session, edits: Sequence[Edit], changed: Collection[st
     asked = [edit for edit in edits if edit.subject not in changed]
     scores = score(loaded.model, loaded.tokenizer, [(edit.text, edit.target_new) for edit in asked])
     likely = [edit for edit, one in zip(asked, scores, strict=True) if one.argmax]
-    alone = [edit.model_copy(update={"paraphrases": ()}) for edit in likely]
-    answers = said(loaded.model, loaded.tokenizer, alone, chat) if alone else []
+    answers = said(loaded.model, loaded.tokenizer, likely, chat, paraphrases=False) if likely else []
     return {
         edit.id: (
             f"edit '{edit.id}': the model says {shown(edit.target_new)} already after {shown(edit.text)}, so there is "
             "nothing to correct; leave it out, or ask it where the model says something else"
         )
         for edit, answer in zip(likely, answers, strict=True)
-        if answer.prompt.right and (answer.chat is None or answer.chat.right)
+        if answer.right
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from editing.chat import question_of
 from editing.edit import SLOT, Edit, shown
@@ -10,10 +10,12 @@ from editing.errors import InvalidEdit, UsageError
 from editing.measure.said import Said, others_of_its_kind
 from editing.request import fact_of, make_request, with_join
 from tasks.ledger import intake
+from tasks.ledger.appending import Known
+from tasks.ledger.appending import Request as Named
 from tasks.ledger.choosing import question
 from tasks.ledger.events import Event
 from tasks.ledger.view import LineView, chain, look
-from tasks.lines.specs import LineSpec, read_line
+from tasks.lines.specs import LineSpec, existing_line
 from tasks.progress import note, stage
 from tasks.report.data import Moved, MovedRow
 from tasks.update.saying import Tell, conversation, said_about
@@ -33,7 +35,7 @@ class Source:
     view: LineView
     requests: Mapping[str, Edit]
     """By id, with what each carries."""
-    facts: Mapping[str, Edit] = field(default_factory=dict)
+    facts: Mapping[str, Edit]
     """The same as the methods take them."""
 
 
@@ -45,9 +47,7 @@ def source_of(workplace: Workplace, line: str, to: str) -> Source:
     """
     if line == to:
         raise UsageError(f"line '{line}' cannot be moved onto itself; choose another --to")
-    spec = read_line(workplace.store.store, line)
-    if spec is None:
-        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    spec = existing_line(workplace.store.store, line)
     view = look(workplace.store, workplace.ledger, line)
     states = workplace.ledger.states(line)
     known = [name for name, one in states.items() if one.state == "rejected" and (one.metrics or {}).get(KNOWN)]
@@ -123,8 +123,8 @@ def _end_known(workplace: Workplace, requests: Mapping[str, Edit], line: str) ->
     by = {"line": line, "actor": workplace.settings.who}
     reason = "known: the base says it already, asked as people ask"
 
-    def events(states: Mapping[tuple[str, str], object]) -> Sequence[Event]:
-        new = [name for name in requests if not getattr(states[line, name], "event_ids", ())]
+    def events(states: Mapping[Named, Known]) -> Sequence[Event]:
+        new = [name for name in requests if not states[line, name].event_ids]
         return [
             event
             for name in new
@@ -141,8 +141,7 @@ def _end_known(workplace: Workplace, requests: Mapping[str, Edit], line: str) ->
 def _serving(workplace: Workplace, source: Source) -> Session:
     """The version in service, to be asked alone."""
     session = open_session(source.spec, workplace.settings, only_asked=True)
-    served = chain(source.view, source.view.serving)
-    session.restore((one, workplace.store.tensors(one, values=False)) for one in served)
+    session.restore_from(workplace.store, chain(source.view, source.view.serving))
     return session
 
 
@@ -151,8 +150,7 @@ def _answers(
 ) -> dict[str, Said]:
     """By id; nothing of what this model cannot read."""
     asked = readable(session.loaded, edits).accepted
-    alone = [edit.model_copy(update={"paraphrases": ()}) for edit in asked]
-    return said_about(session, alone, conversation(session), others, paraphrases=False, on_progress=tell)
+    return said_about(session, asked, conversation(session), others, paraphrases=False, on_progress=tell)
 
 
 def _row(edit: Edit, then: Said | None, base: Said | None) -> MovedRow:
@@ -163,7 +161,7 @@ def _row(edit: Edit, then: Said | None, base: Said | None) -> MovedRow:
         target=edit.target_new,
         line_says=_text(then),
         base_says=_text(base),
-        known=base is not None and base.prompt.right and (base.chat is None or base.chat.right),
+        known=base is not None and base.right,
     )
 
 

@@ -20,9 +20,9 @@ def said_by_copy(
     others: Mapping[str, Sequence[str]],
 ) -> dict[str, Paired]:
     """Whether each edit is said, in the chat where there is one; nothing of it is kept for other questions."""
-    alone = [edit.model_copy(update={"paraphrases": ()}) for edit in edits]
     loaded = session.loaded
     with Meter(f"a copy in {kind}", 1) as meter, quantised(loaded.model, kind):
-        found = said(loaded.model, loaded.tokenizer, alone, chat, others=others, on_progress=meter.part(1))
+        tell = meter.part(1)
+        found = said(loaded.model, loaded.tokenizer, edits, chat, others=others, paraphrases=False, on_progress=tell)
     now = [float((one.chat or one.prompt).right) for one in found]
     return {f"quantised.{kind}": Paired(now, of=[one.edit_id for one in found])}

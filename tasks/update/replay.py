@@ -96,9 +96,9 @@ def judge_again(
     below = next((place + 1 for place, one in enumerate(chain) if one.version == served), 0)
     waiting = [known[name] for one in chain[below:] for name in one.request_ids if name in known]
     references = {scope: measure_reference(session, one.policy, texts) for scope, one in records.items()}
-    _restore(workplace, session, chain[:below])
+    session.restore_from(workplace.store, chain[:below])
     champion = _champion(session, waiting, records["job"], references["job"]) if below and "job" in records else None
-    _restore(workplace, session, chain[below:])
+    session.restore_from(workplace.store, chain[below:])
     found = []
     for scope, record in records.items():
         if scope == "batch":
@@ -145,10 +145,6 @@ def _check_text(records: dict[Scope, Record], texts: Sequence[str] | None) -> No
 def _known(workplace: Workplace, chain: Sequence[Manifest], spec: LineSpec) -> dict[str, Edit]:
     names = list(dict.fromkeys(name for one in chain for name in (*(one.live or ()), *one.request_ids)))
     return known_edits(workplace.ledger, chain[-1].line, names, spec.join)
-
-
-def _restore(workplace: Workplace, session: Session, manifests: Sequence[Manifest]) -> None:
-    session.restore((one, workplace.store.tensors(one, values=False)) for one in manifests)
 
 
 def _champion(session: Session, edits: Sequence[Edit], record: Record, reference: Reference) -> Served:

@@ -22,7 +22,7 @@ from editing.weights import Undo
 from tasks.ledger.catching_up import version_events
 from tasks.ledger.events import Event
 from tasks.retries import RETRIES
-from tasks.stores.batches import FINISHED
+from tasks.stores.batches import finished_in
 from tasks.stores.manifest import Manifest, Version
 from tasks.stores.roots import pack_root
 from tasks.update.function import function_of
@@ -255,7 +255,7 @@ def _publish(run: Run, session: Session, made: _Made, stand: Footing, leaving: L
         rows = {"z_base": z_base, "missing": z_base.new_tensor([standing[edit.id].missing for edit in made.edits])}
         told = told_standing(standing)
     update, rest = pack_root(made.update, made.z_star, rows, session.weights)
-    if any(name.startswith(FINISHED) for name in update):
+    if finished_in(update):
         session.weights.settle(made.update.update)
     store, ledger = run.workplace.store, run.workplace.ledger
     manifest = Manifest(

@@ -34,6 +34,7 @@ from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
+from tasks.stores.snapshots import SnapshotStore
 from tasks.update import kept
 from tasks.update.begun import FLUENCY_SEED, Begun
 from tasks.update.prepared import Preparation
@@ -84,6 +85,10 @@ class Session:
         found = restore_weights(self.loaded, self.weights, self.method_input.history, reading())
         self.live = [] if any(one.live is not None for one in read) else self.live
         self.live += found
+
+    def restore_from(self, store: SnapshotStore, manifests: Iterable[Manifest]) -> None:
+        """The same of versions that are only to be asked: nothing that later batches need is read."""
+        self.restore((one, store.tensors(one, values=False)) for one in manifests)
 
     def remember(self, request_ids: Sequence[str], batch: BatchUpdate) -> None:
         """A batch was kept: later batches leave its keys alone and count its features."""

@@ -52,7 +52,7 @@ def ask_champion(workplace: Workplace, view: LineView, spec: LineSpec, sample: i
         return Asked(0, {}, (Finding(kind="not seen", weight="late", about="base", text=text),))
     reference = measure_reference(session, MEASURED)
     try:
-        session.restore((one, workplace.store.tensors(one, values=False)) for one in served)
+        session.restore_from(workplace.store, served)
     except (DigestMismatch, ObjectNotFound, RecordError) as error:
         return Asked(0, {}, (Finding(kind="damaged", weight="breach", text=f"cannot be loaded: {error}"),))
     with Meter("the version in service", sample + 1) as meter:

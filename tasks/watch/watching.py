@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from editing.errors import ErrataError, UsageError
+from editing.errors import ErrataError
 from tasks.ledger.removals import take_out_expired
 from tasks.ledger.view import LineView, look
-from tasks.lines.stored import stored_line
+from tasks.lines.stored import check_known
 from tasks.progress import note, stage
 from tasks.review.pending import EXPIRED, carry_out
 from tasks.tracking.errors import TrackingError
@@ -46,7 +46,7 @@ def watch_over(workplace: Workplace, watch: Watch) -> WatchReport:
         UsageError: there is no such line.
         StorageError, LedgerError: neither can be asked whether there is.
     """
-    _check_known(workplace, watch.line)
+    check_known(workplace.store.store, workplace.ledger, watch.line)
     seen, view = _Seen(), None
     with seen.or_said("decisions made elsewhere"):
         seen.done += _carry_out(workplace, watch.line)
@@ -105,11 +105,6 @@ class _Seen:
             text = f"{about}: {' '.join(str(error).split())}"
             if not any((one.kind, one.about) == ("not seen", about) for one in self.findings):
                 self.findings.append(Finding(kind="not seen", weight="late", about=about, text=text))
-
-
-def _check_known(workplace: Workplace, line: str) -> None:
-    if stored_line(workplace.store.store, line) is None and line not in workplace.ledger.look(line):
-        raise UsageError(f"there is no line '{line}'; errata status names all")
 
 
 def _carry_out(workplace: Workplace, line: str) -> list[str]:

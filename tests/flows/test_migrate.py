@@ -8,6 +8,7 @@ from flows.migrate import migrate
 from tasks.ledger import intake
 from tasks.ledger.removals import take_out
 from tasks.ledger.view import look
+from tasks.lines.specs import read_line
 from tasks.report.render import render_html, render_markdown
 from tasks.review import decisions
 from tasks.review.registering import pointer
@@ -35,7 +36,7 @@ def release(place, good_edits, tmp_path):
     workplace = place("trainer")
     written(workplace, "trainer", good_edits[:1])
     [version] = workplace.store.versions("trainer")
-    spec = moving.read_line(workplace.store.store, "trainer")
+    spec = read_line(workplace.store.store, "trainer")
     loaded = load_version(pointer(workplace, version, spec), workplace.settings).loaded
     loaded.model.save_pretrained(tmp_path / "release")
     loaded.tokenizer.save_pretrained(tmp_path / "release")
