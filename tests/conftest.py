@@ -64,6 +64,15 @@ def no_thread_of_an_earlier_server() -> Iterator[None]:
     yield
 
 
+@pytest.fixture(autouse=True)
+def mlflow_finds_its_databases_anew() -> Iterator[None]:
+    """An address that one test gives MLflow as its process's own would win over the environment of the next."""
+    yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+
+
 VOCABULARY = 320
 END = "<|endoftext|>"
 SENTENCES = (

@@ -135,10 +135,7 @@ def test_its_models_answer(home, errata):
     assert list(first["answers"]) == ["base", "champion (version 1)", "challenger (version 4)"]
     said = [row["answers"]["champion (version 1)"] for row in (first, second)]
     mlflow.set_tracking_uri(f"sqlite:///{home.home / 'mlflow.db'}")
-    try:
-        model = mlflow.pyfunc.load_model("models:/main@champion")
-    finally:
-        mlflow.set_tracking_uri(None)
+    model = mlflow.pyfunc.load_model("models:/main@champion")
     assert [answer.strip() for answer in model.predict(list(PROMPTS))] == said
 
 

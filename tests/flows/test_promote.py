@@ -46,9 +46,9 @@ def job(home: Workplace, *edits) -> None:
 def check_serves(production: Workplace, version: int, prompts: list[str]) -> list[str]:
     assert not audit(open_workplace(production.settings)).faults
     assert production.store.head(LINE).version == version
-    mlflow.set_registry_uri(production.settings.mlflow_uri)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MLFLOW_TRACKING_URI", production.settings.mlflow_uri)
+        patched.setenv("MLFLOW_REGISTRY_URI", production.settings.mlflow_uri)
         return list(mlflow.pyfunc.load_model(f"models:/{LINE}@champion").predict(prompts))
 
 
