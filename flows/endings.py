@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial, wraps
-from typing import Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
@@ -31,8 +31,10 @@ from tasks.secrets import without_secrets
 from tasks.settings import Settings, load_settings
 from tasks.stores.errors import LineBusy
 from tasks.stores.manifest import Version
-from tasks.update.journal import JobSummary
 from tasks.workplace import Workplace
+
+if TYPE_CHECKING:  # it brings torch, which decisions and upkeep do without
+    from tasks.update.journal import JobSummary
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ def mlflow_status(error: BaseException) -> Literal["FAILED", "KILLED"]:
     return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
-def announced(line: str, what: str, work: Callable[[], JobSummary]) -> JobSummary:
+def announced(line: str, what: str, work: "Callable[[], JobSummary]") -> "JobSummary":
     """The end of a flow that runs a job of a line: Prefect's page hears of `what`, and people of a job that failed."""
     settings = load_settings()
     try:
