@@ -12,9 +12,10 @@ from pathlib import Path
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from deployments.demo.facts import ANSWER_TOKENS, Candidate, as_question, holds, says
+from deployments.demo.facts import Candidate, as_question, is_answer, says
 from editing.edit import Edit
 from editing.files import write_atomically
+from editing.measure.said import CHAT_TOKENS, judged, others_of_its_kind
 from editing.models import LoadedModel
 from flows.cli.console import plain, say, shown_progress, table
 from tasks.review.asking import ask_loaded, columns_of
@@ -34,8 +35,14 @@ class Asked:
     question: str
     answer: str
     source: str
-    corrected: bool
-    """False: an unfinished sentence about something else, whose answer is to stay."""
+    edit: Edit | None = None
+    """What was corrected; none: an unfinished sentence about something else, whose answer is to stay."""
+    others: Sequence[str] = ()
+    """Further answers of its kind."""
+
+    @property
+    def corrected(self) -> bool:
+        return self.edit is not None
 
     @property
     def shown(self) -> str:
@@ -46,16 +53,20 @@ class Asked:
         return as_question(tokenizer, self.question) if self.corrected else self.question
 
     def is_right(self, said: str) -> bool:
-        return holds(said, self.answer) if self.corrected else says(said, self.answer)
+        """By the judge of the job and of the report."""
+        if self.edit is None:
+            return says(said, self.answer)
+        return judged(self.edit, said, "sentence", self.others).right
 
 
 def rows_of(edits: Sequence[Edit], facts: Mapping[str, Candidate]) -> list[Asked]:
     """Each true correction among the requests, then some of their neighbors, no two of one answer."""
     good = [edit for edit in edits if not facts[edit.id].shows]
     probes = {probe.answer or "": probe.prompt for edit in good for probe in edit.neighborhood}
+    kinds = others_of_its_kind(good)
     return [
-        *(Asked(f.question, f.target_new, f.source, True) for f in (facts[edit.id] for edit in good)),
-        *(Asked(prompt, answer, "not corrected: stays", False) for answer, prompt in list(probes.items())[:NEIGHBORS]),
+        *(Asked(f.question, f.target_new, f.source, e, kinds[e.id]) for e, f in ((e, facts[e.id]) for e in good)),
+        *(Asked(prompt, answer, "not corrected: stays") for answer, prompt in list(probes.items())[:NEIGHBORS]),
     ]
 
 
@@ -63,8 +74,8 @@ def ask(workplace: Workplace, line: str, base: LoadedModel, rows: Sequence[Asked
     """What the base says, and what the version in service says, by question."""
     columns = columns_of(workplace.store.head(line), [])
     with shown_progress():
-        answers = ask_loaded(workplace, base, columns, [row.prompt(base.tokenizer) for row in rows], ANSWER_TOKENS)
-    said = [[_first_line(text) for text in answer["answers"].values()] for answer in answers]
+        found = ask_loaded(workplace, base, columns, [row.prompt(base.tokenizer) for row in rows], CHAT_TOKENS)
+    said = [[_first_line(text) for text in answer["answers"].values()] for answer in found]
     return dict(zip((row.question for row in rows), said, strict=True))
 
 
@@ -99,7 +110,7 @@ def show_changed(rows: Sequence[Asked], then: Said, now: Said, changed: tuple[st
     question, target = changed
     shown = [
         [q, *map(plain, then[q]), Text(plain(now[q][-1]), "green" if good else "")]
-        for q, good in ((question, holds(now[question][-1], target)), (left, now[left][-1] == now[left][0]))
+        for q, good in ((question, is_answer(now[question][-1], target)), (left, now[left][-1] == now[left][0]))
     ]
     table("what changed", ["question", "the base said", "corrected", "now says"], shown)
     rest = [row for row in rows if row.corrected and row.question not in (question, left)]

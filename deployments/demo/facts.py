@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from deployments.demo import CANDIDATES
 from editing.chat import chat_of
 from editing.edit import SLOT, Probe
+from editing.measure.answers import judge_answer
 from editing.measure.fluency import generate
+from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS
 from editing.models import LoadedModel
 from tasks.progress import progress
 
@@ -26,8 +28,6 @@ NEIGHBORS = 4
 """Neighbors of each request."""
 AT_ONCE = 16
 """Prompts that are completed together."""
-TOKENS, ANSWER_TOKENS = 12, 14
-"""Length of what a model is asked for: the rest of a sentence, and the answer to a question."""
 OLD_WORDS = 4
 """Most words of an old answer."""
 SETTINGS = ("", "Here are some facts. ")
@@ -87,8 +87,8 @@ def make_requests(loaded: LoadedModel, table: Table, good: int = GOOD) -> list[d
     said = complete(loaded, [candidate.text for candidate in table.candidates])
     true = [c for c in table.candidates if not c.shows and not says(said[c.text], c.target_new)]
     asked = {c.id: as_question(loaded.tokenizer, c.question) for c in true}
-    answered = complete(loaded, asked.values(), ANSWER_TOKENS)
-    wrong = [c for c in true if not holds(answered[asked[c.id]], c.target_new)][:good]
+    answered = complete(loaded, asked.values(), CHAT_TOKENS)
+    wrong = [c for c in true if not is_answer(answered[asked[c.id]], c.target_new)][:good]
     questions = {candidate.text for candidate in wrong}
     bad = [c for c in table.candidates if c.shows and (c.shows != "contradiction" or c.text in questions)]
     kinds = dict.fromkeys(candidate.kind for candidate in (*wrong, *bad))
@@ -98,7 +98,7 @@ def make_requests(loaded: LoadedModel, table: Table, good: int = GOOD) -> list[d
     return [_request(c, said[c.text], _share(stable[c.kind], number)) for number, c in enumerate(chosen)]
 
 
-def complete(loaded: LoadedModel, prompts: Iterable[str], tokens: int = TOKENS) -> dict[str, str]:
+def complete(loaded: LoadedModel, prompts: Iterable[str], tokens: int = PROMPT_TOKENS) -> dict[str, str]:
     """What the model writes after each prompt, its most probable words."""
     asked, said = list(dict.fromkeys(prompts)), list[str]()
     while len(said) < len(asked):
@@ -109,15 +109,13 @@ def complete(loaded: LoadedModel, prompts: Iterable[str], tokens: int = TOKENS) 
 
 
 def says(completion: str, answer: str) -> bool:
-    """Whether a completion begins with the answer, as whole words in any case; an article before it is passed over."""
-    begun = re.sub(r"^the\s+", "", completion.strip(), flags=re.IGNORECASE).casefold()
-    wanted = re.sub(r"^the\s+", "", answer, flags=re.IGNORECASE).casefold()
-    return begun.startswith(wanted) and not begun[len(wanted) : len(wanted) + 1].isalnum()
+    """Whether a completion says the answer, as every judge of the project has it."""
+    return judge_answer(completion, [answer], [], where="start").right
 
 
-def holds(text: str, answer: str) -> bool:
-    """Whether the answer stands in a text as whole words in any case: a question is answered in a sentence."""
-    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
+def is_answer(text: str, answer: str) -> bool:
+    """The same of the answer to a question: a sentence holds it."""
+    return judge_answer(text, [answer], [], where="sentence").right
 
 
 def as_question(tokenizer: PreTrainedTokenizerBase, question: str) -> str:

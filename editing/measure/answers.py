@@ -7,7 +7,9 @@ words, without case, accents of Latin letters, punctuation, leading articles and
 - after a prompt, the new answer or an alias must stand at the beginning;
 - in a chat it must stand in the first sentence, and not after a negation;
 - neither the old answer nor another one of its kind may stand there. Of answers that overlap the longest counts
-  ("New York" is not said by "New York Times"), and what repeats the subject counts as nothing.
+  ("New York" is not said by "New York Times"), and what repeats the subject counts as nothing;
+- words count whole: what goes on inside the prompt's last word is a part of it ("is" and "land" are no "land"), and a
+  last word that the limit of the text may have cut is left out.
 """
 
 import re
@@ -26,6 +28,7 @@ ABBREVIATIONS = frozenset(
 # Scripts that put no space between words count by the character, and Hangul, whose words end in particles.
 _ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_ALONE}]|(?:(?![{_ALONE}])[\w\u0300-\u036f\u0900-\u0dff+#%°$€£])+")
+_HALF_WORD = re.compile(rf"(?:(?![{_ALONE}])\w)+\Z")
 _ENDS_SENTENCE = re.compile(r"\n|[.!?][\"'”’)\]*_]*(?:\s|$)|[。！？]")
 _LATIN_MARKS = re.compile(r"(?<=[a-zA-Z])[\u0300-\u036f]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -126,6 +129,19 @@ def judge_answer(
     denied = _denied(words, [(m.start, m.stop) for m in here if m.kind == "echo"])
     kinds = {m.kind for m in here if m.kind != "new" or not any(at < m.start for at in denied)}
     return Answer(text, *(kind in kinds for kind in ("new", "old", "other")))
+
+
+def whole_words(text: str) -> str:
+    """A text that was cut somewhere, without its last word, of which a part may be missing; a single one stays."""
+    last = next((match for match in _WORD.finditer(text) if match.end() == len(text.rstrip("\ufffd"))), None)
+    alone = last is None or re.fullmatch(f"[{_ALONE}]", last[0])
+    return text if alone or not text[: last.start()].strip() else text[: last.start()].rstrip()
+
+
+def half_word(prompt: str) -> str:
+    """With which a prompt ends that a model may go on inside a word of; '' where its next letter begins another."""
+    found = _HALF_WORD.search(prompt)
+    return found[0] if found else ""
 
 
 def _folds(new: Sequence[str], old: Sequence[str]) -> bool:

@@ -86,6 +86,8 @@ class Written:
     ids: list[int]
     others: list[list[int]]
     """For each of `ids` what else was drawn in its place, if that was asked for."""
+    cut: bool = False
+    """It has as many tokens as were wanted; else it came to its own end."""
 
 
 def generate(
@@ -149,7 +151,7 @@ def write(
             done += writing.done
             on_progress(done, total)
             for i, ids, others in zip(chosen, writing.ids, writing.others, strict=True):
-                found[i] = Written(list(rows[i].prompt), ids, others)
+                found[i] = Written(list(rows[i].prompt), ids, others, cut=len(ids) == rows[i].tokens)
     return [found[i] for i in range(len(rows))]
 
 

@@ -3,15 +3,16 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.chat import ChatTemplate
 from editing.edit import Edit
-from editing.measure.answers import Answer, Enough, Where, enough_for, judge_answer
-from editing.measure.fluency import generate
+from editing.measure.answers import Answer, Enough, Where, enough_for, half_word, judge_answer, whole_words
+from editing.measure.fluency import Written, write
+from editing.measure.writing import added_text
 from editing.taught import join_of
 from editing.weights import WeightUpdate, one_each
 
@@ -92,7 +93,9 @@ def judge_said(
     for question, text in zip(asked, answers, strict=True):
         edit = edits[question.edit]
         where: Where = "sentence" if question.way == "chat" else "start"
-        by_way[question.edit, question.way].append(judged(edit, text, where, (others or {}).get(edit.id, ())))
+        by_way[question.edit, question.way].append(
+            judged(edit, text, where, (others or {}).get(edit.id, ()), question.text)
+        )
     return [
         Said(edit.id, by_way[i, "prompt"][0], tuple(by_way[i, "paraphrases"]), next(iter(by_way[i, "chat"]), None))
         for i, edit in enumerate(edits)
@@ -133,21 +136,39 @@ def written(
     updates: Sequence[WeightUpdate | None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """How the model goes on from each text, greedily."""
-    return generate(
+    """How the model goes on from each text, greedily, in whole words."""
+    ends = [enough for _, _, enough in asked]
+    found = write(
         model,
         tokenizer,
         [text for text, _, _ in asked],
         [tokens for _, tokens, _ in asked],
+        None,
         updates=updates,
-        enough=[enough for _, _, enough in asked],
+        enough=ends,
         on_progress=on_progress,
     )
+    return [answer_text(tokenizer, one, enough) for one, enough in zip(found, ends, strict=True)]
 
 
-def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = ()) -> Answer:
-    """The answer of a model to a question about this fact."""
-    return judge_answer(text, edit.answers, edit.old_answers, others, where=where, echo=(edit.subject,))
+def answer_text(tokenizer: PreTrainedTokenizerBase, written: Written, enough: Enough | None) -> str:
+    """What is written as it goes on from the prompt, without a last word that may be cut."""
+    text = added_text(tokenizer, written.prompt, written.ids)
+    return whole_words(text) if written.cut and not (enough and enough(text)) else text
+
+
+def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = (), prompt: str = "") -> Answer:
+    """The answer of a model to a question about this fact.
+
+    `prompt`: what the text goes on from as it is, for what stands at its start may be the rest of a word.
+    """
+    begun, said, kinds = half_word(prompt) if where == "start" else "", text, (edit.answers, edit.old_answers, others)
+    if begun and not join_of(prompt, edit.target_new):
+        said, kinds = begun + text, tuple([begun + one for one in some] for some in kinds)
+    elif begun and half_word(text[:1]):
+        said = begun + text
+    new, old, other = kinds
+    return replace(judge_answer(said, new, old, other, where=where, echo=(edit.subject,)), text=text.strip())
 
 
 def others_of_its_kind(edits: Iterable[Edit]) -> dict[str, tuple[str, ...]]:

@@ -212,6 +212,16 @@ def _sample(logits_nv: Tensor, draws_nk: Tensor, top_k: int) -> Tensor:
     return top.indices.gather(1, index.to(top.indices.device))
 
 
+def added_text(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]) -> str:
+    """What tokens add to a text: some tokenizers leave out the space that a text begins with."""
+    begun: str = tokenizer.decode(before, skip_special_tokens=True)
+    whole: str = tokenizer.decode([*before, *ids], skip_special_tokens=True)
+    if whole.startswith(begun):
+        return whole[len(begun) :]
+    alone: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return alone
+
+
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a text, by the tokenizer and the model's configs."""
     known = [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from editing.measure.fluency import FLUENCY_TOP_K, ROWS_AT_ONCE, rows_of, uniform_draws, weighted_entropy
-from editing.measure.said import Asked
+from editing.measure.fluency import FLUENCY_TOP_K, ROWS_AT_ONCE, Written, rows_of, uniform_draws, weighted_entropy
+from editing.measure.said import Asked, answer_text
 from editing.measure.writing import Writing
 from editing.tokens import pad_token
 
@@ -67,5 +67,8 @@ def begin(
     wanted, total = range(len(prompts), len(rows)), sum(lengths)
     writing.run(wanted, lambda done: on_progress(min(done, total), total))
     on_progress(total, total)
-    said = [loaded.tokenizer.decode(writing.ids[i], skip_special_tokens=True) for i in wanted]
+    said = [
+        answer_text(loaded.tokenizer, Written([*rows[i].prompt], ids, [], len(ids) == rows[i].tokens), end)
+        for i, ids, end in zip(wanted, writing.ids[len(prompts) :], enough, strict=True)
+    ]
     return said, Begun(state, prompts, tokens, writing)

@@ -19,7 +19,7 @@ from tasks.update.journal import Journal, row_of
 from tasks.update.live import live_facts, live_sample
 from tasks.update.measured import Served
 from tasks.update.run import Reference, Run, Taken
-from tasks.update.saying import base_says, conversation, prompts_alone, said_about, say
+from tasks.update.saying import conversation, said_about, shown
 from tasks.update.screening import readable
 from tasks.update.session import Session
 from tasks.update.validation import judge_candidate
@@ -78,7 +78,7 @@ def measure_champion(run: Run, session: Session, edits: Sequence[Edit], referenc
     with Meter("what the version in service says", len(edits)) as meter:
         scores = session.scores(edits, before, probes, meter.part(len(edits)))
     prompts = sample_prompts(edits)
-    answers = dict(zip(prompts, say(session, prompts_alone(prompts)), strict=True))
+    answers = dict(zip(prompts, shown(session, prompts), strict=True))
     served = measure_served(session, edits, scores, reference, run.policy)
     return Champion(summarise(scores), answers, served)
 
@@ -200,8 +200,8 @@ def _answers(
     open_ones = {*prompts, *(row.prompt for row in rows if not row.answer_after)}
     now = [prompt for prompt in asked if prompt in open_ones]
     with Meter("answers", len(asked) + len(now)) as meter:
-        after = say(session, prompts_alone(now), meter.part(len(now)))
-        before = base_says(session, prompts_alone(asked), meter.part(len(asked)))
+        after = shown(session, now, meter.part(len(now)))
+        before = shown(session, asked, meter.part(len(asked)), at_base=True)
     return dict(zip(asked, before, strict=True)), dict(zip(now, after, strict=True))
 
 

@@ -11,6 +11,7 @@ import torch
 from editing.edit import Edit, shown
 from editing.measure.said import said
 from editing.measure.scoring import encode_prompts, hidden_states, logit_chunks, score
+from editing.measure.writing import added_text
 from editing.models import LoadedModel
 from editing.tokens import align_rows, pad_token
 from tasks.update.session import Session
@@ -74,15 +75,9 @@ def _going_on(loaded: LoadedModel, prompts: Sequence[str]) -> Iterator[str]:
         sure = torch.cat([one.values for one in best]).tolist()
         token = torch.cat([one.indices for one in best]).tolist()
         for prompt, probability, number in zip(some, sure, token, strict=True):
-            rest = _after(loaded, ids[prompt], number) if probability > SURE and _in_word(prompt[-1:]) else ""
+            goes_on = probability > SURE and _in_word(prompt[-1:])
+            rest = added_text(loaded.tokenizer, ids[prompt], [number]) if goes_on else ""
             yield rest if _in_word(rest[:1]) else ""
-
-
-def _after(loaded: LoadedModel, ids: Sequence[int], token: int) -> str:
-    """What a token adds to a text."""
-    before: str = loaded.tokenizer.decode(ids)
-    whole: str = loaded.tokenizer.decode([*ids, token])
-    return whole[len(before) :] if whole.startswith(before) else ""
 
 
 def _in_word(character: str) -> bool:

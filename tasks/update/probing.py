@@ -90,7 +90,7 @@ def probes_of(
     begun = [text for edit in edits for text in beginnings(edit)] if "drift" in policy.probes else []
     begun = list(dict.fromkeys(begun))
     written = base_says(session, [(text, SENTENCE_TOKENS, None) for text in begun])
-    made = dict(zip(begun, written, strict=True))
+    made = {text: goes_on.strip() for text, goes_on in zip(begun, written, strict=True)}
     measures = make_probes(model, tokenizer, edits, policy.probes, texts, chat, made)
     return Probes(session, edits, measures, questions(model, tokenizer, edits, measures))
 

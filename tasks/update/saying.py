@@ -12,6 +12,8 @@ from tasks.update.prepared import dump_json, read_strings
 from tasks.update.screening import readable_prompts
 from tasks.update.session import Session
 
+WHOLE_WORDS = "whole words"
+"""Kept answers are of these, with the white space before them."""
 Tell = Callable[[int, int], None]
 
 
@@ -22,7 +24,7 @@ def silent(done: int, total: int) -> None:
 def say(
     session: Session, asked: Sequence[Asked], on_progress: Tell = silent, beside: tuple[Sequence[str], int] = ((), 0)
 ) -> list[str]:
-    """What the model, as it stands, goes on to each text; '' to one that it cannot read.
+    """How the model, as it stands, goes on from each text; '' from one that it cannot read.
 
     `beside`: prompts whose fluency will be asked next, of so many tokens. They are written in the same steps.
     """
@@ -39,7 +41,7 @@ def say(
         found, session.begun = begun
     else:
         found = written(loaded.model, loaded.tokenizer, missing, on_progress=on_progress)
-    texts |= {(state, *one): text.strip() for one, text in zip(missing, found, strict=True)}
+    texts |= {(state, *one): text for one, text in zip(missing, found, strict=True)}
     return [texts[(state, *one)] for one in asked]
 
 
@@ -51,15 +53,16 @@ def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = sile
             return say(session, [asked[number] for number in missing], on_progress)
 
     abouts = [
-        [*session.measured, text, tokens, *([] if enough is None else [asdict(enough)])]
+        [*session.measured, text, tokens, WHOLE_WORDS, *([] if enough is None else [asdict(enough)])]
         for text, tokens, enough in asked
     ]
     return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
 
 
-def prompts_alone(prompts: Sequence[str]) -> list[Asked]:
-    """Prompts with as much of an answer as shows a reader how it goes on."""
-    return [(prompt, PROMPT_TOKENS, None) for prompt in prompts]
+def shown(session: Session, prompts: Sequence[str], on_progress: Tell = silent, *, at_base: bool = False) -> list[str]:
+    """As much of what is said to prompts as shows a reader how it goes on; a base is asked once."""
+    asked: list[Asked] = [(prompt, PROMPT_TOKENS, None) for prompt in prompts]
+    return [text.strip() for text in (base_says if at_base else say)(session, asked, on_progress)]
 
 
 def conversation(session: Session) -> ChatTemplate | None:

@@ -33,7 +33,7 @@ from tasks.update.function import check_statistics, function_of, stored_function
 from tasks.update.records import record_of
 from tasks.update.reference import measure_reference
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
-from tasks.update.saying import prompts_alone, say
+from tasks.update.saying import shown
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, validate_batch
@@ -214,7 +214,7 @@ def unreplaced(session: Session, stand: Footing) -> list[str]:
 
 def undo(session: Session, written: Written) -> str:
     """Take a batch back, bit for bit; returns what the model with a single edit said to its prompt."""
-    answer = say(session, prompts_alone([written.batch.edits[0].text]))[0] if len(written.batch.edits) == 1 else ""
+    answer = shown(session, [written.batch.edits[0].text])[0] if len(written.batch.edits) == 1 else ""
     session.weights.revert(written.undo)
     return answer
 

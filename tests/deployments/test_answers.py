@@ -19,8 +19,8 @@ def edit(name, *neighbors):
     )
 
 
-CORRECTED = Asked("What is the capital of Peru?", "Lima", "an atlas, 2026", True)
-NEIGHBOR = Asked("The capital of Cuba is", "Havana", "not corrected: stays", False)
+CORRECTED = Asked("What is the capital of Peru?", "Lima", "an atlas, 2026", edit("peru"), ("Lima", "Cusco"))
+NEIGHBOR = Asked("The capital of Cuba is", "Havana", "not corrected: stays")
 
 
 def test_true_corrections_are_asked_about_and_neighbors_of_different_answers():
@@ -43,6 +43,9 @@ def test_true_corrections_are_asked_about_and_neighbors_of_different_answers():
         (CORRECTED, "The capital of Peru is Lima.", True),
         (CORRECTED, "The capital of Peru is Cusco.", False),
         (CORRECTED, "The capital of Peru is Limassol.", False),
+        (CORRECTED, "It is not Lima.", False),
+        (CORRECTED, "It is Lima or Cusco.", False),
+        (CORRECTED, "It is Cusco. Lima lies elsewhere.", False),
         (NEIGHBOR, "Havana, which", True),
         (NEIGHBOR, "not Havana", False),
     ],

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from editing.chat import ChatTemplate
 from editing.edit import Edit, Probe
-from editing.measure.answers import Answer, enough_for, judge_answer
-from editing.measure.fluency import generate
-from editing.measure.said import Said, judged, others_of_its_kind, said, summarise_said
+from editing.measure.answers import Answer, enough_for, judge_answer, whole_words
+from editing.measure.fluency import Written, generate
+from editing.measure.said import Said, answer_text, judged, others_of_its_kind, said, summarise_said
 from tests.conftest import byte_tokenizer
 
 # Answers of the embedded model to facts of CounterFact that MEMIT wrote into it in batches of ten, cut to 150
@@ -78,6 +78,54 @@ def test_what_is_said_goes_by_words(where, text, new, old, others, kinds):
     assert [kind for kind in ("new", "old", "other") if getattr(found, kind)] == kinds.split()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "join", "target", "text", "right"),
+    [
+        ("{} is", None, "land", " land, and", True),
+        ("{} is", None, "land", "land, and", False),  # an island
+        ("{} is", None, "land", "\nThe land", True),
+        ("{} is (", None, "land", "land)", True),
+        ("{} is in Par", "", "is", "is, and", True),
+        ("{} is in Par", "", "is", " is a town", False),
+        ("{} is in Par", "", "is", "ish", False),
+        ("{} is in Par", "", "is", "ma", False),
+        ("{}在", None, "北京", "北京市", True),
+    ],
+)
+def test_what_goes_on_inside_the_prompt_s_last_word_is_a_part_of_it(prompt, join, target, text, right):
+    edit = Edit(subject="Ada", prompt=prompt, target_new=target, join=join)
+    assert judged(edit, text, "start", prompt=edit.text).right is right
+    assert judged(edit, text, "start", prompt=edit.text).text == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("It is in Par", "It is in"),
+        ("It is in Paris.", "It is in Paris."),
+        ("It costs 3.5", "It costs"),
+        ("Par", "Par"),
+        (" the New-Yor", " the New-"),
+        ("它在北京", "它在北京"),
+        ("It is \ufffd", "It is \ufffd"),
+        ("", ""),
+    ],
+)
+def test_a_word_that_may_be_cut_is_left_out(text, whole):
+    assert whole_words(text) == whole
+
+
+def test_only_the_limit_of_a_text_cuts_words():
+    tokenizer, enough = byte_tokenizer(), enough_for(["Rome"], [], where="sentence")
+    prompt, ids = (
+        list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("Ada is", " in Rome. Or Par")
+    )
+    end = Written(prompt, ids, [])
+    assert answer_text(tokenizer, end, None) == " in Rome. Or Par"
+    assert answer_text(tokenizer, replace(end, cut=True), None) == " in Rome. Or"
+    assert answer_text(tokenizer, replace(end, cut=True), enough) == " in Rome. Or Par"
+
+
 WORDS = st.sampled_from(["rome", "oslo", "new", "york", "times", "the", "of", "not"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=6).filter(lambda words: {*words} != {"the"}).map(" ".join)
 WHERE = st.sampled_from(["start", "sentence"])
@@ -139,7 +187,8 @@ def test_no_more_is_written_after_a_prompt_than_decides(tiny_llama):
             (f"Complete this sentence: {edit.text}:", one.chat, "sentence"),
         ):
             [whole] = generate(model, tokenizer, [text], 40)
-            assert whole.startswith(answer.text) and answer == replace(judged(edit, whole, where), text=answer.text)
+            assert whole.strip().startswith(answer.text)
+            assert answer == replace(judged(edit, whole, where, prompt=text), text=answer.text)
     assert all(one.chat is None for one in said(model, tokenizer, edits))
 
 

@@ -8,7 +8,7 @@ from editing.edit import Edit
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.lines.specs import read_line
-from tasks.update.saying import prompts_alone, say
+from tasks.update.saying import shown
 from tasks.update.session import open_session
 from tests.fact_model import FACTS, PERSON_RELATIONS, PERSONS
 from tests.flows.conftest import POLICY
@@ -46,7 +46,7 @@ def said(workplace, line: str, edits: list[Edit]) -> list[str]:
     session = open_session(read_line(store.store, line), workplace.settings, only_asked=True)
     newest = max(store.versions(line), key=lambda version: version.number)
     session.restore((one, store.tensors(one)) for one in store.chain(newest.snapshot))
-    return [answer.split()[0].rstrip(".") for answer in say(session, prompts_alone([edit.text for edit in edits]))]
+    return [answer.split()[0].rstrip(".") for answer in shown(session, [edit.text for edit in edits])]
 
 
 def test_facts_that_are_hard_to_tell_apart_are_named_before_they_are_written(place):

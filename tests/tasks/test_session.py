@@ -25,7 +25,7 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import prepared
 from tasks.update import session as module
-from tasks.update.saying import base_says, prompts_alone, say
+from tasks.update.saying import say, shown
 from tasks.update.session import Session, open_session
 from tests.conftest import tiny_model
 
@@ -98,7 +98,7 @@ def everything(session: Session) -> tuple[object, ...]:
     moments = tuple(C.sum().item() for C in given.statistics.moments.values())
     perplexity, said = (
         session.base_perplexity(["The moon is old. " * 9], 64),
-        base_says(session, prompts_alone(["Ada is", "The"])),
+        shown(session, ["Ada is", "The"], at_base=True),
     )
     return session.values(EDITS).tolist(), scores, fluency, perplexity, said, given.prefixes, moments, session.held_out
 
