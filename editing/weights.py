@@ -4,9 +4,8 @@ Shapes: d = key size, m = value size, r = rank of an update, W (m, d) a down pro
 
 The tensors of a version are a pure function of the base and the list of factors: W' = round(W + Σ_j b_j a_jᵀ), summed
 in float64 in the order of the ranks and rounded once to the weight's dtype. Factors are float32, so each product is
-exact in float64 and the sum is the same on every IEEE machine, with or without fused multiply-add. Digests of
-the result can therefore be checked on another machine than the one that wrote them, and many small updates of a
-bfloat16 weight do not lose what each of them alone would lose to rounding.
+exact in float64 and the sum is the same on every IEEE machine, with or without fused multiply-add: its digests can be
+checked elsewhere, and many small updates of a bfloat16 weight lose nothing to rounding.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -97,7 +96,7 @@ class EditedWeights:
     base: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     floor: dict[str, Tensor] = field(default_factory=dict)
-    """Finished tensors that later updates are added to, of the weights for which it is not the base."""
+    """Finished tensors that later updates are added to, of the weights that have such."""
     spectra: dict[tuple[str, float], BaseSpectrum] = field(default_factory=dict, repr=False)
     """What editing/methods/restrain.py has computed of the base, by weight and share."""
     state: int = 0
@@ -177,17 +176,18 @@ class EditedWeights:
     @contextmanager
     def at_base(self) -> Iterator[None]:
         """Run the model as the base: tensors are exchanged by reference and come back as they were."""
-        edited = {name: self.model.get_parameter(name).data for name in self.base}
-        sums, state, floor = self.sums, self.state, self.floor
-        self.sums, self.state, self.floor = {}, 0, {}
+        with self.as_before(Undo(self.base, {})):
+            yield
+
+    @contextmanager
+    def as_before(self, undo: Undo) -> Iterator[None]:
+        """Run the model as it was before what `undo` takes back."""
+        now = self._undo(undo.weights)
+        self.revert(undo)
         try:
-            for name, tensor in self.base.items():
-                self.model.get_parameter(name).data = tensor
             yield
         finally:
-            self.sums, self.state, self.floor = sums, state, floor
-            for name, tensor in edited.items():
-                self.model.get_parameter(name).data = tensor
+            self.revert(now)
 
     def digests(self, names: Iterable[str] | None = None) -> dict[str, str]:
         """Digest of each of these weights as it stands; none given: of those that were ever edited."""

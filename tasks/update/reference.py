@@ -9,7 +9,7 @@ from tasks.update.policy import Policy
 from tasks.update.run import Reference
 from tasks.update.screening import REQUEST_FAULTS
 from tasks.update.session import Session
-from tasks.update.validation import fluency_prompts
+from tasks.update.texts import fluency_prompts
 
 
 def measure_reference(session: Session, policy: Policy, texts: Sequence[str] | None = None) -> Reference:

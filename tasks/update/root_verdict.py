@@ -13,7 +13,8 @@ from tasks.update.policy import Policy
 from tasks.update.run import Reference, spread_sample
 from tasks.update.screening import readable
 from tasks.update.session import Session
-from tasks.update.validation import bare, fluency_prompts, measure_fluency, measure_perplexity
+from tasks.update.texts import fluency_prompts, measure_fluency, measure_perplexity
+from tasks.update.validation import bare
 from tasks.update.verdicts import Verdict
 
 WITH_NEIGHBORS = 10

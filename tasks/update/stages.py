@@ -148,9 +148,10 @@ def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Wri
 def judge(run: Run, session: Session, written: Written, earlier: Sequence[Edit], reference: Reference) -> Judged:
     """Measure what was written and judge it by the policy; `earlier`: a sample of the live facts."""
     started = time.perf_counter()
-    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy, written.beside)
+    verdict = validate_batch(session, written.batch.edits, earlier, reference, run.policy, written.beside, written.undo)
     seconds = time.perf_counter() - started
-    record = record_of(run.policy, session, reference, earlier, written.beside, verdict.checks)
+    counted = [edit for edit in earlier if edit.id not in verdict.fallen]
+    record = record_of(run.policy, session, reference, counted, written.beside, verdict.checks)
     return Judged(written.batch, verdict, written, seconds + written.search_seconds, seconds, record)
 
 

@@ -4,12 +4,13 @@ A batch just written and a candidate as a whole are measured by the same functio
 decides is asked in the order of what it costs, and no more of a batch that failed already: its parts are asked anew.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, summarise
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, Said, others_of_its_kind, summarise_said
+from editing.weights import Undo
 from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.champion import asked_after_a_batch, said_by_champion
@@ -19,8 +20,9 @@ from tasks.update.policy import Policy
 from tasks.update.quantised_copy import said_by_copy
 from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
-from tasks.update.screening import REQUEST_FAULTS, readable, readable_prompts
+from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.session import Session
+from tasks.update.texts import fluency_prompts, measure_fluency, measure_perplexity
 from tasks.update.verdicts import CandidateVerdict, Verdict, neighbors_lost
 from tasks.update.wider import Wider, ask_wider
 
@@ -38,10 +40,12 @@ def validate_batch(
     reference: Reference,
     policy: Policy,
     beside: Sequence[Edit] = (),
+    undo: Undo | None = None,
 ) -> Verdict:
     """Measure a batch that was just written, a sample of earlier facts, fluency and perplexity; judge by the policy.
 
-    Of `beside`, earlier facts whose key is that of one of the batch, or nearly, each must still hold.
+    Of `beside`, earlier facts whose key is that of one of the batch, or nearly, each must still hold. `undo` takes the
+    batch back: a batch answers for the earlier facts that held before it; none given: for all of them.
 
     It ends with what fails; what it then did not ask stands in no number. A single edit is asked all its own questions.
     A request that cannot be measured fails the batch, under its name: it raises nothing that one request can cause.
@@ -50,7 +54,7 @@ def validate_batch(
     if found.rejected:
         checks = tuple(_fault(reason, request_id) for request_id, reason in found.rejected.items())
         return Verdict({}, {}, checks, failing=tuple(found.rejected))
-    return _judged(session, found.accepted, earlier, reference, policy, beside)
+    return _judged(session, found.accepted, earlier, reference, policy, beside, undo=undo)
 
 
 def judge_candidate(
@@ -95,9 +99,10 @@ def _judged(
     beside: Sequence[Edit] = (),
     *,
     whole: Served | None = None,
+    undo: Undo | None = None,
 ) -> Verdict:
     try:
-        return _Validation(session, batch, earlier, reference, policy, beside, whole).verdict()
+        return _Validation(session, batch, earlier, reference, policy, beside, whole, undo).verdict()
     except REQUEST_FAULTS as error:
         return failed_verdict(error)
 
@@ -114,8 +119,10 @@ class _Validation:
         policy: Policy,
         beside: Sequence[Edit],
         whole: Served | None,
+        undo: Undo | None,
     ) -> None:
         self.session, self.batch, self.reference, self.policy, self.whole = session, batch, reference, policy, whole
+        self.undo = undo
         # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
         self.earlier = readable(session.loaded, [bare(edit) for edit in earlier]).accepted
         self.beside = readable(session.loaded, [bare(edit) for edit in beside]).accepted
@@ -138,6 +145,7 @@ class _Validation:
         self.copy: dict[str, Paired] = {}
         self.wider = Wider()
         self.live: dict[str, float] = {}
+        self.fallen: frozenset[str] = frozenset()
         self.samples: dict[str, int] = {"efficacy": len(batch)}
 
     def verdict(self) -> Verdict:
@@ -195,9 +203,20 @@ class _Validation:
         old = session.scores(self.earlier, on_progress=self.parts[2])
         self.own = session.scores(self.batch, self.before, probes, self.parts[3])
         self.metrics |= summarise(self.own)
-        self.metrics |= {f"retained_{k}": v for k, v in summarise(old).items() if k.startswith("efficacy")}
+        self.fallen = self._fallen_before({one.edit_id for one in old if not one.efficacy_prob})
+        answered_for = [one for one in old if one.edit_id not in self.fallen]
+        self.metrics |= {f"retained_{k}": v for k, v in summarise(answered_for).items() if k.startswith("efficacy")}
         self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
-        self.samples["retained"], self.live = len(old), {one.edit_id: one.efficacy_prob or 0.0 for one in old}
+        self.samples["retained"] = len(answered_for)
+        self.live = {one.edit_id: one.efficacy_prob or 0.0 for one in old}
+
+    def _fallen_before(self, lost: set[str]) -> frozenset[str]:
+        """Those of the facts that do not hold which did not before the batch was written, either."""
+        asked = [edit for edit in self.earlier if edit.id in lost]
+        if not asked or self.undo is None:
+            return frozenset()
+        with self.session.weights.as_before(self.undo):
+            return frozenset(one.edit_id for one in self.session.scores(asked) if not one.efficacy_prob)
 
     def _ask_texts(self) -> None:
         self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])
@@ -237,6 +256,7 @@ class _Validation:
                 for edit, scores in zip(self.batch, self.own, strict=True)
             },
             self.live,
+            self.fallen,
         )
 
 
@@ -260,29 +280,3 @@ def _tokens(edits: Sequence[Edit], policy: Policy | None = None) -> int:
 def bare(edit: Edit) -> Edit:
     """Only the edited prompt: all that is asked about an earlier fact."""
     return edit.model_copy(update={"paraphrases": (), "neighborhood": (), "portability": ()})
-
-
-def fluency_prompts(session: Session, batch: Sequence[Edit], policy: Policy) -> list[str]:
-    """Beginnings of texts about the edited subjects, as many as the policy asks for.
-
-    The last ones: those of a candidate are then those of its last batch, of which the model wrote already.
-    """
-    return readable_prompts(session.loaded, [f"{edit.subject} is" for edit in batch])[-policy.fluency_prompts :]
-
-
-def measure_fluency(
-    session: Session, prompts: Sequence[str], policy: Policy, on_progress: Callable[[int, int], None]
-) -> dict[str, float]:
-    """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing."""
-    if not prompts:
-        return {}
-    base = session.base_fluency(prompts, policy.fluency_tokens)
-    now = session.fluency(prompts, policy.fluency_tokens, on_progress)
-    return {"fluency": now, "fluency_ratio": now / base if base else 1.0}
-
-
-def measure_perplexity(
-    session: Session, reference: Reference, policy: Policy, on_progress: Callable[[int, int], None]
-) -> dict[str, float]:
-    now = session.perplexity(reference.texts, policy.perplexity_tokens, on_progress)
-    return {"perplexity": now, "perplexity_ratio": now / reference.perplexity}

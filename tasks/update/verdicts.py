@@ -39,6 +39,8 @@ class Verdict:
     """By the edit's id."""
     live: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Whether each earlier fact that was asked again holds, by its id, oldest first."""
+    fallen: frozenset[str] = frozenset()
+    """Those that did not hold before the batch was written: it answers for none of them."""
 
     @property
     def passed(self) -> bool:

@@ -17,7 +17,8 @@ from tasks.update.run import spread_sample
 from tasks.update.screening import readable
 from tasks.update.session import Session, open_session
 from tasks.update.stages import known_edits
-from tasks.update.validation import bare, measure_perplexity
+from tasks.update.texts import measure_perplexity
+from tasks.update.validation import bare
 from tasks.watch.findings import Finding
 from tasks.watch.policy import WatchPolicy
 from tasks.workplace import Workplace

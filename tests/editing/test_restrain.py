@@ -259,4 +259,4 @@ def test_at_base_there_is_no_earlier_total(tiny):
     sums = given.weights.sums
     with given.weights.at_base():
         assert given.weights.sums == {}
-    assert given.weights.sums is sums and sums
+    assert given.weights.sums == sums and sums

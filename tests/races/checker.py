@@ -4,8 +4,10 @@ Nothing of Errata is imported, so that no fault of its own reading can hide one 
 folder (`Home`; `tests.services.place` reads the same from an S3 server and MLflow's):
 
     snapshots/lines/LINE/HEAD                  version, snapshot and previous version in service
+    snapshots/lines/LINE/heads/*.json          those before it: which versions they refused
     snapshots/lines/LINE/versions/*.json       number and snapshot of every version
-    snapshots/manifests/SNAPSHOT.json          parent and requests of a snapshot
+    snapshots/manifests/SNAPSHOT.json          parent and requests of a snapshot; of a root, what it comes after, its
+                                               facts, and which it takes out
     ledger/                                    the Delta table of events
     mlflow.db                                  registered_model_aliases, model_version_tags
 
@@ -13,12 +15,16 @@ What the ledger says of a request is its latest event of this line. Events are o
 row has a commit number; rows without one, of releases that had none, come before them by (time, sequence, event_id).
 Of rows with one event_id the first counts.
 
-They agree when all of these hold; `served` are HEAD's snapshot and those it builds on:
+They agree when all of these hold. `passed` are HEAD's version and all that it comes after, by parent, or by `after`
+where a root was made anew from the base. `served` are the newest of them, down to the newest root:
 
-    1. every request of a served version is `promoted`, and HEAD's snapshot is the one that its version has
-    2. a version that is not served has all its requests in one state, if its own events are their latest
-       - `committed`: it waits, so it must build on HEAD's snapshot or on another that waits: anything else can never be
-         approved without what was refused or taken out
+    1. every fact of a served version is `promoted` (those of a root are its `live` ones, then come the requests and the
+       facts written back of the versions on it), and HEAD's snapshot is the one that its version has. What one of
+       the passed versions takes out and none holds since is in a state that is out, its removal `promoted`
+    2. a version that is not passed has all its requests in one state, if its own events are their latest
+       - `committed`: it waits, so it must follow HEAD's snapshot or another that waits: anything else can never be
+         approved without what was refused or taken out. One that has no requests of its own waits where it can,
+         if it was not refused and the newest version follows it
        - `rejected`, `rolled_back`, `superseded`, `retracted`, `withdrawn`: it is out
        - anything else (`approved` and `promoted` above all) is wrong
        a request may have moved on since: queued again, or written in a newer version, which then answers for it
@@ -97,6 +103,23 @@ class Version:
     snapshot: str
     parent: str | None
     requests: tuple[str, ...]
+    """Those that change it: facts that it adds, and removals."""
+    live: tuple[str, ...] | None = None
+    """All facts of a root."""
+    after: str | None = None
+    """Of a root, what it takes the place of."""
+    removals: frozenset[str] = frozenset()
+    removed: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
+    """Facts of before that it writes again."""
+
+    @property
+    def follows(self) -> str | None:
+        return self.parent if self.live is None else self.after
+
+    @property
+    def adds(self) -> set[str]:
+        return {*self.requests} - self.removals | {*self.restored} | {*(self.live or ())}
 
 
 @dataclass(frozen=True)
@@ -107,42 +130,62 @@ class Last:
     version: int | None
 
 
-def faults(where: Path | Place, line: str) -> list[str]:
-    """What does not agree, a sentence each; empty when all does."""
+def faults(where: Path | Place, line: str, *, aliases: bool = True) -> list[str]:
+    """What does not agree, a sentence each; empty when all does. `aliases`: those of MLflow, too."""
     home = Home(where) if isinstance(where, Path) else where
     head, versions, last = read_head(home, line), read_versions(home, line), read_last(home, line)
     by_snapshot = {version.snapshot: version for version in versions.values()}
-    served = chain(by_snapshot, head["snapshot"] if head else None)
-    found = _service(head, versions, served, last)
+    passed = lineage(by_snapshot, head["snapshot"] if head else None)
+    found = _service(head, versions, passed, last)
     waiting: list[Version] = []
+    follow = {one.number for one in lineage(by_snapshot, versions[max(versions)].snapshot if versions else None)}
+    empty = {number for number, one in versions.items() if not one.requests} & follow - refused(home, line)
     for version in versions.values():
-        if version not in served:
-            found += _out_of_service(version, {head["snapshot"] if head else None}, last, waiting)
-    return found + _aliases(home, line, head, versions, max((one.number for one in waiting), default=None))
+        if version not in passed:
+            found += _out_of_service(version, {head["snapshot"] if head else None}, last, waiting, empty)
+    challenger = max((one.number for one in waiting), default=None)
+    return found + (_aliases(home, line, head, versions, challenger) if aliases else [])
 
 
 def _service(
-    head: dict[str, Any] | None, versions: dict[int, Version], served: list[Version], last: dict[str, Last]
+    head: dict[str, Any] | None, versions: dict[int, Version], passed: list[Version], last: dict[str, Last]
 ) -> list[str]:
+    """Faults of what HEAD serves, and of what that took out on its way."""
     found = []
     if head and head["version"] and versions[head["version"]].snapshot != head["snapshot"]:
         found.append(f"HEAD names version {head['version']} and the snapshot of another")
-    for version in served:
-        for request in version.requests:
-            said = last[request].event if request in last else "unknown"
-            if said != "promoted":
-                found.append(f"{request} of version {version.number} is in service and the ledger says {said}")
+    held: dict[str, int] = {}
+    gone: dict[str, int] = {}
+    for version in reversed(passed):  # oldest first
+        held = dict.fromkeys(version.live, version.number) if version.live is not None else held
+        held |= dict.fromkeys(version.adds, version.number)
+        gone |= dict.fromkeys(version.removed, version.number)
+    done = {request: version.number for version in passed for request in version.removals}
+    for request, number in (held | done).items():
+        said = last[request].event if request in last else "unknown"
+        if said != "promoted":
+            found.append(f"{request} of version {number} is in service and the ledger says {said}")
+    for request, number in gone.items():
+        one = last.get(request)
+        if request not in held and one and one.event not in OUT and (one.version or number + 1) <= number:
+            found.append(f"{request} was taken out by version {number} and the ledger says {one.event}")
     return found
 
 
-def _out_of_service(version: Version, tip: set[str | None], last: dict[str, Last], waiting: list[Version]) -> list[str]:
-    """Faults of a version that HEAD does not serve; it joins `waiting` if it waits."""
+def _out_of_service(
+    version: Version, tip: set[str | None], last: dict[str, Last], waiting: list[Version], empty: set[int]
+) -> list[str]:
+    """Faults of a version that HEAD does not serve; it joins `waiting` if it waits.
+
+    `empty`: versions without a request of their own that would wait where they follow what does.
+    """
+    follows = version.follows in tip | {one.snapshot for one in waiting}
     said = {last[r].event if r in last else "unknown" for r in version.requests if _answers_for(version, last.get(r))}
     if len(said) > 1:
         return [f"requests of version {version.number} are {' and '.join(sorted(said))}"]
-    if said == {"committed"}:
-        if version.parent not in tip | {one.snapshot for one in waiting}:
-            return [f"version {version.number} is committed and cannot wait: it does not build on HEAD"]
+    if said == {"committed"} and not follows:
+        return [f"version {version.number} is committed and cannot wait: it does not build on HEAD"]
+    if said == {"committed"} or (version.number in empty and follows):
         waiting.append(version)
     elif not said <= OUT:
         return [f"version {version.number} is not in service and the ledger says {said.pop()}"]
@@ -173,13 +216,20 @@ def _aliases(
     return found
 
 
-def chain(by_snapshot: dict[str, Version], snapshot: str | None) -> list[Version]:
-    """A snapshot's version and those it builds on, the newest first."""
+def lineage(by_snapshot: dict[str, Version], snapshot: str | None) -> list[Version]:
+    """A snapshot's version and all that it comes after, the newest first."""
     found = []
     while snapshot is not None:
         found.append(by_snapshot[snapshot])
-        snapshot = found[-1].parent
+        snapshot = found[-1].follows
     return found
+
+
+def refused(home: Place, line: str) -> set[int]:
+    """The versions that a decision refused."""
+    keys = [key for key in home.keys(f"lines/{line}/heads/") if key.endswith(".json")]
+    heads = [json.loads(home.read(key) or b"{}") for key in keys] + [read_head(home, line) or {}]
+    return {number for head in heads for number in head.get("rejected", ())}
 
 
 def read_head(home: Place, line: str) -> dict[str, Any] | None:
@@ -194,7 +244,18 @@ def read_versions(home: Place, line: str) -> dict[int, Version]:
         pointer = json.loads(home.read(key) or b"")
         manifest = json.loads(home.read(f"manifests/{pointer['snapshot']}.json") or b"")
         number = int(pointer["version"])
-        found[number] = Version(number, pointer["snapshot"], manifest["parent"], tuple(manifest["request_ids"]))
+        live = manifest.get("live")
+        found[number] = Version(
+            number,
+            pointer["snapshot"],
+            manifest["parent"],
+            tuple(manifest["request_ids"]),
+            None if live is None else tuple(live),
+            manifest.get("after"),
+            frozenset(manifest.get("removals", ())),
+            tuple(manifest.get("removed", ())),
+            tuple(manifest.get("restored", ())),
+        )
     return found
 
 

@@ -1,5 +1,6 @@
 """The checker of the races finds nothing in a good home, and each kind of disagreement where it was made."""
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from tests.homes.archive import unpack
-from tests.races.checker import Home, faults, unfinished
+from tests.races.checker import Home, faults, read_versions, unfinished
 from tests.races.trial import ARCHIVE
 
 LATER = datetime.now(UTC) + timedelta(days=1)
@@ -107,6 +108,58 @@ def test_numbered_events_come_in_their_order_after_all_that_have_no_number(home)
     assert any("fact-1" in fault for fault in faults(home, "main"))
     add(home, event | {"event_id": "a", "event": "promoted", "commit": 8})
     assert faults(home, "main") == []
+
+
+def root(home: Path, **more: Any) -> str:
+    """Version 5, a root that comes after version 4 and takes fact-1 out; the removal."""
+    removal, store = "retract:fact-1@6", home / "snapshots"
+    versions = read_versions(Home(home), "main")
+    manifest = json.loads((store / f"manifests/{versions[4].snapshot}.json").read_text())
+    live = [*({*versions[1].requests} - {"fact-1"}), *versions[4].requests]
+    manifest |= {"version": 5, "parent": None, "after": versions[4].snapshot, "live": live, "removed": ["fact-1"]}
+    manifest |= {"request_ids": [removal], "removals": {removal: "fact-1"}} | more
+    data = json.dumps(manifest).encode()
+    snapshot = hashlib.sha256(data).hexdigest()
+    (store / f"manifests/{snapshot}.json").write_bytes(data)
+    pointer = {"line": "main", "version": 5, "snapshot": snapshot}
+    (store / "lines/main/versions/00000005.json").write_text(json.dumps(pointer))
+    if manifest["request_ids"]:
+        steps = ("received", "queued", "applied", "validated", "committed")
+        asked = [{"event_id": f"root-{one}", "request_id": removal, "event": one} for one in steps]
+        add(home, *(row | ({"version": 5} if row["event"] in steps[2:] else {}) for row in asked))
+    return removal
+
+
+def test_a_root_waits_where_it_follows_what_does(home):
+    root(home)
+    assert faults(home, "main", aliases=False) == []
+    assert faults(home, "main") == ["alias challenger is 4, it should be 5"]
+
+
+def test_a_root_without_requests_waits_with_what_is_before_it(home):
+    root(home, request_ids=[], removals={}, removed=[])
+    assert faults(home, "main") == ["alias challenger is 4, it should be 5"]
+
+
+def test_a_root_of_what_is_not_served_cannot_wait(home):
+    root(home, after=None)
+    assert faults(home, "main", aliases=False) == ["version 5 is committed and cannot wait: it does not build on HEAD"]
+
+
+def test_of_a_root_in_service_its_facts_are_and_what_it_takes_out_is_not(home):
+    removal = root(home)
+    move_head(5)(home)
+    assert set(faults(home, "main", aliases=False)) == {
+        "fact-5 of version 5 is in service and the ledger says committed",
+        f"{removal} of version 5 is in service and the ledger says committed",
+        "fact-1 was taken out by version 5 and the ledger says promoted",
+    }
+    gone = {"event_id": "gone", "request_id": "fact-1", "event": "retracted", "version": 5}
+    there = [{"event_id": one, "request_id": one, "event": "promoted", "version": 5} for one in ("fact-5", removal)]
+    add(home, gone, *there, time=LATER + timedelta(hours=1))
+    assert faults(home, "main", aliases=False) == []
+    say("fact-2", "rolled_back", 1)(home)
+    assert faults(home, "main", aliases=False) == ["fact-2 of version 5 is in service and the ledger says rolled_back"]
 
 
 def test_a_request_without_a_final_state_lost_or_made_up_is_found(home):

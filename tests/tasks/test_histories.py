@@ -1,10 +1,11 @@
-"""Random histories of submissions, retractions, replacements, jobs, decisions, looks and kills, two at a time.
+"""Random histories of submissions, retractions, replacements, jobs, roots, decisions, looks and kills, two at a time.
 
 They run on two lines and by two clocks.
 
 They are interleaved at every step that has an effect; ledger, HEAD and versions always agree in the end.
 
-What should be is said by `expected`, plainly, from the HEADs in their order and the versions.
+What should be is said by `expected`, plainly, from the HEADs in their order and the versions; the checker of the races,
+which knows nothing of the code, agrees with it.
 """
 
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +43,7 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
 from tasks.update import footing, stages
+from tests.races import checker
 
 LINES = ("north", "south")
 SKEWS = (timedelta(0), timedelta(minutes=-5))
@@ -138,7 +141,8 @@ class World:
     """A store and a ledger, and what can be done to them."""
 
     def __init__(self, folder: str) -> None:
-        self.store = SnapshotStore(Stepwise(open_store(f"{folder}/store", create=True)))
+        self.home = checker.Home(Path(folder))
+        self.store = SnapshotStore(Stepwise(open_store(f"{folder}/snapshots", create=True)))
         self.ledger = Ledger(f"{folder}/ledger")
         self.workplace = SimpleNamespace(
             store=self.store, ledger=self.ledger, settings=Settings(actor="ann"), tracker=no_mlflow
@@ -162,7 +166,11 @@ class World:
     def refuse(self, line: str, number: int) -> None:
         take_out(self.store, self.ledger, line, [f"r{number}"], "eve", "no source", prefix=REFUSE)
 
-    def job(self, line: str, number: int) -> None:
+    def rebase(self, line: str, number: int) -> None:
+        """A job that begins with a root, whether anything leaves or not."""
+        self.job(line, number, anew=True)
+
+    def job(self, line: str, number: int, *, anew: bool = False) -> None:
         """What the flow does but for the model: each request becomes a version of its own, what leaves a root.
 
         Every other one keeps nothing of what is to replace a fact, which is then written back.
@@ -192,7 +200,8 @@ class World:
                                        request_ids=(), removals={}, restored=()), version.manifest])  # fmt: skip
 
         try:
-            if leaving := {*taken.removals.values(), *taken.replaced}:
+            leaving = {*taken.removals.values(), *taken.replaced}
+            if leaving or (anew and session.live):
                 live = tuple(name for name in session.live if name not in leaving)
                 root = {"live": live, "after": stand.tip, "removed": tuple(sorted(leaving)), "parent": None}
                 names = tuple(taken.removals)
@@ -245,8 +254,8 @@ class World:
 
 
 ACTIONS = (
-    "submit", "revise", "revise", "retract", "retract", "refuse", "job", "job", "job", "approve", "approve", "approve",
-    "reject", "rollback", "rollback", "look",
+    "submit", "revise", "revise", "retract", "retract", "refuse", "job", "job", "job", "rebase", "approve", "approve",
+    "approve", "reject", "rollback", "rollback", "look",
 )  # fmt: skip
 
 
@@ -341,6 +350,7 @@ def check(world: World, line: str) -> None:
     catch_up(world.store, world.ledger, line, "last")
     view = look(world.store, world.ledger, line)
     assert missing_events(view, "nobody") == []
+    assert checker.faults(world.home, line, aliases=False) == []
     right = expected(world.store.heads(line), dict(view.versions))
     states = {name: standing.state for name, standing in view.events.standings.items()}
     assert {name for name in states if not name.startswith(RESERVED)} <= world.submitted[line]

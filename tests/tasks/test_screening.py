@@ -320,6 +320,31 @@ def test_a_batch_that_did_not_take_is_asked_no_more_and_a_single_edit_all_of_its
     assert asked == ["scores"] * 3 and alone.failing == (name,) and not alone.passed
 
 
+def test_a_batch_answers_for_the_earlier_facts_that_held_before_it_alone(session):
+    """One of two earlier facts holds, before and after: of a batch that changed nothing, half would be too few."""
+    earlier = [one.model_copy(update={"id": f"earlier {one.id}"}) for one in (TAKES, FAILS)]
+    told, policy = Reference(1e9, session.held_out), POLICY.model_copy(update={"min_efficacy": 0.0, "min_retained": 1})
+    weights = {name: session.loaded.model.get_parameter(name).data for name in session.weights.base}
+    nothing = session.weights.put(weights)
+    try:
+        blamed = validate_batch(session, [TAKES], earlier, told, policy)
+        spared = validate_batch(session, [TAKES], earlier, told, policy, undo=nothing)
+        whole = judge_candidate(session, [TAKES], earlier, told, policy)
+    finally:
+        session.weights.revert(nothing)
+    assert blamed.metrics["retained_efficacy_prob"] == whole.numbers["retained_efficacy_prob"] == 0.5
+    [fallen] = spared.fallen
+    assert not blamed.passed and spared.passed and spared.live[fallen] == 0 and not blamed.fallen
+    [row] = [check for check in spared.checks if check.measure == "retained"]
+    assert (row.value, row.sample) == (1.0, 1)
+    undo = spoiled(session)  # which loses the one that held: for that it answers
+    try:
+        spoils = validate_batch(session, [TAKES], earlier, told, policy, undo=undo)
+    finally:
+        session.weights.revert(undo)
+    assert spoils.metrics["retained_efficacy_prob"] == 0.5 and not spoils.fallen and not spoils.passed
+
+
 def test_all_is_asked_of_a_batch_that_holds_and_of_a_candidate_whatever_fails(session, monkeypatch):
     reference, asked = Reference(1e9, session.held_out), counted(session, monkeypatch)
     assert judge_candidate(session, [TAKES, FAILS], [], reference, POLICY).numbers["perplexity_ratio"] > 0
