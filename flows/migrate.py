@@ -52,14 +52,7 @@ def migrate(
     def work() -> JobSummary:
         workplace = open_workplace()
         source = moving.source_of(workplace, line, to)
-        definition: dict[str, Any] = {
-            "model": model,
-            "dtype": dtype,
-            "template": template or source.spec.template,
-            "join": source.spec.join,
-            "method": method or source.spec.config.method,
-            "options": options,
-        }
+        definition = moving.definition(source, model, dtype, template, method, options)
         spec = resolve_line(workplace.store.store, workplace.settings, to, **definition)
         moving.check_target(workplace, source, spec)
         moved = moving.ask_both(workplace, source, spec)

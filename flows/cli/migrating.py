@@ -58,20 +58,24 @@ def migrate(
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.lines.specs import resolve_line
-    from tasks.update.moving import check_target, source_of
+    from tasks.update.beforehand import check_job
+    from tasks.update.moving import check_target, definition, source_of
     from tasks.workplace import open_workplace
 
     (checked, form), target = policy_of(policy_file, policy), to or _name(line, model)
-    definition = {"dtype": dtype, "template": template, "method": method}
     options = method_options(option, hypernetwork) or None
-    asked: dict[str, Any] = {"line": line, "model": model, "to": target, **definition, "options": options}
+    asked: dict[str, Any] = {"line": line, "model": model, "to": target, "dtype": dtype, "template": template}
+    asked |= {"method": method, "options": options}
     if remote:
         files = {"text": text, "statistics_text": statistics_text}
         follow_run("migrate", line, {**asked, **files, "policy": form}, wait, json)
         return
     workplace = open_workplace()
     source = source_of(workplace, line, target)  # a mistake is found before any work
-    check_target(workplace, source, resolve_line(workplace.store.store, workplace.settings, target, model=model))
+    made = definition(source, model, dtype, template, method, options)
+    spec = resolve_line(workplace.store.store, workplace.settings, target, **made)
+    check_target(workplace, source, spec)
+    check_job(spec, workplace.settings, checked, (text, statistics_text))
     if not json:
         say(f"moving {len(source.facts)} facts of line {line} to {target}", style="bold")
     with if_stopped("what was committed stands, the same again goes on"), prefect_api(json) as started:

@@ -37,10 +37,10 @@ def audit_agreement(view: LineView, decided: int, found: Findings) -> None:
     for request, standing in after.items():
         if standing.state == "promoted" and request not in in_force:
             found.fault(f"the ledger says that request '{request}' is in service, and HEAD says that it is not")
-        elif standing.state == "committed" and request not in waiting:
-            found.fault(f"the ledger says that request '{request}' waits for review, and no version that waits has it")
         elif standing.version is not None and standing.version not in view.versions:
             found.fault(f"the ledger says that request '{request}' is of version {standing.version}, which is gone")
+        elif standing.state == "committed" and request not in waiting:
+            found.fault(f"the ledger says that request '{request}' waits for review, and no version that waits has it")
 
 
 def audit_mlflow(view: LineView, tracker: Tracker, found: Findings) -> None:

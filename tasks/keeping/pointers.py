@@ -12,15 +12,14 @@ Everything else is addressed by content, or follows from these. The order is wha
 """
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tasks.ledger.table import Files, Ledger
 from tasks.stores.errors import ObjectNotFound, StorageError
 from tasks.stores.manifest import Head, VersionPointer
-from tasks.stores.objects import ObjectStore
+from tasks.stores.objects import ObjectStore, at_once
 from tasks.stores.records import read_record
-from tasks.stores.snapshots import READERS, SnapshotStore
+from tasks.stores.snapshots import SnapshotStore
 
 LINES = "lines/"
 LEASE = "job.json"
@@ -91,6 +90,5 @@ def _read(store: ObjectStore, keys: list[str]) -> dict[str, bytes]:
         except ObjectNotFound:
             return None
 
-    with ThreadPoolExecutor(READERS) as pool:
-        found = zip(keys, pool.map(read, keys), strict=True)
-        return {key: data for key, data in found if data is not None}
+    found = zip(keys, at_once(read, keys), strict=True)
+    return {key: data for key, data in found if data is not None}

@@ -13,8 +13,11 @@ def log_faults(table: DeltaTable) -> Iterator[str]:
     Commits that its own upkeep has removed, after a month and a checkpoint, are not missed.
     """
     history = table.history()
-    if history[-1].get("operation") == "CREATE TABLE" and (lost := table.version() + 1 - len(history)):
-        yield f"{lost} of the {table.version() + 1} commits of its log are damaged"
+    known = {entry.get("version") for entry in history}
+    lost = [number for number in range(table.version() + 1) if number not in known]
+    if lost and history[-1].get("operation") == "CREATE TABLE":
+        names = f"_delta_log/{lost[0]:020d}.json{' among them' if len(lost) > 1 else ''}"
+        yield f"{len(lost)} of the {table.version() + 1} commits of its log are damaged ({names})"
     said = table.get_add_actions(flatten=True)
     expected = sum(number or 0 for number in said["num_records"].to_pylist())
     present = run(table, "SELECT count(*) FROM whole")[0][0]

@@ -13,7 +13,7 @@ from editing.weights import EditedWeights
 from tasks.serving.messages import Message
 from tasks.settings import Settings, load_settings
 from tasks.stores.batches import restore_weights
-from tasks.stores.errors import DigestMismatch
+from tasks.stores.errors import DigestMismatch, RecordError
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 
@@ -51,10 +51,17 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
 
     Raises:
         DigestMismatch: the base, a stored file or a resulting tensor is not what was recorded.
+        RecordError: it names another version than it says.
     """
     used = settings or load_settings()
     store = SnapshotStore(open_store(pointer["store_uri"], endpoint_url=pointer.get("endpoint_url")))
     chain = store.chain(pointer["snapshot"])
+    named = (chain[-1].line, chain[-1].version)
+    if named != (pointer["line"], pointer["version"]):
+        raise RecordError(
+            f"what was registered as version {pointer['version']} of line '{pointer['line']}' points to version "
+            f"{named[1]} of line '{named[0]}': register it anew, `errata watch {pointer['line']}` does"
+        )
     dtype = str(pointer.get("dtype") or "float32")
     loaded = load_model(pointer["base"], dtype=dtype, device=used.device, cache=used.cache_folder)
     _check_digest(loaded, pointer["base_digest"], pointer["line"], pointer["version"])

@@ -28,6 +28,7 @@ _REMEDIES = {
     errno.ENOTDIR: "a file stands where a folder belongs; move it away",
     errno.EEXIST: "a file stands where a folder belongs; move it away",
     errno.EISDIR: "a folder stands where a file belongs; move it away",
+    errno.ELOOP: "a link stands where a file belongs; put the file itself there",
     errno.ENOSYS: "this file system has no locks; choose a folder on another one",
     errno.ENOTSUP: "this file system has no locks; choose a folder on another one",
 }
@@ -57,7 +58,8 @@ class FolderStore:
         path = self._path(key)
         with _explained(path, "read"):
             try:
-                data = path.read_bytes()
+                with open(path, "rb", opener=_no_link) as file:
+                    data = file.read()
             except (FileNotFoundError, IsADirectoryError) as error:
                 self._check_root()  # a folder that is not mounted must not look like an empty one
                 raise ObjectNotFound(f"no object '{key}' in '{self.uri}'") from error
@@ -167,6 +169,11 @@ class FolderStore:
             for path in (self.root / ".tmp").iterdir():
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     path.unlink(missing_ok=True)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file of the store itself: a link would bring in bytes of elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _make_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from editing.errors import UsageError
 from tasks.names import check_line
 from tasks.stores.errors import HeadMoved, NewerFormat, ObjectConflict, ObjectNotFound, RecordError, StorageError
 from tasks.stores.manifest import Head, Version, head_bytes
-from tasks.stores.objects import ObjectStore
+from tasks.stores.objects import ObjectStore, at_once
 from tasks.stores.records import read_record
 
 REPAIR = "errata repair"
@@ -153,17 +153,17 @@ class Heads:
 
     def recorded(self, line: str, since: int = 0) -> list[Head]:
         """The recorded HEADs that can be read, oldest first, from a sequence on; each is read once."""
-        found = []
-        for key in [key for key in self._keys(line) if sequence_of(key) >= since]:
+        keys = [key for key in self._keys(line) if sequence_of(key) >= since]
+        unknown = [key for key in keys if key not in self._seen]
+        found = dict(zip(unknown, at_once(lambda key: self.store.get(key)[0], unknown), strict=True))
+        for key, data in found.items():
             try:
-                if key not in self._seen:
-                    self._seen[key] = read_record(Head, self.store.get(key)[0], self._where(key))
-                found.append(self._seen[key])
+                self._seen[key] = _own(line, read_record(Head, data, self._where(key)), self._where(key))
             except NewerFormat:
                 raise
             except RecordError as error:
                 _logger.warning("left out of the history of line '%s': %s", line, error)
-        return found
+        return [self._seen[key] for key in keys if key in self._seen]
 
     def _read(self, line: str) -> Head | None:
         key = _head_key(check_line(line))
@@ -172,7 +172,9 @@ class Heads:
         except ObjectNotFound:
             return None
         try:
-            return read_record(Head, data, self._where(key)).model_copy(update={"etag": etag})
+            return _own(line, read_record(Head, data, self._where(key)), self._where(key)).model_copy(
+                update={"etag": etag}
+            )
         except NewerFormat:
             raise
         except RecordError as error:
@@ -207,6 +209,13 @@ class Heads:
 
     def _where(self, key: str) -> str:
         return f"'{key}' in '{self.store.uri}'"
+
+
+def _own(line: str, head: Head, where: str) -> Head:
+    """Raises RecordError where a HEAD is of another line: somebody has copied it here."""
+    if head.line != line:
+        raise RecordError(f"{where} is of line '{head.line}'")
+    return head
 
 
 def _head_key(line: str) -> str:

@@ -7,12 +7,19 @@ a random token).
 """
 
 import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tasks.stores.errors import StorageError
 
+READERS = 8
+"""Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
+
+K = TypeVar("K")
+T = TypeVar("T")
 _SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
 
 
@@ -60,6 +67,12 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[str]:
         """All keys that begin with `prefix`, sorted."""
         ...
+
+
+def at_once(read: Callable[[K], T], keys: Iterable[K]) -> list[T]:
+    """What `read` says of each, in their order, several at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, keys))
 
 
 def check_key(key: str) -> str:

@@ -10,18 +10,18 @@ but HEAD is never changed, so it is read once.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from editing.digests import sha256
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
-from tasks.stores.errors import Forgotten, LineBusy, ObjectConflict, ObjectNotFound, StorageError
+from tasks.stores.errors import Forgotten, LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
 from tasks.stores.forgotten import FOLDER, ForgottenVersion, forgotten_key, read_forgotten
 from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
-from tasks.stores.objects import ObjectStore
+from tasks.stores.objects import ObjectStore, at_once
 from tasks.stores.records import read_record, record_bytes
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ VALUES = "values.safetensors"
 """What a root keeps apart, for whoever writes on: who only answers does without."""
 BLOBS, MANIFESTS, HYPERNETWORKS = "blobs", "manifests", "hypernetworks"
 """Folders of the store."""
-READERS = 8
-"""Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
 
 
 class SnapshotStore:
@@ -98,8 +96,7 @@ class SnapshotStore:
         """All versions of the line in order; at first look two objects each are read, later those that are new."""
         numbers = self.numbers(line)
         if unknown := [number for number in numbers if (line, number) not in self._versions]:
-            with ThreadPoolExecutor(READERS) as pool:
-                list(pool.map(partial(self.version, line), unknown))
+            at_once(partial(self.version, line), unknown)
         return [self.version(line, number) for number in numbers]
 
     def version(self, line: str, number: int) -> Version:
@@ -140,11 +137,21 @@ class SnapshotStore:
         return {self._manifest_blobs.key(snapshot), *map(self._blobs.key, manifest.files.values())}
 
     def chain(self, snapshot: str | None) -> list[Manifest]:
-        """The manifests from the base up to this snapshot, oldest first; none for the base itself."""
+        """The manifests from the base up to this snapshot, oldest first; none for the base itself.
+
+        Raises:
+            RecordError: one builds on what is no earlier version of its line.
+        """
         manifests: list[Manifest] = []
         while snapshot is not None:
             manifests.append(self.manifest(snapshot))
             snapshot = manifests[-1].parent
+        for above, below in pairwise(manifests):
+            if below.line != above.line or below.version >= above.version:
+                raise RecordError(
+                    f"version {above.version} of line '{above.line}' builds on version {below.version} of line "
+                    f"'{below.line}', and cannot: restore it from a copy of the store"
+                )
         return manifests[::-1]
 
     def tensors(self, manifest: Manifest, *, values: bool = True) -> "dict[str, Tensor]":
@@ -169,8 +176,26 @@ class SnapshotStore:
         return found
 
     def head(self, line: str) -> Head | None:
-        """HEAD of the line, or None where nothing was ever promoted; see `Heads.head`."""
-        return self._heads.head(line)
+        """HEAD of the line, or None where nothing was ever promoted; see `Heads.head`.
+
+        Raises:
+            RecordError: it cannot be read, or names what is not that version of this line.
+        """
+        head = self._heads.head(line)
+        if head is not None and head.snapshot is not None:
+            self._check_named(head, head.snapshot)
+        return head
+
+    def _check_named(self, head: Head, snapshot: str) -> None:
+        try:
+            named = self.manifest(snapshot)
+        except StorageError:
+            return  # whoever reads it says what is wrong with it
+        if (named.line, named.version) != (head.line, head.version):
+            raise RecordError(
+                f"HEAD of line '{head.line}' in '{self.store.uri}' says version {head.version} and names version "
+                f"{named.version} of line '{named.line}': restore it from a copy of the store"
+            )
 
     def heads(self, line: str, since: int = 0) -> list[Head]:
         """Every HEAD the line has had from this sequence on, oldest first, the present one last."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from editing.chat import question_of
 from editing.edit import SLOT, Edit, shown
@@ -15,7 +16,7 @@ from tasks.ledger.appending import Request as Named
 from tasks.ledger.choosing import question
 from tasks.ledger.events import Event
 from tasks.ledger.view import LineView, chain, look
-from tasks.lines.specs import LineSpec, existing_line
+from tasks.lines.specs import LineSpec, Template, existing_line
 from tasks.progress import note, stage
 from tasks.report.data import Moved, MovedRow
 from tasks.update.saying import Tell, conversation, said_about
@@ -64,6 +65,21 @@ def source_of(workplace: Workplace, line: str, to: str) -> Source:
             f"nothing of line '{line}' is in service, so there is nothing to move; see errata review {line}"
         )
     return Source(spec, view, kept, {n: with_join(fact_of(one), spec.join) for n, one in kept.items()})
+
+
+def definition(
+    source: Source, model: str, dtype: str | None, template: Template | None, method: str | None,
+    options: dict[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """How the new line is made: what is not said is as the line that is moved has it, but for its options."""
+    return {
+        "model": model,
+        "dtype": dtype,
+        "template": template or source.spec.template,
+        "join": source.spec.join,
+        "method": method or source.spec.config.method,
+        "options": options,
+    }
 
 
 def check_target(workplace: Workplace, source: Source, spec: LineSpec) -> None:

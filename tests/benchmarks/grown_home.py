@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from tasks.ledger import opening, scanning
+from tasks.ledger.appending import table_of
 
 LINE, OTHER = "main", "archive"
 VERSIONS, IN_SERVICE = 300, 290
@@ -32,22 +33,46 @@ COMMITTED = ("received", "queued", "applied", "validated", "committed")
 METRICS = {"efficacy_prob": 1.0, "generalization_prob": 0.9, "locality_prob": 0.8, "fluency": 5.1}
 
 
-def generate(home: Path, requests: int) -> int:
-    """Ledger and snapshots of a grown home; returns the number of events."""
+def generate(home: Path, requests: int, runs: Sequence[str] = ()) -> int:
+    """Ledger and snapshots of a grown home; returns the number of events.
+
+    Args:
+        home: A new folder.
+        requests: Ten events each.
+        runs: Runs of MLflow that the versions are of, so many versions each in a row; none: as release 0.1 writes it,
+            of a run that no MLflow knows.
+    """
     live = int(requests * LIVE_SHARE)
     each = live // VERSIONS
     members = [[f"r-{v * each + i:05d}" for i in range(each)] for v in range(VERSIONS)]
-    snapshots, token = _write_store(home / "snapshots", members)
-    DeltaTable.create(str(home / "ledger"), SCHEMA, configuration={"delta.appendOnly": "true"})
+    snapshots, token = _write_store(home / "snapshots", members, runs)
+    uri = str(home / "ledger")
+    if runs:
+        opening.created(uri, {})
+    else:
+        DeltaTable.create(uri, SCHEMA, configuration={"delta.appendOnly": "true"})
     count = 0
-    for rows in _rows(requests, members, snapshots, token):
-        write_deltalake(str(home / "ledger"), rows, mode="append")
-        count += rows.num_rows
+    for commit, records in enumerate(_records(requests, members, snapshots, token), start=1):
+        rows = _present(records, commit) if runs else pa.Table.from_pylist(records, schema=SCHEMA)
+        write_deltalake(uri, rows, mode="append")
+        count += len(records)
     return count
 
 
-def _rows(requests: int, members: list[list[str]], snapshots: list[str], token: str) -> Iterator[pa.Table]:
-    """One table a file, the requests of versions first."""
+def _present(records: list[dict[str, Any]], commit: int) -> Any:
+    """Rows as this release writes them."""
+    empty = dict.fromkeys(scanning.COLUMNS)
+    own = [
+        {"commit": commit, "sequence": place, "time": int(record["time"].timestamp() * 1e6)}
+        for place, record in enumerate(records)
+    ]
+    return table_of([empty | record | more for record, more in zip(records, own, strict=True)])
+
+
+def _records(
+    requests: int, members: list[list[str]], snapshots: list[str], token: str
+) -> Iterator[list[dict[str, Any]]]:
+    """The events of one file each, the requests of versions first."""
     rng = random.Random(0)
     words = ["city", "river", "mayor", "speaks", "founded", "north", "language", "bridge", "capital", "plays", "old"]
     texts = [" ".join(rng.choices(words, k=PAYLOAD_BYTES // 7))[:PAYLOAD_BYTES] for _ in range(2000)]
@@ -67,10 +92,10 @@ def _rows(requests: int, members: list[list[str]], snapshots: list[str], token: 
                 | extra
             )
         if (number + 1) % REQUESTS_A_FILE == 0:
-            yield pa.Table.from_pylist(records, schema=SCHEMA)
+            yield records
             records = []
     if records:
-        yield pa.Table.from_pylist(records, schema=SCHEMA)
+        yield records
 
 
 def _payload(name: str, text: str) -> str:
@@ -98,18 +123,19 @@ def _life(
         yield event, {"version": v + 1, "snapshot": snapshots[v]} | moved
 
 
-def _write_store(root: Path, members: list[list[str]]) -> tuple[list[str], str]:
+def _write_store(root: Path, members: list[list[str]], runs: Sequence[str]) -> tuple[list[str], str]:
     """Manifests, versions and HEADs of the line; snapshots in order, and the token of HEAD."""
     blob = _put(root / "blobs", b"", ".safetensors")
     snapshots: list[str] = []
     line = root / "lines" / LINE
     for number, names in enumerate(members, start=1):
+        run = runs[(number - 1) * len(runs) // VERSIONS] if runs else "run"
         manifest = {
             "format": 1, "line": LINE, "version": number, "parent": snapshots[-1] if snapshots else None,
             "base": "embedded", "base_digest": "b" * 64, "config": {"method": "memit"}, "request_ids": names,
             "files": {"update.safetensors": blob}, "tensor_digests": {"w": "d" * 64}, "metrics": METRICS,
             "request_metrics": dict.fromkeys(names, METRICS), "batch": 1, "flow_run_id": "flow",
-            "mlflow_run_id": "run", "created": (BEGAN + timedelta(hours=number)).isoformat(),
+            "mlflow_run_id": run, "created": (BEGAN + timedelta(hours=number)).isoformat(),
         }  # fmt: skip
         snapshots.append(_put(root / "manifests", _json(manifest), ".json"))
         pointer = {"line": LINE, "version": number, "snapshot": snapshots[-1]}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 HOSTILE = {
     "markup": "[/INST] [bold]x[/bold] [red] :smile:",
-    "formats": "{0} {x!r} %s %(a)s $HOME ${x} \\N \\",
+    "formats": "{0} {x!r} %s %(a)s $HOME ${x} \\N \\ {{7*7}} {%x%} =1+1",
     "escapes": "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J",
     "controls": "a\tb\rc\nd\x0be\x0cf",
     "directions": "abc\u202edcba\u2066x\u2069",

@@ -57,6 +57,18 @@ def harmed(data: bytes) -> list[bytes | None]:
     return [None, b"", data[: len(data) * 2 // 3], data[:middle] + bytes([data[middle] ^ 0x11]) + data[middle + 1 :]]
 
 
+def names_of(path: Path) -> list[str]:
+    """What tells a person which file it is; of the ledger's, which belong together and come from one copy, the ledger.
+
+    What is gone is named by its number: of the versions, or of the moves of HEAD.
+    """
+    if "ledger" in path.parts:
+        return ["ledger '"]
+    number = path.stem.partition("-")[0]
+    kind = {"versions": "version", "heads": "HEAD number"}.get(path.parent.name)
+    return [path.stem, *([f"{kind} {int(number)}"] if kind else [])]
+
+
 def said(line) -> list[dict]:
     """All that the ledger says, or nothing where it cannot be read."""
     try:
@@ -66,7 +78,7 @@ def said(line) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_every_file_that_is_damaged_or_gone_is_found_or_changes_nothing(served):
+def test_every_file_that_is_damaged_or_gone_is_found_and_named_or_changes_nothing(served):
     """Of Delta's log and of Parquet not every byte means something to a reader."""
     assert faults(served) == []
     before, missed = said(served), []
@@ -74,7 +86,10 @@ def test_every_file_that_is_damaged_or_gone_is_found_or_changes_nothing(served):
         data = path.read_bytes()
         for number, other in enumerate(harmed(data)):
             path.unlink() if other is None else path.write_bytes(other)
-            if not faults(served) and ("ledger" not in path.parts or said(served) != before or number == 0):
+            found = faults(served)
+            if found and not any(name in one for name in names_of(path) for one in found):
+                missed.append((number, f"{path.name} is named by none of {found}"))
+            if not found and ("ledger" not in path.parts or said(served) != before or number == 0):
                 missed.append((number, str(path.relative_to(served.settings.home_folder))))
             path.write_bytes(data)
     assert missed == [], "\n".join(map(str, missed))

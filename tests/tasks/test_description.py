@@ -18,6 +18,7 @@ NASTY = [
     "http://evil.example",
     "a@evil.example",
     "&lt;b&gt;",
+    "{{ 7*7 }} {% raw %} =HYPERLINK(1)",
     "a\n\n# b",
 ]
 
