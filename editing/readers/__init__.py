@@ -30,6 +30,8 @@ __all__ = [
     "record_from", "records_from",
 ]  # fmt: skip
 RAW_LENGTH: Final = 2_000
+HOPELESS: Final = 100_000
+"""Bad records without a good one before them, after which a file is read no further: it is something else."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 NOTHING: Final = Foreign()
 MADE: Final = ("e-", "cf-")
@@ -145,20 +147,26 @@ def good_and_bad(records: Iterable[Record]) -> tuple[list[Edit], list[BadRecord]
 
 
 def _records(path: Path, foreign: Foreign, told: Told) -> Iterator[list[Record]]:
-    empty = True
+    count, hopeless = 0, True
     try:
         with as_it_is(path, foreign) as plain:
-            for found in records_in(plain, path, foreign, told):
-                empty = False
-                if isinstance(found, Broken):
-                    yield [BadRecord(found.row, None, found.reason, printable(found.raw))]
-                else:
-                    made = records_from(found.value, found.row, found.raw, told)
-                    yield [_named_once(record, found, told) for record in made]
+            for count, found in enumerate(records_in(plain, path, foreign, told), start=1):
+                records = _of_one(found, told)
+                hopeless = hopeless and isinstance(records[0], BadRecord)
+                if hopeless and count == HOPELESS:
+                    raise ReadError(f"{str(path)!r}: none of its first {count:,} records can be read; look at the file")
+                yield records
     except OSError as error:
         raise ReadError(f"cannot read {str(path)!r}: {error}") from error
-    if empty:
+    if not count:
         raise ReadError(f"{str(path)!r} holds no record; give a file with at least one")
+
+
+def _of_one(found: Found | Broken, told: Told) -> list[Record]:
+    if isinstance(found, Broken):
+        return [BadRecord(found.row, None, found.reason, printable(found.raw))]
+    made = records_from(found.value, found.row, found.raw, told)
+    return [_named_once(record, found, told) for record in made]
 
 
 def _named_once(record: Record, found: Found, told: Told) -> Record:

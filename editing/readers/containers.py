@@ -28,6 +28,7 @@ START: Final = 1 << 12
 """Bytes of a file that tell its kind."""
 GZIP: Final = b"\x1f\x8b"
 ZSTD: Final = b"\x28\xb5\x2f\xfd"
+PARQUET: Final = b"PAR1"
 _CHUNK: Final = 1 << 20
 _MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _INDEX: Final = ("__index_level_0__", "Unnamed: 0")
@@ -61,6 +62,10 @@ def as_it_is(path: Path, foreign: Foreign) -> Iterator[Path]:
     elif start[:2] in _MARKS:
         with _beside(path) as copy:
             _recode(path, copy)
+            yield copy
+    elif start != PARQUET and _ends_lines_by_returns(path):
+        with _beside(path) as copy:
+            _end_by_newlines(path, copy)
             yield copy
     else:
         yield path
@@ -113,12 +118,25 @@ def _recode(path: Path, copy: Path) -> None:
         raise ReadError(f"{str(path)!r} begins as UTF-16 and is none: {error}; save it as UTF-8") from error
 
 
+def _ends_lines_by_returns(path: Path) -> bool:
+    """Whether lines end as they did on the first Macs: a file that holds no other end in all that tells its kind."""
+    with path.open("rb") as file:
+        start = file.read(_CHUNK)
+    return b"\r" in start[:-1] and b"\n" not in start
+
+
+def _end_by_newlines(path: Path, copy: Path) -> None:
+    with path.open("rb") as file, copy.open("wb") as made:
+        while data := file.read(_CHUNK):
+            made.write(data.replace(b"\r", b"\n"))
+
+
 def records_in(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
     """The raw records of a file that is not packed; `path` is its name."""
     told.at, told.size = 0, plain.stat().st_size
     with plain.open("rb") as file:
         start = file.read(START).removeprefix(codecs.BOM_UTF8)
-    if start.startswith(b"PAR1") or kind_of(path) == ".parquet":
+    if start.startswith(PARQUET) or kind_of(path) == ".parquet":
         return _parquet(plain, path, foreign, told)
     if kind_of(path) in TABLES:
         return _table(plain, path, told)

@@ -1,7 +1,6 @@
 """The table of the ledger, opened, made, or brought up from an earlier release."""
 
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
-from tasks.ledger import queries
+from tasks.ledger import aliases, queries
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.scanning import ADDED, COLUMNS
 
@@ -18,10 +17,6 @@ FORMAT = 2
 """Counts the changes of the table; one of a higher number is refused."""
 FORMAT_KEY = "errata.format"
 SCHEMA = Schema([Field(name, PrimitiveType(kind), nullable=True) for name, kind in COLUMNS.items()])
-
-UNKNOWN_IN_PATHS = re.compile(r"[][\\|^]|%[0-9A-Fa-f]{2}")
-"""Delta Lake takes a local path for a URL: these it reads as something else, or ends the process over them."""
-
 
 _SPARE_BYTES = 2**18
 """What a commit takes beside its rows, amply."""
@@ -37,15 +32,6 @@ def s3_options(endpoint_url: str | None) -> dict[str, str]:
     return options
 
 
-def check_path(uri: str) -> None:
-    """Raises LedgerError for a local path that Delta Lake reads as another one."""
-    if not uri.startswith("s3://") and (unknown := UNKNOWN_IN_PATHS.search(uri)):
-        raise LedgerError(
-            f"'{uri}' holds '{unknown[0]}', and Delta Lake cannot write to such a path: choose another for the ledger "
-            "(ERRATA_LEDGER), or for the home (ERRATA_HOME)"
-        )
-
-
 def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     """The table, or None where nothing was written yet.
 
@@ -55,7 +41,7 @@ def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     if not uri.startswith("s3://") and os.path.lexists(uri) and not os.path.isdir(uri):
         raise LedgerError(f"'{uri}' is no folder: choose an empty or new folder for the ledger")
     try:
-        table = DeltaTable(uri, storage_options=dict(options))
+        table = aliases.opened(uri, lambda address: DeltaTable(address, storage_options=dict(options)))
     except TableNotFoundError:
         _check_empty(uri)
         return None
@@ -93,8 +79,9 @@ def created(uri: str, options: Mapping[str, str]) -> DeltaTable:
     """A new table, or that of another process that was faster."""
     check_space(uri)
     try:
-        configuration = {"delta.appendOnly": "true"}
-        return _marked(DeltaTable.create(uri, SCHEMA, configuration=configuration, storage_options=dict(options)))
+        if aliases.misread(uri):
+            Path(uri, "_delta_log").mkdir(parents=True, exist_ok=True)
+        return _marked(aliases.opened(uri, lambda address: _made(address, options)))
     except DeltaError:
         table = found(uri, options)
         if table is None:
@@ -102,11 +89,17 @@ def created(uri: str, options: Mapping[str, str]) -> DeltaTable:
         return table
 
 
+def _made(address: str, options: Mapping[str, str]) -> DeltaTable:
+    configuration = {"delta.appendOnly": "true"}
+    return DeltaTable.create(address, SCHEMA, configuration=configuration, storage_options=dict(options))
+
+
 def upgraded(table: DeltaTable) -> DeltaTable:
     """The table with the columns that release 0.1 did not have; that release cannot write to it any more."""
     present = {column.name for column in table.schema().fields}
     if missing := [name for name in ADDED if name not in present]:
-        table.alter.add_columns([Field(name, PrimitiveType(COLUMNS[name]), nullable=True) for name in missing])
+        fields = [Field(name, PrimitiveType(COLUMNS[name]), nullable=True) for name in missing]
+        table.alter.add_columns(fields, **aliases.hooks(table))
     return _marked(table)  # after the columns: that release writes nothing any more that could be missed by the count
 
 
@@ -114,7 +107,7 @@ def _marked(table: DeltaTable) -> DeltaTable:
     if table.metadata().configuration.get(FORMAT_KEY) != str(FORMAT):
         [(events,)] = queries.run(table, queries.REPEATED)
         properties = {FORMAT_KEY: str(FORMAT), queries.REPEATED_KEY: str(events)}
-        table.alter.set_table_properties(properties, raise_if_not_exists=False)
+        table.alter.set_table_properties(properties, raise_if_not_exists=False, **aliases.hooks(table))
     return table
 
 

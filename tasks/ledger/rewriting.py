@@ -12,7 +12,7 @@ from typing import Any
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from tasks.ledger import opening, queries
+from tasks.ledger import aliases, opening, queries
 from tasks.ledger.appending import table_of
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.table import Ledger
@@ -68,10 +68,11 @@ def drop_history(ledger: Ledger, objects: ObjectStore) -> None:
         table = opening.found(ledger.uri, ledger._options)
         if table is None:
             return
-        table.create_checkpoint()
+        aliases.checkpoint(table)
         last = table.version()
-        table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-        table.vacuum(retention_hours=_WRITER_HOURS, enforce_retention_duration=False, dry_run=False, full=True)
+        options: dict[str, Any] = {"enforce_retention_duration": False, "dry_run": False, **aliases.hooks(table)}
+        table.vacuum(retention_hours=0, **options)
+        table.vacuum(retention_hours=_WRITER_HOURS, full=True, **options)
         for key in objects.list("_delta_log/"):
             if (number := _NUMBERED.match(key)) and int(number[1]) < last:
                 objects.delete(key)
@@ -79,16 +80,15 @@ def drop_history(ledger: Ledger, objects: ObjectStore) -> None:
 
 def _write(table: DeltaTable, rows: list[Row]) -> None:
     if table.metadata().configuration.get(_APPEND_ONLY) == "true":
-        table.alter.set_table_properties({_APPEND_ONLY: "false"})
+        table.alter.set_table_properties({_APPEND_ONLY: "false"}, **aliases.hooks(table))
     for begin in range(0, len(rows), AT_ONCE):
         some = rows[begin : begin + AT_ONCE]
         names = ", ".join("'" + str(row["event_id"]).replace("'", "''") + "'" for row in some)
-        write_deltalake(
-            table, table_of(some), mode="overwrite", predicate=f"event_id IN ({names})", commit_properties=_ONCE
-        )
+        options = {"predicate": f"event_id IN ({names})", "commit_properties": _ONCE, **aliases.hooks(table)}
+        write_deltalake(table, table_of(some), mode="overwrite", **options)
         table.update_incremental()
 
 
 def _make_append_only(table: DeltaTable) -> None:
     if table.metadata().configuration.get(_APPEND_ONLY) != "true":
-        table.alter.set_table_properties({_APPEND_ONLY: "true"})
+        table.alter.set_table_properties({_APPEND_ONLY: "true"}, **aliases.hooks(table))

@@ -22,7 +22,7 @@ import duckdb
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from tasks.ledger import opening, queries, whole
+from tasks.ledger import aliases, opening, queries, whole
 from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, RequestState, State, fold
@@ -70,7 +70,6 @@ class Ledger:
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
         self.uri = uri if uri.startswith("s3://") else str(Path(uri).expanduser().absolute())
         self._options = dict(storage_options or {})
-        opening.check_path(self.uri)
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Write all events or none, in one commit; those that the table has already, by their id, are left out.
@@ -121,7 +120,8 @@ class Ledger:
                         table = opening.upgraded(table)
                         written = rows(pending, table.version() + 1)
                         opening.check_space(self.uri, written.nbytes)
-                        write_deltalake(table, written, mode="append", commit_properties=_ONCE)
+                        write_deltalake(table, written, mode="append", commit_properties=_ONCE, **aliases.hooks(table))
+                        aliases.follow(table)
                     return pending
                 except CommitFailedError as error:
                     if time.monotonic() > deadline:
@@ -217,10 +217,10 @@ class Ledger:
                 return False
             opening.check_space(self.uri, sum(table.get_add_actions()["size_bytes"].to_pylist()))
             try:
-                table.optimize.compact(commit_properties=_COMPACTION)
+                table.optimize.compact(commit_properties=_COMPACTION, **aliases.hooks(table))
             except CommitFailedError:
                 return False  # another process is at it; the next job tries again
-            table.vacuum(dry_run=False)  # keeps what a reader of the last seven days may hold
+            table.vacuum(dry_run=False, **aliases.hooks(table))  # keeps what a reader of the last seven days may hold
             return True
 
     def unused_files(self, *, remove: bool = False) -> list[str]:
@@ -230,7 +230,7 @@ class Ledger:
         """
         with self._explained("tidied up"):
             table = opening.found(self.uri, self._options)
-            return [] if table is None else list(table.vacuum(dry_run=not remove, full=True))
+            return [] if table is None else list(table.vacuum(dry_run=not remove, full=True, **aliases.hooks(table)))
 
     def _standings(self, line: str) -> dict[str, Standing]:
         return self.look(check_line(line)).get(line, LineEvents()).standings

@@ -82,6 +82,9 @@ FILES: dict[str, str | bytes] = {
     "wide.json": json.dumps(RECORDS).encode("utf-16"),
     "index.csv": table(index=""),
     "unnamed.csv": table(index="Unnamed: 0"),
+    "returns.csv": table(lineterminator="\r"),
+    "returns.jsonl": LINES.replace("\n", "\r"),
+    "returns packed.csv.gz": gzip.compress(table(";", lineterminator="\r").encode("utf-8-sig")),
     "packed.jsonl.gz": gzip.compress(LINES.encode()),
     "packed.csv.gz": gzip.compress(table().encode()),
     "packed.json.zst": bytes(pa.compress(json.dumps(RECORDS).encode(), codec="zstd", asbytes=True)),
@@ -205,6 +208,18 @@ def test_a_probe_that_cannot_be_used_is_left_out_with_a_finding(tmp_path):
     assert row["edit"]["paraphrases"] == ["ok"] and [probe["prompt"] for probe in row["edit"]["neighborhood"]] == ["Bo"]
     long, control = row["findings"]
     assert "rephrase[1] 'xxx" in long and "control character" in control and control.endswith("; it was left out")
+
+
+def test_a_file_of_something_else_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("editing.readers.HOPELESS", 5)
+    for good_at, read in ((3, 9), (None, None)):
+        rows = ["Ada,{} is,b" if number == good_at else "x" for number in range(9)]
+        (tmp_path / "a.csv").write_text("\n".join(["subject,prompt,target_new", *rows]))
+        if read:
+            assert len([*read_edits(tmp_path / "a.csv")]) == read
+        else:
+            with pytest.raises(ReadError, match="none of its first 5 records can be read; look at the file"):
+                [*read_edits(tmp_path / "a.csv")]
 
 
 STARTS = [*(value.encode() if isinstance(value, str) else value for value in FILES.values()), b""]

@@ -374,18 +374,8 @@ def test_an_output_that_nobody_reads_is_no_success():
     assert ran.wait() != 0
 
 
-@pytest.mark.parametrize("name", ["a[1]", "a]", "a%20b", "a\\b", "a|b", "a^b"])
-def test_a_path_that_delta_lake_cannot_write_is_refused_by_name_before_anything_is_written(
-    errata, monkeypatch, tmp_path, name
-):
-    monkeypatch.setenv("ERRATA_LEDGER", str(tmp_path / name))
-    check_one_line(errata(*single()), 1, r"holds '.*', and Delta Lake cannot write to such a path: choose another")
-    check_one_line(errata("history"), 1, "choose another for the ledger")
-    assert not (tmp_path / name).exists()
-
-
-@pytest.mark.parametrize("name", ["a b", "é", "a%b", "a%2", "a?b#c", "a'b", 'a"b', "a*{b}", "a<b>~`"])
-def test_any_other_path_holds_a_ledger(errata, monkeypatch, tmp_path, name):
+@pytest.mark.parametrize("name", ["a b", "é", "a%b", "a%2", "a?b#c", "a'b", 'a"b', "a*{b}", "a<b>~`", "a%20b"])
+def test_any_path_holds_a_ledger(errata, monkeypatch, tmp_path, name):
     monkeypatch.setenv("ERRATA_LEDGER", str(tmp_path / name))
     assert errata(*single()).code == 0 and errata("status", "--json").json[0]["requests"] == {"queued": 1}
     assert (tmp_path / name / "_delta_log").is_dir()

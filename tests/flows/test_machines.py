@@ -158,14 +158,11 @@ def test_a_setting_that_is_no_text_is_refused(errata, monkeypatch, name, tmp_pat
     assert not list(tmp_path.glob("x*"))
 
 
-@pytest.mark.parametrize("name", ["a%2Fb", "a%20b", "[a]", "a\\b", "a|b", "a^b"])
-def test_a_home_whose_path_no_ledger_can_have_is_refused_by_name_and_nothing_is_made_elsewhere(
-    errata, monkeypatch, tmp_path, no_server, name
-):
+@pytest.mark.parametrize("name", ["a%2Fb", "[a]\\|^ ?#"])
+def test_everything_lies_in_a_home_whatever_its_path_holds(errata, monkeypatch, tmp_path, name):
     (tmp_path / "homes").mkdir()
     monkeypatch.setenv("ERRATA_HOME", str(tmp_path / "homes" / name))
-    for command in (single(), ("run",), ("status",), ("approve",)):
-        check_one_line(errata(*command), 1, r"holds '.*', and Delta Lake cannot .* \(ERRATA_HOME\)")
+    assert errata(*single()).code == 0 and errata("status", "--json").json[0]["requests"] == {"queued": 1}
     assert [path.name for path in (tmp_path / "homes").iterdir()] == [name]
 
 
