@@ -61,6 +61,11 @@ class ModelLayout:
         """The norm between the down projection and the hidden state, where the architecture has one."""
         return None if self.post_norm is None else self.layer_list(model)[layer].get_submodule(self.post_norm)
 
+    def gain_after(self, model: PreTrainedModel, layer: int) -> torch.Tensor | None:
+        """The gain g (m,) of that norm."""
+        norm = self.norm_after(model, layer)
+        return None if norm is None else gain_of(norm, model.config.get_text_config().hidden_size)
+
     def scale(self, model: PreTrainedModel) -> float:
         """By what the MLP's output is multiplied before it joins the hidden state: 1 but for some architectures."""
         return 1.0 if self.multiplier is None else float(getattr(model.config.get_text_config(), self.multiplier))
@@ -79,6 +84,14 @@ class ModelLayout:
     def key_size(self, model: PreTrainedModel, layer: int = 0) -> int:
         weight: torch.Tensor = model.get_parameter(self.weight_name(layer))
         return self.oriented(weight).shape[1]
+
+
+@torch.no_grad()
+def gain_of(norm: nn.Module, size: int) -> torch.Tensor:
+    """The gain (size,) of an RMS norm: what it makes of equal numbers, whatever it calls it (Gemma stores g − 1)."""
+    weight = next(norm.parameters())
+    gain: torch.Tensor = norm(torch.full((size,), 1e4, dtype=weight.dtype, device=weight.device))
+    return gain
 
 
 _LLAMA = ModelLayout("model.layers", "mlp.down_proj")

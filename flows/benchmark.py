@@ -77,7 +77,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     except OSError as error:
         raise UsageError(f"cannot create the folder '{asked.out}' ({error.strerror}); choose another --out") from error
     statistics_texts = read_text(asked.statistics_text) if asked.statistics_text else None
-    session = open_session(spec, settings, statistics_texts=statistics_texts)
+    session = open_session(spec, settings, statistics_texts=statistics_texts, new=True)
     texts = read_text(asked.text) if asked.text else session.held_out
     measuring = Stopwatch()
     with measuring:
@@ -109,7 +109,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         "batch_size": asked.batch_size,
         "seed": asked.seed,
         "layers": list(session.method_input.layers),
-        "config": spec.config.model_dump(mode="json"),
+        "config": session.spec.config.model_dump(mode="json"),
         "seconds_per_edit": editing / len(facts.edits),
         "evaluation_seconds": measuring.seconds,
         "peak_rss_mb": _peak_rss_mb(),

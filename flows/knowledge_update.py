@@ -163,6 +163,7 @@ def _update(
     session, reference = run_step(
         "load_model", lambda: _load(run, texts, statistics_texts), about=run.spec.model, retries=RETRIES
     )
+    run = replace(run, spec=session.spec)  # a new line may have taken a calibration of its base
     taken = run_step("screen", lambda: _screen(run, session, taken), outcome=_counted, retries=RETRIES)
     journal.left_out(taken.findings)
     _note_rejections(taken, journal)

@@ -16,7 +16,7 @@ from editing.methods import check_mode, compute_independent_updates
 from editing.request import with_join
 from flows.endings import ended_well
 from tasks.ledger.trying import to_try
-from tasks.lines.specs import LineSpec, Template, resolve_line
+from tasks.lines.specs import LineSpec, Template, read_line, resolve_line
 from tasks.meter import Meter
 from tasks.progress import note, stage
 from tasks.runlog import told_to_prefect
@@ -90,7 +90,8 @@ def trial(
         for reason in left_out:
             note(reason, "warning")
         made = stored_function([version.manifest for version in workplace.store.versions(line)])
-        rows = try_each(workplace.settings, spec, edits, probes, made)
+        new = read_line(workplace.store.store, line) is None
+        rows = try_each(workplace.settings, spec, edits, probes, made, new=new)
         for row in rows:
             asked, *answers = heard(row)
             note(f"{row.request_id}: {asked} {answers[0]!r} → {answers[1]!r}")
@@ -103,6 +104,8 @@ def try_each(
     edits: Sequence[Edit],
     probes: int | None = None,
     function: Mapping[str, Any] | None = None,
+    *,
+    new: bool = False,
 ) -> list[TrialRow]:
     """The same without Prefect. Edits are searched and evaluated together, each overlaid on its own questions alone.
 
@@ -110,12 +113,13 @@ def try_each(
 
     Args:
         function: layers, contexts and statistics of the line's versions, where it has some (tasks/update/function.py).
+        new: the line is not there yet, so that it takes a calibration of its base.
 
     Raises:
         UsageError: it can take none of them.
     """
     check_mode(spec.config.method, "independent")
-    session = open_session(spec, settings, function=function or None)
+    session = open_session(spec, settings, function=function or None, new=new)
     edits = _screened(session, [with_join(edit, spec.join) for edit in edits])
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer

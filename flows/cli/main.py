@@ -15,6 +15,7 @@ from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
 from flows.cli import (  # noqa: F401
     auditing,
     benchmark,
+    calibrating,
     carrying,
     deploy,
     diagnosis,

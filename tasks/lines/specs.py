@@ -14,6 +14,7 @@ from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
 from editing.texts import given_join
 from tasks.addresses import folder_of
+from tasks.lines.calibrations import Calibration, merged, taken_from, with_options
 from tasks.lines.hypernetworks import resolved_options
 from tasks.lines.stored import definition, spec_key, where
 from tasks.names import check_line
@@ -42,6 +43,17 @@ class LineSpec(Config):
         None, exclude_if=lambda value: value is None, description="What joins prompts and answers; none: by rule."
     )
     config: AnyConfig = MemitConfig()
+    calibrated: dict[str, Any] | None = Field(
+        None, exclude_if=lambda value: value is None, description="What of `config` came from a calibration."
+    )
+
+
+def calibrated_line(spec: LineSpec, found: Calibration | None) -> LineSpec:
+    """A new line with what a calibration of its base says of all that it leaves open."""
+    options = taken_from(found, spec.config)
+    if not options:
+        return spec
+    return spec.model_copy(update={"config": with_options(spec.config, options), "calibrated": options})
 
 
 def read_line(store: ObjectStore, line: str) -> LineSpec | None:
@@ -105,8 +117,10 @@ def resolve_line(
 def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyConfig:
     """The configuration that these options give the method of a line; its hypernetwork need not be named again.
 
-    Where the line's statistics are not shrunk, an option that is left out means what it meant before they could be.
+    Where the line's statistics are not shrunk, an option that is left out means what it meant before they could be;
+    where it was made by a calibration, what that said.
     """
+    options = merged(found.calibrated or {}, options)
     if isinstance(found.config, LocatingConfig) and not found.config.shrink and "shrink" not in options:
         options = before_shrinkage(found.config.method) | options
     if isinstance(found.config, MendConfig):

@@ -27,13 +27,15 @@ from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel, load_model
 from editing.search.values import search_values
 from editing.weights import EditedWeights
+from tasks.lines.calibrations import read_calibration
 from tasks.lines.hypernetworks import located
-from tasks.lines.specs import LineSpec
+from tasks.lines.specs import LineSpec, calibrated_line
 from tasks.meter import Meter
 from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import restore_weights
 from tasks.stores.manifest import Manifest
+from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import kept
 from tasks.update.begun import FLUENCY_SEED, Begun
@@ -56,6 +58,8 @@ class Session:
     weights: EditedWeights
     cache: Cache
     held_out: list[str]
+    spec: LineSpec
+    """What the line is, with what a new one took of a calibration."""
     live: list[str] = field(default_factory=list)
     """Ids of the requests whose facts stand in the weights, oldest first; those of a root in its own order."""
     values_known: Values = field(default_factory=Values, repr=False)
@@ -233,19 +237,20 @@ def open_session(
     statistics_texts: Sequence[str] | None = None,
     function: Mapping[str, Any] | None = None,
     only_asked: bool = False,
+    new: bool = False,
 ) -> Session:
     """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
 
     Key statistics come from text that the model samples itself, or from `statistics_texts`; a method that uses none
     gets none. Layers, contexts and the kind of statistics are those of `function`, what the line's versions are made
     with (tasks/update/function.py), where there is one. Where the model is `only_asked`, and nothing written, there are
-    neither contexts nor statistics.
+    neither contexts nor statistics. A `new` line takes what a calibration of its base says of what it leaves open.
 
     Raises:
         ModelError, StatisticsError
         HypernetworkError: the hypernetwork is missing, broken, or belongs to another base or other weights.
+        RecordError: the calibration is damaged.
     """
-    config = spec.config if only_asked else located(spec.config, settings)
     loaded = load_model(
         spec.model,
         dtype=spec.dtype,
@@ -253,6 +258,23 @@ def open_session(
         cache=settings.cache_folder,
         on_progress=partial(progress, "model"),
     )
+    if new:
+        store = open_store(settings.store_uri, endpoint_url=settings.s3_endpoint_url, create=True)
+        spec = calibrated_line(spec, read_calibration(store, loaded.digest))
+    return session_on(loaded, spec, settings, statistics_texts, function, only_asked=only_asked)
+
+
+def session_on(
+    loaded: LoadedModel,
+    spec: LineSpec,
+    settings: Settings,
+    statistics_texts: Sequence[str] | None = None,
+    function: Mapping[str, Any] | None = None,
+    *,
+    only_asked: bool = False,
+) -> Session:
+    """The same on a base that is loaded."""
+    config = spec.config if only_asked else located(spec.config, settings)
     layout = layout_of(loaded.model)
     if function:
         config = config.model_copy(update={"layers": tuple(function["layers"])})
@@ -274,4 +296,4 @@ def open_session(
         weights,
         chat=chat_of(loaded.tokenizer, spec.template),
     )
-    return Session(loaded, config, given, weights, cache, ready.held_out)
+    return Session(loaded, config, given, weights, cache, ready.held_out, spec)

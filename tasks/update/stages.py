@@ -23,7 +23,7 @@ from tasks.ledger.removals import take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain
 from tasks.lines.hypernetworks import keep
-from tasks.lines.specs import save_line
+from tasks.lines.specs import read_line, save_line
 from tasks.retries import outlasting
 from tasks.stores.batches import pack
 from tasks.stores.manifest import Manifest, Version, members
@@ -95,7 +95,7 @@ def write_rejections(run: Run, rejected: dict[str, str], ended: Mapping[str, tup
 
 
 def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
-    """The base of the line with its key statistics; the line is defined from then on.
+    """The base of the line with its key statistics; the line is defined from then on, as `Session.spec` says.
 
     Raises:
         UsageError: the line has other key statistics than of this text.
@@ -103,12 +103,17 @@ def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
     store, made = run.workplace.store.store, [one.manifest for one in run.workplace.store.versions(run.line)]
     function = stored_function(made)
     check_statistics(run.line, function, statistics_texts)
+    known = read_line(store, run.line)
     session = open_session(
-        run.spec, run.workplace.settings, statistics_texts=statistics_texts, function=function or None
+        known or run.spec,
+        run.workplace.settings,
+        statistics_texts=statistics_texts,
+        function=function or None,
+        new=known is None,
     )
     session.values_known.stored = StoredValues(run.workplace.store, made).get
     keep(store, session.config)
-    save_line(store, run.spec)
+    save_line(store, session.spec)
     return session
 
 

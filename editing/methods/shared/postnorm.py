@@ -14,6 +14,8 @@ Shapes: m = hidden size, n = edits.
 import torch
 from torch import Tensor, nn
 
+from editing.layout import gain_of
+
 BISECTIONS = 200
 
 
@@ -24,8 +26,7 @@ def change_before_norm(norm: nn.Module, u_nm: Tensor, R_nm: Tensor) -> Tensor:
     Where norm(u) + R can be reached at all, it is.
     """
     dtype = next(norm.parameters()).dtype
-    # An RMS norm makes its own gain g of equal numbers, whatever it calls it (Gemma stores g − 1).
-    g_m = norm(torch.full_like(u_nm[0], 1e4, dtype=dtype)).double()
+    g_m = gain_of(norm, u_nm.shape[1]).to(u_nm.device).double()
     u, n = u_nm.double(), norm(u_nm.to(dtype)).double()
     gu = g_m * u
     y = u * ((gu * n).sum(1, keepdim=True) / gu.square().sum(1, keepdim=True))
