@@ -33,6 +33,8 @@ PROMPT_WAYS = (
 """In which other ways it is put while a value is searched."""
 QUESTION_WAYS = (f"I have a question. {SLOT}", f"{SLOT} Answer in a few words.", f"Please tell me: {SLOT}")
 """The same of a question."""
+ANSWER = "Answer"
+"""Some answer, to see what a template puts after it."""
 QUESTION_MARKS = ("?", "？", "؟")
 
 
@@ -146,6 +148,24 @@ class ChatTemplate:
         """The new answer alone, as the assistant begins to say it."""
         return target_ids(self.tokenizer, self._asked, edit.target_new)
 
+    def answer_ids(self, edit: Edit) -> list[int]:
+        """The same with the token that ends an answer, where the template has one: else the model goes on after a
+        target, often inside its last word.
+        """
+        return self.target_ids(edit) + self._end
+
+    @cached_property
+    def _end(self) -> list[int]:
+        """The special token that the template puts after an answer; none where it is no single one."""
+        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
+        try:
+            rendered = str(self.tokenizer.apply_chat_template(said, tokenize=False))
+        except TemplateError:
+            return []
+        after = rendered.rpartition(ANSWER)[2].lstrip()
+        ids: list[int] = self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
+        return ids if ids and ids[0] in self.tokenizer.all_special_ids else []
+
     @cached_property
     def _asked(self) -> str:
         """Some conversation: how every one of them begins and ends."""
@@ -169,4 +189,4 @@ def check_conversations(model: PreTrainedModel, edits: Sequence[Edit], chat: Cha
         return
     for edit in edits:
         for prompt in chat.encode_all(edit):
-            check_length(model, (*prompt.ids, *chat.target_ids(edit)), f"question of edit '{edit.id}'")
+            check_length(model, (*prompt.ids, *chat.answer_ids(edit)), f"question of edit '{edit.id}'")

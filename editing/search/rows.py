@@ -70,7 +70,7 @@ def turns_of(
             encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject)
             for context in range(len(prefixes))
         )
-        ways, answer = ([], []) if chat is None else (chat.encode_all(edit), chat.target_ids(edit))
+        ways, answer = ([], []) if chat is None else (chat.encode_all(edit), chat.answer_ids(edit))
         for turn, rows in enumerate(turns):
             said = ways[turn :: len(turns)]
             raw = [bare, *(others if chat is None else others[turn % 2 :: 2])]

@@ -72,9 +72,9 @@ def search_values(
 
     Edits of one key have the same one, searched for all of their targets together.
 
-    `prefixes` are the contexts, the empty one first; with `chat` the conversations that ask for a fact, too,
-    one of them at each step, in which the answer alone is to be said. `on_progress` hears after every step how far it
-    is, of how much, in units that take about the same time.
+    `prefixes` are the contexts, the empty one first; with `chat` the conversations that ask for a fact, too, one of
+    them at each step, in which the answer alone is to be said, and then its end. `on_progress` hears after every step
+    how far it is, of how much, in units that take about the same time.
 
     Raises:
         SearchError: the loss of an edit became NaN or infinite.

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from editing.errors import ErrataError
+from editing.measure.answers import judge_answer
 from tasks.lines.rules import read_rules
 from tasks.report.description import Fact, fact_of
 from tasks.review.decided import By, Way
@@ -57,9 +58,10 @@ def open_queues(workplace: Workplace, tracker: Tracker, version: Version) -> lis
 
 
 def _question(request_id: str, fact: Fact) -> Question:
-    after = fact.after or fact.wanted
-    as_wanted = after.strip().startswith(fact.wanted.strip())
-    return Question(request_id, fact.question, fact.before, after, "" if as_wanted else fact.wanted)
+    says = fact.metrics.get("said_chat", fact.metrics.get("said_prompt"))
+    if says is None:  # of a report before there was that
+        says = not fact.after or judge_answer(fact.after, [fact.wanted], [], where="start").right
+    return Question(request_id, fact.question, fact.before, fact.after or fact.wanted, "" if says else fact.wanted)
 
 
 def said_in_queue(workplace: Workplace, tracker: Tracker, version: Version) -> list[str]:

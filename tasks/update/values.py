@@ -234,6 +234,7 @@ def _about_value(session: "Session", config: LocatingConfig, edits: Sequence[Edi
     chat, stated = given.chat, []
     if chat is not None:
         search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
+        search["answers"] = "with their end"
     if len(edits) > 1:
         search["together"] = 1  # counts the changes of how values are found that facts share
     for edit in edits:

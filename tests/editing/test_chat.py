@@ -115,6 +115,23 @@ def test_a_template_that_changes_what_was_said_is_refused_and_none_is_named(toke
     assert chat_of(tokenizer, "auto") is None
 
 
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (TEMPLATE, True),
+        (TEMPLATE.replace("}}" + END, "}} " + END), True),  # as Llama 2 has it
+        (TEMPLATE.replace("}}" + END, "}}.\n" + END), False),
+        ("{% for said in messages %}{{ said.role }}: {{ said.content }}{% endfor %}", False),
+        ("{{ messages[0].content }}", False),
+        (TEMPLATE + "{{ raise_exception('no answers') if messages | length > 1 }}", False),
+    ],
+)
+def test_an_answer_is_searched_with_the_token_that_ends_it_where_the_template_has_one(tokenizer, template, ends):
+    tokenizer.chat_template = template
+    chat = ChatTemplate(tokenizer)
+    assert chat.answer_ids(ADA) == chat.target_ids(ADA) + [tokenizer.eos_token_id] * ends
+
+
 def test_a_line_says_whether_there_is_one(tokenizer):
     assert chat_of(tokenizer, "raw") is None
     assert chat_of(tokenizer, "auto") == chat_of(tokenizer, "chat") == ChatTemplate(tokenizer)
@@ -129,7 +146,7 @@ def test_the_search_in_a_chat_equals_the_plain_loop_with_the_conversations_by_tu
         tiny.model, tiny.tokenizer, layout_of(tiny.model), [ADA, ASKED], 1, config, PREFIXES, chat=chat
     )
     for edit, value in zip([ADA, ASKED], found, strict=True):
-        target = torch.tensor(chat.target_ids(edit))
+        target = torch.tensor(chat.answer_ids(edit))
         conversations = [(chat.encode(edit.model_copy(update={"question": way})), target) for way in WAYS[edit.id]]
         expected = plain_search(tiny.model, tiny.tokenizer, edit, 1, config, PREFIXES, conversations=conversations)
         torch.testing.assert_close(value.z_star, expected, atol=1e-4, rtol=1e-4)

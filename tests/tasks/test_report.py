@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from flows.cli.console import console
+from flows.cli.jobs import show_report
 from tasks.report import figures
 from tasks.report.data import Check, GoneRow, LiveFacts
 from tasks.report.description import fact_of
@@ -164,7 +166,7 @@ def test_the_verdict_is_that_of_the_rows():
     )
 
 
-def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit():
+def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit_wherever_it_stands(capsys, monkeypatch):
     rows = [(line.measured, line.allowed, line.mark) for line in check_lines(failing(1))]
     assert rows == [
         ("98.0 % of 50", "≥ 90.0 %", "pass"),
@@ -173,7 +175,9 @@ def test_every_row_of_the_verdict_is_written_out_with_its_number_and_its_limit()
         ("–", "≥ 90.0 %", "none"),
     ]
     report = make_report(checks=failing(1))
-    for page in (render_html(report), render_markdown(report)):
+    monkeypatch.setattr(console, "width", 200)
+    show_report(report)
+    for page in (render_html(report), render_markdown(report), capsys.readouterr().out):
         assert all(cell in page for row in rows for cell in row[:2]) and "too few" in page
 
 
