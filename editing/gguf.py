@@ -131,6 +131,29 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # it has no types
         self._data = np.asarray(mapped)
 
 
+class _Head(_Reader):
+    """Reads no further than to the number of layers: the vocabulary, which takes seconds, comes after it."""
+
+    class Read(Exception):
+        pass
+
+    def _push_field(self, field: Any, skip_sum: bool = False) -> int:
+        if field.name.endswith(".block_count"):
+            raise self.Read(int(field.parts[-1][0]))
+        return int(super()._push_field(field, skip_sum))
+
+
+def layers_in(file: Path) -> int | None:
+    """How many layers the model of a GGUF file has; None where it does not say."""
+    try:
+        _Head(file)
+    except _Head.Read as found:
+        return int(found.args[0])
+    except (OSError, ValueError, LookupError):
+        pass
+    return None
+
+
 @contextlib.contextmanager
 def _read_once(file: Path, on_progress: OnProgress) -> Iterator[None]:
     """Inside, transformers reads `file` once instead of for configuration, tokenizer and weights each.

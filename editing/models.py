@@ -29,7 +29,7 @@ from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_folder, check_not_quantised, check_tokenizer
 from editing.foreign_code import asks_for_code
-from editing.gguf import NotKept, OnProgress, converted_folder, unheard
+from editing.gguf import NotKept, OnProgress, converted_folder, layers_in, unheard
 from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.tokens import check_offsets, leave_end_off
@@ -146,6 +146,12 @@ def model_config(
     return config
 
 
+def converted_layers(reference: str) -> int | None:
+    """How many layers a model has that is converted from GGUF; None of any other, or where its file does not say."""
+    source = Path(_sought(reference, None)[0])
+    return layers_in(source) if source.is_file() else None
+
+
 def _config(reference: str, source: str, revision: str | None) -> PreTrainedConfig:
     config: PreTrainedConfig = _guarded(
         reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -164,11 +170,8 @@ def base_digest(model: PreTrainedModel) -> str:
 def quiet_transformers() -> Iterator[None]:
     """Neither progress bars nor warnings of transformers and the hub client; their settings come back afterwards."""
     hub = logging.getLogger("huggingface_hub")
-    verbosity, bars, hub_level = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-        hub.level,
-    )
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_level = hub.level
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     hub.setLevel(logging.ERROR)

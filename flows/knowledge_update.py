@@ -238,7 +238,7 @@ def _load(run: Run, texts: Sequence[str] | None, statistics_texts: Sequence[str]
 
 
 def _screen(run: Run, session: Session, taken: Taken) -> Taken:
-    screened = stages.screen_taken(session, taken)
+    screened = stages.screen_taken(session, taken, run.policy.neighborhood_probes)
     stages.write_rejections(run, screened.rejected)
     return screened
 

@@ -120,7 +120,7 @@ def try_each(
     """
     check_mode(spec.config.method, "independent")
     session = open_session(spec, settings, function=function or None, new=new)
-    edits = _screened(session, [with_join(edit, spec.join) for edit in edits])
+    edits = _screened(session, [with_join(edit, spec.join) for edit in edits], probes)
     before = session.base_scores(edits, probes)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     chat, others = conversation(session), others_of_its_kind(edits)
@@ -150,8 +150,8 @@ def heard(row: TrialRow) -> tuple[str, str, str]:
     return row.prompt, row.answer_before, row.answer_after
 
 
-def _screened(session: Session, edits: Sequence[Edit]) -> Sequence[Edit]:
-    screened = screen(session, edits)
+def _screened(session: Session, edits: Sequence[Edit], probes: int | None) -> Sequence[Edit]:
+    screened = screen(session, edits, probes=probes)
     for request_id, reason in screened.rejected.items():
         note(f"{request_id}: {reason}", "rejected")
     for request_id, findings in screened.findings.items():

@@ -40,10 +40,7 @@ FAMILIES = {
     "bloom": ("bloom", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
     "cohere": ("cohere", {**LLAMA_SIZES, "use_qk_norm": True}),
     "cohere2": ("cohere2", MIXED),
-    "exaone4": (
-        "exaone4",
-        {**MIXED, "rms_norm_eps": 1e-8},
-    ),
+    "exaone4": ("exaone4", MIXED),
     "falcon": ("falcon", {**NEOX_SIZES, "ffn_hidden_size": 64}),
     "falcon-alibi": (
         "falcon",

@@ -280,6 +280,12 @@ def layers_of(config: MethodConfig, base: PreTrainedConfig) -> tuple[int, ...]:
     return _layers_of(config, base, base.get_text_config().num_hidden_layers)
 
 
+def check_named_layers(config: MethodConfig, count: int) -> None:
+    """Raises ModelError where the configuration itself names layers that a model of so many cannot have."""
+    if config.layers is not None:
+        check_layer_numbers(count, config.layers, searched=find_method(config.method).searches)
+
+
 def _layers_of(config: MethodConfig, base: PreTrainedConfig, count: int) -> tuple[int, ...]:
     layers = layers_for(config, base.model_type, count, base.get_text_config().hidden_size)
     check_layer_numbers(count, layers, searched=find_method(config.method).searches)

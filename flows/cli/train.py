@@ -68,11 +68,10 @@ def train_mend(
 
         errata train-mend edits.jsonl --model ./our-model --layer 10 --layer 11 -o rank=512 -o batch=16
     """
-    from editing.methods import layers_of
     from editing.methods.mend.method import MendConfig
-    from editing.models import model_config
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
+    from tasks.lines.bases import check_model
     from tasks.lines.hypernetworks import resolve
     from tasks.lines.specs import absolute
     from tasks.names import check_model_name
@@ -92,9 +91,8 @@ def train_mend(
         check_model_name(name)  # before an hour of training
     if plan.start:  # once: an alias or a file may mean another one later
         plan = plan.model_copy(update={"start": resolve(plan.start, settings)})
-    base = model_config(absolute(model) or settings.model, dtype=dtype or settings.dtype, device=settings.device)
-    if base is not None:
-        layers_of(MendConfig(layers=plan.layers), base)
+    base = absolute(model) or settings.model
+    check_model(base, dtype or settings.dtype, MendConfig(layers=plan.layers), settings)
     read_training(data, validation, plan.validation_edits, limit, seed)  # a mistake is found before any work
     with if_stopped("checkpoints stand; start it again, and it goes on from the last"), prefect_api(json) as started:
         from flows.train_mend import train_mend as training

@@ -10,7 +10,7 @@ import torch
 
 from editing.edit import Edit, shown
 from editing.measure.said import said
-from editing.measure.scoring import encode_prompts, hidden_states, logit_chunks, score
+from editing.measure.scoring import encode_prompts, hidden_states, logit_chunks
 from editing.measure.writing import added_text
 from editing.models import LoadedModel
 from editing.tokens import align_rows, pad_token
@@ -21,15 +21,18 @@ SURE = 0.5
 """How probable a going on of the last word is that is told."""
 
 
-def said_already(session: Session, edits: Sequence[Edit], changed: Collection[str] = ()) -> dict[str, str]:
+def said_already(
+    session: Session, edits: Sequence[Edit], changed: Collection[str] = (), probes: int | None = None
+) -> dict[str, str]:
     """Why a correction would change nothing, by its id: the base says its target already, in each way it is asked.
 
-    `changed` are subjects about which the line says something else than its base, or will.
+    `changed` are subjects about which the line says something else than its base, or will; `probes` of the neighbors
+    will be asked by whoever asks the base next, and finds the scores in the cache.
     """
     loaded, chat = session.loaded, session.method_input.chat
     asked = [edit for edit in edits if edit.subject not in changed]
-    scores = score(loaded.model, loaded.tokenizer, [(edit.text, edit.target_new) for edit in asked])
-    likely = [edit for edit, one in zip(asked, scores, strict=True) if one.argmax]
+    scores = session.base_scores(asked, probes)
+    likely = [edit for edit in asked if scores[edit.id].efficacy_argmax]
     answers = said(loaded.model, loaded.tokenizer, likely, chat, paraphrases=False) if likely else []
     return {
         edit.id: (

@@ -38,11 +38,13 @@ class Screened:
     """What was left out of an accepted request, and what speaks against it, by its id."""
 
 
-def screen(session: Session, edits: Sequence[Edit], changed: Collection[str] = ()) -> Screened:
+def screen(
+    session: Session, edits: Sequence[Edit], changed: Collection[str] = (), probes: int | None = None
+) -> Screened:
     """Encode everything that will be written and asked, in every context; refuse, or leave out, what cannot be read.
 
     The session stands at its base, and that is asked what it says already and how it goes on. `changed` are subjects
-    about which the line says something else than its base, or will.
+    about which the line says something else than its base, or will; `probes`: how many neighbors are asked later.
     """
     writable: list[Edit] = []
     rejected: dict[str, str] = {}
@@ -53,7 +55,7 @@ def screen(session: Session, edits: Sequence[Edit], changed: Collection[str] = (
         except InvalidEdit as error:
             rejected[edit.id] = str(error)
     found = readable(session.loaded, writable)
-    said = said_already(session, found.accepted, changed)
+    said = said_already(session, found.accepted, changed, probes)
     accepted = tuple(edit for edit in found.accepted if edit.id not in said)
     told = doubts(session.loaded, accepted)
     findings = {

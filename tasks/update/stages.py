@@ -123,10 +123,11 @@ def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
     session.restore((manifest, outlasting(partial(store.tensors, manifest))) for manifest in versions)
 
 
-def screen_taken(session: Session, taken: Taken) -> Taken:
+def screen_taken(session: Session, taken: Taken, probes: int) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
     subjects = Counter(edit.subject for edit in taken.known.values())
-    found = screen(session, taken.edits, {subject for subject, count in subjects.items() if count > 1})
+    changed = {subject for subject, count in subjects.items() if count > 1}
+    found = screen(session, taken.edits, changed, probes)
     known = taken.known | {edit.id: edit for edit in found.accepted}
     replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
     return replace(

@@ -64,12 +64,13 @@ def states(tiny, edits, layer, hidden_layer=None, prefixes=("",)):
 
 
 def reachable(tiny, edits, layer):
-    """Hidden states that some output of the layer's MLP gives."""
+    """Hidden states that some output of the layer's MLP gives, as long as it is: a norm's epsilon counts against it."""
     module = layout_of(tiny.model).projection(tiny.model, layer)
     shift = torch.randn(len(edits), 1, 32, generator=torch.Generator().manual_seed(1))
 
     def shifted(module, args, output):  # OPT's has the tokens of all rows in one
-        return (output.view(len(edits), -1, 32) + shift * output.norm()).view(output.shape)
+        moved = (output.view(len(edits), -1, 32) + shift * output.norm()).view(output.shape)
+        return moved * output.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
 
     handle = module.register_forward_hook(shifted)
     found = states(tiny, edits, layer).hidden

@@ -40,6 +40,10 @@ def _spoil(folder: Path, **values: object) -> None:
 WRONG = {
     "dtype": (lambda folder: ["--dtype", "float31"], "unknown dtype 'float31'; choose one of float64"),
     "layers": (lambda folder: ["-o", "layers=[9]"], "layer 9 leaves nothing above it"),
+    "layers of a file": (
+        lambda folder: ["--model", "embedded", "-o", "layers=[2, 40]"],
+        "layer 40 leaves nothing above it .*: the model has 30 layers",
+    ),
     "option": (lambda folder: ["-o", "depth=3"], "method memit: depth = 3"),
     "method": (lambda folder: ["--method", "rune"], "unknown method 'rune'; known are memit"),
     "folder": (lambda folder: ["--model", f"{folder}/nowhere"], "no folder '.*nowhere'"),

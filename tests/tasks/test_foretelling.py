@@ -59,6 +59,13 @@ def test_where_the_line_says_something_else_than_its_base_what_the_base_says_can
     assert found.keys() == {edit.id for edit in known if edit.subject != subject} != {edit.id for edit in known}
 
 
+def test_what_screening_asks_the_base_is_not_asked_again_by_the_job(knowing, monkeypatch):
+    edits = [edit.model_copy(update={"target_new": f"{edit.target_new} now"}) for edit in fact_edits(3)]
+    assert screen(knowing, edits, probes=2).accepted
+    monkeypatch.setattr("tasks.update.session.evaluate", None)
+    assert len(knowing.base_scores(edits, 2)) == 3
+
+
 def first_half(session: Session, edits: list[Edit]) -> tuple[Edit, str]:
     """An edit whose target takes several tokens, and the target but for the last of them."""
     tokenizer = session.loaded.tokenizer
