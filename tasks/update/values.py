@@ -26,7 +26,7 @@ from tasks.update import kept
 if TYPE_CHECKING:
     from tasks.update.session import Session
 
-VALUES_VERSION = 2
+VALUES_VERSION = 3
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
 FELL = 0.1

@@ -14,6 +14,7 @@ from editing.search.descent import Normalised
 from editing.search.rows import SearchRow, grouped
 from editing.search.values import search_values
 from tests.fact_model import fact_edits
+from tests.families import tiny_family
 from tests.reference import plain_search
 
 LAYER = 1
@@ -66,6 +67,29 @@ def test_delta_never_leaves_the_clamp(tiny_llama):
     found = search_values(tiny_llama.model, tiny_llama.tokenizer, layout, EDITS, LAYER, config, PREFIXES)
     for origin, value in zip(start, found, strict=True):
         assert (value.z_star - origin.z_star).norm() <= 0.05 * origin.z_star.norm() * (1 + 1e-5)
+
+
+def test_where_a_norm_follows_delta_is_what_the_layer_can_write_through_it():
+    tiny, clamp = tiny_family("gemma3"), 0.05
+    layout, free = layout_of(tiny.model), CONFIG.model_copy(update={"steps": 1})
+    gain = layout.gain_after(tiny.model, LAYER)
+    config = CONFIG.model_copy(update={"clamp": clamp, "learning_rate": 1.0})
+    start = search_values(tiny.model, tiny.tokenizer, layout, EDITS[:2], LAYER, free, PREFIXES)
+    found = search_values(tiny.model, tiny.tokenizer, layout, EDITS[:2], LAYER, config, PREFIXES)
+    for origin, value in zip(start, found, strict=True):
+        written = (value.z_star - origin.z_star) / gain
+        torch.testing.assert_close(written.norm(), clamp * torch.tensor(float(len(gain))).sqrt(), rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_written_at_coordinates_that_are_massive_whatever_the_text(tiny_llama):
+    layout = layout_of(tiny_llama.model)
+    tiny_llama.model.get_input_embeddings().weight[:, 3] = 50.0
+    free = CONFIG.model_copy(update={"steps": 1})
+    start = search_values(tiny_llama.model, tiny_llama.tokenizer, layout, EDITS[:2], LAYER, free, PREFIXES)
+    found = search_values(tiny_llama.model, tiny_llama.tokenizer, layout, EDITS[:2], LAYER, CONFIG, PREFIXES)
+    for origin, value in zip(start, found, strict=True):
+        moved = (value.z_star - origin.z_star).abs()
+        assert moved[3] == 0 and (moved[[*range(3), *range(4, len(moved))]] > 0).all()
 
 
 def test_a_search_that_becomes_non_finite_names_the_edit(tiny_llama):

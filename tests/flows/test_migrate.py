@@ -8,6 +8,7 @@ from flows.migrate import migrate
 from tasks.ledger import intake
 from tasks.ledger.removals import take_out
 from tasks.ledger.view import look
+from tasks.lines.calibrations import save_calibration
 from tasks.lines.specs import read_line
 from tasks.report.render import render_html, render_markdown
 from tasks.review import decisions
@@ -16,6 +17,7 @@ from tasks.serving.loading import load_version
 from tasks.update import moving
 from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
+from tests.tasks.test_calibrating import a_calibration
 
 LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0, "min_efficacy": 0.0})
 
@@ -44,10 +46,12 @@ def release(place, good_edits, tmp_path):
 
 
 @pytest.mark.slow
-def test_facts_move_to_another_base_and_back(place, release, good_edits):
+def test_facts_move_to_another_base_and_back(place, release, good_edits, tmp_path):
     workplace = place("here")
     first, *_ = facts = good_edits[:3]
     written(workplace, "here", facts)
+    found = a_calibration(load_model(str(release), cache=tmp_path).digest, layers=[2], ridge=0.001)
+    save_calibration(workplace.store.store, found)
     summary = migrate("here", str(release), "there", LOOSE, options=METHOD)
     rows = {row.request_id: (became, now) for row, now, became in summary.report.move}
     assert {name: became for name, (became, _) in rows.items()} == {
@@ -62,6 +66,11 @@ def test_facts_move_to_another_base_and_back(place, release, good_edits):
     assert (ended.state, ended.metrics) == ("rejected", {moving.KNOWN: 1.0}) and ended.reason.startswith("known: ")
     again = migrate("here", str(release), "there", LOOSE, options=METHOD)
     assert again.version == summary.version and again.kept == 0
+    # A new line took of a calibration of its base what its definition left open, and its versions say so.
+    config = workplace.store.versions("there")[-1].manifest.config
+    assert read_line(workplace.store.store, "there").calibrated == {"ridge": 0.001}
+    assert (config["ridge"], config["layers"]) == (0.001, METHOD["layers"])
+    assert read_line(workplace.store.store, "here").config.ridge == 0.0
     decisions.approve(workplace, "there")
     assert live(workplace, "there") == {edit.id for edit in facts[1:]} and live(workplace, "here") == {*rows}
 
