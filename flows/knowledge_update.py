@@ -28,6 +28,7 @@ from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
 from tasks.update import footing, stages
 from tasks.update.ability_files import settled
+from tasks.update.ahead import check_workers, searched_elsewhere
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
@@ -100,6 +101,7 @@ def job(
 
     `moved`: the facts of another line that are queued for it.
     """
+    check_workers(policy)
     workplace = open_workplace()
     texts, statistics_texts, policy = *(read_texts(file) for file in files), settled(policy)
     store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away
@@ -200,13 +202,14 @@ def write_all(
     """Every batch in its turn; returns what the line stands on then."""
     stand, taken, reference = given
     size, edits, writer = run.policy.batch_size, taken.edits, Writer(run, session, taken, reference, journal)
-    for number, start in enumerate(range(0, len(edits), size), start=1):
-        if len(edits) > size:  # of a single batch its own stages tell how far it is
-            progress("edits", start, len(edits))
-        stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
-        log.log(batch_curve(number, journal))
-        if writer.stopped:
-            break
+    with searched_elsewhere(run, session, taken):
+        for number, start in enumerate(range(0, len(edits), size), start=1):
+            if len(edits) > size:  # of a single batch its own stages tell how far it is
+                progress("edits", start, len(edits))
+            stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
+            log.log(batch_curve(number, journal))
+            if writer.stopped:
+                break
     progress("edits", len(edits), len(edits))
     return _stand_still(run, stand)
 

@@ -14,7 +14,12 @@ from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = (
     ("tests/services/",),
-    ("tests/flows/test_cancel.py", "tests/flows/test_deploy.py", "tests/flows/test_remote.py"),
+    (
+        "tests/flows/test_cancel.py",
+        "tests/flows/test_deploy.py",
+        "tests/flows/test_remote.py",
+        "tests/flows/test_workers.py",
+    ),
 )
 """Tests by the beginnings of their names, group by group: a group's servers are started once."""
 SERVERS = {"prefect_server", "whole_server", "moto_url", "seaweedfs_url", "server", "track", "services"}

@@ -67,6 +67,9 @@ def run(
     ] = None,
     policy_file: PolicyFile = None,
     policy: PolicyValues = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Workers that search values beside the job; as --set workers=N.")
+    ] = None,
     text: Text = None,
     statistics_text: StatisticsText = None,
     remote: Remote = False,
@@ -94,6 +97,8 @@ def run(
         errata run quick --method mend --hypernetwork models:/mend-embedded/1
 
         errata run main --remote
+
+        errata run main --workers 8
     """
     from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
@@ -102,7 +107,8 @@ def run(
     from tasks.update.beforehand import check_job, check_only
     from tasks.workplace import open_workplace
 
-    checked, form = policy_of(policy_file, policy)
+    searchers = [] if workers is None else [f"workers={workers}"]
+    checked, form = policy_of(policy_file, [*(policy or []), *searchers])
     definition: dict[str, Any] = {
         "model": model,
         "dtype": dtype,

@@ -35,6 +35,7 @@ from tasks.lines.stored import check_known
 from tasks.progress import stage
 from tasks.stores.lease import holder
 from tasks.stores.opening import open_store
+from tasks.stores.searches import FOLDER as SEARCHES
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.forgetting import drop_reviews, rewrite_tags
 from tasks.workplace import Workplace
@@ -213,8 +214,10 @@ def _forget_in_file(path: Path, needles: Needles, done: Forgotten) -> None:
 
 
 def _forget_in_records(workplace: Workplace, needles: Needles) -> None:
-    """Reasons that people gave: in rules, votes, what watches told, and every HEAD."""
+    """What jobs left that workers were to search; reasons that people gave: in rules, votes, alerts, and every HEAD."""
     store = workplace.store.store
+    for key in store.list(f"{SEARCHES}/"):  # a job that is at one goes on by itself
+        store.delete(key)
     for line in workplace.store.lines():
         rewrite_heads(store, line, needles.replaced)
         for key in store.list(f"lines/{line}/"):

@@ -70,6 +70,9 @@ class Policy(Config):
     rebase_every: int = Field(
         0, ge=0, description="Versions on each other after which a job makes the line anew from the base; 0: never."
     )
+    workers: int = Field(
+        0, ge=0, le=1000, description="Workers that search the values of a job's facts beside it; 0: the job itself."
+    )
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."
     )

@@ -44,7 +44,7 @@ def record_of(
     """A verdict as JSON's own types."""
     own = list(reference.texts) == list(session.held_out)
     return {
-        "policy": policy.model_dump(mode="json"),
+        "policy": policy.model_dump(mode="json", exclude={"workers"}),  # who searched it is no part of it
         "text": None if own else text_digest(reference.texts),
         "earlier": [edit.id for edit in earlier],
         "beside": [edit.id for edit in beside],

@@ -6,28 +6,22 @@ what the facts of its key say (`editing.groups.content_digest`), so a group that
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from editing.chat import questions_of
 from editing.config import LocatingConfig
-from editing.edit import SLOT, Edit
+from editing.edit import Edit
 from editing.groups import content_digest
 from editing.methods.standing import missing_shares, subject_states
-from editing.search.rows import CHAT_WEIGHT, TURNS
-from editing.search.values import BY_TURNS
 from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
+from tasks.update.searched import Tell, about_value, search_chunk
 
 if TYPE_CHECKING:
     from tasks.update.session import Session
-
-VALUES_VERSION = 3
-"""Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
 FELL = 0.1
 """How much more of a fact's correction is missing than when it was written, for it to be asked in text first."""
@@ -43,12 +37,34 @@ class Target:
     missing: float | None = None
 
 
+def nowhere(chunk: "Sequence[Wanted]", tell: Tell) -> Tensor | None:
+    """Nobody else searches values."""
+    return None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The value of facts that share a key."""
+
+    edits: tuple[Edit, ...]
+    members: tuple[int, ...]
+    """Their numbers among those that were asked about."""
+    stored: Tensor | None
+    """None: the line has none of them yet."""
+
+    def about(self, session: "Session", config: LocatingConfig) -> list[object]:
+        """What it is a function of."""
+        return about_value(session.method_input, session.loaded.digest, config, self.edits)
+
+
 @dataclass
 class Values:
     """What a session knows of the values of facts, beside the cache."""
 
     stored: Callable[[str], Tensor | None] = lambda digest: None
     """The record: z* by what it is known by, as far as the line has stored it."""
+    elsewhere: Callable[[Sequence[Wanted], Tell], Tensor | None] = nowhere
+    """The values of a chunk as other processes search them, (n, m); None: this one is to search them."""
     targets: dict[str, Target] = field(default_factory=dict)
     """Of the facts in the weights, by what they are known by; of versions that do not say that, by request."""
 
@@ -76,30 +92,52 @@ def find_values(session: "Session", edits: Sequence[Edit], live: Sequence[Edit])
         return session.search(edits)
     if not edits:
         return torch.zeros(0, session.loaded.model.config.get_text_config().hidden_size)
-    at_once, steps = config.search.edits_at_once, config.search.steps
-    known = [*live, *edits]
-    groups = [group for group in session.keys.groups(known) if group[-1] >= len(live)]
-    stored = [session.values_known.stored(content_digest([known[member] for member in group])) for group in groups]
-    lacking = [group for group, value in zip(groups, stored, strict=True) if value is None]
+    steps = config.search.steps
+    wanted = _wanted(session, edits, live)
+    lacking = [one for one in wanted if one.stored is None]
 
     def make(missing: list[int]) -> Iterator[Tensor]:
         with Meter("values", len(missing) * steps) as meter:
-            for start in range(0, len(missing), at_once):
-                chunk = [lacking[number] for number in missing[start : start + at_once]]
-                together = [known[member] for group in chunk for member in group]
-                values = session.search(together, meter.part(len(chunk) * steps))
-                last = accumulate(len(group) for group in chunk)
-                yield from (values[end - 1] for end in last)
+            for chunk in chunked(config, [lacking[number] for number in missing]):
+                tell = meter.part(len(chunk) * steps)
+                found = session.values_known.elsewhere(chunk, tell)
+                if found is None:
+                    found = search_chunk(session.search, [one.edits for one in chunk], tell)
+                yield from found
 
-    abouts = [_about_value(session, config, [known[member] for member in group]) for group in lacking]
-    found = iter(session.cache.get_all("values", abouts, make, kept.value_bytes, kept.read_value))
+    abouts = [one.about(session, config) for one in lacking]
+    made = iter(session.cache.get_all("values", abouts, make, kept.value_bytes, kept.read_value))
     of = {
         member: value
-        for group, one in zip(groups, stored, strict=True)
-        for value in [next(found) if one is None else one]
-        for member in group
+        for one in wanted
+        for value in [next(made) if one.stored is None else one.stored]
+        for member in one.members
     }
     return torch.stack([of[len(live) + number] for number in range(len(edits))])
+
+
+def missing_values(session: "Session", edits: Sequence[Edit], live: Sequence[Edit]) -> list[Wanted]:
+    """The values that `find_values` of the same would search now."""
+    config = session.config
+    if not isinstance(config, LocatingConfig) or not edits:
+        return []
+    lacking = [one for one in _wanted(session, edits, live) if one.stored is None]
+    return [one for one in lacking if session.cache.read("values", one.about(session, config), kept.read_value) is None]
+
+
+def chunked(config: LocatingConfig, missing: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+    """In the chunks in which they are searched."""
+    for start in range(0, len(missing), config.search.edits_at_once):
+        yield list(missing[start : start + config.search.edits_at_once])
+
+
+def _wanted(session: "Session", edits: Sequence[Edit], live: Sequence[Edit]) -> list[Wanted]:
+    """The values of these edits, each of a group of `live` and them that shares a key."""
+    known = [*live, *edits]
+    groups = [group for group in session.keys.groups(known) if group[-1] >= len(live)]
+    members = [tuple(known[member] for member in group) for group in groups]
+    stored = [session.values_known.stored(content_digest(some)) for some in members]
+    return [Wanted(*one) for one in zip(members, groups, stored, strict=True)]
 
 
 def known_by(session: "Session", edits: Sequence[Edit], live: Sequence[Edit] = ()) -> list[str]:
@@ -221,25 +259,3 @@ def old_values(session: "Session", manifests: Sequence[Manifest], known: Mapping
             if target is not None and members[-1].id in manifest.request_ids:
                 found[content_digest(members)] = target.z_star
     return found
-
-
-def _about_value(session: "Session", config: LocatingConfig, edits: Sequence[Edit]) -> list[object]:
-    given = session.method_input
-    search = {
-        "version": VALUES_VERSION,
-        "search": config.search.model_dump(exclude={"edits_at_once"}),
-        "layer": given.layers[-1],
-        "prefixes": given.prefixes,
-    }
-    chat, stated = given.chat, []
-    if chat is not None:
-        search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
-        search["answers"] = "with their end"
-    if len(edits) > 1:
-        search["together"] = 1  # counts the changes of how values are found that facts share
-    for edit in edits:
-        said = {name: getattr(edit, name) for name in ("subject", "prompt", "target_new", "join")}
-        fact = Edit(id="value", **said)
-        asked = {} if chat is None else {"asked": questions_of(edit)}
-        stated.append(kept.content_of(session.loaded.tokenizer, fact, **asked))
-    return [session.loaded.digest, search, *stated]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tasks.stores.objects import Entry, ObjectStore
 
-Kind = Literal["tensors", "manifest", "checkpoint", "cached result", "temporary file", "ledger file"]
+Kind = Literal["tensors", "manifest", "checkpoint", "searched value", "cached result", "temporary file", "ledger file"]
 
 
 @dataclass(frozen=True)

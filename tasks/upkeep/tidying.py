@@ -11,6 +11,7 @@ from tasks.ledger.table import Ledger
 from tasks.progress import note, stage
 from tasks.upkeep.caches import left_in_cache
 from tasks.upkeep.leftovers import Kind, Leftover
+from tasks.upkeep.searches import left_by_searches
 from tasks.upkeep.snapshots import left_by_jobs
 from tasks.upkeep.trainings import left_by_trainings
 from tasks.workplace import Workplace
@@ -93,11 +94,13 @@ def tidy_up(workplace: Workplace, min_age_days: int = 7, dry_run: bool = False, 
     store, cache, done = workplace.store.store, workplace.settings.cache_folder, _Done(dry_run)
     with stage("upkeep") as tell:
         done.ledger(workplace.ledger)
-        tell(1, 4)
+        tell(1, 5)
         done.leftovers("snapshots", lambda: left_by_jobs(store, before))
-        tell(2, 4)
+        tell(2, 5)
         done.leftovers("trainings", lambda: left_by_trainings(store, before, rest))
-        tell(3, 4)
+        tell(3, 5)
+        done.leftovers("searches", lambda: left_by_searches(store, before))
+        tell(4, 5)
         done.leftovers("cache", lambda: left_in_cache(cache, before, unused, int(limits.cache_gib * GIB)))
     return Tidied(dry_run=dry_run, joined=done.joined, rows=tuple(done.rows), skipped=tuple(done.skipped))
 

@@ -63,6 +63,7 @@ def told(tmp_path, request, monkeypatch):
     (tmp_path / "a.log").write_text(f"written: {SUBJECT}\nall well\n")
     (tmp_path / "cache" / "values" / "ab").mkdir(parents=True)
     (tmp_path / "cache" / "values" / "ab" / "ab").write_bytes(b"numbers")
+    place.store.store.put(f"searches/tasks/{'a' * 64}.json", f"to be searched: {SUBJECT}".encode())  # of a killed job
     approve(place, "told", 1, f"{SUBJECT} asked for it")
     roll_back(place, "told", 0, "complaints")
     assert first.number == 1 and {"ledger", "snapshots"} < {name.split("/")[0] for name in where(tmp_path, SUBJECT)}

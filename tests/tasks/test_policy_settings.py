@@ -31,6 +31,7 @@ RANGES = {
     "live_facts": (-1, 10_001),
     "probed_facts": (0, 1001),
     "rebase_every": (-1,),
+    "workers": (-1, 1001),
 }
 
 

@@ -242,19 +242,21 @@ def test_a_dry_run_lists_what_the_next_run_takes_and_a_part_that_fails_does_not_
     with pytest.raises(Killed):
         publish(store, "north", 2, writes=1)
     cached = keep(Cache(tmp_path / "cache"), "a", 40)
+    store.put("searches/answers/a.json", b"{}")
     age(tmp_path / "snapshots", 9)
     os.utime(Path(workplace.ledger.uri, "part-left-by-a-killed-writer.parquet"), (0, 0))
     listed = tidy_up(workplace, dry_run=True)
-    assert sorted(row.kind for row in listed.rows) == ["cached result", "ledger file", "tensors"]
+    assert sorted(row.kind for row in listed.rows) == ["cached result", "ledger file", "searched value", "tensors"]
     assert (
         not any(row.taken for row in listed.rows)
         and cached.exists()
         and not listed.joined
-        and "would take 3" in listed.in_short
+        and "would take 4" in listed.in_short
     )
     (tmp_path / "snapshots" / "lines" / "north" / "versions" / "00000001.json").write_bytes(b"{")
     done = tidy_up(workplace)
-    assert {row.kind for row in done.rows if row.taken} == {"cached result", "ledger file"} and done.joined
+    assert {row.kind for row in done.rows if row.taken} == {"cached result", "ledger file", "searched value"}
+    assert done.joined
     assert [text.partition(":")[0] for text in done.skipped] == ["snapshots"] and "errata repair north" in done.skipped[
         0
     ]

@@ -1,0 +1,172 @@
+"""A shard of a job's value search, by whatever process has the same base: every so manieth chunk, one after another.
+
+What a chunk gives depends on base, configuration, facts and the number of threads; which process searches it, and how
+many there are, changes nothing. Killed in the middle, a shard has lost the chunk that it was at.
+"""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from editing.chat import chat_of
+from editing.config import LocatingConfig
+from editing.covariance import KeyStatistics
+from editing.edit import Edit
+from editing.errors import ModelError, UsageError
+from editing.layout import layout_of
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
+from editing.models import LoadedModel, load_model
+from editing.search.values import search_values
+from tasks.lines.specs import LineSpec
+from tasks.meter import Meter
+from tasks.progress import progress
+from tasks.retries import outlasting
+from tasks.settings import Settings
+from tasks.stores.errors import ObjectNotFound
+from tasks.stores.objects import ObjectStore
+from tasks.stores.searches import Chunk, Search, Searches
+from tasks.update.searched import Tell, about_value, chunk_name, search_chunk
+
+
+class ShardDone(BaseModel):
+    """What a shard came to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chunks: int
+    """Searched here; others had been, or the job had ended."""
+    values: int
+    load_seconds: float
+    search_seconds: float
+    device: str
+
+    @property
+    def said(self) -> str:
+        """In one line."""
+        if not self.chunks:
+            return "nothing was left to search"
+        times = f"{self.search_seconds:.1f} s, after {self.load_seconds:.1f} s for loading"
+        return f"{self.values} values in {self.chunks} chunks on {self.device}: {times}"
+
+
+def release() -> str:
+    """Of this Errata."""
+    return importlib.metadata.version("errata-lm")
+
+
+def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int, every: int) -> ShardDone:
+    """Search the chunks `first`, `first + every` and so on of a search, as far as nobody has; store what is found.
+
+    A search that the job has ended is no error: there is nothing left to do.
+
+    Raises:
+        UsageError, ModelError: release, base or configuration here are not the job's.
+        SearchError: the loss of an edit became NaN or infinite.
+    """
+    searches, started = Searches(store), time.perf_counter()
+    try:
+        search = outlasting(lambda: searches.read(digest))
+    except ObjectNotFound:
+        return ShardDone(chunks=0, values=0, load_seconds=0.0, search_seconds=0.0, device=settings.device)
+    base = open_base(search, settings)
+    loaded, chunks, values = time.perf_counter(), 0, 0
+    mine = search.chunks[first::every]
+    with same_threads(search.threads), Meter("values", sum(map(base.work, mine))) as meter:
+        for chunk in mine:
+            tell = meter.part(base.work(chunk))
+            if not outlasting(partial(searches.goes_on, digest)):
+                break
+            if outlasting(partial(searches.is_answered, chunk.name)):
+                continue
+            base.check(search.line, chunk)
+            begun = time.perf_counter()
+            found = search_chunk(base.search, chunk.groups, tell)
+            taken = time.perf_counter() - begun
+            outlasting(partial(searches.answer, chunk.name, found, platform.node(), settings.device, taken))
+            chunks, values = chunks + 1, values + len(found)
+    seconds = time.perf_counter() - loaded
+    return ShardDone(
+        chunks=chunks, values=values, load_seconds=loaded - started, search_seconds=seconds, device=settings.device
+    )
+
+
+@contextmanager
+def same_threads(count: int) -> Iterator[None]:
+    """Inside, products run on so many threads: the order in which they add up depends on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class SearchedBase:
+    """A base on which values are searched and nothing else is done: it has neither statistics nor edits."""
+
+    loaded: LoadedModel
+    given: MethodInput
+    config: LocatingConfig
+
+    def work(self, chunk: Chunk) -> int:
+        """What it counts, for progress."""
+        return len(chunk.groups) * self.config.search.steps
+
+    def check(self, line: str, chunk: Chunk) -> None:
+        """Raises UsageError where this process would search something else than the job means."""
+        abouts = [about_value(self.given, self.loaded.digest, self.config, group) for group in chunk.groups]
+        name = chunk_name(self.loaded.tokenizer, abouts, chunk.groups)
+        if name != chunk.name:
+            raise UsageError(
+                f"line '{line}': a search is known as {chunk.name[:12]} to the job and as {name[:12]} here: tokenizer, "
+                "chat template or configuration are not the same; give this worker the job's model and release"
+            )
+
+    def search(self, edits: Sequence[Edit], on_progress: Tell) -> Tensor:
+        """z* of each edit (n, m) float32, as a job would search it."""
+        found = search_values(
+            self.loaded.model, self.loaded.tokenizer, self.given.layout, edits, self.given.layers[-1],
+            self.config.search, self.given.prefixes, on_progress, self.given.chat,
+        )  # fmt: skip
+        return torch.stack([value.z_star for value in found])
+
+
+def open_base(search: Search, settings: Settings) -> SearchedBase:
+    """Load the base of a search, which must be the job's.
+
+    Raises:
+        UsageError: another release of Errata began the search.
+        ModelError: the base here has other weights, or cannot be loaded.
+    """
+    spec, line = LineSpec.model_validate(search.spec), search.line
+    if search.release != release():
+        raise UsageError(
+            f"line '{line}': its values are searched by Errata {search.release}, this worker has {release()}; install "
+            "the job's release here"
+        )
+    assert isinstance(spec.config, LocatingConfig)  # of no other is anything searched
+    loaded = load_model(
+        spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder,
+        on_progress=partial(progress, "model"),
+    )  # fmt: skip
+    if loaded.digest != search.base:
+        raise ModelError(
+            f"line '{line}': its base '{spec.model}' has digest {search.base[:12]} for the job and "
+            f"{loaded.digest[:12]} here; give this worker the same model"
+        )
+    given = MethodInput(
+        loaded.model, loaded.tokenizer, layout_of(loaded.model), search.layers,
+        KeyStatistics({}, 0, loaded.digest, "none"), KeyHistory(), search.contexts,
+        chat=chat_of(loaded.tokenizer, spec.template),
+    )  # fmt: skip
+    return SearchedBase(loaded, given, spec.config)

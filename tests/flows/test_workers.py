@@ -1,0 +1,97 @@
+"""Values of a job searched by real workers: the same bits as without, and what it costs when one is killed or absent."""
+
+import json
+import threading
+from contextlib import suppress
+from shutil import rmtree
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from tasks.ledger import intake
+from tasks.lines.specs import existing_line
+from tasks.update.ahead import Team, planned
+from tasks.update.session import open_session
+from tests.flows.command import check_one_line, command
+from tests.flows.conftest import METHOD, POLICY
+from tests.flows.production import Production, until
+
+SEARCH = METHOD | {"search": METHOD["search"] | {"edits_at_once": 1}}
+
+
+@pytest.fixture
+def errata(monkeypatch, capsys):
+    return command(monkeypatch, capsys)
+
+
+def policy() -> list[str]:
+    return [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={json.dumps(value)}")]
+
+
+def shards_of(process) -> list[psutil.Process]:
+    """The processes of a worker's runs."""
+    with suppress(psutil.NoSuchProcess):
+        every = psutil.Process(process.pid).children(recursive=True)
+        return [one for one in every if any("prefect.engine" in part for part in one.cmdline())]
+    return []
+
+
+def ended(production: Production, line: str) -> list[str]:
+    """How the runs of shards ended, or where they are."""
+    with production.client() as client:
+        runs = [run for run in client.read_flow_runs() if run.parameters.get("line") == line]
+    return sorted(run.state_type.value for run in runs if "search" in run.parameters)
+
+
+@pytest.mark.slow
+def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_is_there(
+    production, errata, good_edits, monkeypatch
+):
+    edits, workplace = good_edits[:4], production.line("two", SEARCH)
+    values = workplace.settings.cache_folder / "values"
+    rmtree(values, ignore_errors=True)
+    intake.submit(workplace.ledger, "two", edits, "tester")
+    errata("deploy", "two")
+    killed: list[int] = []
+
+    def kill() -> None:
+        [first, *_] = until(lambda: shards_of(worker))
+        killed.append(first.pid)
+        first.kill()
+
+    with production.worker() as worker:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        ran = errata("run", "two", *policy(), "--workers", "2")
+        killer.join()
+        assert (ran.code, ran.err) == (0, "") and killed
+        until(lambda: ended(production, "two") == ["COMPLETED", "COMPLETED", "CRASHED"])
+    assert "4 values in 4 chunks are searched by 2 workers" in ran.out
+    assert "was killed; it is begun anew" in ran.out and "itself" not in ran.out
+    assert workplace.store.store.list("searches/") == []
+
+    rmtree(values)
+    session = open_session(existing_line(workplace.store.store, "two"), workplace.settings)
+    run = SimpleNamespace(line="absent", spec=existing_line(workplace.store.store, "two"), workplace=workplace)
+    run.policy = POLICY.model_copy(update={"workers": 2})
+    team = Team(run, session, planned(run, session, edits, []))
+    alone = session.values(edits)
+    found = [workplace.store.tensors(one.manifest)["z_star"] for one in workplace.store.versions("two")]
+    assert torch.equal(torch.cat(found), alone)
+
+    monkeypatch.setattr("tasks.update.ahead.UNTAKEN_SECONDS", 1.0)
+    rmtree(values)
+    session.values_known.elsewhere = team.values
+    team.begin()
+    assert torch.equal(session.values(edits), alone) and len(team.used) == 4
+    team.end()
+    assert ended(production, "absent") == ["CANCELLED", "CANCELLED"]
+    assert workplace.store.store.list("searches/") == []
+
+
+def test_workers_that_nobody_deployed_are_refused_in_one_line(place, errata):
+    place("refused")
+    said = r"workers = 2: Prefect's server has no deployment 'values-shard/all'; make it with errata deploy"
+    check_one_line(errata("run", "refused", "--workers", "2"), 1, said)
