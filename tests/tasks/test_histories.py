@@ -41,6 +41,7 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
 from tasks.update import footing, stages
+from tests.costs import THOROUGH
 
 LINES = ("north", "south")
 SKEWS = (timedelta(0), timedelta(minutes=-5))
@@ -361,7 +362,7 @@ def check(world: World, line: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(
-    max_examples=15,
+    max_examples=60 if THOROUGH else 6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
