@@ -18,7 +18,7 @@ DOCS := .venv/.installed-docs
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-plan up down status test test-quick test-services check format docs docs-commands bench clean
+.PHONY: help install demo demo-plan up down status test test-quick test-thorough test-services check format docs docs-commands bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,8 +44,11 @@ status: $(WITH_SERVICES) ## Say how these services are
 test: $(DEV) ## Run all tests and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
 	$(PYTEST) --durations=20 $(PYTEST_ARGS)
 
-test-quick: $(DEV) ## Run the tests that are neither slow nor talk to a server, for the loop of work
-	$(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
+test-quick: $(DEV) ## Run what is neither slow nor talks to a server, two cases of each, for the loop of work
+	ERRATA_TEST_EXTENT=quick $(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
+
+test-thorough: $(DEV) ## Run all tests with every place to kill a job at, many more orders, examples and races
+	ERRATA_TEST_EXTENT=thorough $(PYTEST) --durations=20 $(PYTEST_ARGS)
 
 test-services: $(DEV) ## Run the tests on real services, which they start on free ports
 	$(BIN)/python -m pytest tests/services --durations=10 $(PYTEST_ARGS)

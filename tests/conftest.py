@@ -13,9 +13,12 @@ from tasks.garbage import collect_rarely
 set_defaults()
 collect_rarely()
 # Nor does any find the settings of whoever runs them: only where models, data and results of tests are kept.
-_KEPT = {"ERRATA_CACHE", "ERRATA_DATA", "ERRATA_PICTURES", "ERRATA_TEST_CACHE"}
+_KEPT = {"ERRATA_CACHE", "ERRATA_DATA", "ERRATA_PICTURES", "ERRATA_TEST_CACHE", "ERRATA_TEST_EXTENT"}
 for _name in [name for name in os.environ if name.startswith("ERRATA_") and name not in _KEPT]:
     del os.environ[_name]
+# What is compiled once is kept, whatever the shell says: processes of tests would compile all of it again and again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")

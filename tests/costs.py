@@ -6,6 +6,7 @@ Tests that share large servers stay together on one worker; other files go one b
 by hand, and a run names the tests that lack it.
 """
 
+import os
 import resource
 from collections.abc import Iterator
 
@@ -29,6 +30,12 @@ LARGE = "embedded"
 LIMIT = 1.5
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
 
+EXTENT = os.environ.get("ERRATA_TEST_EXTENT", "")
+THOROUGH = EXTENT == "thorough"
+"""Whether to try every place, order and example (`make test-thorough`), not some of each kind."""
+QUICK = EXTENT == "quick"
+"""Whether to leave out, of a test with many cases, all but the first and the last (`make test-quick`)."""
+
 shared = pytest.StashKey[float]()
 """What fixtures of the whole session or of a folder took while this test asked for them first."""
 
@@ -42,7 +49,17 @@ def _together(nodeid: str) -> tuple[str, ...] | None:
     return next((group for group in TOGETHER if nodeid.startswith(group)), None)
 
 
+def _ends(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of the cases of each test, the first and the last."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return [item for found in cases.values() for item in dict.fromkeys((found[0], found[-1]))]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if QUICK:
+        items[:] = _ends(items)
     # The longest groups first, which mostly wait: at the end all others would wait for them.
     items.sort(key=lambda item: _together(item.nodeid) is None)
     for item in items:

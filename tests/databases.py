@@ -22,6 +22,9 @@ from tests.fact_model import kept_between_runs
 SOON = {"PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2"}
 """A Prefect server keeps events after 5 s, and nobody finds them before."""
 
+UNRECORDED = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false"}
+"""To write down the twenty-odd tasks of a job is most of what a server does for it, and only people look at them."""
+
 
 def give_databases(home: Path) -> None:
     """To a home of Errata, both."""
@@ -64,7 +67,7 @@ def serving(home: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         url, descriptor = f"http://127.0.0.1:{listening.getsockname()[1]}/api", listening.fileno()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "pass_fds": [descriptor]}
-        own = {**SOON, "PREFECT_HOME": str(home)}
+        own = {**SOON, **UNRECORDED, "PREFECT_HOME": str(home)}
         process = lifeline.start("flows.cli.prefect_server", [str(descriptor)], own, **pipes)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"started\n"

@@ -1,11 +1,13 @@
 """`errata ARGUMENTS` in the process of a test or in one of its own, and what may be said of a mistake."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,16 @@ class Ran:
 
 
 Errata = Callable[..., Ran]
+
+
+def here(*arguments: object) -> Ran:
+    """The command line in this process, outside a test's own fixtures."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["errata", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Errata:

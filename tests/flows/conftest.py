@@ -1,13 +1,18 @@
 """Real servers and stores for the flows, on the fact model: one Prefect server and one MLflow database for all."""
 
+import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from editing.digests import json_digest, sha256
 from editing.edit import Edit
 from editing.methods import method_config
 from flows.trial import try_each
@@ -16,7 +21,7 @@ from tasks.settings import Settings, load_settings
 from tasks.update.policy import Policy
 from tasks.workplace import Workplace, open_workplace
 from tests.databases import mlflow_database, prefect_database, serving
-from tests.fact_model import fact_edits
+from tests.fact_model import fact_edits, kept_between_runs
 from tests.flows.command import Errata, command
 
 if TYPE_CHECKING:
@@ -42,6 +47,8 @@ METHOD = {
     "statistics_weight": 100.0,
     "search": {"clamp": 4.0, "steps": 40, "weight_decay": 0.0, "kl_weight": 0.0},
 }
+MADE_BY = [*sorted((Path(__file__).parents[2] / "editing").rglob("*.py")), Path(__file__).parents[1] / "fact_model.py"]
+"""What decides which edits take."""
 
 
 def free_port() -> int:
@@ -123,7 +130,27 @@ def good_edits(shared_places: dict[str, str]) -> list[Edit]:
 
 
 def edits_that_take(settings: Settings, model: str) -> list[Edit]:
-    """Edits of different subjects that the method can make on the fact model, as a trial of each alone found."""
+    """Edits of different subjects that the method can make on the fact model, as a trial of each alone found.
+
+    They are kept for later sessions with what is then cached, as long as nothing changes that could change them.
+    """
+    digest = sha256([json_digest(METHOD).encode(), *(path.read_bytes() for path in MADE_BY)])
+    kept = kept_between_runs() / f"edits-{digest[:12]}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.parent / ".edits.lock"):  # whoever else needs them waits for them
+        if not kept.exists():
+            with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+                made = Path(folder, "made")
+                found = _try_edits(settings.model_copy(update={"cache": made / "cache"}), model)
+                (made / "edits.jsonl").write_text("".join(f"{edit.model_dump_json()}\n" for edit in found))
+                made.rename(kept)
+            for old in sorted(kept.parent.glob("edits-*"), key=os.path.getmtime)[:-8]:
+                shutil.rmtree(old)
+        shutil.copytree(kept / "cache", settings.cache_folder, dirs_exist_ok=True)
+        return [Edit.model_validate_json(line) for line in (kept / "edits.jsonl").read_text().splitlines()]
+
+
+def _try_edits(settings: Settings, model: str) -> list[Edit]:
     spec = LineSpec(line="trial", model=model, config=method_config("memit", METHOD))
     candidates = list({edit.subject: edit for edit in fact_edits(24)}.values())
     rows = try_each(settings, spec, candidates)

@@ -1,13 +1,12 @@
-"""Trains a hypernetwork and kills its own process with SIGKILL somewhere; a script for test_train_mend.py.
+"""Trains a hypernetwork and kills its own process with SIGKILL somewhere, for test_train_mend.py.
 
-Called as: killed_training.py DATA PLACE N. Places are: `step`, after a step; `half`, when half of a blob is written;
+Places are: `step`, after a step; `half`, when half of a blob is written;
 `blob`, after a blob, when its checkpoint is not yet created; `checkpoint`, after that; `registered`, after the version
 exists in MLflow and before the run ends. The N-th time there is the last; with `never` the summary is printed as JSON.
 """
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ PLAN = TrainingPlan(training=MendTraining(rank=8, step_size=0.1, batch=4), steps
 
 
 def main(data: Path, place: str, count: int) -> None:
+    torch.set_num_threads(1)
     passed = 0
 
     def reached(here: str) -> bool:
@@ -61,8 +61,3 @@ def main(data: Path, place: str, count: int) -> None:
     after(FolderStore, "put_if_absent", {"checkpoints/": "checkpoint"})
     after(HypernetworkTracker, "register_hypernetwork", {"": "registered"})
     print(train_mend(data, PLAN, name="killed").model_dump_json())
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

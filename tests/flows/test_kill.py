@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,30 +22,38 @@ from tasks.serving.loading import load_version
 from tasks.settings import load_settings
 from tasks.stores.manifest import members
 from tasks.workplace import Workplace, open_workplace
+from tests import warm
+from tests.costs import THOROUGH
 from tests.databases import mlflow_database
+from tests.flows import killed_job
 from tests.flows.conftest import POLICY
 
-ROOT = Path(__file__).parents[2]
 FINAL = {"committed", "quarantined"}
-MOST_BOUNDARIES = 80
 LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0})
 
 
-@pytest.fixture
-def killed(place) -> Iterator[Callable[..., int]]:
-    """Runs a job that kills itself at its n-th boundary, `killed(line, n, file)`; gives the exit code."""
-    place("first")  # sets the environment that the jobs share
-    command = [sys.executable, "-m", "tests.flows.killed_job"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as jobs:
-        assert jobs.stdin is not None and jobs.stdout is not None
+def killed(line: str, kill_at: int, log: Path, leaves: bool = False) -> list[str]:
+    """Run a job that kills itself at its n-th boundary, or with 0 at none; the boundaries that it passed."""
+    job = warm.start(killed_job.main, (line, kill_at, log, leaves), os.environ)
+    _, said = job.communicate()
+    assert job.returncode == (-9 if kill_at else 0), said
+    return log.read_text().splitlines()
 
-        def run(line: str, kill_at: int, log: Path, leaves: bool = False) -> int:
-            environment = {name: value for name, value in os.environ.items() if name.startswith("ERRATA_")}
-            print(json.dumps([line, kill_at, str(log), leaves, environment]), file=jobs.stdin, flush=True)
-            return int(jobs.stdout.readline())
 
-        yield run
-        jobs.stdin.close()
+def telling(passed: list[str], first: int = 1, last: int | None = None) -> list[int]:
+    """The boundaries to kill at: of those between the same two steps the first, and of effects the last, too.
+
+    What is left out is the same with another batch in hand; a thorough run kills at each.
+    """
+    numbers = range(first, (last or len(passed)) + 1)
+    if THOROUGH:
+        return list(numbers)
+    names = ["", *(name.partition(" ")[2] for name in passed)]
+    alike: dict[tuple[str, str], list[int]] = {}
+    for number in numbers:
+        alike.setdefault((names[number - 1], names[number]), []).append(number)
+    effects = {found[-1] for (_, name), found in alike.items() if name.startswith("after")}
+    return sorted(effects | {found[0] for found in alike.values()})
 
 
 def check_complete(workplace, line, ids, where):
@@ -71,25 +76,26 @@ def check_complete(workplace, line, ids, where):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # some fifty jobs
-def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, killed, tmp_path, good_edits, impossible):
+@pytest.mark.timeout(1800)  # some fifty jobs where it is thorough
+def test_a_job_killed_at_any_boundary_is_completed_by_the_next_run(place, tmp_path, good_edits, impossible):
     edits = [*good_edits[:4], impossible]
-    boundaries = []
-    for kill_at in range(1, MOST_BOUNDARIES):
-        line, log = f"kill{kill_at}", tmp_path / f"{kill_at}.txt"
+
+    def run(kill_at: int) -> tuple[str, Workplace, list[str]]:
+        line = f"kill{kill_at}"
         workplace = place(line)
         intake.submit(workplace.ledger, line, edits, "tester")
-        code = killed(line, kill_at, log)
-        if code == 0:
-            break
-        boundaries.append(log.read_text().splitlines()[-1])
-        assert code == -9, boundaries[-1]
-        knowledge_update(line, POLICY)
-        check_complete(workplace, line, [edit.id for edit in edits], boundaries[-1])
-    names = " ".join(boundaries)
+        return line, workplace, killed(line, kill_at, tmp_path / f"{kill_at}.txt")
+
+    _, _, passed = run(0)
+    names = " ".join(passed)
     for step in ("intake", "load_model", "apply_batch", "validate", "snapshot", "roll_back", "quarantine", "register"):
         assert f"before {step}" in names, names
     assert "after publish" in names and "after append" in names, names
+    for kill_at in telling(passed):
+        line, workplace, reached = run(kill_at)
+        assert reached == passed[:kill_at]
+        knowledge_update(line, POLICY)
+        check_complete(workplace, line, [edit.id for edit in edits], passed[kill_at - 1])
 
 
 def changing(workplace, line, edits, impossible) -> None:
@@ -108,7 +114,7 @@ def changing(workplace, line, edits, impossible) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_that_loses_facts_killed_where_it_makes_the_line_anew_is_completed_by_the_next(
-    place, killed, tmp_path, good_edits, impossible, monkeypatch
+    place, tmp_path, good_edits, impossible, monkeypatch
 ):
     line = "lost"
     before = place(line).settings.home
@@ -117,20 +123,19 @@ def test_a_job_that_loses_facts_killed_where_it_makes_the_line_anew_is_completed
 
     def run(kill_at: int) -> tuple[Workplace, list[str]]:
         """In a copy of that home."""
-        home, log = tmp_path / f"home{kill_at}", tmp_path / f"{kill_at}.txt"
+        home = tmp_path / f"home{kill_at}"
         shutil.copytree(before, home)
         monkeypatch.setenv("ERRATA_HOME", str(home))
         monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-        code = killed(line, kill_at, log, leaves=True)
-        assert code == (-9 if kill_at else 0), log.read_text()
-        return open_workplace(load_settings()), log.read_text().splitlines()
+        passed = killed(line, kill_at, tmp_path / f"{kill_at}.txt", leaves=True)
+        return open_workplace(load_settings()), passed
 
     _, passed = run(0)
     first = next(n for n, name in enumerate(passed, start=1) if name.endswith("before make_root"))
     last = next(n for n, name in enumerate(passed, start=1) if n > first and name.endswith("before apply_batch"))
     assert {name.partition(" ")[2] for name in passed[first - 1 : last]} >= {"before validate_root", "after publish"}
     digests = set()
-    for kill_at in range(first, last + 1):
+    for kill_at in telling(passed, first, last):
         workplace, _ = run(kill_at)
         knowledge_update(line, POLICY)
         states = {name: one.state for name, one in workplace.ledger.states(line).items()}

@@ -3,8 +3,6 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +24,14 @@ from tasks.tracking.hypernetworks import BASE, HYPERNETWORK, TRAINING, Hypernetw
 from tasks.training import steps as training_steps
 from tasks.training.job import TrainingPlan, TrainingSummary
 from tasks.workplace import EXPERIMENT, open_workplace
+from tests import warm
 from tests.databases import mlflow_database
 from tests.fact_model import fact_edits
+from tests.flows import killed_training
 from tests.flows.command import Errata, check_one_line
 from tests.flows.test_benchmark_trial import FIELDS
 from tests.hypernetworks import untrained
 
-ROOT = Path(__file__).parents[2]
 EDITS = fact_edits(60, seed=5)
 PLAN = TrainingPlan(
     training=MendTraining(rank=32, edit_weight=1.0, step_size=0.1, learning_rate=3e-3),
@@ -319,9 +318,9 @@ def test_a_training_killed_again_and_again_ends_at_the_very_same_bits(place, tmp
     data = written(tmp_path / "edits.json", EDITS[:24])
 
     def run(where: str, count: int = 1) -> tuple[int, str]:
-        command = [sys.executable, "-m", "tests.flows.killed_training", str(data), where, str(count)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, text=True)
-        return done.returncode, done.stdout
+        process = warm.start(killed_training.main, (data, where, count), os.environ)
+        printed, _ = process.communicate(timeout=300)
+        return process.wait(), printed
 
     def checkpoints(home: Path) -> list[str]:
         return sorted(path.name.removesuffix(".json").lstrip("0") for path in home.glob("**/checkpoints/*.json"))

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.costs import THOROUGH
 from tests.homes.release import HERE
 from tests.races.trial import RACES, Race, Track, opened
 
-TRIALS = 5
+TRIALS = 20 if THOROUGH else 2
 
 
 @pytest.fixture(scope="module")

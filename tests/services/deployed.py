@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -21,7 +20,7 @@ from editing.edit import Edit
 from tasks.ledger import intake
 from tasks.workplace import open_workplace
 from tests.fact_model import PERSON_RELATIONS
-from tests.flows.command import COMMAND
+from tests.flows import command
 from tests.races import checker
 from tests.services.conftest import Services
 from tests.services.stored import Stored
@@ -69,21 +68,23 @@ def until(found: Callable[[], T], seconds: float) -> T:
 
 @dataclass
 class Deployed:
-    """A line, deployed. This process works with the services (`tests.services.conftest.used`)."""
+    """A line, deployed before its first run. This process works with the services (`tests.services.conftest.used`)."""
 
     services: Services
     line: str
     policy: dict[str, Any] = field(default_factory=lambda: dict(LENIENT))
     submitted: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.errata("deploy", self.line, "--cron", "")
+    deployed: bool = False
 
     def errata(self, *arguments: str) -> str:
-        environment = self.services.environment
-        ran = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        ran = command.here(*arguments)
+        assert ran.code == 0, ran.err
+        return ran.out
+
+    def deploy(self) -> None:
+        """Anew: the automations of all lines are as they should be again, too."""
+        self.errata("deploy", self.line, "--cron", "")
+        self.deployed = True
 
     def submit(self, edits: Collection[Edit]) -> None:
         intake.submit(open_workplace(self.services.settings).ledger, self.line, edits, "tester")
@@ -91,6 +92,8 @@ class Deployed:
 
     def start(self) -> str:
         """Start a job by the worker; the id of its run."""
+        if not self.deployed:
+            self.deploy()
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name(f"knowledge-update/{self.line}")
             parameters = {"policy": self.policy, "options": CHEAP}

@@ -43,6 +43,7 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
 from tasks.update import footing, stages
+from tests.costs import THOROUGH
 from tests.races import checker
 
 LINES = ("north", "south")
@@ -371,7 +372,7 @@ def check(world: World, line: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(
-    max_examples=15,
+    max_examples=60 if THOROUGH else 6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
