@@ -17,6 +17,9 @@ columns a fact, the bare prompt's key and the mean of the contexts', and both ar
 SmolLM2-135M, 100 facts: nine in ten of the targets that one column leaves unsaid at the bare prompt are said with two.
 H holds one key a fact, the mean over all.
 
+With `exact_order` each fact's keys and residuals are its own alone (editing/methods/exact.py): no order, batch or way
+to some facts changes what they come to.
+
 The loop over layers is in `locate`. Shapes: d = key size, m = hidden size, n = edits.
 """
 
@@ -24,12 +27,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from editing.config import SpreadingConfig
 from editing.edit import Edit
-from editing.methods.locate import compute_each, compute_together
+from editing.methods.exact import locate_alone, solve_in_any_order
+from editing.methods.locate import Solve, compute_each, compute_together
 from editing.methods.shared.growing import GrowingFactor, few
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.shared.solve import independent_gains, memit_gain
@@ -48,6 +52,21 @@ class MemitConfig(SpreadingConfig):
     neurons: float | None = Field(
         None, gt=0, le=1, description="Share of the batch's summed |k| whose coordinates alone are changed; none: all."
     )
+    exact_order: bool = Field(
+        False,
+        description="Solve for each fact's keys and residuals as it would be written alone: any order, same weights.",
+    )
+
+    @field_validator("exact_order")
+    @classmethod
+    def _of_columns_alone(cls, value: bool, info: ValidationInfo) -> bool:
+        """What depends on a batch or on what stands in the weights would bring the order back."""
+        given = info.data
+        others = [name for name in ("neurons", "protect", "norm_clamp") if given.get(name) is not None]
+        others += [] if given.get("history", True) else ["history=false"]
+        if value and others:
+            raise ValueError(f"it cannot be with {', '.join(others)}; leave that out")
+        return value
 
 
 def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig) -> BatchUpdate:
@@ -58,7 +77,21 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
             return _factor(given, layer, config).gain(K_dn)
         return _on_neurons(*_moments(given, layer, config), K_dn, config)
 
+    if config.exact_order:
+        alone = locate_alone(given, edits, z_star_nm, _alone(given, len(edits), config), bare_apart=config.bare_apart)
+        return solve_in_any_order(given, edits, alone, solve, bare_apart=config.bare_apart)
     return compute_together(given, edits, z_star_nm, solve, bare_apart=config.bare_apart)
+
+
+def _alone(given: MethodInput, count: int, config: MemitConfig) -> Solve:
+    """The gains that write each of `count` edits on the base, where there is no other."""
+
+    def solve(layer: int, K_dn: Tensor) -> Tensor:
+        C_dd = _second_moment(given, layer, config)
+        K_dcn = K_dn.reshape(len(K_dn), -1, count)
+        return independent_gains(C_dd, torch.zeros_like(C_dd), K_dcn, config.statistics_weight)
+
+    return solve
 
 
 def compute_independent_updates(

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.live order   --data counterfact_dev.parquet --edits 50 200
     python -m tests.benchmarks.live retract --data counterfact_dev.parquet --edits 200 --facts 5
     python -m tests.benchmarks.live replace --data counterfact_dev.parquet --edits 50 --facts 10
+    python -m tests.benchmarks.live curve   --data counterfact_dev.parquet --edits 10 50 --text wikitext2_valid.parquet
 
 Values are searched once and cached, so that the runs share them. `retract` builds the line that never held the fact in
-a process of its own, in another order.
+a process of its own, in another order. `-o NAME=VALUE` sets an option of the method.
 """
 
 import argparse
@@ -23,15 +24,20 @@ import torch
 
 from editing.edit import Edit
 from editing.measure.fluency import generate
+from editing.measure.metrics import summarise
 from editing.methods import compute_rebase
 from editing.methods.shared.history import KeyHistory
 from editing.methods.standing import relative_drift
 from flows.benchmark import read_benchmark
+from flows.cli.app import pairs
+from tasks.parquet import read_text
+from tasks.update.ability import base_divergence
 from tasks.update.session import Session
 from tasks.update.values import base_states, known_by, standing_after, standing_of
 from tests.benchmarks.sequence import BATCH, open_method, write_batch
 
 SAID_TOKENS, CONTROLS = 5, 20
+NEIGHBORS, TEXT_TOKENS = 5, 2048
 
 
 def root(session: Session, edits: Sequence[Edit]) -> float:
@@ -99,6 +105,29 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
             f"{SAID_TOKENS} tokens; more probable than the old one at {sum(took.values())} and {sum(now.values())}; "
             f"missing of a correction: median {missing.median():.3f}, 99 % {missing.quantile(0.99):.3f}, measured in "
             f"{measured:.1f} s"
+        )
+
+
+def curve(session: Session, edits: Sequence[Edit], sizes: Sequence[int], texts: Sequence[str]) -> None:
+    """Batches of ten; at each size all facts so far are asked again, with NEIGHBORS neighbors each."""
+    before = session.base_scores(edits, NEIGHBORS)
+    base = session.base_perplexity(texts, TEXT_TOKENS)
+    empty(session)
+    started, spent = len(session.live), 0.0
+    for size in sorted(sizes):
+        begun = time.process_time()
+        batches(session, edits[started:size], edits[:started])
+        started, spent = size, spent + time.process_time() - begun
+        some = edits[:size]
+        now = summarise(session.scores(some, before, NEIGHBORS))
+        then = summarise([before[edit.id] for edit in some])
+        kl = base_divergence(session, texts, TEXT_TOKENS)
+        print(
+            f"| {size} | {100 * now['efficacy_prob']:.1f} | {100 * now['efficacy_argmax']:.1f} | "
+            f"{100 * now['generalization_prob']:.1f} | {100 * now['generalization_argmax']:.1f} | "
+            f"{100 * then['locality_prob']:.1f} | {100 * (now['locality_prob'] - then['locality_prob']):+.1f} | "
+            f"x{session.perplexity(texts, TEXT_TOKENS) / base:.4f} | {kl.mean:.4f} | {spent / size:.2f} |",
+            flush=True,
         )
 
 
@@ -179,22 +208,27 @@ def _numbers(session: Session, last: Sequence[Edit], rest: Sequence[Edit]) -> st
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.live", description="Facts that live.")
-    parser.add_argument("what", choices=["order", "retract", "replace", "never"])
+    parser.add_argument("what", choices=["order", "retract", "replace", "curve", "never"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--edits", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--facts", type=int, default=5)
     parser.add_argument("--revisions", type=int, nargs="+", default=[1, 3, 10])
     parser.add_argument("--without", default="")
+    parser.add_argument("--text", type=Path, help="of `curve`: perplexity and KL are taken on its beginning")
+    parser.add_argument("-o", "--option", action="append", metavar="NAME=VALUE", help="option of the method")
     given = parser.parse_args()
     most = max(given.edits)
     everything = read_benchmark(given.data, None, 0)
-    edits, session = everything[:most], open_method("memit", {})
-    if given.what == "order":
+    edits, session = everything[:most], open_method("memit", pairs(given.option, "--option"))
+    if given.what == "curve":
+        curve(session, edits, given.edits, read_text(given.text))
+    elif given.what == "order":
         order(session, edits, given.edits)
     elif given.what == "replace":
         replace_often(session, edits, given.facts, given.revisions)
     elif given.what == "retract":
         call = [sys.executable, "-m", "tests.benchmarks.live", "never", "--data", str(given.data), "--edits", str(most)]
+        call += [part for option in given.option or () for part in ("-o", option)]
         retract(session, edits, given.facts, everything[most:], [*call, "--without"])
     else:
         root(session, [edit for edit in reversed(edits) if edit.id != given.without])

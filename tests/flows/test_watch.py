@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running, Scheduled
 
+from editing.request import Request
 from flows.knowledge_update import knowledge_update
 from flows.watch import watch
 from tasks.ledger import intake
@@ -44,7 +46,7 @@ LENIENT = WatchPolicy(max_perplexity_ratio=1.5, ask_hours=0)
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, shared_places, prefect_server, good_edits) -> Path:
-    """A home with a version in service that holds three facts."""
+    """A home with a version in service that holds three facts, one of them for an hour."""
     home = tmp_path_factory.mktemp("served") / "home"
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: prefect_server}):
         for name, value in {**shared_places, "ERRATA_HOME": str(home), "PREFECT_API_URL": prefect_server}.items():
@@ -52,7 +54,8 @@ def served(tmp_path_factory, shared_places, prefect_server, good_edits) -> Path:
         workplace = open_workplace(load_settings())
         store = workplace.store.store
         save_line(store, resolve_line(store, workplace.settings, LINE, options=METHOD))
-        intake.submit(workplace.ledger, LINE, good_edits[:3], "tester")
+        passing = Request(**good_edits[2].model_dump(), expires=datetime.now(UTC) + timedelta(hours=1))
+        intake.submit(workplace.ledger, LINE, [*good_edits[:2], passing], "tester")
         assert knowledge_update(LINE, POLICY).version == 1
         decisions.approve(workplace, LINE)
     return home
@@ -248,6 +251,19 @@ def test_a_queue_older_than_its_limit_and_a_job_that_is_gone_are_late(workplace,
     assert "2 requests wait for a job" in found["queue"] and "flow run abc" in found["lease"]
     lease.release()
     assert texts(watch(LINE, ask=False)) == {} and len(heard) == 2
+
+
+def test_a_fact_whose_time_is_over_is_taken_out_by_the_watch_and_the_next_job(workplace, good_edits, monkeypatch):
+    clock = SimpleNamespace(now=lambda zone: datetime.now(zone) + timedelta(hours=2))
+    monkeypatch.setattr("tasks.ledger.removals.datetime", clock)
+    fact = good_edits[2].id
+    assert watch(LINE, ask=False).done == (f"{fact}: expired, to be taken out by the next job",)
+    assert watch(LINE, ask=False).done == ()
+    knowledge_update(LINE, POLICY.model_copy(update={"max_locality_drop": 1.0}))
+    decisions.approve(workplace, LINE)
+    assert {*look(workplace.store, workplace.ledger, LINE).live} == {edit.id for edit in good_edits[:2]}
+    last = workplace.ledger.history(fact, line=LINE)[-1]
+    assert last.event == "retracted" and f"by request 'retract:{fact}@" in (last.reason or "")
 
 
 def test_what_cannot_be_reached_is_said_and_keeps_nothing_back(workplace, errata, heard, monkeypatch):
