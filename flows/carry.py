@@ -8,12 +8,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.endings import ended_well, show_on_page
+from flows.endings import ended_well, page_of_run, show_on_page
+from tasks.carrying.endpoint import EndpointError
 from tasks.carrying.exporting import Form
 from tasks.carrying.exporting import export as write
 from tasks.carrying.verifying import Verified
 from tasks.carrying.verifying import verify as ask
 from tasks.markdown import literal, table
+from tasks.notices import tell
 from tasks.prefect_events import send_event
 from tasks.progress import note
 from tasks.runlog import told_to_prefect
@@ -61,15 +63,22 @@ def verify(line: str, url: Named, model: Named, version: Chosen = "champion", sa
         version: Its number, champion (in service) or challenger (the newest that waits).
         sample: Most facts to ask for, and most neighbors.
 
-    A server that serves something else fails the run, and sends the event `errata.line.served_other`.
+    A server that serves something else fails the run, sends the event `errata.line.served_other`, and people are told;
+    so they are of one that does not answer.
     """
     with told_to_prefect("verifying"):
-        done = ask(open_workplace(), line, url, model, version, sample)
+        workplace = open_workplace()
+        try:
+            done = ask(workplace, line, url, model, version, sample)
+        except EndpointError as error:
+            tell(workplace.settings, "failed", line, f"not verified: {error}", page_of_run(workplace.settings))
+            raise
         note(done.in_short, "" if done.verdict == "served" else "warning")
         _show(line, "verify", done.in_short, _answers(done))
         if done.verdict == "served":
             return Completed(message=done.in_short)
         send_event("served_other", line, {"version": done.version, "url": done.url, "text": done.in_short[:500]})
+        tell(workplace.settings, "served other", line, done.in_short, page_of_run(workplace.settings))
         return Failed(message=done.in_short)
 
 

@@ -73,15 +73,16 @@ def signed_in(address: str) -> tuple[str, str, str]:
     return bare, unquote(parts.username or ""), unquote(parts.password or "")
 
 
-def asked(address: str) -> Request:
-    """A request for an address, signed in with what stands in it.
+def asked(address: str, known: str = "") -> Request:
+    """A request for an address, signed in with what stands in it, or with NAME:PASSWORD that is known apart from it.
 
     Raises:
         ValueError: it is no address of a server; the message holds nothing of it.
     """
     bare, name, password = signed_in(address)
-    signed = base64.b64encode(f"{name}:{password}".encode()).decode()
-    return Request(bare, headers={"Authorization": f"Basic {signed}"} if name or password else {})
+    given = f"{name}:{password}" if name or password else known
+    signed = base64.b64encode(given.encode()).decode()
+    return Request(bare, headers={"Authorization": f"Basic {signed}"} if given else {})
 
 
 def apart(values: Mapping[str, Any], address: str, name: str, password: str, joined: str = "") -> dict[str, Any]:

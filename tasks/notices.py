@@ -9,10 +9,12 @@ from typing import Literal
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
 
-Kind = Literal["waiting", "approved", "rejected", "rolled back", "expired", "full", "failed", "breached", "late"]
+Kind = Literal[
+    "waiting", "approved", "rejected", "rolled back", "expired", "full", "failed", "breached", "late", "served other"
+]
 LENGTH = 300
 """Most characters of a notice's text."""
-BAD: frozenset[Kind] = frozenset({"rejected", "expired", "full", "failed", "breached", "late"})
+BAD: frozenset[Kind] = frozenset({"rejected", "expired", "full", "failed", "breached", "late", "served other"})
 
 logger = logging.getLogger(__name__)
 

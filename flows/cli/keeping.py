@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import Json, LineOption, Reason, app, if_stopped
+from flows.cli.app import Json, LineOption, Reason, Remote, Wait, app, if_stopped
 from flows.cli.console import as_json, say, shown_progress, warn
 from flows.cli.retracting import IdsFile, ids_in
 from flows.cli.upkeep import UPKEEP
@@ -14,6 +14,8 @@ from flows.cli.upkeep import UPKEEP
 @app.command(rich_help_panel=UPKEEP)
 def backup(
     to: Annotated[Path, typer.Argument(help="A new folder; it is written beside and named at the end.")],
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Copy everything of this installation as one consistent set, while jobs run.
@@ -27,6 +29,11 @@ def backup(
 
         errata backup /backups/errata-2026-12-01 --json
     """
+    if remote:
+        from flows.cli.remote import follow_run
+
+        follow_run("backup", "all", {"folder": to.expanduser().absolute()}, wait, json)
+        return
     from tasks.keeping.backup import backup as take
     from tasks.workplace import open_workplace
 
@@ -78,6 +85,8 @@ def forget(
     line: LineOption = "main",
     file: IdsFile = None,
     reason: Reason = "",
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Erase what requests say, wherever this installation has written it. A reason is required.
@@ -92,10 +101,17 @@ def forget(
 
         errata forget --file ids.txt --line products --reason "HR-42"
     """
+    names = [*(request or []), *(ids_in(file) if file else [])]
+    if remote:
+        from flows.cli.remote import follow_run
+        from tasks.settings import load_settings
+
+        asked = {"line": line, "reviewer": load_settings().who, "requests": names, "reason": reason}
+        follow_run("forget", line, asked, wait, json)
+        return
     from tasks.keeping.forgetting import forget as erase
     from tasks.workplace import open_workplace
 
-    names = [*(request or []), *(ids_in(file) if file else [])]
     with if_stopped("the same again does what is missing"), shown_progress(json, "forgetting"):
         done = erase(open_workplace(), line, names, reason)
     if json:

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from editing.edit import shown
 from editing.errors import UsageError
-from flows.cli.app import Json, Line, Reason, app, if_stopped
+from flows.cli.app import Json, Line, Reason, Remote, Wait, app, if_stopped
 from flows.cli.console import as_json, say, shown_progress, warn
 from flows.cli.versions import VERSIONS
 
@@ -16,9 +15,12 @@ from flows.cli.versions import VERSIONS
 def promote(
     line: Line = "main",
     source: Annotated[
-        Path | None, typer.Option("--from", help="The home, ERRATA_HOME, in which the version was approved.")
+        Path | None,
+        typer.Option("--from", help="The home in which the version was approved; HOME/LINE, where its name differs."),
     ] = None,
     reason: Reason = "",
+    remote: Remote = False,
+    wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Put in service here what is in service in another home, with all that it is built on, checked by digest.
@@ -30,20 +32,26 @@ def promote(
 
         errata promote main --from /srv/errata-staging
 
+        errata promote main --from /srv/errata-staging/candidates
+
         ERRATA_HOME=/srv/errata errata promote main --from ~/.errata --reason "release 12"
     """
     if source is None:
         raise UsageError("say from where: errata promote LINE --from HOME")
-    home = source.expanduser().absolute()
-    if not home.is_dir():
-        raise UsageError(f"{shown(str(home))} is no folder: name the home in which the version was approved")
-    from tasks.keeping.promoting import open_other
+    if remote:
+        from flows.cli.remote import follow_run
+        from tasks.settings import load_settings
+
+        asked = {"line": line, "reviewer": load_settings().who, "source": source.expanduser().absolute()}
+        follow_run("promote", line, {**asked, "reason": reason}, wait, json)
+        return
+    from tasks.keeping.promoting import open_source
     from tasks.keeping.promoting import promote as carry
-    from tasks.settings import settings_of
     from tasks.workplace import open_workplace
 
+    there, named = open_source(source, line)
     with if_stopped("the same again goes on"), shown_progress(json, "promoting"):
-        done = carry(open_workplace(), open_other(settings_of(home)), line, reason)
+        done = carry(open_workplace(), there, line, reason, named)
     if json:
         as_json(
             {"version": done.version, "snapshot": done.snapshot, "carried": done.carried, "notes": done.notes}

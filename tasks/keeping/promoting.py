@@ -6,9 +6,12 @@ repeated: the line's definition, tensors and manifests; the version loaded, ever
 versions in this home's MLflow; the versions; the events of their requests; HEAD, from which all else follows.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from editing.digests import canonical_json, sha256
 from editing.edit import shown
 from editing.errors import UsageError
 from tasks.ledger.events import Event
@@ -16,16 +19,17 @@ from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, lineage, look
 from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.lines.stored import definition, spec_key, stored_line
+from tasks.names import check_line
 from tasks.progress import stage
 from tasks.review.decided import By, decided
 from tasks.review.decisions import Decision, carry_out
 from tasks.review.registering import pointer, register
 from tasks.review.votes import votes
-from tasks.settings import Settings
+from tasks.settings import Settings, settings_of
 from tasks.stores.blobs import Blobs
 from tasks.stores.forgotten import forgotten_key
 from tasks.stores.lease import holder
-from tasks.stores.manifest import Version, VersionPointer
+from tasks.stores.manifest import Version, VersionPointer, manifest_bytes
 from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
 from tasks.stores.records import record_bytes
@@ -60,8 +64,28 @@ def open_other(settings: Settings) -> Workplace:
     return Workplace(settings, SnapshotStore(store), Ledger(settings.ledger_uri, options))
 
 
-def promote(here: Workplace, there: Workplace, line: str, reason: str = "") -> Promoted:
+def open_source(source: Path, line: str) -> tuple[Workplace, str]:
+    """The home that a line is promoted from, and the line's name there: HOME, or HOME/LINE where it has another.
+
+    Raises:
+        UsageError: there is no such folder.
+        StorageError: it has no store.
+    """
+    home, name = source.expanduser().absolute(), line
+    is_home = any((home.parent / part).exists() for part in ("snapshots", "settings.toml"))
+    if not home.is_dir() and is_home:
+        home, name = home.parent, check_line(home.name)
+    if not home.is_dir():
+        raise UsageError(f"{shown(str(source))} is no folder: name the home in which the version was approved")
+    return open_other(settings_of(home)), name
+
+
+def promote(here: Workplace, there: Workplace, line: str, reason: str = "", named: str = "") -> Promoted:
     """Put in service here what is in service there. Safe to repeat.
+
+    Args:
+        named: The line's name there; empty, the same. Under another, manifests are written anew, so that snapshot ids
+            differ; tensors and the weights that come of them do not.
 
     Raises:
         UsageError: nothing is in service there, or the line here is not one that only follows that home, is frozen, or
@@ -71,12 +95,18 @@ def promote(here: Workplace, there: Workplace, line: str, reason: str = "") -> P
     """
     if here.store.store.uri == there.store.store.uri:
         raise UsageError(f"'{there.settings.home_folder}' and this home have one store: name another home")
-    source = look(there.store, there.ledger, line)
-    versions = _approved(there, source, line)
-    target = versions[-1]
-    _check(here, there, source, target)
+    named = named or line
+    source = look(there.store, there.ledger, named)
+    versions = _approved(there, source)
+    _check_votes(here, there, line, versions[-1])
+    renamed = renamed_to(line, source)
+    _check(here, there, source, line, renamed)
     present = {*here.store.numbers(line)}
     _copy_objects(there.store.store, here.store.store, line, versions)
+    versions = [renamed[version.number] for version in versions]
+    for version in versions if named != line else ():
+        Blobs(here.store.store, MANIFESTS, ".json").put(manifest_bytes(version.manifest))
+    target = versions[-1]
     told = stored_line(here.store.store, line)
     with stage("loading it, every digest checked"):
         from tasks.serving.loading import load_version  # torch takes seconds, and a mistake none
@@ -86,43 +116,72 @@ def promote(here: Workplace, there: Workplace, line: str, reason: str = "") -> P
     for version in versions:
         made = VersionPointer(line=line, version=version.number, snapshot=version.snapshot)
         here.store.store.put_if_absent(version_key(line, version.number), record_bytes(made))
-    here.ledger.append_possible(list(_events(there, line, versions)))
-    decision = _decide(here, there, line, target, reason)
+    here.ledger.append_possible(list(_events(there, named, versions)))
+    decision = _decide(here, there, named, target, reason)
     return Promoted(target.number, target.snapshot, len({v.number for v in versions} - present), decision, tuple(notes))
 
 
-def _approved(there: Workplace, source: LineView, line: str) -> list[Version]:
+def _approved(there: Workplace, source: LineView) -> list[Version]:
     """The versions up to the one in service there."""
     if source.head is None or not source.head.version:
-        raise UsageError(f"nothing of line '{line}' is in service in '{there.settings.home_folder}': approve it there")
+        home = there.settings.home_folder
+        raise UsageError(f"nothing of line '{source.line}' is in service in '{home}': approve it there")
     return [version for number, version in source.versions.items() if number <= source.head.version]
 
 
-def _check(here: Workplace, there: Workplace, source: LineView, target: Version) -> None:
-    store, line = here.store.store, source.line
+def renamed_to(line: str, source: LineView) -> dict[int, Version]:
+    """The versions of a line as they are under a name, by number: each the same wherever and whenever it is made."""
+    if line == source.line:
+        return dict(source.versions)
+    ids: dict[str | None, str | None] = {None: None}
+    found = {}
+    for number, version in source.versions.items():
+        manifest = version.manifest
+        parents = {"parent": ids[manifest.parent], "after": ids[manifest.after]}
+        changed = manifest.model_copy(update={"line": line, **parents})
+        snapshot = sha256(manifest_bytes(changed))
+        ids[version.snapshot] = snapshot
+        found[number] = Version(number, snapshot, changed)
+    return found
+
+
+def _check(here: Workplace, there: Workplace, source: LineView, line: str, renamed: Mapping[int, Version]) -> None:
+    store = here.store.store
     check_not_frozen(store, line)
     if (job := holder(store, line)) is not None and not job.is_free():
         raise UsageError(f"a job works on line '{line}' here (process {job.pid} on {job.host}): a line has one source")
     for number in here.store.numbers(line):
-        other = source.versions.get(number)
-        if other is None or here.store.version(line, number).snapshot != other.snapshot:
+        if number not in renamed or here.store.version(line, number).snapshot != renamed[number].snapshot:
             raise UsageError(
                 f"version {number} of line '{line}' is not the one of '{there.settings.home_folder}': a line that is "
                 "promoted to has no versions of its own; name another line, the same in both homes"
             )
-    if (mine := definition(store, line)) is not None and mine != definition(there.store.store, line):
+    if line != source.line and any(
+        there.store.store.exists(forgotten_key(v.snapshot)) for v in source.versions.values()
+    ):
+        raise UsageError(f"a version of line '{source.line}' was forgotten there: promote to a line of the same name")
+    if (mine := definition(store, line)) is not None and mine != _definition(there.store.store, source.line, line):
         raise UsageError(f"line '{line}' is defined otherwise here: promote to a line that is not there yet")
-    said = votes(there.store.store, line, target)
-    if (wanted := read_rules(store, line).reviewers) > 1 and len(said) < wanted:
+
+
+def _check_votes(here: Workplace, there: Workplace, line: str, target: Version) -> None:
+    said = votes(there.store.store, target.manifest.line, target)
+    if (wanted := read_rules(here.store.store, line).reviewers) > 1 and len(said) < wanted:
         raise UsageError(
             f"line '{line}' has reviewers = {wanted} here, and {len(said)} proven people approved version "
             f"{target.number} there"
         )
 
 
+def _definition(there: ObjectStore, named: str, line: str) -> bytes | None:
+    """What defines the line, under its name here."""
+    told = definition(there, named)
+    return told if told is None or named == line else canonical_json(json.loads(told) | {"line": line})
+
+
 def _copy_objects(there: ObjectStore, here: ObjectStore, line: str, versions: Sequence[Version]) -> None:
     """Definition, hypernetwork, tensors and manifests, each read by its digest."""
-    if (told := definition(there, line)) is not None:
+    if (told := _definition(there, versions[0].manifest.line, line)) is not None:
         here.put_if_absent(spec_key(line), told)
     wanted: dict[tuple[str, str, str], None] = {}
     for version in versions:
@@ -156,23 +215,28 @@ def _register(here: Workplace, there: Workplace, line: str, versions: Sequence[V
     return notes
 
 
-def _events(there: Workplace, line: str, versions: Sequence[Version]) -> Iterator[Event]:
+def _events(there: Workplace, named: str, versions: Sequence[Version]) -> Iterator[Event]:
     """What happened to the requests of these versions, up to the last one that each got into.
 
     What was decided on that one is for this home to say, by its HEAD.
     """
     names = {name for version in versions for name in version.manifest.request_ids}
-    events = [one for one in there.ledger.history(line=line) if one.request_id in names]
+    events = [one for one in there.ledger.history(line=named) if one.request_id in names]
     last = {
         one.request_id: number
         for number, one in enumerate(events)
         if one.event == "committed" and one.version is not None and one.version <= versions[-1].number
     }
-    return (one for number, one in enumerate(events) if number <= last.get(one.request_id, -1))
+    line, snapshots = versions[-1].manifest.line, {version.number: version.snapshot for version in versions}
+    for number, one in enumerate(events):
+        if number <= last.get(one.request_id, -1):
+            snapshot = snapshots.get(one.version or 0, one.snapshot)
+            yield one if line == named else one.model_copy(update={"line": line, "snapshot": snapshot})
 
 
-def _decide(here: Workplace, there: Workplace, line: str, target: Version, reason: str) -> Decision:
+def _decide(here: Workplace, there: Workplace, named: str, target: Version, reason: str) -> Decision:
     """HEAD to the version; what was left aside there is refused here."""
+    line = target.manifest.line
     view = look(here.store, here.ledger, line)
     version = view.versions[target.number]
     if view.serving == version.snapshot and view.head is not None:
@@ -180,8 +244,9 @@ def _decide(here: Workplace, there: Workplace, line: str, target: Version, reaso
         return Decision((version.number,), view.head, done_before=told)
     below = {one.number for one in lineage(view, version.snapshot)}
     refused = tuple(one.number for one in view.undecided if one.number not in below)
-    made = decided(there.store, look(there.store, there.ledger, line), target.number)
+    made = decided(there.store, look(there.store, there.ledger, named), target.number)
     why = "; ".join(filter(None, (reason.strip(), made.sentence if made else "")))
-    told = f"promoted from {shown(str(there.settings.home_folder))}, snapshot {target.snapshot[:12]}"
+    whence = there.settings.home_folder if named == line else there.settings.home_folder / named
+    told = f"promoted from {shown(str(whence))}, snapshot {target.snapshot[:12]}"
     by = By(here.settings.who, "promotion")
     return carry_out(here, view, "promote", version, f"{told}: {why}" if why else told, (version.number,), by, refused)

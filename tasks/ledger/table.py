@@ -8,7 +8,6 @@ machines say, no event is written twice, and no step that a request cannot take 
 
 import json
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +17,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duckdb
 from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from tasks.ledger import aliases, opening, queries, whole
 from tasks.ledger.appending import Decide, Known, Request, checked, rows
-from tasks.ledger.errors import LedgerError
+from tasks.ledger.errors import LedgerError, one_line, what_libraries_raise
 from tasks.ledger.events import Event, RequestState, State, fold
 from tasks.names import check_line
 from tasks.text import storable
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TRY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.05
@@ -70,6 +67,7 @@ class Ledger:
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
         self.uri = uri if uri.startswith("s3://") else str(Path(uri).expanduser().absolute())
         self._options = dict(storage_options or {})
+        self._looked: dict[str | None, tuple[int, dict[str, LineEvents]]] = {}  # by what was asked, with its commit
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Write all events or none, in one commit; those that the table has already, by their id, are left out.
@@ -133,11 +131,14 @@ class Ledger:
         return []
 
     def look(self, line: str | None = None) -> dict[str, LineEvents]:
-        """Where every request of every line, or of one, stands, without what it says; the table is opened once."""
+        """Where every request of every line, or of one, stands, without what it says; the table is opened once, and its
+        rows are read again only where something was written since."""
         with self._explained("read"):
             table = opening.found(self.uri, self._options)
             if table is None:
                 return {}
+            if line in self._looked and self._looked[line][0] == table.version():
+                return self._looked[line][1]
             standings: dict[str, dict[str, Standing]] = {}
             committed: dict[str, set[int]] = {}
             for name, request, folded, events, versions in queries.run(table, queries.STANDINGS, line=line):
@@ -148,7 +149,9 @@ class Ledger:
                     if name not in standings:
                         standings[name] = {}
                     standings[name][request] = Standing(state, version, events)
-            return {name: LineEvents(found, frozenset(committed.get(name, ()))) for name, found in standings.items()}
+            looked = {name: LineEvents(found, frozenset(committed.get(name, ()))) for name, found in standings.items()}
+            self._looked[line] = (table.version(), looked)
+            return looked
 
     def states(self, line: str, requests: Sequence[str] | None = None) -> dict[str, RequestState]:
         """The state of the line's requests with all that they say, the one that changed last at the end."""
@@ -271,25 +274,12 @@ class Ledger:
         """Turn what the table's libraries raise into one line; their reports have many and repeat requests."""
         try:
             yield
-        except _what_libraries_raise() as error:
+        except what_libraries_raise() as error:
             where = "the endpoint and the AWS_* variables" if self.uri.startswith("s3://") else "the folder"
             raise LedgerError(
-                f"ledger '{self.uri}' cannot be {verb} ({type(error).__name__}: {_one_line(error)}): "
+                f"ledger '{self.uri}' cannot be {verb} ({type(error).__name__}: {one_line(error)}): "
                 f"look at {where}, or set another ledger"
             ) from error
-
-
-def _what_libraries_raise() -> tuple[type[Exception], ...]:
-    # Arrow's, where something has failed: it takes a while to import, and most looks do without.
-    from pyarrow import ArrowException
-
-    return (DeltaError, OSError, duckdb.Error, ArrowException, ValueError)
-
-
-def _one_line(error: Exception) -> str:
-    """The beginning of a report, without the colours, the tree and the server's own answer that come with it."""
-    text = _COLOURS.sub("", str(error)).partition("<?xml")[0]
-    return " ".join(text.replace("↳", " ").split())[:200]
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Forms in Prefect that nobody needs to fill in any more, because the version was decided elsewhere."""
 
+import json
 import logging
 import os
 import urllib.error
@@ -24,7 +25,7 @@ def close_reviews(workplace: Workplace, line: str) -> list[str]:
     Best effort: whatever ails Prefect's server, the decision stands, and the next look of `watch` closes them.
     """
     try:
-        return _close(workplace, line) if prefect_answers() else []
+        return _close(workplace, line) if prefect_answers() and _any_form(line) else []
     except Exception as error:  # whatever it is, it is no reason to call the decision into question
         logger.warning("line %s: the review in Prefect was not closed: %s", line, error)
         return []
@@ -42,6 +43,24 @@ def prefect_answers() -> bool:
         logger.info("no Prefect server answers at %s: %s", without_secrets(address), error)
         return False
     return bool(address)
+
+
+def _any_form(line: str) -> bool:
+    """Whether a form of the line waits; where the server does not say, its client will hear why."""
+    asking = {
+        "flows": {"name": {"any_": [FLOW]}},
+        "deployments": {"name": {"any_": [line]}},
+        "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}},
+        "limit": 1,
+    }
+    address = f"{os.environ['PREFECT_API_URL'].rstrip('/')}/flow_runs/filter"
+    request = asked(address, os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, json.dumps(asking).encode(), timeout=HEALTH_SECONDS) as answer:
+            return bool(json.load(answer))
+    except (OSError, ValueError):
+        return True
 
 
 def _close(workplace: Workplace, line: str) -> list[str]:

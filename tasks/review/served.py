@@ -4,6 +4,7 @@ No clock decides: the order is that of the moves, and the times are those that e
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -12,8 +13,10 @@ from editing.edit import shown
 from editing.errors import UsageError
 from editing.request import Moment
 from tasks.lines.stored import check_known
-from tasks.review.votes import votes
+from tasks.review.votes import Votes
+from tasks.stores.errors import StorageError
 from tasks.stores.manifest import Head, Manifest, Version
+from tasks.stores.objects import at_once
 from tasks.stores.snapshots import SnapshotStore
 from tasks.text import Text
 from tasks.workplace import Workplace
@@ -136,6 +139,9 @@ class _Looked:
     def __init__(self, workplace: Workplace, line: str, heads: Sequence[Head]) -> None:
         self.store: SnapshotStore = workplace.store
         self.line, self.heads, self.people = line, heads, workplace.settings.mlflow_people
+        self.votes = Votes(self.store.store, line)
+        with suppress(StorageError):  # of what cannot be read, whoever needs it says so
+            at_once(self.store.manifest, dict.fromkeys(head.snapshot for head in heads if head.snapshot))
         self.brought: dict[str, int] = {}
         """The move that brought each snapshot into service first, by itself or below another."""
         for head in heads:
@@ -167,7 +173,7 @@ class _Looked:
             return None
         first = self.first[self.brought[head.snapshot]]
         manifest = self.store.manifest(head.snapshot)
-        said = votes(self.store.store, self.line, Version(manifest.version, head.snapshot, manifest))
+        said = self.votes.of(Version(manifest.version, head.snapshot, manifest))
         return Approval(
             actor=first.actor,
             way=first.way,

@@ -6,6 +6,7 @@ Only who is proven counts: whom MLflow's server has let in with a password. A ta
 or in a variable is whatever somebody typed.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -43,7 +44,23 @@ def cast(store: ObjectStore, line: str, version: Version, vote: StoredVote) -> b
 
 def votes(store: ObjectStore, line: str, version: Version) -> list[StoredVote]:
     """All that was said of a version, oldest first."""
-    keys = store.list(_folder(line, version))
+    return _read(store, store.list(_folder(line, version)))
+
+
+class Votes:
+    """All votes of a line, for whoever asks about many versions: they are listed once."""
+
+    def __init__(self, store: ObjectStore, line: str) -> None:
+        self.store, self.line = store, line
+        self._keys = store.list(f"lines/{check_line(line)}/votes/")
+
+    def of(self, version: Version) -> list[StoredVote]:
+        """As `votes`."""
+        folder = _folder(self.line, version)
+        return _read(self.store, [key for key in self._keys if key.startswith(folder)])
+
+
+def _read(store: ObjectStore, keys: Sequence[str]) -> list[StoredVote]:
     found = [read_record(StoredVote, store.get(key)[0], f"'{key}' in '{store.uri}'") for key in keys]
     return sorted(found, key=lambda vote: vote.time)
 

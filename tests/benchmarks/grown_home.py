@@ -126,6 +126,7 @@ def _life(
 def _write_store(root: Path, members: list[list[str]], runs: Sequence[str]) -> tuple[list[str], str]:
     """Manifests, versions and HEADs of the line; snapshots in order, and the token of HEAD."""
     blob = _put(root / "blobs", b"", ".safetensors")
+    began = datetime.now(UTC) - timedelta(hours=VERSIONS) if runs else BEGAN  # what waits too long is refused
     snapshots: list[str] = []
     line = root / "lines" / LINE
     for number, names in enumerate(members, start=1):
@@ -135,7 +136,7 @@ def _write_store(root: Path, members: list[list[str]], runs: Sequence[str]) -> t
             "base": "embedded", "base_digest": "b" * 64, "config": {"method": "memit"}, "request_ids": names,
             "files": {"update.safetensors": blob}, "tensor_digests": {"w": "d" * 64}, "metrics": METRICS,
             "request_metrics": dict.fromkeys(names, METRICS), "batch": 1, "flow_run_id": "flow",
-            "mlflow_run_id": run, "created": (BEGAN + timedelta(hours=number)).isoformat(),
+            "mlflow_run_id": run, "created": (began + timedelta(hours=number)).isoformat(),
         }  # fmt: skip
         snapshots.append(_put(root / "manifests", _json(manifest), ".json"))
         pointer = {"line": LINE, "version": number, "snapshot": snapshots[-1]}
@@ -146,7 +147,7 @@ def _write_store(root: Path, members: list[list[str]], runs: Sequence[str]) -> t
         head = {
             "line": LINE, "sequence": number, "version": number, "snapshot": snapshots[number - 1],
             "previous": number - 1 or None, "action": "promote", "actor": "ann", "reason": "",
-            "moved": (BEGAN + timedelta(hours=number)).isoformat().replace("+00:00", "Z"), "token": token,
+            "moved": (began + timedelta(hours=number)).isoformat().replace("+00:00", "Z"), "token": token,
         }  # fmt: skip
         data = _json(head)
         _write(line / "heads" / f"{number:08d}-{hashlib.sha256(data).hexdigest()[:12]}.json", data)

@@ -25,7 +25,9 @@ from pathlib import Path
 from editing.edit import Edit
 from tasks.ledger.trying import as_records
 from tasks.ledger.view import look
+from tasks.review.aliases import sync_aliases
 from tasks.review.registering import register
+from tasks.review.telling import record
 from tasks.workplace import Workplace, open_workplace
 from tests.benchmarks.grown_home import IN_SERVICE, LINE, VERSIONS, generate
 from tests.benchmarks.timing import timed
@@ -53,13 +55,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000, help="ten events each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--submitted", type=int, default=10_000, help="requests that eight submit at once; 0: none")
-    parser.add_argument("--only", nargs="*", default=list(COMMANDS), help="commands to measure")
+    parser.add_argument("--only", nargs="*", default=list(COMMANDS), help="commands to measure; none: no home is grown")
     given = parser.parse_args()
     cache = Path(tempfile.mkdtemp(prefix="errata-grown-"))
     try:
         with started(cache, fact_model()) as services, used(services):
-            grow(services, cache / "grown", given.requests)
-            print(f"{'command':24}{'seconds':>10}{'cpu s':>10}", flush=True)
+            if given.only:
+                grow(services, cache / "grown", given.requests)
+                print(f"{'command':24}{'seconds':>10}{'cpu s':>10}", flush=True)
             for name in given.only:
                 print(f"{name:24}{measured(services, COMMANDS[name], given.rounds)}", flush=True)
             if given.submitted:
@@ -80,7 +83,9 @@ def grow(services: Services, folder: Path, requests: int) -> None:
     shutil.rmtree(folder)
     versions = workplace.store.versions(LINE)
     seconds, _ = timed(lambda: register(tracker, workplace, LINE, versions))
-    print(f"registered in MLflow in {seconds:.0f} s", flush=True)
+    took, view = timed(lambda: sync_aliases(tracker, workplace, LINE))
+    record(tracker, workplace, view)
+    print(f"registered in MLflow in {seconds:.0f} s, tagged in {took:.0f} s", flush=True)
 
 
 def put(services: Services, folder: Path) -> None:

@@ -116,3 +116,26 @@ def test_a_line_with_versions_of_its_own_or_damaged_bytes_is_refused(own_home, p
     assert errata("unfreeze", LINE).code == 0
     job(production, good_edits[2])
     check_one_line(errata("promote", LINE, "--from", home), 2, "is not the one of .* has no versions of its own")
+
+
+def test_where_the_line_has_another_name_the_weights_are_the_same_under_this_one(
+    own_home, production, errata, good_edits
+):
+    job(own_home, *good_edits[:2])
+    approve(own_home, LINE, None, "good")
+    job(own_home, good_edits[2])
+    approve(own_home, LINE, None, "better")
+    source = f"{own_home.settings.home}/{LINE}"
+    for carried in (2, 0):
+        assert errata("promote", "served", "--from", source, "--json").json["carried"] == carried
+    head, numbers = production.store.head("served"), own_home.store.numbers(LINE)
+    assert head.version == 2 and f"/{LINE}'" in head.reason and production.store.lines() == ["served"]
+    for number in numbers:
+        mine, its = production.store.version("served", number).manifest, own_home.store.version(LINE, number).manifest
+        assert (mine.tensor_digests, mine.files) == (its.tensor_digests, its.files)
+    assert not audit(open_workplace(production.settings)).faults
+    assert {one.state for one in production.ledger.states("served").values()} == {"promoted"}
+    check_one_line(
+        errata("promote", "served", "--from", f"{source}-not"), 2, "nothing of line 'kept-not' is in service"
+    )
+    check_one_line(errata("promote", "served", "--from", f"{source}/x/y"), 2, "is no folder")

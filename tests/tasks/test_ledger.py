@@ -412,6 +412,7 @@ def test_a_ledger_reads_the_same_by_duckdb_alone_and_by_way_of_arrow(tmp_path, m
     ledger.append([event("r3", line="other"), event("r'2", what="rejected", reason="no")])
 
     def answers() -> list[object]:
+        ledger = Ledger(str(tmp_path / folder))  # one that has not looked yet
         looks = [ledger.look(), ledger.look(LINE), ledger.states(LINE), ledger.counts("other"), ledger.queued(LINE)]
         return [*looks, ledger.payloads(LINE, ["r1"]), ledger.history(), ledger.history("r'2"), ledger.history(limit=2)]
 
@@ -465,3 +466,10 @@ def test_who_never_gets_a_turn_hears_of_the_others_and_not_of_the_folder(ledger,
     with pytest.raises(LedgerError, match="other processes wrote first for 0 s; nothing was written, repeat") as caught:
         ledger.append([Event(request_id="a", event="received", line="main", actor="ann")])
     assert isinstance(caught.value.__cause__, CommitFailedError) and "look at" not in str(caught.value)
+
+
+def test_a_second_look_reads_no_row_again_unless_somebody_wrote_one(ledger):
+    ledger.append([event("a", "received")])
+    assert ledger.look() is ledger.look()
+    Ledger(ledger.uri, ledger._options).append([event("a", "queued")])
+    assert ledger.look()["smollm2"].standings["a"].state == "queued"
