@@ -71,7 +71,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         raise UsageError(f"--checkpoints are those of a sequence, the mode is '{asked.mode}'; leave one of them out")
     sets = read_sets(asked.ability, asked.mode, asked.ability_limit, asked.seed)
     references = read_references(asked.references) if asked.references else {}
-    facts = read_facts(asked.data, asked.limit, asked.seed)
+    facts = read_facts(asked.data, asked.limit, asked.seed, spec.join)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

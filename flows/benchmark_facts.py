@@ -10,6 +10,7 @@ from typing import Any
 from editing.edit import PROBES, Edit, shown
 from editing.errors import ReadError, UsageError
 from editing.readers import BadRecord, good_and_bad
+from editing.request import with_join
 from tasks.ledger.reading import Read, judged, left_out, read_cases_of
 from tasks.progress import note
 
@@ -43,8 +44,10 @@ def read_benchmark(path: Path, limit: int | None, seed: int) -> list[Edit]:
     return read_facts(path, limit, seed).edits
 
 
-def read_facts(path: Path, limit: int | None, seed: int) -> Facts:
+def read_facts(path: Path, limit: int | None, seed: int, join: str | None = None) -> Facts:
     """Edits of a file in the order of random.Random(seed).shuffle, cut to `limit`; bad records are left out, and said.
+
+    `join` joins prompts and answers of records that do not say how; None: by rule.
 
     Facts that stand in one record stay together: a record is taken whole, or where it no longer fits not at all.
 
@@ -58,7 +61,7 @@ def read_facts(path: Path, limit: int | None, seed: int) -> Facts:
         edits, others = good_and_bad(judged(records))
         count, bad = count + len(records), bad + others
         if edits:
-            cases.append(edits)
+            cases.append([with_join(edit, join) for edit in edits])
     for sentence in left_out(bad):
         note(sentence, "refused")
     for sentence in said.unused:

@@ -8,6 +8,7 @@ import typer
 from editing.errors import UsageError
 from flows.cli.app import (
     Hypernetwork,
+    Join,
     Json,
     Option,
     StatisticsText,
@@ -58,6 +59,7 @@ def benchmark(
     references: Annotated[
         Path | None, typer.Option(help="JSON of lists of texts by edit id, for CounterFact's consistency.")
     ] = None,
+    join: Join = None,
     json: Json = False,
 ) -> None:
     """Edit a benchmark file through the library and measure before and after.
@@ -76,6 +78,7 @@ def benchmark(
     """
     from editing.measure.probes import named_probes
     from editing.methods import check_mode, method_config
+    from editing.texts import given_join
     from flows.benchmark import Benchmark, Mode, run_benchmark
     from tasks.lines.hypernetworks import resolved_options
     from tasks.lines.specs import LineSpec, absolute
@@ -89,6 +92,7 @@ def benchmark(
         model=absolute(model or settings.model) or settings.model,
         dtype=dtype or settings.dtype,
         template=LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw",
+        join=None if join is None else given_join(join),
         config=method_config(method, resolved_options(method, options, settings)),
     )
     asked = Benchmark(

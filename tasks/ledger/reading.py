@@ -14,6 +14,7 @@ from editing.edit import SLOT, Edit
 from editing.errors import ReadError
 from editing.readers import BadRecord, Record, Told, read_cases
 from editing.readers.containers import ENDINGS, kind_of
+from tasks.ledger.hub import is_of_hub, on_disk
 from tasks.ledger.reserved import fault_now
 from tasks.parquet import FOREIGN
 from tasks.progress import progress
@@ -80,7 +81,11 @@ def _cases(files: Sequence[Path], read: Read) -> Iterator[list[Record]]:
 
 @contextmanager
 def _on_disk(file: Path) -> Iterator[Path]:
-    """The file; of standard input a copy for the time being."""
+    """The file; of standard input, and of a data set of the hub, a copy for the time being."""
+    if is_of_hub(file):
+        with on_disk(file) as copy:
+            yield copy
+        return
     if str(file) != STANDARD_INPUT:
         yield file
         return

@@ -21,6 +21,7 @@ from editing.taught import taught
 from flows.cli.app import pairs
 from tasks.lines.specs import LineSpec
 from tasks.settings import load_settings
+from tasks.update.saying import said_about
 from tasks.update.session import Session, open_session
 from tests.benchmarks.sequence import BATCH, write_batch
 
@@ -30,8 +31,9 @@ ANSWER_TOKENS = 12
 
 def unknown(session: Session, edits: Sequence[Edit], limit: int) -> list[Edit]:
     """The first edits whose answer the base does not say, neither by the prompt nor in the chat."""
-    found = ask(session, edits)
-    return [edit for edit, one in zip(edits, found, strict=True) if not one.prompt.new and not one.right][:limit]
+    chat = ChatTemplate(session.loaded.tokenizer)
+    found = said_about(session, edits, chat, {}, paraphrases=False, at_base=True)
+    return [edit for edit in edits if not found[edit.id].prompt.new and not found[edit.id].right][:limit]
 
 
 def ask(session: Session, edits: Sequence[Edit]) -> list[Said]:
@@ -70,6 +72,7 @@ def main() -> None:
     started, worked = time.perf_counter(), time.process_time()
     for start in range(0, len(edits), BATCH):
         write_batch(session, edits[start : start + BATCH], cached=True, keep=True, live=edits[:start])
+        print(f"{start + BATCH} written, {time.process_time() - worked:.0f} s of processor time", flush=True)
     seconds, processor = time.perf_counter() - started, time.process_time() - worked
     found = ask(session, edits)
     for edit, one in zip(edits, found, strict=True):

@@ -284,6 +284,12 @@ def test_what_a_benchmark_leaves_out_of_its_file_it_says_with_the_row_and_the_re
 
 
 @pytest.mark.slow
+def test_what_joins_prompt_and_answer_can_be_said_for_a_whole_file(tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f"{edit.model_dump_json()}\n" for edit in EDITS))
+    assert {read_facts(data, 1, 0, join).edits[0].taught[len(EDITS[0].text)] for join in (None, "\n")} == {" ", "\n"}
+
+
 def test_a_trial_on_a_chat_model_hears_what_people_ask_there(settings, spec, sessions, tmp_path):
     """The same model that answers in a chat what stands in the user's turn goes on with."""
     folder = tmp_path / "chatting"

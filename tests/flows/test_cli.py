@@ -91,6 +91,7 @@ def test_the_readme_shows_every_command(command):
          ("benchmark", "x", "--out", "never", "--method", "finetune", "--mode", "rebase")),
         (2, "Missing option '--out'", ("benchmark", "x.json")),
         (1, "none.json'", ("benchmark", "none.json", "--out", "never")),
+        (2, "join", ("benchmark", "x", "--out", "y", "--join", "rune")),
         (2, "there is no probe 'rune'", ("benchmark", "x", "--out", "y", "--probes", "rune")),
         (2, "--checkpoints '1,x' must be whole numbers", ("benchmark", "x", "--out", "y", "--checkpoints", "1,x")),
         (2, "unknown method 'rune'", ("benchmark", "x", "--out", "y", "--method", "rune")),
