@@ -26,7 +26,7 @@ from tasks.update import kept
 if TYPE_CHECKING:
     from tasks.update.session import Session
 
-VALUES_VERSION = 3
+VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
 FELL = 0.1
@@ -231,6 +231,8 @@ def _about_value(session: "Session", config: LocatingConfig, edits: Sequence[Edi
         "layer": given.layers[-1],
         "prefixes": given.prefixes,
     }
+    if given.layout.post_norm is not None:
+        search["before the norm"] = 1  # counts the changes of what is found where one follows the layer
     chat, stated = given.chat, []
     if chat is not None:
         search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
