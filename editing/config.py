@@ -112,6 +112,7 @@ class SpreadingConfig(LocatingConfig):
 
 PRESET_LAYERS = {
     ("llama", 30, 576): (2, 3, 4, 5),
+    ("gemma3_text", 18, 640): (3, 4, 5, 6),
     ("gpt2", 48, 1600): (13, 14, 15, 16, 17),
     ("gptj", 28, 4096): (3, 4, 5, 6, 7, 8),
 }

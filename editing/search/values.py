@@ -123,14 +123,14 @@ def _units(upper: UpperLayers, z_nm: Tensor) -> tuple[Tensor, Tensor]:
     written, and |η| tells how much of it. (Gemma 3 270M, layer 6, δ of up to 0.75 |z|: 82 % of it cannot be written; of
     a δ in these units 2 %, and it says the targets as surely.)
 
-    A few coordinates of some hidden states are many times as large as the others, whatever the text (Sun et al., 2024,
+    A few coordinates of such hidden states are many times as large as the others, whatever the text (Sun et al., 2024,
     https://arxiv.org/abs/2402.17762), and tell the next norm no more than its length. Nothing is written there: 0.
     """
-    size_nm = z_nm.abs()
-    free_nm = (size_nm <= MASSIVE * size_nm.median(dim=1, keepdim=True).values).to(z_nm)
     gain_m = upper.layout.gain_after(upper.model, upper.layer)
     if gain_m is None:
-        return free_nm, (z_nm * free_nm).norm(dim=1)
+        return torch.ones_like(z_nm), z_nm.norm(dim=1)
+    size_nm = z_nm.abs()
+    free_nm = size_nm <= MASSIVE * size_nm.median(dim=1, keepdim=True).values
     return free_nm * gain_m.to(z_nm), torch.full_like(z_nm[:, 0], z_nm.shape[1] ** 0.5)
 
 

@@ -19,7 +19,7 @@ from editing.search.rows import CHAT_WEIGHT, TURNS
 from editing.search.values import BY_TURNS
 from tasks.update import kept
 
-VALUES_VERSION = 3
+VALUES_VERSION = 2
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
 
@@ -31,6 +31,8 @@ def about_value(given: MethodInput, base: str, config: LocatingConfig, edits: Se
         "layer": given.layers[-1],
         "prefixes": given.prefixes,
     }
+    if given.layout.post_norm is not None:
+        search["before the norm"] = 1  # counts the changes of what is found where one follows the layer
     chat, stated = given.chat, []
     if chat is not None:
         search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
