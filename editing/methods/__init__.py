@@ -51,6 +51,7 @@ def _as_it_was_meant(stored: Any) -> Any:
     """A stored config of an earlier release, with what it did not say and without what its method did not look at.
 
     So the definition of a line is read as what it meant: one without the field `shrink` as BEFORE_SHRINKAGE says, one
+    without `compensate` as a filter, one
     with fields of ONCE_IN_EVERY_CONFIG that its method does not have as if they were not there. (One of those,
     `statistics_tokens`, also moved the text that perplexity is taken on where none is given; that text is now the same
     for all.) Any other unknown field is refused.
@@ -61,6 +62,8 @@ def _as_it_was_meant(stored: Any) -> Any:
     fields = METHODS[name].config.model_fields
     if "shrink" in fields and "shrink" not in stored:
         stored = before_shrinkage(name) | stored
+    if "compensate" in fields:
+        stored = {"compensate": False} | stored
     return {name: value for name, value in stored.items() if name in fields or name not in ONCE_IN_EVERY_CONFIG}
 
 
@@ -263,7 +266,8 @@ def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:
         raise UsageError(
             "norm_clamp and protect need the original weights; make the MethodInput with its EditedWeights"
         )
-    return replace(given, restrain=Restraint(given.weights, config))
+    spared = isinstance(config, MemitConfig) and config.spares
+    return replace(given, restrain=Restraint(given.weights, config, keys_spared=spared))
 
 
 def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:

@@ -34,9 +34,10 @@ from editing.config import SpreadingConfig
 from editing.edit import Edit
 from editing.methods.exact import locate_alone, solve_in_any_order
 from editing.methods.locate import Solve, compute_each, compute_together
+from editing.methods.restrain import base_spectrum
 from editing.methods.shared.growing import GrowingFactor, few
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
-from editing.methods.shared.solve import independent_gains, memit_gain
+from editing.methods.shared.solve import independent_gains, memit_gain, spared_gain
 from editing.weights import WeightUpdate
 
 
@@ -51,6 +52,9 @@ class MemitConfig(SpreadingConfig):
     ridge: float = Field(0.0, ge=0, description="Weight of |Δ|² in the objective, in units of C's mean eigenvalue.")
     neurons: float | None = Field(
         None, gt=0, le=1, description="Share of the batch's summed |k| whose coordinates alone are changed; none: all."
+    )
+    compensate: bool = Field(
+        True, description="Make up elsewhere for what `protect` keeps out of the protected directions; false: filter."
     )
     exact_order: bool = Field(
         False,
@@ -68,14 +72,19 @@ class MemitConfig(SpreadingConfig):
             raise ValueError(f"it cannot be with {', '.join(others)}; leave that out")
         return value
 
+    @property
+    def spares(self) -> bool:
+        """Whether the solve itself keeps out of the protected directions of keys."""
+        return self.protect is not None and self.compensate and self.neurons is None
+
 
 def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig) -> BatchUpdate:
     """The update that writes `edits` together."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        if config.history and config.neurons is None and few(K_dn):
+        if config.history and config.neurons is None and few(K_dn) and not config.spares:
             return _factor(given, layer, config).gain(K_dn)
-        return _on_neurons(*_moments(given, layer, config), K_dn, config)
+        return _gain(given, layer, config, K_dn)
 
     if config.exact_order:
         alone = locate_alone(given, edits, z_star_nm, _alone(given, len(edits), config), bare_apart=config.bare_apart)
@@ -102,12 +111,22 @@ def compute_independent_updates(
     def solve(layer: int, K_dn: Tensor) -> Tensor:
         C_dd, H_dd = _moments(given, layer, config)
         K_dcn = K_dn.reshape(len(K_dn), -1, len(edits))
-        if config.neurons is None:
+        if config.neurons is None and not config.spares:
             return independent_gains(C_dd, H_dd, K_dcn, config.statistics_weight)
-        # Each edit has coordinates of its own, so there is no matrix in common.
-        return torch.stack([_on_neurons(C_dd, H_dd, K_dc, config) for K_dc in K_dcn.unbind(2)], dim=1)
+        # Each edit has coordinates or a constraint of its own, so there is no matrix in common.
+        return torch.stack([_gain(given, layer, config, K_dc) for K_dc in K_dcn.unbind(2)], dim=1)
 
     return compute_each(given, edits, z_star_nm, solve, bare_apart=config.bare_apart)
+
+
+def _gain(given: MethodInput, layer: int, config: MemitConfig, K_dn: Tensor) -> Tensor:
+    """The gain (n, d) of these columns, whatever the options."""
+    C_dd, H_dd = _moments(given, layer, config)
+    if not config.spares:
+        return _on_neurons(C_dd, H_dd, K_dn, config)
+    assert given.weights is not None and config.protect is not None  # nothing is restrained without them
+    V_dk = base_spectrum(given.weights, given.layout.weight_name(layer), config.protect).V_dk
+    return spared_gain(C_dd, H_dd, K_dn, config.statistics_weight, V_dk, config.protect_strength)
 
 
 def _moments(given: MethodInput, layer: int, config: MemitConfig) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,10 @@ that hold `protect` of Σ σ². With s = `protect_strength`,
 its rows scaled to length 1; "both" with s = 1 leaves nothing of Δ in either dominant singular subspace of W0, as REVIVE
 (Zhang et al., 2026, https://arxiv.org/abs/2601.11042) filters updates in the singular basis of the original weight.
 
+A filter takes from the facts that are written, and breaks what keeps the earlier ones, for Δ V = 0 was no part of the
+solve. What it took away is to be added to the next residual (Wang et al., 2026, https://arxiv.org/abs/2605.26670).
+MEMIT does so within the solve, to where that ends: `spared_gain` in editing/methods/shared/solve.py.
+
 Norm clamp: PRUNE (Ma et al., ICLR 2025, https://arxiv.org/abs/2405.16821). With T = U diag(σ) Vᵀ the total change of a
 weight from W0 on, this update included, and c the largest singular value of W0, each σ > c becomes
 
@@ -43,6 +47,8 @@ class Restraint:
 
     weights: EditedWeights
     config: MethodConfig
+    keys_spared: bool = False
+    """The method's own solve keeps out of the protected directions of keys, and makes up for it elsewhere."""
     _made: list[Factors] = field(default_factory=list)
 
     def __call__(self, name: str, factors: Factors) -> Factors:
@@ -53,7 +59,8 @@ class Restraint:
         spectrum = base_spectrum(self.weights, name, self.config.protect or 0.0)
         if self.config.protect is not None:
             U = spectrum.U_mk if self.config.protect_side == "both" else None
-            factors = protect(factors, U, spectrum.V_dk, self.config.protect_strength)
+            V = None if self.keys_spared else spectrum.V_dk
+            factors = protect(factors, U, V, self.config.protect_strength)
         if self.config.norm_clamp is not None:
             earlier = self.weights.change(name)
             factors = clamp(factors, earlier, spectrum.largest, self.config.norm_clamp)
@@ -89,9 +96,9 @@ def leading_directions(W_md: Tensor, share: float) -> BaseSpectrum:
     return BaseSpectrum(U_mk, V_dk, float(squares_m[0].sqrt()))
 
 
-def protect(factors: Factors, U_mk: Tensor | None, V_dk: Tensor, strength: float) -> Factors:
-    """(I − s U Uᵀ) B and A (I − s V Vᵀ); without U the left factor stays."""
-    A = _weaken(factors.A.T, V_dk, strength).T
+def protect(factors: Factors, U_mk: Tensor | None, V_dk: Tensor | None, strength: float) -> Factors:
+    """(I − s U Uᵀ) B and A (I − s V Vᵀ); without U the left factor stays, without V the right one."""
+    A = factors.A if V_dk is None else _weaken(factors.A.T, V_dk, strength).T
     B = factors.B if U_mk is None else _weaken(factors.B, U_mk, strength)
     return Factors(B.contiguous(), A.contiguous())
 

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.capacity --edits 300
 
-Lines of different configurations on the small model of tests/fact_model.py, in batches of ten, perplexity on text that it
-never saw. With `--data` they are on the embedded model, values from the cache.
+Lines of different configurations on the small model of tests/fact_model.py, in batches of ten, perplexity on text that
+it never saw. With `--data` they are on the embedded model, values from the cache.
 """
 
 import argparse

@@ -5,14 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from editing.config import MethodConfig
 from editing.errors import SolveError, UsageError
 from editing.layout import layout_of
-from editing.methods import METHODS, compute_independent_updates, compute_update, method_config
+from editing.methods import METHODS, AnyConfig, compute_independent_updates, compute_update, method_config
 from editing.methods.memit import compute_update as memit_as_it_is
 from editing.methods.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
+from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
+from editing.methods.shared.solve import memit_gain, spared_gain
+from editing.methods.standing import missing_shares
 from editing.weights import EditedWeights, Factors
 from tests.conftest import tiny_model
 from tests.editing.test_methods import EDITS, quick, states, tiny_input, wanted
@@ -198,13 +202,57 @@ def test_by_default_not_a_bit_differs(tiny):
 
 def test_layers_above_make_up_for_what_was_held_back_below(tiny):
     """The loop sees restrained layers: the last one takes all that is left, as it does without restraints."""
-    given, strict = settled(tiny, "memit"), method_config("memit", {"protect": 0.5, "statistics_weight": 1e-6})
+    filtered = {"protect": 0.5, "statistics_weight": 1e-6, "compensate": False}
+    given, strict = settled(tiny, "memit"), method_config("memit", filtered)
     z_star = wanted(given)
     update = compute_update(given, EDITS, z_star, strict).update
     first, last = (given.layout.weight_name(layer) for layer in given.layers)
     plain = compute_update(given, EDITS, z_star, method_config("memit", {"statistics_weight": 1e-6})).update
     assert float(update[last].B.norm()) > 1.01 * float(plain[last].B.norm())
     assert torch.equal(update[first].B, plain[first].B)
+
+
+# What is kept out is made up for elsewhere.
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_of_all_gains_with_that_share_in_the_protected_directions_it_is_the_best(strength):
+    """Against the constrained least squares by its optimality: no step along the constraint makes it better."""
+    K, weight = random(D, 3, seed=1), 0.5
+    C, H = (X @ X.T for X in (random(D, 3 * D, seed=2), random(D, 4, seed=3)))
+    V = torch.linalg.qr(random(D, 2, seed=4))[0]
+    found, plain = spared_gain(C, H, K, weight, V, strength), memit_gain(C, H, K, weight)
+    torch.testing.assert_close(found @ V, (1 - strength) * plain @ V, atol=1e-9, rtol=0)
+    gradient = found @ (weight * C + H + K @ K.T) - K.T
+    outside = torch.eye(D, dtype=K.dtype) - V @ V.T
+    assert float((gradient @ outside).norm()) < 1e-8 * float(K.norm())
+    filtered = plain @ (torch.eye(D, dtype=K.dtype) - strength * V @ V.T)
+    assert float(((filtered @ (weight * C + H + K @ K.T) - K.T) @ outside).norm()) > 1e-3
+
+
+def test_facts_in_sequence_stand_nearer_to_their_values_than_behind_a_filter(tiny):
+    """What is missing of all facts, the first ones included, once the last one is written."""
+    strict = {"protect": 0.6, "statistics_weight": 1e-3}
+    given, missing = settled(tiny, "memit"), {}
+    base, z_star = states(given), wanted(given)
+    for name, fields in {"plain": {"statistics_weight": 1e-3}, "spared": strict,
+                         "filtered": strict | {"compensate": False}}.items():  # fmt: skip
+        given = replace(given, history=KeyHistory())
+        for i, edit in enumerate(EDITS):
+            made = compute_update(given, [edit], z_star[i : i + 1], method_config("memit", fields))
+            given.weights.apply(made.update)
+            given.history.add(made.keys)
+        missing[name] = float(missing_shares(z_star, base, states(given)).mean())
+        given.weights.to_base()
+    assert missing["filtered"] > missing["plain"]
+    assert missing["spared"] - missing["plain"] < 0.5 * (missing["filtered"] - missing["plain"])
+
+
+def test_a_stored_line_that_filtered_goes_on_to_filter():
+    stored = method_config("memit", {"protect": 0.5}).model_dump(mode="json")
+    del stored["compensate"]
+    assert not TypeAdapter(AnyConfig).validate_python(stored).compensate
+    assert method_config("memit", {"protect": 0.5}).compensate
 
 
 def test_the_original_weight_decides_and_is_decomposed_once(tiny):

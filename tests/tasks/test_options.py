@@ -58,6 +58,7 @@ OTHERS: dict[str, dict[str, Other]] = {
         "history": (False, {}),
         "ridge": (5.0, {}),
         "neurons": (0.5, {}),
+        "compensate": (False, {"protect": 0.5}),
         "exact_order": (True, {}),
     },
     "alphaedit": {

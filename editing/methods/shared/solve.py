@@ -34,6 +34,22 @@ def memit_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tenso
     return _solve_symmetric(M, K, "raise statistics_weight").T
 
 
+def spared_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float, V_dk: Tensor, strength: float) -> Tensor:
+    """Of all gains that have in the directions V only what a filter I − s V Vᵀ leaves there, the best one by far.
+
+    G = Kᵀ M⁻¹ − s (Kᵀ M⁻¹ V) (Vᵀ M⁻¹ V)⁻¹ Vᵀ M⁻¹ with M = λC + H + K Kᵀ, (n, d) float64: the least squares of
+    `memit_gain` under the constraint G V = (1 − s) Kᵀ M⁻¹ V. What the filter takes away from a fact, and what it breaks
+    of those in H, is made up for in all other directions.
+
+    Raises:
+        SolveError: M is singular or not finite.
+    """
+    K, V = K_dn.double(), V_dk.to(K_dn.device, torch.float64)
+    L = cholesky((weight * C_dd.double()).add_(H_dd).addmm_(K, K.T), "raise statistics_weight")
+    gain_nd, S_kd = torch.cholesky_solve(K, L).T, torch.cholesky_solve(V, L).T
+    return gain_nd - strength * (gain_nd @ V) @ _solve_symmetric(S_kd @ V, S_kd, "lower protect")
+
+
 def independent_gains(C_dd: Tensor, H_dd: Tensor, K_dcn: Tensor, weight: float) -> Tensor:
     """K_iᵀ (λC + H + K_i K_iᵀ)⁻¹ of the c columns of each edit i alone, by one factorisation. (c, n, d) float64.
 
