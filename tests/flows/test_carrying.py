@@ -11,6 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import carry
 from tests.flows.command import Errata, check_one_line, command, ended, environment, start
+from tests.receiver import receiver
 from tests.tasks.carried import LINE, CarriedLine, answering
 
 pytestmark = pytest.mark.slow
@@ -56,8 +57,16 @@ def test_a_server_is_verified_by_exit_code_table_and_history(line, errata):
     check_one_line(errata(*given), 1, "does not answer")
 
 
-def test_as_flows_they_end_with_what_came_of_it_and_show_it(line, errata, prefect_server, tmp_path):
-    with temporary_settings({PREFECT_API_URL: prefect_server}), answering(line) as (url, _):
+def test_as_flows_they_end_with_what_came_of_it_show_it_and_people_are_told(
+    line, errata, prefect_server, tmp_path, monkeypatch
+):
+    heard: list[dict] = []
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_server}),
+        answering(line) as (url, _),
+        receiver(heard.append) as told,
+    ):
+        monkeypatch.setenv("ERRATA_NOTIFY", told)
         exported = carry.export(LINE, tmp_path / "out", "lora", "2", 1, return_state=True)
         served = carry.verify(LINE, f"{url}/v1", LINE, return_state=True)
         other = carry.verify(LINE, f"{url}/v1", LINE, "2", return_state=True)
@@ -68,6 +77,10 @@ def test_as_flows_they_end_with_what_came_of_it_and_show_it(line, errata, prefec
     assert served.is_completed() and f"serves version 1 of line {LINE}" in served.message
     assert other.is_failed() and f"does not serve version 2 of line {LINE}" in other.message
     assert away.is_failed() and "does not answer" in away.message
+    assert [(one["title"].partition(": ")[2], one["type"]) for one in heard] == [
+        ("served other", "warning"), ("failed", "warning")
+    ]  # fmt: skip
+    assert f"does not serve version 2 of line {LINE}" in heard[0]["message"] and "not verified" in heard[1]["message"]
     [files] = [data for key, data in shown if key == f"{LINE}-export"]
     answers = [data for key, data in shown if key == f"{LINE}-verify"]
     assert "| README.md |" in files and ["differs" in data for data in answers].count(True) == 1
@@ -98,3 +111,28 @@ def test_what_cannot_be_served_is_one_line(line, errata):
     with answering(line) as (url, _):
         check_one_line(errata("serve", LINE, "--port", url.rpartition(":")[2]), 2, "in use; choose another")
     check_one_line(errata("serve", LINE, "--host", "256.0.0.1"), 2, "--host 256.0.0.1")
+
+
+def test_a_mistake_in_moving_or_keeping_is_one_line_and_nothing_is_changed(line, errata, tmp_path):
+    """Before Prefect starts, and before anything is loaded."""
+    home = Path(line.settings.home)
+    other = tmp_path / "bert"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    assert errata("backup", tmp_path / "backup").code == 0
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    for arguments, code, says in (
+        (("migrate", LINE, "--model", line.spec.model, "--to", "x"), 2, "stands on .* already; name another --model"),
+        (("migrate", LINE, "--model", other, "--to", "x"), 1, "bert"),
+        (("migrate", LINE, "--model", tmp_path / "none", "--to", "x"), 1, "none"),
+        (("export", LINE, "--version", 0, "--as", "lora", "--out", tmp_path / "out"), 2, "is the base, so there is no"),
+        (("verify", LINE, "--url", "http://127.0.0.1:1/v1", "--model", LINE), 1, "does not answer"),
+        (("forget", "r1-0", "--line", LINE), 2, "to forget needs a reason"),
+        (("forget", "r9", "--line", LINE, "--reason", "x"), 2, "knows no request 'r9'"),
+        (("restore", tmp_path / "backup"), 2, "is not empty: restore into a new home"),
+        (("promote", LINE, "--from", tmp_path / "none"), 2, "is no folder"),
+        (("backup", tmp_path / "backup"), 2, "is there already"),
+    ):
+        check_one_line(errata(*arguments), code, says)
+        assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before, arguments
+    assert not (tmp_path / "out").exists()
