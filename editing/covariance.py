@@ -25,6 +25,7 @@ from editing.key_sums import KeySums
 from editing.keys import capture_inputs, in_rows, stop_before
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
+from editing.placed import device_of
 from editing.token_rows import WINDOW, TokenRow, batches, windows
 from editing.tokens import Rows, pad_token
 from editing.trees import Tree, lay_out, may_branch
@@ -203,7 +204,7 @@ def collect_statistics(
         StatisticsError: there is no text, or the keys are not finite.
     """
     modules = {layer: layout.projection(model, layer) for layer in layers}
-    sums = KeySums({layer: layout.key_size(model, layer) for layer in layers}, model.device)
+    sums = KeySums({layer: layout.key_size(model, layer) for layer in layers}, device_of(model))
     rows = windows(tokenizer, texts, max_tokens)
     if not may_branch(model, WINDOW):
         rows = (TokenRow(row.ids) for row in rows)

@@ -54,8 +54,8 @@ def tensor_digest(tensor: "Tensor") -> str:
 
 
 def tensors_digest(tensors: "Mapping[str, Tensor]") -> str:
-    """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name."""
-    ordered = dict(sorted(tensors.items()))
+    """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name; each is read when its turn comes."""
+    names = sorted(tensors)
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works
-        digests = list(pool.map(tensor_digest, ordered.values()))
-    return sha256(f"{name} {digest}\n".encode() for name, digest in zip(ordered, digests, strict=True))
+        digests = list(pool.map(lambda name: tensor_digest(tensors[name]), names))
+    return sha256(f"{name} {digest}\n".encode() for name, digest in zip(names, digests, strict=True))

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from editing.body import run_body
 from editing.layout import ModelLayout
 from editing.onednn import fast_linear
+from editing.placed import device_of
 from editing.tokens import EncodedPrompt, Rows, align_rows
 
 SHARED_TOKENS = 4
@@ -169,15 +170,15 @@ class SubjectReader:
         cache = None
         if shared >= SHARED_TOKENS:
             cache = DynamicCache()
-            before = align_rows([ids[0][:shared]], [0], pad_id).to(model.device)
+            before = align_rows([ids[0][:shared]], [0], pad_id).to(device_of(model))
             with stop():
                 _run(model, before, 0, cache)
             cache.batch_repeat_interleave(len(ids))
             ids = [row[shared:] for row in ids]
-        rows = align_rows(ids, [0] * len(ids), pad_id).to(model.device)
+        rows = align_rows(ids, [0] * len(ids), pad_id).to(device_of(model))
         with stop():
             _run(model, rows, shared if cache else 0, cache)
-        last = torch.tensor([len(row) - 1 for row in ids], device=model.device)
+        last = torch.tensor([len(row) - 1 for row in ids], device=device_of(model))
 
         def place(states: Tensor) -> Tensor:
             each = torch.arange(len(last), device=last.device)

@@ -32,6 +32,7 @@ from editing.foreign_code import asks_for_code
 from editing.gguf import NotKept, OnProgress, converted_folder, layers_in, unheard
 from editing.kinds import check_causal
 from editing.layout import check_architecture
+from editing.placed import Tensors
 from editing.tokens import check_offsets, leave_end_off
 
 EMBEDDED = "embedded"
@@ -163,7 +164,7 @@ def _config(reference: str, source: str, revision: str | None) -> PreTrainedConf
 
 def base_digest(model: PreTrainedModel) -> str:
     """sha256 over name, dtype, shape and bytes of every parameter, sorted by name; tied weights count once."""
-    return tensors_digest(dict(model.named_parameters()))
+    return tensors_digest(Tensors(model))
 
 
 @contextmanager

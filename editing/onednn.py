@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from editing.placed import device_of
+
 FEWEST_TOKENS = 4
 """For fewer the BLAS is as fast."""
 
@@ -26,7 +28,7 @@ def fast_linear(model: PreTrainedModel) -> AbstractContextManager[object]:
     Gradients pass through to their inputs; weights that want a gradient themselves are multiplied as ever.
     """
     helps = (
-        model.device.type == "cpu"
+        device_of(model).type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # what compiled models use; torch has no public name for it

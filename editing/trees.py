@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from editing.body import takes_positions
+from editing.placed import device_of
 from editing.tokens import Rows, align_rows
 
 Text = tuple[int, ...]
@@ -117,7 +118,7 @@ def lay_out(trees: Sequence[Tree], pad_id: int, model: PreTrainedModel) -> Rows:
     attention adds to its scores.
     """
     if not any(tree.branched for tree in trees):
-        return align_rows([tree.ids for tree in trees], [0] * len(trees), pad_id).to(model.device)
+        return align_rows([tree.ids for tree in trees], [0] * len(trees), pad_id).to(device_of(model))
     size = max(map(len, trees))
     input_ids = torch.full((len(trees), size), pad_id)
     position_ids = torch.zeros(len(trees), size, dtype=torch.long)
@@ -133,7 +134,7 @@ def lay_out(trees: Sequence[Tree], pad_id: int, model: PreTrainedModel) -> Rows:
     mask = torch.from_numpy(sees).unsqueeze(1)
     if model.config.get_text_config()._attn_implementation == "eager":
         mask = _added(mask, model.dtype)
-    return Rows(input_ids, mask, position_ids, 0).to(model.device)
+    return Rows(input_ids, mask, position_ids, 0).to(device_of(model))
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

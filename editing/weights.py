@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from editing.digests import tensor_digest
 from editing.errors import EditingError, SolveError
 from editing.layout import ModelLayout
+from editing.placed import put_tensor, tensor_of
 from editing.rounding import rounded
 
 SUMMED_AT_ONCE = 1 << 20
@@ -106,7 +107,7 @@ class EditedWeights:
 
     def original(self, name: str) -> Tensor:
         """The base tensor of a weight, edited or not."""
-        found: Tensor = self.base[name] if name in self.base else self.model.get_parameter(name).data
+        found: Tensor = self.base[name] if name in self.base else tensor_of(self.model, name)
         return found
 
     @torch.no_grad()
@@ -127,7 +128,7 @@ class EditedWeights:
         for name, tensor in written.items():
             self.base.setdefault(name, undo.weights[name])
             self.sums[name] = sums[name]
-            self.model.get_parameter(name).data = tensor
+            put_tensor(self.model, name, tensor)
         self._applied += 1
         self.state = self._applied
         return undo
@@ -141,7 +142,7 @@ class EditedWeights:
                 raise EditingError(f"the tensor of {name} does not fit the model or is not finite; restore its file")
         for name, tensor in tensors.items():
             self.base.setdefault(name, undo.weights[name])
-            self.model.get_parameter(name).data = tensor.to(undo.weights[name].device)
+            put_tensor(self.model, name, tensor.to(undo.weights[name].device))
         self.settle(tensors)
         self._applied += 1
         self.state = self._applied
@@ -150,7 +151,7 @@ class EditedWeights:
     def settle(self, names: Iterable[str]) -> None:
         """Add later updates to these weights as they stand, rounded, and no longer to the base."""
         for name in names:
-            self.floor[name] = self.model.get_parameter(name).data
+            self.floor[name] = tensor_of(self.model, name)
             self.sums.pop(name, None)
 
     def to_base(self) -> Undo:
@@ -170,7 +171,7 @@ class EditedWeights:
     def revert(self, undo: Undo) -> None:
         """Put back the tensors that stood before `apply`: the same storage, so every bit."""
         for name, tensor in undo.weights.items():
-            self.model.get_parameter(name).data = tensor
+            put_tensor(self.model, name, tensor)
         self.sums, self.state, self.floor = dict(undo.sums), undo.state, dict(undo.floor)
 
     @contextmanager
@@ -191,10 +192,10 @@ class EditedWeights:
 
     def digests(self, names: Iterable[str] | None = None) -> dict[str, str]:
         """Digest of each of these weights as it stands; none given: of those that were ever edited."""
-        return {name: tensor_digest(self.model.get_parameter(name)) for name in sorted(names or self.base)}
+        return {name: tensor_digest(tensor_of(self.model, name)) for name in sorted(names or self.base)}
 
     def _undo(self, names: Iterable[str]) -> Undo:
-        weights = {name: self.model.get_parameter(name).data for name in names}
+        weights = {name: tensor_of(self.model, name) for name in names}
         return Undo(weights, dict(self.sums), self.state, dict(self.floor))
 
     def _sum(
@@ -235,12 +236,8 @@ def overlay(
     try:
         for name in names:
             module = model.get_submodule(name.removesuffix(".weight"))
-            device = model.get_parameter(name).device
-            changes = [
-                (rows, one[name].A.to(device).contiguous(), one[name].B.to(device).contiguous())
-                for rows, one in runs
-                if name in one
-            ]
+            device = tensor_of(model, name).device
+            changes = [(rows, one[name].A.to(device), one[name].B.to(device)) for rows, one in runs if name in one]
             count = None if isinstance(update, Mapping) else len(update)
             handles.append(module.register_forward_hook(_low_rank_hook(changes, count)))
         yield
@@ -293,6 +290,7 @@ def _low_rank_hook(changes: Sequence[tuple[slice, Tensor, Tensor]], count: int |
             raise EditingError(f"a batch of {len(x)} rows has {count} updates; give one for each row")
         for rows, A_rd, B_mr in changes:
             # As linear layers, which run by the faster library inside `fast_linear`.
+            A_rd, B_mr = A_rd.to(x.device).contiguous(), B_mr.to(x.device).contiguous()
             change = nn.functional.linear(nn.functional.linear(x[rows].float(), A_rd), B_mr)
             whole[rows] += change.to(output.dtype)
         return changed

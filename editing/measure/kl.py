@@ -24,6 +24,7 @@ from editing.measure.ability import stderr
 from editing.measure.perplexity import windows
 from editing.measure.scoring import batches, hidden_states, output_logits, tokens_at_once
 from editing.onednn import fast_linear
+from editing.placed import device_of
 from editing.tokens import align_rows, pad_token
 
 WINDOW = 128
@@ -116,7 +117,7 @@ def _states(
     rows = windows(model, tokenizer, texts, WINDOW, max_tokens)
     done, total = 0, sum(map(len, rows))
     for group in batches(rows, tokens_at_once(model)):
-        batch = align_rows(group, [0] * len(group), pad_token(tokenizer)).to(model.device)
+        batch = align_rows(group, [0] * len(group), pad_token(tokenizer)).to(device_of(model))
         yield [len(row) for row in group], hidden_states(model, batch)[batch.attention_mask.bool()]
         done += sum(map(len, group))
         on_progress(done, total)

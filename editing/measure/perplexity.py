@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.errors import EditingError
 from editing.measure.scoring import batches, hidden_states, logit_chunks, tokens_at_once
+from editing.placed import device_of
 from editing.tokens import align_rows, max_positions, pad_token
 
 TEXTS_AT_ONCE = 64
@@ -144,7 +145,7 @@ def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 @torch.inference_mode()
 def _losses(model: PreTrainedModel, rows: Sequence[tuple[int, ...]], pad_id: int) -> list[Tensor]:
     """The negative log-probabilities of all tokens after the first of each row, float64."""
-    batch = align_rows(rows, [0] * len(rows), pad_id).to(model.device)
+    batch = align_rows(rows, [0] * len(rows), pad_id).to(device_of(model))
     hidden = hidden_states(model, batch)
     real = batch.attention_mask[:, 1:].bool()
     found = _negative_logprobs(model, hidden[:, :-1][real], batch.input_ids[:, 1:][real])

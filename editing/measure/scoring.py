@@ -20,6 +20,7 @@ from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
 from editing.layout import layout_of
 from editing.onednn import fast_linear
+from editing.placed import device_of
 from editing.taught import join_of
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
@@ -193,7 +194,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str]) -
 
 def tokens_at_once(model: PreTrainedModel) -> int:
     """A good size of batches: on a CPU larger ones leave its caches (measured: half the speed at 4,096)."""
-    return 512 if model.device.type == "cpu" else 16_384
+    return 512 if device_of(model).type == "cpu" else 16_384
 
 
 def batches(rows: Iterable[Row], batch_tokens: int) -> Iterator[list[Row]]:
@@ -249,7 +250,7 @@ def _read(
 
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The last hidden states (rows, positions, m), before the output matrix; padding changes nothing."""
-    rows = rows.to(model.device)
+    rows = rows.to(device_of(model))
     with fast_linear(model):
         hidden: Tensor = run_body(model, **rows.inputs).last_hidden_state
     return hidden

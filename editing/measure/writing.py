@@ -17,6 +17,7 @@ from editing.body import run_body, takes_positions
 from editing.layout import layout_of
 from editing.measure.scoring import TREE_TOKENS, batches, output_logits, tokens_at_once
 from editing.onednn import fast_linear
+from editing.placed import device_of
 from editing.tokens import align_rows
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, overlay
@@ -98,7 +99,7 @@ class Writing:
     def _begin(self) -> Tensor:
         """The last hidden states (rows, m) after the prompts, and a cache that holds these."""
         prompts = [self.rows[i].prompt for i in self._batch]
-        batch = align_rows(prompts, [len(prompt) - 1 for prompt in prompts], self.pad_id).to(self.model.device)
+        batch = align_rows(prompts, [len(prompt) - 1 for prompt in prompts], self.pad_id).to(device_of(self.model))
         self._mask, self._positions = batch.attention_mask, batch.position_ids[:, -1:]
         longest = max(len(self.rows[i].prompt) + self.rows[i].tokens for i in self._batch)
         if may_branch(self.model, longest):
@@ -191,7 +192,7 @@ class Writing:
             self.others[i].append(others)
             if len(ids) == row.tokens or row.enough(ids):
                 self.running.discard(i)
-        self._newest = torch.tensor([tokens[:1] for tokens in chosen], device=self.model.device)
+        self._newest = torch.tensor([tokens[:1] for tokens in chosen], device=device_of(self.model))
 
 
 def _by_layer(caches: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Sequence[Sequence[Tensor]]]:

@@ -29,6 +29,7 @@ from editing.methods.located import Located
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors, rank_one_gains
+from editing.placed import tensor_of
 from editing.weights import WeightUpdate
 
 
@@ -88,7 +89,7 @@ def _own(given: MethodInput, layer: int, found: Located, config: RomeConfig) -> 
     """W (k − k*), (m, n): what makes v* − W k* of v* − W k, k being the bare prompt's key; zero for published ROME."""
     if not config.mean_key:
         return torch.zeros_like(found.R_mn)
-    W_md = given.layout.oriented(given.model.get_parameter(given.layout.weight_name(layer))).float()
+    W_md = given.layout.oriented(tensor_of(given.model, given.layout.weight_name(layer))).float()
     return W_md @ (found.bare_nd - found.K_nd).T
 
 

@@ -89,13 +89,17 @@ class UpperLayers:
         def give(*args: object, **kwargs: object) -> Tensor | tuple[object, ...]:
             return given
 
+        own = [vars(module).get("forward") for module in below]  # accelerate's, where parts lie elsewhere
         try:
             for module in below:
                 module.forward = give
             yield
         finally:
-            for module in below:
-                del module.forward
+            for module, forward in zip(below, own, strict=True):
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from editing.placed import device_of
 from editing.search.rows import SearchRow
 from editing.search.tail import TailGroup, UpperLayers
 from editing.tokens import align_rows
@@ -70,7 +71,7 @@ def _run_trunk(upper: UpperLayers, rows: Sequence[SearchRow], pad_id: int) -> _T
 
 
 def _group(upper: UpperLayers, trunk: _Trunk, rows: Sequence[SearchRow], pad_id: int) -> TailGroup:
-    device = upper.model.device
+    device = device_of(upper.model)
     aligned = align_rows([row.ids for row in rows], [row.anchor for row in rows], pad_id).to(device)
     P = aligned.anchor
     S = aligned.input_ids.shape[1] - P

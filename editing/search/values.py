@@ -30,6 +30,7 @@ from editing.edit import Edit
 from editing.errors import SearchError
 from editing.groups import KeyNames
 from editing.layout import ModelLayout, check_layers
+from editing.placed import device_of, is_set_aside
 from editing.products import bfloat16_products, wants_bfloat16
 from editing.search.descent import Adam, Normalised
 from editing.search.rows import SearchRow, grouped, turns_of
@@ -87,7 +88,7 @@ def search_values(
     groups = KeyNames(tokenizer, prefixes).groups(edits)
     found: list[SearchedValue] = []
     upper = UpperLayers(model, layout, layer)
-    narrow = wants_bfloat16(config.products, model.dtype, model.device)
+    narrow = wants_bfloat16(config.products, model.dtype, device_of(model)) and not is_set_aside(model)
 
     def tell(done: int) -> None:
         on_progress(len(found) * config.steps + done, len(groups) * config.steps)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from editing.layout import layout_of
 from editing.methods.gradients.memo import TensorMemo
+from editing.placed import device_of
 from editing.search.tail import UpperLayers
 from editing.tokens import Rows, align_rows
 
@@ -32,8 +33,8 @@ class LowerStates:
         model = self.upper.model
         real = rows.attention_mask.bool()
         states = [self._one(tuple(ids[here].tolist())) for ids, here in zip(rows.input_ids, real, strict=True)]
-        hidden = torch.zeros(*real.shape, states[0].shape[-1], dtype=states[0].dtype, device=model.device)
-        hidden[real] = torch.cat(states).to(model.device)
+        hidden = torch.zeros(*real.shape, states[0].shape[-1], dtype=states[0].dtype, device=device_of(model))
+        hidden[real] = torch.cat(states).to(device_of(model))
         return hidden
 
     def _one(self, ids: tuple[int, ...]) -> Tensor:
@@ -42,7 +43,7 @@ class LowerStates:
 
     @torch.no_grad()
     def _run(self, ids: tuple[int, ...]) -> Tensor:
-        hidden, self.extras = self.upper.lower(align_rows([ids], [0], 0).to(self.upper.model.device))
+        hidden, self.extras = self.upper.lower(align_rows([ids], [0], 0).to(device_of(self.upper.model)))
         return hidden[0]
 
 

@@ -16,6 +16,7 @@ from editing.errors import ModelError
 from editing.measure.scoring import encode_queries, output_logits
 from editing.methods.gradients.lower_states import LowerStates
 from editing.onednn import fast_linear
+from editing.placed import device_of
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 
 
@@ -90,7 +91,7 @@ def _laid_out(
         places += [(row, 0 if at_last else k) for k in range(len(target))]
         tokens += target
         weights += [1 / len(target)] * len(target)
-    device = model.device
+    device = device_of(model)
     rows = align_rows(ids, ends, pad_token(tokenizer)).to(device)
     at = torch.tensor(places, device=device) + torch.tensor([0, rows.anchor], device=device)
     return Targets(rows, at, torch.tensor(tokens, device=device), torch.tensor(weights, device=device))

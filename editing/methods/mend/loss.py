@@ -29,6 +29,7 @@ from editing.methods.mend.examples import Example
 from editing.methods.mend.method import remembered
 from editing.methods.mend.network import MendNetwork
 from editing.models import LoadedModel
+from editing.placed import device_of
 from editing.weights import overlay
 
 
@@ -49,7 +50,7 @@ class EditGradients:
         Raises:
             SearchError: the base's loss is not finite.
         """
-        device = self.loaded.model.device
+        device = device_of(self.loaded.model)
         each = [self.memo.get((edit.prompt, edit.subject, edit.target_new), partial(self._one, edit)) for edit in edits]
         found = {}
         for i, name in enumerate(self.modules):

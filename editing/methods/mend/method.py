@@ -33,6 +33,7 @@ from editing.methods.mend.files import load_network
 from editing.methods.mend.network import MendNetwork
 from editing.methods.mend.shares import CONFIDENCE, scaled, shares_needed
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.placed import device_of
 from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16
@@ -63,7 +64,7 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
     """
     network = network_for(given.model, given.layout, given.layers, given.statistics.base_digest, config)
     update, gradients = _together(
-        network.to(given.model.device),
+        network.to(device_of(given.model)),
         given.model,
         given.tokenizer,
         edits,
@@ -81,7 +82,7 @@ def compute_independent_updates(
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone."""
     network = network_for(given.model, given.layout, given.layers, given.statistics.base_digest, config)
-    model, tokenizer, network = given.model, given.tokenizer, network.to(given.model.device)
+    model, tokenizer, network = given.model, given.tokenizer, network.to(device_of(given.model))
     if earlier := _earlier(given, network):
         return [_together(network, model, tokenizer, [edit], config.confidence, earlier)[0] for edit in edits]
     return updates_of(network, model, tokenizer, edits, config.confidence)

@@ -25,6 +25,7 @@ from editing.methods.mend.method import weight_shapes
 from editing.methods.mend.network import MendNetwork, MendSpec
 from editing.methods.mend.options import MendProgress, MendTraining, StepLosses
 from editing.models import LoadedModel
+from editing.placed import device_of
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 """What Adam knows of each parameter."""
@@ -40,7 +41,7 @@ class MendTrainer:
         layout = layout_of(loaded.model)
         self.below = lower_states(loaded.model, min(layout.weight_layer(name) for name in network.spec.shapes))
         self.gradients = EditGradients(loaded, network.spec.shapes, self.below)
-        self.network = network.to(loaded.model.device)
+        self.network = network.to(device_of(loaded.model))
         self.parameters: dict[str, nn.Parameter] = dict(network.named_parameters())
         steps = [parameter for name, parameter in self.parameters.items() if name.endswith("log_step")]
         others = [parameter for name, parameter in self.parameters.items() if not name.endswith("log_step")]

@@ -19,6 +19,7 @@ from editing.errors import ModelError
 from editing.groups import KeyGroup
 from editing.layout import ModelLayout
 from editing.methods.shared.history import KeyHistory
+from editing.placed import device_of
 from editing.weights import EditedWeights, Factors, WeightUpdate
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
@@ -53,16 +54,16 @@ class MethodInput:
     def second_moment(self, layer: int) -> Tensor:
         """C of a layer, (d, d) float64, where the model is."""
         size = self.layout.key_size(self.model, layer)
-        return self.statistics.moment(layer, size).to(self.model.device, torch.float64)
+        return self.statistics.moment(layer, size).to(device_of(self.model), torch.float64)
 
     def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
         """Eigenvalues of C, rising (d,), and its eigenvectors as columns (d, d), where the model is."""
         self.statistics.moment(layer, self.layout.key_size(self.model, layer))
-        return self.statistics.spectrum(layer, self.model.device)
+        return self.statistics.spectrum(layer, device_of(self.model))
 
     def earlier_keys(self, layer: int) -> Tensor:
         """H = Σ k kᵀ over the live facts, (d, d) float64, where the model is."""
-        return self.history.gram(layer, self.layout.key_size(self.model, layer)).to(self.model.device)
+        return self.history.gram(layer, self.layout.key_size(self.model, layer)).to(device_of(self.model))
 
 
 @dataclass(frozen=True)
