@@ -32,7 +32,7 @@ __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 TENSORS = "update.safetensors"
 VALUES = "values.safetensors"
 """What a root keeps apart, for whoever writes on: who only answers does without."""
-BLOBS, MANIFESTS, HYPERNETWORKS = "blobs", "manifests", "hypernetworks"
+BLOBS, MANIFESTS, HYPERNETWORKS, CALIBRATIONS = "blobs", "manifests", "hypernetworks", "calibrations"
 """Folders of the store."""
 READERS = 8
 """Objects that are read at once: a long line on S3 waits for the network, not for the processor."""
