@@ -45,7 +45,7 @@ from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.checkpoints import Checkpoints
 from tasks.stores.errors import DigestMismatch, ObjectNotFound, StorageError
-from tasks.stores.snapshots import HYPERNETWORKS, SnapshotStore
+from tasks.stores.snapshots import CALIBRATIONS, HYPERNETWORKS, SnapshotStore
 from tasks.workplace import Workplace
 
 PARTIAL = ".partial"
@@ -96,7 +96,8 @@ def _copied(workplace: Workplace, places: Places, settings: Settings, partial: P
         copy.add(STORE + key, data)
     with stage("what versions lead to") as tell:
         keys = keys_of(SnapshotStore(store), at_once.snapshots(), tell)
-    copy.each("objects of the store", places.store, STORE, [*keys, *store.list(f"{HYPERNETWORKS}/")])
+    of_no_line = [key for folder in (HYPERNETWORKS, CALIBRATIONS) for key in store.list(f"{folder}/")]
+    copy.each("objects of the store", places.store, STORE, [*keys, *of_no_line])
     for training in sorted({key.split("/")[1] for key in store.list("trainings/")}):
         _copy_training(copy, places.store, Checkpoints(store, training))
     copy.each("ledger", places.ledger, LEDGER, _files_of_ledger(places.ledger, at_once))

@@ -14,9 +14,9 @@ from editing.methods import AnyConfig, method_config
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
+from tasks.stores.snapshots import CALIBRATIONS
 from tasks.text import Text
 
-CALIBRATIONS = "calibrations"
 METHOD = "memit"
 """The method that is calibrated."""
 

@@ -32,7 +32,7 @@ __all__ = ["Head", "Manifest", "SnapshotStore", "Version", "check_line"]
 TENSORS = "update.safetensors"
 VALUES = "values.safetensors"
 """What a root keeps apart, for whoever writes on: who only answers does without."""
-BLOBS, MANIFESTS, HYPERNETWORKS = "blobs", "manifests", "hypernetworks"
+BLOBS, MANIFESTS, HYPERNETWORKS, CALIBRATIONS = "blobs", "manifests", "hypernetworks", "calibrations"
 """Folders of the store."""
 
 

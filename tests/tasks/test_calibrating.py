@@ -14,11 +14,12 @@ from tasks.calibrating import search as searching
 from tasks.calibrating.facts import FEWEST, Relation, ask_relation, make_facts, read_relations
 from tasks.calibrating.job import calibrate
 from tasks.calibrating.search import CalibrationPlan, layers_tried, score_of
-from tasks.lines.calibrations import CALIBRATIONS, Calibration, Trial, read_calibration, save_calibration, taken_from
+from tasks.lines.calibrations import Calibration, Trial, read_calibration, save_calibration, taken_from
 from tasks.lines.specs import LineSpec, calibrated_line, read_line, resolve_line, save_line
 from tasks.settings import Settings
 from tasks.stores.errors import RecordError
 from tasks.stores.opening import open_store
+from tasks.stores.snapshots import CALIBRATIONS
 from tests.fact_model import FACTS
 
 PLAN = CalibrationPlan(
