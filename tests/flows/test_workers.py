@@ -1,4 +1,4 @@
-"""Values of a job searched by real workers: the same bits as without, and what it costs when one is killed or absent."""
+"""Values of a job searched by real workers: the bits of the job itself, whether one is killed or none is there."""
 
 import json
 import threading

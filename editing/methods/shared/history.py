@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from editing.methods.shared.blocks import add_gram
 from editing.methods.shared.growing import GrowingFactor
 
 RECENT_SHARE = 8
@@ -92,5 +93,5 @@ class KeyHistory:
 
 def _plus(H_dd: Tensor | None, K_nd: Tensor) -> Tensor:
     """H + Σ k kᵀ, in the memory of H."""
-    K = K_nd.double()
-    return K.T @ K if H_dd is None else H_dd.addmm_(K.T, K)
+    H = K_nd.new_zeros((K_nd.shape[1],) * 2, dtype=torch.float64) if H_dd is None else H_dd
+    return add_gram(H, K_nd)
