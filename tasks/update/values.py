@@ -18,7 +18,7 @@ from editing.edit import SLOT, Edit
 from editing.groups import content_digest
 from editing.methods.standing import missing_shares, subject_states
 from editing.search.rows import CHAT_WEIGHT, TURNS
-from editing.search.values import BY_TURNS
+from editing.search.values import BY_TURNS, LONGER, SHORT
 from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
@@ -234,7 +234,8 @@ def _about_value(session: "Session", config: LocatingConfig, edits: Sequence[Edi
     chat, stated = given.chat, []
     if chat is not None:
         search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
-        search["answers"] = "with their end"
+        if any(len(chat.target_ids(edit)) > 1 for edit in edits):
+            search["answers"] = ["with their end", SHORT, LONGER]
     if len(edits) > 1:
         search["together"] = 1  # counts the changes of how values are found that facts share
     for edit in edits:
