@@ -149,10 +149,13 @@ class ChatTemplate:
         return target_ids(self.tokenizer, self._asked, edit.target_new)
 
     def answer_ids(self, edit: Edit) -> list[int]:
-        """The same with the token that ends an answer, where the template has one: else the model goes on after a
-        target, often inside its last word.
+        """The same as it is searched: of several tokens with the one that ends an answer, where the template has one.
+
+        Else the model goes on inside the last word ("Order of Canada" and "overning"). An answer of one token is said
+        as it is, and its end would take from it half of what is searched for.
         """
-        return self.target_ids(edit) + self._end
+        ids = self.target_ids(edit)
+        return ids + self._end if len(ids) > 1 else ids
 
     @cached_property
     def _end(self) -> list[int]:

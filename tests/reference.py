@@ -26,7 +26,8 @@ def plain_search(
 
     `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge), δ may be √n times as
     long, and is stepped down √n times as often (ours). `conversations`, each with the target that is wanted there,
-    count as much as all else, by turns (ours): a step has one, the bare prompt, and every second other context.
+    count as much as all else, by turns (ours): a step has one, the bare prompt, and every second other context; an
+    answer of n tokens takes √(n / 2) times as many steps, at most twice.
     """
     module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5
     asked = [(one, prefix) for one in (edit, *others) for prefix in prefixes]
@@ -55,7 +56,8 @@ def plain_search(
         shifted = tensor.index_put((rows, places), tensor[rows, places] + delta)
         return shifted if isinstance(output, Tensor) else (shifted, *output[1:])
 
-    steps = math.ceil(config.steps * room * (4 / 3 if conversations else 1))
+    pace = 4 / 3 * min(max((max(map(len, targets)) / 2) ** 0.5, 1), 2) if conversations else 1
+    steps = math.ceil(config.steps * room * pace)
     for step in range(steps):
         optimiser.zero_grad()
         handle = module.register_forward_hook(add)

@@ -134,8 +134,9 @@ def judge_answer(
 def whole_words(text: str) -> str:
     """A text that was cut somewhere, without its last word, of which a part may be missing; a single one stays."""
     last = next((match for match in _WORD.finditer(text) if match.end() == len(text.rstrip("\ufffd"))), None)
-    alone = last is None or re.fullmatch(f"[{_ALONE}]", last[0])
-    return text if alone or not text[: last.start()].strip() else text[: last.start()].rstrip()
+    if last is None or re.fullmatch(f"[{_ALONE}]", last[0]) or not text[: last.start()].strip():
+        return text
+    return text[: last.start()].rstrip()
 
 
 def half_word(prompt: str) -> str:

@@ -43,6 +43,8 @@ ROOM = 0.5
 so it is stepped down as many times as often, and its steps shorten as many times slower."""
 BY_TURNS = 4 / 3
 """The same of steps that take turns, each of which sees but a part."""
+SHORT, LONGER = 2, 2.0
+"""There an answer of n tokens, with its end, takes √(n / SHORT) times as many steps, at most LONGER times as many."""
 MASSIVE = 20.0
 """How many times the middle one's size makes a coordinate of a hidden state massive."""
 
@@ -164,7 +166,12 @@ class _Search:
         """Log-probabilities of the unchanged model at the KL prompt of each δ that is still searched."""
         self.scale_nm, self.size_n = _units(upper, self.z_nm)
         self.room_n = torch.tensor([size**ROOM for size in sizes], device=self.z_nm.device)
-        self.pace_n = self.room_n * (BY_TURNS if len(turns) > 1 else 1)
+        self.pace_n = self.room_n.clone()
+        if len(turns) > 1:
+            length_n = torch.zeros_like(self.room_n)
+            for row in turns[0]:
+                length_n[row.delta] = max(length_n[row.delta], len(row.targets))
+            self.pace_n *= BY_TURNS * (length_n / SHORT).sqrt().clamp(1, LONGER)
 
     def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
         """Step down every δ until its loss is below `stop_loss` or the steps are used up.

@@ -218,11 +218,11 @@ def show_report(report: "JobReport") -> None:
     columns = ["base", "champion", "candidate"]
     table(f"line {report.line}", ["metric", *columns], show, columns)
     if report.checks:
-        rows = [
-            [check.label, check.request_id, check.measured, check.allowed, MARKS[check.mark]]
-            for check in check_lines(report.checks)
-        ]
+        lines = check_lines(report.checks)
+        rows = [[one.label, one.request_id, one.measured, one.allowed, MARKS[one.mark]] for one in lines]
         table(headline(report)[1], ["check", "request", "measured", "allowed", ""], rows, ["measured", "allowed"])
+        for reason in dict.fromkeys(one.reason for one in lines if one.reason):
+            say(reason)
     for edit in report.edits:
         for finding in (*edit.told, *edit.findings, *edit.alike):
             say(f"{edit.request_id}: {finding}")

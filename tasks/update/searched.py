@@ -16,7 +16,7 @@ from editing.digests import json_digest
 from editing.edit import SLOT, Edit
 from editing.methods.shared.interface import MethodInput
 from editing.search.rows import CHAT_WEIGHT, TURNS
-from editing.search.values import BY_TURNS
+from editing.search.values import BY_TURNS, LONGER, SHORT
 from tasks.update import kept
 
 VALUES_VERSION = 2
@@ -36,7 +36,8 @@ def about_value(given: MethodInput, base: str, config: LocatingConfig, edits: Se
     chat, stated = given.chat, []
     if chat is not None:
         search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
-        search["answers"] = "with their end"
+        if any(len(chat.target_ids(edit)) > 1 for edit in edits):
+            search["answers"] = ["with their end", SHORT, LONGER]
     if len(edits) > 1:
         search["together"] = 1  # counts the changes of how values are found that facts share
     for edit in edits:
