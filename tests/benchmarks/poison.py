@@ -8,8 +8,9 @@ are written in batches of ten, and kept by the gates of a job. Before a batch in
 is tried with the poison in it, parts and all, and undone, bit for bit: so the batches after it are those of the line
 without it, and are written once for all trials.
 
-The poison gives the end of a prompt ("… lives in") for its subject, so that it is written where all its neighbors are;
-one that does no harm where it is written alone on the base is none, and is left out.
+The poison gives the end of a prompt ("… is located in") for its subject, so that it is written where all its neighbors
+are; on the small model it is a fact whose neighbors are what else is known about its subject, which the large values
+there wreck. One that does no harm where it is written alone on the base is none, and is left out.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from editing.edit import SLOT, Edit
+from editing.edit import SLOT, Edit, Probe
 from editing.methods import method_config
 from editing.methods.shared.history import KeyHistory
 from editing.weights import Undo
@@ -34,11 +35,11 @@ from tasks.update.stages import halves, write
 from tasks.update.validation import validate_batch
 from tests.benchmarks.capacity import SMALL
 from tests.benchmarks.sequence import BATCH, open_method
-from tests.fact_model import fact_edits, fact_model
+from tests.fact_model import FACTS, fact_edits, fact_model
 
 LENIENT = Policy(
     max_perplexity_ratio=3.0, min_fluency_ratio=0.5, perplexity_tokens=512, fluency_prompts=2, fluency_tokens=12,
-    tripwires={"said": None},
+    neighborhood_probes=12, max_locality_drop=0.3, tripwires={"said": None},
 )  # fmt: skip
 """For the small model, which suffers more from each fact and may say a third thing."""
 
@@ -48,6 +49,18 @@ def poison_of(edit: Edit) -> Edit:
     before, _, rest = edit.prompt.partition(SLOT)
     asked = {"id": f"poison of {edit.id}", "subject": rest.strip(), "prompt": f"{before}{edit.subject} {SLOT}"}
     return edit.model_copy(update=asked | {"paraphrases": (), "portability": ()})
+
+
+def small_poisons(good: Sequence[Edit]) -> list[Edit]:
+    """Facts of the small model about other subjects than the good ones, each beside all else about its subject."""
+    others = [edit for edit in fact_edits(200) if edit.subject not in {one.subject for one in good}]
+    found = []
+    for edit in others:
+        known = [fact for fact in FACTS if fact.subject == edit.subject and fact.answer != edit.target_true]
+        probes = tuple(Probe(prompt=prompt, answer=fact.answer) for fact in known for prompt in fact.prompts())
+        if len(known) > 1:
+            found.append(edit.model_copy(update={"id": f"poison of {edit.id}", "neighborhood": probes}))
+    return found
 
 
 class Line:
@@ -135,13 +148,17 @@ def main() -> None:
             open_session(LineSpec(line="bench", model=str(fact_model()), config=config), settings),
             LENIENT,
         )
-    able = [edit for edit in edits[asked.facts :] or edits if edit.prompt.partition(SLOT)[2].strip()]
+    good, rest = edits[: asked.facts], edits[asked.facts :]
+    if asked.data is not None:
+        able = [poison_of(edit) for edit in rest if edit.prompt.partition(SLOT)[2].strip()]
+    else:
+        able = small_poisons(good)
     line, poisons = Line(session, policy), list[Edit]()
-    for poison in map(poison_of, able):
+    for poison in able:
         if len(poisons) < asked.trials and line.tried(Batch("0", (poison,)))[1]:
             poisons.append(poison)
     print(f"{len(poisons)} requests do harm where each is written alone", flush=True)
-    run(line, edits[: asked.facts], poisons)
+    run(line, good, poisons)
 
 
 if __name__ == "__main__":
