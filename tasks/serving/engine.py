@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 from editing.errors import ErrataError
 from editing.filled import Filled
@@ -21,6 +22,7 @@ from editing.measure.writing import Row, Writing
 from editing.models import LoadedModel
 from editing.tokens import pad_token
 from tasks.retries import may_pass
+from tasks.serving.pieces import Pieces, before
 from tasks.stores.batches import Travelling
 from tasks.stores.snapshots import SnapshotStore
 
@@ -65,6 +67,8 @@ class Asked:
     """Gives them, on the engine's thread: no tokenizer is shared by two."""
     tokens: int
     stops: tuple[str, ...] = ()
+    hear: "Callable[[Served, int, str], None] | None" = None
+    """Is told who answers, then each text piece by piece as it is written, on the engine's thread."""
 
 
 @dataclass(frozen=True)
@@ -211,17 +215,37 @@ class Engine(threading.Thread):
         rows = [row for one in batch for row in one.rows]
         tokenizer = self.loaded.tokenizer
         writing = Writing(self.loaded.model, tokenizer, rows, pad_token(tokenizer), 1)
-        writing.run()
-        written = iter(writing.ids)
-        for one in batch:
-            answers = tuple(self._said(one.asked, row, next(written)) for row in one.rows)
+        places = accumulate((len(one.rows) for one in batch), initial=0)
+        begun = [
+            (one, range(start, start + len(one.rows)), self._pieces(one.asked, by))
+            for start, one in zip(places, batch, strict=False)
+        ]
+
+        def tell(done: int) -> None:
+            for _, numbers, pieces in begun:
+                if pieces is not None:
+                    for number, i in enumerate(numbers):
+                        pieces.go_on(number, writing.ids[i])
+
+        writing.run(on_step=tell)
+        for one, numbers, pieces in begun:
+            answers = tuple(self._said(one.asked, rows[i], writing.ids[i]) for i in numbers)
+            if pieces is not None:
+                for number, answer in enumerate(answers):
+                    pieces.end(number, answer.text)
             one.future.set_result(Answers(by, answers))
+
+    def _pieces(self, asked: Asked, by: Served) -> Pieces | None:
+        if asked.hear is None:
+            return None
+        hear = partial(asked.hear, by)
+        hear(0, "")
+        return Pieces(hear, asked.stops, partial(self.loaded.tokenizer.decode, skip_special_tokens=True))
 
     def _said(self, asked: Asked, row: Row, ids: Sequence[int]) -> Answer:
         text = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
-        places = [place for stop in asked.stops if (place := text.find(stop)) >= 0]
-        text = text[: min(places)] if places else text
-        return Answer(text, len(row.prompt), len(ids), bool(places) or len(ids) < row.tokens)
+        said = before(text, asked.stops)
+        return Answer(said, len(row.prompt), len(ids), said != text or len(ids) < row.tokens)
 
 
 def _stopped(stops: Sequence[str], text: str) -> bool:

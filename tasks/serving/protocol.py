@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from editing.edit import shown
 from editing.errors import ErrataError, UsageError
-from tasks.serving.engine import Answers, Served
+from tasks.serving.engine import Answer, Answers, Served
 from tasks.serving.messages import Message, conversations_of
 
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 256
@@ -157,7 +157,7 @@ def _plain(message: Mapping[str, Any]) -> Mapping[str, Any]:
 def completed(answers: Answers) -> dict[str, Any]:
     """The answer to /v1/completions."""
     choices = [
-        {"index": i, "text": one.text, "logprobs": None, "finish_reason": "stop" if one.ended else "length"}
+        {"index": i, "text": one.text, "logprobs": None, "finish_reason": _reason(one)}
         for i, one in enumerate(answers.answers)
     ]
     return {**_head(answers.by, "cmpl", "text_completion"), "choices": choices, "usage": _usage(answers)}
@@ -168,26 +168,44 @@ def replied(answers: Answers) -> dict[str, Any]:
     [one] = answers.answers
     message = {"role": "assistant", "content": one.text}
     choice = {
-        "index": 0, "message": message, "logprobs": None, "finish_reason": "stop" if one.ended else "length"
+        "index": 0, "message": message, "logprobs": None, "finish_reason": _reason(one)
     }  # fmt: skip
     return {**_head(answers.by, "chatcmpl", "chat.completion"), "choices": [choice], "usage": _usage(answers)}
 
 
-def streamed(whole: Mapping[str, Any], options: Mapping[str, Any] | None) -> str:
-    """The same as server-sent events: each text in one piece, since it is written before any of it is sent."""
-    is_chat = whole["object"] == "chat.completion"
-    head = {name: value for name, value in whole.items() if name not in ("choices", "usage")}
-    head |= {"object": "chat.completion.chunk"} if is_chat else {}
-    events = []
-    for choice in whole["choices"]:
-        said: dict[str, Any] = {"delta": choice["message"]} if is_chat else {"text": choice["text"]}
-        nothing: dict[str, Any] = {"delta": {}} if is_chat else {"text": ""}
-        for piece, reason in ((said, None), (nothing, choice["finish_reason"])):
-            one = {"index": choice["index"], **piece, "logprobs": None, "finish_reason": reason}
-            events.append({**head, "choices": [one]})
-    if (options or {}).get("include_usage"):
-        events.append({**head, "choices": [], "usage": whole["usage"]})
-    return "".join(f"data: {one}\n\n" for one in [*(json.dumps(event) for event in events), "[DONE]"])
+class Stream:
+    """The same as server-sent events, as it is written."""
+
+    def __init__(self, asked: Completion | Chat, by: Served) -> None:
+        self.asked, self.is_chat = asked, isinstance(asked, Chat)
+        kinds = ("chatcmpl", "chat.completion.chunk") if self.is_chat else ("cmpl", "text_completion")
+        self.head = _head(by, *kinds)
+
+    def begin(self) -> str:
+        """Who speaks, in a chat."""
+        return self._choice(0, {"delta": {"role": "assistant", "content": ""}}) if self.is_chat else ""
+
+    def piece(self, number: int, text: str) -> str:
+        return self._choice(number, {"delta": {"content": text}} if self.is_chat else {"text": text})
+
+    def end(self, answers: Answers) -> str:
+        nothing: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
+        said = [self._choice(i, nothing, _reason(one)) for i, one in enumerate(answers.answers)]
+        if (self.asked.stream_options or {}).get("include_usage"):
+            said.append(_event({**self.head, "choices": [], "usage": _usage(answers)}))
+        return "".join([*said, "data: [DONE]\n\n"])
+
+    def _choice(self, number: int, said: Mapping[str, Any], reason: str | None = None) -> str:
+        choice = {"index": number, **said, "logprobs": None, "finish_reason": reason}
+        return _event({**self.head, "choices": [choice]})
+
+
+def _event(body: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def _reason(one: Answer) -> str:
+    return "stop" if one.ended else "length"
 
 
 def _head(by: Served, prefix: str, kind: str) -> dict[str, Any]:

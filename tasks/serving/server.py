@@ -6,19 +6,21 @@ It reads and never writes: neither ledger nor store is changed by whatever is as
 import asyncio
 import importlib.metadata
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from editing.chat import ChatTemplate
 from editing.errors import ErrataError, InvalidEdit, ModelError, UsageError
 from editing.filled import Filled
 from tasks.serving import protocol
-from tasks.serving.engine import Answers, Asked, Engine, Full, NotServed
+from tasks.serving.engine import Answers, Asked, Engine, Full, NotServed, Served
 from tasks.serving.protocol import Refused
 
 MOST_BYTES = 1 << 20
@@ -38,8 +40,7 @@ def application(engine: Engine, *, most_tokens: int = 512) -> FastAPI:
     async def completions(request: Request) -> Response:
         asked = protocol.completion(await _body(request), line, most_tokens)
         prompts = [Filled(prompt) for prompt in asked.prompts]
-        answers = await _answers(engine, Asked(lambda: prompts, asked.tokens, asked.stops))
-        return _response(protocol.completed(answers), answers, asked)
+        return await _answered(engine, asked, Asked(lambda: prompts, asked.tokens, asked.stops), protocol.completed)
 
     async def chat(request: Request) -> Response:
         asked = protocol.chat(await _body(request), line, most_tokens)
@@ -47,8 +48,7 @@ def application(engine: Engine, *, most_tokens: int = 512) -> FastAPI:
         def prompts() -> list[Filled]:
             return [ChatTemplate(engine.loaded.tokenizer).conversation(asked.conversation)]
 
-        answers = await _answers(engine, Asked(prompts, asked.tokens, asked.stops))
-        return _response(protocol.replied(answers), answers, asked)
+        return await _answered(engine, asked, Asked(prompts, asked.tokens, asked.stops), protocol.replied)
 
     async def models(request: Request) -> Response:
         return JSONResponse(protocol.models([line]))
@@ -91,8 +91,44 @@ def _served(engine: Engine) -> dict[str, Any]:
     return {"line": served.line, "version": served.version, "snapshot": served.snapshot, "sequence": served.sequence}
 
 
-async def _answers(engine: Engine, asked: Asked) -> Answers:
-    return await asyncio.wrap_future(engine.ask(asked))
+async def _answered(
+    engine: Engine,
+    asked: protocol.Completion | protocol.Chat,
+    given: Asked,
+    spelled: Callable[[Answers], dict[str, Any]],
+) -> Response:
+    """The whole answer, or where it is asked for the beginning of one that goes on."""
+    if asked.stream:
+        return await _streamed(engine, asked, given)
+    answers = await asyncio.wrap_future(engine.ask(given))
+    return JSONResponse(spelled(answers), headers={VERSION: str(answers.by.version)})
+
+
+async def _streamed(engine: Engine, asked: protocol.Completion | protocol.Chat, given: Asked) -> Response:
+    """Each piece is sent as it is written; what is refused, before the first one, is answered as ever."""
+    loop, pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[Served, int, str] | None]()
+
+    def hear(by: Served, number: int, text: str) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(pieces.put_nowait, (by, number, text))
+
+    future = asyncio.wrap_future(engine.ask(replace(given, hear=hear)))
+    future.add_done_callback(lambda _: pieces.put_nowait(None))
+    if (first := await pieces.get()) is None:
+        await future  # which was refused
+        raise NotServed("it was not answered")
+    stream = protocol.Stream(asked, first[0])
+
+    async def events() -> AsyncIterator[str]:
+        yield stream.begin()
+        while (piece := await pieces.get()) is not None:
+            yield stream.piece(*piece[1:])
+        try:
+            yield stream.end(await future)
+        except Exception as error:  # its status is sent already: the stream ends without its end
+            logger.warning("a stream broke off: %s", error)
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={VERSION: str(first[0].version)})
 
 
 async def _body(request: Request) -> bytes:
@@ -103,14 +139,6 @@ async def _body(request: Request) -> bytes:
         if len(found) > MOST_BYTES:
             raise Refused(f"the body has more than {MOST_BYTES:,} bytes; send less", 413)
     return bytes(found)
-
-
-def _response(body: dict[str, Any], answers: Answers, asked: protocol.Completion | protocol.Chat) -> Response:
-    headers = {VERSION: str(answers.by.version)}
-    if asked.stream:
-        events = protocol.streamed(body, asked.stream_options)
-        return Response(events, media_type="text/event-stream", headers=headers)
-    return JSONResponse(body, headers=headers)
 
 
 def _explained(handler: Handler) -> Handler:

@@ -13,6 +13,7 @@ from tasks.carrying.chosen import choose, opened
 from tasks.serving import engine as engine_module
 from tasks.serving.engine import ROWS_AT_ONCE, Asked, Engine, Full, NotServed
 from tasks.serving.loading import Answerer
+from tasks.serving.pieces import Pieces
 from tasks.serving.server import MOST_BYTES
 from tasks.stores.errors import StorageError
 from tests.tasks.carried import LINE, CarriedLine, answering
@@ -133,12 +134,39 @@ def test_a_conversation_is_answered_under_the_models_template_in_one_piece_or_as
     assert response.headers["content-type"].startswith("text/event-stream")
     events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert events.pop() == "[DONE]"
-    said, ended, usage = map(json.loads, events)
-    assert said["object"] == "chat.completion.chunk" and said["choices"][0]["delta"] == message
+    *said, ended, usage = map(json.loads, events)
+    pieces = [one["choices"][0]["delta"] for one in said]
+    assert {one["object"] for one in said} == {"chat.completion.chunk"} and len(pieces) > 2
+    assert pieces[0] == {"role": "assistant", "content": ""}
+    assert "".join(piece["content"] for piece in pieces) == message["content"]
     assert ended["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
     assert usage["choices"] == [] and usage["usage"] == body["usage"]
-    [text, _] = [json.loads(one[6:]) for one in complete(server, "Rome", stream=True).text.split("\n\n")[:2]]
-    assert text["choices"][0]["text"] == complete(server, "Rome").json()["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("stop", [None, "e", ["th", "o"]])
+def test_texts_that_are_streamed_together_are_whole_and_of_one_version(server, line, stop):
+    """Also where an answer ends at a stop, of which no beginning is sent."""
+    prompts, asked = ["Rome", "The river", "Ada lives in"], {"stop": stop, "max_tokens": 12}
+    texts = [one["text"] for one in complete(server, prompts, **asked).json()["choices"]]
+    response = complete(server, prompts, stream=True, **asked)
+    events = [json.loads(one[6:]) for one in response.text.split("\n\n")[:-2]]
+    said = [one["choices"][0] for one in events]
+    assert ["".join(one["text"] for one in said if one["index"] == i) for i in range(3)] == texts
+    assert len(said) > 6 or stop
+    assert len({one["system_fingerprint"] for one in events}) == 1
+    assert response.headers["x-errata-version"] == str(line.workplace.store.head(LINE).version)
+
+
+def test_what_of_a_text_could_still_change_is_held_back():
+    heard: list[str] = []
+    pieces = Pieces(
+        lambda number, text: heard.append(text), ("<end>",), lambda ids: bytes(ids).decode(errors="replace")
+    )
+    written = "a é <en <end> b".encode()
+    for count in range(len(written) + 1):
+        pieces.go_on(0, written[:count])
+    pieces.end(0, "a é <en ")
+    assert "".join(heard) == "a é <en " and len(heard) > 3
 
 
 @pytest.mark.parametrize(

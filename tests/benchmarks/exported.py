@@ -1,0 +1,116 @@
+"""Whether an exported folder says what the version says: its facts and other prompts, in any transformers, and by PEFT.
+
+    python -m tests.benchmarks.exported LINE [--version champion] [--merged FOLDER] [--adapter FOLDER --base FOLDER]
+        [--beside FOLDER ...]
+
+The version is loaded as Errata loads it. The folders are read in processes that import nothing of Errata, by the
+installed transformers and by each release that lies in a folder of `pip install --target FOLDER transformers==4.57.6`.
+Everything is greedy, prompt by prompt, as text to go on from and in the model's chat.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TOKENS, OTHERS = 16, 50
+REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.exported")
+    parser.add_argument("line")
+    parser.add_argument("--version", default="champion")
+    parser.add_argument("--merged", type=Path)
+    parser.add_argument("--adapter", type=Path, help="with --base: the plain folder that it is put on")
+    parser.add_argument("--base", type=Path)
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with another transformers each")
+    given = parser.parse_args()
+    prompts, version = of_version(given.line, given.version)
+    facts = len(prompts) - OTHERS
+    print(f"{facts} facts and {OTHERS} other prompts, each as text and in the chat, {TOKENS} tokens", flush=True)
+    asked = [("merged", given.merged, None)] if given.merged else []
+    asked += [("adapter, by PEFT", given.base, given.adapter)] if given.adapter else []
+    for name, folder, adapter in asked:
+        for beside in (None, *given.beside):
+            found, release = in_a_process(folder, adapter, prompts, beside)
+            same = [one == other for one, other in zip(found, version, strict=True)]
+            print(f"{name}, transformers {release}: {sum(same)} of {len(same)} texts are the version's own", flush=True)
+
+
+def of_version(line: str, version: str) -> tuple[list[str], list[str]]:
+    """The prompts, those of its facts first, and what the version writes."""
+    from editing.edit import Edit
+    from editing.readers import read_edits
+    from tasks.carrying.chosen import choose, facts_of, opened
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    chosen = choose(workplace, line, version)
+    loaded = opened(workplace, chosen).loaded
+    facts = [str(edit.text) for edit in facts_of(workplace, chosen).values()]
+    edits = [one for one in read_edits(REQUESTS) if isinstance(one, Edit)]
+    others = [str(text) for one in edits for text in (*(p.prompt for p in one.neighborhood), *one.paraphrases)]
+    prompts = [*facts, *[text for text in dict.fromkeys(others) if text not in facts][:OTHERS]]
+    return prompts, written(loaded.model, loaded.tokenizer, prompts)
+
+
+def in_a_process(
+    folder: Path, adapter: Path | None, prompts: Sequence[str], beside: Path | None
+) -> tuple[list[str], str]:
+    """What the folder writes, and by which release."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if beside is not None:
+        environment["PYTHONPATH"] = str(beside)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(list(prompts), file)
+        file.flush()
+        command = [sys.executable, __file__, "--read", str(folder), str(adapter or ""), file.name]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tempfile.gettempdir())
+    if ran.returncode:
+        sys.exit(f"{folder} is not read: {ran.stderr.strip()[-500:]}")
+    said = json.loads(ran.stdout.splitlines()[-1])
+    return said["texts"], said["release"]
+
+
+def read(folder: str, adapter: str, prompts: str) -> None:
+    """In that process."""
+    import torch
+    import transformers
+
+    named: dict[str, Any] = {"dtype" if transformers.__version__ >= "5" else "torch_dtype": torch.float32}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **named)
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = written(model.eval(), tokenizer, json.loads(Path(prompts).read_text()))
+    print(json.dumps({"texts": texts, "release": transformers.__version__}))
+
+
+def written(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """What `generate` of transformers writes after each prompt, as text and in the chat."""
+    found = []
+    for prompt in prompts:
+        for text, special in ((prompt, True), (in_chat(tokenizer, prompt), False)):
+            given = tokenizer(text, return_tensors="pt", add_special_tokens=special)
+            ids = model.generate(
+                **given, max_new_tokens=TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
+            )[0]  # fmt: skip
+            found.append(text + tokenizer.decode(ids[given["input_ids"].shape[1] :]))
+    return found
+
+
+def in_chat(tokenizer: Any, prompt: str) -> str:
+    said = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+
+
+if __name__ == "__main__":
+    read(*sys.argv[2:]) if sys.argv[1:2] == ["--read"] else main()
