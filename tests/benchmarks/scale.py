@@ -59,8 +59,8 @@ def work(d: int, m: int, n: int) -> dict[str, float]:
 
 
 def held(d: int, m: int) -> float:
-    """Bytes: M and its factor, R Kᵀ and what is solved, in float64, and one block with its products in float32."""
-    return 8 * (2 * d * d + 2 * d * m) + 4 * (BLOCK * (d + m) + d * blocks.WIDTH)
+    """Bytes: M, its factor and LAPACK's copy of that, R Kᵀ and what is solved; a block, and its products, widened."""
+    return 8 * (3 * d * d + 2 * d * m + d * blocks.WIDTH) + 4 * (BLOCK * (d + m) + d * blocks.WIDTH)
 
 
 def told(d: int, m: int, n: int) -> dict[str, float]:

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from prefect.exceptions import ObjectNotFound
 
 from tasks.ledger import intake
 from tasks.lines.specs import existing_line
-from tasks.update.ahead import Team, planned
+from tasks.update.ahead import DEPLOYMENT, Team, planned
 from tasks.update.session import open_session
 from tests.flows.command import check_one_line, command
 from tests.flows.conftest import METHOD, POLICY
@@ -45,6 +46,13 @@ def ended(production: Production, line: str) -> list[str]:
     return sorted(run.state_type.value for run in runs if "search" in run.parameters)
 
 
+def refuse_what_nobody_deployed(production: Production, errata) -> None:
+    with production.client() as client, suppress(ObjectNotFound):
+        client.delete_deployment(client.read_deployment_by_name(DEPLOYMENT).id)
+    said = r"workers = 2: Prefect's server has no deployment 'values-shard/all'; make it with errata deploy"
+    check_one_line(errata("run", "two", "--workers", "2"), 2, said)
+
+
 @pytest.mark.slow
 def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_is_there(
     production, errata, good_edits, monkeypatch
@@ -53,21 +61,23 @@ def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_i
     values = workplace.settings.cache_folder / "values"
     rmtree(values, ignore_errors=True)
     intake.submit(workplace.ledger, "two", edits, "tester")
+    refuse_what_nobody_deployed(production, errata)
     errata("deploy", "two")
     killed: list[int] = []
 
     def kill() -> None:
-        [first, *_] = until(lambda: shards_of(worker))
+        [first, *_] = until(lambda: shards_of(worker), 300)
         killed.append(first.pid)
         first.kill()
 
+    monkeypatch.setattr("tasks.update.ahead.UNTAKEN_SECONDS", 300.0)  # of a busy machine
     with production.worker() as worker:
         killer = threading.Thread(target=kill)
         killer.start()
         ran = errata("run", "two", *policy(), "--workers", "2")
         killer.join()
         assert (ran.code, ran.err) == (0, "") and killed
-        until(lambda: ended(production, "two") == ["COMPLETED", "COMPLETED", "CRASHED"])
+        until(lambda: ended(production, "two") == ["COMPLETED", "COMPLETED", "CRASHED"], 200)
     assert "4 values in 4 chunks are searched by 2 workers" in ran.out
     assert "was killed; it is begun anew" in ran.out and "itself" not in ran.out
     assert workplace.store.store.list("searches/") == []
@@ -89,9 +99,3 @@ def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_i
     team.end()
     assert ended(production, "absent") == ["CANCELLED", "CANCELLED"]
     assert workplace.store.store.list("searches/") == []
-
-
-def test_workers_that_nobody_deployed_are_refused_in_one_line(place, errata):
-    place("refused")
-    said = r"workers = 2: Prefect's server has no deployment 'values-shard/all'; make it with errata deploy"
-    check_one_line(errata("run", "refused", "--workers", "2"), 1, said)
