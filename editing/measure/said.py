@@ -162,7 +162,8 @@ def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = (), prom
 
     `prompt`: what the text goes on from as it is, for what stands at its start may be the rest of a word.
     """
-    begun, said, kinds = half_word(prompt) if where == "start" else "", text, (edit.answers, edit.old_answers, others)
+    begun, said = half_word(prompt) if where == "start" else "", text
+    kinds: tuple[Sequence[str], ...] = (edit.answers, edit.old_answers, others)
     if begun and not join_of(prompt, edit.target_new):
         said, kinds = begun + text, tuple([begun + one for one in some] for some in kinds)
     elif begun and half_word(text[:1]):

@@ -51,10 +51,9 @@ def _as_it_was_meant(stored: Any) -> Any:
     """A stored config of an earlier release, with what it did not say and without what its method did not look at.
 
     So the definition of a line is read as what it meant: one without the field `shrink` as BEFORE_SHRINKAGE says, one
-    without `compensate` as a filter, one
-    with fields of ONCE_IN_EVERY_CONFIG that its method does not have as if they were not there. (One of those,
-    `statistics_tokens`, also moved the text that perplexity is taken on where none is given; that text is now the same
-    for all.) Any other unknown field is refused.
+    without `compensate` as a filter, one with fields of ONCE_IN_EVERY_CONFIG that its method does not have as if they
+    were not there (`statistics_tokens` also moved the text of perplexity, which is now the same for all). Any other
+    unknown field is refused.
     """
     name = stored.get("method") if isinstance(stored, dict) else None
     if not isinstance(name, str) or name not in METHODS:
@@ -180,8 +179,7 @@ def compute_rebase(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
 
     MEMIT and AlphaEdit solve once a layer over all keys: what batches in sequence with history come to, exactly so at
     one layer and one context (keys are means over contexts, residuals are the bare prompts'). EMMET puts all
-    constraints into one solve, ROME writes its rank-one changes in their order. Memory is linear in the edits beside
-    what the solve itself needs; z* may come from a cache.
+    constraints into one solve, ROME writes its rank-one changes in their order. Memory is linear in the edits.
 
     Raises:
         UsageError: the method cannot do this, the history holds facts, or there is not one z* for each edit.
@@ -263,9 +261,7 @@ def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:
     if config.norm_clamp is None and config.protect is None:
         return given
     if given.weights is None:
-        raise UsageError(
-            "norm_clamp and protect need the original weights; make the MethodInput with its EditedWeights"
-        )
+        raise UsageError("norm_clamp and protect need the original weights; give the MethodInput its EditedWeights")
     spared = isinstance(config, MemitConfig) and config.spares
     return replace(given, restrain=Restraint(given.weights, config, keys_spared=spared))
 

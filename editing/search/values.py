@@ -168,10 +168,10 @@ class _Search:
         self.room_n = torch.tensor([size**ROOM for size in sizes], device=self.z_nm.device)
         self.pace_n = self.room_n.clone()
         if len(turns) > 1:
-            length_n = torch.zeros_like(self.room_n)
+            lengths = [0] * len(sizes)
             for row in turns[0]:
-                length_n[row.delta] = max(length_n[row.delta], len(row.targets))
-            self.pace_n *= BY_TURNS * (length_n / SHORT).sqrt().clamp(1, LONGER)
+                lengths[row.delta] = max(lengths[row.delta], len(row.targets))
+            self.pace_n *= BY_TURNS * (self.room_n.new_tensor(lengths) / SHORT).sqrt().clamp(1, LONGER)
 
     def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
         """Step down every δ until its loss is below `stop_loss` or the steps are used up.
