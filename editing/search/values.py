@@ -145,9 +145,10 @@ class _Search:
         self.room_n = torch.tensor([size**ROOM for size in sizes], device=self.z_nm.device)
         self.pace_n = self.room_n.clone()
         if len(turns) > 1:
-            length_n = torch.zeros_like(self.room_n)
+            longest = [0] * len(sizes)
             for row in turns[0]:
-                length_n[row.delta] = max(length_n[row.delta], len(row.targets))
+                longest[row.delta] = max(longest[row.delta], len(row.targets))
+            length_n = torch.tensor(longest, device=self.room_n.device)
             self.pace_n *= BY_TURNS * (length_n / SHORT).sqrt().clamp(1, LONGER)
 
     def run(self, names: Sequence[str], on_step: Callable[[int], None]) -> list[SearchedValue]:
