@@ -162,13 +162,12 @@ def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = (), prom
 
     `prompt`: what the text goes on from as it is, for what stands at its start may be the rest of a word.
     """
-    begun, said = half_word(prompt) if where == "start" else "", text
-    kinds: tuple[Sequence[str], ...] = (edit.answers, edit.old_answers, others)
-    if begun and not join_of(prompt, edit.target_new):
-        said, kinds = begun + text, tuple([begun + one for one in some] for some in kinds)
-    elif begun and half_word(text[:1]):
-        said = begun + text
-    new, old, other = kinds
+    begun = half_word(prompt) if where == "start" else ""
+    inside = bool(begun) and not join_of(prompt, edit.target_new)
+    said = begun + text if inside or half_word(text[:1]) else text
+    new, old, other = (
+        [begun + one for one in some] if inside else some for some in (edit.answers, edit.old_answers, others)
+    )
     return replace(judge_answer(said, new, old, other, where=where, echo=(edit.subject,)), text=text.strip())
 
 

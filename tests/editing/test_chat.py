@@ -126,7 +126,7 @@ def test_a_template_that_changes_what_was_said_is_refused_and_none_is_named(toke
         (TEMPLATE + "{{ raise_exception('no answers') if messages | length > 1 }}", False),
     ],
 )
-def test_an_answer_of_several_tokens_is_searched_with_the_end_that_a_template_gives_it(tokenizer, template, ends):
+def test_an_answer_of_several_tokens_is_searched_with_the_token_that_ends_it(tokenizer, template, ends):
     tokenizer.chat_template = template
     chat = ChatTemplate(tokenizer)
     assert chat.answer_ids(ADA) == chat.target_ids(ADA) + [tokenizer.eos_token_id] * ends
