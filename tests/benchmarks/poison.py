@@ -39,7 +39,7 @@ from tests.fact_model import FACTS, fact_edits, fact_model
 
 LENIENT = Policy(
     max_perplexity_ratio=3.0, min_fluency_ratio=0.5, perplexity_tokens=512, fluency_prompts=2, fluency_tokens=12,
-    neighborhood_probes=12, max_locality_drop=0.3, tripwires={"said": None},
+    neighborhood_probes=12, max_locality_drop=0.3, max_edit_locality_drop=0.3, tripwires={"said": None},
 )  # fmt: skip
 """For the small model, which suffers more from each fact and may say a third thing."""
 
