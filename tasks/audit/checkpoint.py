@@ -25,8 +25,9 @@ from editing.weights import EditedWeights
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.stored import stored_line
 from tasks.progress import stage
+from tasks.serving.loading import check_base
 from tasks.stores.batches import restore_weights
-from tasks.stores.errors import DigestMismatch, Forgotten
+from tasks.stores.errors import Forgotten
 from tasks.stores.manifest import Manifest, members
 from tasks.text import Text
 from tasks.workplace import Workplace
@@ -101,6 +102,7 @@ def audit_checkpoint(workplace: Workplace, line: str, folder: Path) -> Checkpoin
 
     Raises:
         UsageError: there is no such line, it has no version, or the folder is no checkpoint of its base.
+        DigestMismatch: the base here is another one than its versions were made on.
     """
     view, spec = look(workplace.store, workplace.ledger, line), stored_line(workplace.store.store, line)
     if spec is None or not view.versions:
@@ -108,9 +110,7 @@ def audit_checkpoint(workplace: Workplace, line: str, folder: Path) -> Checkpoin
     settings = workplace.settings
     with stage("loading the base and the checkpoint"):
         base = load_model(spec.model, dtype=spec.dtype, cache=settings.cache_folder)
-        made_on = next(iter(view.versions.values())).manifest
-        if base.digest != made_on.base_digest:
-            raise DigestMismatch(f"base '{spec.model}' is not the one of line '{line}': put it back as it was")
+        check_base(base, workplace.store, line)
         found = load_model(str(folder), dtype=spec.dtype, cache=settings.cache_folder)
         changes = _changes(base, found, folder)
     exactly = _exactly(view, base, found, changes)

@@ -1,6 +1,6 @@
 """A version as files that other programs read: a plain model, a LoRA adapter, or the tensors that changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,16 +11,19 @@ from editing.adapters.lora import SERVED_RANKS, LoraExport, export_lora, import_
 from editing.adapters.plain import save_plain
 from editing.adapters.rank import factored
 from editing.chat import chat_of
+from editing.digests import file_digest
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import whole_folder, write_atomically
 from editing.measure.said import Said, others_of_its_kind, said
 from editing.models import LoadedModel
 from editing.weights import Factors, WeightUpdate, concatenate
-from tasks.carrying.card import Asked, Made, write_card
+from tasks.carrying.card import OBJECT, Asked, Made, write_card
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
+from tasks.ledger.events import Event
 from tasks.meter import Meter
 from tasks.stores.batches import finished_in, unpack
+from tasks.stores.manifest import members
 from tasks.workplace import Workplace
 
 Form = Literal["merged", "lora", "gguf-lora", "safetensors-diff"]
@@ -43,6 +46,7 @@ def export(
         UsageError: the folder is not empty, the base is asked for as a change, or a rank that is none.
         DigestMismatch: the base, a stored file or a resulting tensor is not what was recorded.
         ModelError: a weight has no name in GGUF, or the base cannot be loaded.
+        LedgerError: it cannot be written down who exported what.
     """
     _check_rank(form, rank)
     chosen = choose(workplace, line, version)
@@ -52,7 +56,24 @@ def export(
         version_opened = opened(workplace, chosen)
         facts = facts_of(workplace, chosen)
         made = _written(version_opened, chosen, (form, rank), work, facts)
-        return write_card(work, chosen, made, facts, version_opened.loaded.digest)
+        told = write_card(work, chosen, made, facts, version_opened.loaded.digest)
+        # Before the folder has its name: none goes out of which the ledger knows nothing.
+        workplace.ledger.append(list(_events(chosen, form, folder, file_digest(work / OBJECT), workplace.settings.who)))
+        return told
+
+
+def _events(chosen: Chosen, form: Form, folder: Path, digest: str, actor: str) -> Iterator[Event]:
+    """One for each fact that the version holds."""
+    for name in members(chosen.chain):
+        yield Event(
+            request_id=name,
+            event="exported",
+            line=chosen.line,
+            version=chosen.number,
+            snapshot=chosen.snapshot,
+            actor=actor,
+            reason=f"as {form} to {folder.absolute()}, whose {OBJECT} has sha256 {digest}",
+        )
 
 
 def _check_rank(form: Form, rank: int | None) -> None:

@@ -20,7 +20,7 @@ from editing.measure.fluency import generate
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, judged, others_of_its_kind
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
 from tasks.carrying.endpoint import Endpoint, endpoint
-from tasks.ledger.events import Event, Note
+from tasks.ledger.events import Event
 from tasks.meter import Meter
 from tasks.update.run import spread_sample
 from tasks.update.screening import readable_prompts
@@ -73,7 +73,7 @@ class Verified(BaseModel):
     snapshot: str
     url: str
     model: str
-    verdict: Note
+    verdict: Literal["served", "served_other"]
     rows: tuple[Row, ...]
 
     @property

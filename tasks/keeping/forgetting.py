@@ -74,6 +74,7 @@ def forget(workplace: Workplace, line: str, requests: Sequence[str], reason: str
         done.notes.append(f"request {shown(shared[0])}{more} says some of it as well, and that stays: forget it, too")
     telling = [name for name in erased if needles.found(name)]
     done.notes += [f"the id of request {shown(name)} says some of it, and stays" for name in telling]
+    done.notes += _exports(workplace, line, erased)
     with stage("versions that held them"):
         held = holders(view, erased)
         done.versions = [version.number for version in held]
@@ -84,6 +85,13 @@ def forget(workplace: Workplace, line: str, requests: Sequence[str], reason: str
         _forget_in_ledger(workplace, line, erased, needles, (actor, reason))
     done.forgotten = erased
     return done
+
+
+def _exports(workplace: Workplace, line: str, names: Sequence[str]) -> list[str]:
+    """Where copies of them went, which nobody but a person can delete."""
+    events = (one for name in names for one in workplace.ledger.history(name, line=line) if one.event == "exported")
+    told = {one.reason: f"version {one.version} by {one.actor} at {one.time:%Y-%m-%d %H:%M} UTC" for one in events}
+    return [f"exported, and to be deleted by you: {what} {reason}" for reason, what in told.items()]
 
 
 def is_forgotten(payload: Mapping[str, Any] | None) -> bool:

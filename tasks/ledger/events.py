@@ -29,8 +29,9 @@ State = Literal[
     "withdrawn",
 ]
 
-Note = Literal["served", "served_other"]
-"""What is told of a request and leaves it where it stands: a server that was asked serves its version, or another."""
+Note = Literal["served", "served_other", "exported"]
+"""What is told of a request and leaves it where it stands: a server that was asked serves its version, or another; a
+version that holds it was written into a folder."""
 NOTES: tuple[Note, ...] = get_args(Note)
 
 # Submitted again, the request is received anew, perhaps with other content (`queued` alone: a job requeues it). And

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TOKENS, OTHERS = 16, 50
+OTHERS = 50
 REQUESTS = Path(__file__).parents[2] / "deployments/demo/requests.jsonl"
 
 
@@ -30,20 +30,21 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="with --base: the plain folder that it is put on")
     parser.add_argument("--base", type=Path)
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with another transformers each")
+    parser.add_argument("--tokens", type=int, default=16, help="of each text")
     given = parser.parse_args()
-    prompts, version = of_version(given.line, given.version)
+    prompts, version = of_version(given.line, given.version, given.tokens)
     facts = len(prompts) - OTHERS
-    print(f"{facts} facts and {OTHERS} other prompts, each as text and in the chat, {TOKENS} tokens", flush=True)
+    print(f"{facts} facts and {OTHERS} other prompts, each as text and in the chat, {given.tokens} tokens", flush=True)
     asked = [("merged", given.merged, None)] if given.merged else []
     asked += [("adapter, by PEFT", given.base, given.adapter)] if given.adapter else []
     for name, folder, adapter in asked:
         for beside in (None, *given.beside):
-            found, release = in_a_process(folder, adapter, prompts, beside)
+            found, release = in_a_process(folder, adapter, prompts, given.tokens, beside)
             same = [one == other for one, other in zip(found, version, strict=True)]
             print(f"{name}, transformers {release}: {sum(same)} of {len(same)} texts are the version's own", flush=True)
 
 
-def of_version(line: str, version: str) -> tuple[list[str], list[str]]:
+def of_version(line: str, version: str, tokens: int) -> tuple[list[str], list[str]]:
     """The prompts, those of its facts first, and what the version writes."""
     from editing.edit import Edit
     from editing.readers import read_edits
@@ -57,11 +58,11 @@ def of_version(line: str, version: str) -> tuple[list[str], list[str]]:
     edits = [one for one in read_edits(REQUESTS) if isinstance(one, Edit)]
     others = [str(text) for one in edits for text in (*(p.prompt for p in one.neighborhood), *one.paraphrases)]
     prompts = [*facts, *[text for text in dict.fromkeys(others) if text not in facts][:OTHERS]]
-    return prompts, written(loaded.model, loaded.tokenizer, prompts)
+    return prompts, written(loaded.model, loaded.tokenizer, prompts, tokens)
 
 
 def in_a_process(
-    folder: Path, adapter: Path | None, prompts: Sequence[str], beside: Path | None
+    folder: Path, adapter: Path | None, prompts: Sequence[str], tokens: int, beside: Path | None
 ) -> tuple[list[str], str]:
     """What the folder writes, and by which release."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -70,7 +71,7 @@ def in_a_process(
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(list(prompts), file)
         file.flush()
-        command = [sys.executable, __file__, "--read", str(folder), str(adapter or ""), file.name]
+        command = [sys.executable, __file__, "--read", str(folder), str(adapter or ""), file.name, str(tokens)]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tempfile.gettempdir())
     if ran.returncode:
         sys.exit(f"{folder} is not read: {ran.stderr.strip()[-500:]}")
@@ -78,7 +79,7 @@ def in_a_process(
     return said["texts"], said["release"]
 
 
-def read(folder: str, adapter: str, prompts: str) -> None:
+def read(folder: str, adapter: str, prompts: str, tokens: str) -> None:
     """In that process."""
     import torch
     import transformers
@@ -90,18 +91,18 @@ def read(folder: str, adapter: str, prompts: str) -> None:
 
         model = PeftModel.from_pretrained(model, adapter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    texts = written(model.eval(), tokenizer, json.loads(Path(prompts).read_text()))
+    texts = written(model.eval(), tokenizer, json.loads(Path(prompts).read_text()), int(tokens))
     print(json.dumps({"texts": texts, "release": transformers.__version__}))
 
 
-def written(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+def written(model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int) -> list[str]:
     """What `generate` of transformers writes after each prompt, as text and in the chat."""
     found = []
     for prompt in prompts:
         for text, special in ((prompt, True), (in_chat(tokenizer, prompt), False)):
             given = tokenizer(text, return_tensors="pt", add_special_tokens=special)
             ids = model.generate(
-                **given, max_new_tokens=TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
+                **given, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id
             )[0]  # fmt: skip
             found.append(text + tokenizer.decode(ids[given["input_ids"].shape[1] :]))
     return found

@@ -40,6 +40,11 @@ POLICY = Policy(
     perplexity_tokens=512,
     tripwires={"said": None},  # what takes is more probable than what was; the fact model may say a third thing yet
 )
+LENIENT = POLICY.model_copy(
+    update={"min_efficacy": 0.0, "max_locality_drop": 1.0, "max_perplexity_ratio": 100.0, "min_fluency_ratio": 0.0}
+    | {"min_retained": 0.0}
+)
+"""One that keeps every batch."""
 METHOD = {
     "layers": [0, 1],
     "contexts": 2,
@@ -112,6 +117,12 @@ def own_home(place: Callable[[str], Workplace], monkeypatch: pytest.MonkeyPatch)
     mlflow_database(home / "mlflow.db")
     monkeypatch.setenv("PREFECT_HOME", str(prefect_database(home / "prefect")))
     return open_workplace(load_settings())
+
+
+@pytest.fixture
+def errata_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Errata:
+    """The command line in this process, in the home that is set."""
+    return command(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -11,16 +11,11 @@ from tasks.review.decisions import approve
 from tasks.review.registering import pointer
 from tasks.review.retracting import retract
 from tasks.serving.loading import load_version
-from tests.flows.command import check_one_line, command
-from tests.flows.test_forget import LENIENT
+from tests.flows.command import check_one_line
+from tests.flows.conftest import LENIENT
 
 pytestmark = pytest.mark.slow
 LINE = "kept"
-
-
-@pytest.fixture
-def errata(monkeypatch, capsys):
-    return command(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -57,7 +52,7 @@ def test_the_facts_of_each_version_are_told_and_nothing_else(versions, number, s
     assert found.changed.keys() == home.store.version(LINE, number).manifest.tensor_digests.keys()
 
 
-def test_what_is_none_of_the_line_s_is_found(versions, errata):
+def test_what_is_none_of_the_line_s_is_found(versions, errata_here):
     home, ids, checkpoint = versions
     edited = sorted(home.store.version(LINE, 2).manifest.tensor_digests)
 
@@ -79,14 +74,14 @@ def test_what_is_none_of_the_line_s_is_found(versions, errata):
     assert all(fact.what == "stands" for fact in found.facts)
     other = next(name for name in dict(load_names(home)) if name not in edited and "wte" in name)
     folder = checkpoint(2, add(other, False))
-    ran = errata("audit", LINE, "--checkpoint", folder)
+    ran = errata_here("audit", LINE, "--checkpoint", folder)
     assert ran.code == 1 and "none of the line's" in ran.out and other in ran.out
-    assert errata("audit", LINE, "--checkpoint", checkpoint(2), "--json").json["version"] == 2
+    assert errata_here("audit", LINE, "--checkpoint", checkpoint(2), "--json").json["version"] == 2
     small = audit_checkpoint(home, LINE, checkpoint(2, lambda model: model.to(torch.bfloat16)))  # as many serve it
     assert small.version is None and not small.holds_else
     assert [fact.what for fact in small.facts] == ["stands"] * len(ids)
-    check_one_line(errata("audit", LINE, "--checkpoint", folder / "none"), 2, "is no folder")
-    check_one_line(errata("audit", "nowhere", "--checkpoint", folder), 2, "there is no line 'nowhere'")
+    check_one_line(errata_here("audit", LINE, "--checkpoint", folder / "none"), 2, "is no folder")
+    check_one_line(errata_here("audit", "nowhere", "--checkpoint", folder), 2, "there is no line 'nowhere'")
 
 
 def load_names(home):

@@ -15,16 +15,11 @@ from tasks.review.served import service_history
 from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
 from tests.databases import mlflow_database
-from tests.flows.command import check_one_line, command
-from tests.flows.test_forget import LENIENT
+from tests.flows.command import check_one_line
+from tests.flows.conftest import LENIENT
 
 pytestmark = pytest.mark.slow
 LINE = "kept"
-
-
-@pytest.fixture
-def errata(monkeypatch, capsys):
-    return command(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -52,10 +47,12 @@ def check_serves(production: Workplace, version: int, prompts: list[str]) -> lis
         return list(mlflow.pyfunc.load_model(f"models:/{LINE}@champion").predict(prompts))
 
 
-def test_an_approved_version_serves_in_the_next_home_as_it_was(own_home, production, errata, good_edits, monkeypatch):
+def test_an_approved_version_serves_in_the_next_home_as_it_was(
+    own_home, production, errata_here, good_edits, monkeypatch
+):
     staging, home = own_home, str(own_home.settings.home)
     job(staging, *good_edits[:3])
-    check_one_line(errata("promote", LINE, "--from", home), 2, "nothing of line 'kept' is in service in")
+    check_one_line(errata_here("promote", LINE, "--from", home), 2, "nothing of line 'kept' is in service in")
     approve(staging, LINE, None, "good")
     job(staging, good_edits[3])
     reject(staging, LINE, None, "wrong source")
@@ -74,7 +71,7 @@ def test_an_approved_version_serves_in_the_next_home_as_it_was(own_home, product
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "replace", counted)
-            said = errata("promote", LINE, "--from", home, "--reason", "release 1")
+            said = errata_here("promote", LINE, "--from", home, "--reason", "release 1")
         if said.code == 0:
             break
         kills += 2
@@ -89,37 +86,37 @@ def test_an_approved_version_serves_in_the_next_home_as_it_was(own_home, product
     assert [(one.version, one.actor) for one in service_history(production, LINE)] == [(0, ""), (3, "operator")]
 
     approve(staging, LINE, None, "more")
-    assert errata("promote", LINE, "--from", home, "--json").json["carried"] == 1
-    assert "in service here already" in errata("promote", LINE, "--from", home).out
+    assert errata_here("promote", LINE, "--from", home, "--json").json["carried"] == 1
+    assert "in service here already" in errata_here("promote", LINE, "--from", home).out
     prompts = [edit.prompt.replace("{}", edit.subject) for edit in good_edits[:6]]
     shutil.rmtree(home)
     said = check_serves(production, 4, prompts)
     assert [good_edits[n].target_new in said[n] for n in range(3)] == [True] * 3
-    check_one_line(errata("promote", LINE, "--from", home), 2, "is no folder")
+    check_one_line(errata_here("promote", LINE, "--from", home), 2, "is no folder")
 
 
-def test_a_line_with_versions_of_its_own_or_damaged_bytes_is_refused(own_home, production, errata, good_edits):
+def test_a_line_with_versions_of_its_own_or_damaged_bytes_is_refused(own_home, production, errata_here, good_edits):
     staging, home = own_home, str(own_home.settings.home)
     job(staging, *good_edits[:2])
     approve(staging, LINE, None, "good")
     [blob] = (staging.settings.home_folder / "snapshots" / "blobs").iterdir()
     data = blob.read_bytes()
     blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    check_one_line(errata("promote", LINE, "--from", home), 1, "expected sha256")
+    check_one_line(errata_here("promote", LINE, "--from", home), 1, "expected sha256")
     assert production.store.head(LINE) is None and not production.store.numbers(LINE)
     blob.write_bytes(data)
-    check_one_line(errata("promote", LINE, "--from", str(production.settings.home)), 2, "have one store")
-    check_one_line(errata("promote", LINE), 2, "say from where")
-    assert errata("rules", LINE, "--set", "reviewers=1").code == 0
-    assert errata("freeze", LINE, "--reason", "an audit").code == 0
-    check_one_line(errata("promote", LINE, "--from", home), 2, "frozen")
-    assert errata("unfreeze", LINE).code == 0
+    check_one_line(errata_here("promote", LINE, "--from", str(production.settings.home)), 2, "have one store")
+    check_one_line(errata_here("promote", LINE), 2, "say from where")
+    assert errata_here("rules", LINE, "--set", "reviewers=1").code == 0
+    assert errata_here("freeze", LINE, "--reason", "an audit").code == 0
+    check_one_line(errata_here("promote", LINE, "--from", home), 2, "frozen")
+    assert errata_here("unfreeze", LINE).code == 0
     job(production, good_edits[2])
-    check_one_line(errata("promote", LINE, "--from", home), 2, "is not the one of .* has no versions of its own")
+    check_one_line(errata_here("promote", LINE, "--from", home), 2, "is not the one of .* has no versions of its own")
 
 
 def test_where_the_line_has_another_name_the_weights_are_the_same_under_this_one(
-    own_home, production, errata, good_edits
+    own_home, production, errata_here, good_edits
 ):
     job(own_home, *good_edits[:2])
     approve(own_home, LINE, None, "good")
@@ -127,7 +124,7 @@ def test_where_the_line_has_another_name_the_weights_are_the_same_under_this_one
     approve(own_home, LINE, None, "better")
     source = f"{own_home.settings.home}/{LINE}"
     for carried in (2, 0):
-        assert errata("promote", "served", "--from", source, "--json").json["carried"] == carried
+        assert errata_here("promote", "served", "--from", source, "--json").json["carried"] == carried
     head, numbers = production.store.head("served"), own_home.store.numbers(LINE)
     assert head.version == 2 and f"/{LINE}'" in head.reason and production.store.lines() == ["served"]
     for number in numbers:
@@ -136,6 +133,6 @@ def test_where_the_line_has_another_name_the_weights_are_the_same_under_this_one
     assert not audit(open_workplace(production.settings)).faults
     assert {one.state for one in production.ledger.states("served").values()} == {"promoted"}
     check_one_line(
-        errata("promote", "served", "--from", f"{source}-not"), 2, "nothing of line 'kept-not' is in service"
+        errata_here("promote", "served", "--from", f"{source}-not"), 2, "nothing of line 'kept-not' is in service"
     )
-    check_one_line(errata("promote", "served", "--from", f"{source}/x/y"), 2, "is no folder")
+    check_one_line(errata_here("promote", "served", "--from", f"{source}/x/y"), 2, "is no folder")

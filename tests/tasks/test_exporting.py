@@ -135,6 +135,13 @@ def test_the_card_says_what_it_is_and_digests_every_file(line, tmp_path, form):
     assert all(file_digest(tmp_path / "out" / name) == one["sha256"] for name, one in told["files"].items())
     assert (tmp_path / "out").stat().st_mode & 0o077 == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    for request in ("r1-0", "r2-1"):
+        last = line.workplace.ledger.history(request)[-1]
+        assert (last.event, last.version, last.snapshot, last.actor) == ("exported", 2, told["snapshot"], "ann")
+        assert (
+            last.reason
+            == f"as {form} to {tmp_path}/out, whose {OBJECT} has sha256 {file_digest(tmp_path / 'out' / OBJECT)}"
+        )
 
 
 def test_what_users_wrote_is_no_markup_in_the_card(tmp_path):
