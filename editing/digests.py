@@ -54,7 +54,7 @@ def tensor_digest(tensor: "Tensor") -> str:
 
 
 def tensors_digest(tensors: "Mapping[str, Tensor]") -> str:
-    """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name; each is read when its turn comes."""
+    """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name; each is read in its turn."""
     names = sorted(tensors)
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works
         digests = list(pool.map(lambda name: tensor_digest(tensors[name]), names))
