@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
+from editing.devices import within_memory
 from editing.digests import sha256, tensors_digest
 from editing.errors import StatisticsError
 from editing.key_sums import KeySums
@@ -181,6 +182,7 @@ class Unfinished:
 
 
 @torch.no_grad()
+@within_memory("edit fewer layers (option layers)")
 def collect_statistics(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

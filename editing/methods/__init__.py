@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
+from editing.devices import within_memory
 from editing.edit import Edit, shown
 from editing.errors import UsageError
 from editing.groups import KeyGroup, KeyNames, canonical_order
@@ -133,6 +134,7 @@ def check_mode(name: str, mode: str) -> None:
         )
 
 
+@within_memory("edit fewer layers (layers), or in a smaller batch (batch_size)")
 def compute_update(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig, *, live: Sequence[Edit] = ()
 ) -> BatchUpdate:
@@ -278,12 +280,6 @@ def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodCon
 def layers_of(config: MethodConfig, base: PreTrainedConfig) -> tuple[int, ...]:
     """The same of a model that is not loaded yet, by its config."""
     return _layers_of(config, base, base.get_text_config().num_hidden_layers)
-
-
-def check_named_layers(config: MethodConfig, count: int) -> None:
-    """Raises ModelError where the configuration itself names layers that a model of so many cannot have."""
-    if config.layers is not None:
-        check_layer_numbers(count, config.layers, searched=find_method(config.method).searches)
 
 
 def _layers_of(config: MethodConfig, base: PreTrainedConfig, count: int) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.chat import ChatTemplate, check_conversations
 from editing.config import ValueSearchConfig
+from editing.devices import within_memory
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.groups import KeyNames
@@ -60,6 +61,7 @@ class SearchedValue:
     loss: float
 
 
+@within_memory("search fewer edits at once (option search.edits_at_once)")
 def search_values(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

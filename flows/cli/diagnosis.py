@@ -1,21 +1,37 @@
 """`errata doctor`: what is installed, reachable and writable."""
 
 import sys
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
-from flows.cli.app import Json, app
+from flows.cli.app import Json, Option, app, pairs
 from flows.cli.console import as_json, say, table
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Say what a job takes of memory with this model, from its configuration alone.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="dtype of its weights.")] = "float32",
+    option: Option = None,
+    json: Json = False,
+) -> None:
     """What is installed, reachable and writable; exit code 1 if something that is needed is not.
 
-    Example:
+    Examples:
 
         errata doctor
+
+        errata doctor --model ./our-model --dtype bfloat16
     """
+    if model is not None:
+        from flows.cli.memory_table import show_memory
+
+        show_memory(model, dtype, pairs(option, "--option"), json)
+        return
     from flows.cli.checks import all_checks
 
     found = all_checks()

@@ -1,7 +1,8 @@
 """What is wrong with the base of a line, as far as that can be told before it is loaded."""
 
 from editing.config import MethodConfig
-from editing.methods import check_named_layers, layers_of
+from editing.layout import check_layer_numbers
+from editing.methods import find_method, layers_of
 from editing.models import converted_layers, model_config
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
@@ -22,4 +23,9 @@ def check_model(model: str, dtype: str, method: MethodConfig, settings: Settings
     if config is not None:
         layers_of(method, config)
     elif (count := converted_layers(model)) is not None:
-        check_named_layers(method, count)
+        _check_named_layers(method, count)
+
+
+def _check_named_layers(method: MethodConfig, count: int) -> None:
+    if method.layers is not None:
+        check_layer_numbers(count, method.layers, searched=find_method(method.method).searches)

@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5Tokenizer, LlamaForCausalLM
 
 from editing import gguf, models
+from editing.devices import DTYPES
 from editing.errors import ModelError
 from editing.models import base_digest, load_model
 
@@ -68,8 +69,8 @@ def test_the_digest_follows_one_changed_number_in_any_dtype(saved, dtype):
 
 
 def test_the_digest_knows_dtypes_apart(saved):
-    digests = {load(saved, dtype=dtype).digest for dtype in models.DTYPES}
-    assert len(digests) == len(models.DTYPES)
+    digests = {load(saved, dtype=dtype).digest for dtype in DTYPES}
+    assert len(digests) == len(DTYPES)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_and_the_folder_stays_as_it_is(saved):

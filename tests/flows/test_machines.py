@@ -199,3 +199,10 @@ def test_the_same_file_goes_to_two_lines(errata, tmp_path):
         ("one", {"queued": 2}),
         ("two", {"queued": 2}),
     ]
+
+
+def test_doctor_foretells_the_memory_of_a_job_from_a_configuration_alone(errata, folder):
+    found = errata("doctor", "--model", folder, "--json").json
+    assert found["peak_bytes"] > sum(one["stays"] for one in found["stages"][:2]) > 0
+    assert [one["stage"] for one in found["stages"]][1] == "weights"
+    check_one_line(errata("doctor", "--model", f"{folder}/none"), 1, "no folder '.*none'")
