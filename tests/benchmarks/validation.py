@@ -23,9 +23,9 @@ from flows.benchmark import read_benchmark
 from flows.cli.app import pairs
 from tasks.lines.specs import LineSpec, Template
 from tasks.settings import load_settings
-from tasks.update import reference as reference_of
 from tasks.update import validation
 from tasks.update.policy import Policy
+from tasks.update.reference import ask_base, measure_reference
 from tasks.update.run import spread_sample
 from tasks.update.session import Session, open_session
 from tests.benchmarks.sequence import BATCH, write_batch
@@ -57,9 +57,9 @@ def measure(template: Template, edits: Sequence[Edit], config: object, cached: b
     session = open_session(LineSpec(line="bench", model="embedded", template=template, config=config), load_settings())
     policy, costs = Policy(), defaultdict[str, list[float]](list)
     with timed(costs, "reference"):
-        reference = reference_of.measure_reference(session, policy)
+        reference = measure_reference(session, policy)
     with timed(costs, "base"):
-        reference_of.ask_base(session, edits, policy)
+        ask_base(session, edits, policy)
     failed = 0
     for start in range(0, len(edits), BATCH):
         batch, live = edits[start : start + BATCH], edits[:start]

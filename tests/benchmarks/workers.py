@@ -37,6 +37,7 @@ from tasks.stores.searches import Search, Searches
 from tasks.update import stages, validation
 from tasks.update.ahead import planned
 from tasks.update.policy import Policy
+from tasks.update.reference import ask_base, measure_reference
 from tasks.update.run import Batch, Run, spread_sample
 from tasks.update.session import Session, open_session
 from tasks.update.shards import search_shard
@@ -113,9 +114,9 @@ def tell_shares(session: Session, edits: Sequence[Edit], search: Search, store: 
     searching = seconds / len(edits)
     session.values_known.stored = known.get
     policy, spent = Policy(), dict.fromkeys(("base", "write", "validate"), 0.0)
-    reference = validation.measure_reference(session, policy)
+    reference = measure_reference(session, policy)
     started = time.process_time()
-    validation.ask_base(session, edits, policy)
+    ask_base(session, edits, policy)
     spent["base"] = time.process_time() - started
     for start in range(0, len(edits), BATCH):
         batch = edits[start : start + BATCH]
