@@ -14,7 +14,7 @@ from tasks.ledger.rewriting import drop_history, rewrite
 from tasks.ledger.table import Ledger
 from tasks.stores.folder import FolderStore
 
-ALL = "".join(set(string.punctuation) - {"/"})
+ALL = string.punctuation.replace("/", "")
 NAMES = ["a%20b", "%2F", "%2520", "[a]", "a\\b", "a|b", "a^b", "a\tb", "%5b 法国 é 🙂", ALL]
 
 
