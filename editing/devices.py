@@ -43,9 +43,10 @@ def within_memory(less: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "allocate memory" not in str(error):  # how torch says it of a processor
-            raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            if "allocate memory" not in str(error):  # how torch says it of a processor
+                raise
         raise OutOfMemory(
             f"out of memory ({one_line(error, 120)}) {less}; errata doctor --model says what a job takes"
         ) from error

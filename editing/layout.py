@@ -90,7 +90,8 @@ class ModelLayout:
 def gain_of(norm: nn.Module, size: int) -> torch.Tensor:
     """The gain (size,) of an RMS norm: what it makes of equal numbers, whatever it calls it (Gemma stores g − 1)."""
     weight = next(norm.parameters())
-    gain: torch.Tensor = norm(torch.full((size,), 1e4, dtype=weight.dtype, device=weight.device))
+    device = "cpu" if weight.is_meta else weight.device  # of weights that are set aside, accelerate moves inputs itself
+    gain: torch.Tensor = norm(torch.full((size,), 1e4, dtype=weight.dtype, device=device))
     return gain
 
 

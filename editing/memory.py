@@ -68,7 +68,7 @@ def shape_of(config: PreTrainedConfig, edited: Sequence[int]) -> Shape:
     """
     text = config.get_text_config()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     layout = layout_of(model)
     layers = layout.layer_list(model)
     m, d = layout.oriented(model.get_parameter(layout.weight_name(edited[0]))).shape

@@ -42,7 +42,7 @@ def ask(session: Session, edits: Sequence[Edit]) -> list[Said]:
 
 
 def spaced(session: Session, edits: Sequence[Edit]) -> list[str]:
-    """The answers to prompts and in the chat that begin with white space, or have it before the target."""
+    """The answers to prompts and in the chat that begin with white space, or have it where they first say the target."""
     chat = ChatTemplate(session.loaded.tokenizer)
     asked = [text for edit in edits for text in (edit.text, chat.prompt(ASKED.replace(SLOT, edit.text)))]
     answers = generate(session.loaded.model, session.loaded.tokenizer, asked, ANSWER_TOKENS)
@@ -50,7 +50,7 @@ def spaced(session: Session, edits: Sequence[Edit]) -> list[str]:
     return [
         answer
         for answer, target in zip(answers, targets, strict=True)
-        if answer[:1].isspace() or any(f"{space}{target}" in answer for space in " \u3000\n")
+        if answer[:1].isspace() or (target in answer and answer.partition(target)[0][-1:].isspace())
     ]
 
 
