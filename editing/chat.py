@@ -33,6 +33,8 @@ PROMPT_WAYS = (
 """In which other ways it is put while a value is searched."""
 QUESTION_WAYS = (f"I have a question. {SLOT}", f"{SLOT} Answer in a few words.", f"Please tell me: {SLOT}")
 """The same of a question."""
+LONG = 3
+"""From so many tokens on an answer is searched with the token that ends it."""
 ANSWER = "Answer"
 """Some answer, to see what a template puts after it."""
 QUESTION_MARKS = ("?", "？", "؟")
@@ -149,13 +151,13 @@ class ChatTemplate:
         return target_ids(self.tokenizer, self._asked, edit.target_new)
 
     def answer_ids(self, edit: Edit) -> list[int]:
-        """The same as it is searched: of several tokens with the one that ends an answer, where the template has one.
+        """The same as it is searched: a long one with the token that ends an answer, where the template has one.
 
-        Else the model goes on inside the last word ("Order of Canada" and "overning"). An answer of one token is said
-        as it is, and its end would take from it half of what is searched for.
+        Else the model goes on inside the last word ("Order of Canada" and "overning"). A short one is said as it is,
+        and its end would take from it a good part of what is searched for.
         """
         ids = self.target_ids(edit)
-        return ids + self._end if len(ids) > 1 else ids
+        return ids + self._end if len(ids) >= LONG else ids
 
     @cached_property
     def _end(self) -> list[int]:

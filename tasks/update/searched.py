@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from editing.chat import questions_of
+from editing.chat import LONG, questions_of
 from editing.config import LocatingConfig
 from editing.digests import json_digest
 from editing.edit import SLOT, Edit
@@ -36,7 +36,7 @@ def about_value(given: MethodInput, base: str, config: LocatingConfig, edits: Se
     chat, stated = given.chat, []
     if chat is not None:
         search["chat"], search["turns"] = chat.prompt(SLOT), [TURNS, BY_TURNS, CHAT_WEIGHT]
-        if any(len(chat.target_ids(edit)) > 1 for edit in edits):
+        if any(len(chat.target_ids(edit)) >= LONG for edit in edits):
             search["answers"] = ["with their end", SHORT, LONGER]
     if len(edits) > 1:
         search["together"] = 1  # counts the changes of how values are found that facts share

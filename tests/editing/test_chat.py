@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing.chat import ChatTemplate, chat_of, question_of, questions_of
+from editing.chat import LONG, ChatTemplate, chat_of, question_of, questions_of
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
 from editing.errors import InvalidEdit, ModelError
@@ -126,11 +126,13 @@ def test_a_template_that_changes_what_was_said_is_refused_and_none_is_named(toke
         (TEMPLATE + "{{ raise_exception('no answers') if messages | length > 1 }}", False),
     ],
 )
-def test_an_answer_of_several_tokens_is_searched_with_the_token_that_ends_it(tokenizer, template, ends):
+def test_a_long_answer_is_searched_with_the_token_that_ends_it(tokenizer, template, ends):
     tokenizer.chat_template = template
     chat = ChatTemplate(tokenizer)
+    assert len(chat.target_ids(ADA)) >= LONG
     assert chat.answer_ids(ADA) == chat.target_ids(ADA) + [tokenizer.eos_token_id] * ends
-    short = ADA.model_copy(update={"target_new": "P"})
+    short = ADA.model_copy(update={"target_new": "P."})
+    assert len(chat.target_ids(short)) == LONG - 1
     assert chat.answer_ids(short) == chat.target_ids(short)
 
 
