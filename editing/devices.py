@@ -44,9 +44,9 @@ def within_memory(less: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            if "allocate memory" not in str(error):  # how torch says it of a processor
-                raise
+        enough = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if enough and "allocate memory" not in str(error):  # how torch says it of a processor
+            raise
         raise OutOfMemory(
             f"out of memory ({one_line(error, 120)}) {less}; errata doctor --model says what a job takes"
         ) from error

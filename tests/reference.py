@@ -27,7 +27,7 @@ def plain_search(
     `others` share its key, and with it the δ: the loss is the mean over all of them (MEMIT-Merge), δ may be √n times as
     long, and is stepped down √n times as often (ours). `conversations`, each with the target that is wanted there,
     count as much as all else, by turns (ours): a step has one, the bare prompt, and every second other context; an
-    answer of n tokens takes √(n / 2) times as many steps, at most twice. Where a norm of gain g follows the layer's MLP,
+    answer of n tokens takes √(n / 2) times as many steps, at most twice. Where a norm of gain g follows the MLP,
     δ = g ⊙ η and |η| is held against √m (ours); coordinates more than 20 times the middle one stay as they are.
     """
     module, room = layout_of(model).layer_list(model)[layer], (1 + len(others)) ** 0.5

@@ -103,7 +103,7 @@ def planned(run: Run, session: Session, edits: Sequence[Edit], live: Sequence[Ed
         line=run.line,
         release=release(),
         base=session.loaded.digest,
-        spec=run.spec.model_dump(mode="json"),
+        spec=session.spec.model_dump(mode="json"),
         layers=session.method_input.layers,
         contexts=session.method_input.prefixes,
         threads=torch.get_num_threads(),

@@ -42,7 +42,7 @@ def ask(session: Session, edits: Sequence[Edit]) -> list[Said]:
 
 
 def spaced(session: Session, edits: Sequence[Edit]) -> list[str]:
-    """The answers to prompts and in the chat that begin with white space, or have it where they first say the target."""
+    """The answers to prompts and in the chat that begin with white space, or have it before the target at first."""
     chat = ChatTemplate(session.loaded.tokenizer)
     asked = [text for edit in edits for text in (edit.text, chat.prompt(ASKED.replace(SLOT, edit.text)))]
     answers = generate(session.loaded.model, session.loaded.tokenizer, asked, ANSWER_TOKENS)

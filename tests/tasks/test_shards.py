@@ -58,9 +58,9 @@ def job(model_folder, tmp_path) -> SimpleNamespace:
     given = MethodInput(
         loaded.model, loaded.tokenizer, weights.layout, (0, 1), nothing, KeyHistory(), CONTEXTS, weights
     )
-    session = Session(loaded, CONFIG, given, weights, Cache(tmp_path / "cache"), [])
     spec = LineSpec(line="main", model=str(model_folder), config=CONFIG)
-    run = cast(Run, SimpleNamespace(line="main", spec=spec, policy=SimpleNamespace(batch_size=3)))
+    session = Session(loaded, CONFIG, given, weights, Cache(tmp_path / "cache"), [], spec)
+    run = cast(Run, SimpleNamespace(line="main", policy=SimpleNamespace(batch_size=3)))
     search = planned(run, session, EDITS, [])
     assert search is not None
     store, settings = open_store(str(tmp_path / "store"), create=True), Settings(cache=tmp_path / "cache")
