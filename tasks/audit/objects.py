@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from tasks.audit.findings import Findings
 from tasks.lines.rules import read_rules
-from tasks.lines.stored import stored_line
+from tasks.lines.specs import read_line
 from tasks.review.votes import votes
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import ObjectNotFound
@@ -32,7 +32,7 @@ class Objects:
     def audit_line(self, line: str, found: Findings, tell: Tell) -> None:
         """Every object of a line; what is damaged or gone is named, and the rest is looked at all the same."""
         with found.tried():
-            if stored_line(self.store.store, line) is None and self.store.numbers(line):
+            if read_line(self.store.store, line) is None and self.store.numbers(line):
                 found.fault(f"line '{line}' has versions and no definition: restore lines/{line}/line.json from a copy")
         head = self._head(line, found)
         numbers = self.store.numbers(line)

@@ -139,10 +139,10 @@ open(sys.argv[1], "w").write(json.dumps(ours))
 
 @pytest.mark.slow
 def test_mlflow_predicts_in_an_environment_without_errata(tracker, versions, settings, tmp_path):
-    run_id = tracker.start_run("fresh", "job", {}, {})
-    tracker.register_version("fresh", run_id, pointer(versions[2], settings) | {"line": "fresh"})
+    run_id = tracker.start_run("line", "job", {}, {})
+    number = tracker.register_version("line", run_id, pointer(versions[2], settings))
     (tmp_path / "prompts.json").write_text(json.dumps({"inputs": PROMPTS}))
-    asked = ("-m", "models:/fresh/1", "-i", tmp_path / "prompts.json", "-o", tmp_path / "answers.json")
+    asked = ("-m", f"models:/line/{number}", "-i", tmp_path / "prompts.json", "-o", tmp_path / "answers.json")
     places = {"ERRATA_HOME": str(settings.home), "ERRATA_CACHE": str(settings.cache)}
     ran = isolated(PREDICT, tmp_path / "ours.json", *asked, MLFLOW_TRACKING_URI=settings.mlflow_uri, **places)
     assert ran.returncode == 0, ran.stderr
@@ -158,15 +158,14 @@ def invoked(tracker, versions, settings, monkeypatch):
     from fastapi.testclient import TestClient
     from mlflow.pyfunc import scoring_server
 
-    if not tracker._client.search_model_versions("name='asked'"):
-        run_id = tracker.start_run("asked", "job", {}, {})
-        tracker.register_version("asked", run_id, pointer(versions[2], settings) | {"line": "asked"})
+    run_id = tracker.start_run("line", "job", {}, {})
+    number = tracker.register_version("line", run_id, pointer(versions[2], settings))
     for name in ("HOME", "CACHE"):
         monkeypatch.setenv(f"ERRATA_{name}", str(getattr(settings, name.lower())))
     for name in ("TRACKING", "REGISTRY"):
         monkeypatch.setenv(f"MLFLOW_{name}_URI", settings.mlflow_uri)
     monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow adds the stored code
-    client = TestClient(scoring_server.init(mlflow.pyfunc.load_model("models:/asked/1")))
+    client = TestClient(scoring_server.init(mlflow.pyfunc.load_model(f"models:/line/{number}")))
 
     def invoke(body: dict[str, object]) -> tuple[int, object]:
         answer = client.post("/invocations", json=body)
@@ -272,11 +271,11 @@ def test_a_model_that_release_0_1_stored_still_answers(tracker, versions, settin
 
     code = tmp_path / "served_model.py"
     code.write_text(Path(__file__).with_name("stored").joinpath("served_model_0_1.txt").read_text())
-    run_id = tracker.start_run("old", "job", {}, {})
-    tracker.register_version("old", run_id, pointer(versions[1], settings) | {"line": "old"}, code)
+    run_id = tracker.start_run("line", "job", {}, {})
+    number = tracker.register_version("line", run_id, pointer(versions[1], settings), code)
     for name in ("HOME", "CACHE"):
         monkeypatch.setenv(f"ERRATA_{name}", str(getattr(settings, name.lower())))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.mlflow_uri)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", settings.mlflow_uri)
     monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow adds the stored code
-    assert mlflow.pyfunc.load_model("models:/old/1").predict(PROMPTS) == alone(versions[1], settings)
+    assert mlflow.pyfunc.load_model(f"models:/line/{number}").predict(PROMPTS) == alone(versions[1], settings)
