@@ -46,10 +46,10 @@ def ended(production: Production, line: str) -> list[str]:
     return sorted(run.state_type.value for run in runs if "search" in run.parameters)
 
 
-def all_ended(production: Production, line: str) -> bool:
-    """One killed and begun anew, and whoever had nothing left to do when the job ended was told so."""
+def one_of_three_crashed(production: Production, line: str) -> bool:
+    """One was killed and begun anew; whoever had nothing left to do when the job ended is told so, sooner or later."""
     states = ended(production, line)
-    return len(states) == 3 and states.count("CRASHED") == 1 and {*states} <= {"CANCELLED", "COMPLETED", "CRASHED"}
+    return len(states) == 3 and states.count("CRASHED") == 1
 
 
 def refuse_what_nobody_deployed(production: Production, errata) -> None:
@@ -84,7 +84,7 @@ def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_i
         ran = errata("run", "two", *policy(), "--workers", "2")
         killer.join()
         assert (ran.code, ran.err) == (0, "") and killed
-        until(lambda: all_ended(production, "two"), 300)
+        until(lambda: one_of_three_crashed(production, "two"), 300)
     assert "4 values in 4 chunks are searched by 2 workers" in ran.out
     assert "was killed; it is begun anew" in ran.out and "itself" not in ran.out
     assert workplace.store.store.list("searches/") == []
