@@ -131,8 +131,8 @@ def test_a_long_answer_is_searched_with_the_token_that_ends_it(tokenizer, templa
     chat = ChatTemplate(tokenizer)
     assert len(chat.target_ids(ADA)) >= LONG
     assert chat.answer_ids(ADA) == chat.target_ids(ADA) + [tokenizer.eos_token_id] * ends
-    short = ADA.model_copy(update={"target_new": "P."})
-    assert len(chat.target_ids(short)) == LONG - 1
+    short = ADA.model_copy(update={"target_new": "P"})
+    assert len(chat.target_ids(short)) < LONG
     assert chat.answer_ids(short) == chat.target_ids(short)
 
 
