@@ -10,12 +10,13 @@ from flows.decide import Named, Said
 from flows.endings import ended_well, show_on_page
 from tasks.keeping.backup import backup as take
 from tasks.keeping.forgetting import forget as erase
-from tasks.keeping.promoting import open_source
+from tasks.keeping.promoting import open_other
 from tasks.keeping.promoting import promote as carry
+from tasks.keeping.sources import named_source
 from tasks.markdown import literal
 from tasks.progress import note
 from tasks.runlog import told_to_prefect
-from tasks.settings import load_settings
+from tasks.settings import load_settings, settings_of
 from tasks.workplace import Workplace, open_workplace
 
 
@@ -53,8 +54,8 @@ def promote(line: str, reviewer: Said, source: Path, reason: str = "") -> State[
         reason: Why; it stands in the ledger.
     """
     with told_to_prefect("promoting"):
-        there, named = open_source(source, line)
-        done = carry(_of(reviewer), there, line, reason, named)
+        home, named = named_source(source, line)
+        done = carry(_of(reviewer), open_other(settings_of(home)), line, reason, named)
         said = done.decision.done_before or f"{done.carried} versions carried, version {done.version} is in service"
         _show(line, "promote", said, [f"snapshot {done.snapshot}", *done.notes, done.decision.warning])
     return Completed(message=said)

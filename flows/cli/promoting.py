@@ -45,13 +45,16 @@ def promote(
         asked = {"line": line, "reviewer": load_settings().who, "source": source.expanduser().absolute()}
         follow_run("promote", line, {**asked, "reason": reason}, wait, json)
         return
-    from tasks.keeping.promoting import open_source
+    from tasks.keeping.sources import named_source
+
+    home, named = named_source(source, line)
+    from tasks.keeping.promoting import open_other
     from tasks.keeping.promoting import promote as carry
+    from tasks.settings import settings_of
     from tasks.workplace import open_workplace
 
-    there, named = open_source(source, line)
     with if_stopped("the same again goes on"), shown_progress(json, "promoting"):
-        done = carry(open_workplace(), there, line, reason, named)
+        done = carry(open_workplace(), open_other(settings_of(home)), line, reason, named)
     if json:
         as_json(
             {"version": done.version, "snapshot": done.snapshot, "carried": done.carried, "notes": done.notes}

@@ -9,7 +9,6 @@ versions in this home's MLflow; the versions; the events of their requests; HEAD
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from editing.digests import canonical_json, sha256
 from editing.edit import shown
@@ -19,13 +18,12 @@ from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, lineage, look
 from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.lines.stored import definition, spec_key, stored_line
-from tasks.names import check_line
 from tasks.progress import stage
 from tasks.review.decided import By, decided
 from tasks.review.decisions import Decision, carry_out
 from tasks.review.registering import pointer, register
 from tasks.review.votes import votes
-from tasks.settings import Settings, settings_of
+from tasks.settings import Settings
 from tasks.stores.blobs import Blobs
 from tasks.stores.forgotten import forgotten_key
 from tasks.stores.lease import holder
@@ -62,22 +60,6 @@ def open_other(settings: Settings) -> Workplace:
     store = open_store(settings.store_uri, endpoint_url=settings.s3_endpoint_url)
     options = s3_options(settings.s3_endpoint_url) if settings.ledger_uri.startswith("s3://") else None
     return Workplace(settings, SnapshotStore(store), Ledger(settings.ledger_uri, options))
-
-
-def open_source(source: Path, line: str) -> tuple[Workplace, str]:
-    """The home that a line is promoted from, and the line's name there: HOME, or HOME/LINE where it has another.
-
-    Raises:
-        UsageError: there is no such folder.
-        StorageError: it has no store.
-    """
-    home, name = source.expanduser().absolute(), line
-    is_home = any((home.parent / part).exists() for part in ("snapshots", "settings.toml"))
-    if not home.is_dir() and is_home:
-        home, name = home.parent, check_line(home.name)
-    if not home.is_dir():
-        raise UsageError(f"{shown(str(source))} is no folder: name the home in which the version was approved")
-    return open_other(settings_of(home)), name
 
 
 def promote(here: Workplace, there: Workplace, line: str, reason: str = "", named: str = "") -> Promoted:

@@ -90,7 +90,7 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("forget", "--reason", "x"): LEDGER,
     ("promote",): set(),
     ("audit", "main", "--checkpoint", "nowhere"): set(),
-    ("promote", "--from", "nowhere"): LEDGER,
+    ("promote", "--from", "nowhere"): set(),
     ("history", "--at", "2026-12-01"): set(),
     ("approve", "--version", "7"): LEDGER,
     ("reject",): LEDGER,
