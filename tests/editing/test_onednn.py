@@ -34,6 +34,12 @@ def test_bfloat16_is_not_chosen_where_torch_is_told_to_do_without_wide_instructi
     for capability, wanted in (("AVX512", True), ("AVX2", False), ("DEFAULT", False)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
         assert wants_bfloat16("auto", torch.float32, torch.device("cpu")) is wanted
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for name, tiles, wanted in (("Intel Xeon", False, False), ("Intel Xeon", True, True), ("AMD EPYC", False, True)):
+        able |= {"cpu_name": name, "amx_bf16": tiles}
+        assert wants_bfloat16("auto", torch.float32, torch.device("cpu")) is wanted, (name, tiles)
+    able |= {"avx512_bf16": False, "amx_bf16": False}
+    assert not wants_bfloat16("auto", torch.float32, torch.device("cpu"))
     able["bf16"] = True  # an ARM processor's
     assert wants_bfloat16("auto", torch.float32, torch.device("cpu"))
     assert wants_bfloat16("bfloat16", torch.float32, torch.device("cpu"))
