@@ -14,9 +14,6 @@ from tasks.stores.batches import Travelling
 from tasks.stores.manifest import Head, Version
 from tasks.workplace import Workplace
 
-AT_ONCE = 16
-"""Prompts that are answered together."""
-
 
 @dataclass(frozen=True)
 class Column:
@@ -78,11 +75,8 @@ def ask_loaded(
     try:
         for column in columns:
             model.to(column.snapshot)
-            said = answers[column.name] = []
-            for start in range(0, len(prompts), AT_ONCE):
-                asked = prompts[start : start + AT_ONCE]
-                part = meter.part(len(asked) * tokens)
-                said += generate(base.model, base.tokenizer, asked, tokens, on_progress=part)
+            part = meter.part(len(prompts) * tokens)
+            answers[column.name] = generate(base.model, base.tokenizer, prompts, tokens, on_progress=part)
     finally:
         model.to_base()
         meter.end()
