@@ -41,13 +41,13 @@ down: $(WITH_SERVICES) ## End these services; their data stay in SERVICES=.servi
 status: $(WITH_SERVICES) ## Say how these services are
 	@$(BIN)/python -m deployments.services status --folder $(SERVICES)
 
-test: $(DEV) ## Run all tests and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
+test: $(DEV) ## Run a test of every law and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
 	$(PYTEST) --durations=20 $(PYTEST_ARGS)
 
 test-quick: $(DEV) ## Run what is neither slow nor talks to a server, two cases of each, for the loop of work
 	ERRATA_TEST_EXTENT=quick $(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
 
-test-thorough: $(DEV) ## Run all tests with every place to kill a job at, many more orders, examples and races
+test-thorough: $(DEV) ## Run all tests: every place to kill a job at, every family of models, many more orders and races
 	ERRATA_TEST_EXTENT=thorough $(PYTEST) --durations=20 $(PYTEST_ARGS)
 
 test-services: $(DEV) ## Run the tests on real services, which they start on free ports

@@ -1,5 +1,7 @@
 """Fixtures for all tests: tiny random models, a small trained one, the embedded one, and the folder of real data."""
 
+import copy
+import functools
 import os
 import sys
 import tempfile
@@ -102,6 +104,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_model(architecture: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """A random model of 4 layers and hidden size 32, the same at every call; float64 for laws that hold exactly."""
+    return copy.deepcopy(_tiny_model(architecture, dtype))
+
+
+@functools.cache  # a copy takes a third of the time
+def _tiny_model(architecture: str, dtype: torch.dtype) -> LoadedModel:
     tokenizer = byte_tokenizer()
     end = tokenizer.eos_token_id
     with torch.random.fork_rng():

@@ -1,5 +1,8 @@
 """What each test costs, and the marks that follow: `make test-quick` leaves out what is slow or talks to a server.
 
+`make test` leaves out what is marked `thorough`: of a law that it tries at all events, further cases, families and
+places, which `make test-thorough` adds.
+
 Tests that share large servers stay together on one worker; other files go one by one to whoever is free.
 
 `server` is marked by the fixtures that a test asks for, `slow` where it asks for the large model; else `slow` is marked
@@ -8,9 +11,10 @@ by hand, and a run names the tests that lack it.
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import pytest
+from _pytest.mark import ParameterSet
 from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = (
@@ -36,6 +40,15 @@ THOROUGH = EXTENT == "thorough"
 QUICK = EXTENT == "quick"
 """Whether to leave out, of a test with many cases, all but the first and the last (`make test-quick`)."""
 
+further = pytest.mark.thorough
+"""Marks a test, or a case of one, that only a thorough run tries."""
+
+
+def some(cases: Iterable[object], kept: Container[object]) -> list[ParameterSet]:
+    """Cases of which those that are kept run always, the others in a thorough run; a case is one value."""
+    return [pytest.param(case, marks=() if case in kept else further) for case in cases]
+
+
 shared = pytest.StashKey[float]()
 """What fixtures of the whole session or of a folder took while this test asked for them first."""
 
@@ -57,7 +70,16 @@ def _ends(items: list[pytest.Item]) -> list[pytest.Item]:
     return [item for found in cases.values() for item in dict.fromkeys((found[0], found[-1]))]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _without_thorough(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    return [item for item in items if not item.get_closest_marker("thorough")]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not THOROUGH:
+        items[:] = _without_thorough(config, items)
     if QUICK:
         items[:] = _ends(items)
     # The longest groups first, which mostly wait: at the end all others would wait for them.

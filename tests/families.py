@@ -1,5 +1,9 @@
 """A tiny random model of every architecture that can be edited, made from its config class."""
 
+import copy
+import functools
+
+import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 from torch import nn
@@ -7,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from editing.models import LoadedModel, base_digest
 from tests.conftest import END, byte_tokenizer
+from tests.costs import some
 
 LLAMA_SIZES = {
     "hidden_size": 32,
@@ -86,6 +91,19 @@ FAMILIES = {
 }
 """(model_type, config) by name; every layout occurs."""
 
+KINDS = (
+    "bloom", "cohere2", "falcon", "gemma2", "gemma3-with-vision", "gpt2", "gptneo", "llama", "neox", "opt"
+)  # fmt: skip
+"""Of each way to build one, one: how places are told, how far is looked, what runs side by side, where norms stand."""
+
+
+def of_each_kind(name: str = "name") -> pytest.MarkDecorator:
+    """A parameter that goes over `KINDS`, where it is thorough over all: for laws of search and solve, costly ones.
+
+    That the layout of each is right, laws that cost little ask of all of them.
+    """
+    return pytest.mark.parametrize(name, some(FAMILIES, KINDS))
+
 
 def family_tokenizer(bos: bool) -> PreTrainedTokenizerFast:
     """The tests' tokenizer, with a token before every text if wanted."""
@@ -98,6 +116,11 @@ def family_tokenizer(bos: bool) -> PreTrainedTokenizerFast:
 
 def tiny_family(name: str, dtype: torch.dtype = torch.float32, *, bos: bool = False) -> LoadedModel:
     """A random model of 4 layers and hidden size 32, the same at every call."""
+    return copy.deepcopy(_tiny_family(name, dtype, bos))
+
+
+@functools.cache  # a copy takes a third of the time
+def _tiny_family(name: str, dtype: torch.dtype, bos: bool) -> LoadedModel:
     tokenizer = family_tokenizer(bos)
     model = _random_model(name).to(dtype).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, f"tiny-{name}", base_digest(model))

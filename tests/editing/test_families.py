@@ -18,7 +18,8 @@ from editing.models import base_digest
 from editing.search.values import search_values
 from editing.tokens import encode_in_context, target_ids
 from editing.weights import EditedWeights
-from tests.families import FAMILIES, tiny_family
+from tests.costs import further
+from tests.families import FAMILIES, KINDS, of_each_kind, tiny_family
 from tests.reference import plain_search
 
 LAYER = 1
@@ -40,7 +41,7 @@ def test_every_layout_has_a_family_in_these_tests():
 
 
 @pytest.mark.slow
-@every_family
+@of_each_kind()
 def test_batched_search_equals_the_plain_loop(name):
     tiny = tiny_family(name)
     found = search_values(tiny.model, tiny.tokenizer, layout_of(tiny.model), EDITS, LAYER, CONFIG, PREFIXES)
@@ -111,7 +112,7 @@ def test_revert_is_bit_exact(name):
 
 
 @pytest.mark.slow
-@every_family
+@of_each_kind()
 def test_bfloat16_runs_from_search_to_written_weights(name):
     tiny = tiny_family(name, torch.bfloat16)
     layout, given = layout_of(tiny.model), input_for(tiny, (1, 2), PREFIXES)
@@ -128,7 +129,14 @@ def test_bfloat16_runs_from_search_to_written_weights(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "bos"), [*((name, False) for name in FAMILIES), ("llama", True), ("gpt2", True)])
+@pytest.mark.parametrize(
+    ("name", "bos"),
+    [
+        *(pytest.param(name, False, marks=() if name in KINDS else further) for name in FAMILIES),
+        ("llama", True),
+        pytest.param("gpt2", True, marks=further),
+    ],
+)
 def test_a_batch_gives_what_single_runs_give(name, bos):
     tiny, config = tiny_family(name, bos=bos), CONFIG.model_copy(update={"steps": 2})
     layout = layout_of(tiny.model)

@@ -6,14 +6,14 @@ import torch
 from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.tokens import encode_prompt
-from tests.families import FAMILIES, tiny_family
+from tests.families import of_each_kind, tiny_family
 
 PREFIX = "The old man said that the sea is near. "
 PROMPTS = [("{} lives in", "Ada Lovelace"), ("The river {} flows", "Nile"), ("{}", "x"), ("I saw {} there", "the moon")]
 KEY_LAYER, LAST = 1, 2
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@of_each_kind()
 def test_a_common_beginning_that_runs_once_changes_nothing(name):
     tiny = tiny_family(name)
     reader, passes = SubjectReader(tiny.model, layout_of(tiny.model), 0), []

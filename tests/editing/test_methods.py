@@ -278,28 +278,35 @@ UNSPARING = ("ultraedit", "lora")
 """They know the targets alone, and change more than one weight by them: neighbors with the same relation go along."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "mend"])  # which is to be trained first
-def test_edits_of_known_facts_take_and_spare_their_neighbors(fact_model_path, tmp_path, method):
-    facts = load_model(str(fact_model_path), cache=tmp_path)
-    search = {"search": SEARCH} if METHODS[method].searches else {}
-    config = method_config(method, {**search, **FITTING.get(method, {})})
-    given = make_input(facts, (1,) if config.one_layer else (0, 1), FACT_TEXT, ("",))
+@pytest.fixture(scope="module")
+def knowing(fact_model_path, tmp_path_factory) -> tuple[MethodInput, list[Edit], torch.Tensor]:
+    """The fact model, five edits of it, and values at layer 1 that say them: no method moves a bit of it."""
+    facts = load_model(str(fact_model_path), cache=tmp_path_factory.mktemp("facts"))
+    given = make_input(facts, (0, 1), FACT_TEXT, ("",))
     candidates = list({edit.subject: edit for edit in fact_edits(24)}.values())
     found = search_values(facts.model, facts.tokenizer, given.layout, candidates, 1, ValueSearchConfig(**SEARCH), ("",))
     # Where the search finds no value there is nothing to write.
-    edits, values = zip(*[(e, v.z_star) for e, v in zip(candidates, found, strict=True) if v.loss < 0.06], strict=True)
-    edits, z_star = edits[:5], torch.stack(values[:5])
+    taken = [(edit, value.z_star) for edit, value in zip(candidates, found, strict=True) if value.loss < 0.06][:5]
+    return given, [edit for edit, _ in taken], torch.stack([value for _, value in taken])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mend"])  # which is to be trained first
+def test_edits_of_known_facts_take_and_spare_their_neighbors(knowing, method):
+    given, edits, z_star = knowing
+    search = {"search": SEARCH} if METHODS[method].searches else {}
+    config = method_config(method, {**search, **FITTING.get(method, {})})
+    given = replace(given, layers=(1,) if config.one_layer else (0, 1), history=KeyHistory())
     asked = [(edit.text, edit.target_new) for edit in edits]
     spared = [(probe.prompt, str(probe.answer)) for edit in edits for probe in edit.neighborhood[:2]]
 
     def share(pairs: list[tuple[str, str]]) -> float:
-        return sum(one.argmax for one in score(facts.model, facts.tokenizer, pairs)) / len(pairs)
+        return sum(one.argmax for one in score(given.model, given.tokenizer, pairs)) / len(pairs)
 
     alone = []
     for edit, update in zip(edits, compute_independent_updates(given, edits, z_star, config), strict=True):
-        with overlay(facts.model, given.layout, update):
+        with overlay(given.model, given.layout, update):
             alone.append(share([(edit.text, edit.target_new)]))
     assert share(asked) == 0 and sum(alone) >= 4
-    with overlay(facts.model, given.layout, compute_update(given, edits, z_star, config).update):
+    with overlay(given.model, given.layout, compute_update(given, edits, z_star, config).update):
         assert share(asked) >= 0.6 and (method in UNSPARING or share(spared) >= 0.6)

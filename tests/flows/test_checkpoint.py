@@ -2,35 +2,55 @@
 
 import pytest
 import torch
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.knowledge_update import knowledge_update
 from tasks.audit.checkpoint import audit_checkpoint
 from tasks.ledger import intake
+from tasks.lines.specs import resolve_line, save_line
 from tasks.lines.stored import stored_line
 from tasks.review.decisions import approve
 from tasks.review.registering import pointer
 from tasks.review.retracting import retract
 from tasks.serving.loading import load_version
+from tasks.settings import load_settings
+from tasks.workplace import open_workplace
+from tests.databases import mlflow_database
 from tests.flows.command import check_one_line
-from tests.flows.conftest import LENIENT
+from tests.flows.conftest import LENIENT, METHOD
 
 pytestmark = pytest.mark.slow
 LINE = "kept"
 
 
-@pytest.fixture
-def versions(own_home, good_edits, tmp_path):
-    """Version 1 of three facts, 2 of two more on it, 3 a root without the first; gives a checkpoint of each."""
-    for edits in (good_edits[:3], good_edits[3:5]):
-        intake.submit(own_home.ledger, LINE, edits, "ann")
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, shared_places, prefect_server, good_edits):
+    """Version 1 of three facts, 2 of two more on it, 3 a root without the first. Nobody writes to it here."""
+    home = tmp_path_factory.mktemp("checkpoints") / "home"
+    places = {**shared_places, "ERRATA_HOME": str(home), "ERRATA_TRACKING_URI": "", "ERRATA_ARTIFACTS": ""}
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: prefect_server}):
+        for name, value in {**places, "PREFECT_API_URL": prefect_server}.items():
+            patch.setenv(name, value)
+        mlflow_database(home / "mlflow.db")
+        workplace = open_workplace(load_settings())
+        store = workplace.store.store
+        save_line(store, resolve_line(store, workplace.settings, LINE, options=METHOD))
+        for edits in (good_edits[:3], good_edits[3:5]):
+            intake.submit(workplace.ledger, LINE, edits, "ann")
+            knowledge_update(LINE, LENIENT)
+            approve(workplace, LINE, None, "good")
+        retract(workplace, LINE, [good_edits[0].id], "wrong")
         knowledge_update(LINE, LENIENT)
-        approve(own_home, LINE, None, "good")
-    retract(own_home, LINE, [good_edits[0].id], "wrong")
-    knowledge_update(LINE, LENIENT)
+        yield workplace
+
+
+@pytest.fixture
+def versions(home, good_edits, tmp_path):
+    """The home, the names of the facts, and what makes a checkpoint of a version."""
 
     def checkpoint(number: int, change=lambda model: None):
         loaded = load_version(
-            pointer(own_home, own_home.store.version(LINE, number), stored_line(own_home.store.store, LINE))
+            pointer(home, home.store.version(LINE, number), stored_line(home.store.store, LINE))
         ).loaded
         change(loaded.model)
         folder = tmp_path / f"checkpoint-{number}"
@@ -38,7 +58,7 @@ def versions(own_home, good_edits, tmp_path):
         loaded.tokenizer.save_pretrained(folder)
         return folder
 
-    return own_home, [edit.id for edit in good_edits[:5]], checkpoint
+    return home, [edit.id for edit in good_edits[:5]], checkpoint
 
 
 @pytest.mark.parametrize(("number", "stand"), [(1, {0, 1, 2}), (2, {0, 1, 2, 3, 4}), (3, {1, 2, 3, 4})])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flows.cli.main import app
+from tests.costs import further
 from tests.flows.command import environment
 from tests.homes.archive import unpack
 
@@ -140,8 +141,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Load
 
 
 def _case(arguments: tuple[str, ...]) -> Any:
-    """What loads MLflow takes seconds."""
+    """What loads MLflow takes seconds: of decisions one is tried, where it is thorough all."""
     marks = [pytest.mark.slow] if ALLOWED[arguments] >= DECIDES else []
+    marks += [further] if arguments[0] in ("reject", "rollback") else []
     return pytest.param(arguments, id=" ".join(arguments), marks=marks)
 
 

@@ -41,18 +41,17 @@ def killed(line: str, kill_at: int, log: Path, leaves: bool = False) -> list[str
 
 
 def telling(passed: list[str], first: int = 1, last: int | None = None) -> list[int]:
-    """The boundaries to kill at: of those between the same two steps the first, and of effects the last, too.
+    """The boundaries to kill at: of those of the same name the first, and of effects the last, too.
 
-    What is left out is the same with another batch in hand; a thorough run kills at each.
+    What is left out comes after another step or has another batch in hand; a thorough run kills at each.
     """
     numbers = range(first, (last or len(passed)) + 1)
     if THOROUGH:
         return list(numbers)
-    names = ["", *(name.partition(" ")[2] for name in passed)]
-    alike: dict[tuple[str, str], list[int]] = {}
+    alike: dict[str, list[int]] = {}
     for number in numbers:
-        alike.setdefault((names[number - 1], names[number]), []).append(number)
-    effects = {found[-1] for (_, name), found in alike.items() if name.startswith("after")}
+        alike.setdefault(passed[number - 1].partition(" ")[2], []).append(number)
+    effects = {found[-1] for name, found in alike.items() if name.startswith("after")}
     return sorted(effects | {found[0] for found in alike.values()})
 
 

@@ -15,7 +15,7 @@ from tasks.ledger import intake
 from tasks.lines.specs import existing_line
 from tasks.update.ahead import DEPLOYMENT, Team, planned
 from tasks.update.session import open_session
-from tests.costs import THOROUGH
+from tests.costs import further
 from tests.flows.command import check_one_line, command
 from tests.flows.conftest import METHOD, POLICY
 from tests.flows.production import Production, until
@@ -61,9 +61,7 @@ def refuse_what_nobody_deployed(production: Production, errata) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not THOROUGH, reason="make test-thorough: three processes that each load torch, minutes where others run"
-)
+@further  # three processes that each load torch: minutes where others run
 @pytest.mark.timeout(1200)
 def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_is_there(
     production, errata, good_edits, monkeypatch
