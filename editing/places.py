@@ -9,8 +9,11 @@ _ALIKE: Final = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u0060\u00b4\u2032\uff07", "'")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u00ad\ufe63\uff0d", "-")
     | dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u3000\t\n", " ")
+    | dict.fromkeys("\u0130\u0131", "i")
 )
-"""Characters of which people write one for another: apostrophes, dashes, spaces."""
+"""Characters of which people write one for another: apostrophes, dashes, spaces; Turkish has two letters i."""
+_UNSEEN: Final = frozenset("\u200b\u200e\u200f\u2060\ufeff")
+"""What stands between letters and is not seen: marks of direction, and where a line may break."""
 
 
 def template(prompt: str, subject: str) -> str:
@@ -78,19 +81,25 @@ def _starts(text: str, sought: str) -> list[int]:
 def _alike(prompt: str, subject: str) -> list[Place]:
     text, at = _folded(prompt)
     sought, _ = _folded(subject)
+    if not sought:
+        return []
     ends = [(start, start + len(sought)) for start in _starts(text, sought)]
     # A letter may fold to several, of which a match takes all or none.
-    return [(at[a], at[b]) for a, b in ends if (a == 0 or at[a] > at[a - 1]) and at[b] > at[b - 1]]
+    return [(at[a], at[b - 1] + 1) for a, b in ends if (a == 0 or at[a] > at[a - 1]) and at[b] > at[b - 1]]
 
 
 def _folded(text: str) -> tuple[str, list[int]]:
-    """A text but for case, apostrophes, dashes and kinds of spaces; and where each of its characters, and its end,
-    stands in the text itself."""
+    """A text but for case, apostrophes, dashes and kinds and numbers of spaces; and where each of its characters, and
+    its end, stands in the text itself."""
     found: list[str] = []
     at: list[int] = []
     for place, character in enumerate(text.translate(_ALIKE)):
+        before = found[-1] if found else ""
+        # The dot is what lower case leaves of the Turkish capital with one.
+        if character in _UNSEEN or (character == before == " ") or (character == "\u0307" and before == "i"):
+            continue
         letters = character.casefold()
-        found.append(letters)
+        found += letters
         at += [place] * len(letters)
     return "".join(found), [*at, len(text)]
 

@@ -33,10 +33,24 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
+            has_bytes = "binary" in str(file.schema_arrow)
             for batch in file.iter_batches(batch_size=_BATCH):
-                yield from batch.to_pylist()
+                rows = batch.to_pylist()
+                yield from map(_as_texts, rows) if has_bytes else rows
     except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
         raise ReadError(f"cannot read the Parquet file {str(path)!r}: {_one_line(error)}") from error
+
+
+def _as_texts(value: Any) -> Any:
+    """The same with texts for bytes: some programs do not say that what they store is text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, list):
+        return [_as_texts(member) for member in value]
+    return {name: _as_texts(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 FOREIGN: Final = Foreign(parquet_rows, unzstd)

@@ -126,7 +126,9 @@ def _alone(value: Mapping[str, object], fact: Fact, told: Told, row: int, raw: s
     try:
         return edit_of(value, fact, form_of(fact.fields), told)
     except InvalidField as error:
-        return _bad(row, f"{fact.where}.{error.field}", f"{fact.where}: {error}", value, raw)
+        inside = str(error.field).startswith(f"{fact.where}.")
+        name = error.field if inside else f"{fact.where}.{error.field}"
+        return _bad(row, name, f"{fact.where}: {error}", value, raw)
 
 
 def _bad(row: int, field: str | None, reason: str, value: object, raw: str | None) -> BadRecord:

@@ -30,7 +30,17 @@ GZIP: Final = b"\x1f\x8b"
 ZSTD: Final = b"\x28\xb5\x2f\xfd"
 PARQUET: Final = b"PAR1"
 _CHUNK: Final = 1 << 20
-_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS: Final = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_WIDE: Final[dict[tuple[bool, ...], str]] = {
+    (True, False, True, False): "utf-16-le",
+    (False, True, False, True): "utf-16-be",
+}
+"""Of the first four bytes, which are not 0: what a table or JSON begins with is ASCII."""
 _INDEX: Final = ("__index_level_0__", "Unnamed: 0")
 """What pandas calls the numbers of rows that nobody named."""
 
@@ -47,7 +57,7 @@ class Foreign:
 
 @contextmanager
 def as_it_is(path: Path, foreign: Foreign) -> Iterator[Path]:
-    """A file of the same content that is neither packed nor in UTF-16: the file itself, or one for the time being.
+    """A file of the same content that is neither packed nor wide: the file itself, or one for the time being.
 
     Raises:
         ReadError: it is packed in a way that cannot be read, broken, or too large.
@@ -59,9 +69,9 @@ def as_it_is(path: Path, foreign: Foreign) -> Iterator[Path]:
             _unpack(path, copy, foreign)
             with as_it_is(copy, foreign) as inner:
                 yield inner
-    elif start[:2] in _MARKS:
+    elif wide := _wide(start):
         with _beside(path) as copy:
-            _recode(path, copy)
+            _recode(path, copy, wide)
             yield copy
     elif start != PARQUET and _ends_lines_by_returns(path):
         with _beside(path) as copy:
@@ -110,12 +120,18 @@ def _unpacking(path: Path, foreign: Foreign) -> Iterator[IO[bytes]]:
             yield unpacked
 
 
-def _recode(path: Path, copy: Path) -> None:
+def _wide(start: bytes) -> str | None:
+    """The encoding of a file that has more than one byte a letter; None where it may be UTF-8."""
+    marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), None)
+    return marked or _WIDE.get(tuple(byte != 0 for byte in start))
+
+
+def _recode(path: Path, copy: Path, encoding: str) -> None:
     try:
-        with path.open(encoding="utf-16", newline="") as file, copy.open("w", encoding="utf-8", newline="") as made:
+        with path.open(encoding=encoding, newline="") as file, copy.open("w", encoding="utf-8", newline="") as made:
             shutil.copyfileobj(file, made)
     except UnicodeError as error:
-        raise ReadError(f"{str(path)!r} begins as UTF-16 and is none: {error}; save it as UTF-8") from error
+        raise ReadError(f"{str(path)!r} begins as {encoding.upper()} and is none: {error}; save it as UTF-8") from error
 
 
 def _ends_lines_by_returns(path: Path) -> bool:
@@ -163,7 +179,7 @@ def _is_one_value(plain: Path) -> bool:
         alone = json.loads(first)
     except (ValueError, RecursionError):
         return first.startswith(b"[") or (first.startswith(b"{") and first.endswith((b"{", b"[", b",")))
-    return isinstance(alone, list) and not more
+    return isinstance(alone, (list, dict)) and not more
 
 
 def _table(plain: Path, path: Path, told: Told) -> Source:

@@ -40,9 +40,10 @@ def csv_rows(plain: Path, path: Path, told: Told) -> Source:
                 reason = str(error) if isinstance(error, BadLine) else f"{where}: broken CSV, {error}; check the quotes"
                 yield Broken(row, reason, error.raw if isinstance(error, BadLine) else source.text)
                 continue
-            if not cells:
+            if not any(cell.strip() for cell in cells):
                 continue
             row += 1
+            _leave_nothing(cells, len(header))
             if len(cells) == len(header):
                 found = dict(zip(header, cells, strict=True))
                 if header[0] in _INDEX:
@@ -61,6 +62,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     try:
         while not any(header[1:]) and (not header or header[0].lower().startswith("sep=")):
             header = [name.strip() for name in next(reader)]
+            _leave_nothing(header, 1)
     except StopIteration:
         return header
     except (csv.Error, BadLine) as error:
@@ -74,6 +76,12 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     return header
 
 
+def _leave_nothing(cells: list[str], count: int) -> None:
+    """Take away the empty cells at the end that are more than so many: programs end lines by a separator."""
+    while len(cells) > count and not cells[-1].strip():
+        cells.pop()
+
+
 def _dialect(plain: Path) -> dict[str, Any]:
     """What separates and quotes: with which the header has the most known names, and all rows as many cells as it.
 
@@ -85,7 +93,10 @@ def _dialect(plain: Path) -> dict[str, Any]:
     lines = [line for line in lines[: -1 if len(start) == START else None] if line.strip()]
     lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
     dialects: list[dict[str, Any]] = [
-        {"delimiter": separator, "quotechar": quote} for quote in QUOTES for separator in SEPARATORS
+        {"delimiter": separator, "quotechar": quote, "skipinitialspace": skipped}
+        for quote in QUOTES
+        for skipped in (True, False)
+        for separator in SEPARATORS
     ]
     if any('\\"' in line for line in lines):
         dialects += [one | {"escapechar": "\\", "doublequote": False} for one in dialects]
@@ -98,6 +109,7 @@ def _fit(lines: list[str], dialect: dict[str, Any], cut: bool) -> tuple[int, int
         header = next(csv.reader(lines[:1], strict=True, **dialect), [])
     except csv.Error:
         return 0, 0, False
+    _leave_nothing(header, 1)
     known = sum(name.strip() in _KNOWN for name in header)
     return known, len(header), bool(known) and _all_whole(lines, len(header), dialect, cut)
 
@@ -105,7 +117,10 @@ def _fit(lines: list[str], dialect: dict[str, Any], cut: bool) -> tuple[int, int
 def _all_whole(lines: list[str], width: int, dialect: dict[str, Any], cut: bool) -> bool:
     """Whether every row has as many cells as the header; what is cut off at the end may lack some."""
     try:
-        return all(len(row) == width for row in csv.reader(lines[1:], strict=True, **dialect))
+        rows = [row for row in csv.reader(lines[1:], strict=True, **dialect) if row]
+        for row in rows:
+            _leave_nothing(row, width)
+        return all(len(row) == width for row in rows)
     except csv.Error as error:
         return cut and "unexpected end" in str(error)
 

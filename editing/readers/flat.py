@@ -6,22 +6,29 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.edit import PROBES, SLOT, Edit, InvalidField, called_edit, explained
-from editing.places import is_named_in, template
+from editing.places import template
 from editing.readers.forms import Form, given
+from editing.readers.looks import worth_a_look
 from editing.readers.nested import Fact
 from editing.readers.probes import probes_in, probes_of
 from editing.readers.told import Told
-from editing.readers.values import Fields, Unusable, all_texts, first, flat, further, is_none, name_of, text_of
+from editing.readers.values import (
+    Fields,
+    Unusable,
+    all_texts,
+    first,
+    flat,
+    further,
+    is_none,
+    is_placeholder,
+    name_of,
+    text_of,
+)
 from editing.request import CARRIED, DIGITS, Request
-from editing.taught import is_unspaced
 from editing.texts import shown
 
 STRICT: Final = ("target_true", "aliases")
 """The names under which an answer is refused that contradicts the new one: who writes them means them."""
-# Sets whose old answer nobody knows write a token in its place.
-_PLACEHOLDERS: Final = frozenset(
-    {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<eos>", "<bos>", "<unk>", "<pad>"}
-)
 _LISTS: Final = ("paraphrases", "aliases", "neighborhood", "portability")
 _NOTES: Final = ("source", "requested_by", "ticket", "replaces")
 
@@ -46,7 +53,7 @@ def edit_of(record: Fields, fact: Fact, form: Form, told: Told) -> Edit:
     if case:
         # A number within a file, and not a name: the same number of another file is another fact.
         edit = edit.model_copy(update={"id": f"cf-{case}-{edit.id[2 : 2 + DIGITS]}"})
-    if findings := (*reading.findings, *_worth_a_look(edit)):
+    if findings := (*reading.findings, *worth_a_look(edit, str(own["prompt"]))):
         told.findings[edit.id] = findings
     return edit
 
@@ -69,7 +76,9 @@ class _Reading:
                 field="subject",
             )
         new = self._needed("target_new")
-        answer = first(new, self.called["target_new"])
+        answer = first(new, name := self.called["target_new"])
+        if answer is not None and is_placeholder(answer):
+            raise InvalidField(f"{name} {shown(answer)} stands for an answer that nobody knows; give the answer", name)
         prompt, old = self._prompt(), self._old(answer)
         own = {
             "id": name_of(self._one("id"), "id"),
@@ -127,7 +136,7 @@ class _Reading:
         if told is None:
             return None
         name = self.called["target_true"]
-        known = [text for text in all_texts(told, name) if text.strip() not in _PLACEHOLDERS]
+        known = [text for text in all_texts(told, name) if not is_placeholder(text)]
         if further(told, name):
             self.told.not_used(f"{name} after the first")
         old = known[0] if known else None
@@ -172,6 +181,7 @@ class _Reading:
     def _aliases(self, new: object, old: str | None) -> list[str]:
         """Other spellings of the new answer; a published list of names holds the old one at times."""
         found = [*further(new, self.called["target_new"]), *self._texts("aliases")]
+        found = [alias for alias in found if not is_placeholder(alias)]
         if old is None or self.called.get("aliases") in STRICT:
             return found
         was = old.strip().casefold()
@@ -241,23 +251,3 @@ def _leave_out(own: dict[str, Any], problems: list[ErrorDetails]) -> None:
                 del own[field][place][name][at]
         else:
             del own[field][place]
-
-
-def _worth_a_look(edit: Edit) -> list[str]:
-    """What can be seen without a model, and hardly ever takes."""
-    found = []
-    if is_named_in(edit.target_new, edit.subject):
-        found.append(
-            f"its answer {shown(edit.target_new)} holds its subject, which is changed while it is said; shorten the "
-            "answer to what is new"
-        )
-    if _ends_in_a_word(edit):
-        found.append(f"its prompt ends in the middle of a word: {shown(edit.taught)}; let it end with a whole one")
-    return found
-
-
-def _ends_in_a_word(edit: Edit) -> bool:
-    before, last = edit.text[-2:-1], edit.text[-1]
-    if last in "-'’" and before.isalpha():
-        return edit.target_new[0].isalpha()
-    return edit.join == "" and last.isalnum() and not is_unspaced(last) and edit.target_new[0].isalnum()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from editing.edit import InvalidField, shown
+from editing.readers.forms import COMMON, FORMS
 from editing.readers.probes import probe_from_text
 
 PLAIN: Final = frozenset(
@@ -32,18 +33,32 @@ _LISTS: Final = frozenset({"paraphrases", "aliases", "tags"})
 _PROBES: Final = frozenset({"neighborhood", "portability"})
 _BRACKETS: Final = (("[", "]"), ("{", "}"))
 _BEGUN: Final = re.compile(r"\s*(\[\s*['\"{\[]|\{\s*['\"])")
-_ARRAY: Final = re.compile(r"\barray\((\[[^\[\]]*\])(?:, dtype=[\w.<>='\"]+)?\)")
+_CALLED: Final = re.compile(r"array\(|\(\s*['\"]")
+"""How an array, or a list in round brackets, begins; a text in round brackets does not."""
+_NAMES: Final = {"nan": None, "NaN": None, "NaT": None, "null": None, "true": True, "false": False}
+_CALLS: Final = frozenset({"array", "str_", "int64", "int32", "float64", "float32", "bool_", "Decimal"})
+"""What numpy and Python write around a value."""
+_MISSING: Final = frozenset({"nan", "NaN", "NaT", "<NA>"})
+_NONE: Final = frozenset({"None", "null", "NULL"})
+"""How programs write that there is nothing. A new answer may well be None."""
+_TARGETS: Final = frozenset(
+    name for form in FORMS for name in (*form.names.get("target_new", ()), *COMMON["target_new"])
+)
 
 
 def from_cells(row: Mapping[str, str]) -> dict[str, object]:
-    """A row of texts, in which an empty cell is an absent field, as fields.
+    """A row of texts, in which an empty cell, or what programs write into one, is an absent field, as fields.
 
     In Errata's own columns lists may be written 'a | b' as well, and probes 'prompt => answer'.
 
     Raises:
         InvalidField: a cell begins as a list or an object, and is none.
     """
-    return {name: _value(name, text) for name, text in row.items() if text and not text.isspace()}
+    return {name: _value(name, text) for name, text in row.items() if text and not _is_nothing(name, text.strip())}
+
+
+def _is_nothing(name: str, text: str) -> bool:
+    return not text or text in _MISSING or (text in _NONE and name not in _TARGETS)
 
 
 def _value(name: str, text: str) -> object:
@@ -62,19 +77,28 @@ def _value(name: str, text: str) -> object:
 def written_out(text: str) -> object | None:
     """The list or object that a text writes out; None where it is a text."""
     text = text.strip()
-    if (text[0], text[-1]) not in _BRACKETS:
+    if (text[0], text[-1]) not in _BRACKETS and not (text[-1] == ")" and _CALLED.match(text)):
         return None
     try:
         return json.loads(text)  # type: ignore[no-any-return]
     except (ValueError, RecursionError):
         pass
-    for written in (_separated(text), _ARRAY.sub(r"\1", text)):
-        try:
-            found = ast.literal_eval(written)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            continue
-        return found if isinstance(found, (list, dict)) else None
-    return None
+    try:
+        found = ast.literal_eval(_Plain().visit(ast.parse(_separated(text), mode="eval")))
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    return list(found) if isinstance(found, tuple) else found if isinstance(found, (list, dict)) else None
+
+
+class _Plain(ast.NodeTransformer):
+    """Nothing but values, of what programs write out: np.str_('a') is a text, nan is nothing."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.copy_location(ast.Constant(_NAMES[node.id]), node) if node.id in _NAMES else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+        return self.visit(node.args[0]) if name in _CALLS and len(node.args) == 1 else node
 
 
 def _separated(text: str) -> str:

@@ -1,6 +1,7 @@
 """The names of a record's fields: which are read, which have no place, and which look misspelled."""
 
 import difflib
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -58,7 +59,7 @@ def _others(
 
 def _words(name: str) -> set[str]:
     """Of a name, one or several alike."""
-    return {word.removesuffix("s") for word in name.casefold().split("_")}
+    return {re.sub("ies$", "y", word).removesuffix("s") for word in name.casefold().split("_")}
 
 
 @lru_cache(4096)
@@ -69,6 +70,8 @@ def _nearest(name: str, tiers: Tiers) -> str | None:
         if plain in names:
             return plain if plain != name else None
         long = sorted(known_name for known_name in names if len(known_name) >= SHORTEST)
+        if same := [known_name for known_name in long if _words(known_name) == _words(plain)]:
+            return same[0]
         if near := difflib.get_close_matches(plain[:100], long, n=1, cutoff=ALIKE):
             return near[0]
     return None

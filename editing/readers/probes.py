@@ -6,7 +6,19 @@ from typing import Any, Final
 
 from editing.edit import ID_LENGTH, PROBES, TARGET_LENGTH, InvalidField, Probe
 from editing.readers.told import Told
-from editing.readers.values import Fields, Unusable, all_texts, first, further, is_list, is_none, paired, text_of, wrong
+from editing.readers.values import (
+    Fields,
+    Unusable,
+    all_texts,
+    first,
+    further,
+    is_list,
+    is_none,
+    is_placeholder,
+    paired,
+    text_of,
+    wrong,
+)
 from editing.texts import shown
 
 OWN: Final = frozenset(Probe.model_fields)
@@ -34,8 +46,8 @@ def probes_in(value: Any, name: str, told: Told, findings: list[str]) -> Iterato
     for where, group, member in _members(value, name):
         if is_none(member) or member == {}:
             continue
-        if isinstance(member, dict) and member.keys() <= _PLAIN and all(type(one) is str for one in member.values()):
-            yield dict(member)  # as Errata writes it
+        if _is_plain(member):
+            yield dict(member)
             continue
         try:
             yield from list(_probes(member, where, group, told))
@@ -43,13 +55,27 @@ def probes_in(value: Any, name: str, told: Told, findings: list[str]) -> Iterato
             findings.append(f"{error}; it was left out")
 
 
+def _is_plain(member: Any) -> bool:
+    """Whether Errata itself would write it so."""
+    if (
+        not isinstance(member, dict)
+        or not member.keys() <= _PLAIN
+        or any(type(one) is not str for one in member.values())
+    ):
+        return False
+    return not is_placeholder(member.get("answer", "")) and not member.get("prompt", "").startswith(NQ_TAG)
+
+
 def probes_of(prompts: Any, answers: Any, names: tuple[str, str]) -> Iterator[dict[str, object]]:
     """Those of two fields, which are paired."""
     for prompt, answer in paired(prompts, answers, names):
         if not is_none(prompt):
-            asked = text_of(prompt, names[0])
-            plain = asked.removeprefix(NQ_TAG) if asked is not None and names[0] == "loc" else asked
-            yield {"prompt": plain, **right_answers(answer, names[1])}
+            yield {"prompt": _asked(prompt, names[0]), **right_answers(answer, names[1])}
+
+
+def _asked(prompt: Any, name: str) -> str | None:
+    asked = text_of(prompt, name)
+    return None if asked is None else asked.removeprefix(NQ_TAG)
 
 
 def _probes(member: Any, where: str, group: str | None, told: Told) -> Iterator[dict[str, object]]:
@@ -90,7 +116,7 @@ def _group(member: Fields, where: str, told: Told) -> Iterator[dict[str, object]
     answered = next((name for name in ANSWERED if not is_none(member.get(name))), ANSWERED[0])
     names = f"{where}.{asked}", f"{where}.{answered}"
     for prompt, answer in paired(member[asked], member.get(answered), names):
-        probe = {"prompt": text_of(prompt, names[0]), **right_answers(answer, names[1])}
+        probe = {"prompt": _asked(prompt, names[0]), **right_answers(answer, names[1])}
         more = [*_listed(probe.get("aliases")), *all_texts(member.get("aliases"), f"{where}.aliases")]
         wordings = all_texts(member.get("wordings"), f"{where}.wordings")
         yield probe | ({"aliases": more} if more else {}) | ({"wordings": wordings} if wordings else {})
@@ -113,10 +139,9 @@ def _check(member: Fields, where: str, told: Told) -> None:
 
 def right_answers(value: Any, name: str) -> dict[str, object]:
     """A probe's answer, the first, and the others of its list, which are as right; those of lists after it are not."""
-    answer = first(value, name)
-    aliases = [
-        other for other in _sound(further(value, name), TARGET_LENGTH) if answer is None or other != answer.strip()
-    ]
+    known = [text for text in (first(value, name), *further(value, name)) if text and not is_placeholder(text)]
+    answer = known[0] if known else None
+    aliases = [other for other in _sound(known[1:], TARGET_LENGTH) if answer is None or other != answer.strip()]
     return {"answer": answer} | ({"aliases": aliases[:PROBES]} if aliases else {})
 
 

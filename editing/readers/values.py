@@ -1,14 +1,20 @@
 """Values out of records of any form, or one line that says what is wrong with them."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from editing.edit import InvalidField, shown
 
 Fields = Mapping[str, object]
+# Sets that do not know an answer write a token of some model in its place.
+_PLACEHOLDER: Final = re.compile(
+    r"<\|[^<>|]+\|>|<｜[^<>｜]+｜>|</?s>|<(?:bos|eos|eod|unk|pad|mask|start_of_turn|end_of_turn)>"
+    r"|\[(?:BOS|EOS|UNK|PAD|MASK|SEP|CLS)\]"
+)
 
 
 def object_of(value: object, name: str) -> Fields:
@@ -38,6 +44,11 @@ def is_none(value: object) -> bool:
     if isinstance(value, str):
         return not value or value.isspace()
     return value is None or (isinstance(value, float) and math.isnan(value)) or (is_list(value) and not value)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether it stands for an answer that nobody knows."""
+    return _PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
 def is_list(value: object) -> bool:

@@ -105,6 +105,13 @@ def test_what_is_joined_by_a_space_is_known_as_before_and_nothing_else():
         ("STRASSE", "Die Straße heißt", "Straße", "Die {} heißt"),
         ("Zoe\u0308", "Zo\u00eb works in", "Zo\u00eb", "{} works in"),
         ("Iran", "Iranians who live in Iran and iran speak", "Iran", "Iranians who live in {} and iran speak"),
+        ("istanbul", "İstanbul hangi ülkede?", "İstanbul", "{} hangi ülkede?"),
+        ("i\u0307stanbul", "İstanbul hangi ülkede?", "İstanbul", "{} hangi ülkede?"),
+        ("IĞDIR", "Iğdır ilinin plakası", "Iğdır", "{} ilinin plakası"),
+        ("Lake  Como", "Lake Como is in", "Lake Como", "{} is in"),
+        ("Lake Como", "Where is Lake \u00a0Como?", "Lake \u00a0Como", "Where is {}?"),
+        ("\u200fירושלים", "העיר ירושלים\u200f נמצאת ב", "ירושלים", "העיר {}\u200f נמצאת ב"),
+        ("Zed", "\ufeffZed lives in", "Zed", "\ufeff{} lives in"),
     ],
 )
 def test_a_subject_is_found_as_its_prompt_writes_it(subject, prompt, stored, template):
