@@ -112,11 +112,11 @@ class Places:
 def places_of(settings: Settings) -> Places:
     """Where the settings say that everything is."""
     prefect = Path(os.environ["PREFECT_HOME"]).expanduser()
-    served = settings.mlflow_uri.startswith(("http://", "https://"))
+    kept_by_server = settings.mlflow_uri.startswith(("http://", "https://")) and not _is_reached(settings.artifacts)
     return Places(
         store=files_at(settings.store_uri, settings),
         ledger=files_at(settings.ledger_uri, settings),
-        artifacts=None if served and not _is_reached(settings.artifacts) else files_at(settings.artifact_root, settings),
+        artifacts=None if kept_by_server else files_at(settings.artifact_root, settings),
         mlflow=database_file(settings.mlflow_uri),
         prefect=prefect / "prefect.db",
         results=FolderFiles(prefect / "storage"),

@@ -139,9 +139,8 @@ class Ledger:
         """What was looked at just before this commit of ours is known after it, too: it holds these events alone."""
         for asked, (seen, looked) in list(self._looked.items()):
             if seen == commit - 1:
-                written = {event.line for event in events} & ({asked} if asked is not None else {e.line for e in events})
                 now = dict(looked)
-                for line in written:
+                for line in {event.line for event in events if asked in (None, event.line)}:
                     own = [event for event in events if event.line == line]
                     now[line] = looked.get(line, LineEvents()).followed(own)
                 self._looked[asked] = (commit, now)
