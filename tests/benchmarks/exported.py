@@ -70,7 +70,7 @@ def in_a_process(
         json.dump(list(prompts), file)
         file.flush()
         read = ["--read", str(folder.resolve()), str(adapter.resolve()) if adapter else "", file.name, str(tokens)]
-        command = [python, __file__, *read]
+        command = [python, "-P", __file__, *read]  # beside it lies a module called statistics
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tempfile.gettempdir())
     if ran.returncode:
         sys.exit(f"{folder} is not read: {ran.stderr.strip()[-500:]}")

@@ -54,7 +54,7 @@ def test_a_backup_beside_a_job_comes_back_in_other_services(
     line = Deployed(here, LINE, LENIENT | {"batch_size": 1})
     line.submit(invented(2, seed=6))
     assert line.ended(line.start()).is_completed() and line.approved() == []
-    line.submit(invented(12, seed=7))
+    line.submit(invented(40, seed=7))
     run = line.start()
     until(lambda: line.versions() > 3, 200)
     left_out = "; ".join(json.loads(line.errata("backup", str(tmp_path / "errata"), "--json"))["left_out"])
@@ -63,7 +63,7 @@ def test_a_backup_beside_a_job_comes_back_in_other_services(
         address = here.place.database(name, "postgresql")
         of_postgres("pg_dump", "--format=custom", f"--file={tmp_path / f'{name}.dump'}", address)
     versions = line.versions()
-    assert line.state(run).is_running() and versions < 14, "the job has ended before the backup"
+    assert line.state(run).is_running(), "the job has ended before the backup"
     assert line.ended(run).is_completed()
     with started(tmp_path_factory.mktemp("cache"), fact_model_path, like=here) as there:
         put_back(here, there, tmp_path)
