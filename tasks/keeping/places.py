@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from editing.errors import UsageError
 from editing.files import write_atomically
-from tasks.addresses import database_file
+from tasks.addresses import SCHEME, database_file
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore
@@ -112,11 +112,11 @@ class Places:
 def places_of(settings: Settings) -> Places:
     """Where the settings say that everything is."""
     prefect = Path(os.environ["PREFECT_HOME"]).expanduser()
-    served = settings.mlflow_uri.startswith(("http://", "https://"))
+    kept_by_server = settings.mlflow_uri.startswith(("http://", "https://")) and not _is_reached(settings.artifacts)
     return Places(
         store=files_at(settings.store_uri, settings),
         ledger=files_at(settings.ledger_uri, settings),
-        artifacts=files_at(settings.artifact_root, settings) if not served or settings.artifacts else None,
+        artifacts=None if kept_by_server else files_at(settings.artifact_root, settings),
         mlflow=database_file(settings.mlflow_uri),
         prefect=prefect / "prefect.db",
         results=FolderFiles(prefect / "storage"),
@@ -132,7 +132,12 @@ def files_at(uri: str, settings: Settings) -> Files:
     """
     if uri.startswith("s3://"):
         return StoreFiles(open_store(uri, endpoint_url=settings.s3_endpoint_url))
-    scheme, there, _ = uri.partition("://")
-    if there and scheme != "file":
+    if not _is_reached(uri):
         raise UsageError(f"'{uri}' is no folder and no s3:// address: copy it by its own means")
-    return FolderFiles(Path(unquote(urlsplit(uri).path) if there else uri).expanduser().absolute())
+    return FolderFiles(Path(unquote(urlsplit(uri).path) if SCHEME.match(uri) else uri).expanduser().absolute())
+
+
+def _is_reached(address: str) -> bool:
+    """Whether files at an address can be copied from here; none is there where it is empty."""
+    scheme = SCHEME.match(address)
+    return bool(address) and (scheme is None or scheme[0].lower() in ("file", "s3"))

@@ -112,13 +112,12 @@ class _Put:
         self._each("objects of the store", places.store, STORE, set(self._of(STORE)) - {*heads})
         log = [name for name in self._of(LEDGER) if name.startswith("_delta_log/")]
         self._each("ledger", places.ledger, LEDGER, set(self._of(LEDGER)) - {*log})
-        moved = _Addresses(self.record, settings)
-        if places.artifacts is None:
-            left_out.append(
-                f"{len(self._of(ARTIFACTS))} artifacts of MLflow: copy {ARTIFACTS} to where its server keeps them"
-            )
-        else:
-            self._each("artifacts", places.artifacts, ARTIFACTS, self._of(ARTIFACTS), moved.in_file)
+        moved = Addresses(self.record, settings)
+        artifacts = self._of(ARTIFACTS)
+        if places.artifacts:
+            self._each("artifacts", places.artifacts, ARTIFACTS, artifacts, moved.in_file)
+        elif artifacts:
+            left_out.append(f"{len(artifacts)} artifacts of MLflow: copy {ARTIFACTS} to where its server keeps them")
         if places.mlflow is None and MLFLOW in self.record.files:
             left_out.append(f"MLflow's database: {MLFLOW} is SQLite's, and these settings name a server")
         elif places.mlflow:
@@ -154,11 +153,12 @@ class _Put:
             os.replace(fresh, to)
 
 
-class _Addresses:
+class Addresses:
     """The addresses in MLflow's database and beside its models, as they become here."""
 
     def __init__(self, record: BackupRecord, settings: Settings) -> None:
         self.store = (record.store, settings.store_uri)
+        self.endpoint = settings.s3_endpoint_url
         self.artifacts = (_address(record.artifacts), _address(settings.artifact_root))
 
     def in_database(self, path: Path) -> None:
@@ -180,7 +180,7 @@ class _Addresses:
         config = told.get("flavors", {}).get("python_function", {}).get("config", {})
         before, now = self.artifacts
         if config.get("store_uri") == self.store[0]:
-            config["store_uri"] = self.store[1]
+            config |= {"store_uri": self.store[1], "endpoint_url": self.endpoint}
         if str(told.get("artifact_path", "")).startswith(before):
             told["artifact_path"] = now + told["artifact_path"][len(before) :]
         return str(yaml.safe_dump(told, default_flow_style=False, allow_unicode=True)).encode()

@@ -13,7 +13,8 @@ from editing.digests import sha256
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.events import Event, State, after, is_legal
 from tasks.ledger.reserved import REFUSE
-from tasks.ledger.table import Ledger, Standing
+from tasks.ledger.standings import Standing
+from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, look, waits
 from tasks.stores.manifest import Head, Manifest, Version
 from tasks.stores.snapshots import SnapshotStore

@@ -17,7 +17,8 @@ from tasks.ledger.appending import Request as Named
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.events import Event, State
 from tasks.ledger.reserved import REFUSE, RESERVED, RETRACT
-from tasks.ledger.table import Ledger, Standing
+from tasks.ledger.standings import Standing
+from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain
 from tasks.stores.lease import holder
 from tasks.stores.manifest import members

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from tasks.ledger import aliases, opening, queries, whole
 from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError, one_line, what_libraries_raise
 from tasks.ledger.events import Event, RequestState, State, fold
+from tasks.ledger.standings import LineEvents, Standing
 from tasks.names import check_line
 from tasks.text import storable
 
@@ -32,26 +32,6 @@ _TRY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.05
 _ONCE = CommitProperties(max_commit_retries=0)
 _COMPACTION = CommitProperties(max_commit_retries=30)
-
-
-class Standing(NamedTuple):
-    """Where a request stands, in short."""
-
-    state: State
-    version: int | None
-    """The version that its present attempt got into."""
-    events: int
-    """How many events it has had."""
-
-
-@dataclass(frozen=True)
-class LineEvents:
-    """What the ledger says about a line, at one moment."""
-
-    standings: dict[str, Standing] = field(default_factory=dict)
-    """By request."""
-    committed: frozenset[int] = frozenset()
-    """The versions whose events are written."""
 
 
 class Files(NamedTuple):
@@ -116,10 +96,12 @@ class Ledger:
                 try:
                     if pending:
                         table = opening.upgraded(table)
-                        written = rows(pending, table.version() + 1)
+                        commit = table.version() + 1
+                        written = rows(pending, commit)
                         opening.check_space(self.uri, written.nbytes)
                         write_deltalake(table, written, mode="append", commit_properties=_ONCE, **aliases.hooks(table))
                         aliases.follow(table)
+                        self._follow(commit, pending)
                     return pending
                 except CommitFailedError as error:
                     if time.monotonic() > deadline:
@@ -152,6 +134,16 @@ class Ledger:
             looked = {name: LineEvents(found, frozenset(committed.get(name, ()))) for name, found in standings.items()}
             self._looked[line] = (table.version(), looked)
             return looked
+
+    def _follow(self, commit: int, events: Sequence[Event]) -> None:
+        """What was looked at just before this commit of ours is known after it, too: it holds these events alone."""
+        for asked, (seen, looked) in list(self._looked.items()):
+            if seen == commit - 1:
+                now = dict(looked)
+                for line in {event.line for event in events if asked in (None, event.line)}:
+                    own = [event for event in events if event.line == line]
+                    now[line] = looked.get(line, LineEvents()).followed(own)
+                self._looked[asked] = (commit, now)
 
     def states(self, line: str, requests: Sequence[str] | None = None) -> dict[str, RequestState]:
         """The state of the line's requests with all that they say, the one that changed last at the end."""

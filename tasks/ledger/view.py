@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from tasks.ledger.table import Ledger, LineEvents
+from tasks.ledger.standings import LineEvents
+from tasks.ledger.table import Ledger
 from tasks.stores.errors import RecordError
 from tasks.stores.heads import REPAIR
 from tasks.stores.manifest import Head, Manifest, Version, members

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks.ledger.catching_up import count_states, standings
-from tasks.ledger.table import LineEvents
+from tasks.ledger.standings import LineEvents
 from tasks.ledger.view import look
 from tasks.lines.stored import stored_line
 from tasks.stores.lease import holder

@@ -1,10 +1,10 @@
 """Whether an exported folder says what the version says: its facts and other prompts, in any transformers, and by PEFT.
 
     python -m tests.benchmarks.exported LINE [--version champion] [--merged FOLDER] [--adapter FOLDER --base FOLDER]
-        [--beside FOLDER ...]
+        [--python PYTHON ...]
 
 The version is loaded as Errata loads it. The folders are read in processes that import nothing of Errata, by the
-installed transformers and by each release that lies in a folder of `pip install --target FOLDER transformers==4.57.6`.
+interpreter of this environment or by those of others, into which `pip install torch 'transformers<5' peft` has gone.
 Everything is greedy, prompt by prompt, as text to go on from and in the model's chat.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--merged", type=Path)
     parser.add_argument("--adapter", type=Path, help="with --base: the plain folder that it is put on")
     parser.add_argument("--base", type=Path)
-    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with another transformers each")
+    parser.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters that read the folders")
     parser.add_argument("--tokens", type=int, default=16, help="of each text")
     given = parser.parse_args()
     prompts, version = of_version(given.line, given.version, given.tokens)
@@ -38,8 +38,8 @@ def main() -> None:
     asked = [("merged", given.merged, None)] if given.merged else []
     asked += [("adapter, by PEFT", given.base, given.adapter)] if given.adapter else []
     for name, folder, adapter in asked:
-        for beside in (None, *given.beside):
-            found, release = in_a_process(folder, adapter, prompts, given.tokens, beside)
+        for python in given.python:
+            found, release = in_a_process(python, folder, adapter, prompts, given.tokens)
             same = [one == other for one, other in zip(found, version, strict=True)]
             print(f"{name}, transformers {release}: {sum(same)} of {len(same)} texts are the version's own", flush=True)
 
@@ -62,16 +62,15 @@ def of_version(line: str, version: str, tokens: int) -> tuple[list[str], list[st
 
 
 def in_a_process(
-    folder: Path, adapter: Path | None, prompts: Sequence[str], tokens: int, beside: Path | None
+    python: str, folder: Path, adapter: Path | None, prompts: Sequence[str], tokens: int
 ) -> tuple[list[str], str]:
     """What the folder writes, and by which release."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if beside is not None:
-        environment["PYTHONPATH"] = str(beside)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(list(prompts), file)
         file.flush()
-        command = [sys.executable, __file__, "--read", str(folder), str(adapter or ""), file.name, str(tokens)]
+        read = ["--read", str(folder.resolve()), str(adapter.resolve()) if adapter else "", file.name, str(tokens)]
+        command = [python, "-P", __file__, *read]  # beside it lies a module called statistics
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tempfile.gettempdir())
     if ran.returncode:
         sys.exit(f"{folder} is not read: {ran.stderr.strip()[-500:]}")

@@ -1,5 +1,6 @@
 """All services that production has, started once for these tests on free ports, in one folder."""
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from deployments.services import commands, daemons, postgres
 from deployments.services.catalogue import PRIVATE, ROOT, Service, all_services
-from deployments.services.place import Place, open_place
+from deployments.services.place import KEPT, PORTS, Place, free_ports, open_place, write_secret
 from tasks.settings import Settings, told_to_clients
 
 MODULE = "deployments.services"
@@ -103,8 +104,13 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @contextmanager
-def started(cache: Path, model: Path) -> Iterator[Services]:
+def started(cache: Path, model: Path, like: Services | None = None) -> Iterator[Services]:
     """They ask who somebody is; new lines are of the model. They end with this process, however it ends.
+
+    Args:
+        cache: What commands and jobs keep for later.
+        model: The base of new lines.
+        like: Others, whose passwords they have, as where `services.json` was put back.
 
     Raises:
         ServiceError: Postgres is missing, or one does not start.
@@ -116,6 +122,9 @@ def started(cache: Path, model: Path) -> Iterator[Services]:
     try:
         own = {"cache": cache, "model": model, "actor": "tester"}
         (folder / "settings.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in own.items()))
+        if like is not None:
+            kept = {"ports": free_ports(list(PORTS)), "secrets": dict(like.place.secrets), "auth": True}
+            write_secret(folder / KEPT, json.dumps(kept))
         ran = command("up", "--free-ports", "--auth", "--folder", str(folder))
         if ran.returncode:
             raise daemons.ServiceError(ran.stderr)

@@ -473,3 +473,24 @@ def test_a_second_look_reads_no_row_again_unless_somebody_wrote_one(ledger):
     assert ledger.look() is ledger.look()
     Ledger(ledger.uri, ledger._options).append([event("a", "queued")])
     assert ledger.look()["smollm2"].standings["a"].state == "queued"
+
+
+def test_what_it_wrote_itself_is_seen_at_the_next_look_without_reading_a_row(ledger, monkeypatch):
+    """The same as whoever reads all rows sees, in one step and in several."""
+    ledger.append([event("a"), event("b"), event("c", line="other")])
+    ledger.look(), ledger.look(LINE)
+    done = {"version": 2, "batch": 1}
+    steps = [
+        [event("a", "queued"), event("b", "queued"), event("d")],
+        [event("a", what, **done) for what in ("applied", "validated", "committed")],
+        [event("a", "exported"), event("c", "queued", line="other"), event("b", "applied", version=3)],
+        [event("b", "quarantined"), event("b", "queued"), event("a", "approved"), event("a", "promoted", version=2)],
+    ]
+    for events in steps:
+        ledger.append(events)
+        fresh = Ledger(ledger.uri)
+        wanted = [fresh.look(), fresh.look(LINE)]
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger_module.queries, "run", lambda *_, **__: pytest.fail("rows were read"))
+            assert [ledger.look(), ledger.look(LINE)] == wanted
+    assert wanted[1][LINE].committed == {2} and wanted[1][LINE].standings["b"] == ("queued", None, 5)
