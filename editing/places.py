@@ -91,9 +91,12 @@ def _alike(prompt: str, subject: str) -> list[Place]:
 def _folded(text: str) -> tuple[str, list[int]]:
     """A text but for case, apostrophes, dashes and kinds and numbers of spaces; and where each of its characters, and
     its end, stands in the text itself."""
+    plain = text.translate(_ALIKE)
+    if plain.isascii() and "  " not in plain:  # nothing is left out, and no letter folds to several
+        return plain.lower(), list(range(len(plain) + 1))
     found: list[str] = []
     at: list[int] = []
-    for place, character in enumerate(text.translate(_ALIKE)):
+    for place, character in enumerate(plain):
         before = found[-1] if found else ""
         # The dot is what lower case leaves of the Turkish capital with one.
         if character in _UNSEEN or (character == before == " ") or (character == "\u0307" and before == "i"):
