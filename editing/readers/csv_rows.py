@@ -43,7 +43,7 @@ def csv_rows(plain: Path, path: Path, told: Told) -> Source:
             if not any(cell.strip() for cell in cells):
                 continue
             row += 1
-            _leave_nothing(cells, len(header))
+            cells = _without_empty_end(cells, len(header))
             if len(cells) == len(header):
                 found = dict(zip(header, cells, strict=True))
                 if header[0] in _INDEX:
@@ -61,8 +61,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     header: list[str] = []
     try:
         while not any(header[1:]) and (not header or header[0].lower().startswith("sep=")):
-            header = [name.strip() for name in next(reader)]
-            _leave_nothing(header, 1)
+            header = _without_empty_end([name.strip() for name in next(reader)], 1)
     except StopIteration:
         return header
     except (csv.Error, BadLine) as error:
@@ -76,10 +75,12 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     return header
 
 
-def _leave_nothing(cells: list[str], count: int) -> None:
-    """Take away the empty cells at the end that are more than so many: programs end lines by a separator."""
-    while len(cells) > count and not cells[-1].strip():
-        cells.pop()
+def _without_empty_end(cells: list[str], count: int) -> list[str]:
+    """The cells without those empty ones at the end that are more than so many: programs end lines by a separator."""
+    end = len(cells)
+    while end > count and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
 
 
 def _dialect(plain: Path) -> dict[str, Any]:
@@ -106,10 +107,9 @@ def _dialect(plain: Path) -> dict[str, Any]:
 
 def _fit(lines: list[str], dialect: dict[str, Any], cut: bool) -> tuple[int, int, bool]:
     try:
-        header = next(csv.reader(lines[:1], strict=True, **dialect), [])
+        header = _without_empty_end(next(csv.reader(lines[:1], strict=True, **dialect), []), 1)
     except csv.Error:
         return 0, 0, False
-    _leave_nothing(header, 1)
     known = sum(name.strip() in _KNOWN for name in header)
     return known, len(header), bool(known) and _all_whole(lines, len(header), dialect, cut)
 
@@ -117,10 +117,8 @@ def _fit(lines: list[str], dialect: dict[str, Any], cut: bool) -> tuple[int, int
 def _all_whole(lines: list[str], width: int, dialect: dict[str, Any], cut: bool) -> bool:
     """Whether every row has as many cells as the header; what is cut off at the end may lack some."""
     try:
-        rows = [row for row in csv.reader(lines[1:], strict=True, **dialect) if row]
-        for row in rows:
-            _leave_nothing(row, width)
-        return all(len(row) == width for row in rows)
+        rows = csv.reader(lines[1:], strict=True, **dialect)
+        return all(len(_without_empty_end(row, width)) == width for row in rows if row)
     except csv.Error as error:
         return cut and "unexpected end" in str(error)
 

@@ -10,7 +10,7 @@ from editing.texts import shown
 
 
 def worth_a_look(edit: Edit, given: str) -> list[str]:
-    """What can be seen without a model, and hardly ever takes; `given` is the prompt as it was given."""
+    """One line for each; `given` is the prompt as it was given."""
     found = []
     if SLOT not in given and (word := _word_around(edit.prompt, edit.subject)):
         found.append(
