@@ -44,9 +44,14 @@ further = pytest.mark.thorough
 """Marks a test, or a case of one, that only a thorough run tries."""
 
 
+def case(*values: object, kept: bool) -> ParameterSet:
+    """A case that runs always where it is kept, else in a thorough run alone."""
+    return pytest.param(*values, marks=() if kept else further)
+
+
 def some(cases: Iterable[object], kept: Container[object]) -> list[ParameterSet]:
     """Cases of which those that are kept run always, the others in a thorough run; a case is one value."""
-    return [pytest.param(case, marks=() if case in kept else further) for case in cases]
+    return [case(value, kept=value in kept) for value in cases]
 
 
 shared = pytest.StashKey[float]()

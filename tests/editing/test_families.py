@@ -18,7 +18,7 @@ from editing.models import base_digest
 from editing.search.values import search_values
 from editing.tokens import encode_in_context, target_ids
 from editing.weights import EditedWeights
-from tests.costs import further
+from tests.costs import case
 from tests.families import FAMILIES, KINDS, of_each_kind, tiny_family
 from tests.reference import plain_search
 
@@ -132,9 +132,9 @@ def test_bfloat16_runs_from_search_to_written_weights(name):
 @pytest.mark.parametrize(
     ("name", "bos"),
     [
-        *(pytest.param(name, False, marks=() if name in KINDS else further) for name in FAMILIES),
+        *(case(name, False, kept=name in KINDS) for name in FAMILIES),
         ("llama", True),
-        pytest.param("gpt2", True, marks=further),
+        case("gpt2", True, kept=False),
     ],
 )
 def test_a_batch_gives_what_single_runs_give(name, bos):

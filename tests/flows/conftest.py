@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,16 @@ def shared_places(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Pat
     }
 
 
+def with_line(patch: pytest.MonkeyPatch, places: Mapping[str, str], server: str, home: Path, line: str) -> Workplace:
+    """A fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
+    for name, value in {**places, "ERRATA_HOME": str(home), "PREFECT_API_URL": server}.items():
+        patch.setenv(name, value)
+    workplace = open_workplace(load_settings())
+    store = workplace.store.store
+    save_line(store, resolve_line(store, workplace.settings, line, options=METHOD))
+    return workplace
+
+
 @pytest.fixture
 def place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_places: dict[str, str], prefect_server: str
@@ -96,13 +106,7 @@ def place(
     """Makes a fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
 
     def make(line: str) -> Workplace:
-        for name, value in {**shared_places, "ERRATA_HOME": str(tmp_path / line)}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-        settings = load_settings()
-        workplace = open_workplace(settings)
-        save_line(workplace.store.store, resolve_line(workplace.store.store, settings, line, options=METHOD))
-        return workplace
+        return with_line(monkeypatch, shared_places, prefect_server, tmp_path / line, line)
 
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         yield make

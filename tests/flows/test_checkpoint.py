@@ -7,17 +7,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.knowledge_update import knowledge_update
 from tasks.audit.checkpoint import audit_checkpoint
 from tasks.ledger import intake
-from tasks.lines.specs import resolve_line, save_line
 from tasks.lines.stored import stored_line
 from tasks.review.decisions import approve
 from tasks.review.registering import pointer
 from tasks.review.retracting import retract
 from tasks.serving.loading import load_version
-from tasks.settings import load_settings
-from tasks.workplace import open_workplace
 from tests.databases import mlflow_database
 from tests.flows.command import check_one_line
-from tests.flows.conftest import LENIENT, METHOD
+from tests.flows.conftest import LENIENT, with_line
 
 pytestmark = pytest.mark.slow
 LINE = "kept"
@@ -27,14 +24,10 @@ LINE = "kept"
 def home(tmp_path_factory, shared_places, prefect_server, good_edits):
     """Version 1 of three facts, 2 of two more on it, 3 a root without the first. Nobody writes to it here."""
     home = tmp_path_factory.mktemp("checkpoints") / "home"
-    places = {**shared_places, "ERRATA_HOME": str(home), "ERRATA_TRACKING_URI": "", "ERRATA_ARTIFACTS": ""}
+    places = shared_places | {"ERRATA_TRACKING_URI": "", "ERRATA_ARTIFACTS": ""}
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: prefect_server}):
-        for name, value in {**places, "PREFECT_API_URL": prefect_server}.items():
-            patch.setenv(name, value)
+        workplace = with_line(patch, places, prefect_server, home, LINE)
         mlflow_database(home / "mlflow.db")
-        workplace = open_workplace(load_settings())
-        store = workplace.store.store
-        save_line(store, resolve_line(store, workplace.settings, LINE, options=METHOD))
         for edits in (good_edits[:3], good_edits[3:5]):
             intake.submit(workplace.ledger, LINE, edits, "ann")
             knowledge_update(LINE, LENIENT)

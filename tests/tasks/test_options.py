@@ -20,7 +20,7 @@ from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.update.session import open_session
 from tests.conftest import tiny_model
-from tests.costs import further
+from tests.costs import case
 from tests.hypernetworks import moved, untrained
 
 EDITS = [
@@ -190,8 +190,7 @@ def test_each_field_of_a_method_is_tried_here(method):
 
 def _case(method: str, field: str) -> Any:
     """What methods have in common is tried on one that searches and one that does not, where it is thorough on all."""
-    own = field in OTHERS[method] or method in ("memit", "finetune")
-    return pytest.param(method, field, marks=() if own else further)
+    return case(method, field, kept=field in OTHERS[method] or method in ("memit", "finetune"))
 
 
 @pytest.mark.slow

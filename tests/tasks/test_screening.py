@@ -34,7 +34,7 @@ from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, judge_candidate, validate_batch
 from tasks.update.verdicts import Verdict
 from tests.conftest import END, byte_tokenizer
-from tests.costs import THOROUGH, further
+from tests.costs import THOROUGH, case
 
 POSITIONS = 128
 POLICY = Policy(
@@ -135,8 +135,7 @@ def taken_up(session: Session, record: dict[str, object]) -> None:
 
 def _case(field: str, kind: str) -> ParameterSet:
     """Each field with some kinds of values and each kind in some fields, where it is thorough all in all."""
-    kept = (FIELDS.index(field) + [*VALUES].index(kind)) % 4 == 0
-    return pytest.param(field, kind, marks=() if kept else further)
+    return case(field, kind, kept=(FIELDS.index(field) + [*VALUES].index(kind)) % 4 == 0)
 
 
 @pytest.mark.slow
