@@ -1,14 +1,11 @@
 """`up`, `down` and `status`."""
 
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deployments.services import catalogue, daemons, postgres, seaweedfs
+from deployments.services import catalogue, daemons, packages, postgres, seaweedfs
 from deployments.services.asking import NotWell
 from deployments.services.catalogue import Service, all_services
 from deployments.services.daemons import ServiceError
@@ -97,16 +94,7 @@ def install_missing() -> None:
     """Install the Debian packages that are missing, as root; others are told what to install."""
     package = postgres.needed()
     if package:
-        install = ["apt-get", "install", "-y", "--no-install-recommends", package]
-        if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            raise ServiceError(f"Postgres is missing: install it ({' '.join(install)} on Debian, as root), then repeat")
-        with waiting(f"installing the Debian package {package}"):
-            # Its own server is not wanted, only the programs.
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-            for command in (["apt-get", "update"], install):
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise ServiceError(f"{' '.join(install)} failed: {' '.join(done.stderr.split())[-300:]}")
+        packages.install(package, "Postgres")
     seaweedfs.program()
 
 

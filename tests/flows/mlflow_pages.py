@@ -9,12 +9,25 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from deployments.services import packages
+from deployments.services.daemons import ServiceError
+
 CHROMIUM = Path("/usr/bin/chromium")
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDTH, HEIGHT, COLOURS, LARGEST = 1180, 900, 48, 60_000
 WANTED = bool(os.environ.get("ERRATA_PICTURES"))  # read before a test takes the variable away
 PATIENCE = 45_000
 """Milliseconds: MLflow's pages load megabytes of script, on a busy machine for many seconds."""
+
+
+def chromium() -> Path:
+    """The program; a test that needs it is skipped where it is missing and cannot be installed."""
+    if not CHROMIUM.exists():
+        try:
+            packages.install("chromium", "Chromium")
+        except ServiceError as error:
+            pytest.skip(str(error))
+    return CHROMIUM
 
 
 @contextmanager
@@ -24,18 +37,17 @@ def browser(**options: object) -> Iterator["object"]:
     Args:
         options: Of its context, such as `http_credentials`.
     """
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    program = chromium()
     api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
     with api.sync_playwright() as player:
-        chromium = player.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
+        started = player.chromium.launch(executable_path=str(program), args=["--no-sandbox"])
+        page = started.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
         page.set_default_timeout(PATIENCE)
         page.strange = []
         page.on("request", lambda one: page.strange.append(one.url) if "evil" in one.url else None)
         page.on("dialog", lambda one: (page.strange.append(one.message), one.dismiss()))
         yield page
-        chromium.close()
+        started.close()
 
 
 def close_assistant(page) -> None:

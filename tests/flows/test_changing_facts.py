@@ -15,8 +15,6 @@ from tests.flows.conftest import POLICY
 
 pytestmark = pytest.mark.slow
 
-LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0})
-
 
 def submit(workplace, line, *edits) -> list[str]:
     return intake.submit(workplace.ledger, line, edits, "ann").queued
@@ -36,12 +34,12 @@ def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place
     workplace, line = place("changing"), "changing"
     first, second, third, fourth = good_edits[:4]
     submit(workplace, line, first, second, third)
-    knowledge_update(line, LOOSE)
+    knowledge_update(line, POLICY)
     decisions.approve(workplace, line)
     told = {"subject": first.subject, "prompt": first.prompt, "target_new": first.target_true}  # that it can say
     new = Request(id="new", ticket="GEO-1", **told)
     submit(workplace, line, new, fourth)
-    summary = knowledge_update(line, LOOSE)
+    summary = knowledge_update(line, POLICY)
     assert states(workplace, line)["new"] == "committed", summary.report
     row = {edit.request_id: edit for edit in summary.report.edits}["new"]
     assert row.replaces == (f"{first.id} ({first.target_new})",) and "ticket: GEO-1" in row.told
@@ -50,7 +48,7 @@ def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place
     assert live(workplace, line) == {second.id, third.id, fourth.id, "new"}
     assert states(workplace, line)[first.id] == "superseded"
     done = take_out(workplace.store, workplace.ledger, line, [second.id], "ann", "it was wrong")
-    summary = knowledge_update(line, LOOSE)
+    summary = knowledge_update(line, POLICY)
     assert [one.what for one in summary.report.gone] == ["retracted"]
     decisions.approve(workplace, line)
     assert live(workplace, line) == {third.id, fourth.id, "new"}
@@ -67,10 +65,10 @@ def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place
 def test_a_reviewer_leaves_one_fact_out_and_the_rest_is_not_lost(place, good_edits):
     workplace, line = place("refusing"), "refusing"
     submit(workplace, line, *good_edits[:3])
-    knowledge_update(line, LOOSE)
+    knowledge_update(line, POLICY)
     kept = {edit.id for edit in good_edits[1:3]}
     take_out(workplace.store, workplace.ledger, line, [good_edits[0].id], "eve", "no source", prefix=REFUSE)
-    summary = knowledge_update(line, LOOSE)
+    summary = knowledge_update(line, POLICY)
     assert [one.what for one in summary.report.gone] == ["left out"]
     decisions.approve(workplace, line)
     now = states(workplace, line)
@@ -82,10 +80,10 @@ def test_a_fact_whose_replacement_is_not_kept_is_written_back(place, good_edits)
     workplace, line = place("kept"), "kept"
     first, second = good_edits[:2]
     submit(workplace, line, first, second)
-    knowledge_update(line, LOOSE)
+    knowledge_update(line, POLICY)
     decisions.approve(workplace, line)
     submit(workplace, line, Request(id="bad", subject=first.subject, prompt=first.prompt, target_new="zq xj vv kw"))
-    summary = knowledge_update(line, LOOSE)
+    summary = knowledge_update(line, POLICY)
     now = states(workplace, line)
     assert now["bad"] == "quarantined" and now[first.id] == "promoted"
     assert [one.what for one in summary.report.gone] == ["replaced", "written back"]

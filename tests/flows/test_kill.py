@@ -29,7 +29,6 @@ from tests.flows import killed_job
 from tests.flows.conftest import POLICY
 
 FINAL = {"committed", "quarantined"}
-LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0})
 
 
 def killed(line: str, kill_at: int, log: Path, leaves: bool = False) -> list[str]:
@@ -101,7 +100,7 @@ def changing(workplace, line, edits, impossible) -> None:
     """A line with four facts in service and two that wait, of which a job takes out two and replaces one."""
     for part in (edits[:4], edits[4:6]):
         intake.submit(workplace.ledger, line, part, "tester")
-        knowledge_update(line, LOOSE)
+        knowledge_update(line, POLICY)
         if part[0] is edits[0]:
             review.approve(workplace, line)
     told = {"subject": edits[1].subject, "prompt": edits[1].prompt, "target_new": edits[1].target_true}

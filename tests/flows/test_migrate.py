@@ -19,7 +19,7 @@ from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
 from tests.tasks.test_calibrating import a_calibration
 
-LOOSE = POLICY.model_copy(update={"max_locality_drop": 1.0, "min_efficacy": 0.0})
+LOOSE = POLICY.model_copy(update={"min_efficacy": 0.0})
 
 
 def live(workplace, line) -> set[str]:

@@ -62,7 +62,7 @@ def written(workplace, line, *parts) -> None:
     """Facts of a line, job by job."""
     for part in parts:
         intake.submit(workplace.ledger, line, part, "tester")
-        knowledge_update(line, POLICY.model_copy(update={"max_locality_drop": 1.0}))
+        knowledge_update(line, POLICY)
 
 
 def test_a_line_that_lost_a_fact_is_the_line_that_never_held_it_whatever_the_way(place, good_edits):
@@ -177,7 +177,7 @@ def test_a_line_that_misses_a_threshold_before_anything_is_written_says_that_it_
     assert [states[edit.id].state for edit in good_edits[:4]] == ["committed"] * 2 + ["queued"] * 2
     [row] = summary.report.batches
     assert not row.kept and row.attempt == "line" and any("max_perplexity_ratio" in reason for reason in row.reasons)
-    again = knowledge_update("misses", POLICY.model_copy(update={"max_locality_drop": 1.0}))
+    again = knowledge_update("misses", POLICY)
     assert not again.full and again.kept == 2
 
 
@@ -190,7 +190,7 @@ def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_
     new = old.model_copy(update={"id": "anew", "target_new": other})
     intake.submit(workplace.ledger, "changed", [new], "tester")
     take_out(workplace.store, workplace.ledger, "changed", [out.id], "tester", "it is wrong")
-    policy = POLICY.model_copy(update={"max_locality_drop": 1.0, "min_efficacy": 0.0})
+    policy = POLICY.model_copy(update={"min_efficacy": 0.0})
     summary = knowledge_update("changed", policy)
     root, *rest = [one for one in workplace.store.versions("changed") if one.number > 2]
     assert set(root.manifest.live) == {edit.id for edit in good_edits[2:4]}

@@ -259,7 +259,7 @@ def test_a_fact_whose_time_is_over_is_taken_out_by_the_watch_and_the_next_job(wo
     fact = good_edits[2].id
     assert watch(LINE, ask=False).done == (f"{fact}: expired, to be taken out by the next job",)
     assert watch(LINE, ask=False).done == ()
-    knowledge_update(LINE, POLICY.model_copy(update={"max_locality_drop": 1.0}))
+    knowledge_update(LINE, POLICY)
     decisions.approve(workplace, LINE)
     assert {*look(workplace.store, workplace.ledger, LINE).live} == {edit.id for edit in good_edits[:2]}
     last = workplace.ledger.history(fact, line=LINE)[-1]

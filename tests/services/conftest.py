@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import boto3
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from deployments.services import commands, daemons, postgres
+from deployments.services import commands, daemons, packages, postgres
 from deployments.services.catalogue import PRIVATE, ROOT, Service, all_services
 from deployments.services.place import KEPT, PORTS, Place, free_ports, open_place, write_secret
 from tasks.settings import Settings, told_to_clients
@@ -153,7 +152,7 @@ def used(services: Services) -> Iterator[Services]:
 @pytest.fixture(scope="package")
 def services(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Path) -> Iterator[Services]:
     """All services, for every test of this folder."""
-    if postgres.needed() and (os.geteuid() != 0 or shutil.which("apt-get") is None):
+    if postgres.needed() and not packages.installable():
         pytest.skip(f"missing and not to be installed here: {postgres.needed()}")
     with started(tmp_path_factory.mktemp("cache"), fact_model_path) as running:
         yield running

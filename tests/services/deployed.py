@@ -50,7 +50,8 @@ def invented(count: int, seed: int = 0) -> list[Edit]:
     while len(found) < count:
         first, last = ("".join(rng.choices(SYLLABLES, k=n)).capitalize() for n in (2, 3))
         relation, subject = rng.choice(PERSON_RELATIONS), f"{first} {last}"
-        prompt, target = relation.templates[0], rng.choice(relation.answers)
+        prompt = relation.templates[0]
+        target = "".join(rng.choices(SYLLABLES, k=2)).capitalize()  # no model says so before, by chance
         found[subject, prompt] = Edit(subject=subject, prompt=prompt, target_new=target)
     return list(found.values())
 

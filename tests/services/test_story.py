@@ -21,7 +21,7 @@ from tasks.workplace import open_workplace
 from tests.flows.command import Errata, command
 from tests.flows.conftest import METHOD, POLICY, edits_that_take
 from tests.flows.harm import put_damage_in_service
-from tests.flows.mlflow_pages import browser, close_assistant, picture
+from tests.flows.mlflow_pages import browser, chromium, close_assistant, picture
 from tests.flows.production import Production, until
 from tests.races.checker import faults, unfinished
 from tests.services.conftest import Services
@@ -136,6 +136,7 @@ def story(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Iterator[Story]:
+    chromium()  # a person's part is done in it, and each test goes on from the one before
     made = Story(here, command(monkeypatch, capsys), edits, tmp_path)
     yield made
     assert faults(made.stored, LINE) == []
