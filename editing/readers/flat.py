@@ -54,7 +54,8 @@ def edit_of(record: Fields, fact: Fact, form: Form, told: Told) -> Edit:
         # A number within a file, and not a name: the same number of another file is another fact.
         edit = edit.model_copy(update={"id": f"cf-{case}-{edit.id[2 : 2 + DIGITS]}"})
     if findings := (*reading.findings, *worth_a_look(edit, str(own["prompt"]))):
-        told.findings[edit.id] = findings
+        # A record that comes twice is one request, whatever else one of the two carries.
+        told.findings[edit.id] = tuple(dict.fromkeys((*told.findings.get(edit.id, ()), *findings)))
     return edit
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from editing.edit import ID_LENGTH, PROBES, TARGET_LENGTH, InvalidField, Probe
+from editing.readers.names import ALIKE
 from editing.readers.told import Told
 from editing.readers.values import (
     Fields,
@@ -130,7 +131,7 @@ def _check(member: Fields, where: str, told: Told) -> None:
     for name in member:
         if name in _KNOWN:
             continue
-        near = difflib.get_close_matches(str(name)[:100], sorted(_KNOWN), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(name)[:100], sorted(_KNOWN), n=1, cutoff=ALIKE)
         if near and near[0] not in member:
             plain = f"{where}.{name}" if str(name).isprintable() else where
             raise InvalidField(f"{where}: unknown field {shown(name)}; did you mean '{near[0]}'?", plain)

@@ -62,7 +62,9 @@ def read_cases_of(paths: Sequence[Path], read: Read | None = None) -> Iterator[l
 def _files_in(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.is_file() and kind_of(file) in ENDINGS[:-1])
+    # A name that begins with a dot is of a program, as the ._a.csv that macOS writes beside an a.csv.
+    files = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    found = sorted(file for file in files if kind_of(file) in ENDINGS[:-1])
     if not found:
         raise ReadError(f"the folder {str(path)!r} holds no file of requests ({', '.join(ENDINGS[:-1])})")
     return found

@@ -102,6 +102,22 @@ def test_words_of_a_name_in_another_order_or_number_are_a_misspelling(name, near
         assert isinstance(read, BadRecord) and f"did you mean '{near}'?" in read.reason
 
 
+def test_a_note_of_a_probe_is_named_as_not_used():
+    told = Told()
+    probes = [{"prompt": "The capital of Italy is", "answer": "Rome", "note": "checked by Ann"}]
+    (read,) = records_from(FACT | {"portability": probes}, 1, told=told)
+    assert isinstance(read, Edit) and [one.answer for one in read.portability] == ["Rome"]
+    assert list(told.unused) == ["portability.note"]
+
+
+def test_findings_of_a_record_that_comes_twice_are_all_told():
+    told = Told()
+    for letter in "QR":
+        probe = {"prompt": letter * 3000, "answer": "Rome"}
+        made = read(FACT | {"portability": [probe]}, told)
+    assert len(told.findings[made.id]) == 2
+
+
 def test_a_bad_fact_of_one_language_is_named_once():
     bad = refused({"en": {"subject": "Zed", "src": "Where is Zed?", "alt": "Rome"}, "xx": {"src": "a", "alt": "b"}})
     assert bad.field == "xx.subject"

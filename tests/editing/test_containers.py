@@ -63,6 +63,12 @@ FILES: dict[str, str | bytes] = {
     "data.json": json.dumps({"data": RECORDS}),
     "nested.json": json.dumps({"data": {"train": RECORDS}}),
     "viewer.json": json.dumps({"rows": [{"row_idx": i, "row": record} for i, record in enumerate(RECORDS)]}),
+    "viewer with types.json": json.dumps(
+        {
+            "features": [{"feature_idx": i, "name": name, "type": {}} for i, name in enumerate(COLUMNS)],
+            "rows": [{"row_idx": i, "row": record, "truncated_cells": []} for i, record in enumerate(RECORDS)],
+        }
+    ),
     "columns.json": json.dumps(COLUMNS),
     "pandas.json": json.dumps({name: dict(enumerate(values)) for name, values in COLUMNS.items()}),
     "split.json": json.dumps({"columns": [*COLUMNS], "index": [0, 1], "data": [[*one.values()] for one in RECORDS]}),
@@ -175,6 +181,7 @@ def test_several_files_a_folder_and_standard_input_are_read_as_one(tmp_path, mon
     for name, record in zip(("a.json", "b.jsonl"), RECORDS, strict=True):
         (tmp_path / name).write_text(json.dumps(record))
     (tmp_path / "notes.md").write_text("none")
+    (tmp_path / "._a.json").write_bytes(b"\0\5\x16\7 what macOS writes beside a file")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table().encode())))
     for paths in ([tmp_path], [tmp_path / "b.jsonl", tmp_path / "a.json"], [Path("-")]):
         assert {edit.subject for edit in read_requests(paths)} == {"Zed", "Amy"}

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.costs import further, some
 from tests.databases import give_databases
 from tests.flows.command import check_one_line, ended, environment, single, start
 from tests.flows.conftest import free_port
@@ -60,24 +61,25 @@ def test_what_a_process_starts_ends_when_that_is_killed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["starting", "working"])
-def test_no_process_outlives_a_killed_job(tmp_path, fact_model_path, moment):
+def test_no_process_outlives_a_job_that_is_killed_at_work(tmp_path, fact_model_path):
     env = environment(tmp_path, ERRATA_MODEL=str(fact_model_path))
-    if moment == "working":  # with nothing to do it would end by itself
-        give_databases(tmp_path)
-        assert ended(start(single(), env)).code == 0
+    give_databases(tmp_path)
+    assert ended(start(single(), env)).code == 0  # with nothing to do it would end by itself
     with start(("run",), env) as job:
-        until(lambda: family(job) if moment == "starting" else works(tmp_path), f"not {moment}")
+        until(lambda: works(tmp_path), "it does not work")
         kill_and_find_no_other(job)
-    if moment == "starting":  # whatever was cut off of Prefect's database, the next one goes on from it
-        again = ended(start(("run", "another"), env))
-        assert (again.code, again.err) == (0, "") and "nothing is queued" in again.out
 
 
 @pytest.mark.slow
-def test_two_jobs_at_once_on_a_fresh_home_behind_a_proxy_both_succeed(tmp_path):
+@pytest.mark.parametrize("killed", some([True, False], [True]))
+def test_two_jobs_at_once_on_a_fresh_home_behind_a_proxy_both_succeed(tmp_path, killed):
+    """Also where the first that ever ran was killed as it started, whatever was cut off of Prefect's database."""
     home = tmp_path / "home? of #1 & 法"  # of which addresses are made
     env = environment(home, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    if killed:
+        with start(("run", "zero"), env) as job:
+            until(lambda: family(job), "it does not start")
+            kill_and_find_no_other(job)
     for job in [ended(job) for job in [start(("run", line), env) for line in ("one", "two")]]:
         assert (job.code, job.err) == (0, "") and "nothing is queued" in job.out
     assert not (home / "user" / ".prefect").exists() and (home / "prefect" / "prefect.db").is_file()
@@ -88,7 +90,11 @@ def test_two_jobs_at_once_on_a_fresh_home_behind_a_proxy_both_succeed(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ("database", r"Prefect's server for this command did not start: .*unable to open database file"),
+        pytest.param(
+            "database",
+            r"Prefect's server for this command did not start: .*unable to open database file",
+            marks=further,
+        ),
         ("folder", r"prefect/profiles.toml cannot be read .*Not a directory"),
         ("disk", r"Prefect's server for this command did not start: .*(disk|full|large)"),
     ],

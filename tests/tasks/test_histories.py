@@ -372,7 +372,7 @@ def check(world: World, line: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(
-    max_examples=60 if THOROUGH else 6,
+    max_examples=60 if THOROUGH else 4,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
