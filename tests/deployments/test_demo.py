@@ -10,6 +10,7 @@ import pytest
 from deployments.demo.steps import LINE, steps_of
 from tasks.settings import Settings
 from tasks.workplace import open_workplace
+from tests.costs import THOROUGH
 from tests.fact_model import fact_edits
 from tests.flows.command import environment
 
@@ -59,15 +60,16 @@ def demo(home: Path, candidates: Path, model: Path, *killed: object) -> "subproc
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_while_it_writes_and_while_it_approves_the_demo_ends_as_if_it_had_not_been(tmp_path, fact_model_path):
+def test_killed_while_it_approves_the_demo_ends_as_if_it_had_not_been(tmp_path, fact_model_path):
     home, candidates = tmp_path / "home", tmp_path / "candidates.json"
     ids = write_candidates(candidates)
-    writing = demo(home, candidates, fact_model_path, "ledger", 4)
-    assert writing.returncode == -9, writing.stdout
-    assert "$ errata run demo" in writing.stdout and "$ errata review demo" not in writing.stdout
+    if THOROUGH:
+        writing = demo(home, candidates, fact_model_path, "ledger", 4)
+        assert writing.returncode == -9, writing.stdout
+        assert "$ errata run demo" in writing.stdout and "$ errata review demo" not in writing.stdout
     approving = demo(home, candidates, fact_model_path, "head", 1)
     assert approving.returncode == -9, approving.stdout
-    assert "$ errata submit" not in approving.stdout and "$ errata approve demo" in approving.stdout
+    assert ("$ errata submit" in approving.stdout) != THOROUGH and "$ errata approve demo" in approving.stdout
     ending = demo(home, candidates, fact_model_path)
     assert ending.returncode == 0, ending.stdout
     assert "$ errata run demo --model" not in ending.stdout and "nothing waits" in ending.stdout

@@ -12,12 +12,13 @@ from tasks.lines.stored import stored_line
 from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.workplace import open_workplace
+from tests.costs import further
 from tests.flows import command
 from tests.services.conftest import Services, started, used
 from tests.services.deployed import LENIENT, Deployed, invented, until
 from tests.services.stored import BUCKET
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), further]
 LINE, ARTIFACTS = "kept", "mlflow/"
 ON_POSTGRES = ("prefect", "worker", "mlflow", "webhooks")
 

@@ -11,6 +11,7 @@ from flows.knowledge_update import knowledge_update
 from tasks import retries
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.policy import Policy
+from tests.costs import further
 from tests.flows.production import wait_for_a_heartbeat
 from tests.receiver import receiver
 from tests.services.conftest import Services
@@ -90,6 +91,7 @@ def test_postgres_that_is_started_anew_under_a_job_and_as_it_ends_is_outlasted(h
     assert line.approved() == []
 
 
+@further  # it waits until the server misses a heartbeat; tests/flows/test_cancel.py has it with a short one
 def test_a_job_that_is_killed_with_its_worker_ends_as_crashed_and_the_next_one_finishes(here: Services):
     line = Deployed(here, "killed", LENIENT | {"batch_size": 1})
     line.submit(invented(6, seed=4))

@@ -17,6 +17,7 @@ from tasks.carrying.endpoint import KEY, LARGEST_ANSWER
 from tasks.carrying.exporting import export
 from tasks.carrying.verifying import alike, verify
 from tests.conftest import byte_tokenizer
+from tests.costs import some
 from tests.tasks.carried import LINE, CarriedLine, answering
 
 
@@ -187,6 +188,7 @@ def test_texts_are_alike_that_begin_alike(one, other, same):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("line", some(["raw", "chat"], ["chat"]), indirect=True)
 def test_transformers_serves_an_exported_folder(line, tmp_path):
     """The real server; with the base behind the same name it is told."""
     pytest.importorskip("openai", reason="`transformers serve` needs the package openai")
