@@ -17,9 +17,10 @@ from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel, base_digest, load_model, quiet_transformers
 from editing.weights import EditedWeights, Undo, WeightUpdate, concatenate
+from tests.costs import further
 from tests.fact_model import fact_edits
 
-pytestmark = pytest.mark.slow  # they share what takes seconds to prepare
+pytestmark = [pytest.mark.slow, further]  # they share what takes seconds to prepare
 
 EDITS = fact_edits(20, seed=5)
 LAYERS = (1, 2, 3)

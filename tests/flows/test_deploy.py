@@ -11,6 +11,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli.deployment_table import read_table
+from tests.costs import further
 from tests.flows.command import Errata, check_one_line, command
 from tests.flows.production import Production, until
 from tests.receiver import receiver
@@ -169,6 +170,7 @@ def asked_for(production: Production, name: str) -> list[dict[str, Any]]:
     return [run.parameters for run in runs if not run.auto_scheduled]
 
 
+@further  # half a minute of waiting for heartbeats that do not come
 def test_people_are_told_once_by_the_server_itself_when_no_worker_is_left(production, errata, monkeypatch):
     heard: list[str] = []
 

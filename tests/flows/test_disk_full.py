@@ -16,6 +16,7 @@ from tasks.lines.specs import resolve_line, save_line
 from tasks.review import decisions
 from tasks.settings import load_settings
 from tasks.workplace import open_workplace
+from tests.costs import further
 from tests.flows.command import check_one_line, ended, start
 from tests.flows.conftest import METHOD, POLICY
 from tests.flows.production import until
@@ -76,6 +77,7 @@ def test_a_ledger_on_a_full_disk_says_it_in_one_line_and_takes_the_same_when_the
     assert not begun or ledger.compact(more_than=1)
 
 
+@further
 @pytest.mark.slow
 def test_a_full_disk_ends_a_job_in_one_line_and_the_next_one_finishes(
     small_disk, shared_places, prefect_server, good_edits, monkeypatch

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.costs import further
 from tests.flows.command import Errata, Ran, command
 from tests.flows.mlflow_pages import browser, close_assistant
 from tests.services.conftest import Services
@@ -69,6 +70,7 @@ def said(ran: Ran) -> list[str]:
     return list(ran.json["done"])
 
 
+@further
 @pytest.mark.slow
 def test_two_people_submit_on_mlflows_page_and_the_third_is_told_who_they_were(
     here: Services, line: ReviewedLine, errata: Errata
