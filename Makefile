@@ -3,7 +3,8 @@
 
 PYTHON ?= python3.11 python3
 PYTEST_ARGS ?=
-WORKERS ?= 2
+# Of tests, on two cores: a third of their time they wait for servers.
+WORKERS ?= 3
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=

@@ -16,6 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import State
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli import lifeline, prefect_pages
@@ -48,6 +49,20 @@ def until(found: Callable[[], T], seconds: float = 90) -> T:
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.1)
     return it
+
+
+def description(client: SyncPrefectClient, run: str) -> str:
+    """Of the form that a run waits with: the server has the run's state a moment before it has the form."""
+
+    def read() -> str:
+        state = client.read_flow_run(UUID(run)).state
+        keys = (state.state_details.run_input_keyset if state else None) or {}
+        try:
+            return str(client.read_flow_run_input(UUID(run), keys["description"])) if keys else ""
+        except PrefectHTTPStatusError:
+            return ""
+
+    return until(read)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.review import decide, request_review, review
 from tasks.ledger.view import look
 from tasks.review import decisions
+from tests.flows.production import description
 from tests.tasks.reviewed_line import ReviewedLine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,8 +61,7 @@ class Reviews:
         raise AssertionError(said)
 
     def description(self, run: Any) -> str:
-        keys = run.state.state_details.run_input_keyset
-        return self.client.read_flow_run_input(run.id, keys["description"])
+        return description(self.client, str(run.id))
 
 
 @pytest.fixture(scope="module")

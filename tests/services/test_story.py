@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import PrefectHTTPStatusError
 
 from editing.edit import Edit
 from tasks.ledger.trying import as_records
@@ -23,7 +22,7 @@ from tests.flows.command import Errata, command
 from tests.flows.conftest import METHOD, POLICY, edits_that_take
 from tests.flows.harm import put_damage_in_service
 from tests.flows.mlflow_pages import browser, chromium, close_assistant, picture
-from tests.flows.production import Production, until
+from tests.flows.production import Production, description, until
 from tests.races.checker import faults, unfinished
 from tests.services.conftest import Services
 from tests.services.stored import Stored
@@ -101,17 +100,8 @@ class Story:
         return [one for one in runs if one.parameters == {"line": LINE, "version": version}]
 
     def description(self, run: str) -> str:
-        """Of its form as it is asked now: each time it is asked anew it has other keys."""
-
-        def read() -> str:
-            keys = self.prefect.state(run).state_details.run_input_keyset or {}
-            try:
-                with self.prefect.client() as client:
-                    return str(client.read_flow_run_input(run, keys["description"])) if keys else ""
-            except PrefectHTTPStatusError:
-                return ""
-
-        return until(read)
+        with self.prefect.client() as client:
+            return description(client, run)
 
     def breaches(self) -> list[dict[str, Any]]:
         """The events that say of the line that what serves is not as it should be."""
