@@ -28,7 +28,8 @@ from tasks.names import check_line
 from tasks.text import storable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TRY_SECONDS = 60.0
+_TRY_SECONDS = 300.0
+"""Who loses a race repeats all it did: of eight writers on a large ledger far away one may lose for minutes."""
 _PAUSE_SECONDS = 0.05
 _ONCE = CommitProperties(max_commit_retries=0)
 _COMPACTION = CommitProperties(max_commit_retries=30)
