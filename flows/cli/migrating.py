@@ -100,7 +100,11 @@ def _name(line: str, model: str) -> str:
 
 
 def _show_moved(moved: "Moved") -> None:
-    rows = [[one.asked, one.target, one.line_says, one.base_says, "known" if one.known else ""] for one in moved.rows]
-    table("side by side", ["asked", "wanted", f"line {moved.line} says", "the new base says", ""], rows)
     known = sum(row.known for row in moved.rows)
+    columns = ["asked", "wanted", f"line {moved.line} says", "the new base says", *(["known"] if known else [])]
+    rows = [
+        [one.asked, one.target, one.line_says, one.base_says, "✓" if one.known else ""][: len(columns)]
+        for one in moved.rows
+    ]
+    table("side by side", columns, rows)
     say(f"of {len(rows)} facts the new base says {known} already")
