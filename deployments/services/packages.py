@@ -3,13 +3,14 @@
 import os
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 from filelock import FileLock
 
 from deployments.services.daemons import ServiceError
 from flows.cli.console import waiting
+
+LOCK = "/run/errata-apt.lock"
+"""Where only root may put a file."""
 
 
 def installable() -> bool:
@@ -31,7 +32,7 @@ def install(package: str, what: str) -> None:
         raise ServiceError(f"{what} is missing: install it ({' '.join(command)} on Debian, as root), then repeat")
     # A server that a package brings is not started: only its programs are wanted.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    with waiting(f"installing the Debian package {package}"), FileLock(Path(tempfile.gettempdir(), "errata-apt.lock")):
+    with waiting(f"installing the Debian package {package}"), FileLock(LOCK):
         for each in (["apt-get", "update"], command):
             done = subprocess.run(each, env=environment, capture_output=True, text=True)
     if done.returncode:
