@@ -16,7 +16,7 @@ from editing.readers.values import is_list
 
 WHOLE_BYTES: Final = 100_000_000
 """The largest file of columns, which cannot be read record by record."""
-KNOWN: Final = frozenset[str]().union(*(form.read.union(form.inside) for form in FORMS))
+_KNOWN: Final = frozenset[str]().union(*(form.read.union(form.inside) for form in FORMS))
 """What any form has: a list of objects that have none of it tells of the file."""
 _OF_COLUMNS: Final = ("subject", "prompt", "src", "update", "question", "case_id", "id")
 """Fields of which no record has several."""
@@ -138,7 +138,8 @@ def _held(value: Mapping[str, Any], path: Path) -> Iterable[Any] | None:
     for member in value.values():
         if is_list(member) and member and all(isinstance(one, Mapping) for one in member):
             rows = [*map(_unwrapped, member)]
-            found += rows if any(not KNOWN.isdisjoint(row) for row in rows) else []
+            if any(not _KNOWN.isdisjoint(row) for row in rows):
+                found += rows
         elif isinstance(member, Mapping):
             held = _held(member, path)
             found += ([member] if _is_record(member) else []) if held is None else held

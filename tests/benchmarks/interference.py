@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from editing.edit import Edit
 from editing.methods import method_config
-from editing.methods.locate import conversations, encoded, locate
+from editing.methods.locate import conversations, locate
 from editing.tokens import EncodedPrompt
 from flows.benchmark import read_benchmark
 from flows.cli.app import pairs
@@ -35,7 +35,7 @@ from tests.benchmarks.sequence import BATCH, write_batch
 
 @dataclass(frozen=True)
 class Watched:
-    """Facts, the conversations (c of each) that ask for them, and what the search wants there."""
+    """Facts, the conversations (c of each) that ask for them, δ, and z of the base + δ in each of these."""
 
     session: Session
     edits: Sequence[Edit]
@@ -45,18 +45,23 @@ class Watched:
 
     @classmethod
     def at_base(cls, session: Session, edits: Sequence[Edit]) -> "Watched":
-        change_nm, wanted_cnm = _located(session, edits)
-        return cls(session, edits, conversations(session.method_input, edits), change_nm, wanted_cnm)
+        return cls(session, edits, conversations(session.method_input, edits), *_located(session, edits))
 
     def states(self) -> Tensor:
         """z in each conversation as the weights are, (c, n, m)."""
         change_nm, wanted_cnm = _located(self.session, self.edits)
         return wanted_cnm - change_nm
 
-    def far(self, states_cnm: Tensor) -> float:
-        """The mean distance of two states in shares of |δ|, of their difference."""
+    def moved(self) -> float:
+        return self._far(self.wanted_cnm - self.delta_nm)
+
+    def missing(self) -> float:
+        return self._far(self.wanted_cnm)
+
+    def _far(self, other_cnm: Tensor) -> float:
+        """The mean distance of the states from others, in shares of |δ|."""
         asked_cn = self.wanted_cnm.any(2)
-        return float((states_cnm.norm(dim=2) / self.delta_nm.norm(dim=1))[asked_cn].mean())
+        return float(((self.states() - other_cnm).norm(dim=2) / self.delta_nm.norm(dim=1))[asked_cn].mean())
 
     @torch.no_grad()
     def said(self, by_hand: bool) -> float:
@@ -74,15 +79,14 @@ class Watched:
         return sum(right) / len(right)
 
     def show(self, title: str) -> None:
-        missing = self.far(self.wanted_cnm - self.states())
-        print(f"{title}: missing {missing:.2f}, first token said {100 * self.said(False):.0f} %", flush=True)
+        print(f"{title}: missing {self.missing():.2f}, first token said {100 * self.said(False):.0f} %", flush=True)
 
 
 def _located(session: Session, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
     """What is missing at the bare prompts, (n, m), and z and as much in the conversations, (c, n, m)."""
     given = session.method_input
     z_star_nm, layer = session.values(edits), given.layers[-1]  # at the last edited layer nothing is shared out
-    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits), encoded(given, edits))
+    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits))
     return found.missing_nm, found.wanted_cnm
 
 
@@ -111,15 +115,16 @@ def main() -> None:
     edits = read_benchmark(asked.data, asked.limit, asked.seed)
     before, last = edits[: -asked.watched], edits[-asked.watched :]
     watched = Watched.at_base(session, last)
-    base_cnm = watched.states()
     print(f"by hand on the base: first token said {100 * watched.said(True):.0f} %", flush=True)
     undo, _ = write_batch(session, last, True, keep=False)
     watched.show("alone on the base")
     session.weights.revert(undo)
     for start in range(0, len(before), BATCH):
         write_batch(session, before[start : start + BATCH], True, keep=True, live=before[:start])
-    moved = watched.far(watched.states() - base_cnm)
-    print(f"after {len(before)} others: moved {moved:.2f}, by hand said {100 * watched.said(True):.0f} %", flush=True)
+    print(
+        f"after {len(before)} others: moved {watched.moved():.2f}, by hand said {100 * watched.said(True):.0f} %",
+        flush=True,
+    )
     write_batch(session, last, True, keep=True, live=before)
     watched.show(f"written after {len(before)} others")
     print(f"there by hand: first token said {100 * watched.said(True):.0f} %")

@@ -12,13 +12,10 @@ import pytest
 from tasks.ledger import intake
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.table import Ledger
-from tasks.lines.specs import resolve_line, save_line
 from tasks.review import decisions
-from tasks.settings import load_settings
-from tasks.workplace import open_workplace
 from tests.costs import further
 from tests.flows.command import check_one_line, ended, start
-from tests.flows.conftest import METHOD, POLICY
+from tests.flows.conftest import POLICY, with_line
 from tests.flows.production import until
 from tests.races.checker import Home, faults, unfinished
 
@@ -83,11 +80,7 @@ def test_a_full_disk_ends_a_job_in_one_line_and_the_next_one_finishes(
     small_disk, shared_places, prefect_server, good_edits, monkeypatch
 ):
     home = small_disk / "home"
-    for name, value in {**shared_places, "ERRATA_HOME": str(home), "PREFECT_API_URL": prefect_server}.items():
-        monkeypatch.setenv(name, value)
-    workplace = open_workplace(load_settings())
-    store = workplace.store.store
-    save_line(store, resolve_line(store, workplace.settings, LINE, options=METHOD))
+    workplace = with_line(monkeypatch, shared_places, prefect_server, home, LINE)
     place, edits = Place(home, Path(shared_places["ERRATA_ARTIFACTS"]).parent), good_edits[:6]
     intake.submit(workplace.ledger, LINE, edits, "tester")
     job = ("run", LINE, *(part for name, value in POLICY.model_dump().items() if name != "batch_size"

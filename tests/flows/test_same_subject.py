@@ -51,9 +51,8 @@ def said(workplace, line: str, edits: list[Edit]) -> list[str]:
 
 
 def test_facts_that_are_hard_to_tell_apart_are_named_before_they_are_written(place, monkeypatch):
-    monkeypatch.setattr(
-        alike, "NEAR_COSINE", 0.0
-    )  # how alike keys are in so small a model differs from machine to machine
+    # How alike keys are in so small a model differs from machine to machine.
+    monkeypatch.setattr(alike, "NEAR_COSINE", 0.0)
     workplace, line = place("alike"), "alike"
     first, second = corrections(PERSONS[3])[0], elsewhere(PERSONS[3])
     for edit, names in ((first, []), (second, [first.id])):

@@ -91,10 +91,8 @@ def test_a_killed_search_goes_on_and_opens_no_benchmark(place, fact_model_path, 
     settings = settings_in(place)
     found = calibrate(settings, str(fact_model_path), "float32", PLAN, place / "relations.json")
     tried = [trial.stage for trial in found.trials]
-    assert tried in (
-        TRIED,
-        [stage for stage in TRIED if stage != "width"],
-    )  # if the best layers are the first, there is no room
+    # Where the best layers are the first, there is no room for a width.
+    assert tried in (TRIED, [stage for stage in TRIED if stage != "width"])
     assert len(measured) == len(tried) - 2 and measured[0] == found.trials[2].options
     assert found.chosen.score == max(trial.score for trial in found.trials) or found.chosen is found.rule
     assert found == read_calibration(open_store(settings.store_uri), found.base_digest)
