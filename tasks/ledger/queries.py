@@ -120,10 +120,16 @@ def run(
 
 
 def run_named(
-    table: DeltaTable, sql: str, *, line: str | None = None, requests: Sequence[str] | None = None, **parameters: Any
+    table: DeltaTable,
+    sql: str,
+    *,
+    line: str | None = None,
+    requests: Sequence[str] | None = None,
+    after: int | None = None,
+    **parameters: Any,
 ) -> list[dict[str, Any]]:
-    """The same, each row by the names of its columns."""
-    names, rows = _answer(table, sql, line, requests, parameters)
+    """The same, each row by the names of its columns; with `after` of the events after this commit."""
+    names, rows = _answer(table, sql, line, requests, parameters, after)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
@@ -137,10 +143,15 @@ def each_named(table: DeltaTable, sql: str, at_once: int = 10_000) -> Iterator[d
 
 
 def _answer(
-    table: DeltaTable, sql: str, line: str | None, requests: Sequence[str] | None, parameters: dict[str, Any]
+    table: DeltaTable,
+    sql: str,
+    line: str | None,
+    requests: Sequence[str] | None,
+    parameters: dict[str, Any],
+    after: int | None = None,
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     with _database().cursor() as connection:
-        rows = connection.execute(*_question(connection, table, sql, line, requests, parameters)).fetchall()
+        rows = connection.execute(*_question(connection, table, sql, line, requests, parameters, after)).fetchall()
         return [name for name, *_ in connection.description or ()], rows
 
 
@@ -151,11 +162,12 @@ def _question(
     line: str | None,
     requests: Sequence[str] | None,
     parameters: dict[str, Any],
+    after: int | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The whole SQL and its parameters."""
     once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
     first = "ORDER BY place" if once else ""
-    whole, values = relation(connection, table, line, requests)
+    whole, values = relation(connection, table, line, requests, after)
     known = (
         f"whole AS NOT MATERIALIZED ({whole}), "
         f"ledger AS NOT MATERIALIZED (SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first})"

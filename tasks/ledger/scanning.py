@@ -42,9 +42,14 @@ _PLAIN_READER = 1
 
 
 def relation(
-    connection: duckdb.DuckDBPyConnection, table: DeltaTable, line: str | None, requests: Sequence[str] | None
+    connection: duckdb.DuckDBPyConnection,
+    table: DeltaTable,
+    line: str | None,
+    requests: Sequence[str] | None,
+    after: int | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """SQL of the table's events with all columns, or of those of a line or of some requests, and its parameters.
+    """SQL of the table's events with all columns, or of those of a line, of some requests or after a commit, and its
+    parameters.
 
     What users wrote (`line`, `requests`) is a parameter, never SQL.
     """
@@ -52,7 +57,7 @@ def relation(
     if not files:
         return _NO_ROWS, {}
     if "://" in files[0] or table.protocol().min_reader_version != _PLAIN_READER:
-        connection.register("written", _by_arrow(table, line, requests))
+        connection.register("written", _by_arrow(table, line, requests, after))
         return f"{_NO_ROWS} UNION ALL BY NAME SELECT * FROM written", {}
     # By name: a file of release 0.1 lacks columns. A folder that is called `a=b` is no column.
     # Footers are read whenever this is bound, so it stands in the question itself, not in a view.
@@ -65,11 +70,14 @@ def relation(
     if requests is not None:
         wanted["requests"] = list(requests)
         conditions.append("request_id IN (SELECT unnest($requests::VARCHAR[]))")
+    if after is not None:
+        wanted["after"] = after
+        conditions.append('"commit" > $after')
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"{_NO_ROWS} UNION ALL BY NAME {rows}{where}", {"files": files, **wanted}
 
 
-def _by_arrow(table: DeltaTable, line: str | None, requests: Sequence[str] | None) -> Any:
+def _by_arrow(table: DeltaTable, line: str | None, requests: Sequence[str] | None, after: int | None) -> Any:
     import pyarrow.compute as pc  # takes as long as all else that a look needs, and a ledger in a folder does without
 
     dataset = table.to_pyarrow_dataset()
@@ -78,4 +86,6 @@ def _by_arrow(table: DeltaTable, line: str | None, requests: Sequence[str] | Non
         dataset = dataset.filter(pc.field("line") == line)
     if requests is not None:
         dataset = dataset.filter(pc.field("request_id").isin(list(requests)))
+    if after is not None:
+        dataset = dataset.filter(pc.field("commit") > after)
     return dataset

@@ -16,20 +16,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from tasks.ledger import aliases, opening, queries, whole
 from tasks.ledger.appending import Decide, Known, Request, checked, rows
 from tasks.ledger.errors import LedgerError, one_line, what_libraries_raise
-from tasks.ledger.events import Event, RequestState, State, fold
+from tasks.ledger.events import Event, RequestState, State
+from tasks.ledger.following import Following
 from tasks.ledger.standings import LineEvents, Standing
 from tasks.names import check_line
 from tasks.text import storable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TRY_SECONDS = 300.0
-"""Who loses a race repeats all it did: of eight writers on a large ledger far away one may lose for minutes."""
+"""Of eight writers on a large ledger far away one may lose again and again."""
 _PAUSE_SECONDS = 0.05
 _ONCE = CommitProperties(max_commit_retries=0)
 _COMPACTION = CommitProperties(max_commit_retries=30)
@@ -90,10 +91,10 @@ class Ledger:
             return []
         with self._explained("written"):
             deadline = time.monotonic() + _TRY_SECONDS
+            following = Following(requests)
             for attempt in range(1, 10_000):
                 table = opening.found(self.uri, self._options) or opening.created(self.uri, self._options)
-                known = self._known(table, requests)
-                pending = list(decide(known))
+                pending = list(decide(following.known(table)))
                 try:
                     if pending:
                         table = opening.upgraded(table)
@@ -242,25 +243,6 @@ class Ledger:
                 return []
             found = queries.run_named(table, sql, line=line, requests=requests, **parameters)
             return [_decoded(row) for row in found]
-
-    def _known(self, table: DeltaTable, requests: Sequence[Request]) -> dict[Request, Known]:
-        """What the table says of these requests as it was opened."""
-        names = sorted({name for _, name in requests})
-        steps: dict[Request, list[tuple[State, str]]] = {request: [] for request in requests}
-        payloads: dict[Request, str | None] = {}
-        for row in queries.run_named(table, queries.STEPS, requests=names):
-            request = (row["line"], row["request_id"])
-            if request in steps:
-                steps[request].append((row["event"], row["event_id"]))
-                payloads[request] = row["payload"] or payloads.get(request)
-        return {
-            request: Known(
-                fold(state for state, _ in found),
-                None if (payload := payloads.get(request)) is None else json.loads(payload),
-                frozenset(event_id for _, event_id in found),
-            )
-            for request, found in steps.items()
-        }
 
     @contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
