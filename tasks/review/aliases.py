@@ -1,11 +1,14 @@
 """MLflow's aliases and tags of a line, which follow from HEAD and from what waits."""
 
 import logging
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from tasks.ledger.view import LineView, look
 from tasks.review.registering import describe, register, tags_of
 from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
+from tasks.tracking.registry import Registered
 from tasks.workplace import Workplace
 
 MOST_ROUNDS = 20
@@ -13,13 +16,21 @@ MOST_ROUNDS = 20
 logger = logging.getLogger(__name__)
 
 
-def sync_aliases(tracker: Tracker, workplace: Workplace, line: str) -> LineView:
-    """Make MLflow's aliases and tags say what HEAD and the queue say; returns the line as it was when they did.
+class Synced(NamedTuple):
+    """A line as it was when MLflow's aliases and tags said so, and the versions that MLflow had just before."""
+
+    view: LineView
+    registered: Mapping[int, Registered]
+
+
+def sync_aliases(tracker: Tracker, workplace: Workplace, line: str, view: LineView | None = None) -> Synced:
+    """Make MLflow's aliases and tags say what HEAD and the queue say; `view`: the line where it was just looked at.
 
     They are set, the line is looked at again, and so on until nothing changed in between: of several who set them at
     once, whoever is last has seen what is true.
     """
-    view = look(workplace.store, workplace.ledger, line)
+    view = view or look(workplace.store, workplace.ledger, line)
+    known: Mapping[int, Registered] = {}
     for _ in range(MOST_ROUNDS):
         wanted = aliases_of(view)
         known = register(tracker, workplace, line, shown_in_mlflow(view))
@@ -28,9 +39,9 @@ def sync_aliases(tracker: Tracker, workplace: Workplace, line: str) -> LineView:
         tracker.set_version_tags(line, tags_of(view, known), known)
         view = look(workplace.store, workplace.ledger, line)
         if aliases_of(view) == wanted:
-            return view
+            return Synced(view, known)
     logger.warning("line %s: HEAD moves faster than MLflow's aliases can follow; the next decision sets them", line)
-    return view
+    return Synced(view, known)
 
 
 def aliases_of(view: LineView) -> dict[str, int | None]:

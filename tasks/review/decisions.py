@@ -250,9 +250,8 @@ def carry_out(
     warning, again = "", f"`errata run {view.line}` or the next decision will"
     link = ""
     try:
-        _caught_up(workplace, view.line)
-        tracker = workplace.tracker()
-        link = record(tracker, workplace, sync_aliases(tracker, workplace, view.line), versions[-1])
+        now, tracker = _caught_up(workplace, view.line), workplace.tracker()
+        link = record(tracker, workplace, *sync_aliases(tracker, workplace, view.line, now), about=versions[-1])
     except (LedgerError, StorageError) as error:
         warning = f"HEAD was moved, and the ledger and MLflow do not say so yet ({error}); {again}"
     except TrackingError as error:

@@ -56,7 +56,7 @@ def carry_out(workplace: Workplace, line: str) -> list[str]:
             said += said_in_queue(workplace, tracker, version)
     said += _by_time(workplace, line)
     said += _by_rule(workplace, tracker, line)
-    record(tracker, workplace, sync_aliases(tracker, workplace, line))  # what a killed decision left out
+    record(tracker, workplace, *sync_aliases(tracker, workplace, line))  # what a killed decision left out
     return said + close_reviews(workplace, line)
 
 

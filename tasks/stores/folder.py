@@ -112,7 +112,7 @@ class FolderStore:
                 found.append(Entry(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)))
         return found
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, after: str = "") -> list[str]:
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
         self._check_root()
@@ -122,7 +122,7 @@ class FolderStore:
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 base = Path(parent).relative_to(self.root)
                 keys += [(base / name).as_posix() for name in files if not name.startswith(".")]
-        return sorted(key for key in keys if key.startswith(prefix))
+        return sorted(key for key in keys if key.startswith(prefix) and key > after)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)

@@ -153,7 +153,7 @@ class Heads:
 
     def recorded(self, line: str, since: int = 0) -> list[Head]:
         """The recorded HEADs that can be read, oldest first, from a sequence on; each is read once."""
-        keys = [key for key in self._keys(line) if sequence_of(key) >= since]
+        keys = [key for key in self._keys(line, since) if sequence_of(key) >= since]
         unknown = [key for key in keys if key not in self._seen]
         found = dict(zip(unknown, at_once(lambda key: self.store.get(key)[0], unknown), strict=True))
         for key, data in found.items():
@@ -204,8 +204,9 @@ class Heads:
     def _keep(self, head: Head) -> None:
         self.store.put(past_key(head), head_bytes(head))
 
-    def _keys(self, line: str) -> list[str]:
-        return self.store.list(f"lines/{check_line(line)}/heads/")
+    def _keys(self, line: str, since: int = 0) -> list[str]:
+        folder = f"lines/{check_line(line)}/heads/"
+        return self.store.list(folder, f"{folder}{since:08d}" if since else "")
 
     def _where(self, key: str) -> str:
         return f"'{key}' in '{self.store.uri}'"

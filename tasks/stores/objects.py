@@ -64,8 +64,8 @@ class ObjectStore(Protocol):
         """Size and time of all objects whose keys begin with `prefix`, sorted: for whoever looks for what is old."""
         ...
 
-    def list(self, prefix: str) -> list[str]:
-        """All keys that begin with `prefix`, sorted."""
+    def list(self, prefix: str, after: str = "") -> list[str]:
+        """All keys that begin with `prefix`, sorted; those that come after `after` alone, whether it exists or not."""
         ...
 
 

@@ -108,9 +108,12 @@ class S3Store:
         self._call(key, lambda: self._client.delete_object(Bucket=self.bucket, Key=full))
 
     def entries(self, prefix: str) -> list[Entry]:
+        return self._listed(prefix, {})
+
+    def _listed(self, prefix: str, more: dict[str, str]) -> list[Entry]:
         def read() -> list[Entry]:
             pages = self._client.get_paginator("list_objects_v2")
-            found = pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            found = pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix, **more)
             return [
                 Entry(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].astimezone(UTC))
                 for page in found
@@ -119,8 +122,9 @@ class S3Store:
 
         return sorted(self._call(prefix, read), key=lambda entry: entry.key)
 
-    def list(self, prefix: str) -> list[str]:
-        return [entry.key for entry in self.entries(prefix)]
+    def list(self, prefix: str, after: str = "") -> list[str]:
+        found = self._listed(prefix, {"StartAfter": self.prefix + after} if after else {})
+        return [entry.key for entry in found if entry.key > after]
 
     def _full(self, key: str) -> str:
         return self.prefix + check_key(key)

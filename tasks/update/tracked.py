@@ -70,7 +70,7 @@ def register_candidate(
     report = report.model_copy(update={"mlflow_versions": _spoken_of(report, known)})
     tracker.log_report(run.mlflow_run_id, report_files(report), TABLES)
     describe(tracker, run.workplace, waiting, known, report)
-    view = sync_aliases(tracker, run.workplace, run.line)
+    view = sync_aliases(tracker, run.workplace, run.line).view
     tracker.describe_run(run.mlflow_run_id, _name(report), _tags(report), _note(report))
     tracker.finish_run(run.mlflow_run_id)
     return view, report

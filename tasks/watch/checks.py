@@ -53,7 +53,7 @@ def check_aliases(workplace: Workplace, view: LineView) -> list[Finding]:
         return []
     tracker = workplace.tracker()
     said = tracker.aliases(view.line)
-    now = aliases_of(sync_aliases(tracker, workplace, view.line))  # of HEAD as it is when they are set
+    now = aliases_of(sync_aliases(tracker, workplace, view.line).view)  # of HEAD as it is when they are set
     wanted = {alias: number for alias, number in now.items() if number is not None}
     if said == wanted:
         return []

@@ -138,6 +138,9 @@ def _write_store(root: Path, members: list[list[str]], runs: Sequence[str]) -> t
             "request_metrics": dict.fromkeys(names, METRICS), "batch": 1, "flow_run_id": "flow",
             "mlflow_run_id": run, "created": (began + timedelta(hours=number)).isoformat(),
         }  # fmt: skip
+        if runs:  # a job saw the HEAD that its first version was made for
+            of_a_job = VERSIONS // len(runs)
+            manifest |= {"format": 2, "based_on": (number - 1) // of_a_job * of_a_job}
         snapshots.append(_put(root / "manifests", _json(manifest), ".json"))
         pointer = {"line": LINE, "version": number, "snapshot": snapshots[-1]}
         _write(line / "versions" / f"{number:08d}.json", _json(pointer))

@@ -83,8 +83,8 @@ def grow(services: Services, folder: Path, requests: int) -> None:
     shutil.rmtree(folder)
     versions = workplace.store.versions(LINE)
     seconds, _ = timed(lambda: register(tracker, workplace, LINE, versions))
-    took, view = timed(lambda: sync_aliases(tracker, workplace, LINE))
-    record(tracker, workplace, view)
+    took, synced = timed(lambda: sync_aliases(tracker, workplace, LINE))
+    record(tracker, workplace, *synced)
     print(f"registered in MLflow in {seconds:.0f} s, tagged in {took:.0f} s", flush=True)
 
 

@@ -90,6 +90,8 @@ def test_keys_are_listed_by_prefix_and_sorted(store):
     assert store.list("b") == ["b/1", "b/2", "bc"]
     assert store.list("") == ["a", "b/1", "b/2", "bc"]
     assert store.list("none/") == []
+    assert store.list("b", "b/1") == ["b/2", "bc"] and store.list("b/", "b/0") == ["b/1", "b/2"]
+    assert store.list("b", "b/10") == ["b/2", "bc"] and store.list("", "bc") == []
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/../b", ".hidden", "a\\b", "a\0b", "", "a/"])

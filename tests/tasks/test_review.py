@@ -305,7 +305,7 @@ def test_a_kill_after_head_has_moved_loses_nothing(line, monkeypatch, effect):
     class Killed(BaseException):
         pass
 
-    def killed(*_):
+    def killed(*_, **__):
         raise Killed
 
     line.tag(2, review="approved")
