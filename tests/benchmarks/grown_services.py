@@ -162,7 +162,7 @@ def race(services: Services, files: list[Path], line: str) -> dict[int, int]:
 
 
 SUBMIT = """
-import sys
+import os, sys
 from flows.cli.main import main
 
 line, *files = sys.argv[1:]
@@ -174,6 +174,7 @@ for file in files:
     except SystemExit as ended:
         if ended.code:
             raise
+os._exit(0)  # as the command ends: Arrow's threads may still be about to let go of Python's objects
 """
 """One submitter: `errata submit` of one file after the other, in one process."""
 
