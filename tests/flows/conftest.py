@@ -104,17 +104,19 @@ def place(
 ) -> Iterator[Callable[[str], Workplace]]:
     """Makes a fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
 
-    def make(line: str) -> Workplace:
-        return with_line(monkeypatch, shared_places, prefect_server, tmp_path / line, line)
+    def make(line: str, folder: str = "") -> Workplace:
+        return with_line(monkeypatch, shared_places, prefect_server, tmp_path / (folder or line), line)
 
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         yield make
 
 
 @pytest.fixture
-def own_home(place: Callable[[str], Workplace], monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """A home with MLflow and Prefect of its own, with the line `kept`."""
-    home = place("kept").settings.home_folder
+def own_home(
+    request: pytest.FixtureRequest, place: Callable[..., Workplace], monkeypatch: pytest.MonkeyPatch
+) -> Workplace:
+    """A home with MLflow and Prefect of its own, with the line `kept`; a parameter is the name of its folder."""
+    home = place("kept", getattr(request, "param", "kept")).settings.home_folder
     for name in ("TRACKING_URI", "ARTIFACTS"):
         monkeypatch.setenv(f"ERRATA_{name}", "")
     mlflow_database(home / "mlflow.db")

@@ -1,59 +1,67 @@
 """The good ways through the command line on the fact model, read as a script reads them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from tests.flows.command import check_one_line, single
+from editing.edit import Edit
+from tests.flows.command import Errata, check_one_line, single
 from tests.flows.conftest import METHOD, POLICY
 
 SET = [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={json.dumps(value)}")]
+ODD = "a%2Fb [x] ?#&=|^\\'\" 法"
+"""The name of a folder that some part of every address has a meaning for."""
 OPTIONS = [part for name, value in METHOD.items() for part in ("-o", f"{name}={json.dumps(value)}")]
 
 
 @pytest.fixture
 def on_line(errata, place, good_edits, tmp_path) -> Callable[[str, int], list[str]]:
-    """Makes a line of the fact model with so many good corrections submitted; gives the file and their ids."""
+    """Makes a line of the fact model with so many good corrections submitted; gives their ids."""
 
     def make(line: str, count: int) -> list[str]:
         place(line)
-        records = [edit.model_dump(mode="json") for edit in good_edits[:count]]
-        (tmp_path / "requests.json").write_text(json.dumps(records))
-        made = errata("submit", tmp_path / "requests.json", "--line", line, "--json").json
-        assert made == {"queued": [edit.id for edit in good_edits[:count]], "present": [], "rejected": {}}
-        return made["queued"]
+        return submitted(errata, tmp_path, line, good_edits[:count])
 
     return make
 
 
-def test_a_correction_goes_from_request_to_service_and_back(errata, on_line, good_edits):
-    ids = on_line("journey", 2)
-    summary = errata("run", "journey", *SET, "--json").json
+def submitted(errata: Errata, folder: Path, line: str, edits: Sequence[Edit]) -> list[str]:
+    (folder / "requests.json").write_text(json.dumps([edit.model_dump(mode="json") for edit in edits]))
+    made = errata("submit", folder / "requests.json", "--line", line, "--json").json
+    assert made == {"queued": [edit.id for edit in edits], "present": [], "rejected": {}}
+    return list(made["queued"])
+
+
+@pytest.mark.parametrize("own_home", [ODD], indirect=True)
+def test_a_correction_goes_from_request_to_service_and_back(errata, own_home, good_edits, tmp_path):
+    """Wherever the home lies, with MLflow's database and artifacts in it."""
+    ids = submitted(errata, tmp_path, "kept", good_edits[:2])
+    summary = errata("run", "kept", *SET, "--json").json
     assert (summary["kept"], summary["quarantined"], summary["version"]) == (2, 0, 1)
-    [row] = errata("status", "journey", "--json").json
+    [row] = errata("status", "kept", "--json").json
     assert (row["in_service"], row["waiting"], row["requests"]) == (0, [1], {"committed": 2})
-    [version] = errata("review", "journey", "--json").json
+    [version] = errata("review", "kept", "--json").json
     assert version["request_ids"] == ids and version["metrics"]["efficacy_prob"] == 1.0
     edit = good_edits[0]
-    [answer] = errata("ask", edit.text, "--line", "journey", "--tokens", "4", "--json").json
+    [answer] = errata("ask", edit.text, "--line", "kept", "--tokens", "4", "--json").json
     assert list(answer["answers"]) == ["base", "challenger (version 1)"]
     assert answer["answers"]["challenger (version 1)"].startswith(edit.target_new)
-    check_one_line(
-        errata("approve", "journey", "--version", "7"), 2, "version 7 of line 'journey' does not wait .*1 do"
-    )
-    made = errata("approve", "journey", "--reason", "fine", "--json").json
+    check_one_line(errata("approve", "kept", "--version", "7"), 2, "version 7 of line 'kept' does not wait .*1 do")
+    made = errata("approve", "kept", "--reason", "fine", "--json").json
     assert made == {"versions": [1], "in_service": 1, "warning": ""}
-    events = errata("history", ids[0], "--line", "journey", "--json").json
+    events = errata("history", ids[0], "--line", "kept", "--json").json
     assert [e["event"] for e in events] == [
         "received", "queued", "applied", "validated", "committed", "approved", "promoted"
     ]  # fmt: skip
     assert events[-1]["reason"] == "fine" and events[-1]["actor"] == "tester"
-    check_one_line(errata("rollback", "journey", "--to", "9"), 2, "version 9 of line 'journey' was never in service")
-    assert errata("rollback", "journey", "--json").json["in_service"] == 0
-    assert errata("history", "--line", "journey", "--limit", "1", "--json").json[0]["event"] == "rolled_back"
-    for command in (("status",), ("review", "journey"), ("history", ids[0], "--line", "journey")):
+    check_one_line(errata("rollback", "kept", "--to", "9"), 2, "version 9 of line 'kept' was never in service")
+    assert errata("rollback", "kept", "--json").json["in_service"] == 0
+    assert errata("history", "--line", "kept", "--limit", "1", "--json").json[0]["event"] == "rolled_back"
+    for command in (("status",), ("review", "kept"), ("history", ids[0], "--line", "kept"), ("audit",)):
         assert errata(*command).out.strip()
+    assert {path.name for path in tmp_path.iterdir()} <= {ODD, "requests.json", "cache"}
 
 
 def test_a_refused_version_leaves_its_requests_rejected(errata, on_line):

@@ -74,7 +74,7 @@ def test_no_process_outlives_a_job_that_is_killed_at_work(tmp_path, fact_model_p
 @pytest.mark.parametrize("killed", some([True, False], [True]))
 def test_two_jobs_at_once_on_a_fresh_home_behind_a_proxy_both_succeed(tmp_path, killed):
     """Also where the first that ever ran was killed as it started, whatever was cut off of Prefect's database."""
-    home = tmp_path / "home? of #1 & 法"  # of which addresses are made
+    home = tmp_path / "home%2F? [of] #1 & 法"  # of which addresses are made
     env = environment(home, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     if killed:
         with start(("run", "zero"), env) as job:
