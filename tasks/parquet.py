@@ -6,6 +6,7 @@ from typing import IO, Any, Final, cast
 
 from editing.errors import ReadError
 from editing.readers.containers import Foreign
+from editing.readers.told import Told
 
 FILE_BYTES: Final = 1_000_000_000
 _BATCH: Final = 256
@@ -22,8 +23,8 @@ def unzstd(path: Path) -> IO[bytes]:
     return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
 
 
-def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file as dicts, a batch of 256 in memory at a time.
+def parquet_rows(path: Path, told: Told | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file as dicts, a batch of 256 in memory at a time; how many there are is told.
 
     Raises:
         ReadError: the file is missing, no Parquet, or broken.
@@ -33,6 +34,8 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
+            if told is not None:
+                told.at, told.size = 0, file.metadata.num_rows
             has_bytes = "binary" in str(file.schema_arrow)
             for batch in file.iter_batches(batch_size=_BATCH):
                 rows = batch.to_pylist()

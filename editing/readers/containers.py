@@ -49,8 +49,8 @@ _INDEX: Final = ("__index_level_0__", "Unnamed: 0")
 class Foreign:
     """What other libraries read, which this package does not know."""
 
-    parquet_rows: Callable[[Path], Iterable[Mapping[str, Any]]] | None = None
-    """The rows of a Parquet file as mappings."""
+    parquet_rows: Callable[[Path, Told], Iterable[Mapping[str, Any]]] | None = None
+    """The rows of a Parquet file as mappings; it tells how many there are."""
     unzstd: Callable[[Path], IO[bytes]] | None = None
     """A file that zstd has packed, opened."""
 
@@ -196,6 +196,6 @@ def _table(plain: Path, path: Path, told: Told) -> Source:
 def _parquet(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
     if foreign.parquet_rows is None:
         raise ReadError(f"{str(path)!r} is Parquet; pass foreign=tasks.parquet.FOREIGN to read it")
-    told.size = 0
-    for row, value in enumerate(foreign.parquet_rows(plain), start=1):
+    for row, value in enumerate(foreign.parquet_rows(plain, told), start=1):
+        told.at = row
         yield Found(row, {name: one for name, one in value.items() if name not in _INDEX})

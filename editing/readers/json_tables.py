@@ -1,7 +1,7 @@
 """Records in a JSON file, however it holds them: a list, lines, an object of lists, columns."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,7 @@ def json_records(plain: Path, path: Path, told: Told) -> Source:
             value = error
         if not isinstance(value, TooLong):
             if not window.peek():
-                yield from _of_object(value, path, rows, decoder)
+                yield from _of_object(value, path, rows, decoder, told)
                 return
             yield unrepeated(decoder, next(rows), value)  # objects one after another
             while (opening := window.peek()) == "{":
@@ -110,10 +110,10 @@ def _of_large_object(plain: Path, path: Path, told: Told, error: TooLong) -> Sou
         value = decoder.decode(plain.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as broken:
         raise ReadError(f"{str(path)!r}: not JSON, {broken}") from broken
-    yield from _of_object(value, path, rows, decoder)
+    yield from _of_object(value, path, rows, decoder, told)
 
 
-def _of_object(value: Any, path: Path, rows: Iterator[int], decoder: Decoder) -> Source:
+def _of_object(value: Any, path: Path, rows: Iterator[int], decoder: Decoder, told: Told) -> Source:
     """An object that is a record, or holds some."""
     held = _held(value, path)
     if held is None:
@@ -122,11 +122,12 @@ def _of_object(value: Any, path: Path, rows: Iterator[int], decoder: Decoder) ->
     if decoder.repeated:
         name = shown(decoder.repeated[0])
         raise ReadError(f"{str(path)!r}: field {name} stands in an object twice; keep one of them")
-    for record in held:
+    told.size = len(held)  # the bytes were read before the first record is told
+    for told.at, record in enumerate(held):
         yield Found(next(rows), record)
 
 
-def _held(value: Mapping[str, Any], path: Path) -> Iterable[Any] | None:
+def _held(value: Mapping[str, Any], path: Path) -> list[Any] | None:
     """The records that an object holds, of columns, of splits, or by their names; None where it is a record."""
     if _is_columns(value):
         return _rows_of(value, path)
@@ -161,7 +162,7 @@ def _is_columns(value: Mapping[str, Any]) -> bool:
     return bool(found) and all(is_list(one) or isinstance(one, Mapping) for one in found)
 
 
-def _rows_of(columns: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+def _rows_of(columns: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     lists = {name: [*one.values()] if isinstance(one, Mapping) else one for name, one in columns.items()}
     lists = {name: one for name, one in lists.items() if is_list(one)}  # others tell of the file
     lengths = {name: len(one) for name, one in lists.items()}
@@ -169,4 +170,4 @@ def _rows_of(columns: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]
         told = ", ".join(f"{shown(name)} {size}" for name, size in lengths.items())
         raise ReadError(f"{str(path)!r} holds columns of unequal length ({told}); give each a value for every record")
     names = [*lists]
-    return (dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True))
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]

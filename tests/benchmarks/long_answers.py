@@ -18,7 +18,7 @@ from editing.readers import read_all
 from flows.benchmark import read_benchmark
 from flows.cli.app import pairs
 from tasks.lines.specs import LineSpec
-from tasks.parquet import parquet_rows
+from tasks.parquet import FOREIGN
 from tasks.settings import load_settings
 from tasks.update.session import Session, open_session
 from tests.benchmarks.sequence import BATCH, write_batch
@@ -29,7 +29,7 @@ RECORDS, EVERY = 100, 3
 def long_answers(session: Session, data: Path, limit: int, seed: int) -> list[Edit]:
     """In the order of the file."""
     chosen = {edit.id for edit in read_benchmark(data, RECORDS, seed)}
-    edits = [edit for edit in read_all(data, parquet_rows=parquet_rows) if edit.id in chosen]
+    edits = [edit for edit in read_all(data, foreign=FOREIGN) if edit.id in chosen]
     return [edit for edit in edits if answer_kind(session.loaded.tokenizer, edit) != "single"][::EVERY][:limit]
 
 

@@ -1,4 +1,4 @@
-"""How long reading takes: 100,000 records as JSON Lines, JSON, CSV and Parquet, and the memory that it takes.
+"""How long reading takes: 100,000 records as JSON Lines, JSON, columns, CSV and Parquet, and the memory that it takes.
 
     python -m tests.benchmarks reading
     python -m tests.benchmarks.reading [--records 100000]
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from editing.models import LoadedModel
 
 RECORDS = 100_000
-KINDS = ("a.jsonl", "a.json", "a.csv", "a.parquet")
+KINDS = ("a.jsonl", "a.json", "columns.json", "a.csv", "a.parquet")
 
 
 def records(count: int) -> Iterator[dict[str, Any]]:
@@ -58,6 +58,8 @@ def write(path: Path, count: int) -> None:
             rows = csv.writer(file)
             rows.writerow(next(records(1)))
             rows.writerows(map(cells, records(count)))
+    elif kind == "columns.json":
+        path.write_text(json.dumps({name: [one[name] for one in records(count)] for name in next(records(1))}))
     else:
         lines = (json.dumps(one) for one in records(count))
         path.write_text("\n".join(lines) if kind == "a.jsonl" else f"[{','.join(lines)}]")

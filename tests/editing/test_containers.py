@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit
 from editing.errors import ErrataError, ReadError
-from editing.readers import BadRecord, read_all, read_edits, records_from
+from editing.readers import BadRecord, read_all, read_cases, read_edits, records_from
 from editing.readers import json_tables as tables
+from editing.readers.told import Told
 from tasks.ledger.reading import Read, judged, read_requests, verdicts
 from tasks.parquet import FOREIGN, parquet_rows
 
@@ -243,6 +244,27 @@ def test_any_bytes_end_in_records_or_one_line(tmp_path, start, data, ending):
         place, size = data.draw(st.integers(0, len(start))), data.draw(st.integers(0, 9))
         start = start[:place] + data.draw(st.binary(max_size=6)) + start[place + size :]
     ends_in_records_or_one_line(tmp_path, ending, start)
+
+
+@pytest.mark.parametrize("ending", ["columns", "json", "jsonl", "csv", "parquet"])
+def test_how_far_the_reading_is_grows_to_the_end_with_the_records(tmp_path, ending):
+    rows = [{"subject": f"Ada {i}", "prompt": "{} was born in", "target_new": "Rome" * 50} for i in range(5000)]
+    path = tmp_path / f"a.{'json' if ending == 'columns' else ending}"
+    if ending == "csv":
+        path.write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
+    elif ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ending == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        path.write_text(
+            json.dumps({name: [row[name] for row in rows] for name in rows[0]} if ending == "columns" else rows)
+        )
+    told, far = Told(), []
+    for _ in read_cases(path, foreign=FOREIGN, told=told):
+        far.append(told.at / told.size)
+    assert len(far) == 5000 and far == sorted(far) and far[-1] > 0.95
+    assert far[2499] == pytest.approx(0.5, abs=0.2)  # who foretells the end at half of it is right
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
