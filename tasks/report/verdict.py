@@ -4,6 +4,7 @@ The rows are data (`tasks.report.data.Check`); nothing is compared here.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -148,11 +149,12 @@ def _labels(marks: Sequence[tuple[str, Mark]], wanted: Mark) -> list[str]:
 
 def _kinds(labels: Sequence[str]) -> list[str]:
     """Each group once: Neighbors for its three counts."""
-    return [label.partition(":")[0] for label in labels]
+    return [*dict.fromkeys(label.partition(":")[0] for label in labels)]
 
 
 def _listed(labels: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(labels))
+    """Each once, with how often where it is several times: of several requests, say."""
+    return ", ".join(label if times == 1 else f"{label} ({times})" for label, times in Counter(labels).items())
 
 
 def _mark(check: Check) -> Mark:

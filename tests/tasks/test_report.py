@@ -161,6 +161,10 @@ def test_the_verdict_is_that_of_the_rows():
         "fail",
         "1 of 3 checks failed: Neighbors: answer no longer said.",
     )
+    twice = [one.model_copy(update={"request_id": name}) for one in failing(1)[1:2] for name in ("a", "b")]
+    assert headline(make_report(checks=(*CHECKS[:1], *twice)))[1] == (
+        "2 of 3 checks failed: Neighbors: answer no longer said (2)."
+    )
     assert headline(make_report(checks=CHECKS[::2]))[1] == (
         "All 2 checks hold. No neighbor was asked: what else changed is not known."
     )
