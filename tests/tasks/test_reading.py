@@ -79,8 +79,8 @@ def test_a_move_in_the_middle_of_a_look_is_in_its_place(line):
     looking, working = SnapshotStore(line), SnapshotStore(line.inner)
     plain, moves = line.inner.list, [1, 2]
 
-    def list_and_move(prefix):
-        found = plain(prefix)
+    def list_and_move(prefix, after=""):
+        found = plain(prefix, after)
         if prefix.endswith("heads/") and moves:
             working.move_head(LINE, None, working.head(LINE), "rollback", "bob", str(moves.pop()))
         return found
