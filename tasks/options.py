@@ -1,12 +1,14 @@
 """Values that people give for the fields of a model, checked with one line that helps."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from editing.edit import shown
 from editing.errors import PolicyError
+from editing.readers.names import ALIKE
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,16 +24,27 @@ def checked(kind: type[Model], name: str, fields: Mapping[str, Any]) -> Model:
         # What contradicts itself is told by whoever found it, in its own words.
         if first["type"] == "value_error" and not isinstance(first.get("input"), str | int | float):
             raise PolicyError(f"{name} {f'{field}: ' if field else ''}{said}") from error
-        known = f"; fields are {', '.join(_fields(kind, place[:-1]))}" if first["type"] == "extra_forbidden" else ""
+        known = _known(kind, place) if first["type"] == "extra_forbidden" else ""
         raise PolicyError(f"{name} {field} = {shown(first.get('input'))}: {said.lower()}{known}") from error
 
 
-def _fields(kind: type[BaseModel], place: Sequence[str]) -> Iterable[str]:
-    """The fields at a place within a model."""
-    for part in place:
-        if part.isdecimal():  # a place in a list, whose annotation names the model already
-            continue
-        field = kind.model_fields[part].annotation
-        models = [one for one in (field, *get_args(field)) if isinstance(one, type) and issubclass(one, BaseModel)]
-        kind = models[0]
-    return kind.model_fields
+def _known(kind: type[BaseModel], place: Sequence[str]) -> str:
+    """Which fields there are where one was given that is none, those first that were meant, perhaps."""
+    *outer, name = place
+    for part in outer:
+        if not part.isdecimal():  # a place in a list, whose annotation names the model already
+            kind = next(_inside(kind, part))
+    within = [
+        f"{field}.{name}" for field in kind.model_fields for one in _inside(kind, field) if name in one.model_fields
+    ]
+    near = within or get_close_matches(name, kind.model_fields, n=1, cutoff=ALIKE)
+    meant = " or ".join(shown(".".join([*outer, one])) for one in near)
+    return f"; {f'did you mean {meant}? ' if near else ''}fields are {', '.join(kind.model_fields)}"
+
+
+def _inside(kind: type[BaseModel], field: str) -> Iterator[type[BaseModel]]:
+    """The models that a field may hold."""
+    annotation = kind.model_fields[field].annotation
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            yield one

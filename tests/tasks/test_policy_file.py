@@ -97,7 +97,10 @@ def test_a_policy_of_before_has_no_gate_that_there_was_not():
             "retained_sample = 0\n[levels.retained]\nmin = 0.5",
             "levels.retained asks nobody, retained_sample is 0",
         ),
-        ("colour = 'red'", "colour = 'red'.*fields are batch_size"),
+        ("colour = 'red'", "colour = 'red': [^;]*; fields are batch_size"),
+        ("said = false", r"said = False: .*; did you mean 'tripwires\.said' or 'levels\.said'\? fields are batch_size"),
+        ("min_eficacy = 1", r"min_eficacy = 1: .*; did you mean 'min_efficacy'\? fields are batch_size"),
+        ("[levels.said]\nworse_than_bas = 1", r"did you mean 'levels\.said\.worse_than_base'\? fields are when"),
         ("batch_size = =", "is no TOML: .*line 1, column 14.*; correct it there"),
     ],
 )
