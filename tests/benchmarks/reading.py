@@ -88,8 +88,8 @@ def run(count: int) -> None:
                 subprocess.run(command, check=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.reading", description="What reading files takes.")
     parser.add_argument("--records", type=int, default=RECORDS)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -100,3 +100,7 @@ if __name__ == "__main__":
         measure(arguments.measure)
     else:
         run(arguments.records)
+
+
+if __name__ == "__main__":
+    main()
