@@ -15,7 +15,7 @@ import duckdb
 from deltalake import DeltaTable
 
 from tasks.ledger.events import FIRST, NOTES, TRANSITIONS, State
-from tasks.ledger.scanning import COLUMNS, relation
+from tasks.ledger.scanning import COLUMNS, Wanted, relation
 
 REPEATED_KEY = "errata.repeated"
 """The property of a table that says how many events of release 0.1 stand in it twice; at 0 none is looked for."""
@@ -116,7 +116,7 @@ def run(
 ) -> list[tuple[Any, ...]]:
     """The rows that `sql` finds in the relation `ledger`: each event of the table once, or those of a line or of some
     requests. `whole` is the same with what release 0.1 wrote twice."""
-    return _answer(table, sql, line, requests, parameters)[1]
+    return _answer(table, sql, Wanted(line, requests), parameters)[1]
 
 
 def run_named(
@@ -129,29 +129,24 @@ def run_named(
     **parameters: Any,
 ) -> list[dict[str, Any]]:
     """The same, each row by the names of its columns; with `after` of the events after this commit."""
-    names, rows = _answer(table, sql, line, requests, parameters, after)
+    names, rows = _answer(table, sql, Wanted(line, requests, after), parameters)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def each_named(table: DeltaTable, sql: str, at_once: int = 10_000) -> Iterator[dict[str, Any]]:
     """The same of the whole table, row by row, for more than would be held at once."""
     with _database().cursor() as connection:
-        found = connection.execute(*_question(connection, table, sql, None, None, {}))
+        found = connection.execute(*_question(connection, table, sql, Wanted(), {}))
         names = [name for name, *_ in found.description or ()]
         while some := found.fetchmany(at_once):
             yield from (dict(zip(names, row, strict=True)) for row in some)
 
 
 def _answer(
-    table: DeltaTable,
-    sql: str,
-    line: str | None,
-    requests: Sequence[str] | None,
-    parameters: dict[str, Any],
-    after: int | None = None,
+    table: DeltaTable, sql: str, wanted: Wanted, parameters: dict[str, Any]
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     with _database().cursor() as connection:
-        rows = connection.execute(*_question(connection, table, sql, line, requests, parameters, after)).fetchall()
+        rows = connection.execute(*_question(connection, table, sql, wanted, parameters)).fetchall()
         return [name for name, *_ in connection.description or ()], rows
 
 
@@ -159,15 +154,13 @@ def _question(
     connection: duckdb.DuckDBPyConnection,
     table: DeltaTable,
     sql: str,
-    line: str | None,
-    requests: Sequence[str] | None,
+    wanted: Wanted,
     parameters: dict[str, Any],
-    after: int | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The whole SQL and its parameters."""
     once = "" if table.metadata().configuration.get(REPEATED_KEY) == "0" else "DISTINCT ON (event_id)"
     first = "ORDER BY place" if once else ""
-    whole, values = relation(connection, table, line, requests, after)
+    whole, values = relation(connection, table, wanted)
     known = (
         f"whole AS NOT MATERIALIZED ({whole}), "
         f"ledger AS NOT MATERIALIZED (SELECT {once} {_ALL}, {_PLACE} AS place FROM whole {first})"

@@ -6,7 +6,7 @@ for its log to say in both cases.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import duckdb
@@ -41,15 +41,17 @@ _PLAIN_READER = 1
 """The version of Delta's protocol whose files are rows as they lie there: nothing marks some as deleted."""
 
 
-def relation(
-    connection: duckdb.DuckDBPyConnection,
-    table: DeltaTable,
-    line: str | None,
-    requests: Sequence[str] | None,
-    after: int | None = None,
-) -> tuple[str, dict[str, Any]]:
-    """SQL of the table's events with all columns, or of those of a line, of some requests or after a commit, and its
-    parameters.
+class Wanted(NamedTuple):
+    """Which events are asked for; without anything all of them."""
+
+    line: str | None = None
+    requests: Sequence[str] | None = None
+    after: int | None = None
+    """The number of a commit: those of later ones."""
+
+
+def relation(connection: duckdb.DuckDBPyConnection, table: DeltaTable, wanted: Wanted) -> tuple[str, dict[str, Any]]:
+    """SQL of the table's events that are wanted, with all columns, and its parameters.
 
     What users wrote (`line`, `requests`) is a parameter, never SQL.
     """
@@ -57,35 +59,35 @@ def relation(
     if not files:
         return _NO_ROWS, {}
     if "://" in files[0] or table.protocol().min_reader_version != _PLAIN_READER:
-        connection.register("written", _by_arrow(table, line, requests, after))
+        connection.register("written", _by_arrow(table, wanted))
         return f"{_NO_ROWS} UNION ALL BY NAME SELECT * FROM written", {}
     # By name: a file of release 0.1 lacks columns. A folder that is called `a=b` is no column.
     # Footers are read whenever this is bound, so it stands in the question itself, not in a view.
     rows = "SELECT * FROM read_parquet($files, union_by_name = true, hive_partitioning = false)"
-    wanted: dict[str, Any] = {}
+    values: dict[str, Any] = {"files": files}
     conditions: list[str] = []
-    if line is not None:
-        wanted["line"] = line
+    if wanted.line is not None:
+        values["line"] = wanted.line
         conditions.append("line = $line")
-    if requests is not None:
-        wanted["requests"] = list(requests)
+    if wanted.requests is not None:
+        values["requests"] = list(wanted.requests)
         conditions.append("request_id IN (SELECT unnest($requests::VARCHAR[]))")
-    if after is not None:
-        wanted["after"] = after
+    if wanted.after is not None:
+        values["after"] = wanted.after
         conditions.append('"commit" > $after')
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"{_NO_ROWS} UNION ALL BY NAME {rows}{where}", {"files": files, **wanted}
+    return f"{_NO_ROWS} UNION ALL BY NAME {rows}{where}", values
 
 
-def _by_arrow(table: DeltaTable, line: str | None, requests: Sequence[str] | None, after: int | None) -> Any:
+def _by_arrow(table: DeltaTable, wanted: Wanted) -> Any:
     import pyarrow.compute as pc  # takes as long as all else that a look needs, and a ledger in a folder does without
 
     dataset = table.to_pyarrow_dataset()
     # Arrow's filter skips what it can by the statistics of the files before a row is made.
-    if line is not None:
-        dataset = dataset.filter(pc.field("line") == line)
-    if requests is not None:
-        dataset = dataset.filter(pc.field("request_id").isin(list(requests)))
-    if after is not None:
-        dataset = dataset.filter(pc.field("commit") > after)
+    if wanted.line is not None:
+        dataset = dataset.filter(pc.field("line") == wanted.line)
+    if wanted.requests is not None:
+        dataset = dataset.filter(pc.field("request_id").isin(list(wanted.requests)))
+    if wanted.after is not None:
+        dataset = dataset.filter(pc.field("commit") > wanted.after)
     return dataset
