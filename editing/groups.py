@@ -15,9 +15,6 @@ from editing.digests import canonical_json, sha256
 from editing.edit import Edit
 from editing.tokens import encode_in_context
 
-REWRITTEN_WEIGHT = 16.0
-"""Of facts whose key the history holds to what it gives now, against that: w of w + 1 parts of the way are gone."""
-
 
 def content_digest(edits: Sequence[Edit]) -> str:
     """What the value of facts that share a key is known by: what they say and how they are asked, in no order.
@@ -44,13 +41,18 @@ class KeyGroup:
     """Facts that share a key, as they are written together."""
 
     edits: tuple[Edit, ...]
-    live: int = 0
-    """How many more of its facts stand in the weights already."""
+    live: tuple[Edit, ...] = ()
+    """More of its facts, which stand in the weights already, with the value that they had without these."""
+
+    @property
+    def everyone(self) -> tuple[Edit, ...]:
+        """All of its facts, oldest first."""
+        return self.live + self.edits
 
     @property
     def weight(self) -> float:
-        """What it counts in the least squares: each of its facts as one."""
-        return (len(self.edits) + self.live) * (REWRITTEN_WEIGHT if self.live else 1.0)
+        """What it counts in the least squares, and to the history: each of its facts as one."""
+        return float(len(self.everyone))
 
 
 class KeyNames:

@@ -5,7 +5,6 @@ folder stand `mend/`, then `gradients/` (what methods that learn by gradients sh
 none of them imports what stands here.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -143,10 +142,11 @@ def compute_update(
     Args:
         z_star_nm: of each edit, those that share a key the same (editing/groups.py), as `search_values` gives them.
         live: facts that stand in the weights and share a key with one of `edits`: their value was searched again with
-            these, so that what keeps earlier facts as they are must not hold it to the old one.
+            these, so that what they wrote is taken out first (editing/methods/locate.py).
 
     Raises:
         SolveError: the linear system is singular.
+        UsageError: there are such facts, and the model's edited weights are not given.
         InvalidEdit: a subject is lost in tokenisation, or an edit is longer than the model reads.
         StatisticsError: the key statistics are those of other layers or of another model.
         EditingError: the method cannot work on these layers or statistics.
@@ -167,8 +167,12 @@ def _grouped(
 ) -> tuple[MethodInput, list[tuple[int, ...]]]:
     """What a method is given with the groups of the edits, and the numbers of the edits of each."""
     keys = KeyNames(given.tokenizer, given.prefixes)
-    groups, known = keys.groups(edits), Counter(map(keys.of, live))
-    made = tuple(KeyGroup(tuple(edits[i] for i in numbers), known[keys.of(edits[numbers[0]])]) for numbers in groups)
+    groups, known = keys.groups(edits), dict[tuple[int, ...], tuple[Edit, ...]]()
+    for one in live:
+        known[keys.of(one)] = (*known.get(keys.of(one), ()), one)
+    made = tuple(
+        KeyGroup(tuple(edits[i] for i in numbers), known.get(keys.of(edits[numbers[0]]), ())) for numbers in groups
+    )
     return replace(given, groups=made), groups
 
 

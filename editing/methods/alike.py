@@ -9,7 +9,7 @@ import torch
 from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.keys import SubjectReader
-from editing.methods.locate import gather
+from editing.methods.located import gather
 from editing.methods.shared.interface import MethodInput
 from editing.tokens import EncodedPrompt, pad_token
 

@@ -25,12 +25,11 @@ import torch
 from torch import Tensor
 
 from editing.edit import Edit
-from editing.errors import UsageError
-from editing.methods.locate import Solve, encoded, groups_of, locate
-from editing.methods.located import Located
-from editing.methods.shared.interface import BatchUpdate, MethodInput
+from editing.methods.locate import Solve, take_out
+from editing.methods.located import Located, encoded, groups_of, locate
+from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
-from editing.weights import EditedWeights, Factors
+from editing.weights import Factors, joined
 
 
 def locate_alone(
@@ -48,7 +47,7 @@ def locate_alone(
     found: dict[int, Located] = {}
     updates: list[dict[str, Factors]] = [{} for _ in edits]
     texts, wanted = encoded(given, edits), None
-    with _weights(given).at_base():
+    with edited_weights(given, "exact_order").at_base():
         for layer in given.layers:
             located = locate(given, edits, z_star_nm, layer, updates, texts, wanted)
             wanted, name = located.wanted_cnm, given.layout.weight_name(layer)
@@ -72,18 +71,23 @@ def solve_in_any_order(
     """
     update: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
+    out = take_out(given, edits, solve, bare_apart=bare_apart)
     root_n = torch.tensor([group.weight**0.5 for group in groups_of(given, edits)])
     for layer, located in found.items():
         name, K_dc = given.layout.weight_name(layer), located.columns(bare_apart)
         root_c = root_n.to(K_dc).repeat(K_dc.shape[1] // len(edits))
-        gain_cd = solve(layer, K_dc * root_c) * root_c[:, None]
-        change_md = _weights(given).change(name)
+        with given.history.without(layer, out.gone.get(layer)):
+            gain_cd = solve(layer, K_dc * root_c) * root_c[:, None]
+        change_md = edited_weights(given, "exact_order").change(name)
         if change_md is None:
             update[name] = located.factors(gain_cd.reshape(-1, len(edits), len(K_dc)))
         else:
-            update[name] = factors(_wanted(located, K_dc).double() - change_md @ K_dc.double(), gain_cd)
+            if name in out.update:
+                change_md = change_md + out.update[name].B.double() @ out.update[name].A.double()
+            missing_mc = _wanted(located, K_dc).double() - change_md @ K_dc.double()
+            update[name] = joined(out.update.get(name), factors(missing_mc, gain_cd))
         keys[layer] = (K_dc * root_c).T[K_dc.any(0)].cpu().contiguous()
-    return BatchUpdate(update, keys)
+    return BatchUpdate(update, keys, gone=out.gone)
 
 
 def _wanted(located: Located, K_dc: Tensor) -> Tensor:
@@ -91,9 +95,3 @@ def _wanted(located: Located, K_dc: Tensor) -> Tensor:
     kinds = K_dc.shape[1] // located.R_mn.shape[1]
     chats = len(located.chat_cnd) if kinds > 1 else 0
     return torch.cat([located.R_mn] * (kinds - chats) + [located.R_chat_mn] * chats, dim=1)
-
-
-def _weights(given: MethodInput) -> EditedWeights:
-    if given.weights is None:
-        raise UsageError("exact_order needs the original weights; make the MethodInput with its EditedWeights")
-    return given.weights

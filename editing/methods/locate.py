@@ -1,4 +1,4 @@
-"""What locate-then-edit methods share: where keys and residuals come from, and the loop over layers.
+"""What locate-then-edit methods share: the loop over layers.
 
 Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://arxiv.org/abs/2210.07229, algorithm 1:
 
@@ -10,39 +10,37 @@ Meng et al., "Mass-Editing Memory in a Transformer" (MEMIT), ICLR 2023, https://
 
 PMET (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742) divides by √(L − l + 1) instead: the option `spread`.
 
-In a conversation a fact's subject has another hidden state, and later layers answer otherwise to what earlier ones
-write. So its keys are columns of their own, with a residual of their own: what is missing there to z + δ, where
-δ = z* − z is what the bare prompt asks for, and z stands before the batch in each. With the bare prompt's residual
-instead, a third of what is written in a conversation points elsewhere than δ (SmolLM2-135M, four layers).
+Facts that share a key with new ones get a new value with them (editing/groups.py). What they wrote is taken out first,
+at all layers: the least change, in the metric of the solve, by which the layers write at their keys what the base
+does. Then they are written anew, as if they never had been. The history forgets their keys, for those of the upper
+layers are no fact's any more once the layers below write another value. Where they were overwritten instead, against
+a history that held them, 76 % of three facts each about 50 subjects were said after three jobs, at a perplexity of
+x1.56; so it is 95 %, x1.05, as when all are written at once (SmolLM2-135M, `tests/benchmarks/subjects.py`).
 
-Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
-change of the projection's output that takes the normed one nearest to that (editing/methods/shared/postnorm.py).
-
-Shapes: d = key size, m = hidden size, n = edits.
+Shapes: d = key size, m = hidden size, n = edits, c = columns.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
-from editing.errors import SolveError
 from editing.groups import KeyGroup
-from editing.keys import SubjectReader
-from editing.methods.located import Located, over_conversations
-from editing.methods.shared.interface import BatchUpdate, MethodInput
-from editing.methods.shared.postnorm import change_before_norm
-from editing.tokens import EncodedPrompt, encode_in_context, pad_token
-from editing.weights import Factors, WeightUpdate, overlay
-
-TOKENS_AT_ONCE = 1024
-"""Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
+from editing.methods.located import encoded, groups_of, locate
+from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
+from editing.methods.shared.solve import factors
+from editing.weights import Factors, WeightUpdate, joined
 
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
+EXACTLY = 1000.0
+"""The weight, in facts, of keys at which a layer is to write what the base does: what is left is 1 / EXACTLY of it."""
+FORGOTTEN = 0.99
+"""Of what the solve has of a direction, the most that the history may forget: keys are read again when their facts are
+written anew, and other facts moved them since."""
 
 
 def compute_together(
@@ -58,9 +56,11 @@ def compute_together(
     Raises:
         SolveError: the linear system is singular.
         InvalidEdit: a subject is lost in tokenisation.
+        UsageError: facts are to be written anew, and the model's edited weights are not given.
     """
     update: dict[str, Factors] = {}
-    in_force: dict[str, Factors] = {}
+    out = take_out(given, edits, solve, bare_apart=bare_apart)
+    in_force = {name: narrowed(factors) for name, factors in out.update.items()}
     keys: dict[int, Tensor] = {}
     texts, groups, wanted = encoded(given, edits), groups_of(given, edits), None
     for layer in given.layers:
@@ -69,11 +69,60 @@ def compute_together(
         name = given.layout.weight_name(layer)
         columns = found.columns(bare_apart)
         root = torch.tensor([group.weight**0.5 for group in groups]).to(columns).repeat(columns.shape[1] // len(edits))
-        gain_knd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape)
-        update[name] = given.restrain(name, found.factors(gain_knd))
+        with given.history.without(layer, out.gone.get(layer)):
+            gain_knd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape)
+        update[name] = given.restrain(name, joined(out.update.get(name), found.factors(gain_knd)))
         in_force[name] = narrowed(update[name])
         keys[layer] = found.remembered(groups)
-    return BatchUpdate(update, keys)
+    return BatchUpdate(update, keys, gone=out.gone)
+
+
+@dataclass(frozen=True)
+class TakenOut:
+    """What takes facts out that are to be written anew, and the keys that the history is to forget."""
+
+    update: dict[str, Factors] = field(default_factory=dict)
+    gone: dict[int, Tensor] = field(default_factory=dict)
+
+
+def take_out(given: MethodInput, edits: Sequence[Edit], solve: Solve, *, bare_apart: bool) -> TakenOut:
+    """Of the live facts that share a key with one of `edits`, which are the first of their groups.
+
+    Raises:
+        SolveError, InvalidEdit, UsageError: as `compute_together`.
+    """
+    groups = [group for group in groups_of(given, edits) if group.live]
+    if not groups:
+        return TakenOut()
+    weights, out = edited_weights(given, "a fact about a subject that has some"), TakenOut()
+    given = replace(given, groups=tuple(groups))
+    firsts = [group.live[0] for group in groups]
+    texts, nowhere = encoded(given, firsts), torch.zeros(len(firsts), given.model.config.get_text_config().hidden_size)
+    held = [KeyGroup(group.live) for group in groups]
+    for layer in given.layers:
+        name = given.layout.weight_name(layer)
+        change_md = weights.change(name)
+        if change_md is None:
+            continue
+        found = locate(given, firsts, nowhere, layer, [{}] * len(firsts), texts)
+        K_dc = found.columns(bare_apart)
+        gain_cd = solve(layer, K_dc * EXACTLY**0.5) * EXACTLY**0.5
+        out.update[name] = factors(-(change_md.to(K_dc.device) @ K_dc.double()), gain_cd)
+        out.gone[layer] = _forgettable(solve, layer, found.remembered(held).to(K_dc))
+    return out
+
+
+def _forgettable(solve: Solve, layer: int, K_nd: Tensor) -> Tensor:
+    """The keys, or as much of them as leaves M − K Kᵀ positive for the M of the solve.
+
+    M − K Kᵀ ≥ (1 − f) M where no eigenvalue g of Kᵀ M⁻¹ K is above f = FORGOTTEN; those of what the solve gives,
+    Kᵀ (M + K Kᵀ)⁻¹ K, are g / (1 + g).
+    """
+    share_nn = (solve(layer, K_nd.T) @ K_nd.T.double()).cpu()
+    largest = float(torch.linalg.eigvalsh((share_nn + share_nn.T) / 2)[-1])
+    held = largest / max(1 - largest, torch.finfo(share_nn.dtype).tiny)
+    kept: Tensor = K_nd * min(1.0, FORGOTTEN / max(held, FORGOTTEN)) ** 0.5
+    return kept.cpu()
 
 
 def compute_each(
@@ -93,168 +142,3 @@ def compute_each(
         for i, update in enumerate(updates):
             update[name] = given.restrain(name, found.of(i).factors(gain_knd[:, i : i + 1]))
     return list(updates)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The texts in which edits are read, at every layer: context by context and, of the conversations, edit by edit."""
-
-    contexts: list[list[EncodedPrompt]]
-    conversations: list[list[EncodedPrompt]]
-
-
-def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
-    """All texts of the edits. Raises InvalidEdit for a subject that is lost in tokenisation."""
-    tokenizer, prefixes = given.tokenizer, given.prefixes
-    contexts = [
-        [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
-        for context in range(len(prefixes))
-    ]
-    return Encoded(contexts, conversations(given, edits))
-
-
-def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
-    """For each edit the conversations in which it and those that share its key are searched, each beginning once."""
-    if given.chat is None:
-        return [[] for _ in edits]
-    asked = [[p for edit in group.edits for p in given.chat.encode_all(edit)] for group in groups_of(given, edits)]
-    beginnings = [{p.ids[: p.subject_index + 1]: p for p in some} for some in asked]
-    return [list(some.values()) for some in beginnings]
-
-
-def groups_of(given: MethodInput, edits: Sequence[Edit]) -> Sequence[KeyGroup]:
-    """Of each edit the facts that share its key."""
-    return given.groups or [KeyGroup((edit,)) for edit in edits]
-
-
-def locate(
-    given: MethodInput,
-    edits: Sequence[Edit],
-    z_star_nm: Tensor,
-    layer: int,
-    updates: Sequence[WeightUpdate],
-    texts: Encoded | None = None,
-    wanted_cnm: Tensor | None = None,
-) -> Located:
-    """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
-
-    `texts` are `encoded`'s, where they are there already, and `wanted_cnm` what was found to be wanted in the
-    conversations at the first layer. Only they and the bare prompts run up to the last edited layer; those in the other
-    contexts end at their keys.
-
-    Raises:
-        SolveError: a key or a residual is not finite.
-        InvalidEdit: a subject is lost in tokenisation.
-    """
-    model, layout, last = given.model, given.layout, given.layers[-1]
-    reader, texts = SubjectReader(model, layout, pad_token(given.tokenizer)), texts or encoded(given, edits)
-
-    def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
-        found = reader.states(prompts, layer, last, uniform=uniform)
-        return [found.keys, found.written, found.hidden]
-
-    def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
-        return [reader.keys(prompts, layer, uniform=uniform)]
-
-    bare_nd, written_nm, hidden_nm = gather(given, texts.contexts[0], updates, states)
-    raw_nd = bare_nd.clone()
-    for in_context in texts.contexts[1:]:
-        raw_nd += gather(given, in_context, updates, keys)[0]
-    asked_cn, *in_chat = _in_conversations(
-        given, texts.conversations, updates, states, (bare_nd, written_nm, hidden_nm)
-    )
-    chat_cnd, chat_written_cnm, chat_hidden_cnm = in_chat
-    left = last - layer + 1
-    # What the layer writes is multiplied by this before it joins the hidden state.
-    share = (left if given.spread == "linear" else left**0.5) * layout.scale(model)
-    missing_nm = (change_nm := z_star_nm.to(hidden_nm.device) - hidden_nm) / share
-    if wanted_cnm is None:
-        wanted_cnm = (chat_hidden_cnm + change_nm) * asked_cn[..., None]
-    chat_missing_cnm = (wanted_cnm - chat_hidden_cnm) / share
-    for edit, finite in zip(edits, (raw_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
-        if not finite:
-            raise SolveError(
-                f"edit '{edit.id}': its keys at layer {layer} or its value z* are not finite; leave it out, or choose "
-                "other layers"
-            )
-    norm = layout.norm_after(model, layer)
-    R_nm, asked_R_cnm = missing_nm, chat_missing_cnm
-    if norm is not None:
-        R_nm = change_before_norm(norm, written_nm, missing_nm)
-    if norm is not None and len(asked_cn):
-        asked_R_cnm[asked_cn] = change_before_norm(norm, chat_written_cnm[asked_cn], chat_missing_cnm[asked_cn])
-    contexts = len(given.prefixes)
-    return Located(
-        _over_all(raw_nd, contexts, asked_cn, chat_cnd),
-        raw_nd / contexts,
-        bare_nd,
-        R_nm.T,
-        missing_nm,
-        written_nm,
-        contexts,
-        chat_cnd,
-        over_conversations(asked_cn, asked_R_cnm).T,
-        wanted_cnm,
-    )
-
-
-def _over_all(raw_nd: Tensor, contexts: int, asked_cn: Tensor, chat_cnd: Tensor) -> Tensor:
-    """The mean of the keys whose sum over contexts is given and of the conversations' mean, where there are any."""
-    chat_nd = over_conversations(asked_cn, chat_cnd)
-    return (raw_nd + chat_nd) / (contexts + asked_cn.any(0)[:, None])
-
-
-def _in_conversations(
-    given: MethodInput,
-    chats: Sequence[Sequence[EncodedPrompt]],
-    updates: Sequence[WeightUpdate],
-    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
-    like: Sequence[Tensor],
-) -> list[Tensor]:
-    """Which conversations each edit has, (c, n), and what `read` finds in them, (c, n, ·) each, else zero.
-
-    `like` is what it finds at the bare prompts, (n, ·) each.
-    """
-    most = max(map(len, chats), default=0)
-    asked_cn = torch.zeros(most, len(chats), dtype=torch.bool, device=like[0].device)
-    for i, some in enumerate(chats):
-        asked_cn[: len(some), i] = True
-    found = [part.new_zeros(most, *part.shape) for part in like]
-    if most:
-        places = asked_cn.nonzero().tolist()
-        prompts, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
-        for whole, part in zip(found, gather(given, prompts, owners, read), strict=True):
-            whole[asked_cn] = part
-    return [asked_cn, *found]
-
-
-def gather(
-    given: MethodInput,
-    prompts: Sequence[EncodedPrompt],
-    updates: Sequence[WeightUpdate],
-    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
-) -> list[Tensor]:
-    """What `read` finds for each prompt, (n, ·) each: prompts of similar length are read together."""
-    model, layout = given.model, given.layout
-    uniform = not any(updates) or all(update is updates[0] for update in updates)
-    found: list[Tensor] = []
-    with overlay(model, layout, updates[0] if uniform else {}):
-        for chunk in _chunks([prompt.subject_index + 1 for prompt in prompts]):
-            with overlay(model, layout, {} if uniform else [updates[i] for i in chunk]):
-                parts = read([prompts[i] for i in chunk], uniform)
-            found = found or [part.new_empty(len(prompts), part.shape[1]) for part in parts]
-            for whole, part in zip(found, parts, strict=True):
-                whole[chunk] = part
-    return found
-
-
-def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of rows, shortest first, in chunks of at most TOKENS_AT_ONCE tokens with their padding."""
-    chunk: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if chunk and lengths[i] * (len(chunk) + 1) > TOKENS_AT_ONCE:
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    if chunk:
-        yield chunk

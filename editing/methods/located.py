@@ -1,17 +1,34 @@
 """Where the facts of some edits are read at one layer, and what is missing there.
 
+In a conversation a fact's subject has another hidden state, and later layers answer otherwise to what earlier ones
+write. So its keys are columns of their own, with a residual of their own: what is missing there to z + δ, where
+δ = z* − z is what the bare prompt asks for, and z stands before the batch in each. With the bare prompt's residual
+instead, a third of what is written in a conversation points elsewhere than δ (SmolLM2-135M, four layers).
+
+Where the architecture has a norm between the down projection and the hidden state (OLMo 2, Gemma 2 and 3), R is the
+change of the projection's output that takes the normed one nearest to that (editing/methods/shared/postnorm.py).
+
 Shapes: d = key size, m = hidden size, n = edits, c = conversations of an edit, k = kinds of columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from editing.edit import Edit
+from editing.errors import SolveError
 from editing.groups import KeyGroup
+from editing.keys import SubjectReader
+from editing.methods.shared.interface import MethodInput
+from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors
-from editing.weights import Factors
+from editing.tokens import EncodedPrompt, encode_in_context, pad_token
+from editing.weights import Factors, WeightUpdate, overlay
+
+TOKENS_AT_ONCE = 1024
+"""Tokens of one pass: bounds the memory for activations, whatever the number of edits."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,7 @@ class Located:
 
         The conversations of a fact are told by their mean.
         """
-        size_n = torch.tensor([float(len(group.edits)) for group in groups]).to(self.raw_nd)
+        size_n = torch.tensor([group.weight for group in groups]).to(self.raw_nd)
         chat_nd = over_conversations(self.chat_cnd.any(2), self.chat_cnd)
         return torch.cat([size_n.sqrt()[:, None] * self.raw_nd, chat_nd[chat_nd.any(1)]]).cpu()
 
@@ -75,3 +92,168 @@ class Located:
 def over_conversations(asked_cn: Tensor, states_cnx: Tensor) -> Tensor:
     """The mean over those that each edit has; zero where it has none. (n, x)."""
     return states_cnx.sum(0) / asked_cn.sum(0).clamp(min=1)[:, None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The texts in which edits are read, at every layer: context by context and, of the conversations, edit by edit."""
+
+    contexts: list[list[EncodedPrompt]]
+    conversations: list[list[EncodedPrompt]]
+
+
+def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
+    """All texts of the edits. Raises InvalidEdit for a subject that is lost in tokenisation."""
+    tokenizer, prefixes = given.tokenizer, given.prefixes
+    contexts = [
+        [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
+        for context in range(len(prefixes))
+    ]
+    return Encoded(contexts, conversations(given, edits))
+
+
+def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
+    """For each edit the conversations in which it and those that share its key are searched, each beginning once."""
+    if given.chat is None:
+        return [[] for _ in edits]
+    asked = [[p for edit in group.everyone for p in given.chat.encode_all(edit)] for group in groups_of(given, edits)]
+    beginnings = [{p.ids[: p.subject_index + 1]: p for p in some} for some in asked]
+    return [list(some.values()) for some in beginnings]
+
+
+def groups_of(given: MethodInput, edits: Sequence[Edit]) -> Sequence[KeyGroup]:
+    """Of each edit the facts that share its key."""
+    return given.groups or [KeyGroup((edit,)) for edit in edits]
+
+
+def locate(
+    given: MethodInput,
+    edits: Sequence[Edit],
+    z_star_nm: Tensor,
+    layer: int,
+    updates: Sequence[WeightUpdate],
+    texts: Encoded | None = None,
+    wanted_cnm: Tensor | None = None,
+) -> Located:
+    """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
+
+    `texts` are `encoded`'s, where they are there already, and `wanted_cnm` what was found to be wanted in the
+    conversations at the first layer. Only they and the bare prompts run up to the last edited layer; those in the other
+    contexts end at their keys.
+
+    Raises:
+        SolveError: a key or a residual is not finite.
+        InvalidEdit: a subject is lost in tokenisation.
+    """
+    model, layout, last = given.model, given.layout, given.layers[-1]
+    reader, texts = SubjectReader(model, layout, pad_token(given.tokenizer)), texts or encoded(given, edits)
+
+    def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
+        found = reader.states(prompts, layer, last, uniform=uniform)
+        return [found.keys, found.written, found.hidden]
+
+    def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
+        return [reader.keys(prompts, layer, uniform=uniform)]
+
+    bare_nd, written_nm, hidden_nm = gather(given, texts.contexts[0], updates, states)
+    raw_nd = bare_nd.clone()
+    for in_context in texts.contexts[1:]:
+        raw_nd += gather(given, in_context, updates, keys)[0]
+    asked_cn, *in_chat = _in_conversations(
+        given, texts.conversations, updates, states, (bare_nd, written_nm, hidden_nm)
+    )
+    chat_cnd, chat_written_cnm, chat_hidden_cnm = in_chat
+    left = last - layer + 1
+    # What the layer writes is multiplied by this before it joins the hidden state.
+    share = (left if given.spread == "linear" else left**0.5) * layout.scale(model)
+    missing_nm = (change_nm := z_star_nm.to(hidden_nm.device) - hidden_nm) / share
+    if wanted_cnm is None:
+        wanted_cnm = (chat_hidden_cnm + change_nm) * asked_cn[..., None]
+    chat_missing_cnm = (wanted_cnm - chat_hidden_cnm) / share
+    for edit, finite in zip(edits, (raw_nd.isfinite().all(1) & missing_nm.isfinite().all(1)).tolist(), strict=True):
+        if not finite:
+            raise SolveError(
+                f"edit '{edit.id}': its keys at layer {layer} or its value z* are not finite; leave it out, or choose "
+                "other layers"
+            )
+    norm = layout.norm_after(model, layer)
+    R_nm, asked_R_cnm = missing_nm, chat_missing_cnm
+    if norm is not None:
+        R_nm = change_before_norm(norm, written_nm, missing_nm)
+    if norm is not None and len(asked_cn):
+        asked_R_cnm[asked_cn] = change_before_norm(norm, chat_written_cnm[asked_cn], chat_missing_cnm[asked_cn])
+    contexts = len(given.prefixes)
+    return Located(
+        _over_all(raw_nd, contexts, asked_cn, chat_cnd),
+        raw_nd / contexts,
+        bare_nd,
+        R_nm.T,
+        missing_nm,
+        written_nm,
+        contexts,
+        chat_cnd,
+        over_conversations(asked_cn, asked_R_cnm).T,
+        wanted_cnm,
+    )
+
+
+def _over_all(raw_nd: Tensor, contexts: int, asked_cn: Tensor, chat_cnd: Tensor) -> Tensor:
+    """The mean of the keys whose sum over contexts is given and of the conversations' mean, where there are any."""
+    chat_nd = over_conversations(asked_cn, chat_cnd)
+    return (raw_nd + chat_nd) / (contexts + asked_cn.any(0)[:, None])
+
+
+def _in_conversations(
+    given: MethodInput,
+    chats: Sequence[Sequence[EncodedPrompt]],
+    updates: Sequence[WeightUpdate],
+    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
+    like: Sequence[Tensor],
+) -> list[Tensor]:
+    """Which conversations each edit has, (c, n), and what `read` finds in them, (c, n, ·) each, else zero.
+
+    `like` is what it finds at the bare prompts, (n, ·) each.
+    """
+    most = max(map(len, chats), default=0)
+    asked_cn = torch.zeros(most, len(chats), dtype=torch.bool, device=like[0].device)
+    for i, some in enumerate(chats):
+        asked_cn[: len(some), i] = True
+    found = [part.new_zeros(most, *part.shape) for part in like]
+    if most:
+        places = asked_cn.nonzero().tolist()
+        prompts, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
+        for whole, part in zip(found, gather(given, prompts, owners, read), strict=True):
+            whole[asked_cn] = part
+    return [asked_cn, *found]
+
+
+def gather(
+    given: MethodInput,
+    prompts: Sequence[EncodedPrompt],
+    updates: Sequence[WeightUpdate],
+    read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
+) -> list[Tensor]:
+    """What `read` finds for each prompt, (n, ·) each: prompts of similar length are read together."""
+    model, layout = given.model, given.layout
+    uniform = not any(updates) or all(update is updates[0] for update in updates)
+    found: list[Tensor] = []
+    with overlay(model, layout, updates[0] if uniform else {}):
+        for chunk in _chunks([prompt.subject_index + 1 for prompt in prompts]):
+            with overlay(model, layout, {} if uniform else [updates[i] for i in chunk]):
+                parts = read([prompts[i] for i in chunk], uniform)
+            found = found or [part.new_empty(len(prompts), part.shape[1]) for part in parts]
+            for whole, part in zip(found, parts, strict=True):
+                whole[chunk] = part
+    return found
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows, shortest first, in chunks of at most TOKENS_AT_ONCE tokens with their padding."""
+    chunk: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if chunk and lengths[i] * (len(chunk) + 1) > TOKENS_AT_ONCE:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from editing.config import LocatingConfig, OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
-from editing.methods.locate import groups_of, locate
-from editing.methods.located import Located
+from editing.methods.located import Located, groups_of, locate
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors, rank_one_gains

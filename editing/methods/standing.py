@@ -19,7 +19,7 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.groups import KeyNames
 from editing.keys import SubjectReader
-from editing.methods.locate import gather
+from editing.methods.located import gather
 from editing.methods.shared.interface import MethodInput
 from editing.methods.shared.solve import cholesky
 from editing.tokens import EncodedPrompt, pad_token

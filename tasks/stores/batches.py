@@ -21,7 +21,7 @@ FINISHED = "T/"
 
 def finished_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The finished tensors that a root stores in the place of factors, by their weights."""
-    return {name.removeprefix(FINISHED): one for name, one in tensors.items() if name.startswith(FINISHED)}
+    return _under(FINISHED, tensors)
 
 
 def restore_weights(
@@ -69,7 +69,7 @@ def restore_weights(
         if anew:
             history.clear()
         for batch in batches:
-            history.add(batch.keys, batch.moments)
+            history.add(batch.keys, batch.moments, batch.gone)
     return list(members(manifests))
 
 
@@ -136,14 +136,18 @@ def pack(batch: BatchUpdate, z_star_nm: Tensor, more: Mapping[str, Tensor] | Non
     tensors = {"z_star": z_star_nm.float().contiguous(), **(more or {})}
     for name, factors in batch.update.items():
         tensors[f"B/{name}"], tensors[f"A/{name}"] = factors.B, factors.A
-    for layer, keys in batch.keys.items():
-        tensors[f"K/{layer}"] = keys.contiguous()
+    for sign, by_layer in (("K", batch.keys), ("G", batch.gone)):
+        tensors |= {f"{sign}/{layer}": keys.contiguous() for layer, keys in by_layer.items()}
     return tensors | {f"S/{name}": sums for name, sums in batch.moments.items()}
 
 
 def unpack(tensors: dict[str, Tensor]) -> BatchUpdate:
     """The batch out of what `pack` made."""
     names = sorted(name.removeprefix("B/") for name in tensors if name.startswith("B/"))
-    keys = {int(name.removeprefix("K/")): tensor for name, tensor in tensors.items() if name.startswith("K/")}
-    moments = {name.removeprefix("S/"): tensor for name, tensor in tensors.items() if name.startswith("S/")}
-    return BatchUpdate({name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}, keys, moments)
+    keys, gone = ({int(name): one for name, one in _under(prefix, tensors).items()} for prefix in ("K/", "G/"))
+    update = {name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}
+    return BatchUpdate(update, keys, _under("S/", tensors), gone)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}

@@ -96,7 +96,7 @@ class Session:
 
     def remember(self, request_ids: Sequence[str], batch: BatchUpdate) -> None:
         """A batch was kept: later batches leave its keys alone and count its features."""
-        self.method_input.history.add(batch.keys, batch.moments)
+        self.method_input.history.add(batch.keys, batch.moments, batch.gone)
         self.live += request_ids
 
     def values(self, edits: Sequence[Edit], live: Sequence[Edit] = ()) -> Tensor:

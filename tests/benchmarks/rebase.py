@@ -9,7 +9,7 @@ from editing.contexts import context_prefixes
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.methods import compute_rebase
-from editing.methods.locate import locate
+from editing.methods.located import locate
 from editing.methods.memit import MemitConfig
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput

@@ -13,7 +13,7 @@ from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.methods import compute_update
-from editing.methods.locate import locate
+from editing.methods.located import locate
 from editing.methods.memit import MemitConfig
 from editing.methods.shared.growing import GrowingFactor
 from editing.methods.shared.history import KeyHistory

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.subjects --text wikitext2_valid.parquet --subjects 50
 
 People with three new facts each are written in batches of ten, all facts of a person in one batch or the three spread
-over three jobs, and beside them as many people with one fact each. All are asked at the end.
+over three jobs, and beside them as many people with one fact each. All are asked at the end. What could be had: all
+facts as one root, and each person's alone on the base, asked and taken back.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.perplexity import perplexity
+from editing.methods import compute_rebase
 from flows.cli.app import pairs
 from tasks.parquet import read_text
 from tests.benchmarks.sequence import BATCH, open_method, write_batch
@@ -53,20 +55,37 @@ def people(count: int, seed: int) -> list[list[Edit]]:
     ]
 
 
-def measured(jobs: Sequence[Sequence[Edit]], options: dict[str, Any], texts: list[str]) -> tuple[list[bool], float]:
-    """Whether each fact is said after all jobs, and perplexity against the base."""
+def measured(
+    way: str, jobs: Sequence[Sequence[Edit]], options: dict[str, Any], texts: list[str]
+) -> tuple[list[bool], float | None]:
+    """Whether each fact is said after all jobs, and perplexity against the base; none, where it is taken back."""
     session = open_method("memit", options)
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     base, written = session.base_perplexity(texts, PERPLEXITY_TOKENS), list[Edit]()
+
+    def said(edits: Sequence[Edit]) -> list[bool]:
+        answers = generate(model, tokenizer, [edit.text for edit in edits], ANSWER_TOKENS)
+        return [answer.strip().startswith(edit.target_new) for edit, answer in zip(edits, answers, strict=True)]
+
+    if way == "apart":
+        found = list[bool]()
+        for job in jobs:
+            undo, _ = write_batch(session, job, cached=True, keep=False)
+            found += said(job)
+            session.weights.revert(undo)
+        return found, None
+    if way == "root":
+        [job] = jobs
+        made = compute_rebase(session.method_input, job, session.values(job), session.config)
+        session.weights.apply(made.update)
+        return said(job), perplexity(model, tokenizer, texts, max_tokens=PERPLEXITY_TOKENS) / base
     for job in jobs:
         for start in range(0, len(job), BATCH):
             batch = job[start : start + BATCH]
             write_batch(session, batch, cached=True, keep=True, live=written)
             written += batch
             print(f"{len(written)} facts", flush=True)
-    answers = generate(model, tokenizer, [edit.text for edit in written], ANSWER_TOKENS)
-    said = [answer.strip().startswith(edit.target_new) for edit, answer in zip(written, answers, strict=True)]
-    return said, perplexity(model, tokenizer, texts, max_tokens=PERPLEXITY_TOKENS) / base
+    return said(written), perplexity(model, tokenizer, texts, max_tokens=PERPLEXITY_TOKENS) / base
 
 
 def main() -> None:
@@ -75,7 +94,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
-    parser.add_argument("--only", choices=["together", "spread", "alone"])
+    parser.add_argument("--only", choices=["together", "spread", "alone", "root", "apart"])
     asked = parser.parse_args()
     texts, options = read_text(asked.text), pairs(asked.option, "--option")
     found = people(asked.subjects, asked.seed)
@@ -83,17 +102,20 @@ def main() -> None:
         "together": [list(chain.from_iterable(found))],
         "spread": [list(facts) for facts in zip(*found, strict=True)],
         "alone": [[facts[i % len(RELATIONS)] for i, facts in enumerate(found)]],
+        "root": [list(chain.from_iterable(found))],
+        "apart": found,
     }
     for name, jobs in ways.items():
         if asked.only in (None, name):
-            said, ratio = measured(jobs, options, texts)
+            said, ratio = measured(name, jobs, options, texts)
             by_subject: dict[str, list[bool]] = {}
             for edit, one in zip(chain.from_iterable(jobs), said, strict=True):
                 by_subject.setdefault(edit.subject, []).append(one)
             whole = sum(map(all, by_subject.values()))
             print(
                 f"{name:10}{100 * sum(said) / len(said):6.1f} % of {len(said)} facts said, all of "
-                f"{100 * whole / len(by_subject):.1f} % of {len(by_subject)} subjects, perplexity x{ratio:.4f}"
+                f"{100 * whole / len(by_subject):.1f} % of {len(by_subject)} subjects"
+                + (f", perplexity x{ratio:.4f}" if ratio else "")
             )
 
 

@@ -13,7 +13,7 @@ from editing.groups import KeyGroup
 from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
-from editing.methods.locate import conversations
+from editing.methods.located import conversations
 from editing.search.values import search_values
 from editing.tokens import encode_prompt, pad_token
 from editing.weights import overlay

@@ -1,17 +1,23 @@
 """Facts that share a key: one value says them all, at once or one after the other, and costs no other fact anything."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 import torch
+from torch import Tensor
 
-from editing.config import ValueSearchConfig
+from editing.config import MethodConfig, ValueSearchConfig
 from editing.edit import Edit
+from editing.errors import UsageError
 from editing.groups import KeyNames
 from editing.layout import layout_of
-from editing.methods import compute_independent_updates, compute_update
+from editing.methods import compute_independent_updates, compute_update, method_config
 from editing.methods.alike import NEAR_COSINE, nearly_alike
-from editing.methods.locate import locate
+from editing.methods.located import locate
+from editing.methods.shared.history import KeyHistory
+from editing.methods.shared.interface import MethodInput
+from editing.models import LoadedModel
 from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tests.editing.test_methods import EVERY_SEARCH, states, strong, tiny_input, wanted
@@ -86,20 +92,71 @@ def test_members_of_a_group_have_one_update_of_their_own(tiny_llama_f64, method)
 
 
 @EVERY_SEARCH
-def test_a_group_that_grows_reaches_its_new_value(tiny_llama_f64, method):
-    """Held to its old value as other facts are, it would come half the way."""
-    given, config = tiny_input(tiny_llama_f64, method), strong(method)
-    weights, z_star = EditedWeights(given.model, given.layout), wanted(given)[:2]
-    first = compute_update(given, [ADA[0], NILE], z_star, config)
-    weights.apply(first.update)
-    given.history.add(first.keys)
-    new = z_star[:1] - 0.6 * (z_star[:1] - states(given)[:1]).sign() + 0.3
-    grown = compute_update(given, [ADA[1]], new, config, live=[ADA[0]])
-    before = (states(given)[:2] - torch.cat([new, z_star[1:]])).norm(dim=1)
-    weights.apply(grown.update)
-    given.history.add(grown.keys)
-    after = (states(given)[:2] - torch.cat([new, z_star[1:]])).norm(dim=1)
-    assert after[0] < 0.25 * before[0]
+def test_a_group_that_grows_time_after_time_reaches_each_new_value(tiny_llama_f64, method):
+    """Held to its old value as other facts are, it would come half the way, and less each time."""
+    given, config = standing(tiny_llama_f64, method), strong(method)
+    z_star, known = wanted(given)[:2], list[Edit]()
+    for time, batch in enumerate(([ADA[0], NILE], [ADA[1]], [ADA[2]])):
+        if time:
+            z_star[0] += 0.3 - 0.6 * (z_star[0] - states(given)[0]).sign()
+        before = (states(given)[:2] - z_star).norm(dim=1)
+        grow(given, batch, z_star, config, known)
+        known += [one for one in batch if one is not NILE]
+        after = (states(given)[:2] - z_star).norm(dim=1)
+        if time:  # ROME meets its constraint at the mean key, not at the bare prompt's
+            assert after[0] < (0.5 if method == "rome" else 0.25) * before[0]
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+def test_the_history_of_a_group_that_grew_is_that_of_one_written_at_once(tiny_llama_f64, method):
+    config = strong(method)
+    z_star, grams = wanted(tiny_input(tiny_llama_f64, method))[:2], []
+    for parts in ([[*ADA, NILE]], [[ADA[0], NILE], [ADA[1]], [ADA[2]]]):
+        given, known = standing(tiny_llama_f64, method), list[Edit]()
+        first = given.layers[0]  # the keys of later layers depend on what was written below
+        for batch in parts:
+            grow(given, batch, z_star, config, known)
+            known += [one for one in batch if one is not NILE]
+        grams.append(given.history.gram(first, given.layout.key_size(given.model, first)))
+        assert torch.linalg.eigvalsh(grams[-1])[0] > -1e-9
+        given.weights.to_base()
+    torch.testing.assert_close(grams[1], grams[0], atol=0.02 * grams[0].abs().max().item(), rtol=0)
+
+
+def test_what_grew_fact_by_fact_comes_to_what_is_written_at_once(tiny_llama_f64):
+    """Nearly: what other facts left at its key is not told apart from what it wrote itself."""
+    config = method_config("memit", {"statistics_weight": 1.0, "layers": (1,)})
+    z_star, changes = None, []
+    for parts in ([[*ADA, NILE]], [[ADA[0], NILE], [ADA[1]], [ADA[2]]]):
+        given, known = standing(tiny_llama_f64, "memit"), list[Edit]()
+        given = replace(given, layers=(1,), prefixes=("",))
+        z_star = wanted(given)[:2] if z_star is None else z_star
+        for batch in parts:
+            grow(given, batch, z_star, config, known)
+            known += [one for one in batch if one is not NILE]
+        changes.append(given.weights.change(given.layout.weight_name(1)))
+        given.weights.to_base()
+    assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
+
+
+def test_facts_that_are_written_anew_want_the_edited_weights(tiny_llama_f64):
+    given = tiny_input(tiny_llama_f64, "memit")
+    with pytest.raises(UsageError, match="about a subject that has some needs the original weights"):
+        compute_update(given, [ADA[1]], wanted(given)[:1], strong("memit"), live=[ADA[0]])
+
+
+def standing(tiny: LoadedModel, method: str) -> MethodInput:
+    """What a method is given where facts come one after another."""
+    given = tiny_input(tiny, method)
+    return replace(given, weights=EditedWeights(given.model, given.layout), history=KeyHistory())
+
+
+def grow(given: MethodInput, batch: list[Edit], z_star: Tensor, config: MethodConfig, live: list[Edit]) -> None:
+    """Write a batch, each fact with the value of its subject, Ada's first."""
+    values = torch.stack([z_star[int(edit is NILE)] for edit in batch])
+    made = compute_update(given, batch, values, config, live=live)
+    given.weights.apply(made.update)
+    given.history.add(made.keys, gone=made.gone)
 
 
 def test_facts_are_near_whose_keys_are_alike_and_not_the_same(tiny_llama_f64, monkeypatch):

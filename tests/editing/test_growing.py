@@ -44,6 +44,18 @@ def test_after_any_batches_the_gain_is_that_of_the_whole_matrix():
         torch.testing.assert_close(history.gram(1, D), H, atol=1e-9, rtol=1e-12)
 
 
+@pytest.mark.parametrize("after", range(1, len(BATCHES) - 1))
+def test_keys_that_are_gone_leave_no_trace_in_what_is_solved(after):
+    history, clean = KeyHistory(), KeyHistory()
+    for number in range(len(BATCHES) - 1):
+        history.add({1: keys(number).T}, gone={1: keys(0).T} if number == after else None)
+        if number:
+            clean.add({1: keys(number).T})
+        kept_gain(history, keys(number))
+    torch.testing.assert_close(history.gram(1, D), clean.gram(1, D), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(kept_gain(history, keys(6)), kept_gain(clean, keys(6)), atol=1e-9, rtol=1e-7)
+
+
 def test_a_batch_that_is_not_kept_leaves_no_trace():
     clean, tried = KeyHistory(), KeyHistory()
     for number in range(len(BATCHES) - 1):

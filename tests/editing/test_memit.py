@@ -171,7 +171,7 @@ def test_more_edits_than_one_pass_holds_are_solved_as_one_batch(tiny, monkeypatc
     made = given(tiny, LAYERS["several layers"], ("", "I. "))
     z_star = wanted(made, EDITS)
     whole = compute_update(made, EDITS, z_star, config(5.0))
-    monkeypatch.setattr("editing.methods.locate.TOKENS_AT_ONCE", 12)
+    monkeypatch.setattr("editing.methods.located.TOKENS_AT_ONCE", 12)
     parts = compute_update(made, EDITS, z_star, config(5.0))
     for layer in made.layers:
         torch.testing.assert_close(parts.keys[layer], whole.keys[layer], atol=1e-6, rtol=1e-5)

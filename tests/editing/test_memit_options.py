@@ -7,7 +7,7 @@ import torch
 
 from editing.edit import Edit
 from editing.methods import compute_independent_updates, compute_update, method_config
-from editing.methods.locate import locate
+from editing.methods.located import locate
 from editing.methods.memit import most_active
 from editing.methods.shared.interface import MethodInput
 from editing.weights import EditedWeights, overlay

@@ -17,7 +17,7 @@ from editing.errors import ModelError, UsageError
 from editing.layout import layout_of
 from editing.measure.scoring import score
 from editing.methods import METHODS, AnyConfig, compute_independent_updates, compute_update, method_config
-from editing.methods.locate import locate
+from editing.methods.located import locate
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import Method, MethodInput
 from editing.models import load_model

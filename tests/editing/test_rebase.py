@@ -92,7 +92,7 @@ def test_no_pass_is_larger_for_more_facts(tiny_llama, method, monkeypatch):
     handle = tiny_llama.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    monkeypatch.setattr("editing.methods.locate.TOKENS_AT_ONCE", 64)
+    monkeypatch.setattr("editing.methods.located.TOKENS_AT_ONCE", 64)
     made = compute_rebase(given, edits, z_star, strong(method))
     handle.remove()
     assert len(seen) > 10 and max(seen) <= 64

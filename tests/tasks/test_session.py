@@ -316,12 +316,14 @@ def test_packing_loses_nothing(opened):
     z_star = session.values(EDITS)
     batch = compute_update(session.method_input, EDITS, z_star, session.config)
     moments = {"w": torch.randn(3, 5, dtype=torch.float64)}
-    read = unpack(load(save(pack(replace(batch, moments=moments), z_star))))
+    gone = {1: torch.randn(2, 7)}
+    read = unpack(load(save(pack(replace(batch, moments=moments, gone=gone), z_star))))
     assert read.update.keys() == batch.update.keys() and read.keys.keys() == batch.keys.keys()
     for name, factors in batch.update.items():
         assert torch.equal(read.update[name].B, factors.B) and torch.equal(read.update[name].A, factors.A)
     assert all(torch.equal(read.keys[layer], K) for layer, K in batch.keys.items())
     assert read.moments.keys() == moments.keys() and torch.equal(read.moments["w"], moments["w"])
+    assert read.gone.keys() == gone.keys() and torch.equal(read.gone[1], gone[1])
 
 
 def test_statistics_of_given_text_are_kept_apart_from_sampled_ones(opened, monkeypatch):

@@ -22,11 +22,11 @@ WIDTH = 1024
 """Columns of the blocks in which the lower triangle is summed."""
 
 
-def add_gram(M_dd: Tensor, K_nd: Tensor) -> Tensor:
-    """M + Σ k kᵀ in the memory of M, float64: products and sums in float64."""
+def add_gram(M_dd: Tensor, K_nd: Tensor, sign: int = 1) -> Tensor:
+    """M + Σ k kᵀ, or M − Σ k kᵀ, in the memory of M, float64: products and sums in float64."""
     for start in range(0, len(K_nd), AT_ONCE):
         wide = K_nd[start : start + AT_ONCE].to(M_dd)
-        M_dd.addmm_(wide.T, wide)
+        M_dd.addmm_(wide.T, wide, alpha=sign)
     return M_dd
 
 

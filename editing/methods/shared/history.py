@@ -3,7 +3,8 @@
 Shapes: d = key size, m = value size, n = facts, u = facts not yet in the Gram matrix.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -41,8 +42,18 @@ class KeyHistory:
     count: int = 0
     _known: dict[int, _Known] = field(default_factory=dict, repr=False)
 
-    def add(self, keys: dict[int, Tensor], moments: Mapping[str, Tensor] | None = None) -> None:
-        """Remember the keys of a batch that was kept, {layer: (n, d)}, and the moments of its features."""
+    def add(
+        self,
+        keys: dict[int, Tensor],
+        moments: Mapping[str, Tensor] | None = None,
+        gone: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        """Remember the keys of a batch that was kept, {layer: (n, d)}, and the moments of its features.
+
+        The keys that are `gone` are forgotten.
+        """
+        for layer, K_nd in (gone or {}).items():
+            self._forget(layer, K_nd)
         for layer, K_nd in keys.items():
             K = torch.cat([self.recent.get(layer, K_nd[:0]), K_nd])
             if len(K) * RECENT_SHARE >= K.shape[1]:
@@ -52,6 +63,27 @@ class KeyHistory:
         for name, sums in (moments or {}).items():
             self.moments[name] = self.moments[name] + sums if name in self.moments else sums
         self.count += len(next(iter(keys.values()))) if keys else 0
+
+    @contextmanager
+    def without(self, layer: int, gone: Tensor | None) -> Iterator[None]:
+        """A layer's history as it is once it has forgotten these keys."""
+        if gone is None:
+            yield
+            return
+        before = dict(self.grams), dict(self.recent), dict(self._known)
+        if layer in self.grams:
+            self.grams[layer] = self.grams[layer].clone()
+        self._forget(layer, gone)
+        try:
+            yield
+        finally:
+            self.grams, self.recent, self._known = before
+
+    def _forget(self, layer: int, gone: Tensor) -> None:
+        """Take keys out of the Gram matrix, in its memory; the recent ones are added to it first."""
+        H_dd = _plus(self.grams.get(layer), self.recent.get(layer, gone[:0]))
+        self.grams[layer], self.recent[layer] = add_gram(H_dd, gone, -1), gone[:0]
+        self._known.pop(layer, None)
 
     def clear(self) -> None:
         """Forget all facts: they are not in the weights any more."""

@@ -15,7 +15,7 @@ from editing.chat import ChatTemplate
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.errors import ModelError
+from editing.errors import ModelError, UsageError
 from editing.groups import KeyGroup
 from editing.layout import ModelLayout
 from editing.methods.shared.history import KeyHistory
@@ -42,7 +42,7 @@ class MethodInput:
     history: KeyHistory
     prefixes: tuple[str, ...]
     weights: EditedWeights | None = None
-    """The model's edited weights; only restraints on updates want them."""
+    """The model's edited weights: what restraints, an exact order and facts that are written anew want."""
     chat: ChatTemplate | None = None
     """The conversation in which facts are asked, too; none: as bare prompts alone."""
     groups: tuple[KeyGroup, ...] = ()
@@ -75,6 +75,8 @@ class BatchUpdate:
     """{layer: (n, d)} float32 on the CPU."""
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     """Sums over the batch's features by weight, (3, d + m) float64 on the CPU, of a method that normalises by them."""
+    gone: Mapping[int, Tensor] = field(default_factory=dict)
+    """Like `keys`: those of facts that the batch took out to write them anew, which the history is to forget."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,10 @@ def only_layer(given: MethodInput, method: str) -> int:
             f"method '{method}' edits one layer, layers are {list(given.layers)}; give one, e.g. [{given.layers[-1]}]"
         )
     return given.layers[0]
+
+
+def edited_weights(given: MethodInput, what: str) -> EditedWeights:
+    """The model's edited weights. Raises UsageError when they are not given to `what` wants them."""
+    if given.weights is None:
+        raise UsageError(f"{what} needs the original weights; make the MethodInput with its EditedWeights")
+    return given.weights
