@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +15,8 @@ DTYPES = {
     "float16": torch.float16,
 }
 
+SPREAD = "auto"
+
 
 def checked_dtype(dtype: str) -> torch.dtype:
     """Raises ModelError for one that no model is edited in."""
@@ -22,8 +25,19 @@ def checked_dtype(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def checked_device(device: str) -> torch.device:
+@dataclass(frozen=True)
+class Spread:
+    """A model's weights lie where there is room: in the GPUs, then in memory, then on the disk."""
+
+    memory: dict[int | str, int] = field(default_factory=dict)
+    """Bytes that weights may take of a GPU, by its number, and of `cpu`; none: as much as is free."""
+
+
+def checked_device(device: str) -> torch.device | Spread:
     """Raises ModelError for one that is not here, or cannot do what edits take."""
+    kind, _, limits = device.partition(":")
+    if kind == SPREAD:
+        return Spread(dict(_limit(device, one) for one in limits.split(",") if limits))
     try:
         torch_device = torch.device(device)
         if torch_device.type == "mps":
@@ -32,6 +46,30 @@ def checked_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error
     return torch_device
+
+
+def first_device(device: str) -> torch.device:
+    """Where a model computes first. Raises as `checked_device`."""
+    found = checked_device(device)
+    if isinstance(found, torch.device):
+        return found
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _limit(device: str, text: str) -> tuple[int | str, int]:
+    """`0=20GiB` or `cpu=48GB`."""
+    from accelerate.utils import convert_file_size_to_int  # type: ignore[import-untyped]  # here: it takes a second
+
+    name, _, size = (part.strip() for part in text.partition("="))
+    known = ["cpu", *map(str, range(torch.cuda.device_count()))]
+    if name not in known:
+        raise ModelError(f"device '{device}' limits '{name}', here are {', '.join(known)}; e.g. '{SPREAD}:cpu=8GiB'")
+    try:
+        return (int(name) if name.isdigit() else name), convert_file_size_to_int(size)
+    except ValueError as error:
+        raise ModelError(
+            f"device '{device}' gives '{name}' the size '{size}', which is none; e.g. '{SPREAD}:cpu=8GiB'"
+        ) from error
 
 
 @contextmanager

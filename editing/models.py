@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from editing.devices import checked_device, checked_dtype, one_line, within_memory
+from editing.devices import Spread, checked_device, checked_dtype, one_line, within_memory
 from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_folder, check_not_quantised, check_tokenizer
@@ -78,7 +78,8 @@ def load_model(
         reference: `embedded` (SmolLM2-135M-Instruct out of a Python package), a folder, a `.gguf` file, or a hub
             id `owner/name`, with `@revision` if wanted. A folder that exists goes before a hub id.
         dtype: float32, bfloat16, float16 or float64.
-        device: what torch calls it, `cpu`, `cuda`, `cuda:1`.
+        device: what torch calls it, `cpu`, `cuda`, `cuda:1`; or `auto`: in the GPUs, then in memory, then on the disk,
+            as there is room, or as `auto:0=20GiB,cpu=48GiB` says.
         revision: branch, tag or commit of a hub id, instead of `@revision`.
         cache: converted GGUF files are kept in `cache / 'models'`; where that cannot be written, a warning says so and
             they are converted each time.
@@ -110,16 +111,25 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **_spread_over(torch_device, cache),
             ),
         )
         _check_complete(reference, report)
-        model = _guarded(reference, lambda: model.to(torch_device))
+        if isinstance(torch_device, torch.device):
+            model = _guarded(reference, lambda: model.to(torch_device))
     model.eval().requires_grad_(False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     digest = base_digest(model)
     on_progress(ALL_OF_IT, ALL_OF_IT)
     return LoadedModel(model, tokenizer, reference, digest)
+
+
+def _spread_over(device: torch.device | Spread, cache: Path) -> dict[str, Any]:
+    """What transformers is told, for accelerate to lay a model's weights where there is room."""
+    if isinstance(device, torch.device):
+        return {}
+    return {"device_map": "auto", "max_memory": device.memory or None, "offload_folder": cache / "offload"}
 
 
 def model_config(
@@ -169,19 +179,21 @@ def base_digest(model: PreTrainedModel) -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Neither progress bars nor warnings of transformers and the hub client; their settings come back afterwards."""
-    hub = logging.getLogger("huggingface_hub")
+    """Neither bars nor warnings of transformers, the hub client and accelerate; their settings come back afterwards."""
+    others = [logging.getLogger(name) for name in ("huggingface_hub", "accelerate")]
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub_level = hub.level
+    levels = [one.level for one in others]
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
+    for one in others:
+        one.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        hub.setLevel(hub_level)
+        for one, level in zip(others, levels, strict=True):
+            one.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     actor: str = Field("", description="Who acts, as the ledger names it; empty: the user's login name.")
     model: str = Field("embedded", description="Base of a new line: 'embedded', a folder, a hub id or a GGUF file.")
     dtype: str = Field("float32", description="dtype of the weights of a new line.")
-    device: str = Field("cpu", description="Device that models run on.")
+    device: str = Field("cpu", description="Device that models run on; auto: GPUs, memory, disk.")
     s3_access_key: str = Field("", description="Name of the S3 key; empty: boto3 finds its own.")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret of the S3 key.")
     mlflow_username: str = Field("", description="Who signs in at MLflow's server, where it asks.")

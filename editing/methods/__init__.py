@@ -19,7 +19,7 @@ from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.devices import within_memory
 from editing.edit import Edit, shown
-from editing.errors import UsageError
+from editing.errors import ModelError, UsageError
 from editing.groups import KeyGroup, KeyNames, canonical_order
 from editing.layout import ModelLayout, check_layer_numbers, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
@@ -33,6 +33,7 @@ from editing.methods.rome import ROME, RomeConfig
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
+from editing.placed import is_set_aside
 from editing.tokens import check_edits
 from editing.weights import EditedWeights, WeightUpdate, concatenate
 
@@ -278,6 +279,11 @@ def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:
 
 def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodConfig) -> tuple[int, ...]:
     """The layers that a configuration edits in this model. Raises ModelError when it cannot."""
+    if config.method == LORA.name and is_set_aside(model):
+        raise ModelError(
+            f"method '{LORA.name}' trains by peft, which does not reach weights that are set aside (device 'auto'); "
+            "choose a device that holds the model, or another method"
+        )
     return _layers_of(config, model.config, len(layout.layer_list(model)))
 
 

@@ -31,6 +31,7 @@ from editing.keys import capture_inputs, in_rows, stop_after
 from editing.methods.gradients.descent import Descent
 from editing.methods.gradients.targets import encode_targets
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
+from editing.placed import tensor_of
 from editing.tokens import Rows
 from editing.weights import Factors, WeightUpdate, overlay
 
@@ -83,7 +84,7 @@ def _tune(given: MethodInput, layer: int, edits: Sequence[Edit], config: FineTun
     )
     Q_dr = _basis(given, layer, encode(edits).rows)
     name = given.layout.weight_name(layer)
-    W = given.model.get_parameter(name)
+    W = tensor_of(given.model, name)
     limit = config.norm_limit * float(W.float().norm())
     B_mr = torch.zeros(given.layout.oriented(W).shape[0], Q_dr.shape[1], device=Q_dr.device, requires_grad=True)
 

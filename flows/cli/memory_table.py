@@ -11,9 +11,7 @@ def show_memory(model: str, dtype: str, options: dict[str, Any], json: bool) -> 
     Raises:
         ModelError: there is no such model, or it cannot be edited.
     """
-    import torch
-
-    from editing.devices import DTYPES
+    from editing.devices import DTYPES, first_device
     from editing.memory import bytes_a_fact, peak, shape_of, stages
     from editing.methods import layers_of, method_config
     from editing.methods.memit import MemitConfig
@@ -27,7 +25,7 @@ def show_memory(model: str, dtype: str, options: dict[str, Any], json: bool) -> 
     config = model_config(reference, dtype=dtype, device=settings.device, cache=settings.cache_folder)
     assert config is not None  # with a folder to convert in, every model has one
     method = MemitConfig.model_validate(method_config("memit", options).model_dump())
-    narrow = wants_bfloat16(method.search.products, DTYPES[dtype], torch.device(settings.device))
+    narrow = wants_bfloat16(method.search.products, DTYPES[dtype], first_device(settings.device))
     shape = shape_of(config, layers_of(method, config))
     parts = list(stages(shape, DTYPES[dtype].itemsize, method, narrow=narrow))
     most, grows = peak(parts), bytes_a_fact(shape)

@@ -17,6 +17,7 @@ from editing.errors import UsageError
 from editing.files import whole_folder, write_atomically
 from editing.measure.said import Said, others_of_its_kind, said
 from editing.models import LoadedModel
+from editing.placed import tensor_of
 from editing.weights import Factors, WeightUpdate, concatenate
 from tasks.carrying.card import OBJECT, Asked, Made, write_card
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
@@ -97,7 +98,7 @@ def _written(
         save_plain(loaded, work)
         return Made(form)
     if form == "safetensors-diff":
-        changed = {name: loaded.model.get_parameter(name).detach().cpu().contiguous() for name in version.weights.base}
+        changed = {name: tensor_of(loaded.model, name).cpu().contiguous() for name in version.weights.base}
         write_atomically(work / CHANGED_FILE, save(changed, {"format": "pt", "base_digest": loaded.digest}))
         return Made(form)
     update = factors_of(version)

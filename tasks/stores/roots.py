@@ -10,6 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from editing.methods.shared.interface import BatchUpdate
+from editing.placed import tensor_of
 from editing.weights import EditedWeights
 from tasks.stores.batches import FINISHED, pack
 from tasks.stores.manifest import Manifest
@@ -24,7 +25,7 @@ def pack_root(
     """The two files of a root that stands in the weights: what is summed, or the finished tensors, and the rest."""
     packed = pack(made, z_star_nm, more)
     update = {name: tensor for name, tensor in packed.items() if name.startswith(SUMMED)}
-    finished = {f"{FINISHED}{name}": weights.model.get_parameter(name).data for name in made.update}
+    finished = {f"{FINISHED}{name}": tensor_of(weights.model, name) for name in made.update}
     rest = {name: tensor for name, tensor in packed.items() if name not in update}
     return (finished if _bytes(finished) < _bytes(update) else update), rest
 
