@@ -81,6 +81,23 @@ class KeyNames:
             groups.setdefault(self.of(edit), []).append(number)
         return [tuple(numbers) for numbers in groups.values()]
 
+    def batches(self, edits: Sequence[Edit], size: int) -> list[tuple[Edit, ...]]:
+        """The edits in batches of at most `size`, none of which cuts a group that it could hold; else in their order.
+
+        A group that is cut is searched and written again with its other part. Raises as `of` does.
+        """
+        waiting, batches = [[edits[number] for number in group] for group in self.groups(edits)], list[list[Edit]]()
+        while waiting:
+            room = size - len(batches[-1]) if batches else 0
+            fitting = next((place for place, group in enumerate(waiting) if len(group) <= room), None)
+            if fitting is not None:
+                batches[-1] += waiting.pop(fitting)
+            else:
+                batches.append(waiting[0][:size])
+                waiting[0] = waiting[0][size:]
+                waiting = waiting if waiting[0] else waiting[1:]
+        return [tuple(batch) for batch in batches]
+
     def sharing(self, edits: Sequence[Edit], live: Sequence[Edit]) -> list[Edit]:
         """Those of the live facts that share a key with one of the edits. Raises as `of` does."""
         names = {self.of(edit) for edit in edits}

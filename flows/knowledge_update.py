@@ -34,7 +34,7 @@ from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
 from tasks.update.reference import ask_base
 from tasks.update.roots import begin, is_full
-from tasks.update.run import Batch, Footing, Reference, Run, Taken, read_texts
+from tasks.update.run import Batch, Footing, Reference, Run, Taken, batches_of, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
 from tasks.update.tracked import batch_curve, register_candidate, start_tracking
@@ -201,16 +201,17 @@ def write_all(
 ) -> Footing:
     """Every batch in its turn; returns what the line stands on then."""
     stand, taken, reference = given
-    size, edits, writer = run.policy.batch_size, taken.edits, Writer(run, session, taken, reference, journal)
+    count, writer = len(taken.edits), Writer(run, session, taken, reference, journal)
+    batches, begun = batches_of(session, taken.edits, run.policy), 0
     with searched_elsewhere(run, session, taken):
-        for number, start in enumerate(range(0, len(edits), size), start=1):
-            if len(edits) > size:  # of a single batch its own stages tell how far it is
-                progress("edits", start, len(edits))
-            stand = writer.write(Batch(str(number), edits[start : start + size]), _stand_still(run, stand))
+        for number, edits in enumerate(batches, start=1):
+            if len(batches) > 1:  # of a single batch its own stages tell how far it is
+                progress("edits", begun, count)
+            stand, begun = writer.write(Batch(str(number), edits), _stand_still(run, stand)), begun + len(edits)
             log.log(batch_curve(number, journal))
             if writer.stopped:
                 break
-    progress("edits", len(edits), len(edits))
+    progress("edits", count, count)
     return _stand_still(run, stand)
 
 
@@ -218,7 +219,8 @@ def write_back(run: Run, session: Session, given: tuple[Footing, Taken, Referenc
     """What was taken out for others that were not kept, as the last batches; returns what the line stands on then."""
     stand, taken, reference = given
     size, lost = run.policy.batch_size, stages.unreplaced(session, stand)
-    writer, first = Writer(run, session, taken, reference, journal), len(taken.edits) // size + 2
+    writer = Writer(run, session, taken, reference, journal)
+    first = len(batches_of(session, taken.edits, run.policy)) + 1
     for number, start in enumerate(range(0, len(lost), size), start=first):
         stand = writer.write_back(lost[start : start + size], number, _stand_still(run, stand))
     return _stand_still(run, stand) if lost else stand

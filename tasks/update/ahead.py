@@ -31,7 +31,7 @@ from tasks.stores.errors import StorageError
 from tasks.stores.searches import Chunk, Search, Searches
 from tasks.update.live import live_facts
 from tasks.update.policy import Policy
-from tasks.update.run import Run, Taken
+from tasks.update.run import Run, Taken, batches_of
 from tasks.update.searched import Tell, chunk_name, search_chunk
 from tasks.update.session import Session
 from tasks.update.shards import release
@@ -83,20 +83,20 @@ def searched_elsewhere(run: Run, session: Session, taken: Taken) -> Iterator[Non
 
 def planned(run: Run, session: Session, edits: Sequence[Edit], live: Sequence[Edit]) -> Search | None:
     """What is to be searched for the batches of these edits, if all of them are kept; None where nothing is."""
-    config, chunks, size = session.config, list[Chunk](), run.policy.batch_size
+    config, chunks, written = session.config, list[Chunk](), len(live)
     if not isinstance(config, LocatingConfig):
         return None
     keyed: dict[tuple[int, ...], list[tuple[int, Edit]]] = {}
     for number, edit in enumerate(live):
         keyed.setdefault(session.keys.of(edit), []).append((number, edit))
-    for start in range(0, len(edits), size):
-        batch = edits[start : start + size]
+    for batch in batches_of(session, edits, run.policy):
         names = dict.fromkeys(session.keys.of(edit) for edit in batch)
         sharing = sorted((one for name in names for one in keyed.get(name, ())), key=lambda one: one[0])
         for chunk in chunked(config, missing_values(session, batch, [edit for _, edit in sharing])):
             chunks.append(Chunk(name=_name(session, chunk), groups=tuple(one.edits for one in chunk)))
-        for number, edit in enumerate(batch, start=len(live) + start):
+        for number, edit in enumerate(batch, start=written):
             keyed.setdefault(session.keys.of(edit), []).append((number, edit))
+        written += len(batch)
     if not chunks:
         return None
     return Search(

@@ -6,7 +6,7 @@ from contextlib import suppress
 from editing.edit import Edit
 from tasks.update.ability_files import read_sets
 from tasks.update.policy import Policy
-from tasks.update.run import Reference
+from tasks.update.run import Reference, batches_of
 from tasks.update.screening import REQUEST_FAULTS
 from tasks.update.session import Session
 from tasks.update.texts import fluency_prompts
@@ -29,7 +29,8 @@ def ask_base(session: Session, edits: Sequence[Edit], policy: Policy) -> None:
     """
     with suppress(*REQUEST_FAULTS):  # the verdict on its batch will tell
         session.base_scores(edits, policy.neighborhood_probes)
-    batches = [edits[start : start + policy.batch_size] for start in range(0, len(edits), policy.batch_size)]
-    prompts = [prompt for batch in batches for prompt in fluency_prompts(session, batch, policy)]
+    prompts = [
+        prompt for batch in batches_of(session, edits, policy) for prompt in fluency_prompts(session, batch, policy)
+    ]
     if prompts:
         session.base_fluency(list(dict.fromkeys(prompts)), policy.fluency_tokens)

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from editing.config import LocatingConfig
 from editing.edit import Edit
 from editing.measure.ability_sets import AbilitySet
 from editing.methods.shared.interface import BatchUpdate
@@ -24,6 +25,9 @@ from tasks.update.policy import Policy
 from tasks.update.values import Standing
 from tasks.update.verdicts import Verdict
 from tasks.workplace import Workplace
+
+if TYPE_CHECKING:
+    from tasks.update.session import Session
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,14 @@ class Batch:
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(edit.id for edit in self.edits)
+
+
+def batches_of(session: "Session", edits: Sequence[Edit], policy: Policy) -> list[tuple[Edit, ...]]:
+    """The edits of a job as they are written together: facts that share a key in one batch, where it holds them."""
+    size = policy.batch_size
+    if isinstance(session.config, LocatingConfig):
+        return session.keys.batches(edits, size)
+    return [tuple(edits[start : start + size]) for start in range(0, len(edits), size)]
 
 
 @dataclass(frozen=True)

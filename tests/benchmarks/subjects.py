@@ -80,8 +80,7 @@ def measured(
         session.weights.apply(made.update)
         return said(job), perplexity(model, tokenizer, texts, max_tokens=PERPLEXITY_TOKENS) / base
     for job in jobs:
-        for start in range(0, len(job), BATCH):
-            batch = job[start : start + BATCH]
+        for batch in session.keys.batches(job, BATCH):
             write_batch(session, batch, cached=True, keep=True, live=written)
             written += batch
             print(f"{len(written)} facts", flush=True)

@@ -5,6 +5,8 @@ from itertools import permutations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from editing.config import MethodConfig, ValueSearchConfig
@@ -40,6 +42,28 @@ def test_facts_are_together_whose_texts_are_the_same_up_to_the_subjects_end(tiny
     assert keys.sharing([ADA[1], NILE], edits) == [ADA[0], NILE, ADA[1], ADA[2]]
     along = [Edit(subject="Nile", prompt=f"The river {{}} {verb}", target_new="x") for verb in ("ends in", "is in")]
     assert keys.groups([*along, NILE]) == [(0, 1, 2)]
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12), size=st.integers(1, 10), mix=st.randoms())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_batch_cuts_facts_of_one_key_that_it_can_hold(tiny_llama, sizes, size, mix):
+    edits = [
+        Edit(subject=f"Person {chr(65 + person)}", prompt=f"{{}} says {number}", target_new="x")
+        for person, count in enumerate(sizes)
+        for number in range(count)
+    ]
+    mix.shuffle(edits)
+    keys = KeyNames(tiny_llama.tokenizer, ("",))
+    batches = keys.batches(edits, size)
+    assert sorted(edit.id for batch in batches for edit in batch) == sorted(edit.id for edit in edits)
+    assert all(1 <= len(batch) <= size for batch in batches)
+    for group in keys.groups(edits):
+        own = [edits[number] for number in group]
+        holding = [[edit for edit in batch if edit in own] for batch in batches]
+        assert [edit for batch in holding for edit in batch] == own
+        assert len([batch for batch in holding if batch]) == -(-len(own) // size)
+    alone = [edit for edit in edits if sizes[ord(edit.subject[-1]) - 65] == 1]
+    assert [edit for batch in keys.batches(alone, size) for edit in batch] == alone
 
 
 @pytest.mark.slow
