@@ -71,7 +71,7 @@ def solve_in_any_order(
     """
     update: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
-    out = take_out(given, edits, solve, bare_apart=bare_apart)
+    out = take_out(given, edits, solve, bare_apart=bare_apart, columns_kept=True)
     root_n = torch.tensor([group.weight**0.5 for group in groups_of(given, edits)])
     for layer, located in found.items():
         name, K_dc = given.layout.weight_name(layer), located.columns(bare_apart)

@@ -85,8 +85,12 @@ class TakenOut:
     gone: dict[int, Tensor] = field(default_factory=dict)
 
 
-def take_out(given: MethodInput, edits: Sequence[Edit], solve: Solve, *, bare_apart: bool) -> TakenOut:
+def take_out(
+    given: MethodInput, edits: Sequence[Edit], solve: Solve, *, bare_apart: bool, columns_kept: bool = False
+) -> TakenOut:
     """Of the live facts that share a key with one of `edits`, which are the first of their groups.
+
+    `columns_kept`: the history was told every column of them, not `Located.remembered`.
 
     Raises:
         SolveError, InvalidEdit, UsageError: as `compute_together`.
@@ -108,7 +112,9 @@ def take_out(given: MethodInput, edits: Sequence[Edit], solve: Solve, *, bare_ap
         K_dc = found.columns(bare_apart)
         gain_cd = solve(layer, K_dc * EXACTLY**0.5) * EXACTLY**0.5
         out.update[name] = factors(-(change_md.to(K_dc.device) @ K_dc.double()), gain_cd)
-        out.gone[layer] = _forgettable(solve, layer, found.remembered(held).to(K_dc))
+        size_c = torch.tensor([group.weight for group in held]).to(K_dc).repeat(K_dc.shape[1] // len(held))
+        told_kd = (K_dc * size_c.sqrt()).T[K_dc.any(0)] if columns_kept else found.remembered(held).to(K_dc)
+        out.gone[layer] = _forgettable(solve, layer, told_kd)
     return out
 
 

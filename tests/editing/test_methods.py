@@ -44,7 +44,8 @@ def quick(given: MethodInput, method: str, fields: Mapping[str, object] | None =
 
 
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
-EVERY_SEARCH = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.searches])
+SEARCHING = [method.name for method in METHODS.values() if method.searches]
+EVERY_SEARCH = pytest.mark.parametrize("method", SEARCHING)
 EVERY_OTHER = pytest.mark.parametrize("method", [method.name for method in METHODS.values() if not method.searches])
 
 
