@@ -56,11 +56,6 @@ def concatenate(updates: Sequence[WeightUpdate]) -> dict[str, Factors]:
     }
 
 
-def joined(first: Factors | None, then: Factors) -> Factors:
-    """Δ of both."""
-    return then if first is None else concatenate([{"": first}, {"": then}])[""]
-
-
 def check_finite(update: WeightUpdate) -> None:
     """Raises SolveError for an update that holds NaN or infinity."""
     for name, factors in update.items():

@@ -19,13 +19,13 @@ from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
 from editing.devices import within_memory
 from editing.edit import Edit, shown
-from editing.errors import ModelError, UsageError
+from editing.errors import UsageError
 from editing.groups import KeyGroup, KeyNames, canonical_order
 from editing.layout import ModelLayout, check_layer_numbers, check_layers
 from editing.methods.alphaedit import ALPHAEDIT, AlphaEditConfig
 from editing.methods.emmet import EMMET, EmmetConfig
 from editing.methods.finetune import FINETUNE, FineTuneConfig
-from editing.methods.lora import LORA, LoraConfig
+from editing.methods.lora import LORA, LoraConfig, check_in_place
 from editing.methods.memit import MEMIT, MemitConfig
 from editing.methods.mend.method import MEND, MendConfig
 from editing.methods.restrain import Restraint
@@ -33,7 +33,6 @@ from editing.methods.rome import ROME, RomeConfig
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
-from editing.placed import is_set_aside
 from editing.tokens import check_edits
 from editing.weights import EditedWeights, WeightUpdate, concatenate
 
@@ -168,12 +167,9 @@ def _grouped(
 ) -> tuple[MethodInput, list[tuple[int, ...]]]:
     """What a method is given with the groups of the edits, and the numbers of the edits of each."""
     keys = KeyNames(given.tokenizer, given.prefixes)
-    groups, known = keys.groups(edits), dict[tuple[int, ...], tuple[Edit, ...]]()
-    for one in live:
-        known[keys.of(one)] = (*known.get(keys.of(one), ()), one)
-    made = tuple(
-        KeyGroup(tuple(edits[i] for i in numbers), known.get(keys.of(edits[numbers[0]]), ())) for numbers in groups
-    )
+    groups = keys.groups(edits)
+    members = [tuple(edits[i] for i in numbers) for numbers in groups]
+    made = tuple(KeyGroup(some, tuple(keys.sharing(some[:1], live))) for some in members)
     return replace(given, groups=made), groups
 
 
@@ -279,11 +275,8 @@ def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:
 
 def edited_layers(model: PreTrainedModel, layout: ModelLayout, config: MethodConfig) -> tuple[int, ...]:
     """The layers that a configuration edits in this model. Raises ModelError when it cannot."""
-    if config.method == LORA.name and is_set_aside(model):
-        raise ModelError(
-            f"method '{LORA.name}' trains by peft, which does not reach weights that are set aside (device 'auto'); "
-            "choose a device that holds the model, or another method"
-        )
+    if config.method == LORA.name:
+        check_in_place(model)
     return _layers_of(config, model.config, len(layout.layer_list(model)))
 
 

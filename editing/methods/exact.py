@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from editing.edit import Edit
-from editing.methods.locate import Solve, take_out
+from editing.methods.locate import Solve, joined, take_out
 from editing.methods.located import Located, encoded, groups_of, locate
 from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
-from editing.weights import Factors, joined
+from editing.weights import Factors
 
 
 def locate_alone(

@@ -32,7 +32,7 @@ from editing.groups import KeyGroup
 from editing.methods.located import encoded, groups_of, locate
 from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
-from editing.weights import Factors, WeightUpdate, joined
+from editing.weights import Factors, WeightUpdate, concatenate
 
 Solve = Callable[[int, Tensor], Tensor]
 """(layer, K (d, n)) to the gain (n, d) with which Δ = R · gain; what tells the methods of one loop apart."""
@@ -129,6 +129,11 @@ def _forgettable(solve: Solve, layer: int, K_nd: Tensor) -> Tensor:
     held = largest / max(1 - largest, torch.finfo(share_nn.dtype).tiny)
     kept: Tensor = K_nd * min(1.0, FORGOTTEN / max(held, FORGOTTEN)) ** 0.5
     return kept.cpu()
+
+
+def joined(first: Factors | None, then: Factors) -> Factors:
+    """Δ of both."""
+    return then if first is None else concatenate([{"": first}, {"": then}])[""]
 
 
 def compute_each(

@@ -25,10 +25,11 @@ from transformers import PreTrainedModel
 
 from editing.config import MethodConfig
 from editing.edit import Edit
-from editing.errors import UsageError
+from editing.errors import ModelError, UsageError
 from editing.methods.gradients.descent import Descent
 from editing.methods.gradients.targets import encode_targets
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.placed import is_set_aside
 from editing.weights import Factors, WeightUpdate
 
 ADAPTER = "errata"
@@ -76,6 +77,15 @@ def _train(given: MethodInput, edits: Sequence[Edit], config: LoraConfig) -> Wei
             name: Factors((share * B.detach()).cpu().contiguous(), A.detach().cpu().contiguous().clone())
             for name, (B, A) in pairs.items()
         }
+
+
+def check_in_place(model: PreTrainedModel) -> None:
+    """Raises ModelError for a model whose weights peft does not reach."""
+    if is_set_aside(model):
+        raise ModelError(
+            "method 'lora' trains by peft, which does not reach weights that are set aside (device 'auto'); choose a "
+            "device that holds the model, or another method"
+        )
 
 
 @contextmanager
