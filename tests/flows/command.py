@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from flows.cli.main import main
+from tasks.surroundings import DATABASE
 
 # A shell starts what runs in the background with Ctrl-C ignored, and the command would inherit that.
 HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 RUN = "from flows.cli.__main__ import run; run()"
 COMMAND = [sys.executable, "-c", HEARD + RUN]
-INHERITED = ("PREFECT_API_URL", "PREFECT_HOME", "NO_PROXY", "no_proxy")
+INHERITED = ("PREFECT_API_URL", "PREFECT_HOME", *DATABASE, "NO_PROXY", "no_proxy")
 """What a test session sets for itself, and a user has not set."""
 
 

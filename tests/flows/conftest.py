@@ -18,6 +18,7 @@ from editing.methods import method_config
 from flows.trial import try_each
 from tasks.lines.specs import LineSpec, resolve_line, save_line
 from tasks.settings import Settings, load_settings
+from tasks.surroundings import DATABASE
 from tasks.update.policy import Policy
 from tasks.workplace import Workplace, open_workplace
 from tests.databases import mlflow_database, prefect_database, serving
@@ -121,6 +122,8 @@ def own_home(
         monkeypatch.setenv(f"ERRATA_{name}", "")
     mlflow_database(home / "mlflow.db")
     monkeypatch.setenv("PREFECT_HOME", str(prefect_database(home / "prefect")))
+    for name in DATABASE:  # which commands in this process set for a home that an address could misread
+        monkeypatch.setenv(name, "")
     return open_workplace(load_settings())
 
 
