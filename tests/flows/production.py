@@ -24,7 +24,6 @@ from tasks.lines.specs import resolve_line, save_line
 from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
 from tests.databases import SOON, prefect_database
-from tests.flows.command import INHERITED
 from tests.flows.conftest import METHOD, free_port
 
 T = TypeVar("T")
@@ -38,7 +37,7 @@ QUICK = SOON | {
 }
 HEARTBEAT = "errata: a run without a heartbeat is ended as crashed"
 SENT = {"name", "description", "enabled", "tags", "trigger", "actions"}
-SLOW_SEARCH = METHOD | {"contexts": 8, "search": METHOD["search"] | {"steps": 1000, "stop_loss": 0.0}}
+SLOW_SEARCH = METHOD | {"contexts": 40, "search": METHOD["search"] | {"steps": 1000, "stop_loss": 0.0}}
 """Options of a line whose value search takes minutes."""
 
 
@@ -71,10 +70,9 @@ def server(folder: Path) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    kept = {name: "" for name in INHERITED if name.startswith("PREFECT_API")}
     with (folder / "server.log").open("w") as log:
         pages = {"PREFECT_UI_URL": prefect_pages.environment("127.0.0.1", port, "")["PREFECT_UI_URL"]}
-        environment = QUICK | kept | pages | {"PREFECT_HOME": str(prefect_database(folder))}
+        environment = QUICK | pages | {"PREFECT_API_URL": "", "PREFECT_HOME": str(prefect_database(folder))}
         process = lifeline.start("flows.cli.lifeline", command, environment, stdout=log, stderr=log)
     try:
         until(lambda: _answers(f"{url}/health"))
