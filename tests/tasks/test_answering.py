@@ -90,7 +90,7 @@ def test_no_request_is_dropped_and_each_answer_is_of_a_version_that_was_in_servi
             for one in asking:
                 one.result()
     assert len(answers) == CLIENTS * EACH
-    assert len({version for version, *_ in answers}) >= 2  # a slow machine reads no version that goes again soon
+    assert len({version for version, *_ in answers}) >= 3
     for version, prompt, text, begun, done in answers:
         assert text == expected[version][prompt]
         assert any(one == version and start <= done and begun <= stop for one, start, stop in served)
