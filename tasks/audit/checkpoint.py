@@ -26,7 +26,7 @@ from tasks.ledger.view import LineView, chain, look
 from tasks.lines.stored import stored_line
 from tasks.progress import stage
 from tasks.serving.loading import check_base
-from tasks.stores.batches import restore_weights
+from tasks.stores.batches import restore_weights, unpack
 from tasks.stores.errors import Forgotten
 from tasks.stores.manifest import Manifest, members
 from tasks.text import Text
@@ -236,7 +236,7 @@ def _keys(manifests: Sequence[Manifest], tensors: Sequence[Mapping[str, Tensor]]
         names = manifest.live if manifest.live is not None else manifest.request_ids
         known_by = manifest.values or names
         groups = {digest: number for number, digest in enumerate(dict.fromkeys(known_by))}
-        layers = {int(name.removeprefix("K/")): keys for name, keys in some.items() if name.startswith("K/")}
+        layers = unpack(some).keys
         if len(known_by) != len(names) or not all(len(keys) >= len(groups) for keys in layers.values()):
             continue
         for name, digest in zip(names, known_by, strict=True):

@@ -141,11 +141,10 @@ def pack(batch: BatchUpdate, z_star_nm: Tensor, more: Mapping[str, Tensor] | Non
     return tensors | {f"S/{name}": sums for name, sums in batch.moments.items()}
 
 
-def unpack(tensors: dict[str, Tensor]) -> BatchUpdate:
+def unpack(tensors: Mapping[str, Tensor]) -> BatchUpdate:
     """The batch out of what `pack` made."""
-    names = sorted(name.removeprefix("B/") for name in tensors if name.startswith("B/"))
     keys, gone = ({int(name): one for name, one in _under(prefix, tensors).items()} for prefix in ("K/", "G/"))
-    update = {name: Factors(tensors[f"B/{name}"], tensors[f"A/{name}"]) for name in names}
+    update = {name: Factors(B, tensors[f"A/{name}"]) for name, B in sorted(_under("B/", tensors).items())}
     return BatchUpdate(update, keys, _under("S/", tensors), gone)
 
 
