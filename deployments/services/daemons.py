@@ -26,6 +26,8 @@ MARK = "ERRATA_DAEMON_OF"
 PATIENCE = 20.0
 """Seconds that a daemon may take to end by itself."""
 LAST_SECONDS = 10.0
+LOOKS = 20
+"""At a process without an environment, one for each 5 ms: it may become another program just now."""
 OWNER = 0o600
 DESCRIPTOR = 200
 """Always the same, since it is part of how a daemon is started."""
@@ -185,6 +187,20 @@ def _end_family(path: Path, number: int, seconds: float, but: int | None = None)
 
 def _is_of(process: psutil.Process, path: Path) -> bool:
     try:
-        return process.environ().get(MARK) == str(path)
+        return environment_of(process).get(MARK) == str(path)
     except (psutil.Error, OSError):  # it has ended, or is another user's
         return False
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """Also while it becomes another program, when the system shows none for a moment.
+
+    Raises:
+        psutil.Error: it has ended, or is another user's.
+    """
+    for _ in range(LOOKS):
+        # What has no program, either, is a thread of the system or a process that has ended.
+        if (environment := process.environ()) or not process.exe():
+            return environment
+        time.sleep(0.005)
+    return {}

@@ -34,12 +34,24 @@ def start(path: Path, command: Command = SLEEPS) -> int:
 def test_a_daemon_is_found_until_it_ends_however_it_ends(path):
     assert daemons.running(path) is None
     process = psutil.Process(start(path))
-    assert process.environ()["OF_ITS_OWN"] == "1"
+    assert daemons.environment_of(process)["OF_ITS_OWN"] == "1"
     assert os.getsid(process.pid) == process.pid
     process.kill()
     psutil.wait_procs([process], timeout=30)
     assert daemons.running(path) is None
     assert start(path) != process.pid
+
+
+def test_a_process_is_known_by_its_environment_also_while_it_becomes_another_program(tmp_path):
+    script = tmp_path / "again"
+    script.write_text('#!/bin/sh\nexec "$0"\n')
+    script.chmod(0o700)
+    with subprocess.Popen([script], env={"OF_ITS_OWN": "1"}) as becoming:
+        process = psutil.Process(becoming.pid)
+        seen = [daemons.environment_of(process).get("OF_ITS_OWN") for _ in range(5000)]
+        becoming.kill()
+    assert set(seen) == {"1"}
+    assert daemons.environment_of(psutil.Process(os.getpid())) == psutil.Process(os.getpid()).environ()
 
 
 def test_what_a_daemon_has_started_ends_with_it(path):

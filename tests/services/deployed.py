@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
+from deployments.services.daemons import environment_of
 from editing.edit import Edit
 from tasks.ledger import intake
 from tasks.workplace import open_workplace
@@ -114,7 +115,7 @@ class Deployed:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get(RUN) == run:
+                if environment_of(process).get(RUN) == run:
                     found.append(process)
         return found
 

@@ -67,7 +67,7 @@ def test_up_can_be_killed_at_any_moment(services: Services):
 
 def marked(process: psutil.Process, path: Path) -> bool:
     try:
-        return process.environ().get(daemons.MARK) == str(path)
+        return daemons.environment_of(process).get(daemons.MARK) == str(path)
     except psutil.Error:
         return False
 
