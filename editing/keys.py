@@ -3,9 +3,11 @@
 Shapes: n = rows, d = key size, m = hidden size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import copy
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ from editing.tokens import EncodedPrompt, Rows, align_rows
 
 SHARED_TOKENS = 4
 """A common beginning of fewer tokens is not worth a pass of its own."""
+
+ROOM = 2**30
+"""Bytes that hidden states between the passes of a loop may take."""
 
 LayerOutput = Tensor | tuple[Any, ...]
 """Hidden states, or a tuple that begins with them: architectures differ."""
@@ -108,6 +113,62 @@ def capture_output(module: nn.Module, *, copied: bool = False) -> Iterator[list[
         handle.remove()
 
 
+@contextmanager
+def layers_give(layers: nn.ModuleList, given: LayerOutput) -> Iterator[None]:
+    """Inside, each of these layers gives that, whatever it gets, and does nothing.
+
+    Masks, rotary embeddings and norms of a pass stay the architecture's own, so no family needs code of its own.
+    """
+
+    def give(*args: object, **kwargs: object) -> LayerOutput:
+        return given
+
+    own = [vars(module).get("forward") for module in layers]  # accelerate's, where parts lie elsewhere
+    try:
+        for module in layers:
+            module.forward = give
+        yield
+    finally:
+        for module, forward in zip(layers, own, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+
+class Begun:
+    """What layers gave in passes over some rows, so that the next pass over the same rows begins above them.
+
+    For the rising layers of a loop that changes no layer once a pass has read a key above it. What does not find room
+    is passed through again from the tokens on.
+    """
+
+    def __init__(self, room: int = ROOM) -> None:
+        self.room = room
+        self._found: dict[Hashable, tuple[int, LayerOutput]] = {}
+
+    @contextmanager
+    def going_on(self, rows: Hashable, layers: nn.ModuleList, upto: int) -> Iterator[None]:
+        """A pass over these rows inside begins where the last one ended, and is kept up to the layer below `upto`."""
+        below, given = self._found.get(rows, (-1, ()))
+        if below >= upto:
+            below, given = -1, ()
+        with ExitStack() as entered:
+            if below >= 0:
+                entered.enter_context(layers_give(layers[: below + 1], given))
+            output = entered.enter_context(capture_output(layers[upto - 1], copied=True)) if upto > below + 1 else []
+            yield
+        if output:
+            self._keep(rows, upto - 1, output[0])
+
+    def _keep(self, rows: Hashable, layer: int, output: LayerOutput) -> None:
+        if rows in self._found:
+            self.room += hidden_of(self._found.pop(rows)[1]).nbytes
+        if (size := hidden_of(output).nbytes) <= self.room:
+            self.room -= size
+            self._found[rows] = layer, output
+
+
 @dataclass(frozen=True)
 class SubjectStates:
     """What the model holds at the subject's last token, float32."""
@@ -125,12 +186,17 @@ class SubjectReader:
     """Reads a model at the last tokens of subjects, all prompts of a call in one batch.
 
     `uniform` says that the model treats all rows in the same way (no overlay of its own for each), so that what the
-    prompts begin with in common runs once.
+    prompts begin with in common runs once, for as long as the reader lives: no weight may change. With `begun` its
+    passes go on from those of the reader before, which read the same prompts in the same order.
     """
 
     model: PreTrainedModel
     layout: ModelLayout
     pad_id: int
+    begun: Begun | None = None
+    passes: Iterator[int] = field(default_factory=itertools.count)
+    beginnings: dict[tuple[nn.Module, tuple[int, ...]], DynamicCache] = field(default_factory=dict)
+    """Keys and values of what rows begin with, of passes that end at a module."""
 
     @torch.no_grad()
     def states(
@@ -144,7 +210,7 @@ class SubjectReader:
             capture_output(projection, copied=True) as written,
             capture_output(last) as output,
         ):
-            place = self._run(prompts, lambda: stop_after(last), uniform)
+            place = self._run(prompts, key_layer, stop_after, last, uniform)
         states = inputs[key_layer], hidden_of(written[0]), hidden_of(output[0])
         return SubjectStates(*(place(state) for state in states))
 
@@ -153,11 +219,16 @@ class SubjectReader:
         """The keys of `states` alone, (n, d) float32: the pass ends where they are."""
         projection = self.layout.projection(self.model, layer)
         with capture_inputs({layer: projection}) as inputs:
-            place = self._run(prompts, lambda: stop_before(projection), uniform)
+            place = self._run(prompts, layer, stop_before, projection, uniform)
         return place(inputs[layer])
 
     def _run(
-        self, prompts: Sequence[EncodedPrompt], stop: Callable[[], AbstractContextManager[None]], uniform: bool
+        self,
+        prompts: Sequence[EncodedPrompt],
+        layer: int,
+        stop: Callable[[nn.Module], AbstractContextManager[None]],
+        end: nn.Module,
+        uniform: bool,
     ) -> Callable[[Tensor], Tensor]:
         """Run the model on the prompts; gives what picks the rows (n, ·) of the subjects out of a state of that pass.
 
@@ -169,14 +240,21 @@ class SubjectReader:
         shared = _beginning(ids) if uniform and len(ids) > 1 else 0
         cache = None
         if shared >= SHARED_TOKENS:
-            cache = DynamicCache()
-            before = align_rows([ids[0][:shared]], [0], pad_id).to(device_of(model))
-            with stop():
-                _run(model, before, 0, cache)
+            first = ids[0][:shared]
+            if (end, first) not in self.beginnings:
+                cache = DynamicCache()
+                with stop(end):
+                    _run(model, align_rows([first], [0], pad_id).to(device_of(model)), 0, cache)
+                self.beginnings[end, first] = cache
+            cache = copy.deepcopy(self.beginnings[end, first])
             cache.batch_repeat_interleave(len(ids))
             ids = [row[shared:] for row in ids]
         rows = align_rows(ids, [0] * len(ids), pad_id).to(device_of(model))
-        with stop():
+        going_on: AbstractContextManager[None] = nullcontext()
+        if self.begun:
+            name = next(self.passes), shared if cache else 0, *ids
+            going_on = self.begun.going_on(name, self.layout.layer_list(model), layer)
+        with going_on, stop(end):
             _run(model, rows, shared if cache else 0, cache)
         last = torch.tensor([len(row) - 1 for row in ids], device=device_of(model))
 

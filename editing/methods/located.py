@@ -12,7 +12,7 @@ Shapes: d = key size, m = hidden size, n = edits, c = conversations of an edit, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.errors import SolveError
 from editing.groups import KeyGroup
-from editing.keys import SubjectReader
+from editing.keys import Begun, SubjectReader
 from editing.methods.shared.interface import MethodInput
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors
@@ -100,6 +100,8 @@ class Encoded:
 
     contexts: list[list[EncodedPrompt]]
     conversations: list[list[EncodedPrompt]]
+    begun: Begun = field(default_factory=Begun)
+    """Layers rise from one `locate` to the next, and no weight changes below one that was read."""
 
 
 def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
@@ -146,7 +148,8 @@ def locate(
         InvalidEdit: a subject is lost in tokenisation.
     """
     model, layout, last = given.model, given.layout, given.layers[-1]
-    reader, texts = SubjectReader(model, layout, pad_token(given.tokenizer)), texts or encoded(given, edits)
+    texts = texts or encoded(given, edits)
+    reader = SubjectReader(model, layout, pad_token(given.tokenizer), texts.begun)
 
     def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         found = reader.states(prompts, layer, last, uniform=uniform)

@@ -7,8 +7,6 @@ columns through the later layers only.
 Shapes: b = rows, P = columns before the subject's last token, S = columns from it on, m = hidden size.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from editing.body import run_body
-from editing.keys import capture_output, hidden_of, stop_after
+from editing.keys import capture_output, hidden_of, layers_give, stop_after
 from editing.layout import ModelLayout
 from editing.measure.scoring import output_logits
 from editing.onednn import fast_linear
@@ -69,10 +67,10 @@ class UpperLayers:
     ) -> Tensor:
         """Final hidden states, given layer L's output: the model's own forward, in which the layers up to L give it.
 
-        Masks, rotary embeddings and norms stay the architecture's own, so no family needs code of its own here.
         Where a layer returns a tuple (GPT-J: hidden states and attention weights) so does the stand-in.
         """
-        with self._layers_give((hidden, *extras) if extras else hidden), fast_linear(self.model):
+        below = self.layout.layer_list(self.model)[: self.layer + 1]
+        with layers_give(below, (hidden, *extras) if extras else hidden), fast_linear(self.model):
             final: Tensor = run_body(
                 self.model,
                 inputs_embeds=torch.zeros_like(hidden),
@@ -81,25 +79,6 @@ class UpperLayers:
                 cache=cache,
             ).last_hidden_state
         return final
-
-    @contextmanager
-    def _layers_give(self, given: Tensor | tuple[object, ...]) -> Iterator[None]:
-        below = list(self.layout.layer_list(self.model))[: self.layer + 1]
-
-        def give(*args: object, **kwargs: object) -> Tensor | tuple[object, ...]:
-            return given
-
-        own = [vars(module).get("forward") for module in below]  # accelerate's, where parts lie elsewhere
-        try:
-            for module in below:
-                module.forward = give
-            yield
-        finally:
-            for module, forward in zip(below, own, strict=True):
-                if forward is None:
-                    del module.forward
-                else:
-                    module.forward = forward
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Exact in the order of facts: any order, any batches and any removal come to the same weights."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import torch
 
 from editing.chat import ChatTemplate
 from editing.errors import UsageError
+from editing.keys import Begun
 from editing.methods import compute_rebase, compute_update, method_config
 from editing.methods.exact import solve_in_any_order
 from editing.methods.memit import _second_moment
@@ -144,3 +146,13 @@ def test_without_the_original_weights_it_is_refused(tiny_llama):
     given = tiny_input(tiny_llama, "memit")
     with pytest.raises(UsageError, match="exact_order needs the original weights"):
         compute_update(given, EDITS, wanted(given), EXACT)
+
+
+@KINDS
+@pytest.mark.parametrize("config", [PLAIN, EXACT], ids=["plain", "exact order"])
+def test_layers_that_are_not_passed_through_again_leave_every_bit(given, config, monkeypatch):
+    values, parts = values_of(given), [EDITS[:2], EDITS[2:]]
+    kept = come_to(given, parts, values, config)
+    monkeypatch.setattr(Begun, "going_on", lambda self, *_: nullcontext())
+    again = come_to(given, parts, values, config)
+    assert kept and all(torch.equal(kept[name], again[name]) for name in again)
