@@ -31,7 +31,7 @@ from editing.methods.mend.method import MEND, MendConfig
 from editing.methods.restrain import Restraint
 from editing.methods.rome import ROME, RomeConfig
 from editing.methods.shared.history import KeyHistory
-from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, edited_weights
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
 from editing.tokens import check_edits
 from editing.weights import EditedWeights, WeightUpdate, concatenate
@@ -263,10 +263,9 @@ def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:
         given = replace(given, spread=config.spread)
     if config.norm_clamp is None and config.protect is None:
         return given
-    if given.weights is None:
-        raise UsageError("norm_clamp and protect need the original weights; give the MethodInput its EditedWeights")
+    weights = edited_weights(given, "norm_clamp or protect")
     spared = isinstance(config, MemitConfig) and config.spares
-    return replace(given, restrain=Restraint(given.weights, config, keys_spared=spared))
+    return replace(given, restrain=Restraint(weights, config, keys_spared=spared))
 
 
 def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:

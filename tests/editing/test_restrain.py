@@ -291,7 +291,10 @@ def test_an_update_that_is_not_finite_is_refused_and_the_model_stays(tiny):
 
 def test_a_restraint_without_the_original_weights_is_refused(tiny):
     given = tiny_input(tiny, "memit")
-    with pytest.raises(UsageError, match="give the MethodInput its EditedWeights"):
+    with pytest.raises(
+        UsageError,
+        match="norm_clamp or protect needs the original weights; make the MethodInput with its EditedWeights",
+    ):
         compute_update(given, EDITS, wanted(given), method_config("memit", {"protect": 0.3}))
 
 
