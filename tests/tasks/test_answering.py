@@ -19,7 +19,8 @@ from tasks.stores.errors import StorageError
 from tests.tasks.carried import LINE, CarriedLine, answering
 
 PROMPTS = ["Ada was born in", "The river Nile flows", "The old man said that", "Rome"]
-CLIENTS, EACH, MOVES = 8, 12, 6
+CLIENTS = 8
+MOVES = (2, 0, 3, 1, 3, 2)
 TOKENS = 6
 USER = {"role": "user", "content": "a"}
 
@@ -71,26 +72,31 @@ def test_no_request_is_dropped_and_each_answer_is_of_a_version_that_was_in_servi
         answers: list[tuple[int, str, str, float, float]] = []
         going = threading.Semaphore(0)
 
-        def ask(seed: int) -> None:
-            choose_prompt = random.Random(seed)
-            for _ in range(EACH):
+        moved = threading.Event()
+
+        def ask(seed: int) -> int:
+            choose_prompt, asked = random.Random(seed), 0
+            while not moved.is_set():
                 prompt, begun = choose_prompt.choice(PROMPTS), time.monotonic()
+                asked += 1
                 response = complete(client, prompt)
                 assert response.status_code == 200, response.text
                 text = response.json()["choices"][0]["text"]
                 answers.append((int(response.headers["x-errata-version"]), prompt, text, begun, time.monotonic()))
                 going.release()
+            return asked
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             asking = [pool.submit(ask, seed) for seed in range(CLIENTS)]
-            for number in range(MOVES):
-                for _ in range(CLIENTS * EACH // (MOVES + 1)):  # so many answers between two moves
-                    assert going.acquire(timeout=60)
-                move((2, 0, 3, 1, 3, 2)[number])
-            for one in asking:
-                one.result()
-    assert len(answers) == CLIENTS * EACH
-    assert len({version for version, *_ in answers}) >= 3
+            try:
+                for version in MOVES:
+                    move(version)
+                    while not any(one == version and begun >= served[-1][1] for one, _, _, begun, _ in answers):
+                        assert going.acquire(timeout=60)
+            finally:
+                moved.set()
+            assert sum(one.result() for one in asking) == len(answers)
+    assert {version for version, *_ in answers} >= {*MOVES}
     for version, prompt, text, begun, done in answers:
         assert text == expected[version][prompt]
         assert any(one == version and start <= done and begun <= stop for one, start, stop in served)
