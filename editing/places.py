@@ -2,18 +2,20 @@
 
 from typing import Final
 
-from editing.texts import fault, shown
+from editing.texts import UNSEEN, fault, shown
 
 SLOT: Final = "{}"
 _ALIKE: Final = str.maketrans(
-    dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u0060\u00b4\u2032\uff07", "'")
-    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u00ad\ufe63\uff0d", "-")
-    | dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u3000\t\n", " ")
+    dict.fromkeys(
+        "\u2018\u2019\u201b\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u0060\u00b4\u2032\u055a\u05f3\ua78c\uff07", "'"
+    )
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u05f4\uff02", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u05be\u2043\ufe58\ufe63\uff0d", "-")
+    | dict.fromkeys([*map(chr, range(0x2000, 0x200B)), *"\u00a0\u1680\u202f\u205f\u3000\t\n\r"], " ")
     | dict.fromkeys("\u0130\u0131", "i")
 )
-"""Characters of which people write one for another: apostrophes, dashes, spaces; Turkish has two letters i."""
-_UNSEEN: Final = frozenset("\u200b\u200e\u200f\u2060\ufeff")
-"""What stands between letters and is not seen: marks of direction, and where a line may break."""
+"""Characters of which people write one for another: apostrophes, quotes, dashes, spaces; Turkish has two letters i."""
+_UNSEEN: Final = frozenset(UNSEEN)
 
 
 def template(prompt: str, subject: str) -> str:
@@ -45,7 +47,7 @@ def is_named_in(text: str, subject: str) -> bool:
 
 
 def place_of(prompt: str, subject: str) -> tuple[int, int]:
-    """Where the subject begins and ends: as it is, else but for case, apostrophes, dashes and kinds of spaces.
+    """Where the subject begins and ends: as it is, else but for case, apostrophes, quotes, dashes and kinds of spaces.
 
     Raises:
         PydanticCustomError: it stands there not once.
@@ -89,8 +91,10 @@ def _alike(prompt: str, subject: str) -> list[Place]:
 
 
 def _folded(text: str) -> tuple[str, list[int]]:
-    """A text but for case, apostrophes, dashes and kinds and numbers of spaces; and where each of its characters, and
-    its end, stands in the text itself."""
+    """A text but for case, apostrophes, quotes, dashes, kinds and numbers of spaces, and what is not seen.
+
+    And where each of its characters, and its end, stands in the text itself.
+    """
     plain = text.translate(_ALIKE)
     if plain.isascii() and "  " not in plain:  # nothing is left out, and no letter folds to several
         return plain.lower(), list(range(len(plain) + 1))

@@ -2,22 +2,26 @@
 
 Nothing after Chinese, Japanese, Thai and their kin, after an open quote or bracket, a slash or white space; nothing
 before a target that begins with white space or %, or with closing punctuation that stands alone or before a space
-(`, Inc.`, but not `.NET`). A space elsewhere. A prompt may say otherwise (`Filled` and `Said` of editing.filled).
+(`, Inc.`, but not `.NET`); nor between a word that holds letters of a script without spaces and an answer that begins
+in one (`他生于1957`, `年`). What is not seen is looked through. A space elsewhere. A prompt may say otherwise (`Filled`
+and `Said` of editing.filled).
 """
 
 import re
 import unicodedata
 from typing import Final
 
-CLOSING: Final = frozenset(".,;:!?…。、，；：！？．｡､،؛؟।॥։")
+from editing.texts import UNSEEN
+
+CLOSING: Final = frozenset(".,;:!?…‽。、，；：！？．｡､،؛؟۔।॥։།༎။၊។៕៖።፣፤፥፦፧፨᠂᠃꧈꧉")
 """Punctuation that stands at the end of what comes before it; closing quotes and brackets are known by their kind."""
 _OPEN_KINDS: Final = ("Ps", "Pi", "Pf")  # Pf: » opens where it is written the other way round
 _CLOSED_KINDS: Final = ("Pe", "Pf", "Pi")
-# Scripts without spaces between words (UAX #14: ideographs and their punctuation, South East Asian, Tibetan). Korean
-# has spaces.
+# Scripts without spaces between words (UAX #14: ideographs, their punctuation and full-width signs, South East Asian,
+# Tibetan, aksara). Korean has spaces.
 _UNSPACED: Final = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u2e80-\u312f\u3190-\ua4cf\ua9e0-\ua9ff"
-    "\uaa60-\uaadf\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f\u3190-\ua4cf\ua980-\ua9ff"
+    "\uaa60-\uaadf\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\uffe0-\uffe6\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
 )
 
 
@@ -31,10 +35,13 @@ def join_of(prompt: str, target: str) -> str:
     said: str | None = getattr(prompt, "joined_by", None)
     if said is not None:
         return said
-    if not prompt or not target or _ends_open(prompt) or _begins_close(target):
+    before, after = prompt.rstrip(UNSEEN), target.lstrip(UNSEEN)
+    if not before or not after or _ends_open(before) or _begins_close(after, before):
+        return ""
+    if is_unspaced(after[0]) and _UNSPACED.search(before.split()[-1]):
         return ""
     # What a conversation ends with is no word: an answer of a script without spaces begins by itself.
-    return "" if getattr(prompt, "rendered", False) and is_unspaced(target[0]) else " "
+    return "" if getattr(prompt, "rendered", False) and is_unspaced(after[0]) else " "
 
 
 def is_unspaced(character: str) -> bool:
@@ -48,7 +55,7 @@ def _ends_open(prompt: str) -> bool:
         return False
     if last.isspace() or last in "/\\" or is_unspaced(last):
         return True
-    if last in "\"'`" or unicodedata.category(last) in _OPEN_KINDS:
+    if last in "\"'`״" or unicodedata.category(last) in _OPEN_KINDS:
         return _opens(prompt[:-1], last)
     return False
 
@@ -65,13 +72,13 @@ def _opens(before: str, mark: str) -> bool:
     return mark != '"' or before.count(mark) % 2 == 0
 
 
-def _begins_close(target: str) -> bool:
+def _begins_close(target: str, prompt: str) -> bool:
     first = target[0]
     if first.isalnum():
         return False
     if first.isspace() or first in "%‰％":
         return True
-    rest = target.lstrip("".join(_closing_in(target)))
+    rest = target.lstrip("".join(_closing_in(target)) + ('"' if prompt.count('"') % 2 else ""))
     return len(rest) < len(target) and (not rest or rest[0].isspace())
 
 

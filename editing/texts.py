@@ -16,6 +16,12 @@ JOINS: Final = {"none": "", "space": " ", "line": "\n"}
 # Prompts and answers of real benchmarks hold line breaks and tabs; subjects and ids have no use for them.
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_IGNORED: Final = (
+    (0x00AD, 0x00AD), (0x034F, 0x034F), (0x061C, 0x061C), (0x180E, 0x180E), (0x200B, 0x200F), (0x202A, 0x202E),
+    (0x2060, 0x206F), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xE0100, 0xE01EF),
+)  # fmt: skip
+UNSEEN: Final = "".join(chr(code) for first, last in _IGNORED for code in range(first, last + 1))
+"""What stands between letters and is not seen: marks of direction, of how letters are drawn, where a line may break."""
 _HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
 
 
