@@ -1,6 +1,6 @@
 """Where a subject stands in its prompt."""
 
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from editing.texts import UNSEEN, fault, shown
 
@@ -31,6 +31,22 @@ def template(prompt: str, subject: str) -> str:
         raise fault("slots", f"{_must(subject)}, and holds {slots}; keep one of them")
     start, end = place_of(prompt, subject)
     return prompt[:start] + SLOT + prompt[end:]
+
+
+Asked = TypeVar("Asked", str, dict[str, Any])
+
+
+def whole(asked: Asked, subject: str) -> Asked:
+    """A sentence, or a probe, that has '{}' where the subject is meant, with the subject in it; others as they are."""
+    if isinstance(asked, dict):
+        given = {name: asked[name] for name in ("prompt", "wordings") if asked.get(name)}
+        return asked | {
+            name: [whole(one, subject) for one in value] if isinstance(value, list) else whole(value, subject)
+            for name, value in given.items()
+        }
+    if not isinstance(asked, str) or asked.count(SLOT) != 1 or not subject.strip() or is_named_in(asked, subject):
+        return asked
+    return asked.replace(SLOT, subject)
 
 
 def as_written(prompt: str, subject: str) -> str:

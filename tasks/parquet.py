@@ -1,12 +1,18 @@
 """Parquet files as plain rows, for the readers of editing/, which must not know pyarrow."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from editing.errors import ReadError
 from editing.readers.containers import Foreign
 from editing.readers.told import Told
+
+if TYPE_CHECKING:
+    import numpy
+    from pyarrow.parquet import ParquetFile
 
 FILE_BYTES: Final = 1_000_000_000
 _BATCH: Final = 256
@@ -37,11 +43,51 @@ def parquet_rows(path: Path, told: Told | None = None) -> Iterator[dict[str, Any
             if told is not None:
                 told.at, told.size = 0, file.metadata.num_rows
             has_bytes = "binary" in str(file.schema_arrow)
+            numbers = _numbers(file)
             for batch in file.iter_batches(batch_size=_BATCH):
-                rows = batch.to_pylist()
-                yield from map(_as_texts, rows) if has_bytes else rows
-    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
+                for row in batch.to_pylist(maps_as_pydicts="strict"):
+                    for name, as_written in numbers.items():
+                        if row[name] is not None:
+                            row[name] = as_written(row[name])
+                    yield _as_texts(row) if has_bytes else row
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, KeyError) as error:  # KeyError: a map's key twice
         raise ReadError(f"cannot read the Parquet file {str(path)!r}: {_one_line(error)}") from error
+
+
+def _numbers(file: "ParquetFile") -> dict[str, Callable[[float], float]]:
+    """By the name of a column of fractions, what makes one of its values what was written into it."""
+    import pyarrow as pa  # as above
+
+    found: dict[str, Callable[[float], float]] = {}
+    for column in file.schema_arrow:
+        if pa.types.is_floating(column.type):
+            if _is_of_whole_numbers(file, column.name):
+                found[column.name] = _whole
+            elif column.type.bit_width < 64:  # 70.1 is 70.0999984741211 once it has more digits
+                found[column.name] = partial(_shortest, kind=column.type.to_pandas_dtype())
+    return found
+
+
+def _is_of_whole_numbers(file: "ParquetFile", name: str) -> bool:
+    """Whether some values are missing and the others whole: pandas makes fractions of such numbers."""
+    import numpy  # as above
+
+    missing = False
+    for batch in file.iter_batches(columns=[name]):
+        values = batch.column(0).to_numpy(zero_copy_only=False)
+        gone = numpy.isnan(values)
+        missing = missing or bool(gone.any())
+        if not numpy.isfinite(values[~gone]).all() or (values[~gone] != numpy.floor(values[~gone])).any():
+            return False
+    return missing
+
+
+def _whole(value: float) -> float:
+    return value if math.isnan(value) else int(value)
+
+
+def _shortest(value: float, kind: "type[numpy.floating[Any]]") -> float:
+    return float(str(kind(value)))
 
 
 def _as_texts(value: Any) -> Any:

@@ -20,6 +20,7 @@ from editing.readers.containers import Foreign, as_it_is, records_in
 from editing.readers.flat import edit_of
 from editing.readers.forms import form_of
 from editing.readers.lines import Broken, Found, check_file
+from editing.readers.literals import not_written_out
 from editing.readers.names import check_names
 from editing.readers.nested import Fact
 from editing.readers.told import Told
@@ -107,10 +108,11 @@ def records_from(value: object, row: int, raw: str | None = None, told: Told | N
         reason = f"the record must be an object with fields, and is {type(value).__name__} {shown(value)}"
         return [_bad(row, None, reason, value, raw)]
     try:
+        value = not_written_out(value)
         form = form_of(value)
         facts = form.facts(value)
-        if not form.apart:
-            check_names(value, form.tiers, form.left, told)
+        apart = {fact.where for fact in facts} if form.apart else ()
+        check_names({name: one for name, one in value.items() if name not in apart}, form.tiers, form.left, told)
         for fact in facts:
             if fact.where:
                 check_names(fact.fields, form.within, form.left, told)

@@ -198,4 +198,7 @@ def _parquet(plain: Path, path: Path, foreign: Foreign, told: Told) -> Source:
         raise ReadError(f"{str(path)!r} is Parquet; pass foreign=tasks.parquet.FOREIGN to read it")
     for row, value in enumerate(foreign.parquet_rows(plain, told), start=1):
         told.at = row
+        for name in _INDEX:
+            if not isinstance(value.get(name), (int, type(None))):
+                told.not_used(name)
         yield Found(row, {name: one for name, one in value.items() if name not in _INDEX})

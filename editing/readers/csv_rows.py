@@ -1,6 +1,7 @@
 """Tables of texts with a header, as raw records: CSV with whatever separator and quote, and TSV."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,8 @@ SEPARATORS: Final = (",", ";", "\t", "|")
 QUOTES: Final = ('"', "'")
 START: Final = 1 << 16
 """Bytes by which separator and quote are told."""
+_SPACED: Final = re.compile(r"[,;\t|] +[\"']")
+"""A space before a quote, which is one all the same; where there is none, a space is a part of its cell."""
 _KNOWN: Final = frozenset[str]().union(*(form.read for form in FORMS))
 _INDEX: Final = ("", "Unnamed: 0", "__index_level_0__")
 """What a first column of numbers of rows is called, as pandas writes them."""
@@ -46,8 +49,8 @@ def csv_rows(plain: Path, path: Path, told: Told) -> Source:
             cells = _without_empty_end(cells, len(header))
             if len(cells) == len(header):
                 found = dict(zip(header, cells, strict=True))
-                if header[0] in _INDEX:
-                    del found[header[0]]
+                if header[0] in _INDEX and (index := found.pop(header[0]).strip()) and not index.isdigit():
+                    told.not_used(header[0] or "the first column")
                 yield Found(row, found)
             else:
                 reason = (
@@ -96,7 +99,7 @@ def _dialect(plain: Path) -> dict[str, Any]:
     dialects: list[dict[str, Any]] = [
         {"delimiter": separator, "quotechar": quote, "skipinitialspace": skipped}
         for quote in QUOTES
-        for skipped in (True, False)
+        for skipped in ((True, False) if any(map(_SPACED.search, lines)) else (False, True))
         for separator in SEPARATORS
     ]
     if any('\\"' in line for line in lines):

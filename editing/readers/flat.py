@@ -6,8 +6,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.edit import PROBES, SLOT, Edit, InvalidField, called_edit, explained
-from editing.places import template
+from editing.places import template, whole
 from editing.readers.forms import Form, given
+from editing.readers.literals import written_out
 from editing.readers.looks import worth_a_look
 from editing.readers.nested import Fact
 from editing.readers.probes import probes_in, probes_of
@@ -25,11 +26,12 @@ from editing.readers.values import (
     text_of,
 )
 from editing.request import CARRIED, DIGITS, Request
-from editing.texts import shown
+from editing.texts import composed, shown
 
 STRICT: Final = ("target_true", "aliases")
 """The names under which an answer is refused that contradicts the new one: who writes them means them."""
 _LISTS: Final = ("paraphrases", "aliases", "neighborhood", "portability")
+_ANSWERS: Final = ("target_new", "target_true")
 _NOTES: Final = ("source", "requested_by", "ticket", "replaces")
 
 
@@ -39,13 +41,15 @@ def edit_of(record: Fields, fact: Fact, form: Form, told: Told) -> Edit:
     Raises:
         InvalidField: one line that names the edit, the field as the record calls it, the value and the remedy.
     """
-    reading = _Reading({**fact.more, **fact.fields} if fact.where else fact.fields, form, told)
+    reading = _Reading(_in_one(fact, form), form, told)
     try:
         own = reading.request()
     except InvalidField as error:
         outside = not fact.where or str(error.field).partition("[")[0] in fact.more
         raise InvalidField(str(error), error.field if outside else f"{fact.where}.{error.field}") from error
     own |= _carried(fact.fields if fact.fields is record else {**record, **fact.fields})
+    if own["join"] is None:
+        own["join"] = record.get("join")
     inside = fact.fields if fact.where else {}
     called = {role: f"{fact.where}.{name}" if name in inside else name for role, name in reading.called.items()}
     edit = _made(own, called, reading.findings)
@@ -57,6 +61,19 @@ def edit_of(record: Fields, fact: Fact, form: Form, told: Told) -> Edit:
         # A record that comes twice is one request, whatever else one of the two carries.
         told.findings[edit.id] = tuple(dict.fromkeys((*told.findings.get(edit.id, ()), *findings)))
     return edit
+
+
+def _in_one(fact: Fact, form: Form) -> Fields:
+    """A fact's fields, and what its record says of it beside them."""
+    if not fact.where:
+        return fact.fields
+    for name in (fact.more.keys() & fact.fields.keys() & form.read) - {"case_id"}:
+        both = fact.more[name], fact.fields[name]
+        if both[0] != both[1] and {} not in both and not any(map(is_none, both)):
+            raise InvalidField(
+                f"{called_edit(fact.fields)}: '{name}' and '{fact.where}.{name}' are not the same; keep one", name
+            )
+    return {**fact.more, **fact.fields}
 
 
 class _Reading:
@@ -81,7 +98,7 @@ class _Reading:
         if answer is not None and is_placeholder(answer):
             raise InvalidField(f"{name} {shown(answer)} stands for an answer that nobody knows; give the answer", name)
         prompt, old = self._prompt(), self._old(answer)
-        own = {
+        own: dict[str, Any] = {
             "id": name_of(self._one("id"), "id"),
             "subject": text_of(subject, "subject"),
             "prompt": prompt,
@@ -93,6 +110,8 @@ class _Reading:
             "portability": self._probes("portability", old),
             "join": self.fields.get("join"),
         }
+        for name in ("paraphrases", "neighborhood", "portability"):
+            own[name] = [whole(asked, own["subject"]) for asked in own[name]]
         question = self._question(prompt, own["subject"])
         return own if question is None else own | {"question": question}
 
@@ -101,7 +120,7 @@ class _Reading:
         found: list[tuple[str, object]] = []
         for name in self.names[role]:
             if isinstance(name, str) and not is_none(value := self.fields.get(name)):
-                found.append((name, value))
+                found.append((name, self._read(name) if role in _ANSWERS and not self.form.own else value))
         if not found:
             return None
         if len(found) > 1 and any(value != found[0][1] for _, value in found):
@@ -111,7 +130,17 @@ class _Reading:
             )
         self.called[role] = found[0][0]
         value = found[0][1]
-        return value.get("str") if isinstance(value, dict) and "str" in value else value
+        if not isinstance(value, dict) or "str" not in value:
+            return value
+        for member in value.keys() - {"str", "id"}:
+            self.told.not_used(f"{found[0][0]}.{member}")
+        return value["str"]
+
+    def _read(self, name: str) -> object:
+        """What a field holds; of a list that stands there written out, as in the cell of a table, the list."""
+        value = self.fields.get(name)
+        found = written_out(value) if isinstance(value, str) else None
+        return value if found is None else found
 
     def _needed(self, role: str) -> object:
         value = self._one(role)
@@ -141,7 +170,7 @@ class _Reading:
         if further(told, name):
             self.told.not_used(f"{name} after the first")
         old = known[0] if known else None
-        same = old is not None and new is not None and old.strip() == new.strip()
+        same = old is not None and new is not None and _kept(old) == _kept(new)
         return None if same and name not in STRICT else old
 
     def _question(self, prompt: str | None, subject: Any) -> str | None:
@@ -161,8 +190,8 @@ class _Reading:
     def _texts(self, role: str) -> list[str]:
         found = []
         for name in self.names[role]:
-            if isinstance(name, str) and not is_none(value := self.fields.get(name)):
-                found += self._usable(value, name)
+            if isinstance(name, str) and not is_none(self.fields.get(name)):
+                found += self._usable(self._read(name), name)
                 self.called.setdefault(role, name)
         return found
 
@@ -185,26 +214,28 @@ class _Reading:
         found = [alias for alias in found if not is_placeholder(alias)]
         if old is None or self.called.get("aliases") in STRICT:
             return found
-        was = old.strip().casefold()
-        return [alias for alias in found if alias.strip().casefold() != was]
+        was = _kept(old).casefold()
+        return [alias for alias in found if _kept(alias).casefold() != was]
 
     def _probes(self, role: str, old: str | None) -> list[dict[str, object]]:
         found: list[dict[str, object]] = []
         for name in self.names[role]:
             before = len(found)
             if not isinstance(name, str):
-                found += probes_of(self.fields.get(name[0]), self.fields.get(name[1]), name)
-            elif name == "neighborhood_prompts":  # CounterFact's, of which all have the old answer
-                found += [{"prompt": text, "answer": old} for text in self._listed(name)]
+                found += probes_of(self._read(name[0]), self._read(name[1]), name)
             else:
-                found += probes_in(self.fields.get(name), name, self.told, self.findings)
+                probes = probes_in(self._read(name), name, self.told, self.findings)
+                # CounterFact's all have the old answer.
+                known = {"answer": old} if name == "neighborhood_prompts" else {}
+                found += [probe if probe.get("answer") else probe | known for probe in probes]
             if len(found) > before:
                 self.called.setdefault(role, name if isinstance(name, str) else name[0])
         return found
 
-    def _listed(self, name: str) -> list[str]:
-        value = self.fields.get(name)
-        return [] if is_none(value) else all_texts(value, name)
+
+def _kept(text: str) -> str:
+    """A text as it is stored."""
+    return composed(text.strip())
 
 
 def _carried(fields: Fields) -> dict[str, object]:

@@ -61,7 +61,7 @@ class Form:
         """The names of all that is read of a record, for `check_names`."""
         if self.own:
             return frozenset(Request.model_fields), self.read, DISTINCT
-        return (frozenset(self.inside) if self.closed else self.read.union(self.inside)), frozenset()
+        return (frozenset(("join", *self.inside)) if self.closed else self.read.union(self.inside)), frozenset()
 
     @cached_property
     def within(self) -> tuple[frozenset[str], ...]:
@@ -205,6 +205,7 @@ FORMS: Final[tuple[Form, ...]] = (
             "target_new": ("object",),
             "paraphrases": ("paraphrased_question",),
             "neighborhood": (("locality_question", "locality_answer"),),
+            "portability": tuple((f"question_{hops}hop", f"answer_{hops}hop") for hops in range(2, 7)),
         },
         unused=(
             "topic",

@@ -10,7 +10,7 @@ from editing.edit import shown
 from editing.errors import ReadError
 from editing.readers.forms import FORMS, form_of
 from editing.readers.json_values import Decoder, TooLong, Window, elements, json_lines, unrepeated
-from editing.readers.lines import RECORD_BYTES, Found, Source
+from editing.readers.lines import RECORD_BYTES, Broken, Found, Source
 from editing.readers.told import Told
 from editing.readers.values import is_list
 
@@ -124,7 +124,16 @@ def _of_object(value: Any, path: Path, rows: Iterator[int], decoder: Decoder, to
         raise ReadError(f"{str(path)!r}: field {name} stands in an object twice; keep one of them")
     told.size = len(held)  # the bytes were read before the first record is told
     for told.at, record in enumerate(held):
-        yield Found(next(rows), record)
+        yield record._replace(row=next(rows)) if isinstance(record, Broken) else Found(next(rows), record)
+
+
+def _row_of(columns: list[Any], row: Any) -> Any:
+    if not is_list(row):
+        return row
+    if len(row) != len(columns):
+        reason = f"the record has {len(row)} values and there are {len(columns)} columns; give one for each"
+        return Broken(0, reason, shown(row))
+    return dict(zip(columns, row, strict=True))
 
 
 def _held(value: Mapping[str, Any], path: Path) -> list[Any] | None:
@@ -132,7 +141,7 @@ def _held(value: Mapping[str, Any], path: Path) -> list[Any] | None:
     if _is_columns(value):
         return _rows_of(value, path)
     if is_list(value.get("columns")) and is_list(value.get("data")):
-        return [dict(zip(value["columns"], row, strict=False)) if is_list(row) else row for row in value["data"]]
+        return [_row_of(value["columns"], row) for row in value["data"]]
     if not form_of(value).own or any(name in value for name in FORMS[-1].read):
         return None
     found: list[Any] = []

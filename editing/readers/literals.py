@@ -41,6 +41,8 @@ _CALLS: Final = frozenset({"array", "str_", "int64", "int32", "float64", "float3
 _MISSING: Final = frozenset({"nan", "NaN", "NaT", "<NA>"})
 _NONE: Final = frozenset({"None", "null", "NULL"})
 """How programs write that there is nothing. A new answer may well be None."""
+_HOLDING: Final = ("requested_rewrite", "questions", "new_answer_alias", "new_single_hops")
+"""Fields in which others stand."""
 _TARGETS: Final = frozenset(
     name for form in FORMS for name in (*form.names.get("target_new", ()), *COMMON["target_new"])
 )
@@ -58,7 +60,9 @@ def from_cells(row: Mapping[str, str]) -> dict[str, object]:
 
 
 def _is_nothing(name: str, text: str) -> bool:
-    return not text or text in _MISSING or (text in _NONE and name not in _TARGETS)
+    if not text:
+        return name != "join"  # of which white space says something
+    return text in _MISSING or (text in _NONE and name not in _TARGETS)
 
 
 def _value(name: str, text: str) -> object:
@@ -74,10 +78,20 @@ def _value(name: str, text: str) -> object:
     return [probe_from_text(part) for part in _parts(text)] if name in _PROBES else text
 
 
+def not_written_out(fields: Mapping[str, object]) -> Mapping[str, object]:
+    """The same, in which what holds others is no text: whoever makes another file of a table keeps its cells."""
+    found = {name: value for name in _HOLDING if isinstance(value := fields.get(name), str)}
+    return {**fields, **{name: _list_or_text(value) for name, value in found.items()}} if found else fields
+
+
+def _list_or_text(value: str) -> object:
+    return value if (found := written_out(value)) is None else found
+
+
 def written_out(text: str) -> object | None:
     """The list or object that a text writes out; None where it is a text."""
     text = text.strip()
-    if (text[0], text[-1]) not in _BRACKETS and not (text[-1] == ")" and _CALLED.match(text)):
+    if not text or ((text[0], text[-1]) not in _BRACKETS and not (text[-1] == ")" and _CALLED.match(text))):
         return None
     try:
         return json.loads(text)  # type: ignore[no-any-return]

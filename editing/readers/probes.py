@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from editing.edit import ID_LENGTH, PROBES, TARGET_LENGTH, InvalidField, Probe
+from editing.places import SLOT, whole
 from editing.readers.names import ALIKE
 from editing.readers.told import Told
 from editing.readers.values import (
@@ -12,6 +13,7 @@ from editing.readers.values import (
     Unusable,
     all_texts,
     first,
+    flat,
     further,
     is_list,
     is_none,
@@ -27,6 +29,8 @@ ASKED: Final = ("prompt", "loc", "question", "New Question")
 """How the sets call what is asked."""
 ANSWERED: Final = ("ground_truth", "answer", "loc_ans", "New Answer")
 """And its answer."""
+ANSWERED_TOO: Final = ("answers", "target", "target_new", "ans")
+"""The same, where none of those is there."""
 _KNOWN: Final = OWN | {*ASKED, *ANSWERED, "type"}
 _PLAIN: Final = {"prompt", "answer"}
 # zsRE's questions for locality come from Natural Questions and still carry the tag of a T5 training mixture.
@@ -90,11 +94,19 @@ def _probes(member: Any, where: str, group: str | None, told: Told) -> Iterator[
 
 def _members(value: Any, name: str) -> list[tuple[str, str | None, Any]]:
     if isinstance(value, Mapping) and not any(_is_asked(value.get(asked)) for asked in ASKED):
-        return [
+        found: list[tuple[str, str | None, Any]] = [
             (f"{name}.{group}", str(group), member)
             for group, given in value.items()
             for member in (given if is_list(given) else [given])
         ]
+        for where, group, member in found:
+            if isinstance(member, str) and not is_none(member):
+                raise InvalidField(
+                    f"field '{name}': whether {shown(group)} is asked and {shown(member)} the answer, or the one is a "
+                    "kind and the other asked, cannot be told; write {'prompt': …, 'answer': …}",
+                    where,
+                )
+        return found
     if isinstance(value, (Mapping, str)):
         return [(name, None, value)]
     if is_none(value):
@@ -114,13 +126,33 @@ def _group(member: Fields, where: str, told: Told) -> Iterator[dict[str, object]
     asked = next((name for name in ASKED if name in member), None)
     if asked is None:
         raise InvalidField(f"{where}.prompt is missing; give it", f"{where}.prompt")
-    answered = next((name for name in ANSWERED if not is_none(member.get(name))), ANSWERED[0])
+    for name in ASKED:
+        if name != asked and not is_none(member.get(name)):
+            told.not_used(f"{where.partition('[')[0]}.{name}")
+    answered = _answered(member, where)
     names = f"{where}.{asked}", f"{where}.{answered}"
     for prompt, answer in paired(member[asked], member.get(answered), names):
-        probe = {"prompt": _asked(prompt, names[0]), **right_answers(answer, names[1])}
+        probe = {"prompt": _about(_asked(prompt, names[0]), member), **right_answers(answer, names[1])}
         more = [*_listed(probe.get("aliases")), *all_texts(member.get("aliases"), f"{where}.aliases")]
         wordings = all_texts(member.get("wordings"), f"{where}.wordings")
         yield probe | ({"aliases": more} if more else {}) | ({"wordings": wordings} if wordings else {})
+
+
+def _about(asked: str | None, member: Fields) -> str | None:
+    """With the subject that a probe names itself."""
+    subject = member.get("subject")
+    return whole(asked, subject) if asked is not None and isinstance(subject, str) else asked
+
+
+def _answered(member: Fields, where: str) -> str:
+    """The name under which an answer stands."""
+    found = [name for name in ANSWERED if not is_none(member.get(name))]
+    if not found:
+        return next((name for name in ANSWERED_TOO if not is_none(member.get(name))), ANSWERED[0])
+    for name in found[1:]:
+        if all_texts(member[name], name) != all_texts(member[found[0]], name):
+            raise InvalidField(f"{where}: '{found[0]}' and '{name}' say what its answer is, and not the same; keep one")
+    return found[0]
 
 
 def _listed(value: object) -> list[Any]:
@@ -129,7 +161,9 @@ def _listed(value: object) -> list[Any]:
 
 def _check(member: Fields, where: str, told: Told) -> None:
     for name in member:
-        if name in _KNOWN:
+        if name in _KNOWN or (name in ANSWERED_TOO and name == _answered(member, where)):
+            continue
+        if name == "subject" and any(isinstance(one, str) and SLOT in one for one in flat(member.get("prompt"))):
             continue
         near = difflib.get_close_matches(str(name)[:100], sorted(_KNOWN), n=1, cutoff=ALIKE)
         if near and near[0] not in member:

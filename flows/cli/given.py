@@ -25,13 +25,18 @@ def records(files: list[Path], single: dict[str, Any], limit: int | None, read: 
         InvalidField, UsageError: the options say nothing that could be queued.
         ReadError: a file cannot be read.
     """
+    from editing.places import whole
     from editing.request import make_request
     from tasks.ledger.reading import read_requests
     from tasks.ledger.reserved import fault_now
 
     if files:
         return read_requests(files, limit, read)
-    request = make_request(single)
+    asked = {
+        name: [whole(one, single.get("subject") or "") for one in single.get(name, ())]
+        for name in ("paraphrases", "neighborhood")
+    }
+    request = make_request(single | asked)
     if (fault := fault_now(request)) is not None:
         raise UsageError(fault)
     return [request]

@@ -58,8 +58,9 @@ SAMPLES: dict[str, tuple[dict, dict]] = {
     "HalluEditBench": (
         {"topic": "x", "subject": "Zed", "relation": "home", "object": "Rome", "question": "Where does Zed live?",
          "paraphrased_question": "Where is Zed?", "locality_question": "What does Zed do?", "no_question": "Is it?",
-         "yes_questions": "Is it?"},
-        {"paraphrases": ["Where is Zed?"], "neighborhood": [("What does Zed do?", None)], "question": None},
+         "yes_questions": "Is it?", "question_2hop": "In which country is Zed?", "answer_2hop": "Italy"},
+        {"paraphrases": ["Where is Zed?"], "neighborhood": [("What does Zed do?", None)], "question": None,
+         "portability": [("In which country is Zed?", "Italy")]},
     ),
     "CKnowEdit": (
         {"subject": "Zed", "prompt": "{} lives in", "answer": "Rome", "target_old": "Oslo", "rephrase": "Where is Zed?",
