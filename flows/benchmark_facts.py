@@ -11,7 +11,7 @@ from editing.edit import PROBES, Edit, shown
 from editing.errors import ReadError, UsageError
 from editing.readers import BadRecord, good_and_bad
 from editing.request import with_join
-from tasks.ledger.reading import Read, judged, left_out, read_cases_of
+from tasks.ledger.reading import SHOWN_REASONS, Read, judged, left_out, read_cases_of, worth_saying
 from tasks.progress import note
 
 
@@ -28,6 +28,8 @@ class Facts:
     """Those of them that are no edit."""
     not_used: list[str] = field(default_factory=list)
     """Which of its fields have no place."""
+    findings: list[str] = field(default_factory=list)
+    """What was left out of the edits, or should be looked at."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -36,6 +38,7 @@ class Facts:
             "records": self.read,
             "left_out": {"records": len(self.left_out), "why": left_out(self.left_out)[1:]},
             "not_used": self.not_used,
+            "findings": {"edits": len(self.findings), "what": self.findings[:SHOWN_REASONS]},
         }
 
 
@@ -77,7 +80,13 @@ def read_facts(path: Path, limit: int | None, seed: int, join: str | None = None
                 taken[edit.id] = _joined(taken.get(edit.id), edit)
             beside[case[-1].id] = tuple(dict.fromkeys((*beside.get(case[-1].id, ()), *case[:-1])))
     together = {name: others for name, others in beside.items() if others}
-    return Facts([taken[name] for name in order], together, count, bad, said.unused)
+    edits = [taken[name] for name in order]
+    findings = worth_saying(edits, said)
+    for sentence in findings[:SHOWN_REASONS]:
+        note(sentence, "warning")
+    if len(findings) > SHOWN_REASONS:
+        note(f"and {len(findings) - SHOWN_REASONS} more", "warning")
+    return Facts(edits, together, count, bad, said.unused, findings)
 
 
 def read_references(path: Path) -> dict[str, list[str]]:

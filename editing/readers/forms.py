@@ -186,7 +186,7 @@ FORMS: Final[tuple[Form, ...]] = (
         "Gu et al., [2505.14679](https://arxiv.org/abs/2505.14679)",
         "`ans`",
         _without_new("ans"),
-        {"target_new": ("ans",)},
+        {"prompt": ("src",), "target_new": ("ans",)},
     ),
     Form(
         "FastEdit, QAEdit",

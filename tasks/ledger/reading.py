@@ -130,6 +130,11 @@ def left_out(bad: Sequence[BadRecord]) -> list[str]:
     return [count, *(f"row {one.row}: {one.reason}" for one in bad[:SHOWN_REASONS]), *more]
 
 
+def worth_saying(edits: Iterable[Edit], read: Read) -> list[str]:
+    """What was left out of requests, or should be looked at: one sentence for each request."""
+    return [f"{edit.id}: {'; '.join(findings)}" for edit in edits if (findings := read.findings(edit.id))]
+
+
 def verdicts(records: Iterable[Record], read: Read, whole: bool = True) -> dict[str, Any]:
     """What reading yields, as `errata submit --dry-run --json` prints it; not `whole`: only records to speak of."""
     good, bad, rows = 0, 0, []

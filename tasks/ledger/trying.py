@@ -9,7 +9,7 @@ from editing.errors import UsageError
 from editing.readers import good_and_bad
 from editing.request import fact_of
 from tasks.ledger.choosing import Line, take
-from tasks.ledger.reading import Read, judged, left_out, read_requests
+from tasks.ledger.reading import Read, judged, left_out, read_requests, worth_saying
 from tasks.ledger.table import Ledger
 
 
@@ -44,8 +44,7 @@ def read_to_try(files: Sequence[Path], limit: int | None = None) -> tuple[list[E
     edits = [*{request.id: fact_of(request) for request in requests}.values()]
     if not edits:
         raise UsageError(f"nothing to try: no record is good; {left_out(bad)[1] if bad else 'there is none'}")
-    found = [f"{edit.id}: {'; '.join(findings)}" for edit in edits if (findings := read.findings(edit.id))]
-    return edits, [*left_out(bad), *found, *read.unused]
+    return edits, [*left_out(bad), *worth_saying(edits, read), *read.unused]
 
 
 def as_records(edits: list[Edit]) -> str:

@@ -22,7 +22,7 @@ from flows.benchmark import Benchmark, read_benchmark, run_benchmark
 from flows.benchmark_facts import read_facts, read_references
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
-from tasks.ledger.trying import as_records
+from tasks.ledger.trying import as_records, read_to_try
 from tasks.lines.specs import LineSpec, resolve_line
 from tasks.progress import NoteKind, Silent, listening
 from tasks.settings import Settings
@@ -34,6 +34,7 @@ FIELDS = {
     "edits", "model", "method", "mode", "batch_size", "seed", "layers", "config", "seconds_per_edit",
     "evaluation_seconds", "peak_rss_mb", "metrics", "fluency", "perplexity", "template", "said", "probes",
     "portability", "locality", "in_context", "answers", "counterfact", "curve", "records", "left_out", "not_used",
+    "findings",
 }  # fmt: skip
 METRICS = {f"{what}_{how}" for what in ("efficacy", "generalization", "locality") for how in ("prob", "argmax")}
 EDITS = fact_edits(4)
@@ -281,6 +282,19 @@ def test_what_a_benchmark_leaves_out_of_its_file_it_says_with_the_row_and_the_re
     assert count == "1 record is left out" and kind == "refused" and text.startswith("row 2: ") and "Amy" in text
     told = read_facts(data, None, 0).told
     assert told["records"] == 2 and told["left_out"] == {"records": 1, "why": [text]} and told["not_used"] == []
+    assert told["findings"] == {"edits": 0, "what": []}
+
+
+def test_a_probe_that_a_benchmark_leaves_out_is_said_as_a_trial_says_it(tmp_path):
+    data = tmp_path / "data.jsonl"
+    probes = [{"prompt": "Bo lives in"}, {"prompt": "Cy\0"}]
+    data.write_text(json.dumps({"subject": "Ada", "prompt": "{} is in", "target_new": "b", "neighborhood": probes}))
+    heard = Heard()
+    with listening(heard):
+        told = read_facts(data, None, 0).told
+    _, said = read_to_try([data])
+    assert "neighborhood[1].prompt" in said[0] and heard.notes == [("warning", said[0])]
+    assert told["findings"] == {"edits": 1, "what": said}
 
 
 @pytest.mark.slow
