@@ -9,7 +9,7 @@ from typing import Any, Final
 from editing.edit import shown
 from editing.errors import ReadError
 from editing.readers.forms import FORMS
-from editing.readers.lines import BadLine, Broken, Found, Line, Source, decoded, read_lines
+from editing.readers.lines import RECORD_BYTES, BadLine, Broken, Found, Line, Source, decoded, read_lines
 from editing.readers.told import Told
 
 SEPARATORS: Final = (",", ";", "\t", "|")
@@ -25,6 +25,7 @@ _INDEX: Final = ("", "Unnamed: 0", "__index_level_0__")
 
 def csv_rows(plain: Path, path: Path, told: Told) -> Source:
     """Records as {column: text}; the first line names the columns."""
+    csv.field_size_limit(RECORD_BYTES)  # as long as a record; otherwise shorter than what other kinds of file may hold
     dialect = _dialect(plain)
     with plain.open("rb") as file:
         source = _CsvLines(read_lines(file, told))

@@ -21,6 +21,7 @@ from editing.readers.lines import (
     skip_mark,
 )
 from editing.readers.told import Told
+from editing.readers.values import Written
 
 _CHUNK: Final = 1 << 16
 _SPACE: Final = " \t\r\n"
@@ -65,7 +66,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self.repeated: list[str] = []
-        self._json = json.JSONDecoder(object_pairs_hook=self._object)
+        self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_float=Written)
 
     def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         fields = dict(pairs)

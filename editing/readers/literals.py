@@ -11,6 +11,7 @@ from typing import Final
 from editing.edit import InvalidField, shown
 from editing.readers.forms import COMMON, FORMS
 from editing.readers.probes import probe_from_text
+from editing.readers.values import Written
 
 PLAIN: Final = frozenset(
     {
@@ -94,7 +95,7 @@ def written_out(text: str) -> object | None:
     if not text or ((text[0], text[-1]) not in _BRACKETS and not (text[-1] == ")" and _CALLED.match(text))):
         return None
     try:
-        return json.loads(text)  # type: ignore[no-any-return]
+        return json.loads(text, parse_float=Written)  # type: ignore[no-any-return]
     except (ValueError, RecursionError):
         pass
     try:

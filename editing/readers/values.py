@@ -17,6 +17,17 @@ _PLACEHOLDER: Final = re.compile(
 )
 
 
+class Written(float):
+    """A number with what was written for it: 1.10 is no 1.1."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Written":
+        made = super().__new__(cls, text)
+        made.text = text if "e" not in text.casefold() else repr(float(made))  # 1e-999999999 is long
+        return made
+
+
 def object_of(value: object, name: str) -> Fields:
     if not isinstance(value, Mapping):
         raise wrong(name, "an object", value)
@@ -71,7 +82,8 @@ def text_of(value: object, name: str) -> str | None:
         if isinstance(value, int):
             return str(value)
         if isinstance(value, (float, Decimal)) and math.isfinite(value):
-            return format(Decimal(repr(value)) if isinstance(value, float) else value, "f")
+            plain = value.text if isinstance(value, Written) else repr(value)
+            return format(Decimal(plain) if isinstance(value, float) else value, "f")
     except ValueError as error:  # an integer of thousands of digits
         raise wrong(name, "a text", value) from error
     if isinstance(value, datetime):

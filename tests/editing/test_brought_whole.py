@@ -212,3 +212,23 @@ def test_a_map_of_a_parquet_file_is_an_object(tmp_path):
     columns = {name: [value] for name, value in FACT.items()}
     (edit,) = from_parquet(tmp_path, columns | {"locality": pa.array(near, pa.map_(pa.string(), pa.list_(probe)))})
     assert [(one.prompt, one.answer) for one in edit.neighborhood] == [("Amy lives in", "Lima")]
+
+
+@pytest.mark.parametrize("number", ["1.10", "1.0", "0.30", "12345678901234567890.5", "-0.50"])
+def test_a_number_of_a_json_file_is_as_it_is_written(tmp_path, number):
+    listed = f'{{"prompt": "Bo is", "answer": {number}}}'
+    record = f'{{"subject": "Zed", "prompt": "{{}} is", "target_new": {number}, "portability": [{listed}]}}'
+    for name, content in (("a.json", f"[{record}]"), ("a.jsonl", record)):
+        (edit,) = read_all(written(tmp_path, name, content))
+        assert (edit.target_new, edit.portability[0].answer) == (number, number)
+    (edit,) = read_all(
+        written(tmp_path, "a.json", '{"id": 7.0, "subject": "Zed", "prompt": "{} is", "target_new": 1e-999999999}')
+    )
+    assert (edit.id, edit.target_new) == ("7", "0.0")
+
+
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_an_answer_is_as_long_in_a_table_as_elsewhere(tmp_path, ending):
+    record = FACT | {"target_new": "very " * 80_000 + "old"}
+    content = table([[*record], [*record.values()]]) if ending == "csv" else json.dumps(record)
+    assert len(read_all(written(tmp_path, f"a.{ending}", content))[0].target_new) == 400_003
