@@ -5,7 +5,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from editing.edit import PROBES, SLOT, Edit, InvalidField, called_edit, explained
+from editing.edit import ID_LENGTH, PROBES, SLOT, Edit, InvalidField, called_edit, explained
 from editing.places import template, whole
 from editing.readers.forms import Form, given
 from editing.readers.literals import written_out
@@ -25,8 +25,8 @@ from editing.readers.values import (
     name_of,
     text_of,
 )
-from editing.request import CARRIED, DIGITS, Request
-from editing.texts import composed, shown
+from editing.request import CARRIED, DIGITS, Request, fact_of
+from editing.texts import CONTROL, cleaned, composed, shown
 
 STRICT: Final = ("target_true", "aliases")
 """The names under which an answer is refused that contradicts the new one: who writes them means them."""
@@ -56,7 +56,7 @@ def edit_of(record: Fields, fact: Fact, form: Form, told: Told) -> Edit:
     case = "" if own["id"] or fact.where.endswith("]") else name_of(reading.fields.get("case_id"), "case_id")
     if case:
         # A number within a file, and not a name: the same number of another file is another fact.
-        edit = edit.model_copy(update={"id": f"cf-{case}-{edit.id[2 : 2 + DIGITS]}"})
+        edit = edit.model_copy(update={"id": _numbered(case, edit)})
     if findings := (*reading.findings, *worth_a_look(edit, str(own["prompt"]))):
         # A record that comes twice is one request, whatever else one of the two carries.
         told.findings[edit.id] = tuple(dict.fromkeys((*told.findings.get(edit.id, ()), *findings)))
@@ -74,6 +74,14 @@ def _in_one(fact: Fact, form: Form) -> Fields:
                 f"{called_edit(fact.fields)}: '{name}' and '{fact.where}.{name}' are not the same; keep one", name
             )
     return {**fact.more, **fact.fields}
+
+
+def _numbered(case: str, edit: Edit) -> str:
+    try:
+        return cleaned(f"cf-{case}-{edit.id[2 : 2 + DIGITS]}", ID_LENGTH, CONTROL)
+    except PydanticCustomError as error:
+        where = f"edit of subject {shown(edit.subject)}: case_id {shown(case)}"
+        raise InvalidField(f"{where} {error.message()}", "case_id") from error
 
 
 class _Reading:
@@ -253,7 +261,8 @@ def _made(own: dict[str, Any], called: dict[str, str], findings: list[str]) -> E
     kind = Edit if own.keys().isdisjoint(CARRIED) else Request
     while True:
         try:
-            return kind.model_validate(own)
+            made = kind.model_validate(own)
+            return made if isinstance(made, Request) and made.carried else fact_of(made)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=True)
         kept = [one for one in problems if not _can_be_left_out(one)]

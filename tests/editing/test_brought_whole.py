@@ -82,6 +82,17 @@ def test_what_can_be_meant_in_two_ways_is_refused(record, says):
     assert says in refused(record).reason
 
 
+@pytest.mark.parametrize(("case", "says"), [("7\0", "control character"), ("\ud800", "surrogate"), ("7" * 200, "200")])
+def test_a_number_within_a_file_that_no_store_takes_is_refused(case, says):
+    bad = refused(FACT | {"case_id": case})
+    assert bad.field == "case_id" and says in bad.reason
+
+
+@pytest.mark.parametrize("carried", [{"tags": [None]}, {"tags": [[" "]]}, {"priority": "normal"}, {"ticket": " "}])
+def test_a_record_that_carries_nothing_is_a_fact(carried):
+    assert read(FACT | carried) == read(FACT)
+
+
 def test_two_that_say_the_same_are_one():
     same = {"prompt": "a", "answer": "b", "ground_truth": ["b"]}
     assert read(FACT | {"locality": [same]}).neighborhood[0].answer == "b"
