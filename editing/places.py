@@ -1,5 +1,6 @@
 """Where a subject stands in its prompt."""
 
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from editing.texts import UNSEEN, fault, shown
@@ -36,13 +37,20 @@ def template(prompt: str, subject: str) -> str:
 Asked = TypeVar("Asked", str, dict[str, Any])
 
 
+def has_slot(asked: str | Mapping[str, Any]) -> bool:
+    """Whether a sentence, or a text of a probe, holds '{}'."""
+    if isinstance(asked, str):
+        return SLOT in asked
+    return SLOT in str(asked.get("prompt")) or ("wordings" in asked and SLOT in str(asked["wordings"]))
+
+
 def whole(asked: Asked, subject: str) -> Asked:
     """A sentence, or a probe, that has '{}' where the subject is meant, with the subject in it; others as they are."""
     if isinstance(asked, dict):
-        given = {name: asked[name] for name in ("prompt", "wordings") if asked.get(name)}
         return asked | {
             name: [whole(one, subject) for one in value] if isinstance(value, list) else whole(value, subject)
-            for name, value in given.items()
+            for name, value in asked.items()
+            if name in ("prompt", "wordings")
         }
     if not isinstance(asked, str) or asked.count(SLOT) != 1 or not subject.strip() or is_named_in(asked, subject):
         return asked
@@ -59,6 +67,8 @@ def as_written(prompt: str, subject: str) -> str:
 
 def is_named_in(text: str, subject: str) -> bool:
     """Whether a text names the subject in a word of its own."""
+    if len(text) < len(subject) and text.isascii() and subject.isascii() and "  " not in subject:
+        return False  # at once: answers are short
     return any(_is_whole(text, *place) for place in _places(text, subject))
 
 

@@ -42,14 +42,16 @@ def parquet_rows(path: Path, told: Told | None = None) -> Iterator[dict[str, Any
         with pq.ParquetFile(path) as file:
             if told is not None:
                 told.at, told.size = 0, file.metadata.num_rows
-            has_bytes = "binary" in str(file.schema_arrow)
+            schema = str(file.schema_arrow)
+            has_bytes, maps = "binary" in schema, "strict" if "map<" in schema else None
             numbers = _numbers(file)
             for batch in file.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist(maps_as_pydicts="strict"):
-                    for name, as_written in numbers.items():
+                rows = batch.to_pylist(maps_as_pydicts=maps)
+                for name, as_written in numbers.items():
+                    for row in rows:
                         if row[name] is not None:
                             row[name] = as_written(row[name])
-                    yield _as_texts(row) if has_bytes else row
+                yield from map(_as_texts, rows) if has_bytes else rows
     except (pa.ArrowException, OSError, ValueError, ArithmeticError, KeyError) as error:  # KeyError: a map's key twice
         raise ReadError(f"cannot read the Parquet file {str(path)!r}: {_one_line(error)}") from error
 

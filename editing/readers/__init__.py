@@ -111,8 +111,8 @@ def records_from(value: object, row: int, raw: str | None = None, told: Told | N
         value = not_written_out(value)
         form = form_of(value)
         facts = form.facts(value)
-        apart = {fact.where for fact in facts} if form.apart else ()
-        check_names({name: one for name, one in value.items() if name not in apart}, form.tiers, form.left, told)
+        beside = _beside(value, facts) if form.apart else value
+        check_names(beside, form.tiers, form.left, told)
         for fact in facts:
             if fact.where:
                 check_names(fact.fields, form.within, form.left, told)
@@ -121,6 +121,11 @@ def records_from(value: object, row: int, raw: str | None = None, told: Told | N
         return [edit_of(value, fact, form, told) for fact in facts]
     except InvalidField as error:
         return [_bad(row, error.field, str(error), value, raw)]
+
+
+def _beside(value: Mapping[str, object], facts: list[Fact]) -> dict[str, object]:
+    where = {fact.where for fact in facts}
+    return {name: one for name, one in value.items() if name not in where}
 
 
 def _alone(value: Mapping[str, object], fact: Fact, told: Told, row: int, raw: str | None) -> Record:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editing.edit import ID_LENGTH, PROBES, SLOT, Edit, InvalidField, called_edit, explained
-from editing.places import template, whole
+from editing.places import has_slot, template, whole
 from editing.readers.forms import Form, given
 from editing.readers.literals import written_out
 from editing.readers.looks import worth_a_look
@@ -119,16 +119,17 @@ class _Reading:
             "join": self.fields.get("join"),
         }
         for name in ("paraphrases", "neighborhood", "portability"):
-            own[name] = [whole(asked, own["subject"]) for asked in own[name]]
+            own[name] = [whole(asked, own["subject"]) if has_slot(asked) else asked for asked in own[name]]
         question = self._question(prompt, own["subject"])
         return own if question is None else own | {"question": question}
 
     def _one(self, role: str) -> object:
         """What the record gives for this, by whichever of its names."""
         found: list[tuple[str, object]] = []
+        written = role in _ANSWERS and not self.form.own
         for name in self.names[role]:
             if isinstance(name, str) and not is_none(value := self.fields.get(name)):
-                found.append((name, self._read(name) if role in _ANSWERS and not self.form.own else value))
+                found.append((name, self._read(name) if written and isinstance(value, str) else value))
         if not found:
             return None
         if len(found) > 1 and any(value != found[0][1] for _, value in found):
@@ -232,10 +233,9 @@ class _Reading:
             if not isinstance(name, str):
                 found += probes_of(self._read(name[0]), self._read(name[1]), name)
             else:
-                probes = probes_in(self._read(name), name, self.told, self.findings)
-                # CounterFact's all have the old answer.
-                known = {"answer": old} if name == "neighborhood_prompts" else {}
-                found += [probe if probe.get("answer") else probe | known for probe in probes]
+                found += probes_in(self._read(name), name, self.told, self.findings)
+                if name == "neighborhood_prompts":  # CounterFact's, of which all have the old answer
+                    found[before:] = [one if one.get("answer") else one | {"answer": old} for one in found[before:]]
             if len(found) > before:
                 self.called.setdefault(role, name if isinstance(name, str) else name[0])
         return found

@@ -42,7 +42,8 @@ _CALLS: Final = frozenset({"array", "str_", "int64", "int32", "float64", "float3
 _MISSING: Final = frozenset({"nan", "NaN", "NaT", "<NA>"})
 _NONE: Final = frozenset({"None", "null", "NULL"})
 """How programs write that there is nothing. A new answer may well be None."""
-_HOLDING: Final = ("requested_rewrite", "questions", "new_answer_alias", "new_single_hops")
+_JSON: Final = json.JSONDecoder(parse_float=Written)
+_HOLDING: Final = frozenset({"requested_rewrite", "questions", "new_answer_alias", "new_single_hops"})
 """Fields in which others stand."""
 _TARGETS: Final = frozenset(
     name for form in FORMS for name in (*form.names.get("target_new", ()), *COMMON["target_new"])
@@ -81,12 +82,13 @@ def _value(name: str, text: str) -> object:
 
 def not_written_out(fields: Mapping[str, object]) -> Mapping[str, object]:
     """The same, in which what holds others is no text: whoever makes another file of a table keeps its cells."""
-    found = {name: value for name in _HOLDING if isinstance(value := fields.get(name), str)}
-    return {**fields, **{name: _list_or_text(value) for name, value in found.items()}} if found else fields
+    if _HOLDING.isdisjoint(fields):
+        return fields
+    return {name: _list_or_text(value) if name in _HOLDING else value for name, value in fields.items()}
 
 
-def _list_or_text(value: str) -> object:
-    return value if (found := written_out(value)) is None else found
+def _list_or_text(value: object) -> object:
+    return value if not isinstance(value, str) or (found := written_out(value)) is None else found
 
 
 def written_out(text: str) -> object | None:
@@ -95,7 +97,7 @@ def written_out(text: str) -> object | None:
     if not text or ((text[0], text[-1]) not in _BRACKETS and not (text[-1] == ")" and _CALLED.match(text))):
         return None
     try:
-        return json.loads(text, parse_float=Written)  # type: ignore[no-any-return]
+        return _JSON.decode(text)  # type: ignore[no-any-return]
     except (ValueError, RecursionError):
         pass
     try:
