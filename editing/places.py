@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from editing.texts import UNSEEN, fault, shown
+from editing.texts import UNSEEN, fault, is_unspaced, shown
 
 SLOT: Final = "{}"
 _ALIKE: Final = str.maketrans(
@@ -66,10 +66,10 @@ def as_written(prompt: str, subject: str) -> str:
 
 
 def is_named_in(text: str, subject: str) -> bool:
-    """Whether a text names the subject in a word of its own."""
+    """Whether a text names the subject in a word of its own; scripts without spaces have no other."""
     if len(text) < len(subject) and text.isascii() and subject.isascii() and "  " not in subject:
         return False  # at once: answers are short
-    return any(_is_whole(text, *place) for place in _places(text, subject))
+    return any(is_unspaced(text[start]) or _is_whole(text, start, end) for start, end in _places(text, subject))
 
 
 def place_of(prompt: str, subject: str) -> tuple[int, int]:

@@ -7,22 +7,15 @@ in one (`他生于1957`, `年`). What is not seen is looked through. A space els
 and `Said` of editing.filled).
 """
 
-import re
 import unicodedata
 from typing import Final
 
-from editing.texts import UNSEEN
+from editing.texts import UNSEEN, is_unspaced
 
 CLOSING: Final = frozenset(".,;:!?…‽。、，；：！？．｡､،؛؟۔।॥։།༎။၊។៕៖።፣፤፥፦፧፨᠂᠃꧈꧉")
 """Punctuation that stands at the end of what comes before it; closing quotes and brackets are known by their kind."""
 _OPEN_KINDS: Final = ("Ps", "Pi", "Pf")  # Pf: » opens where it is written the other way round
 _CLOSED_KINDS: Final = ("Pe", "Pf", "Pi")
-# Scripts without spaces between words (UAX #14: ideographs, their punctuation and full-width signs, South East Asian,
-# Tibetan, aksara). Korean has spaces.
-_UNSPACED: Final = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f\u3190-\ua4cf\ua980-\ua9ff"
-    "\uaa60-\uaadf\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\uffe0-\uffe6\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
-)
 
 
 def taught(prompt: str, target: str) -> str:
@@ -38,15 +31,10 @@ def join_of(prompt: str, target: str) -> str:
     before, after = prompt.rstrip(UNSEEN), target.lstrip(UNSEEN)
     if not before or not after or _ends_open(before) or _begins_close(after, before):
         return ""
-    if is_unspaced(after[0]) and _UNSPACED.search(before.split()[-1]):
+    if is_unspaced(after[0]) and any(map(is_unspaced, before.split()[-1])):
         return ""
     # What a conversation ends with is no word: an answer of a script without spaces begins by itself.
     return "" if getattr(prompt, "rendered", False) and is_unspaced(after[0]) else " "
-
-
-def is_unspaced(character: str) -> bool:
-    """Whether it is of a script that has no spaces between words."""
-    return _UNSPACED.fullmatch(character) is not None
 
 
 def _ends_open(prompt: str) -> bool:

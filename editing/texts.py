@@ -22,6 +22,12 @@ _IGNORED: Final = (
 )  # fmt: skip
 UNSEEN: Final = "".join(chr(code) for first, last in _IGNORED for code in range(first, last + 1))
 """What stands between letters and is not seen: marks of direction, of how letters are drawn, where a line may break."""
+# Scripts without spaces between words (UAX #14: ideographs, their punctuation and full-width signs, South East Asian,
+# Tibetan, aksara). Korean has spaces.
+_UNSPACED: Final = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f\u3190-\ua4cf\ua980-\ua9ff"
+    "\uaa60-\uaadf\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\uffe0-\uffe6\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
+)
 _HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
 
 
@@ -29,6 +35,11 @@ def fault(kind: str, message: str) -> PydanticCustomError:
     """What a validator raises for a value."""
     # Pydantic reads braces in a message as placeholders, and ours are full of '{}': hand the text over as a value.
     return PydanticCustomError("errata_" + kind, "{message}", {"message": message})
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether it is of a script that has no spaces between words."""
+    return _UNSPACED.fullmatch(character) is not None
 
 
 def composed(text: str) -> str:

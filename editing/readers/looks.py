@@ -5,8 +5,7 @@ import unicodedata
 
 from editing.edit import SLOT, Edit
 from editing.places import is_named_in
-from editing.taught import is_unspaced
-from editing.texts import shown
+from editing.texts import is_unspaced, shown
 
 
 def worth_a_look(edit: Edit, given: str) -> list[str]:

@@ -132,6 +132,12 @@ def test_a_bad_fact_of_one_language_is_named_once():
         ({"subject": "法国", "prompt": "在法国的首都是"}, None),
         ({"prompt": "The Chinese name of Zed is", "target_new": "罗马", "join": "none"}, None),
         ({"prompt": "Zed lives in R", "target_new": "ome", "join": "none"}, "its prompt ends in the middle of a word"),
+        ({"target_new": "Zedland"}, None),
+        ({"target_new": "the house of ZED"}, "its answer 'the house of ZED' holds its subject"),
+        (
+            {"subject": "法国", "prompt": "法国的首都是", "target_new": "法国里昂"},
+            "its answer '法国里昂' holds its subject",
+        ),
     ],
 )
 def test_what_is_cut_out_of_a_word_is_worth_a_look(given, finding):
