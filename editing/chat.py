@@ -100,7 +100,7 @@ class ChatTemplate:
         said = [*([{"role": "system", "content": self.system}] if own else []), *map(dict, messages)]
         try:
             return str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
+        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
 
     def is_rendered(self, prompt: str) -> bool:

@@ -19,8 +19,12 @@ OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 """Tokenizers that need no file."""
 QUANTISED_BY = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
 """Files in which quantisers of their time said what they did, where the config does not."""
-COARSE = ("F8", "F6", "F4")
-"""How the names of dtypes begin that no weight to be edited has."""
+EXACT = ("F64", "F32", "F16", "BF16")
+"""The dtypes that a weight to be edited has."""
+ADAPTER = "adapter_config.json"
+MERGED = "it holds an adapter: merge it into its base and save that"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The file of the weights, or that which names their files."""
 HEADER_BYTES = 100_000_000
 """The longest header of safetensors, by its format."""
 
@@ -28,16 +32,17 @@ HEADER_BYTES = 100_000_000
 def check_folder(reference: str, folder: Path) -> None:
     """Raises ModelError for a folder that is no model, or that lacks or has in the wrong form what is needed."""
     if not (folder / "config.json").is_file():
-        remedy = (
-            "it holds an adapter: merge it into its base and save that"
-            if (folder / "adapter_config.json").is_file()
-            else "give a folder that save_pretrained wrote"
-        )
+        remedy = MERGED if (folder / ADAPTER).is_file() else "give a folder that save_pretrained wrote"
         raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
     for file in sorted(folder.iterdir()):
-        _check_no_pointer(reference, file)
+        _check_is_there(reference, file)
     check_no_code(reference, folder)
-    check_not_quantised(reference, json.loads((folder / "config.json").read_text()))
+    config = json.loads((folder / "config.json").read_text())
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(
+            f"model '{reference}' cannot be loaded: its config.json names no model_type; save the model again"
+        )
+    check_not_quantised(reference, config)
     for name in QUANTISED_BY:
         if (folder / name).is_file():
             raise ModelError(quantised(reference, name))
@@ -57,10 +62,16 @@ def check_tokenizer(reference: str, folder: Path) -> None:
 
 def check_not_quantised(reference: str, config: object) -> None:
     """Raises ModelError for a config that says how the weights were quantised."""
-    said = config.get("quantization_config") if isinstance(config, Mapping) else None
-    if said:
-        by = said.get("quant_method") or ("bitsandbytes" if any("load_in" in name for name in said) else "")
-        raise ModelError(quantised(reference, str(by) or "quantization_config in config.json"))
+    if not isinstance(config, Mapping):
+        return
+    for said in (config.get("quantization_config"), config.get("compression_config")):
+        if isinstance(said, Mapping) and said:
+            by = said.get("quant_method") or ("bitsandbytes" if any("load_in" in name for name in said) else "")
+            raise ModelError(quantised(reference, str(by) or "quantization_config in config.json"))
+        if said:
+            raise ModelError(quantised(reference, str(said)))
+    for part in config.values():  # of several models in one, each has its own
+        check_not_quantised(reference, part)
 
 
 def quantised(reference: str, by: str) -> str:
@@ -71,8 +82,12 @@ def quantised(reference: str, by: str) -> str:
     )
 
 
-def _check_no_pointer(reference: str, file: Path) -> None:
-    """Raises ModelError for what git-lfs has left in the place of a file."""
+def _check_is_there(reference: str, file: Path) -> None:
+    """Raises ModelError for a link to nowhere, and for what git-lfs has left in the place of a file."""
+    if file.is_symlink() and not file.exists():
+        raise ModelError(
+            f"'{reference}/{file.name}' is a link to '{file.readlink()}', which is not there: download or copy the file"
+        )
     if not file.is_file():
         return
     with file.open("rb") as opened:
@@ -93,26 +108,40 @@ def _check_weights(reference: str, folder: Path) -> None:
                 f"folder '{reference}' holds pickle weights only ({pickles[0]}), which can run code when read; load it "
                 "where you trust it and save it again with save_pretrained, which writes safetensors"
             )
-        raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); save the model there again")
-    for name in _indexed(reference, folder):
-        if not (folder / name).is_file():
-            raise ModelError(f"folder '{reference}' lacks {name}, which its index names: download it or save it again")
+        of_gguf = next((path.name for path in sorted(folder.glob("*.gguf"))), None)
+        remedy = "save the model there again" if of_gguf is None else f"give the GGUF file, '{reference}/{of_gguf}'"
+        raise ModelError(f"folder '{reference}' holds no weights (*.safetensors); {remedy}")
+    if (folder / ADAPTER).is_file():  # which transformers would lay over the weights where PEFT is installed
+        raise ModelError(f"folder '{reference}' is no plain model; {MERGED}")
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise ModelError(
+            f"folder '{reference}' holds {files[0].name} and neither {WEIGHTS} nor {INDEX}, which names the files "
+            "of the weights: download it or save the model again"
+        )
+    _check_index(reference, folder)
     for file in files:
         for tensor, dtype in _dtypes(reference, file):
-            packed = not dtype.startswith(("F", "BF")) and tensor.endswith((".weight", "_packed", ".qweight"))
-            if dtype.startswith(COARSE) or packed:  # masks of attention may be whole numbers
+            packed = tensor.endswith((".weight", "_packed", ".qweight"))  # masks of attention may be whole numbers
+            if dtype not in EXACT and (packed or dtype.startswith("F")):
                 raise ModelError(quantised(reference, f"{tensor} in {file.name} is {dtype}"))
 
 
-def _indexed(reference: str, folder: Path) -> list[str]:
-    """The files of weights that the folder's index names, if it has one."""
-    index = folder / "model.safetensors.index.json"
+def _check_index(reference: str, folder: Path) -> None:
+    """Raises ModelError for an index of weights that is none, or names a file that is not there."""
+    index = folder / INDEX
     if not index.is_file():
-        return []
+        return
+    broken = f"'{reference}/{INDEX}' is no index of weights (metadata and weight_map); save the model again"
     try:
-        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"'{reference}/{index.name}' is no index of weights; save the model again") from error
+        found = json.loads(index.read_text())
+        names = sorted({str(name) for name in found["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(broken) from error
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(f"folder '{reference}' lacks {name}, which its index names: download it or save it again")
+    if not names or not isinstance(found.get("metadata"), dict):
+        raise ModelError(broken)
 
 
 def _dtypes(reference: str, file: Path) -> Iterator[tuple[str, str]]:
@@ -128,7 +157,7 @@ def _dtypes(reference: str, file: Path) -> Iterator[tuple[str, str]]:
         header.pop("__metadata__", None)
         end = max((one["data_offsets"][1] for one in header.values()), default=0)
         found = [(name, str(one["dtype"])) for name, one in header.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(broken) from error
     if end + 8 + size != whole:
         raise ModelError(broken)

@@ -25,7 +25,7 @@ def _check_file(reference: str, file: Path) -> None:
         fields = json.loads(file.read_text())
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{reference}/{file.name}' is not JSON ({error}); save the model again") from error
     if isinstance(fields, dict) and fields.get("auto_map"):
         raise ModelError(asks_for_code(reference, f"auto_map in {file.name}", "auto_map"))

