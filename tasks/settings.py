@@ -27,6 +27,7 @@ from tasks.surroundings import tell_libraries
 
 TRACKED_BY = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 """Schemes of what MLflow can keep its records in."""
+SHOWN = "an address that is shown holds no name and no password; give them as settings"
 TRACKED_AT = "sqlite:////srv/mlflow.db or http://127.0.0.1:5000"
 
 
@@ -71,7 +72,8 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _sign_in_apart(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """What signs in at a server stands in settings of its own, so that no address shows it."""
+        """What signs in at a server stands in settings of its own, so that no address shows it; blanks are nothing."""
+        values = {name: value for name, value in values.items() if not isinstance(value, str) or value.strip()}
         values = apart(values, "tracking_uri", "mlflow_username", "mlflow_password")
         return apart(values, "prefect_api_url", "", "", joined="prefect_auth")
 
@@ -86,11 +88,23 @@ class Settings(BaseSettings):
         """A folder, s3://, or file:// as the folder that it names; no other scheme is served."""
         return folder_of(place, served="s3")
 
-    @field_validator("s3_endpoint_url", "mlflow_page", "prefect_page")
+    @field_validator("store", "ledger", "artifacts")
     @classmethod
-    def _shows_no_password(cls, address: str | None) -> str | None:
+    def _is_place(cls, address: str) -> str:
+        if "@" in address and urlsplit(address).password:
+            raise ValueError(SHOWN)
+        if address.startswith("s3://") and not urlsplit(address).netloc:
+            raise ValueError("it names no bucket: give s3://bucket/prefix")
+        return address
+
+    @field_validator("s3_endpoint_url", "mlflow_page", "prefect_page", "prefect_api_url")
+    @classmethod
+    def _is_server(cls, address: str | None) -> str | None:
+        """What signs in at Prefect is out of its address here."""
         if address and "@" in urlsplit(address).netloc:
-            raise ValueError("an address that is shown holds no name and no password; give them as settings")
+            raise ValueError(SHOWN)
+        if address and (urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc):
+            raise ValueError("no address of a server; give for example http://127.0.0.1:5000")
         return address
 
     @field_validator("tracking_uri")
@@ -143,6 +157,7 @@ class Settings(BaseSettings):
             return f"user {os.getuid()}"
 
 
+SERVERS = ("tracking_uri", "s3_endpoint_url", "prefect_api_url", "mlflow_page", "prefect_page")
 SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
 
 
@@ -152,15 +167,21 @@ def settings_file() -> Path | None:
     Raises:
         PolicyError: ERRATA_SETTINGS names no file.
     """
-    if named := os.environ.get("ERRATA_SETTINGS"):
+    if named := _set("ERRATA_SETTINGS"):
         if not Path(named).expanduser().is_file():
-            raise PolicyError(f"ERRATA_SETTINGS = {shown(named)} is no file: correct or unset it")
+            raise PolicyError(f"ERRATA_SETTINGS = {without_secrets(shown(named))} is no file: correct or unset it")
         return Path(named).expanduser()
-    usual = Path(os.environ.get("ERRATA_HOME") or "~/.errata", "settings.toml")
+    usual = Path(_set("ERRATA_HOME") or "~/.errata", "settings.toml")
     try:
         return usual.expanduser() if usual.expanduser().is_file() else None
     except RuntimeError:  # no home
         return None
+
+
+def _set(variable: str) -> str:
+    """What a variable of the environment says; blanks say nothing."""
+    value = os.environ.get(variable, "")
+    return value if value.strip() else ""
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -229,7 +250,9 @@ def _refused(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = ", ".join(Settings.model_fields)
         return f"setting {shown(field)} in {settings_file()} is unknown; known are {known}"
-    given = "" if field in SECRETS else f" = {without_secrets(shown(first.get('input')))}"
+    told = str(first.get("input"))
+    hidden = field in SECRETS or (field in SERVERS and "@" in told and "://" not in told)  # masked in addresses alone
+    given = "" if hidden else f" = {without_secrets(shown(told))}"
     return f"setting ERRATA_{field.upper()}{given}: {first['msg'].removeprefix('Value error, ')}"
 
 

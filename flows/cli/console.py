@@ -6,6 +6,7 @@ harmless (`plain`) and only what the code itself styles has a colour. Commands p
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from rich.text import Text
 from flows.cli.live import Display
 from tasks.progress import NoteKind, listening
 
+if os.environ.get("COLUMNS", "").isdigit() and not int(os.environ["COLUMNS"]):
+    del os.environ["COLUMNS"]  # so says a shell without a terminal, and nothing at all would be shown, help included
 console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
 COLOURS: dict[NoteKind, str] = {

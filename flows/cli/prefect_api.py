@@ -24,6 +24,7 @@ from flows.cli.console import console, errors, waiting
 from tasks.addresses import asked
 from tasks.secrets import without_secrets
 from tasks.settings import load_settings
+from tasks.tracking.address import check_usable
 
 START_SECONDS = 180.0
 """Most time for a start; a first one sets up a database, which takes long on a busy machine."""
@@ -49,9 +50,12 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
 
     Raises:
         UsageError: a server is configured and does not answer.
+        TrackingError: MLflow's records or artifacts cannot be used where they are to be.
         ServerError: its own server cannot start.
     """
-    load_settings()
+    used = load_settings()
+    if used.tracking_uri or used.artifacts:
+        check_usable(used.mlflow_uri, used.artifact_root)
     out = errors if json else console
     with ExitStack() as ending, ExitStack() as loading:
         change = loading.enter_context(waiting(LOADING, out))

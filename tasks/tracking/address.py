@@ -4,6 +4,7 @@ MLflow itself retries a database that cannot be opened for some 100 seconds and 
 at once with the remedy instead.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -59,6 +60,25 @@ def check_reachable(tracking_uri: str) -> None:
             f"MLflow tracking URI {shown!r} is no server and no database (MLflow 3 refuses a plain folder): "
             "use for example sqlite:///mlflow.db, postgresql://host/mlflow or http://127.0.0.1:5000"
         )
+
+
+def check_usable(tracking_uri: str, artifact_root: str) -> None:
+    """Raise TrackingError for what no waiting mends: an address that MLflow cannot use, or whose library is missing."""
+    with contextlib.suppress(TrackingUnavailable):
+        check_reachable(tracking_uri)
+    scheme = SCHEME.match(artifact_root)
+    if scheme is None or scheme[0].lower() in ("file", "s3"):
+        return
+    quiet_mlflow()
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # it takes seconds
+
+    try:
+        get_artifact_repository(artifact_root, tracking_uri=tracking_uri)
+    except Exception as error:  # each kind of store has a library of its own
+        raise TrackingError(
+            f"MLflow's artifacts cannot be kept at '{without_secrets(artifact_root)}' ({first_line(error)}): install "
+            "what MLflow needs there, or correct ERRATA_ARTIFACTS"
+        ) from error
 
 
 def artifact_location(root: str | None, experiment: str) -> str | None:

@@ -127,6 +127,7 @@ def _refusal_types() -> tuple[type[Exception], ...]:
         alembic.util.CommandError,  # a database of another release of MLflow
         urllib3.exceptions.HTTPError,
         OSError,  # requests' errors are such, too
+        ImportError,  # of the library of a store of artifacts
         botocore.exceptions.BotoCoreError,
         botocore.exceptions.ClientError,
         boto3.exceptions.Boto3Error,

@@ -3,12 +3,13 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import tiny_model
-from tests.flows.command import check_one_line, single
+from tests.flows.command import check_one_line, ended, environment, single, start
 
 BAD = "x\udcffy"
 """What an argument with a byte that is no UTF-8 becomes."""
@@ -118,6 +119,27 @@ def test_a_device_that_is_not_there_is_found_before_prefect_starts(errata, monke
     check_one_line(errata("run", "--model", folder), 1, f"device '{device}' cannot be used here")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ARTIFACTS", "gs://bucket/x", "MLflow's artifacts cannot be kept at 'gs://bucket/x' .No module named 'google"),
+        ("ARTIFACTS", "zork://bucket/x", "MLflow's artifacts cannot be kept at 'zork://bucket/x' "),
+        ("TRACKING_URI", "mysql://me:geheim@127.0.0.1:9/x", "No module named 'MySQLdb'.*install its driver"),
+        ("TRACKING_URI", "sqlite:////proc/no/x.db", "MLflow database sqlite:////proc/no/x.db cannot be used"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "trial"])
+def test_what_mlflow_cannot_use_is_found_before_prefect_starts(
+    errata, monkeypatch, folder, tmp_path, no_server, name, value, says, command
+):
+    (tmp_path / "edits.json").write_text(json.dumps([{"subject": "Ada", "prompt": "{} is", "target_new": "b"}]))
+    monkeypatch.setenv(f"ERRATA_{name}", value)
+    given = ["new"] if command == "run" else [tmp_path / "edits.json", "--line", "new"]
+    ran = errata(command, *given, "--model", folder)
+    check_one_line(ran, 1, says)
+    assert "geheim" not in ran.err
+
+
 @pytest.mark.parametrize("command", [("benchmark", "data.json"), ("export", "main", "--as", "merged")])
 def test_results_go_to_a_folder_and_to_no_other_address(errata, monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
@@ -187,6 +209,23 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_the_work_goes_on(errata
     monkeypatch.setenv("ERRATA_CACHE", str(read_only / below))
     ran = errata(*single())
     assert ran.code == 0 and errata("status", "--json").json[0]["requests"] == {"queued": 1}
+
+
+@pytest.mark.parametrize("columns", ["0", "-1", "00"])
+def test_a_terminal_that_says_it_has_no_columns_is_shown_all(tmp_path, columns):
+    env = environment(tmp_path / "home", COLUMNS=columns)
+    assert "Queue corrections" in ended(start(("--help",), env), 60).out
+    assert ended(start(single(), env), 60).code == 0
+    assert "queued" in ended(start(("status",), env), 60).out
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "| head -c 1"])
+def test_who_reads_no_output_gets_no_traceback(tmp_path, closed):
+    env, errors = environment(tmp_path / "home"), tmp_path / "errors"
+    command = [sys.executable, "-m", "flows.cli", *single()]
+    said = subprocess.run(["bash", "-c", f'"$@" 2>"{errors}" {closed}', "-", *command], env=env, capture_output=True)
+    assert said.returncode == 0 and not said.stderr and (not errors.exists() or errors.read_text() == "")
+    assert "1 queued" in ended(start(("status",), env), 60).out
 
 
 def test_the_same_file_goes_to_two_lines(errata, tmp_path):

@@ -94,7 +94,15 @@ def test_a_request_signs_in_with_what_stands_in_its_address():
         ("prefect_api_url", f"http://me:{SECRET}#x@127.0.0.1:4200/api"),
         ("s3_endpoint_url", f"http://me:{SECRET}@127.0.0.1:9000"),
         ("mlflow_page", f"https://me:{SECRET}@example.org"),
+        ("tracking_uri", f"me:{SECRET}@example.org"),
+        ("prefect_page", f"me:{SECRET}@example.org"),
+        ("prefect_api_url", f"gs://me:{SECRET}@host/api"),
+        ("prefect_api_url", f"me:{SECRET}@host/api"),
         ("store", f"gs://me:{SECRET}@bucket"),
+        ("store", f"s3://me:{SECRET}@bucket/x"),
+        ("ledger", f"s3://me:{SECRET}@bucket/x"),
+        ("artifacts", f"gs://me:{SECRET}@bucket/x"),
+        ("artifacts", f"ftp://me:{SECRET}@host/x"),
     ],
 )
 def test_an_address_that_is_refused_is_refused_without_its_password(field, value):
@@ -112,3 +120,24 @@ def test_a_password_in_a_text_is_masked_whatever_it_holds(scheme, password):
     shown = without_secrets(f"no server at {scheme}://me:{password}@host:80/x and {scheme}://host:80/a@b, see there")
     assert SECRET not in shown and f"{scheme}://me:***@host:80/x and {scheme}://host:80/a@b, see there" in shown
     assert SECRET not in without_secrets(f"https://{SECRET}@host/x")
+
+
+@pytest.mark.parametrize("field", ["store", "ledger", "artifacts"])
+@pytest.mark.parametrize("place", ["s3://", "s3:///x"])
+def test_an_address_without_a_bucket_is_refused(field, place):
+    with pytest.raises(PolicyError, match=f"^setting ERRATA_{field.upper()} = '{place}': .*names no bucket"):
+        load_settings(**{field: place})
+
+
+@pytest.mark.parametrize("field", ["s3_endpoint_url", "mlflow_page", "prefect_page", "prefect_api_url"])
+@pytest.mark.parametrize("address", ["zork", "gs://bucket/x", "127.0.0.1:9000", "http://", "/srv/x"])
+def test_what_is_no_address_of_a_server_is_refused_by_name(field, address):
+    with pytest.raises(PolicyError, match=f"^setting ERRATA_{field.upper()}( = '{address}')?: no address"):
+        load_settings(**{field: address})
+
+
+def test_the_name_of_a_file_of_settings_shows_no_password(monkeypatch):
+    monkeypatch.setenv("ERRATA_SETTINGS", f"s3://me:{SECRET}@bucket/x")
+    with pytest.raises(PolicyError, match=r"ERRATA_SETTINGS = 's3://me:.*' is no file") as refused:
+        load_settings()
+    assert SECRET not in str(refused.value)

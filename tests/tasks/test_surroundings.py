@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from editing.errors import PolicyError
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 from tasks.surroundings import DATABASE, PROXIES
 from tests.flows.command import ended, environment, single, start
 
@@ -91,6 +91,17 @@ def test_what_is_set_and_empty_counts_as_not_set(bare, monkeypatch):
     load_settings()
     assert os.environ["PREFECT_HOME"] == str(bare / "home" / "prefect")
     assert "PREFECT_PROFILES_PATH" not in os.environ
+
+
+@pytest.mark.parametrize("value", ["", " ", "\t "])
+@pytest.mark.parametrize("name", [*Settings.model_fields, "settings"])
+def test_a_setting_of_nothing_counts_as_not_set(bare, monkeypatch, name, value):
+    monkeypatch.chdir(bare)
+    monkeypatch.setenv(f"ERRATA_{name.upper()}", value)
+    found = load_settings()
+    monkeypatch.delenv(f"ERRATA_{name.upper()}")
+    assert found == load_settings()
+    assert {path.name for path in bare.iterdir()} <= {"home", "cache", ".errata", ".cache"}
 
 
 def test_the_server_of_the_users_own_profile_is_used_unless_a_setting_says_otherwise(bare, monkeypatch):
