@@ -42,6 +42,8 @@ def checked_device(device: str) -> torch.device | Spread:
         torch_device = torch.device(device)
         if torch_device.type == "mps":
             raise ModelError(f"device '{device}' has no float64, in which weights are summed and solved; use 'cpu'")
+        if torch_device.type == "meta":
+            raise ModelError(f"device '{device}' cannot be used here (it holds no numbers); use 'cpu'")
         torch.empty(0, device=torch_device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error

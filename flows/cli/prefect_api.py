@@ -6,10 +6,12 @@ run at once in one home have one each, on one database, which one of them sets u
 Prefect is imported inside the functions: it reads its settings when it is imported, and `load_settings` comes first.
 """
 
+import http
 import os
 import select
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -82,10 +84,12 @@ def prefect_api(json: bool = False) -> Iterator[Callable[[], None]]:
 def check_server(url: str) -> None:
     try:
         urllib.request.urlopen(asked(f"{url.rstrip('/')}/health"), timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # it answers, to those who have a key
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
+        if isinstance(error, urllib.error.HTTPError):
+            if error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+                return  # it answers, to those who have a key
+            why = f"{error.code} {error.reason}"  # a proxy says so of a server that is away
         raise UsageError(
             f"no Prefect server answers at {without_secrets(url)} ({why}): start it, or correct or unset "
             "PREFECT_API_URL"
@@ -163,8 +167,8 @@ def _how_it_ended(process: "subprocess.Popen[bytes]") -> str:
 
 def _failure(home: Path, reason: str) -> str:
     return (
-        f"Prefect's server for this command did not start: {reason}; is {home} writable, with space left? "
-        f"More is in {home / LOG}"
+        f"Prefect's server for this command did not start: {reason}; are {home} and {tempfile.gettempdir()} writable, "
+        f"with space left? More is in {home / LOG}"
     )
 
 

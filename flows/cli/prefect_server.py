@@ -101,6 +101,7 @@ def _noting_failure(app: Any, reasons: list[str]) -> Any:
 
 def _last_line(text: str) -> str:
     """The line of a traceback that names the error."""
+    text = text.rpartition("\n[SQL:")[0] or text  # a database's statement, of many lines, comes after the error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "(Background on", "["))]
     return lines[-1].strip() if lines else "no reason given"
 

@@ -1,5 +1,6 @@
 """The table of the ledger, opened, made, or brought up from an earlier release."""
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -59,14 +60,19 @@ def found(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
 
 
 def check_space(uri: str, rows_bytes: int = 0) -> None:
-    """Look for space on a local disk before a commit: Delta Lake panics, in many lines, where it runs out inside one.
+    """Look for space on a local disk before a commit: Delta Lake panics, in many lines, where it fails inside one.
 
     Raises:
-        LedgerError: there is too little.
+        LedgerError: there is too little, or nothing may be written.
     """
     if uri.startswith("s3://"):
         return
     present = next(folder for folder in (Path(uri), *Path(uri).parents) if folder.exists())
+    if not os.access(present, os.W_OK):
+        code = errno.EROFS if os.statvfs(present).f_flag & os.ST_RDONLY else errno.EACCES
+        raise LedgerError(
+            f"ledger '{uri}' cannot be written ({os.strerror(code)}): make the folder writable, or set another ledger"
+        )
     needed = rows_bytes + _SPARE_BYTES
     if (free := shutil.disk_usage(present).free) < needed:
         raise LedgerError(

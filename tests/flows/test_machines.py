@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.cli.prefect_server import _last_line
 from tests.conftest import tiny_model
 from tests.flows.command import check_one_line, ended, environment, single, start
 
@@ -113,7 +117,7 @@ def test_a_training_of_layers_that_are_not_there_is_refused_before_prefect_start
     check_one_line(ran, 1, "layer 9 is above the model's last one; choose layers of 0 to 3")
 
 
-@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta", ":"])
 def test_a_device_that_is_not_there_is_found_before_prefect_starts(errata, monkeypatch, folder, no_server, device):
     monkeypatch.setenv("ERRATA_DEVICE", device)
     check_one_line(errata("run", "--model", folder), 1, f"device '{device}' cannot be used here")
@@ -211,6 +215,39 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_the_work_goes_on(errata
     assert ran.code == 0 and errata("status", "--json").json[0]["requests"] == {"queued": 1}
 
 
+class Broken(BaseHTTPRequestHandler):
+    """What a proxy answers whose server is away."""
+
+    def do_GET(self) -> None:
+        self.send_error(502)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_prefect_server_that_is_away_behind_a_proxy_is_one_line_at_once(errata, monkeypatch, folder):
+    server = HTTPServer(("127.0.0.1", 0), Broken)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://me:geheim@127.0.0.1:{server.server_port}/api")
+    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+        ran = errata("run", "--model", folder)
+    server.shutdown()
+    check_one_line(
+        ran, 2, r"no Prefect server answers at http://me:\*\*\*@.* \(502 Bad Gateway\): start it, or correct"
+    )
+
+
+def test_a_database_that_cannot_be_set_up_is_named_by_its_error_and_not_by_its_statement():
+    said = """Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database or disk is full
+[SQL: 
+DROP TABLE flow_run]
+(Background on this error at: https://sqlalche.me/e/20/e3q8)
+"""  # noqa: W291  # as SQLAlchemy writes it
+    assert _last_line(said) == "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database or disk is full"
+
+
 @pytest.mark.parametrize("columns", ["0", "-1", "00"])
 def test_a_terminal_that_says_it_has_no_columns_is_shown_all(tmp_path, columns):
     env = environment(tmp_path / "home", COLUMNS=columns)
@@ -225,6 +262,15 @@ def test_who_reads_no_output_gets_no_traceback(tmp_path, closed):
     command = [sys.executable, "-m", "flows.cli", *single()]
     said = subprocess.run(["bash", "-c", f'"$@" 2>"{errors}" {closed}', "-", *command], env=env, capture_output=True)
     assert said.returncode == 0 and not said.stderr and (not errors.exists() or errors.read_text() == "")
+    assert "1 queued" in ended(start(("status",), env), 60).out
+
+
+def test_a_ledger_that_became_read_only_is_one_line(read_only, tmp_path):
+    env = environment(tmp_path / "home", ERRATA_LEDGER=str(read_only / "ledger"))
+    subprocess.run(["mount", "-o", "remount,rw", str(read_only)], check=True)
+    assert ended(start(single("Bo"), env), 60).code == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(read_only)], check=True)
+    check_one_line(ended(start(single(), env), 60), 1, "ledger '.*' cannot be written .Read-only file system.: make")
     assert "1 queued" in ended(start(("status",), env), 60).out
 
 
