@@ -24,14 +24,24 @@ def on_disk(file: Path) -> Iterator[Path]:
     """
     name, _, split = str(file).removeprefix(MARK).partition(":")
     try:
-        from datasets import DatasetDict, load_dataset  # type: ignore[import-not-found, unused-ignore]
+        from datasets import (  # type: ignore[import-not-found, unused-ignore]  # an extra
+            DatasetDict,
+            disable_progress_bars,
+            load_dataset,
+        )
+
+        from editing.models import quiet_transformers  # it takes seconds, and reading a file does without
     except ImportError as error:
         raise ReadError(
             f"'{file}' is read by the package datasets, which is not installed: pip install 'errata[hub]', or give "
             "a file"
         ) from error
+    if not name:
+        raise ReadError(f"'{file}' names no data set: give {MARK}OWNER/NAME, or {MARK}OWNER/NAME:SPLIT")
+    disable_progress_bars()
     try:
-        found: Any = load_dataset(name, split=split or None)
+        with quiet_transformers():  # the hub's client writes two lines for each of its further tries
+            found: Any = load_dataset(name, split=split or None)
     except Exception as error:  # of a network, a server, a file: whatever its many libraries raise
         raise ReadError(f"cannot read the data set '{file}': {' '.join(str(error).split())[:300]}") from error
     if isinstance(found, DatasetDict):
