@@ -73,7 +73,7 @@ def compute_together(
             gain_knd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape)
         update[name] = given.restrain(name, joined(out.update.get(name), found.factors(gain_knd)))
         in_force[name] = narrowed(update[name])
-        keys[layer] = found.remembered(groups)
+        keys[layer] = found.remembered(groups, bare_apart)
     return BatchUpdate(update, keys, gone=out.gone)
 
 
@@ -113,7 +113,7 @@ def take_out(
         gain_cd = solve(layer, K_dc * EXACTLY**0.5) * EXACTLY**0.5
         out.update[name] = factors(-(change_md.to(K_dc.device) @ K_dc.double()), gain_cd)
         size_c = torch.tensor([group.weight for group in held]).to(K_dc).repeat(K_dc.shape[1] // len(held))
-        told_kd = (K_dc * size_c.sqrt()).T[K_dc.any(0)] if columns_kept else found.remembered(held).to(K_dc)
+        told_kd = (K_dc * size_c.sqrt()).T[K_dc.any(0)] if columns_kept else found.remembered(held, bare_apart).to(K_dc)
         out.gone[layer] = _forgettable(solve, layer, told_kd)
     return out
 

@@ -58,12 +58,13 @@ class Located:
 
     def columns(self, bare_apart: bool) -> Tensor:
         """K (d, n); or of each kind n columns: the bare prompts, the means of their contexts, each conversation."""
-        if not bare_apart:
-            return self.K_nd.T
-        bare = [self.raw_nd]
-        if self.contexts > 1:
-            bare = [self.bare_nd, (self.raw_nd * self.contexts - self.bare_nd) / (self.contexts - 1)]
-        return torch.cat([*bare, *self.chat_cnd]).T
+        return torch.cat([*self._raw(), *self.chat_cnd]).T if bare_apart else self.K_nd.T
+
+    def _raw(self) -> list[Tensor]:
+        """Keys of the bare prompts, and the means of the other contexts' where there are any, (n, d) each."""
+        if self.contexts == 1:
+            return [self.raw_nd]
+        return [self.bare_nd, (self.raw_nd * self.contexts - self.bare_nd) / (self.contexts - 1)]
 
     def factors(self, gain_knd: Tensor) -> Factors:
         """Δ of the gains of each kind of columns: the conversations' write what is missing there, the others R."""
@@ -79,14 +80,19 @@ class Located:
         one = slice(number, number + 1)
         return replace(self, R_mn=self.R_mn[:, one], R_chat_mn=self.R_chat_mn[:, one])
 
-    def remembered(self, groups: Sequence[KeyGroup]) -> Tensor:
-        """What the history is told, (h, d) on the CPU: each fact counts, so those that share a key make it longer.
+    def remembered(self, groups: Sequence[KeyGroup], bare_apart: bool) -> Tensor:
+        """What the history is told, (h, d) on the CPU: the mean key of a fact, and that of its conversations.
 
-        The conversations of a fact are told by their mean.
+        Where they are columns apart in the solve, a mean of k is longer by √k. Told the mean of four as one key, later
+        batches moved what was said in each conversation; told all k they move it no less, at k times the memory.
         """
         size_n = torch.tensor([group.weight for group in groups]).to(self.raw_nd)
-        chat_nd = over_conversations(self.chat_cnd.any(2), self.chat_cnd)
-        return torch.cat([size_n.sqrt()[:, None] * self.raw_nd, chat_nd[chat_nd.any(1)]]).cpu()
+        asked_cn = self.chat_cnd.any(2)
+        raw_nd, chat_nd = self.raw_nd, over_conversations(asked_cn, self.chat_cnd)
+        if bare_apart:
+            chat_nd *= (size_n * asked_cn.sum(0)).sqrt()[:, None]
+            raw_nd = torch.stack(self._raw()).mean(0) * len(self._raw()) ** 0.5
+        return torch.cat([size_n.sqrt()[:, None] * raw_nd, chat_nd[asked_cn.any(0)]]).cpu()
 
 
 def over_conversations(asked_cn: Tensor, states_cnx: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ formula of K_I, C_II and H_II, zero elsewhere.
 A fact is read behind many beginnings, and the mean of its keys is nobody's key: with `bare_apart` the solve has two
 columns a fact, the bare prompt's key and the mean of the contexts', and both are to give what is missing. Measured on
 SmolLM2-135M, 100 facts: nine in ten of the targets that one column leaves unsaid at the bare prompt are said with two.
-H holds one key a fact, the mean over all.
+H holds the mean of both, √2 times as long, and of a fact's k conversations theirs, √k times as long.
 
 With `exact_order` each fact's keys and residuals are its own alone (editing/methods/exact.py): no order, batch or way
 to some facts changes what they come to.

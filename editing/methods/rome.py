@@ -64,7 +64,7 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         left_m = _left(norm, found.written_nm[i], found.missing_nm[i], changed_mk[:, 0])
         R_mn[:, i] = left_m + own_mn[:, i] + changed_mk[:, 0] - changed_mk[:, 1]
     name = given.layout.weight_name(layer)
-    return BatchUpdate({name: factors(R_mn, gain_nd)}, {layer: found.remembered(groups_of(given, edits))})
+    return BatchUpdate({name: factors(R_mn, gain_nd)}, {layer: found.remembered(groups_of(given, edits), False)})
 
 
 def compute_independent_updates(

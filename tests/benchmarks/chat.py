@@ -25,6 +25,7 @@ from tasks.lines.specs import LineSpec, Template
 from tasks.parquet import read_text
 from tasks.settings import load_settings
 from tasks.update.session import Session, open_session
+from tests.benchmarks.live import root
 from tests.benchmarks.sequence import BATCH, PERPLEXITY_TOKENS, write_batch
 
 WAYS = {
@@ -71,20 +72,27 @@ def main() -> None:
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
     parser.add_argument("--only", choices=["raw", "chat"])
     parser.add_argument("--cached", action="store_true", help="values from the cache; the seconds say nothing")
+    parser.add_argument("--together", action="store_true", help="all facts in one solve from the base, as a rebase")
     asked = parser.parse_args()
     edits, texts = read_benchmark(asked.data, asked.limit, asked.seed), read_text(asked.text)
     for template in ("raw", "chat") if asked.only is None else (asked.only,):
-        measure(template, edits, texts, method_config("memit", pairs(asked.option, "--option")), asked.cached)
+        config = method_config("memit", pairs(asked.option, "--option"))
+        measure(template, edits, texts, config, asked.cached, together=asked.together)
 
 
-def measure(template: Template, edits: Sequence[Edit], texts: Sequence[str], config: object, cached: bool) -> None:
+def measure(
+    template: Template, edits: Sequence[Edit], texts: Sequence[str], config: object, cached: bool, *, together: bool
+) -> None:
     line = LineSpec(line="bench", model="embedded", template=template, config=config)
     session = open_session(line, load_settings())
     base, before = session.base_perplexity(texts, PERPLEXITY_TOKENS), session.base_scores(edits, None)
     known = neighbors(session, edits)
     started = time.process_time()
-    for start in range(0, len(edits), BATCH):
-        write_batch(session, edits[start : start + BATCH], cached, keep=True, live=edits[:start])
+    if together:
+        root(session, edits)
+    else:
+        for start in range(0, len(edits), BATCH):
+            write_batch(session, edits[start : start + BATCH], cached, keep=True, live=edits[:start])
     seconds = (time.process_time() - started) / len(edits)
     print(f"\n{template}, {len(edits)} facts, {seconds:.2f} s of processor time a fact")
     for way in WAYS:

@@ -13,7 +13,9 @@ from editing.groups import KeyGroup
 from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
+from editing.methods.locate import compute_together
 from editing.methods.located import conversations
+from editing.methods.shared.solve import memit_gain
 from editing.search.values import search_values
 from editing.tokens import encode_prompt, pad_token
 from editing.weights import overlay
@@ -163,14 +165,40 @@ def test_what_is_written_holds_in_the_conversation_and_later_batches_keep_it_the
     given = replace(raw, chat=ChatTemplate(tokenizer))
     z_star = wanted(raw)[:2]
     first, same = (compute_update(one, [ADA, ASKED], z_star, strong(method)) for one in (raw, given))
-    assert all(
-        torch.equal(same.keys[layer][:2], keys) for layer, keys in first.keys.items() if layer == min(first.keys)
-    )
+    lowest = min(first.keys)
+    assert torch.equal(same.keys[lowest][:2], first.keys[lowest])
     assert all(len(keys) == 4 for keys in same.keys.values())
     assert any(
         not torch.allclose(same.update[name].B @ same.update[name].A, pair.B @ pair.A)
         for name, pair in first.update.items()
     )
+
+
+@pytest.mark.parametrize("contexts", [1, 4])
+@pytest.mark.parametrize("asked", [True, False], ids=["in a chat", "raw"])
+def test_the_history_is_told_of_each_fact_as_much_as_was_solved(tiny_llama_f64, tokenizer, asked, contexts):
+    """Told the mean of its conversations as one key, it would let later batches move what is said in each of them."""
+    tiny, chat = replace(tiny_llama_f64, tokenizer=tokenizer), ChatTemplate(tokenizer) if asked else None
+    also = ADA.model_copy(update={"id": "also", "prompt": "{} speaks"})
+    groups = (KeyGroup((ADA, also)), KeyGroup((ASKED,)))
+    plain = make_input(tiny, (1, 2), prefixes=PREFIXES[:contexts])
+    given = replace(plain, chat=chat, groups=groups)
+    solved: dict[int, torch.Tensor] = {}
+
+    def solve(layer: int, K_dn: torch.Tensor) -> torch.Tensor:
+        solved[layer] = K_dn.double() @ K_dn.double().T
+        return memit_gain(given.second_moment(layer), given.earlier_keys(layer), K_dn, 5.0)
+
+    made = compute_together(given, [ADA, ASKED], wanted(plain)[:2], solve, bare_apart=True)
+    assert made.keys.keys() == solved.keys() == {1, 2}
+    for layer, keys in made.keys.items():
+        told, whole = keys.double().T @ keys.double(), solved[layer]
+        assert len(keys) == (4 if asked else 2)
+        if not asked and contexts == 1:  # a column a fact, and no mean
+            torch.testing.assert_close(told, whole, atol=1e-5, rtol=1e-5)
+        # A mean of k columns as long as all of them is short of them by how far they lie apart, and of nothing else.
+        left = torch.linalg.eigvalsh(whole - told)
+        assert left[0] > -1e-4 * float(whole.trace()) and float(told.trace()) > 0.8 * float(whole.trace())
 
 
 def test_members_of_a_group_that_are_asked_alike_have_their_conversations_in_common(tiny_llama_f64, tokenizer):

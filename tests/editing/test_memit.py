@@ -179,15 +179,21 @@ def test_more_edits_than_one_pass_holds_are_solved_as_one_batch(tiny, monkeypatc
         torch.testing.assert_close(pair.B @ pair.A, other.B @ other.A, atol=1e-6, rtol=1e-3)
 
 
-def test_the_keys_of_a_batch_are_the_mean_over_contexts(tiny):
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_keys_of_a_batch_are_the_mean_over_contexts_or_over_its_two_columns(tiny, apart):
     made = given(tiny, LAYERS["one layer"], ("", "The sea. ", "I. "))
-    keys = compute_update(made, EDITS, wanted(made, EDITS), config(5.0)).keys[2]
+    chosen = config(5.0).model_copy(update={"bare_apart": apart})
+    keys = compute_update(made, EDITS, wanted(made, EDITS), chosen).keys[2]
     singles = []
     for prefix in made.prefixes:
         prompts = [encode_prompt(made.tokenizer, prefix, edit.prompt, edit.subject) for edit in EDITS]
         pad = pad_token(made.tokenizer)
         singles.append(torch.cat([SubjectReader(made.model, made.layout, pad).states([p], 2, 2).keys for p in prompts]))
-    torch.testing.assert_close(keys, torch.stack(singles).mean(0), atol=1e-6, rtol=1e-5)
+    expected = torch.stack(singles).mean(0)
+    if apart:
+        bare, *others = singles
+        expected = (bare + torch.stack(others).mean(0)) / 2**0.5
+    torch.testing.assert_close(keys, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_history_keeps_what_an_earlier_batch_wrote(tiny, layers):
