@@ -8,13 +8,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from editing.errors import UsageError
 from tasks.addresses import folder_of
 from tasks.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from tasks.workplace import Workplace
 
 app = typer.Typer(
     name="errata",
@@ -25,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+DEFAULT_LINE = "main"
 Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar="ERRATA_LINE")]
 LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -68,6 +72,14 @@ def set_defaults() -> None:
     # Commands start a server of their own (flows.cli.prefect_api), never Prefect's, which outlives a killed command.
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin: machines are shared
+
+
+def check_line(workplace: "Workplace", line: str) -> None:
+    """Raises UsageError for a line that nobody knows, as a mistyped one; the default need not be there yet."""
+    if line != DEFAULT_LINE:
+        from tasks.lines.stored import check_known
+
+        check_known(workplace.store.store, workplace.ledger, line)
 
 
 def pairs(options: list[str] | None, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Json, LineOption, Version, app
+from flows.cli.app import Json, LineOption, Version, app, check_line
 from flows.cli.console import as_json, say, table, warn
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ def history(
     from tasks.ledger.removals import removals_of
     from tasks.workplace import open_workplace
 
-    ledger = open_workplace().ledger
-    events = ledger.history(request, version, line, limit)
+    workplace = open_workplace()
+    ledger = workplace.ledger
+    if not (events := ledger.history(request, version, line, limit)):
+        check_line(workplace, line)
     if request is not None:
         removals = [event for name in removals_of(ledger, line, request) for event in ledger.history(name, line=line)]
         events = sorted([*events, *removals], key=lambda event: (event.commit or 0, event.sequence))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, Line, LineOption, Reason, Remote, Version, Wait, app, if_stopped
+from flows.cli.app import Json, Line, LineOption, Reason, Remote, Version, Wait, app, check_line, if_stopped
 from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def review(line: Line = "main", json: Json = False) -> None:
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    versions = waiting(workplace, line)
+    if not (versions := waiting(workplace, line)):
+        check_line(workplace, line)
     if json:
         as_json([version.manifest.model_dump(mode="json") | {"snapshot": version.snapshot} for version in versions])
         return
@@ -252,6 +253,7 @@ def ask(
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
+    check_line(workplace, line)
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     columns = columns_of(workplace.store.head(line), waiting(workplace, line))
     with shown_progress(json, "asking"):

@@ -62,6 +62,10 @@ def test_what_is_queued_is_withdrawn_and_what_a_version_holds_is_to_be_taken_out
         (("retract", "--reason", "x"), "name the requests"),
         (("retract", "a"), "a retraction needs a reason"),
         (("retract", "a", "--reason", "x", "--line", "nowhere"), "there is no line 'nowhere'"),
+        (("ask", "x", "--line", "nowhere"), "there is no line 'nowhere'"),
+        (("review", "nowhere"), "there is no line 'nowhere'"),
+        (("history", "--line", "nowhere"), "there is no line 'nowhere'"),
+        (("history", "a", "--line", "nowhere"), "there is no line 'nowhere'"),
         (("approve", "main", "--except", "c"), "request 'c' is in no version that waits .* it is queued"),
         (
             ("submit", "--subject", "A", "--prompt", "{} is", "--target", "x", "--expires", "2020-01-01"),
