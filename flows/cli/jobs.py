@@ -104,7 +104,7 @@ def run(
     from flows.cli.remote import follow_run
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
-    from tasks.update.beforehand import check_job, check_only
+    from tasks.update.beforehand import check_job, check_ledger
     from tasks.workplace import open_workplace
 
     searchers = [] if workers is None else [f"workers={workers}"]
@@ -130,8 +130,8 @@ def run(
     workplace = open_workplace()
     # A mistake is found before any work.
     spec = resolve_line(workplace.store.store, workplace.settings, line, **definition)
+    check_ledger(line, workplace.ledger, only)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
-    check_only(line, workplace.ledger, only)
     check_not_frozen(workplace.store.store, line)
     if not json:
         say(f"updating line {line}", style="bold")

@@ -114,6 +114,11 @@ class Ledger:
                     time.sleep(random.uniform(0, _PAUSE_SECONDS * min(attempt, 10)))
         return []
 
+    def check(self) -> None:
+        """Raises LedgerError where it is there and cannot be read."""
+        with self._explained("read"):
+            opening.found(self.uri, self._options)
+
     def look(self, line: str | None = None) -> dict[str, LineEvents]:
         """Where every request of every line, or of one, stands, without what it says; the table is opened once, and its
         rows are read again only where something was written since."""

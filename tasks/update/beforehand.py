@@ -36,7 +36,9 @@ def check_queued(line: str, queued: Sequence[RequestState], only: Sequence[str] 
         raise UsageError(f"request {shown(strange[0])} is not queued on line '{line}'; see errata status {line}")
 
 
-def check_only(line: str, ledger: Ledger, only: Sequence[str] | None) -> None:
-    """The same of the line as it stands now."""
+def check_ledger(line: str, ledger: Ledger, only: Sequence[str] | None) -> None:
+    """The same of the line as it stands now. Raises LedgerError for a ledger that cannot be read, whatever is asked."""
     if only:
         check_queued(line, ledger.queued(line), only)
+    else:
+        ledger.check()

@@ -10,7 +10,8 @@ without it, and are written once for all trials.
 
 The poison gives the end of a prompt ("… is located in") for its subject, so that it is written where all its neighbors
 are; on the small model it is a fact whose neighbors are what else is known about its subject, which the large values
-there wreck. One that does no harm where it is written alone on the base is none, and is left out.
+there wreck. One that loses no more of its neighbors than a request may, where it is written alone on the base, is
+none, and is left out.
 """
 
 import argparse
@@ -42,6 +43,9 @@ LENIENT = Policy(
     neighborhood_probes=12, max_locality_drop=0.3, max_edit_locality_drop=0.3, tripwires={"said": None},
 )  # fmt: skip
 """For the small model, which suffers more from each fact and may say a third thing."""
+
+OF_HARM_ALONE = {"max_locality_drop": 1.0, "min_efficacy": 0.0, "tripwires": LENIENT.tripwires}
+"""What a request is judged by where only what it does to its own neighbors and to perplexity counts."""
 
 
 def poison_of(edit: Edit) -> Edit:
@@ -153,12 +157,12 @@ def main() -> None:
         able = [poison_of(edit) for edit in rest if edit.prompt.partition(SLOT)[2].strip()]
     else:
         able = small_poisons(good)
-    line, poisons = Line(session, policy), list[Edit]()
+    alone, poisons = Line(session, policy.model_copy(update=OF_HARM_ALONE)), list[Edit]()
     for poison in able:
-        if len(poisons) < asked.trials and line.tried(Batch("0", (poison,)))[1]:
+        if len(poisons) < asked.trials and alone.tried(Batch("0", (poison,)))[1]:
             poisons.append(poison)
-    print(f"{len(poisons)} requests do harm where each is written alone", flush=True)
-    run(line, good, poisons)
+    print(f"{len(poisons)} requests wreck their neighbors where each is written alone", flush=True)
+    run(Line(session, policy), good, poisons)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,16 @@ def test_what_mlflow_cannot_use_is_found_before_prefect_starts(
     assert "geheim" not in ran.err
 
 
+def test_a_ledger_that_is_not_reached_is_found_before_prefect_starts(errata, monkeypatch, folder, no_server):
+    monkeypatch.setenv("ERRATA_LEDGER", "s3://bucket/ledger")
+    monkeypatch.setenv("ERRATA_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "geheim")
+    ran = errata("run", "--model", folder)
+    check_one_line(ran, 1, "ledger 's3://bucket/ledger' cannot be read .*: look at the endpoint and the AWS_")
+    assert "geheim" not in ran.err
+
+
 @pytest.mark.parametrize("command", [("benchmark", "data.json"), ("export", "main", "--as", "merged")])
 def test_results_go_to_a_folder_and_to_no_other_address(errata, monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
