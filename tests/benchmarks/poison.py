@@ -10,8 +10,8 @@ without it, and are written once for all trials.
 
 The poison gives the end of a prompt ("… is located in") for its subject, so that it is written where all its neighbors
 are; on the small model it is a fact whose neighbors are what else is known about its subject, which the large values
-there wreck. One that loses no more of its neighbors than a request may, where it is written alone on the base, is
-none, and is left out.
+there wreck. One that loses less than half as many neighbors again as a request may, where it is written alone on the
+base, is none, and is left out: beside others a request does a little more or less harm than alone.
 """
 
 import argparse
@@ -157,7 +157,8 @@ def main() -> None:
         able = [poison_of(edit) for edit in rest if edit.prompt.partition(SLOT)[2].strip()]
     else:
         able = small_poisons(good)
-    alone, poisons = Line(session, policy.model_copy(update=OF_HARM_ALONE)), list[Edit]()
+    harm = OF_HARM_ALONE | {"max_edit_locality_drop": 1.5 * policy.max_edit_locality_drop}
+    alone, poisons = Line(session, policy.model_copy(update=harm)), list[Edit]()
     for poison in able:
         if len(poisons) < asked.trials and alone.tried(Batch("0", (poison,)))[1]:
             poisons.append(poison)
