@@ -250,9 +250,9 @@ def _refused(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = ", ".join(Settings.model_fields)
         return f"setting {shown(field)} in {settings_file()} is unknown; known are {known}"
-    told = str(first.get("input"))
-    hidden = field in SECRETS or (field in SERVERS and "@" in told and "://" not in told)  # masked in addresses alone
-    given = "" if hidden else f" = {without_secrets(shown(told))}"
+    told = first.get("input")
+    unmasked = field in SERVERS and "@" in str(told) and "://" not in str(told)  # what signs in is masked in addresses
+    given = "" if field in SECRETS or unmasked else f" = {without_secrets(shown(told))}"
     return f"setting ERRATA_{field.upper()}{given}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from editing.errors import PolicyError
-from tasks.settings import SECRETS, Settings, load_settings, prepare_environment
+from tasks.settings import SECRETS, SERVERS, Settings, load_settings, prepare_environment
 from tasks.update.policy import Policy, make_policy
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -122,14 +122,15 @@ def test_without_any_setting_everything_is_in_the_users_home(clean):
 
 
 def test_every_setting_comes_from_its_variable(clean, monkeypatch):
-    for name in Settings.model_fields:
-        monkeypatch.setenv(f"ERRATA_{name.upper()}", f"{clean}/{name}")
-    monkeypatch.setenv("ERRATA_TRACKING_URI", f"sqlite:///{clean}/mlflow.db")
+    given = {name: f"{clean}/{name}" for name in Settings.model_fields}
+    given |= {name: f"http://127.0.0.1:4711/{name}" for name in SERVERS}
+    given["tracking_uri"] = f"sqlite:///{clean}/mlflow.db"
+    for name, value in given.items():
+        monkeypatch.setenv(f"ERRATA_{name.upper()}", value)
     settings = load_settings()
-    assert settings.mlflow_uri == f"sqlite:///{clean}/mlflow.db"
-    public = [name for name in Settings.model_fields if name not in SECRETS | {"tracking_uri"}]
-    assert all(str(getattr(settings, name)) == f"{clean}/{name}" for name in public)
-    assert all(getattr(settings, name).get_secret_value() == f"{clean}/{name}" for name in SECRETS)
+    assert settings.mlflow_uri == given["tracking_uri"]
+    assert all(str(getattr(settings, name)) == given[name] for name in Settings.model_fields if name not in SECRETS)
+    assert all(getattr(settings, name).get_secret_value() == given[name] for name in SECRETS)
     assert settings.store_uri == f"{clean}/store" and settings.who == f"{clean}/actor"
 
 
