@@ -13,7 +13,7 @@ from torch import Tensor
 
 from editing.config import LocatingConfig
 from editing.edit import Edit
-from editing.groups import content_digest
+from editing.groups import canonical_order, content_digest
 from editing.methods.standing import missing_shares, subject_states
 from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
@@ -131,10 +131,17 @@ def chunked(config: LocatingConfig, missing: Sequence[Wanted]) -> Iterator[list[
         yield list(missing[start : start + config.search.edits_at_once])
 
 
+def _in_order(known: Sequence[Edit], group: Sequence[int]) -> tuple[int, ...]:
+    return tuple(group[place] for place in canonical_order([known[member] for member in group]))
+
+
 def _wanted(session: "Session", edits: Sequence[Edit], live: Sequence[Edit]) -> list[Wanted]:
-    """The values of these edits, each of a group of `live` and them that shares a key."""
+    """The values of these edits, each of a group of `live` and them that shares a key, in one order whoever came first.
+
+    The last bits of a value depend on the order in which its facts are searched.
+    """
     known = [*live, *edits]
-    groups = [group for group in session.keys.groups(known) if group[-1] >= len(live)]
+    groups = [_in_order(known, group) for group in session.keys.groups(known) if group[-1] >= len(live)]
     members = [tuple(known[member] for member in group) for group in groups]
     stored = [session.values_known.stored(content_digest(some)) for some in members]
     return [Wanted(*one) for one in zip(members, groups, stored, strict=True)]

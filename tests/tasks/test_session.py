@@ -187,6 +187,17 @@ def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opene
     assert list(session.base_scores(EDITS, 5)) == [edit.id for edit in EDITS]
 
 
+def test_facts_that_share_a_key_have_one_value_whichever_came_first(opened, tmp_path, monkeypatch):
+    others = [("{} worked as a", "sailor"), ("{} spoke", "Greek")]
+    facts = [EDITS[0], *(Edit(subject="Ada Lovelace", prompt=prompt, target_new=said) for prompt, said in others)]
+    values = [opened(tmp_path / name).values(some) for name, some in (("a", facts), ("b", facts[::-1]))]
+    assert all(torch.equal(value, values[0][0]) for value in (*values[0], *values[1]))
+    again = opened(tmp_path / "a")
+    forbid(monkeypatch, "search_values")
+    assert torch.equal(again.values(facts[1:], live=facts[:1]), values[0][1:])
+    assert torch.equal(again.values(facts[:1], live=facts[:0:-1]), values[0][:1])
+
+
 def written(session: Session, edits=EDITS) -> tuple[Manifest, dict[str, torch.Tensor]]:
     """A batch written into the session, as its version would be stored."""
     z_star = session.values(edits)
