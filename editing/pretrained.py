@@ -20,7 +20,6 @@ from editing.tokens import check_offsets, leave_end_off
 
 FILES = "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
 TRAINED_WITH = "put the files of the tokenizer that it was trained with beside its weights"
-CORRECT = "Correct it, or take it out."
 OTHERS = "config.json and the weights are of different models: download or save it again"
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from editing.edit import PROBES, Edit, shown
 from editing.errors import ReadError, UsageError
 from editing.readers import BadRecord, good_and_bad
 from editing.request import with_join
-from tasks.ledger.reading import SHOWN_REASONS, Read, judged, left_out, read_cases_of, worth_saying
+from tasks.ledger.reading import SHOWN_REASONS, Read, judged, left_out, read_cases_of, shortened, worth_saying
 from tasks.progress import note
 
 
@@ -82,10 +82,8 @@ def read_facts(path: Path, limit: int | None, seed: int, join: str | None = None
     together = {name: others for name, others in beside.items() if others}
     edits = [taken[name] for name in order]
     findings = worth_saying(edits, said)
-    for sentence in findings[:SHOWN_REASONS]:
+    for sentence in shortened(findings):
         note(sentence, "warning")
-    if len(findings) > SHOWN_REASONS:
-        note(f"and {len(findings) - SHOWN_REASONS} more", "warning")
     return Facts(edits, together, count, bad, said.unused, findings)
 
 

@@ -149,6 +149,15 @@ def tiny_llama() -> LoadedModel:
 
 
 @pytest.fixture
+def saved(tiny_llama, tmp_path) -> Path:
+    """A folder of that model."""
+    folder = tmp_path / "saved"
+    tiny_llama.model.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
 def tiny_gpt2() -> LoadedModel:
     return tiny_model("gpt2")
 

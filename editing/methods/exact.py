@@ -26,7 +26,7 @@ from torch import Tensor
 
 from editing.edit import Edit
 from editing.methods.locate import Solve, joined, take_out
-from editing.methods.located import Located, encoded, groups_of, locate
+from editing.methods.located import Located, encoded, groups_of, locate, roots, weighed
 from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
 from editing.weights import Factors
@@ -72,10 +72,10 @@ def solve_in_any_order(
     update: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
     out = take_out(given, edits, solve, bare_apart=bare_apart, columns_kept=True)
-    root_n = torch.tensor([group.weight**0.5 for group in groups_of(given, edits)])
+    groups = groups_of(given, edits)
     for layer, located in found.items():
         name, K_dc = given.layout.weight_name(layer), located.columns(bare_apart)
-        root_c = root_n.to(K_dc).repeat(K_dc.shape[1] // len(edits))
+        root_c = roots(groups, K_dc)
         with given.history.without(layer, out.gone.get(layer)):
             gain_cd = solve(layer, K_dc * root_c) * root_c[:, None]
         change_md = edited_weights(given, "exact_order").change(name)
@@ -86,7 +86,7 @@ def solve_in_any_order(
                 change_md = change_md + out.update[name].B.double() @ out.update[name].A.double()
             missing_mc = _wanted(located, K_dc).double() - change_md @ K_dc.double()
             update[name] = joined(out.update.get(name), factors(missing_mc, gain_cd))
-        keys[layer] = (K_dc * root_c).T[K_dc.any(0)].cpu().contiguous()
+        keys[layer] = weighed(groups, K_dc).cpu().contiguous()
     return BatchUpdate(update, keys, gone=out.gone)
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
 from editing.groups import KeyGroup
-from editing.methods.located import encoded, groups_of, locate
+from editing.methods.located import encoded, groups_of, locate, roots, weighed
 from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
 from editing.weights import Factors, WeightUpdate, concatenate
@@ -68,7 +68,7 @@ def compute_together(
         wanted = found.wanted_cnm
         name = given.layout.weight_name(layer)
         columns = found.columns(bare_apart)
-        root = torch.tensor([group.weight**0.5 for group in groups]).to(columns).repeat(columns.shape[1] // len(edits))
+        root = roots(groups, columns)
         with given.history.without(layer, out.gone.get(layer)):
             gain_knd = (solve(layer, columns * root) * root[:, None]).reshape(-1, *found.K_nd.shape)
         update[name] = given.restrain(name, joined(out.update.get(name), found.factors(gain_knd)))
@@ -112,8 +112,7 @@ def take_out(
         K_dc = found.columns(bare_apart)
         gain_cd = solve(layer, K_dc * EXACTLY**0.5) * EXACTLY**0.5
         out.update[name] = factors(-(change_md.to(K_dc.device) @ K_dc.double()), gain_cd)
-        size_c = torch.tensor([group.weight for group in held]).to(K_dc).repeat(K_dc.shape[1] // len(held))
-        told_kd = (K_dc * size_c.sqrt()).T[K_dc.any(0)] if columns_kept else found.remembered(held, bare_apart).to(K_dc)
+        told_kd = weighed(held, K_dc) if columns_kept else found.remembered(held, bare_apart).to(K_dc)
         out.gone[layer] = _forgettable(solve, layer, told_kd)
     return out
 

@@ -95,6 +95,17 @@ class Located:
         return torch.cat([size_n.sqrt()[:, None] * raw_nd, chat_nd[asked_cn.any(0)]]).cpu()
 
 
+def roots(groups: Sequence[KeyGroup], K_dc: Tensor) -> Tensor:
+    """√ of what each group counts, for columns of which every kind has one a group, (c,)."""
+    root_n = torch.tensor([group.weight**0.5 for group in groups])
+    return root_n.to(K_dc).repeat(K_dc.shape[1] // len(groups))
+
+
+def weighed(groups: Sequence[KeyGroup], K_dc: Tensor) -> Tensor:
+    """The columns that are there, each as long as its group counts, (h, d)."""
+    return (K_dc * roots(groups, K_dc)).T[K_dc.any(0)]
+
+
 def over_conversations(asked_cn: Tensor, states_cnx: Tensor) -> Tensor:
     """The mean over those that each edit has; zero where it has none. (n, x)."""
     return states_cnx.sum(0) / asked_cn.sum(0).clamp(min=1)[:, None]

@@ -126,8 +126,13 @@ def left_out(bad: Sequence[BadRecord]) -> list[str]:
     if not bad:
         return []
     count = f"{len(bad)} {'record is' if len(bad) == 1 else 'records are'} left out"
-    more = [f"and {len(bad) - SHOWN_REASONS} more"] if len(bad) > SHOWN_REASONS else []
-    return [count, *(f"row {one.row}: {one.reason}" for one in bad[:SHOWN_REASONS]), *more]
+    return [count, *shortened([f"row {one.row}: {one.reason}" for one in bad])]
+
+
+def shortened(sentences: Sequence[str]) -> list[str]:
+    """The first so many, and how many more there are."""
+    more = [f"and {len(sentences) - SHOWN_REASONS} more"] if len(sentences) > SHOWN_REASONS else []
+    return [*sentences[:SHOWN_REASONS], *more]
 
 
 def worth_saying(edits: Iterable[Edit], read: Read) -> list[str]:

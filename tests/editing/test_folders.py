@@ -18,14 +18,6 @@ EMBEDDED = "model.embed_tokens.weight"
 Tensors = dict[str, torch.Tensor]
 
 
-@pytest.fixture
-def saved(tiny_llama, tmp_path) -> Path:
-    folder = tmp_path / "saved"
-    tiny_llama.model.save_pretrained(folder)
-    tiny_llama.tokenizer.save_pretrained(folder)
-    return folder
-
-
 def says(**values: object) -> Callable[[Path], object]:
     return lambda folder: merge(folder / "config.json", values)
 

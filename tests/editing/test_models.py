@@ -25,14 +25,6 @@ QUANTISED = {
 }
 
 
-@pytest.fixture
-def saved(tiny_llama, tmp_path) -> Path:
-    folder = tmp_path / "saved"
-    tiny_llama.model.save_pretrained(folder)
-    tiny_llama.tokenizer.save_pretrained(folder)
-    return folder
-
-
 def load(reference, **options):
     return load_model(str(reference), cache=Path("/nonexistent"), **options)
 

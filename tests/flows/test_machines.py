@@ -12,7 +12,6 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli.prefect_server import _last_line
-from tests.conftest import tiny_model
 from tests.flows.command import check_one_line, ended, environment, single, start
 
 BAD = "x\udcffy"
@@ -30,11 +29,8 @@ def no_server(monkeypatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    made, tiny = tmp_path / "tiny", tiny_model("llama")
-    tiny.model.save_pretrained(made)
-    tiny.tokenizer.save_pretrained(made)
-    return made
+def folder(saved) -> Path:
+    return saved
 
 
 def _spoil(folder: Path, **values: object) -> None:
