@@ -5,20 +5,23 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
+from editing.groups import canonical_order
 from editing.measure.ability_sets import AbilitySet
 from editing.measure.fluency import fluency
 from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
+from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo, WeightUpdate, overlay
 from flows.benchmark_ability import at_point, measure_ability, read_sets
@@ -29,6 +32,7 @@ from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
 from tasks.progress import progress, stage
 from tasks.settings import Settings
+from tasks.update.anew import rebase_every
 from tasks.update.session import Session, open_session
 
 __all__ = ["Benchmark", "Mode", "read_benchmark", "run_benchmark"]
@@ -56,6 +60,8 @@ class Benchmark:
     probes: tuple[str, ...] = ()
     checkpoints: tuple[int, ...] = ()
     references: Path | None = None
+    rebase_every: int | None = None
+    """As of a policy, for a sequence."""
 
 
 def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[str, Any]:
@@ -69,6 +75,9 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     check_mode(spec.config.method, asked.mode)
     if asked.checkpoints and asked.mode != "sequential":
         raise UsageError(f"--checkpoints are those of a sequence, the mode is '{asked.mode}'; leave one of them out")
+    if asked.rebase_every and asked.mode != "sequential":
+        raise UsageError(f"--rebase-every is of a sequence, the mode is '{asked.mode}'; leave one of them out")
+    every = rebase_every(spec.config, asked.rebase_every) if asked.mode == "sequential" else 0
     sets = read_sets(asked.ability, asked.mode, asked.ability_limit, asked.seed)
     references = read_references(asked.references) if asked.references else {}
     facts = read_facts(asked.data, asked.limit, asked.seed, spec.join)
@@ -92,7 +101,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
             curve.append(_point(session, asker.so_far(base, count), sets, texts, asked))
 
     started, before_editing = time.perf_counter(), measuring.seconds
-    updates = _edit(session, facts.edits, asked, look)
+    updates = _edit(session, facts.edits, replace(asked, rebase_every=every), look)
     editing = time.perf_counter() - started - (measuring.seconds - before_editing)
     with measuring:
         edited = asker.edited(base, updates)
@@ -107,6 +116,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         "template": spec.template,
         "mode": asked.mode,
         "batch_size": asked.batch_size,
+        "rebase_every": every,
         "seed": asked.seed,
         "layers": list(session.method_input.layers),
         "config": session.spec.config.model_dump(mode="json"),
@@ -151,9 +161,10 @@ def _edit(
 ) -> list[WeightUpdate] | None:
     """Write the edits, or in independent mode compute one update for each."""
     if asked.mode == "sequential":
-        _edit_in_sequence(session, edits, asked.batch_size, asked.checkpoints, look)
+        _edit_in_sequence(session, edits, asked, look)
     elif asked.mode == "rebase":
-        _edit_together(session, edits)
+        with stage("solve"):
+            write_together(session, edits, session.search(edits, _counting(0, len(edits), len(edits))))
     else:
         return _independent_updates(session, edits, asked.batch_size)
     return None
@@ -164,25 +175,43 @@ def _counting(before: int, size: int, total: int) -> Callable[[int, int], None]:
     return lambda done, of: progress("edits", before + size * done // of, total)
 
 
-def _edit_in_sequence(
-    session: Session, edits: Sequence[Edit], size: int, checkpoints: Sequence[int], look: Callable[[int], None]
-) -> None:
-    """One batch after the other; a look at the end of the batch in which a checkpoint lies."""
+def _edit_in_sequence(session: Session, edits: Sequence[Edit], asked: Benchmark, look: Callable[[int], None]) -> None:
+    """One batch after the other, anew from the base as often as jobs of so many batches do that; a look at the end of
+    the batch in which a checkpoint lies."""
+    size, standing, found = asked.batch_size, 0, dict[str, Tensor]()
     for start in range(0, len(edits), size):
-        batch = edits[start : start + size]
-        _, made = edit_batch(session, batch, edits[:start], searched(session, _counting(start, len(batch), len(edits))))
+        batch, end = edits[start : start + size], min(start + size, len(edits))
+        values = searched(session, _counting(start, len(batch), len(edits)), found)
+        _, made = edit_batch(session, batch, edits[:start], values)
         session.remember([edit.id for edit in batch], made)
-        if any(start < checkpoint <= start + len(batch) for checkpoint in checkpoints):
-            look(start + len(batch))
+        standing += 1
+        if asked.rebase_every and standing >= max(asked.rebase_every, 2):
+            with stage(f"{end} facts anew from the base"):
+                write_together(session, edits[:end], torch.stack([found[edit.id] for edit in edits[:end]]))
+            standing = 1
+        if any(start < checkpoint <= end for checkpoint in asked.checkpoints):
+            look(end)
 
 
 Values = Callable[[Sequence[Edit], Sequence[Edit]], Tensor]
 """Gives z* of each edit of a batch, knowing the live facts that share a key with one of them."""
 
 
-def searched(session: Session, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Values:
-    """Values that are searched now, whatever the cache holds."""
-    return lambda batch, sharing: session.search([*sharing, *batch], on_progress)[len(sharing) :]
+def searched(
+    session: Session,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    found: dict[str, Tensor] | None = None,
+) -> Values:
+    """Values that are searched now, whatever the cache holds, and kept in `found` by id."""
+
+    def values(batch: Sequence[Edit], sharing: Sequence[Edit]) -> Tensor:
+        asked = [*sharing, *batch]
+        z_star = session.search(asked, on_progress)
+        if found is not None:
+            found.update(zip((edit.id for edit in asked), z_star, strict=True))
+        return z_star[len(sharing) :]
+
+    return values
 
 
 def edit_batch(
@@ -195,13 +224,15 @@ def edit_batch(
     return session.weights.apply(made.update), made
 
 
-def _edit_together(session: Session, edits: Sequence[Edit]) -> None:
-    """Values in batches, all of them on the base, then one solve over all facts."""
-    z_star = session.search(edits, _counting(0, len(edits), len(edits)))
-    with stage("solve"):
-        made = compute_rebase(session.method_input, edits, z_star, session.config)
-        session.weights.apply(made.update)
-        session.remember([edit.id for edit in edits], made)
+def write_together(session: Session, edits: Sequence[Edit], z_star: Tensor) -> None:
+    """All of these facts in one solve from the base, in the place of what stands in the weights."""
+    session.weights.to_base()
+    session.method_input, session.live = replace(session.method_input, history=KeyHistory()), []
+    order = canonical_order(edits)
+    some = [edits[number] for number in order]
+    made = compute_rebase(session.method_input, some, z_star[order], session.config)
+    session.weights.apply(made.update)
+    session.remember([edit.id for edit in some], made)
 
 
 def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> list[WeightUpdate]:

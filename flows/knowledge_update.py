@@ -29,11 +29,11 @@ from tasks.tracking.steps import StepLog
 from tasks.update import footing, stages
 from tasks.update.ability_files import settled
 from tasks.update.ahead import check_workers, searched_elsewhere
+from tasks.update.anew import begin, end, is_full
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
 from tasks.update.reference import ask_base
-from tasks.update.roots import begin, is_full
 from tasks.update.run import Batch, Footing, Reference, Run, Taken, batches_of, read_texts
 from tasks.update.session import Session
 from tasks.update.steps import run_step
@@ -178,6 +178,7 @@ def _update(
     full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
     stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
     stand = write_back(run, session, (stand, taken, reference), journal)
+    stand = _stand_still(run, end(run, session, (stand, taken, reference), journal))
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)
     report = run_step(
         "evaluate",

@@ -37,6 +37,14 @@ def benchmark(
         str, typer.Option(help="sequential, independent (every edit alone), or rebase (all in one solve).")
     ] = "sequential",
     batch_size: Annotated[int, typer.Option(min=1, help="Edits solved together.")] = 10,
+    rebase_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Batches after which a sequence is made anew from the base, as jobs do; 0: never, as published.",
+            show_default="10 where the method keeps values",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of edits, after shuffling.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle and of everything sampled.")] = 0,
     text: Text = None,
@@ -109,6 +117,7 @@ def benchmark(
         probes=named_probes(probes),
         checkpoints=numbers(checkpoints, "--checkpoints"),
         references=references,
+        rebase_every=rebase_every,
     )
     with if_stopped("nothing was written"), shown_progress(json):
         result = run_benchmark(settings, spec, asked)

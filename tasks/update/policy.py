@@ -67,8 +67,11 @@ class Policy(Config):
     on_conflict: Literal["replace", "reject"] = Field(
         "replace", description="What a request does that asks anew what a fact in service answers otherwise."
     )
-    rebase_every: int = Field(
-        0, ge=0, description="Versions on each other after which a job makes the line anew from the base; 0: never."
+    rebase_every: Annotated[int | None, OrLeftOut] = Field(
+        None,
+        ge=0,
+        description="Versions on each other at which a job ends by making the line anew from the base; 0: never; none: "
+        "10 where the method keeps the values of facts.",
     )
     workers: int = Field(
         0, ge=0, le=1000, description="Workers that search the values of a job's facts beside it; 0: the job itself."

@@ -20,17 +20,15 @@ from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.weights import Undo
 from tasks.ledger.catching_up import version_events
-from tasks.ledger.events import Event
 from tasks.retries import RETRIES
 from tasks.stores.batches import finished_in
 from tasks.stores.manifest import Manifest, Version
 from tasks.stores.roots import pack_root
 from tasks.update.function import function_of
 from tasks.update.journal import Journal
-from tasks.update.root_verdict import ask, ask_line, judge_root, what_is_full
-from tasks.update.run import Batch, Footing, Judged, Leaving, Reference, Run, Taken
+from tasks.update.root_verdict import ask, judge_root
+from tasks.update.run import Footing, Leaving, Reference, Run, Taken
 from tasks.update.session import Session
-from tasks.update.stages import quarantine_events
 from tasks.update.steps import run_step
 from tasks.update.validation import failed_verdict
 from tasks.update.values import Target, base_states, known_by, old_values, standing_after, told_standing
@@ -72,49 +70,6 @@ class _Made:
     known_by: tuple[str, ...] = ()
 
 
-def begin(
-    run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal, *, anew: bool = False
-) -> tuple[Footing, Taken]:
-    """What the batches of a job stand on, and what they are of: after a root, where facts leave or one is due.
-
-    `anew`: it is asked for. What kept its fact from leaving is quarantined, and no longer among what is written.
-
-    Raises:
-        UsageError: as `make_root`.
-    """
-    stand, taken, reference = given
-    leaving = Leaving(taken.removals, taken.replaced)
-    every = run.policy.rebase_every
-    due = every and len(run.workplace.store.chain(stand.tip)) >= every
-    if not (session.live and (anew or due or leaving)):
-        return stand, taken
-    found = make_root(run, session, (stand, taken, reference), leaving, journal)
-    if not found.refused:
-        return found.stand, taken
-    written = [edit for edit in taken.edits if edit.id in found.refused]
-    judged = [Judged(Batch("0", (edit,)), found.refused[edit.id]) for edit in written]
-    events = [event for one in judged for event in quarantine_events(run, one)]
-    events += _refusals(run, {name: found.refused[name] for name in found.refused.keys() & taken.removals.keys()})
-    run_step("quarantine", lambda: run.workplace.ledger.append_possible(events), about=ROOT, retries=RETRIES)
-    for one in judged:
-        journal.quarantined(one, "")
-    return found.stand, replace(taken, edits=tuple(edit for edit in taken.edits if edit.id not in found.refused))
-
-
-def is_full(run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> bool:
-    """Whether the line as it stands already misses what its policy wants, so that no request is to blame for it.
-
-    What takes another fact's place is written all the same: it adds none, and without it nobody would have either.
-    """
-    if not (session.live and taken.edits) or taken.replaced:
-        return False
-    live = [taken.known[name] for name in session.live if name in taken.known]
-    rows = what_is_full(ask_line(session, live, reference, run.policy), run.policy)
-    if rows:
-        journal.full(rows)
-    return bool(rows)
-
-
 def make_root(
     run: Run, session: Session, given: tuple[Footing, Taken, Reference], leaving: Leaving, journal: Journal
 ) -> Rooted:
@@ -140,23 +95,6 @@ def make_root(
     version = _publish(run, session, made, stand, leaving)
     journal.rooted(version, made.verdict)
     return Rooted(Footing(version.snapshot, stand.sequence, (*stand.waiting, version)), version, refused)
-
-
-def _refusals(run: Run, refused: Mapping[str, Verdict]) -> list[Event]:
-    """What is said of removals: tried, and why their facts stay."""
-    return [
-        Event(
-            request_id=name,
-            event=event,
-            line=run.line,
-            actor=run.actor,
-            flow_run_id=run.flow_run_id or None,
-            mlflow_run_id=run.mlflow_run_id or None,
-            reason="; ".join(verdict.reasons) if event == "quarantined" else None,
-        )
-        for name, verdict in refused.items()
-        for event in ("applied", "quarantined")
-    ]
 
 
 class _Maker:

@@ -25,10 +25,9 @@ import torch
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.metrics import summarise
-from editing.methods import compute_rebase
 from editing.methods.shared.history import KeyHistory
 from editing.methods.standing import relative_drift
-from flows.benchmark import read_benchmark
+from flows.benchmark import read_benchmark, write_together
 from flows.cli.app import pairs
 from tasks.parquet import read_text
 from tasks.update.ability import base_divergence
@@ -44,13 +43,8 @@ def root(session: Session, edits: Sequence[Edit]) -> float:
     """Write these facts together from the base; seconds of processor time, with values from the cache."""
     z_star = session.values(edits)
     started = time.process_time()
-    session.weights.to_base()
-    session.method_input = replace(session.method_input, history=KeyHistory())
-    made = compute_rebase(session.method_input, edits, z_star, session.config)
-    session.weights.apply(made.update)
-    session.live, seconds = [edit.id for edit in edits], time.process_time() - started
-    session.method_input.history.add(made.keys, made.moments)
-    return seconds
+    write_together(session, edits, z_star)
+    return time.process_time() - started
 
 
 def batches(session: Session, edits: Sequence[Edit], written: Sequence[Edit] = ()) -> None:

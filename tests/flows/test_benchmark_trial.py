@@ -31,7 +31,7 @@ from tests.fact_model import FACT_TEXT, fact_edits
 from tests.flows.conftest import METHOD, POLICY
 
 FIELDS = {
-    "edits", "model", "method", "mode", "batch_size", "seed", "layers", "config", "seconds_per_edit",
+    "edits", "model", "method", "mode", "batch_size", "rebase_every", "seed", "layers", "config", "seconds_per_edit",
     "evaluation_seconds", "peak_rss_mb", "metrics", "fluency", "perplexity", "template", "said", "probes",
     "portability", "locality", "in_context", "answers", "counterfact", "curve", "records", "left_out", "not_used",
     "findings",
@@ -82,6 +82,12 @@ def run(settings, spec, tmp_path):
         return result, json.loads((out / "edits.json").read_text())
 
     return call
+
+
+def apart(one: Session, other: Session) -> float:
+    """How far the changed weights of two sessions are apart, as a share."""
+    changes = [(one.weights.change(name), other.weights.change(name)) for name in one.weights.base]
+    return max(float((a - b).norm() / b.norm()) for a, b in changes)
 
 
 def unchanged(session: Session) -> bool:
@@ -158,6 +164,19 @@ def test_at_checkpoints_all_facts_so_far_are_asked_again(run, monkeypatch):
     }
     with pytest.raises(UsageError, match="--checkpoints are those of a sequence, the mode is 'rebase'"):
         run("rebase", edits, checkpoints=(1,))
+
+
+@pytest.mark.slow
+def test_a_sequence_is_made_anew_from_the_base_as_often_as_jobs_do_that(run, sessions):
+    edits = fact_edits(5)
+    rows = [run("sequential", edits, rebase_every=every)[0]["rebase_every"] for every in (2, 0, None)]
+    run("rebase", edits)
+    often, never, usual, together = sessions
+    assert rows == [2, 0, 10] and never.weights.digests() == usual.weights.digests()
+    # Values of a batch of two have other last bits than those of all.
+    assert apart(often, together) < 1e-3 < 1e-2 < apart(never, together)
+    with pytest.raises(UsageError, match="--rebase-every is of a sequence, the mode is 'independent'"):
+        run("independent", edits, rebase_every=5)
 
 
 def case(number: int, size: int) -> dict[str, Any]:

@@ -16,16 +16,17 @@ from tasks.ledger.catching_up import catch_up
 from tasks.ledger.removals import take_out
 from tasks.ledger.view import chain
 from tasks.lines.specs import resolve_line, save_line
+from tasks.report.data import Check
 from tasks.review import decisions as review
 from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.lease import acquire
-from tasks.update import footing, stages
+from tasks.update import footing, roots, stages
 from tasks.update.journal import Journal
 from tasks.update.roots import make_root
 from tasks.update.run import Leaving, Run, Taken
 from tests.flows.command import check_one_line
-from tests.flows.conftest import METHOD, POLICY
+from tests.flows.conftest import LENIENT, METHOD, POLICY
 
 pytestmark = pytest.mark.slow
 
@@ -143,9 +144,6 @@ def test_a_root_that_misses_a_gate_leaves_the_line_as_it_stands_and_single_facts
             return found
         return replace(found, checks=(*found.checks, failed_check))
 
-    from tasks.report.data import Check
-    from tasks.update import roots
-
     failed_check = Check(measure="perplexity", holds=False, reason="it does harm")
     real, kept, write = roots.judge_root, [], roots._Maker._write
 
@@ -202,6 +200,55 @@ def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_
     assert states[out.id] == "retracted" and states[old.id] == "superseded" and states["anew"] == "promoted"
     with standing(workplace, "changed") as (_, session, *_rest):
         assert set(session.live) == {"anew", *(edit.id for edit in good_edits[2:4])}
+
+
+def test_a_job_ends_with_a_root_where_enough_versions_stand_on_each_other(place, good_edits, monkeypatch):
+    workplace = place("grown")
+    monkeypatch.setattr("tasks.update.anew.REBASE_EVERY", 2)
+    policy = POLICY.model_copy(update={"batch_size": 1})
+
+    def job(facts, **fields):
+        intake.submit(workplace.ledger, "grown", facts, "tester")
+        return knowledge_update("grown", policy.model_copy(update=fields))
+
+    def versions():
+        """Of each version, oldest first, how many facts it adds, and whether it is a root."""
+        made = workplace.store.versions("grown")
+        return [(len(one.manifest.request_ids), one.manifest.live is not None) for one in made]
+
+    job(good_edits[:1])
+    assert versions() == [(1, False)], "one version stands on nothing"
+    summary = job(good_edits[1:3])
+    assert versions() == [(1, False)] * 3 + [(0, True)]
+    [*_, root] = workplace.store.versions("grown")
+    assert summary.version == root.number and set(root.manifest.live) == {edit.id for edit in good_edits[:3]}
+    assert root.manifest.parent is None and [row.attempt for row in summary.report.batches] == ["1", "2", "root"]
+    review.approve(workplace, "grown")
+    job(good_edits[3:5], rebase_every=0)
+    assert versions()[4:] == [(1, False)] * 2, "0: never"
+    job([], rebase_every=1)
+    assert len(versions()) == 6, "a job that writes nothing makes nothing"
+    # One that misses a gate leaves the batches as they stand.
+    failed = Check(measure="perplexity", holds=False, reason="it does harm")
+    real = roots.judge_root
+    monkeypatch.setattr(roots, "judge_root", lambda *asked: replace(real(*asked), checks=(failed,)))
+    summary = job(good_edits[5:6])
+    assert versions()[6:] == [(1, False)] and summary.version == 7
+    assert [(row.attempt, row.kept) for row in summary.report.batches] == [("1", True), ("root", False)]
+    with standing(workplace, "grown") as (_, session, *_rest):
+        assert session.live[:3] == list(root.manifest.live) and len(session.live) == 6
+        assert session.weights.digests() == workplace.store.version("grown", 7).manifest.tensor_digests
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_what_has_no_values_is_written_anew_only_where_that_is_asked_for(place, good_edits, monkeypatch, every):
+    workplace = place("tuned")
+    monkeypatch.setattr("tasks.update.anew.REBASE_EVERY", 2)
+    intake.submit(workplace.ledger, "other", good_edits[:2], "tester")
+    policy = LENIENT.model_copy(update={"batch_size": 1, "rebase_every": every})
+    knowledge_update("other", policy, method="finetune", options={"layers": [0], "steps": 2})
+    roots_made = [one.number for one in workplace.store.versions("other") if one.manifest.live is not None]
+    assert roots_made == ([] if every is None else [3])
 
 
 def test_a_line_that_does_not_exist_cannot_be_made_anew(errata):
