@@ -19,7 +19,7 @@ from editing.search.rows import CHAT_WEIGHT, TURNS
 from editing.search.values import BY_TURNS, LONGER, SHORT
 from tasks.update import kept
 
-VALUES_VERSION = 2
+VALUES_VERSION = 3
 """Counts the changes of what a value search finds for one configuration; cached values of another are not used."""
 
 

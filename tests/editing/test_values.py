@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
@@ -13,6 +14,7 @@ from editing.models import load_model
 from editing.search.descent import Normalised
 from editing.search.rows import SearchRow, grouped
 from editing.search.values import search_values
+from editing.tokens import encode_in_context
 from tests.fact_model import fact_edits
 from tests.families import tiny_family
 from tests.reference import plain_search
@@ -90,6 +92,29 @@ def test_nothing_is_written_there_at_coordinates_that_are_massive_whatever_the_t
     for origin, value in zip(start, found, strict=True):
         moved = (value.z_star - origin.z_star).abs()
         assert moved[3] == 0 and (moved[[*range(3), *range(4, len(moved))]] > 0).all()
+
+
+@pytest.mark.parametrize("prefixes", [PREFIXES, ("",)])
+def test_a_subject_that_stands_where_texts_begin_has_no_longer_value_than_elsewhere(tiny_gpt2, prefixes):
+    """Later tokens attend to what is massive there; a share of its length would be many times what others have."""
+    layout, edit, clamp = layout_of(tiny_gpt2.model), EDITS[0], 0.1
+    free, config = (CONFIG.model_copy(update=with_) for with_ in ({"steps": 1}, {"clamp": clamp, "learning_rate": 9.0}))
+
+    def z_star(config: ValueSearchConfig, prefix: str = "") -> Tensor:
+        """The value; after one step, which is δ = 0, where the subject stands behind this text."""
+        asked = edit.model_copy(update={"prompt": prefix + edit.prompt})
+        [found] = search_values(tiny_gpt2.model, tiny_gpt2.tokenizer, layout, [asked], LAYER, config, prefixes)
+        return found.z_star
+
+    usual = (z_star(config) - z_star(free)).norm()
+    index = encode_in_context(tiny_gpt2.tokenizer, ("",), 0, edit.prompt, edit.subject).subject_index
+    tiny_gpt2.model.transformer.wpe.weight.data[index, 3] += 5000.0
+    moved = z_star(config) - (start := z_star(free))
+    others = torch.cat([start[:3], start[4:]]).norm()
+    elsewhere = [z_star(free, prefix).norm() for prefix in prefixes[1:]]
+    assert start[3] > 4000 and moved[3] == 0
+    torch.testing.assert_close(moved.norm(), clamp * min([others, *elsewhere]), rtol=1e-3, atol=0)
+    assert moved.norm() < 3 * usual
 
 
 def test_a_search_that_becomes_non_finite_names_the_edit(tiny_llama):
