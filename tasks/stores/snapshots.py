@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Literal
 from editing.digests import sha256
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
-from tasks.stores.errors import Forgotten, LineBusy, ObjectConflict, ObjectNotFound, RecordError, StorageError
+from tasks.stores.errors import (
+    DigestMismatch,
+    Forgotten,
+    LineBusy,
+    ObjectConflict,
+    ObjectNotFound,
+    RecordError,
+    StorageError,
+)
 from tasks.stores.forgotten import FOLDER, ForgottenVersion, forgotten_key, read_forgotten
 from tasks.stores.heads import REPAIR, Heads, Move
 from tasks.stores.manifest import Head, Manifest, Version, VersionPointer, manifest_bytes
@@ -152,6 +160,18 @@ class SnapshotStore:
                     f"version {above.version} of line '{above.line}' builds on version {below.version} of line "
                     f"'{below.line}', and cannot: restore it from a copy of the store"
                 )
+        return manifests[::-1]
+
+    def past(self, snapshot: str | None, most: int) -> list[Manifest]:
+        """The manifests of the newest `most` snapshots that came to this one, it included, oldest first: a root follows
+        what it was made to take the place of. They begin above one that cannot be read."""
+        manifests: list[Manifest] = []
+        while snapshot is not None and len(manifests) < most:
+            try:
+                manifests.append(self.manifest(snapshot))
+            except (ObjectNotFound, DigestMismatch):  # nothing stands on what lies below a root
+                break
+            snapshot = manifests[-1].follows
         return manifests[::-1]
 
     def tensors(self, manifest: Manifest, *, values: bool = True) -> "dict[str, Tensor]":

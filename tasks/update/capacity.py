@@ -13,13 +13,15 @@ from tasks.update.policy import Policy
 from tasks.update.session import Session
 
 FEWEST_POINTS, FEWEST_FACTS = 3, 10
+PAST = 60
+"""Versions that tell how a line grew: the newest so many, roots and what they took the place of alike."""
 LEAST_POWER, MOST_POWER = 0.5, 2.0
 
 
 def capacity_of(session: Session, manifests: Sequence[Manifest], policy: Policy) -> dict[str, Any]:
     """Facts, drift and directions used by layer of the model as it stands, and the room that is left.
 
-    `manifests`: the versions from the base up, whose numbers tell how perplexity rose with the facts.
+    `manifests`: the versions that came to this one, oldest first, whose numbers tell how perplexity rose with facts.
     """
     given, config = session.method_input, session.config
     found: dict[str, Any] = {"facts": len(session.live)}
@@ -39,9 +41,10 @@ def capacity_of(session: Session, manifests: Sequence[Manifest], policy: Policy)
 
 
 def grown(manifests: Sequence[Manifest]) -> list[tuple[int, float]]:
-    """Facts and the multiple of the base's perplexity, version by version from the base up."""
+    """Facts and the multiple of the base's perplexity, version by version, from the first whose facts are all known."""
+    known = next((i for i, one in enumerate(manifests) if one.follows is None or one.live is not None), len(manifests))
     facts, points = 0, []
-    for manifest in manifests:
+    for manifest in manifests[known:]:
         facts = len(manifest.live) if manifest.live is not None else facts + len(manifest.facts)
         if "perplexity_ratio" in manifest.metrics:
             points.append((facts, manifest.metrics["perplexity_ratio"]))

@@ -13,7 +13,7 @@ from tasks.meter import Meter
 from tasks.report.data import EditRow, JobReport, LiveFacts, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version, members
-from tasks.update.capacity import capacity_of
+from tasks.update.capacity import PAST, capacity_of
 from tasks.update.champion import measure_served
 from tasks.update.journal import Journal, row_of
 from tasks.update.live import live_facts, live_sample
@@ -121,7 +121,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         expires=_expiry(run, candidate),
         drift=tuple(_drift(session, candidate)),
         standing=told_standing(standing),
-        capacity=capacity_of(session, run.workplace.store.chain(_tip(candidate)), run.policy),
+        capacity=capacity_of(session, run.workplace.store.past(_tip(candidate), PAST), run.policy),
         batches=tuple(journal.batches),
         gone=tuple(journal.gone),
         moved=journal.moved,

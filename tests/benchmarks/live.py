@@ -102,15 +102,21 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
         )
 
 
-def curve(session: Session, edits: Sequence[Edit], sizes: Sequence[int], texts: Sequence[str]) -> None:
-    """Batches of ten; at each size all facts so far are asked again, with NEIGHBORS neighbors each."""
+def curve(
+    session: Session, edits: Sequence[Edit], sizes: Sequence[int], texts: Sequence[str], *, together: bool
+) -> None:
+    """Batches of ten, or at each size all of them `together`; all facts so far are asked again there, with NEIGHBORS
+    neighbors each."""
     before = session.base_scores(edits, NEIGHBORS)
     base = session.base_perplexity(texts, TEXT_TOKENS)
     empty(session)
     started, spent = len(session.live), 0.0
     for size in sorted(sizes):
         begun = time.process_time()
-        batches(session, edits[started:size], edits[:started])
+        if together:
+            root(session, edits[:size])
+        else:
+            batches(session, edits[started:size], edits[:started])
         started, spent = size, spent + time.process_time() - begun
         some = edits[:size]
         now = summarise(session.scores(some, before, NEIGHBORS))
@@ -210,12 +216,13 @@ def main() -> None:
     parser.add_argument("--without", default="")
     parser.add_argument("--text", type=Path, help="of `curve`: perplexity and KL are taken on its beginning")
     parser.add_argument("-o", "--option", action="append", metavar="NAME=VALUE", help="option of the method")
+    parser.add_argument("--together", action="store_true", help="`curve` of roots, as jobs end with them")
     given = parser.parse_args()
     most = max(given.edits)
     everything = read_benchmark(given.data, None, 0)
     edits, session = everything[:most], open_method("memit", pairs(given.option, "--option"))
     if given.what == "curve":
-        curve(session, edits, given.edits, read_text(given.text))
+        curve(session, edits, given.edits, read_text(given.text), together=given.together)
     elif given.what == "order":
         order(session, edits, given.edits)
     elif given.what == "replace":

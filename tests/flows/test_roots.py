@@ -22,6 +22,7 @@ from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.lease import acquire
 from tasks.update import footing, roots, stages
+from tasks.update.capacity import grown
 from tasks.update.journal import Journal
 from tasks.update.roots import make_root
 from tasks.update.run import Leaving, Run, Taken
@@ -223,6 +224,9 @@ def test_a_job_ends_with_a_root_where_enough_versions_stand_on_each_other(place,
     [*_, root] = workplace.store.versions("grown")
     assert summary.version == root.number and set(root.manifest.live) == {edit.id for edit in good_edits[:3]}
     assert root.manifest.parent is None and [row.attempt for row in summary.report.batches] == ["1", "2", "root"]
+    past = workplace.store.past(root.snapshot, 60)
+    assert [one.version for one in past] == [1, 2, 3, 4] and [count for count, _ in grown(past)] == [1, 2, 3, 3]
+    assert [count for count, _ in grown(workplace.store.past(root.snapshot, 2))] == [3], "facts before are not known"
     review.approve(workplace, "grown")
     job(good_edits[3:5], rebase_every=0)
     assert versions()[4:] == [(1, False)] * 2, "0: never"
