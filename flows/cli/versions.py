@@ -46,7 +46,9 @@ def review(line: Line = "main", json: Json = False) -> None:
     if known := mlflow_numbers(workplace.settings, line):
         say(" · ".join(shown_version(one.number, known.get(one.number)) for one in versions))
     rows, told = _corrections(versions, workplace)
+    anew = [(one.number, one.manifest.live) for one in versions if one.manifest.live is not None]
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
+    told += [f"version {of}: {len(live)} facts from the base, in the place of all before it" for of, live in anew]
     for sentence in told:
         say(sentence)
     newest = f"{line} --version {versions[-1].number}"  # what is decided is what was read here
@@ -54,9 +56,9 @@ def review(line: Line = "main", json: Json = False) -> None:
 
 
 def _numbers(version: "StoredVersion") -> list[object]:
-    metrics = version.manifest.metrics
+    metrics, live = version.manifest.metrics, version.manifest.live
     return [
-        len(version.manifest.request_ids),
+        len(version.manifest.request_ids) if live is None else f"{len(live)} anew",
         *("" if name not in metrics else f"{metrics[name]:.0%}" for name in METRICS),
         number(metrics.get("fluency"), 2),
         f"x{number(metrics.get('perplexity_ratio'))}",

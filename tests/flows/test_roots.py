@@ -9,6 +9,7 @@ import pytest
 from prefect import flow
 
 from editing.models import base_digest
+from flows.cli.versions import _numbers
 from flows.knowledge_update import knowledge_update
 from flows.rebase import rebase
 from tasks.ledger import intake
@@ -224,6 +225,7 @@ def test_a_job_ends_with_a_root_where_enough_versions_stand_on_each_other(place,
     [*_, root] = workplace.store.versions("grown")
     assert summary.version == root.number and set(root.manifest.live) == {edit.id for edit in good_edits[:3]}
     assert root.manifest.parent is None and [row.attempt for row in summary.report.batches] == ["1", "2", "root"]
+    assert [_numbers(one)[0] for one in workplace.store.versions("grown")] == [1, 1, 1, "3 anew"]
     past = workplace.store.past(root.snapshot, 60)
     assert [one.version for one in past] == [1, 2, 3, 4] and [count for count, _ in grown(past)] == [1, 2, 3, 3]
     assert [count for count, _ in grown(workplace.store.past(root.snapshot, 2))] == [3], "facts before are not known"
