@@ -77,7 +77,8 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         raise UsageError(f"--checkpoints are those of a sequence, the mode is '{asked.mode}'; leave one of them out")
     if asked.rebase_every and asked.mode != "sequential":
         raise UsageError(f"--rebase-every is of a sequence, the mode is '{asked.mode}'; leave one of them out")
-    every = rebase_every(spec.config, asked.rebase_every) if asked.mode == "sequential" else 0
+    if every := rebase_every(spec.config, asked.rebase_every) if asked.mode == "sequential" else 0:
+        check_mode(spec.config.method, "rebase")
     sets = read_sets(asked.ability, asked.mode, asked.ability_limit, asked.seed)
     references = read_references(asked.references) if asked.references else {}
     facts = read_facts(asked.data, asked.limit, asked.seed, spec.join)

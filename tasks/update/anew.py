@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from editing.config import LocatingConfig, MethodConfig
 from tasks.ledger.events import Event
+from tasks.progress import note
 from tasks.retries import RETRIES
 from tasks.update.journal import Journal
 from tasks.update.root_verdict import ask_line, what_is_full
@@ -53,12 +54,16 @@ def begin(
 def end(run: Run, session: Session, given: tuple[Footing, Taken, Reference], journal: Journal) -> Footing:
     """What a job leaves the line standing on: a root, where it wrote something and one is due.
 
-    Raises:
-        UsageError: as `make_root`.
+    What was written stays, whatever keeps the line from being made anew.
     """
-    stand, every = given[0], rebase_every(session.config, run.policy.rebase_every)
+    (stand, taken, _), every = given, rebase_every(session.config, run.policy.rebase_every)
     standing = run.workplace.store.chain(stand.tip) if every else []
     if len(standing) < max(every, 2) or standing[-1].flow_run_id != run.flow_run_id:
+        return stand
+    if lacking := [name for name in session.live if name not in taken.known]:
+        note(
+            f"line '{run.line}' is not made anew: the ledger does not know what its fact '{lacking[0]}' says", "warning"
+        )
         return stand
     return make_root(run, session, given, Leaving(), journal).stand
 

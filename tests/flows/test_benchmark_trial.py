@@ -167,7 +167,7 @@ def test_at_checkpoints_all_facts_so_far_are_asked_again(run, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sequence_is_made_anew_from_the_base_as_often_as_jobs_do_that(run, sessions):
+def test_a_sequence_is_made_anew_from_the_base_as_often_as_jobs_do_that(run, sessions, settings, spec, tmp_path):
     edits = fact_edits(5)
     rows = [run("sequential", edits, rebase_every=every)[0]["rebase_every"] for every in (2, 0, None)]
     run("rebase", edits)
@@ -177,6 +177,11 @@ def test_a_sequence_is_made_anew_from_the_base_as_often_as_jobs_do_that(run, ses
     assert apart(often, together) < 1e-3 < 1e-2 < apart(never, together)
     with pytest.raises(UsageError, match="--rebase-every is of a sequence, the mode is 'independent'"):
         run("independent", edits, rebase_every=5)
+    tuned = spec.model_copy(update={"config": method_config("finetune", {"layers": [0]})})
+    asked = Benchmark(tmp_path / "data.jsonl", "sequential", 2, None, 0, None, tmp_path / "never", rebase_every=2)
+    with pytest.raises(UsageError, match="method 'finetune' cannot write"):
+        run_benchmark(settings, tuned, asked)
+    assert not (tmp_path / "never").exists(), "before any work is done"
 
 
 def case(number: int, size: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.lease import acquire
 from tasks.update import footing, roots, stages
+from tasks.update.anew import end
 from tasks.update.capacity import grown
 from tasks.update.journal import Journal
 from tasks.update.roots import make_root
@@ -241,7 +242,9 @@ def test_a_job_ends_with_a_root_where_enough_versions_stand_on_each_other(place,
     summary = job(good_edits[5:6])
     assert versions()[6:] == [(1, False)] and summary.version == 7
     assert [(row.attempt, row.kept) for row in summary.report.batches] == [("1", True), ("root", False)]
-    with standing(workplace, "grown") as (_, session, *_rest):
+    with standing(workplace, "grown") as (run, session, _, (stand, taken, reference)):
+        run = replace(run, flow_run_id=workplace.store.chain(stand.tip)[-1].flow_run_id)
+        assert end(run, session, (stand, replace(taken, known={}), reference), Journal()) is stand, "nothing is lost"
         assert session.live[:3] == list(root.manifest.live) and len(session.live) == 6
         assert session.weights.digests() == workplace.store.version("grown", 7).manifest.tensor_digests
 
