@@ -16,12 +16,10 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.errors import UsageError
 from editing.files import write_atomically
-from editing.groups import canonical_order
 from editing.measure.ability_sets import AbilitySet
 from editing.measure.fluency import fluency
 from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
-from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo, WeightUpdate, overlay
 from flows.benchmark_ability import at_point, measure_ability, read_sets
@@ -33,6 +31,7 @@ from tasks.parquet import read_text
 from tasks.progress import progress, stage
 from tasks.settings import Settings
 from tasks.update.anew import rebase_every
+from tasks.update.roots import stand_on_base
 from tasks.update.session import Session, open_session
 
 __all__ = ["Benchmark", "Mode", "read_benchmark", "run_benchmark"]
@@ -77,7 +76,8 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         raise UsageError(f"--checkpoints are those of a sequence, the mode is '{asked.mode}'; leave one of them out")
     if asked.rebase_every and asked.mode != "sequential":
         raise UsageError(f"--rebase-every is of a sequence, the mode is '{asked.mode}'; leave one of them out")
-    if every := rebase_every(spec.config, asked.rebase_every) if asked.mode == "sequential" else 0:
+    every = rebase_every(spec.config, asked.rebase_every) if asked.mode == "sequential" else 0
+    if every:
         check_mode(spec.config.method, "rebase")
     sets = read_sets(asked.ability, asked.mode, asked.ability_limit, asked.seed)
     references = read_references(asked.references) if asked.references else {}
@@ -227,13 +227,10 @@ def edit_batch(
 
 def write_together(session: Session, edits: Sequence[Edit], z_star: Tensor) -> None:
     """All of these facts in one solve from the base, in the place of what stands in the weights."""
-    session.weights.to_base()
-    session.method_input, session.live = replace(session.method_input, history=KeyHistory()), []
-    order = canonical_order(edits)
-    some = [edits[number] for number in order]
-    made = compute_rebase(session.method_input, some, z_star[order], session.config)
+    stand_on_base(session)
+    made = compute_rebase(session.method_input, edits, z_star, session.config)
     session.weights.apply(made.update)
-    session.remember([edit.id for edit in some], made)
+    session.remember([edit.id for edit in edits], made)
 
 
 def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> list[WeightUpdate]:

@@ -121,6 +121,12 @@ def _at_once(groups: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tupl
         yield batch
 
 
+def ordinary(z_nm: Tensor, most: float) -> Tensor:
+    """Which coordinates of hidden states are at most so many times as large as the middle one, (n, m)."""
+    size_nm = z_nm.abs()
+    return size_nm <= most * size_nm.median(dim=1, keepdim=True).values
+
+
 def _units(upper: UpperLayers, z_nm: Tensor, elsewhere_n: Tensor) -> tuple[Tensor, Tensor]:
     """The length of a step of δ along each coordinate (n, m), and what its whole length is measured by, (n,).
 
@@ -136,9 +142,8 @@ def _units(upper: UpperLayers, z_nm: Tensor, elsewhere_n: Tensor) -> tuple[Tenso
     long as forty others, and what is written for it takes the whole model down; so its length is measured by
     `elsewhere_n`, the least |z| of the same subject in the other texts of the search.
     """
-    size_nm, gain_m = z_nm.abs(), upper.layout.gain_after(upper.model, upper.layer)
-    most = SINK if gain_m is None else MASSIVE
-    free_nm = (size_nm <= most * size_nm.median(dim=1, keepdim=True).values).to(z_nm)
+    gain_m = upper.layout.gain_after(upper.model, upper.layer)
+    free_nm = ordinary(z_nm, SINK if gain_m is None else MASSIVE).to(z_nm)
     if gain_m is None:
         return free_nm, torch.where(free_nm.all(1), z_nm.norm(dim=1), elsewhere_n.minimum((z_nm * free_nm).norm(dim=1)))
     return free_nm * gain_m.to(z_nm), torch.full_like(z_nm[:, 0], z_nm.shape[1] ** 0.5)

@@ -46,9 +46,7 @@ def review(line: Line = "main", json: Json = False) -> None:
     if known := mlflow_numbers(workplace.settings, line):
         say(" · ".join(shown_version(one.number, known.get(one.number)) for one in versions))
     rows, told = _corrections(versions, workplace)
-    anew = [(one.number, one.manifest.live) for one in versions if one.manifest.live is not None]
     table("corrections", ["version", "request", "prompt", "change", "efficacy"], rows, ["version", "efficacy"])
-    told += [f"version {of}: {len(live)} facts from the base, in the place of all before it" for of, live in anew]
     for sentence in told:
         say(sentence)
     newest = f"{line} --version {versions[-1].number}"  # what is decided is what was read here
@@ -69,7 +67,7 @@ def _corrections(versions: "Sequence[StoredVersion]", workplace: "Workplace") ->
     """What each version changes: what it writes, takes out, replaces and writes back; and what is told with it."""
     from tasks.review.facts import stored_facts
 
-    rows: list[list[object]] = []
+    rows, anew = list[list[object]](), list[str]()
     facts = stored_facts(workplace, versions)
     for of, manifest in [(version.number, version.manifest) for version in versions]:
         for name, fact in [(name, facts[name]) for name in manifest.request_ids]:
@@ -78,7 +76,9 @@ def _corrections(versions: "Sequence[StoredVersion]", workplace: "Workplace") ->
             rows.append([of, name, fact.question, change, takes])
         rows += [[of, old, "", f"replaced by {new}", ""] for old, new in manifest.replaced.items()]
         rows += [[of, name, "", "written back", ""] for name in manifest.restored]
-    return rows, [f"{name}: {'; '.join(fact.told)}" for name, fact in facts.items() if fact.told]
+        if manifest.live is not None:
+            anew.append(f"version {of}: {len(manifest.live)} facts from the base, in the place of all before it")
+    return rows, [*(f"{name}: {'; '.join(fact.told)}" for name, fact in facts.items() if fact.told), *anew]
 
 
 @app.command(rich_help_panel=VERSIONS)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from editing.config import LocatingConfig, MethodConfig
+from editing.errors import UsageError
 from tasks.ledger.events import Event
 from tasks.progress import note
 from tasks.retries import RETRIES
@@ -56,16 +57,15 @@ def end(run: Run, session: Session, given: tuple[Footing, Taken, Reference], jou
 
     What was written stays, whatever keeps the line from being made anew.
     """
-    (stand, taken, _), every = given, rebase_every(session.config, run.policy.rebase_every)
+    stand, every = given[0], rebase_every(session.config, run.policy.rebase_every)
     standing = run.workplace.store.chain(stand.tip) if every else []
     if len(standing) < max(every, 2) or standing[-1].flow_run_id != run.flow_run_id:
         return stand
-    if lacking := [name for name in session.live if name not in taken.known]:
-        note(
-            f"line '{run.line}' is not made anew: the ledger does not know what its fact '{lacking[0]}' says", "warning"
-        )
+    try:
+        return make_root(run, session, given, Leaving(), journal).stand
+    except UsageError as error:
+        note(str(error), "warning")
         return stand
-    return make_root(run, session, given, Leaving(), journal).stand
 
 
 def rebase_every(config: MethodConfig, given: int | None) -> int:

@@ -70,6 +70,12 @@ class _Made:
     known_by: tuple[str, ...] = ()
 
 
+def stand_on_base(session: Session) -> Undo:
+    """Leave all facts out: the weights of the base and an empty history; what puts the weights back."""
+    session.method_input, session.live = replace(session.method_input, history=KeyHistory()), []
+    return session.weights.to_base()
+
+
 def make_root(
     run: Run, session: Session, given: tuple[Footing, Taken, Reference], leaving: Leaving, journal: Journal
 ) -> Rooted:
@@ -162,8 +168,7 @@ class _Maker:
 
     def _write(self, staying: Sequence[Edit]) -> _Made:
         session, config = self.session, self.session.config
-        self.tip = replace(self.tip, undo=session.weights.to_base())
-        session.method_input = replace(session.method_input, history=KeyHistory())
+        self.tip = replace(self.tip, undo=stand_on_base(session))
         if isinstance(config, LocatingConfig):
             edits = tuple(staying[number] for number in canonical_order(staying))
             z_star = session.values(edits)
@@ -172,8 +177,7 @@ class _Maker:
             edits, z_star = tuple(staying), zeros(len(staying), 0)
             update = compute_replay(session.method_input, session.weights, edits, config)
         session.weights.apply(update.update)
-        session.live = [edit.id for edit in edits]
-        session.method_input.history.add(update.keys, update.moments)
+        session.remember([edit.id for edit in edits], update)
         session.values_known.targets = {}
         return _Made(edits, Verdict({}, {}, ()), update, z_star, tuple(known_by(session, edits)))
 

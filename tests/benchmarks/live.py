@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -25,12 +24,12 @@ import torch
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.metrics import summarise
-from editing.methods.shared.history import KeyHistory
 from editing.methods.standing import relative_drift
 from flows.benchmark import read_benchmark, write_together
 from flows.cli.app import pairs
 from tasks.parquet import read_text
 from tasks.update.ability import base_divergence
+from tasks.update.roots import stand_on_base
 from tasks.update.session import Session
 from tasks.update.values import base_states, known_by, standing_after, standing_of
 from tests.benchmarks.sequence import BATCH, open_method, write_batch
@@ -54,11 +53,6 @@ def batches(session: Session, edits: Sequence[Edit], written: Sequence[Edit] = (
         write_batch(session, some, cached=True, keep=True, live=[*written, *edits[:start]])
 
 
-def empty(session: Session) -> None:
-    session.weights.to_base()
-    session.method_input, session.live = replace(session.method_input, history=KeyHistory()), []
-
-
 def says(session: Session, prompts: Sequence[str]) -> list[str]:
     return generate(session.loaded.model, session.loaded.tokenizer, prompts, SAID_TOKENS)
 
@@ -72,7 +66,7 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
     """How far batches in sequence are from the root of the same facts."""
     for size in sizes:
         some = edits[:size]
-        empty(session)
+        stand_on_base(session)
         batches(session, some)
         names = sorted(session.weights.base)
         grown = {name: session.weights.change(name).clone() for name in names}
@@ -109,7 +103,7 @@ def curve(
     neighbors each."""
     before = session.base_scores(edits, NEIGHBORS)
     base = session.base_perplexity(texts, TEXT_TOKENS)
-    empty(session)
+    stand_on_base(session)
     started, spent = len(session.live), 0.0
     for size in sorted(sizes):
         begun = time.process_time()
@@ -190,7 +184,7 @@ def replace_often(session: Session, edits: Sequence[Edit], facts: int, revisions
             root(session, [*rest, *some])
         digests.append(session.weights.digests())
         by_root = _numbers(session, last, rest)
-        empty(session)
+        stand_on_base(session)
         batches(session, list(edits))
         for some in rounds:
             batches(session, some)  # written on, as without roots

@@ -13,7 +13,7 @@ import torch
 
 from editing.measure.fluency import generate
 from editing.methods import method_config
-from editing.search.values import SINK
+from editing.search.values import SINK, ordinary
 from flows.benchmark import edit_batch, read_benchmark, searched
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
@@ -35,8 +35,7 @@ def main() -> None:
     session = open_session(line, load_settings())
     edits, texts = read_benchmark(asked.data, asked.limit, 0), read_text(asked.text)
     base, z_base = session.base_perplexity(texts, TEXT_TOKENS), base_states(session, edits)
-    size = z_base.abs()
-    massive = (size > SINK * size.median(dim=1, keepdim=True).values).any(dim=1).nonzero().flatten().tolist()
+    massive = (~ordinary(z_base, SINK).all(dim=1)).nonzero().flatten().tolist()
     print(f"{len(massive)} of {len(edits)}; |z| of the middle one {z_base.norm(dim=1).median():.1f}", flush=True)
     for number in massive:
         edit, found = edits[number], dict[str, torch.Tensor]()

@@ -17,9 +17,9 @@ from typing import Any
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.perplexity import perplexity
-from editing.methods import compute_rebase
 from flows.cli.app import pairs
 from tasks.parquet import read_text
+from tests.benchmarks.live import root
 from tests.benchmarks.sequence import BATCH, open_method, write_batch
 
 FIRST = (
@@ -76,8 +76,7 @@ def measured(
         return found, None
     if way == "root":
         [job] = jobs
-        made = compute_rebase(session.method_input, job, session.values(job), session.config)
-        session.weights.apply(made.update)
+        root(session, job)
         return said(job), perplexity(model, tokenizer, texts, max_tokens=PERPLEXITY_TOKENS) / base
     for job in jobs:
         for batch in session.keys.batches(job, BATCH):
