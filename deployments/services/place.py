@@ -1,6 +1,7 @@
 """The folder of the services: ports and secrets, made once and kept, and the settings that commands use them by."""
 
 import base64
+import glob
 import json
 import random
 import secrets
@@ -167,5 +168,10 @@ def write_settings(place: Place) -> None:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """A file that only its owner reads, as `write_atomically` makes every file; whole or not at all."""
+    """A file that only its owner reads, as `write_atomically` makes every file; whole or not at all.
+
+    What a killed process had written beside it goes, as it holds secrets, too: one process at a time writes here.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        left.unlink(missing_ok=True)
     write_atomically(path, text.encode())

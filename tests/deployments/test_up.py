@@ -1,12 +1,16 @@
 """What keeps the services from starting is one line, said before anything starts."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 
 import psutil
 import pytest
 
 from deployments.services import commands, daemons, postgres, seaweedfs
+from deployments.services.catalogue import ROOT
 from deployments.services.daemons import ServiceError
 from deployments.services.place import FREE, HOST, free_ports, make_place, open_place, write_settings
 from editing.errors import UsageError
@@ -69,3 +73,17 @@ def test_nothing_of_what_a_person_has_set_reaches_a_service(monkeypatch):
         monkeypatch.setenv(name, "of a person")
     assert "of a person" not in commands.catalogue.environment().values()
     assert daemons.MARK not in psutil.Process().environ()
+
+
+def test_who_is_killed_while_secrets_are_written_leaves_them_no_longer_than_until_the_next(tmp_path):
+    write_settings(place := make_place(tmp_path, {}, True, None))
+    killed = (
+        "import os, sys; from pathlib import Path; from deployments.services import place as p; "
+        "os.replace = lambda *names: os.kill(os.getpid(), 9); p.write_settings(p.open_place(Path(sys.argv[1])))"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, tmp_path], cwd=ROOT).returncode == -signal.SIGKILL
+    holding = [path for path in tmp_path.iterdir() if path.is_file() and place.secrets["s3"] in path.read_text()]
+    assert len(holding) == 3  # the file of places, the settings, and what was written beside them
+    write_settings(place)
+    kept = {"services.json", "settings.toml"}
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == kept
