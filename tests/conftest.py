@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.cli.app import set_defaults
-from tasks.garbage import collect_rarely
 
 # Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
 set_defaults()
-collect_rarely()
 # Nor does any find the settings of whoever runs them: only where models, data and results of tests are kept.
 _KEPT = {"ERRATA_CACHE", "ERRATA_DATA", "ERRATA_PICTURES", "ERRATA_TEST_CACHE", "ERRATA_TEST_EXTENT"}
 for _name in [name for name in os.environ if name.startswith("ERRATA_") and name not in _KEPT]:

@@ -1,10 +1,8 @@
 """What a job imports when it comes to it, for the process that tests/warm.py copies: imported, and nothing begun."""
 
 from flows.cli.app import set_defaults
-from tasks.garbage import collect_rarely
 
 set_defaults()
-collect_rarely()
 
 import mlflow.pyfunc  # noqa: E402
 import mlflow.store.model_registry.sqlalchemy_store  # noqa: E402

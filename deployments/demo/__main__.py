@@ -13,7 +13,6 @@ from pathlib import Path
 
 from editing.errors import ErrataError, UsageError
 from flows.cli.app import Stopped, set_defaults
-from tasks.garbage import collect_rarely
 
 OWN_PLACES = ("ERRATA_STORE", "ERRATA_LEDGER", "ERRATA_TRACKING_URI", "ERRATA_ARTIFACTS", "ERRATA_LINE")
 """Settings of the user's own installation, which the demo leaves alone."""
@@ -30,7 +29,6 @@ def main() -> None:
         os.environ.pop(name, None)
     os.environ["ERRATA_HOME"] = str(home)
     set_defaults()
-    collect_rarely()
 
     # Only now, since what it imports reads the environment.
     from deployments.demo.begin import begin

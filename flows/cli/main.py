@@ -37,7 +37,6 @@ from flows.cli import (  # noqa: F401
 )
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
-from tasks.garbage import collect_rarely
 from tasks.text import storable
 
 STOPPED = 130
@@ -49,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
-    collect_rarely()
     set_defaults()
     replace_what_cannot_be_shown()
     try:

@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 
 from flows.cli import lifeline
 from flows.cli.guard import guarded, own_origins
-from tasks.garbage import collect_rarely
 
 
 def database_lock() -> FileLock:
@@ -29,7 +28,6 @@ def database_lock() -> FileLock:
 
 
 def main() -> None:
-    collect_rarely()
     os.environ["PREFECT__SERVER_EPHEMERAL"] = "1"  # no pages and only the services that a short life needs
     os.environ["PREFECT__SERVER_FINAL"] = "1"
     os.environ.pop("PREFECT_API_URL", None)  # it is the server: its services ask itself

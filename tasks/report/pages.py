@@ -1,6 +1,5 @@
 """A job's report as files: what is stored with its run in MLflow."""
 
-from tasks.report import figures
 from tasks.report.data import JobReport
 from tasks.report.render import render_html, render_markdown, table_json
 
@@ -10,6 +9,8 @@ TABLES = ("edits.json", "batches.json")
 
 def report_files(report: JobReport) -> dict[str, bytes]:
     """Pages, tables and pictures by path."""
+    from tasks.report import figures  # matplotlib takes a while, and a job may end long before its report
+
     drawings = figures.job_figures(report)
     texts = {
         "report.html": render_html(report, drawings),

@@ -174,3 +174,20 @@ def test_what_a_worker_runs_without_a_model_loads_none():
     code = "import sys, flows.decide, flows.maintain, flows.review, flows.watch; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "mlflow", "pandas", "matplotlib"} & {*ran.stdout.split()} == set()
+
+
+def test_whatever_begins_a_run_looks_for_garbage_rarely_before_it_imports_much():
+    """A worker's process begins with a flow, and not with a command."""
+    seen = (
+        "import gc, sys; import flows; print(gc.get_threshold()[0], 'torch' in sys.modules, 'prefect' in sys.modules)"
+    )
+    assert _said(seen) == "100000 False False"
+
+
+def test_a_job_draws_nothing_before_its_report():
+    assert _said("import sys; import flows.knowledge_update; print('matplotlib' in sys.modules)") == "False"
+
+
+def _said(program: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
