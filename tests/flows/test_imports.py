@@ -171,9 +171,8 @@ def test_doctor_looks_at_what_there_is_without_what_it_only_names(tmp_path):
 
 
 def test_what_a_worker_runs_without_a_model_loads_none():
-    code = "import sys, flows.decide, flows.maintain, flows.review, flows.watch; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {"torch", "transformers", "mlflow", "pandas", "matplotlib"} & {*ran.stdout.split()} == set()
+    said = _said("import sys, flows.decide, flows.maintain, flows.review, flows.watch; print(*sys.modules)")
+    assert {"torch", "transformers", "mlflow", "pandas", "matplotlib"} & {*said.split()} == set()
 
 
 def test_whatever_begins_a_run_looks_for_garbage_rarely_before_it_imports_much():
