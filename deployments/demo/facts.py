@@ -6,8 +6,9 @@ says instead becomes the old answer (`target_true`, which is whatever the model 
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def make_requests(loaded: LoadedModel, table: Table, good: int = GOOD) -> list[d
     stable = {kind: stable_neighbors(loaded, table.neighbors[kind]) for kind in kinds}
     # Nothing tells that it damages where the model does not answer its neighbors.
     chosen = [*wrong, *(c for c in bad if c.shows != "damage" or stable[c.kind])]
-    return [_request(c, said[c.text], _share(stable[c.kind], number)) for number, c in enumerate(chosen)]
+    shares = {kind: _shares(neighbors) for kind, neighbors in stable.items()}
+    return [_request(c, said[c.text], next(shares[c.kind])) for c in chosen]
 
 
 def complete(loaded: LoadedModel, prompts: Iterable[str], tokens: int = PROMPT_TOKENS) -> dict[str, str]:
@@ -140,10 +142,10 @@ def stable_neighbors(loaded: LoadedModel, neighbors: Sequence[Probe]) -> list[Pr
     ]
 
 
-def _share(neighbors: Sequence[Probe], number: int) -> list[Probe]:
-    """Some of the neighbors of a kind, beginning elsewhere for each request."""
-    start = number % max(1, len(neighbors))
-    return [*neighbors[start:], *neighbors[:start]][:NEIGHBORS]
+def _shares(neighbors: Sequence[Probe]) -> Iterator[list[Probe]]:
+    """Some of the neighbors of a kind for each of its requests in turn, all of them asked before any is asked again."""
+    for start in count(step=NEIGHBORS):
+        yield [neighbors[(start + i) % len(neighbors)] for i in range(min(NEIGHBORS, len(neighbors)))]
 
 
 def _request(candidate: Candidate, completion: str, neighbors: Sequence[Probe]) -> dict[str, Any]:

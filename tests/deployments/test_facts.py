@@ -1,6 +1,7 @@
 """The demo's facts: the table of candidates, and the committed requests against the model that they correct."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,17 @@ def test_the_requests_are_of_the_table_with_one_of_each_kind_that_is_refused():
             candidate.target_new,
         ]
         assert 3 <= len(request["neighborhood"]) <= NEIGHBORS, request["id"]
+
+
+def test_no_neighbor_is_asked_again_before_all_of_its_kind_were():
+    for kind in {BY_ID[request["id"]].kind for request in COMMITTED}:
+        asked = Counter(
+            probe["prompt"]
+            for request in COMMITTED
+            if BY_ID[request["id"]].kind == kind
+            for probe in request["neighborhood"]
+        )
+        assert max(asked.values()) - min(asked.values()) <= 1, asked
 
 
 def test_the_contradiction_asks_what_a_request_before_it_asks():
