@@ -71,6 +71,11 @@ class MethodConfig(Config):
     norm_clamp: float | None = Field(
         None, gt=1, description="PRUNE's α: how the total's singular values above the base weight's are lowered."
     )
+    compensate: bool = Field(
+        True,
+        description="Give back what `norm_clamp` took before, and of MEMIT make up elsewhere for `protect`; "
+        "false: filters.",
+    )
     protect: float | None = Field(
         None, gt=0, lt=1, description="Share of the base weight's Σ σ²: updates leave its leading directions alone."
     )

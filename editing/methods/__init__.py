@@ -61,8 +61,7 @@ def _as_it_was_meant(stored: Any) -> Any:
     fields = METHODS[name].config.model_fields
     if "shrink" in fields and "shrink" not in stored:
         stored = before_shrinkage(name) | stored
-    if "compensate" in fields:
-        stored = {"compensate": False} | stored
+    stored = {"compensate": False} | stored
     return {name: value for name, value in stored.items() if name in fields or name not in ONCE_IN_EVERY_CONFIG}
 
 

@@ -53,9 +53,6 @@ class MemitConfig(SpreadingConfig):
     neurons: float | None = Field(
         None, gt=0, le=1, description="Share of the batch's summed |k| whose coordinates alone are changed; none: all."
     )
-    compensate: bool = Field(
-        True, description="Make up elsewhere for what `protect` keeps out of the protected directions; false: filter."
-    )
     exact_order: bool = Field(
         False,
         description="Solve for each fact's keys and residuals as it would be written alone: any order, same weights.",

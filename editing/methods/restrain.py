@@ -19,10 +19,17 @@ weight from W0 on, this update included, and c the largest singular value of W0,
 
     F(σ) = log_α σ − log_α c + c,             Δ' = Δ + U diag(F(σ) − σ) Vᵀ over these σ
 
-so that Δ' has as many ranks more as directions were clamped. Two things differ from the published code. It clamps once,
-after the last edit; here there is no last edit, every update is clamped, and a direction that stays large is brought
-nearer to c each time. And where c < 1 / ln α, F lies above σ for the σ just above c, which would enlarge what is to be
-restrained: those stay as they are.
+so that Δ' has as many ranks more as directions were clamped. Where c < 1 / ln α, F lies above σ for the σ just above c,
+which would enlarge what is to be restrained: those stay as they are. So σ becomes G(σ) = min(σ, F(σ)).
+
+The published code clamps once, after the last edit. Here there is no last edit, and every update is clamped: were it
+clamped again as it stands, a direction that stays large would be brought nearer to c each time, whatever is written.
+So what clamps took before is first given back. G rises, and the singular vectors stay, so T itself tells it: with
+G⁻¹(σ) = max(σ, c α^(σ − c)) for σ > c, and G of a matrix that of its singular values,
+
+    Δ' = G(G⁻¹(T) + Δ) − T,
+
+and after any number of updates T is G of their sum, as if it were clamped once.
 
 Shapes: d = key size, m = value size, r = rank of an update, k = kept directions.
 """
@@ -35,6 +42,9 @@ from torch import Tensor
 
 from editing.config import MethodConfig
 from editing.weights import BaseSpectrum, EditedWeights, Factors, check_finite
+
+MOST_TAKEN = 1e4
+"""A direction that clamps left above c was at most so many times as large as c; float32 tells no more beside c."""
 
 
 @dataclass
@@ -62,8 +72,10 @@ class Restraint:
             V = None if self.keys_spared else spectrum.V_dk
             factors = protect(factors, U, V, self.config.protect_strength)
         if self.config.norm_clamp is not None:
-            earlier = self.weights.change(name)
-            factors = clamp(factors, earlier, spectrum.largest, self.config.norm_clamp)
+            earlier, limits = self.weights.change(name), (spectrum.largest, self.config.norm_clamp)
+            if self.config.compensate and earlier is not None:
+                factors = unclamped(factors, earlier, *limits)
+            factors = clamp(factors, earlier, *limits)
         check_finite({name: factors})
         self._made.append(factors)
         return factors
@@ -112,13 +124,24 @@ def _weaken(X: Tensor, Q: Tensor, strength: float) -> Tensor:
 def clamp(factors: Factors, earlier_md: Tensor | None, limit: float, alpha: float) -> Factors:
     """Δ', so that the singular values above `limit` of earlier + Δ' are F of what they were in earlier + Δ."""
     sigma_k, U_mk, V_dk = _above(factors, earlier_md, limit)
-    change_k = limit + (sigma_k / limit).log() / math.log(alpha) - sigma_k
-    lower = change_k < 0
-    if not lower.any():
+    return _with(factors, U_mk, limit + (sigma_k / limit).log() / math.log(alpha) - sigma_k, V_dk, larger=False)
+
+
+def _with(factors: Factors, U_mk: Tensor, change_k: Tensor, V_dk: Tensor, *, larger: bool) -> Factors:
+    """B A + U diag(change) Vᵀ of the changes that make larger, or smaller; the factors as they are where none does."""
+    some = change_k > 0 if larger else change_k < 0
+    if not some.any():
         return factors
-    B = (U_mk[:, lower] * change_k[lower]).float().cpu()
-    A = V_dk[:, lower].T.float().cpu()
+    B, A = (U_mk[:, some] * change_k[some]).float().cpu(), V_dk[:, some].T.float().cpu()
     return Factors(torch.cat([factors.B, B], 1), torch.cat([factors.A, A]))
+
+
+def unclamped(factors: Factors, earlier_md: Tensor, limit: float, alpha: float) -> Factors:
+    """Δ and, with it, G⁻¹(earlier) − earlier: what clamps took from what was written before."""
+    sigma_k, U_mk, V_dk = _above_dense(earlier_md, limit)
+    # Of weights that no clamp made the power may be any number: none is told from a direction that is gone.
+    power_k = ((sigma_k - limit) * math.log(alpha)).clamp(max=math.log(MOST_TAKEN))
+    return _with(factors, U_mk, limit * power_k.exp() - sigma_k, V_dk, larger=True)
 
 
 def _above(factors: Factors, earlier_md: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -117,12 +117,14 @@ def resolve_line(
 def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyConfig:
     """The configuration that these options give the method of a line; its hypernetwork need not be named again.
 
-    Where the line's statistics are not shrunk, an option that is left out means what it meant before they could be;
-    where it was made by a calibration, what that said.
+    Where the line's statistics are not shrunk, or its restraints filter, an option that is left out means what it meant
+    before they could be otherwise; where it was made by a calibration, what that said.
     """
     options = merged(found.calibrated or {}, options)
     if isinstance(found.config, LocatingConfig) and not found.config.shrink and "shrink" not in options:
         options = before_shrinkage(found.config.method) | options
+    if not found.config.compensate:
+        options = {"compensate": False} | options
     if isinstance(found.config, MendConfig):
         options = {"hypernetwork_digest": found.config.hypernetwork_digest} | options
     name = found.config.method

@@ -1,6 +1,7 @@
 """Restraints on updates: laws of the algebra against dense decompositions, then on every method."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from editing.errors import SolveError, UsageError
 from editing.layout import layout_of
 from editing.methods import METHODS, AnyConfig, compute_independent_updates, compute_update, method_config
 from editing.methods.memit import compute_update as memit_as_it_is
-from editing.methods.restrain import Restraint, base_spectrum, clamp, leading_directions, protect
+from editing.methods.restrain import Restraint, base_spectrum, clamp, leading_directions, protect, unclamped
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
 from editing.methods.shared.solve import memit_gain, spared_gain
@@ -81,23 +82,53 @@ def test_where_the_papers_function_would_enlarge_it_leaves_alone():
     assert float(large[0, 0]) == pytest.approx(1 + math.log(100, 1.2), rel=1e-5)
 
 
-def test_every_batch_is_clamped_against_the_original_weight():
-    """Batches that add up to too much: after each the total obeys F of what it would have been."""
+def clamped_steps(compensate: bool, alpha: float, seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """After each of several updates that add up to too much: the total before it, the update, the total, and c."""
     tiny, name = tiny_model("llama"), "model.layers.1.mlp.down_proj.weight"
     weights = EditedWeights(tiny.model, layout_of(tiny.model))
     tiny.model.get_parameter(name).data *= 10
     original = tiny.model.get_parameter(name).data.double()
-    limit = float(torch.linalg.svdvals(original)[0])
-    step = pair(*original.shape, rank=2, seed=5)
-    step = Factors(step.B * 0.7 * limit / float(torch.linalg.svdvals(product(step))[0]), step.A)
-    total, clamped = torch.zeros_like(original), 0
-    for _ in range(4):
-        unclamped = torch.linalg.svdvals(total + product(step))
-        weights.apply({name: Restraint(weights, MethodConfig(method="memit", norm_clamp=3.0))(name, step)})
-        total, expected = weights.sums[name], lowered(unclamped, limit, 3.0)
+    limit, total = torch.linalg.svdvals(original)[0], torch.zeros_like(original)
+    for seed in seeds:
+        step = pair(*original.shape, rank=2, seed=seed)
+        step = Factors(step.B * 0.7 * limit.float() / torch.linalg.svdvals(product(step))[0].float(), step.A)
+        config = MethodConfig(method="memit", norm_clamp=alpha, compensate=compensate)
+        before = total.clone()
+        weights.apply({name: Restraint(weights, config)(name, step)})
+        total = weights.sums[name]
+        yield before, product(step), total, limit
+
+
+def test_a_filter_clamps_every_batch_as_the_total_stands():
+    """Batches that add up to too much: after each the total obeys F of what it would have been."""
+    clamped = 0
+    for before, step, total, limit in clamped_steps(compensate=False, alpha=3.0, seeds=[5] * 4):
+        unclamped = torch.linalg.svdvals(before + step)
+        expected = lowered(unclamped, float(limit), 3.0)
         torch.testing.assert_close(torch.linalg.svdvals(total), expected, atol=1e-4, rtol=0)
         clamped += int((expected < unclamped).sum())
     assert clamped >= 3
+
+
+@pytest.mark.parametrize("alpha", [1.2, 3.0, 50.0])
+@pytest.mark.parametrize("seeds", [[5] * 6, [5, 6, 5, 7, 5, 6, 8]], ids=["one direction", "several"])
+def test_clamped_batches_come_to_what_one_clamp_of_their_sum_does(alpha, seeds):
+    """As the published code clamps, which does it once, after the last edit."""
+    wanted, clamped = 0, 0
+    for _, step, total, limit in clamped_steps(compensate=True, alpha=alpha, seeds=seeds):
+        wanted = wanted + step
+        U, sigma, Vh = torch.linalg.svd(wanted, full_matrices=False)
+        expected = lowered(sigma, float(limit), alpha)
+        torch.testing.assert_close(total, U @ torch.diag(expected) @ Vh, atol=2e-5 * float(sigma[0]), rtol=0)
+        clamped += int((expected < sigma).sum())
+    assert clamped >= 3 or alpha < 1.3
+
+
+def test_what_clamps_took_from_weights_that_no_clamp_made_is_not_without_end():
+    delta, before = pair(M, D, rank=1, seed=1), 1e5 * random(M, D, seed=3)
+    given = unclamped(delta, before, 1.0, 3.0)
+    assert given is delta  # each is more than a clamp can have left
+    assert product(unclamped(delta, before / 1e4, 1.0, 3.0)).isfinite().all()
 
 
 # Protected directions.
@@ -232,11 +263,12 @@ def test_of_all_gains_with_that_share_in_the_protected_directions_it_is_the_best
 
 def test_facts_in_sequence_stand_nearer_to_their_values_than_behind_a_filter(tiny):
     """What is missing of all facts, the first ones included, once the last one is written."""
-    strict = {"protect": 0.6, "statistics_weight": 1e-3}
+    weak = {"statistics_weight": 1e-3}
+    kept_out, clamped, as_filter = weak | {"protect": 0.6}, weak | {"norm_clamp": 3.0}, {"compensate": False}
     given, missing = settled(tiny, "memit"), {}
     base, z_star = states(given), wanted(given)
-    for name, fields in {"plain": {"statistics_weight": 1e-3}, "spared": strict,
-                         "filtered": strict | {"compensate": False}}.items():  # fmt: skip
+    for name, fields in {"plain": weak, "spared": kept_out, "filtered": kept_out | as_filter,
+                         "clamped": clamped, "clamped each time": clamped | as_filter}.items():  # fmt: skip
         given = replace(given, history=KeyHistory())
         for i, edit in enumerate(EDITS):
             made = compute_update(given, [edit], z_star[i : i + 1], method_config("memit", fields))
@@ -246,6 +278,7 @@ def test_facts_in_sequence_stand_nearer_to_their_values_than_behind_a_filter(tin
         given.weights.to_base()
     assert missing["filtered"] > missing["plain"]
     assert missing["spared"] - missing["plain"] < 0.5 * (missing["filtered"] - missing["plain"])
+    assert missing["plain"] < missing["clamped"] < missing["clamped each time"] - 0.02
 
 
 def test_a_stored_line_that_filtered_goes_on_to_filter():
@@ -253,6 +286,9 @@ def test_a_stored_line_that_filtered_goes_on_to_filter():
     del stored["compensate"]
     assert not TypeAdapter(AnyConfig).validate_python(stored).compensate
     assert method_config("memit", {"protect": 0.5}).compensate
+    clamped = method_config("finetune", {"norm_clamp": 2.0}).model_dump(mode="json")
+    del clamped["compensate"]
+    assert not TypeAdapter(AnyConfig).validate_python(clamped).compensate
 
 
 def test_the_original_weight_decides_and_is_decomposed_once(tiny):

@@ -48,6 +48,7 @@ ANY_METHOD: dict[str, Other] = {
     "layers": ((0,), {}),
     "seed": (1, {}),
     "norm_clamp": (1e9, {}),
+    "compensate": (False, {"norm_clamp": 1e9}),
     "protect": (0.5, {}),
     "protect_strength": (0.5, {"protect": 0.5}),
     "protect_side": ("both", {"protect": 0.5}),
@@ -59,7 +60,6 @@ OTHERS: dict[str, dict[str, Other]] = {
         "history": (False, {}),
         "ridge": (5.0, {}),
         "neurons": (0.5, {}),
-        "compensate": (False, {"protect": 0.5}),
         "exact_order": (True, {}),
     },
     "alphaedit": {
@@ -70,6 +70,7 @@ OTHERS: dict[str, dict[str, Other]] = {
     "emmet": {"ridge": (0.5, {})},
     "rome": {"mean_key": (False, {})},
     "finetune": {
+        "compensate": (False, {"norm_clamp": 1e9, "norm_limit": 20.0, "learning_rate": 0.5}),
         "objective": ("last", {}),
         "steps": (2, {}),
         "learning_rate": (0.2, {}),
@@ -234,8 +235,8 @@ OLD = {
     "protect_side": "keys",
 }
 """What every config had in release 0.1, whatever its method read."""
-AS_A_FILTER = {"memit": {"compensate": False}}
-"""As `protect` was before it made up elsewhere for what it keeps out."""
+AS_A_FILTER = {"compensate": False}
+"""As `protect` was before it made up elsewhere for what it keeps out, and `norm_clamp` before it gave back."""
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -244,14 +245,14 @@ def test_a_line_that_release_0_1_defined_is_read_as_what_it_meant(method):
     config = LineSpec.model_validate(stored).config
     assert type(config) is METHODS[method].config and config.seed == 3 and config.protect == 0.5
     fields = {name: value for name, value in OLD.items() if name in METHODS[method].config.model_fields}
-    assert config == method_config(method, before_shrinkage(method) | AS_A_FILTER.get(method, {}) | fields)
+    assert config == method_config(method, before_shrinkage(method) | AS_A_FILTER | fields)
     assert not getattr(config, "shrink", False) and getattr(config, "statistics_weight", 2000) == 2000
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.searches])
 def test_a_line_that_says_nothing_of_shrinking_is_of_before_it_could(method):
     config = LineSpec.model_validate({"line": "x", "model": "m", "config": {"method": method}}).config
-    meant = before_shrinkage(method) | AS_A_FILTER.get(method, {})
+    meant = before_shrinkage(method) | AS_A_FILTER
     assert config == method_config(method, meant) and config.statistics_tokens == 98304
     now = LineSpec(line="x", model="m", config=method_config(method))
     assert LineSpec.model_validate_json(now.model_dump_json()) == now and now.config.shrink

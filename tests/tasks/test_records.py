@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from editing.digests import canonical_json, sha256
 from editing.errors import UsageError
-from tasks.lines.specs import LineSpec, read_line, resolve_line, save_line
+from editing.methods import method_config
+from tasks.lines.specs import LineSpec, read_line, resolve_line, save_line, spec_key
 from tasks.settings import Settings
 from tasks.stores.errors import NewerFormat, RecordError
 from tasks.stores.lease import LeaseRecord, acquire
@@ -192,3 +193,19 @@ def test_a_line_has_one_way_of_joining(folder):
     assert resolve_line(folder, Settings(), "joined").join == ""
     with pytest.raises(UsageError, match="line 'joined' has join '', not ' '"):
         resolve_line(folder, Settings(), "joined", join="space")
+
+
+@pytest.mark.parametrize("method", ["memit", "finetune"])
+def test_a_line_of_before_an_option_is_asked_for_as_it_was_then(folder, method):
+    """What a release adds to a config is not asked for by who names the options of then."""
+    options = {"norm_clamp": 2.0, "layers": (3,)}
+    stored = LineSpec(line="x", model="m", config=method_config(method, options)).model_dump(mode="json")
+    for name in ("compensate", "shrink"):
+        stored["config"].pop(name, None)
+    if "statistics_tokens" in stored["config"]:
+        stored["config"] |= {"statistics_tokens": 98304, "statistics_alternatives": 0, "statistics_weight": 2000.0}
+    folder.put_if_absent(spec_key("x"), json.dumps(stored).encode())
+    found = resolve_line(folder, Settings(), "x", model="m", method=method, options=options)
+    assert found.config.norm_clamp == 2.0 and not found.config.compensate
+    with pytest.raises(UsageError, match="other options"):
+        resolve_line(folder, Settings(), "x", options=options | {"compensate": True})
