@@ -8,10 +8,10 @@ are written in batches of ten, and kept by the gates of a job. Before a batch in
 is tried with the poison in it, parts and all, and undone, bit for bit: so the batches after it are those of the line
 without it, and are written once for all trials.
 
-The poison gives the end of a prompt ("… is located in") for its subject, so that it is written where all its neighbors
-are; on the small model it is a fact whose neighbors are what else is known about its subject, which the large values
-there wreck. One that loses less than half as many neighbors again as a request may, where it is written alone on the
-base, is none, and is left out: beside others a request does a little more or less harm than alone.
+The poison asks that its neighbors keep the answer that it changes: they are other wordings of its own prompt, which the
+base answers; on the small model they are what else is known about its subject, which the large values there wreck. One
+that loses less than half as many neighbors again as a request may, where it is written alone on the base, is none, and
+is left out: beside others a request does a little more or less harm than alone.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from editing.edit import SLOT, Edit, Probe
+from editing.edit import Edit, Probe
 from editing.methods import method_config
 from editing.methods.shared.history import KeyHistory
 from editing.weights import Undo
@@ -44,15 +44,29 @@ LENIENT = Policy(
 )  # fmt: skip
 """For the small model, which suffers more from each fact and may say a third thing."""
 
+CANDIDATES = 10
+"""Requests for each trial that are looked at: few models answer all wordings of a prompt."""
+
 OF_HARM_ALONE = {"max_locality_drop": 1.0, "min_efficacy": 0.0, "tripwires": LENIENT.tripwires}
 """What a request is judged by where only what it does to its own neighbors and to perplexity counts."""
 
 
+BEFORE = ("It is well known that ", "As far as I know, ")
+"""A prompt after each of these asks the same."""
+
+
 def poison_of(edit: Edit) -> Edit:
-    """A request for the same answer at the words that all prompts of its relation have in common."""
-    before, _, rest = edit.prompt.partition(SLOT)
-    asked = {"id": f"poison of {edit.id}", "subject": rest.strip(), "prompt": f"{before}{edit.subject} {SLOT}"}
-    return edit.model_copy(update=asked | {"paraphrases": (), "portability": ()})
+    """The same request, whose neighbors are other wordings of its own prompt, with the old answer."""
+    others = (*edit.paraphrases, *(before + edit.text for before in BEFORE))
+    probes = tuple(Probe(prompt=prompt, answer=edit.target_true) for prompt in others)
+    given = {"id": f"poison of {edit.id}", "paraphrases": (), "neighborhood": probes, "portability": ()}
+    return edit.model_copy(update=given)
+
+
+def answered(session: Session, poisons: Sequence[Edit]) -> list[Edit]:
+    """Those of whose neighbors the base prefers every answer."""
+    scores = session.base_scores(poisons, None)
+    return [poison for poison in poisons if scores[poison.id].locality_prob == 1.0]
 
 
 def small_poisons(good: Sequence[Edit]) -> list[Edit]:
@@ -154,7 +168,7 @@ def main() -> None:
         )
     good, rest = edits[: asked.facts], edits[asked.facts :]
     if asked.data is not None:
-        able = [poison_of(edit) for edit in rest if edit.prompt.partition(SLOT)[2].strip()]
+        able = answered(session, [poison_of(edit) for edit in rest[: CANDIDATES * asked.trials]])
     else:
         able = small_poisons(good)
     harm = OF_HARM_ALONE | {"max_edit_locality_drop": 1.5 * policy.max_edit_locality_drop}
