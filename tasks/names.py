@@ -1,6 +1,8 @@
 """Names that people choose, and the keys that outside systems take in their place."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from editing.digests import sha256
 from editing.errors import UsageError
@@ -11,6 +13,8 @@ _KIND = re.compile(r"[a-z0-9]+")
 _PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _READABLE = 64
 _DIGEST = 16
+_NAMED = 20
+"""Lines that a message lists; there may be thousands."""
 
 
 def check_line(line: str) -> str:
@@ -21,6 +25,14 @@ def check_line(line: str) -> str:
             "and begins with a letter or digit; for example 'smollm2-memit'"
         )
     return line
+
+
+def unknown_line(line: str, known: Iterable[str]) -> UsageError:
+    """What is said of a line that nobody knows: which one may be meant, and which there are."""
+    names = sorted(known)
+    near = "".join(f"did you mean '{name}'? " for name in get_close_matches(line, names, n=1))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return UsageError(f"there is no line '{line}'; {near}lines are {', '.join(names[:_NAMED]) or 'none yet'}{more}")
 
 
 def check_model_name(name: str) -> str:

@@ -79,7 +79,7 @@ def check_line(workplace: "Workplace", line: str) -> None:
     if line != DEFAULT_LINE:
         from tasks.lines.stored import check_known
 
-        check_known(workplace.store.store, workplace.ledger, line)
+        check_known(workplace.store, workplace.ledger, line)
 
 
 def pairs(options: list[str] | None, name: str) -> dict[str, Any]:

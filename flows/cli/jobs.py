@@ -179,7 +179,7 @@ def rebase(
         follow_run("rebase", line, {"text": text, "statistics_text": statistics_text, "policy": form}, wait, json)
         return
     workplace = open_workplace()
-    spec = existing_line(workplace.store.store, line)
+    spec = existing_line(workplace.store, line)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)
     with if_stopped("the line stands as it did"), prefect_api(json) as started:

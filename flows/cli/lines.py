@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from editing.errors import UsageError
 from flows.cli.app import Json, app
 from flows.cli.console import as_json, say, table
 
@@ -20,6 +19,7 @@ def status(
 
         errata status
     """
+    from tasks.names import unknown_line
     from tasks.review.standing import line_status
     from tasks.workplace import open_workplace
 
@@ -27,7 +27,7 @@ def status(
     events = workplace.ledger.look()
     known = sorted({*workplace.store.lines(), *events})
     if line is not None and line not in known:
-        raise UsageError(f"there is no line '{line}'; lines are {', '.join(known) or 'none yet'}")
+        raise unknown_line(line, known)
     rows = [line_status(workplace, name, events) for name in (known if line is None else [line])]
     if json:
         as_json([asdict(row) for row in rows])

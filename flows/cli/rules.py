@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from editing.errors import PolicyError, UsageError
+from editing.errors import PolicyError
 from flows.cli.app import Json, Line, app, pairs
 from flows.cli.console import as_json, say, table
 
@@ -76,11 +76,12 @@ def unfreeze(line: Line = "main", json: Json = False) -> None:
 
 def _workplace_of(line: str) -> "Workplace":
     """Rules of a line that nobody knows would be those of a mistyped one."""
+    from tasks.names import unknown_line
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    if line not in (known := sorted({*workplace.store.lines(), *workplace.ledger.look()})):
-        raise UsageError(f"there is no line '{line}'; lines are {', '.join(known) or 'none yet'}")
+    if line not in (known := {*workplace.store.lines(), *workplace.ledger.look()}):
+        raise unknown_line(line, known)
     return workplace
 
 

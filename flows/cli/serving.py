@@ -54,7 +54,7 @@ def _engine(line: str, waiting: int) -> "Engine":
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    spec = existing_line(workplace.store.store, line)
+    spec = existing_line(workplace.store, line)
     loaded = load_base(workplace, spec)
     check_base(loaded, workplace.store, line)
     engine = Engine(loaded, workplace.store, line, waiting)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from editing.errors import ErrataError, UsageError
+from editing.errors import ErrataError
 from tasks.audit.agreement import audit_agreement, audit_mlflow
 from tasks.audit.events import audit_events
 from tasks.audit.findings import Audited, Finding, Findings
 from tasks.audit.objects import Objects
 from tasks.ledger.view import look
+from tasks.names import unknown_line
 from tasks.progress import stage
 from tasks.workplace import Workplace
 
@@ -46,7 +47,7 @@ class _Audit:
 
     def known(self, line: str) -> Sequence[str]:
         if line not in (known := self.lines()):
-            raise UsageError(f"there is no line '{line}'; there are: {', '.join(known) or 'none'}")
+            raise unknown_line(line, known)
         return [line]
 
     def objects_of(self, line: str) -> None:

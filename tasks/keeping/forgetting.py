@@ -104,7 +104,7 @@ def _check(workplace: Workplace, line: str, names: Sequence[str], reason: str) -
     if not reason.strip():
         raise UsageError("to forget needs a reason: it stands in the ledger in the place of what was said")
     store = workplace.store.store
-    check_known(store, workplace.ledger, line)
+    check_known(workplace.store, workplace.ledger, line)
     seen = workplace.ledger.look(line).get(line)
     for name in names:
         if seen is None or name not in seen.standings:

@@ -17,12 +17,13 @@ from tasks.addresses import folder_of
 from tasks.lines.calibrations import Calibration, merged, taken_from, with_options
 from tasks.lines.hypernetworks import resolved_options
 from tasks.lines.stored import definition, spec_key, where
-from tasks.names import check_line
+from tasks.names import check_line, unknown_line
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectConflict
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
+from tasks.stores.snapshots import SnapshotStore
 from tasks.text import Text
 
 Template = Literal["auto", "raw", "chat"]
@@ -62,10 +63,10 @@ def read_line(store: ObjectStore, line: str) -> LineSpec | None:
     return None if data is None else read_record(LineSpec, data, where(store, line))
 
 
-def existing_line(store: ObjectStore, line: str) -> LineSpec:
+def existing_line(store: SnapshotStore, line: str) -> LineSpec:
     """The line's definition. Raises UsageError where it does not exist."""
-    if (found := read_line(store, line)) is None:
-        raise UsageError(f"line '{line}' does not exist; look at errata status")
+    if (found := read_line(store.store, line)) is None:
+        raise unknown_line(line, store.lines())
     return found
 
 

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from editing.errors import UsageError
-from tasks.names import check_line
+from tasks.names import check_line, unknown_line
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record
@@ -13,6 +12,7 @@ from tasks.text import Text
 
 if TYPE_CHECKING:
     from tasks.ledger.table import Ledger
+    from tasks.stores.snapshots import SnapshotStore
 
 
 class StoredLine(BaseModel):
@@ -53,7 +53,7 @@ def stored_line(store: ObjectStore, line: str) -> StoredLine | None:
     return None if data is None else read_record(StoredLine, data, where(store, line))
 
 
-def check_known(store: ObjectStore, ledger: "Ledger", line: str) -> None:
+def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
     """Raises UsageError for a line that is neither defined nor in the ledger."""
-    if stored_line(store, line) is None and line not in ledger.look(line):
-        raise UsageError(f"there is no line '{line}'; errata status names all")
+    if stored_line(store.store, line) is None and line not in ledger.look(line):
+        raise unknown_line(line, {*store.lines(), *ledger.look()})

@@ -50,7 +50,7 @@ def _take_out(
     names = [name.strip() for name in requests if name.strip()]
     if not names:
         raise UsageError("name the requests that are to be taken out, by their ids; errata history shows them")
-    check_known(store.store, ledger, line)
+    check_known(store, ledger, line)
     actor = (by or By(workplace.settings.who)).actor
     done = take_out(store, ledger, line, names, actor, reason.strip(), prefix=prefix)
     said = [f"{name}: withdrawn" for name in done.withdrawn]

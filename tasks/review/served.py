@@ -82,7 +82,7 @@ def service_history(workplace: Workplace, line: str) -> list[Service]:
     store = workplace.store
     heads = store.heads(line)
     if not heads:
-        check_known(store.store, workplace.ledger, line)
+        check_known(store, workplace.ledger, line)
     begun = _moves(heads)
     ends = [head.moved if head else None for head in (*begun[1:], None)]
     looked = _Looked(workplace, line, heads)

@@ -46,7 +46,7 @@ def watch_over(workplace: Workplace, watch: Watch) -> WatchReport:
         UsageError: there is no such line.
         StorageError, LedgerError: neither can be asked whether there is.
     """
-    check_known(workplace.store.store, workplace.ledger, watch.line)
+    check_known(workplace.store, workplace.ledger, watch.line)
     seen, view = _Seen(), None
     with seen.or_said("decisions made elsewhere"):
         seen.done += _carry_out(workplace, watch.line)

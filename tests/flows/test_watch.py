@@ -226,7 +226,7 @@ def test_a_worker_that_is_gone_and_a_run_that_did_not_start_are_late_and_told_on
 
 def test_a_watch_over_no_line_fails_with_its_one_line(workplace, capsys):
     state = watch("nowhere", return_state=True)
-    assert state.is_failed() and state.message == "there is no line 'nowhere'; errata status names all"
+    assert state.is_failed() and state.message == "there is no line 'nowhere'; lines are watched"
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -1,5 +1,7 @@
 """Laws of names: what a line may be called, every outside system takes, and no two names become one."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from prefect.types.names import ArtifactKey
 from pydantic import TypeAdapter
 
 from editing.errors import UsageError
-from tasks.names import artifact_key, check_line, check_model_name
+from tasks.names import artifact_key, check_line, check_model_name, unknown_line
 
 lines = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True).filter(lambda name: ".." not in name)
 models = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", fullmatch=True)
@@ -52,3 +54,28 @@ def test_a_kind_is_one_word(kind):
 def test_names_that_mlflow_could_not_keep_or_find_are_refused(name):
     with pytest.raises(UsageError, match="cannot be the name of a model in MLflow: a name has"):
         check_model_name(name)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ([], "there is no line 'mian'; lines are none yet"),
+        (["other"], "there is no line 'mian'; lines are other"),
+        (["b", "main", "a"], "there is no line 'mian'; did you mean 'main'? lines are a, b, main"),
+        (
+            (f"{i:02}" for i in range(50)),
+            f"there is no line 'mian'; lines are {', '.join(f'{i:02}' for i in range(20))}",
+        ),
+    ],
+)
+def test_a_line_that_nobody_knows_is_answered_with_those_that_there_are(known, said):
+    message = str(unknown_line("mian", known))
+    assert message.removesuffix(" and 30 more") == said and "\n" not in message
+
+
+def test_that_there_is_no_such_line_is_said_in_one_way():
+    root = Path(__file__).parents[2]
+    files = [file for folder in ("tasks", "flows") for file in (root / folder).rglob("*.py")]
+    words = ("no line '", "line '{line}' does not exist", "no such line '")
+    told = [file.name for file in files if any(some in file.read_text() for some in words)]
+    assert told == ["names.py"]
