@@ -107,7 +107,7 @@ def test_the_server_says_where_it_is_and_ends_at_ctrl_c(line, tmp_path):
 
 
 def test_what_cannot_be_served_is_one_line(line, errata):
-    check_one_line(errata("serve", "nowhere", "--port", 0), 2, "line 'nowhere' does not exist")
+    check_one_line(errata("serve", "nowhere", "--port", 0), 2, "there is no line 'nowhere'")
     with answering(line) as (url, _):
         check_one_line(errata("serve", LINE, "--port", url.rpartition(":")[2]), 2, "in use; choose another")
     check_one_line(errata("serve", LINE, "--host", "256.0.0.1"), 2, "--host 256.0.0.1")

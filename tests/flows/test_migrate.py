@@ -98,7 +98,7 @@ def test_a_fact_that_the_base_knew_and_that_changed_since_is_not_moved_as_it_was
 @pytest.mark.slow
 def test_a_mistake_is_one_line_and_nothing_is_changed(place, errata, good_edits, tmp_path):
     workplace = place("moving")
-    check_one_line(errata("migrate", "nowhere", "--model", "embedded"), 2, "line 'nowhere' does not exist")
+    check_one_line(errata("migrate", "nowhere", "--model", "embedded"), 2, "there is no line 'nowhere'")
     check_one_line(errata("migrate", "moving", "--model", "embedded"), 2, "nothing of line 'moving' is in service")
     written(workplace, "moving", good_edits[:1])
     model = workplace.settings.model

@@ -166,7 +166,7 @@ def test_what_users_wrote_is_no_markup_in_the_card(tmp_path):
         ("onnx", {}, "'onnx' is no form of an export"),
         ("merged", {"version": "9"}, "line 'line' has no version 9; it has: 1, 2, 3"),
         ("merged", {"version": "newest"}, "version 'newest' must be a number, champion or challenger"),
-        ("merged", {"line": "nowhere"}, "line 'nowhere' does not exist"),
+        ("merged", {"line": "nowhere"}, "there is no line 'nowhere'"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(line, tmp_path, form, more, says):

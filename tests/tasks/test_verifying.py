@@ -142,7 +142,7 @@ def test_a_key_is_sent_and_never_shown(plain_line, monkeypatch):
         ({"model": " "}, "the name of the model is empty"),
         ({"version": "0"}, "version 0 of line 'line' holds no facts"),
         ({"version": "challenger"}, "nothing waits on line 'line'"),
-        ({"line": "nowhere"}, "line 'nowhere' does not exist"),
+        ({"line": "nowhere"}, "there is no line 'nowhere'"),
     ],
 )
 def test_a_mistake_is_told_before_anybody_is_asked(plain_line, more, says):
