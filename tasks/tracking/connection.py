@@ -21,6 +21,8 @@ PAUSES = (0.5, 2.0, 5.0)
 """Seconds before each further try: together as long as a server takes to start anew."""
 PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """MLflow's own codes for what may go by itself; a database that is locked or away is the first one."""
+TAKEN = ("unique constraint", "duplicate entry")
+"""What SQLite and Postgres, and MySQL, say of a second row of one key."""
 
 
 class Connection:
@@ -103,12 +105,22 @@ def passes(error: BaseException) -> bool:
     )
     found: BaseException | None = error
     while found is not None:
-        if getattr(found, "error_code", None) in PASSING_CODES:
+        if getattr(found, "error_code", None) in PASSING_CODES or _was_written_beside(found):
             return True
         if isinstance(found, passing) and not isinstance(found, ValueError):  # a ValueError: an address, no answer
             return True
         found = found.__cause__ or found.__context__
     return False
+
+
+def _was_written_beside(error: BaseException) -> bool:
+    """Whether a row that was looked for and not there was there when it was written: another process was faster.
+
+    MLflow looks, then inserts (a tag, an alias); the second time it finds the row. That a model or an experiment exists
+    already is another code, and no accident.
+    """
+    said = str(error).casefold()
+    return getattr(error, "error_code", None) == "BAD_REQUEST" and any(words in said for words in TAKEN)
 
 
 @functools.cache

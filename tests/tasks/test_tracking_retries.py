@@ -3,6 +3,7 @@
 import logging
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,9 @@ from tests.costs import some
 from tests.databases import mlflow_database
 from tests.tasks.mlflow_server import Gate, MlflowServer
 from tests.tasks.test_tracking import pointer
+
+TAGS = 40
+"""Written by two at once; about one in four collided."""
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +175,32 @@ def test_what_mlflow_never_takes_is_raised_at_the_end_alone(server, caplog):
     assert log.unsent == 1 and "1 values are kept" in caplog.text
     with pytest.raises(TrackingError, match="no-such-run"):
         log.finish()
+
+
+@pytest.mark.parametrize("kind", ["file", "server"])
+def test_two_who_write_the_same_tag_at_once_both_succeed(server, folder, tmp_path, kind):
+    """MLflow looks for the row, then inserts it; who comes second is told that it is there."""
+    uri = f"sqlite:///{mlflow_database(tmp_path / 'mlflow.db')}" if kind == "file" else server.url
+    artifacts = str(tmp_path / "artifacts") if kind == "file" else None
+    trackers = [Tracker(uri, artifacts, "beside") for _ in range(2)]
+    run_id = trackers[0].start_run("facts", "job", {}, {})
+    line = f"beside-{kind}"
+    trackers[0].register_version(line, run_id, pointer(line, 1))
+    together, failed = threading.Barrier(2), list[Exception]()
+
+    def write(tracker: Tracker) -> None:
+        for number in range(TAGS):
+            together.wait()
+            try:
+                tracker.set_version_tag(line, 1, f"errata.{number}", "said")
+            except TrackingError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(tracker,)) for tracker in trackers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed[:2]
+    there = trackers[1].version_tags(line, 1)
+    assert all(there[f"errata.{number}"] == "said" for number in range(TAGS))
