@@ -124,12 +124,13 @@ def _weaken(X: Tensor, Q: Tensor, strength: float) -> Tensor:
 def clamp(factors: Factors, earlier_md: Tensor | None, limit: float, alpha: float) -> Factors:
     """Δ', so that the singular values above `limit` of earlier + Δ' are F of what they were in earlier + Δ."""
     sigma_k, U_mk, V_dk = _above(factors, earlier_md, limit)
-    return _with(factors, U_mk, limit + (sigma_k / limit).log() / math.log(alpha) - sigma_k, V_dk, larger=False)
+    change_k = limit + (sigma_k / limit).log() / math.log(alpha) - sigma_k
+    return _with(factors, U_mk, change_k.clamp(max=0), V_dk)
 
 
-def _with(factors: Factors, U_mk: Tensor, change_k: Tensor, V_dk: Tensor, *, larger: bool) -> Factors:
-    """B A + U diag(change) Vᵀ of the changes that make larger, or smaller; the factors as they are where none does."""
-    some = change_k > 0 if larger else change_k < 0
+def _with(factors: Factors, U_mk: Tensor, change_k: Tensor, V_dk: Tensor) -> Factors:
+    """B A + U diag(change) Vᵀ; the factors as they are where nothing changes."""
+    some = change_k != 0
     if not some.any():
         return factors
     B, A = (U_mk[:, some] * change_k[some]).float().cpu(), V_dk[:, some].T.float().cpu()
@@ -141,7 +142,7 @@ def unclamped(factors: Factors, earlier_md: Tensor, limit: float, alpha: float) 
     sigma_k, U_mk, V_dk = _above_dense(earlier_md, limit)
     # Of weights that no clamp made the power may be any number: none is told from a direction that is gone.
     power_k = ((sigma_k - limit) * math.log(alpha)).clamp(max=math.log(MOST_TAKEN))
-    return _with(factors, U_mk, limit * power_k.exp() - sigma_k, V_dk, larger=True)
+    return _with(factors, U_mk, (limit * power_k.exp() - sigma_k).clamp(min=0), V_dk)
 
 
 def _above(factors: Factors, earlier_md: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -178,7 +178,7 @@ def test_what_mlflow_never_takes_is_raised_at_the_end_alone(server, caplog):
 
 
 @pytest.mark.parametrize("kind", ["file", "server"])
-def test_two_who_write_the_same_tag_at_once_both_succeed(server, folder, tmp_path, kind):
+def test_two_who_write_the_same_tag_at_once_both_succeed(server, tmp_path, kind):
     """MLflow looks for the row, then inserts it; who comes second is told that it is there."""
     uri = f"sqlite:///{mlflow_database(tmp_path / 'mlflow.db')}" if kind == "file" else server.url
     artifacts = str(tmp_path / "artifacts") if kind == "file" else None
