@@ -6,7 +6,7 @@ The rows are data (`tasks.report.data.Check`); nothing is compared here.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.report.data import Check, Frozen, JobReport
@@ -26,6 +26,8 @@ class Measure:
     label: str
     hint: str
     form: Literal["share", "ratio", "lost", "number"]
+    missed: str = ""
+    """How it is called where those are counted that miss it."""
 
 
 MEASURES = {
@@ -44,15 +46,25 @@ MEASURES = {
         "Earlier facts of like subjects: lost", "corrections that are written where a new one is, or nearly", "lost"
     ),
     "neighbors_lost": Measure("Neighbors: lost at a request", "by any of the counts", "lost"),
-    "said": Measure("Says the new answer", "its prompt completed, and neither the old answer nor a third", "share"),
-    "said_chat": Measure("Says it in the chat", "and neither the old answer nor a third", "share"),
-    "said_paraphrases": Measure("Says it rephrased", "and neither the old answer nor a third", "share"),
+    "said": Measure(
+        "Says the new answer",
+        "its prompt completed, and neither the old answer nor a third",
+        "share",
+        "Does not say the new answer",
+    ),
+    "said_chat": Measure(
+        "Says it in the chat", "and neither the old answer nor a third", "share", "Does not say it in the chat"
+    ),
+    "said_paraphrases": Measure(
+        "Says it rephrased", "and neither the old answer nor a third", "share", "Does not say it rephrased"
+    ),
     "old_chat": Measure("Old answer still there in the chat", "of the requests asked there", "share"),
     "kl": Measure("Drift of what comes next", "divergence from the base on fixed text, in nats", "number"),
     "fluency": Measure("Fluency", "how varied its text is, against the base", "ratio"),
     "perplexity": Measure("Perplexity", "on fixed text, against the base", "ratio"),
     "retained": Measure("Earlier facts", "a sample of earlier corrections still holds", "share"),
 }
+MISSED = "the new answer is not there, or the old one or a third is beside it"
 NEIGHBORS = ("neighbors_preferred", "neighbors_said", "neighbors_changed")
 
 
@@ -102,7 +114,9 @@ def _measure(check: Check) -> Measure:
         found = GROUPS[group]
         return Measure(f"{found.label}: {name}", found.hint, found.form)
     found = MEASURES.get(check.measure, Measure(check.measure.capitalize(), "", "number"))
-    return Measure(found.label, found.hint, "lost") if check.kind == "tripwire" else found
+    if check.kind != "tripwire":
+        return found
+    return Measure(found.missed, MISSED, "lost") if found.missed else replace(found, form="lost")
 
 
 def _needed(check: Check) -> str:

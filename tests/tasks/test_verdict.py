@@ -4,6 +4,7 @@ import io
 import math
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -141,3 +142,15 @@ def test_a_share_allows_as_many_losses_as_it_says(asked, percent):
 
 def test_a_verdict_without_a_row_does_not_pass():
     assert not Verdict({}, {}, ()).passed
+
+
+@pytest.mark.parametrize("name", Tripwires.model_fields)
+def test_what_is_counted_is_what_a_row_is_called_by(name):
+    """A row that counts what is wrong is not called by what is right: '1 of 1' beside 'Says it' reads as praise."""
+    measure = {"neighbors": "neighbors_lost"}.get(name, name)
+    fields = {"measure": measure, "holds": False, "value": 1, "sample": 1, "limit": 0, "field": f"tripwires.{name}"}
+    level = {"measure": measure, "holds": True, "value": 1.0, "sample": 1, "limit": 0.9, "field": f"levels.{name}.min"}
+    counted, shared = check_lines([Check(**fields, kind="tripwire"), Check(**level, kind="level")])
+    assert counted.measured == "1 of 1" and counted.allowed == "at most 0"
+    more_is_better = shared.allowed.startswith("≥") and name != "old_chat"
+    assert (counted.label != shared.label and counted.label.startswith("Does not say")) == more_is_better
