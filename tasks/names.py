@@ -29,10 +29,21 @@ def check_line(line: str) -> str:
 
 def unknown_line(line: str, known: Iterable[str]) -> UsageError:
     """What is said of a line that nobody knows: which one may be meant, and which there are."""
+    if not (others := _others(line, known)):
+        return UsageError(f"there is no line '{line}', nor any other; `errata submit FILE --line {line}` begins it")
+    return UsageError(f"there is no line '{line}'; {others}")
+
+
+def new_line(line: str, known: Iterable[str]) -> str:
+    """What is said of a line that somebody begins where there are others."""
+    return f"line '{line}' is new; {_others(line, known)}"
+
+
+def _others(line: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = "".join(f"did you mean '{name}'? " for name in get_close_matches(line, names, n=1))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return UsageError(f"there is no line '{line}'; {near}lines are {', '.join(names[:_NAMED]) or 'none yet'}{more}")
+    return f"{near}lines are {', '.join(names[:_NAMED])}{more}" if names else ""
 
 
 def check_model_name(name: str) -> str:

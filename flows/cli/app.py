@@ -75,10 +75,10 @@ def set_defaults() -> None:
 
 
 def check_line(workplace: "Workplace", line: str) -> None:
-    """Raises UsageError for a line that nobody knows, as a mistyped one; the default need not be there yet."""
-    if line != DEFAULT_LINE:
-        from tasks.lines.stored import check_known
+    """Raises UsageError for a line that nobody knows, as a mistyped one; where there is none, the default may come."""
+    from tasks.lines.stored import check_known, known_lines
 
+    if line != DEFAULT_LINE or known_lines(workplace.store, workplace.ledger):
         check_known(workplace.store, workplace.ledger, line)
 
 

@@ -19,7 +19,7 @@ from flows.cli.app import (
     method_options,
     pairs,
 )
-from flows.cli.console import as_json, number, percent, say, shown_progress, table
+from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from tasks.report.data import JobReport
@@ -104,6 +104,8 @@ def run(
     from flows.cli.remote import follow_run
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
+    from tasks.lines.stored import known_lines
+    from tasks.names import new_line
     from tasks.update.beforehand import check_job, check_ledger
     from tasks.workplace import open_workplace
 
@@ -133,6 +135,8 @@ def run(
     check_ledger(line, workplace.ledger, only)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)
+    if (others := known_lines(workplace.store, workplace.ledger)) and line not in others:
+        warn(new_line(line, others))
     if not json:
         say(f"updating line {line}", style="bold")
     with if_stopped("what was committed stands, the rest is still queued"), prefect_api(json) as started:
@@ -179,7 +183,7 @@ def rebase(
         follow_run("rebase", line, {"text": text, "statistics_text": statistics_text, "policy": form}, wait, json)
         return
     workplace = open_workplace()
-    spec = existing_line(workplace.store, line)
+    spec = existing_line(workplace.store, workplace.ledger, line)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)
     with if_stopped("the line stands as it did"), prefect_api(json) as started:

@@ -19,16 +19,16 @@ def status(
 
         errata status
     """
-    from tasks.names import unknown_line
+    from tasks.lines.stored import check_known, known_lines
     from tasks.review.standing import line_status
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
     events = workplace.ledger.look()
-    known = sorted({*workplace.store.lines(), *events})
-    if line is not None and line not in known:
-        raise unknown_line(line, known)
-    rows = [line_status(workplace, name, events) for name in (known if line is None else [line])]
+    if line is not None:
+        check_known(workplace.store, workplace.ledger, line)
+    shown_lines = known_lines(workplace.store, workplace.ledger) if line is None else [line]
+    rows = [line_status(workplace, name, events) for name in shown_lines]
     if json:
         as_json([asdict(row) for row in rows])
         return

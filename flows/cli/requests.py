@@ -15,10 +15,11 @@ from flows.cli.app import (
     Remote,
     Wait,
     app,
+    check_line,
     if_stopped,
     method_options,
 )
-from flows.cli.console import as_json, percent, say, shown_progress, table
+from flows.cli.console import as_json, percent, say, shown_progress, table, warn
 from flows.cli.given import joined, probe, records, show_read, warn_all
 
 if TYPE_CHECKING:
@@ -106,9 +107,11 @@ def submit(
         warn_all(read.unused)
         return
     from tasks.ledger import intake
+    from tasks.names import new_line
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
+    before = workplace.ledger.look()
     with (
         if_stopped("submit the same again: what is queued already is not queued twice"),
         shown_progress(json, "reading"),
@@ -124,6 +127,8 @@ def submit(
         say(f"{name}: {reason}", "rejected")
     for name, findings in done.findings.items():
         say(f"{name}: {'; '.join(findings)}", "warning")
+    if line not in before and before:
+        warn(new_line(line, before))
     if done.queued:
         say(f"next: errata run {line}")
 
@@ -179,6 +184,8 @@ def trial(
     spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
     check_base(spec, workplace.settings)
+    if not file:
+        check_line(workplace, line)
     edits = _told(read_to_try(file, limit) if file else to_try(workplace.ledger, line, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import heard

@@ -76,12 +76,11 @@ def unfreeze(line: Line = "main", json: Json = False) -> None:
 
 def _workplace_of(line: str) -> "Workplace":
     """Rules of a line that nobody knows would be those of a mistyped one."""
-    from tasks.names import unknown_line
+    from tasks.lines.stored import check_known
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    if line not in (known := {*workplace.store.lines(), *workplace.ledger.look()}):
-        raise unknown_line(line, known)
+    check_known(workplace.store, workplace.ledger, line)
     return workplace
 
 

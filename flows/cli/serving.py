@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Line, app, if_stopped
+from flows.cli.app import Line, app, check_line, if_stopped
 from flows.cli.carrying import CARRYING
 from flows.cli.console import say, shown_progress, warn
 
@@ -47,14 +47,16 @@ def serve(
 
 def _engine(line: str, waiting: int) -> "Engine":
     """With the version in service in memory, answering."""
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    check_line(workplace, line)  # before what takes seconds to import
     from tasks.lines.specs import existing_line
     from tasks.review.asking import load_base
     from tasks.serving.engine import Engine
     from tasks.serving.loading import check_base
-    from tasks.workplace import open_workplace
 
-    workplace = open_workplace()
-    spec = existing_line(workplace.store, line)
+    spec = existing_line(workplace.store, workplace.ledger, line)
     loaded = load_base(workplace, spec)
     check_base(loaded, workplace.store, line)
     engine = Engine(loaded, workplace.store, line, waiting)

@@ -175,6 +175,7 @@ def repair(line: Line = "main", json: Json = False) -> None:
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
+    check_line(workplace, line)
     done = repair_line(workplace.store, line, workplace.settings.who)
     if json:
         as_json({"line": line, "done": done})

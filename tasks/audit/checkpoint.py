@@ -23,8 +23,7 @@ from editing.layout import layout_of
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
 from tasks.ledger.view import LineView, chain, look
-from tasks.lines.stored import stored_line
-from tasks.names import unknown_line
+from tasks.lines.stored import check_known, stored_line
 from tasks.progress import stage
 from tasks.serving.loading import check_base
 from tasks.stores.batches import restore_weights, unpack
@@ -106,9 +105,8 @@ def audit_checkpoint(workplace: Workplace, line: str, folder: Path) -> Checkpoin
         DigestMismatch: the base here is another one than its versions were made on.
     """
     view, spec = look(workplace.store, workplace.ledger, line), stored_line(workplace.store.store, line)
-    if spec is None:
-        raise unknown_line(line, workplace.store.lines())
-    if not view.versions:
+    check_known(workplace.store, workplace.ledger, line)
+    if spec is None or not view.versions:
         raise UsageError(f"line '{line}' has no version to look for but the base; run `errata run {line}` first")
     settings = workplace.settings
     with stage("loading the base and the checkpoint"):

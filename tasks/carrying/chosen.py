@@ -51,7 +51,7 @@ def choose(workplace: Workplace, line: str, asked: str = CHAMPION) -> Chosen:
         UsageError: there is no such line, nothing waits, or it is neither a number nor one of these words.
         ObjectNotFound: the line has no such version.
     """
-    spec = existing_line(workplace.store, line)
+    spec = existing_line(workplace.store, workplace.ledger, line)
     view = look(workplace.store, workplace.ledger, line)
     serving, waiting = (view.head.version if view.head else 0), [one.number for one in view.waiting]
     if asked == CHALLENGER and not waiting:

@@ -1,7 +1,7 @@
 """A line: one served model, made of a base and a method's configuration; fixed by its first version."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -16,8 +16,8 @@ from editing.texts import given_join
 from tasks.addresses import folder_of
 from tasks.lines.calibrations import Calibration, merged, taken_from, with_options
 from tasks.lines.hypernetworks import resolved_options
-from tasks.lines.stored import definition, spec_key, where
-from tasks.names import check_line, unknown_line
+from tasks.lines.stored import check_known, definition, spec_key, where
+from tasks.names import check_line
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectConflict
@@ -25,6 +25,9 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
 from tasks.stores.snapshots import SnapshotStore
 from tasks.text import Text
+
+if TYPE_CHECKING:
+    from tasks.ledger.table import Ledger
 
 Template = Literal["auto", "raw", "chat"]
 
@@ -63,10 +66,11 @@ def read_line(store: ObjectStore, line: str) -> LineSpec | None:
     return None if data is None else read_record(LineSpec, data, where(store, line))
 
 
-def existing_line(store: SnapshotStore, line: str) -> LineSpec:
-    """The line's definition. Raises UsageError where it does not exist."""
+def existing_line(store: SnapshotStore, ledger: "Ledger", line: str) -> LineSpec:
+    """The line's definition. Raises UsageError where nobody knows the line, or no job has made it yet."""
     if (found := read_line(store.store, line)) is None:
-        raise unknown_line(line, store.lines())
+        check_known(store, ledger, line)
+        raise UsageError(f"line '{line}' has no version yet; `errata run {line}` makes its first")
     return found
 
 

@@ -53,7 +53,14 @@ def stored_line(store: ObjectStore, line: str) -> StoredLine | None:
     return None if data is None else read_record(StoredLine, data, where(store, line))
 
 
+def known_lines(store: "SnapshotStore", ledger: "Ledger") -> list[str]:
+    """The lines of which anything is stored, and those that the ledger alone knows of."""
+    return sorted({*store.lines(), *ledger.look()})
+
+
 def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
-    """Raises UsageError for a line that is neither defined nor in the ledger."""
-    if stored_line(store.store, line) is None and line not in ledger.look(line):
-        raise unknown_line(line, {*store.lines(), *ledger.look()})
+    """Raises UsageError for a line that nobody knows."""
+    if stored_line(store.store, line) is not None or line in ledger.look(line):
+        return
+    if line not in (known := known_lines(store, ledger)):
+        raise unknown_line(line, known)

@@ -15,6 +15,7 @@ from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.rules import check_not_frozen, read_rules
+from tasks.lines.stored import check_known
 from tasks.review.aliases import sync_aliases
 from tasks.review.decided import By, Decided, decided
 from tasks.review.forms import close_reviews
@@ -182,6 +183,8 @@ def _before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
 
 
 def _caught_up(workplace: Workplace, line: str) -> LineView:
+    """Where a line that somebody knows stands."""
+    check_known(workplace.store, workplace.ledger, line)
     return catch_up(workplace.store, workplace.ledger, line, workplace.settings.who)
 
 

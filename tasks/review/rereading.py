@@ -2,6 +2,7 @@
 
 from editing.errors import UsageError
 from tasks.ledger.view import look
+from tasks.lines.stored import check_known
 from tasks.report.data import JobReport
 from tasks.review.description import job_report
 from tasks.stores.manifest import Version
@@ -13,9 +14,10 @@ def version_to_judge(workplace: Workplace, line: str, number: int | None) -> Ver
     """The version of this number; none, the newest that waits, or else the one in service.
 
     Raises:
-        UsageError: it is the base, or the line has neither.
+        UsageError: nobody knows the line, it is the base, or the line has neither.
         ObjectNotFound: the line has no such version.
     """
+    check_known(workplace.store, workplace.ledger, line)
     if number is None:
         view = look(workplace.store, workplace.ledger, line)
         number = view.waiting[-1].number if view.waiting else view.head.version if view.head else 0

@@ -91,8 +91,9 @@ class SnapshotStore:
         return Version(manifest.version, pointer.snapshot, manifest)
 
     def lines(self) -> list[str]:
-        """The lines that have a version, a HEAD or a job."""
-        return sorted({key.split("/")[1] for key in self.store.list("lines/")})
+        """The lines of which anything is stored but a job, such as one that found nothing to do."""
+        keys = (key.split("/") for key in self.store.list("lines/"))
+        return sorted({line for _, line, *rest in keys if rest != ["job.json"]})
 
     def numbers(self, line: str) -> list[int]:
         """The numbers of the line's versions, rising; reads none of them."""

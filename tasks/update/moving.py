@@ -48,7 +48,7 @@ def source_of(workplace: Workplace, line: str, to: str) -> Source:
     """
     if line == to:
         raise UsageError(f"line '{line}' cannot be moved onto itself; choose another --to")
-    spec = existing_line(workplace.store, line)
+    spec = existing_line(workplace.store, workplace.ledger, line)
     view = look(workplace.store, workplace.ledger, line)
     states = workplace.ledger.states(line)
     known = [name for name, one in states.items() if one.state == "rejected" and (one.metrics or {}).get(KNOWN)]

@@ -1,7 +1,10 @@
-"""`errata rules`, `freeze` and `unfreeze`: shown, changed, and refused in one line."""
+"""`errata rules`, `freeze` and `unfreeze`: shown, changed, and refused in one line; and lines that nobody knows."""
 
 import pytest
+from typer.main import get_command
 
+from flows.cli.main import app
+from tasks.workplace import open_workplace
 from tests.flows.command import check_one_line, single
 
 
@@ -52,3 +55,52 @@ def test_on_a_frozen_line_no_job_starts(known):
     assert "an audit" in known("freeze", "main", "--reason", "[red]an audit[/red]").out
     check_one_line(known("run"), 2, r"line 'main' is frozen \(\[red\]an audit\[/red\]\); `errata unfreeze main`")
     assert known("unfreeze", "--json").json["frozen"] == ""
+
+
+GIVEN = {
+    "ask": ("x",),
+    "forget": ("r", "--reason", "x"),
+    "migrate": ("--model", "embedded"),
+    "reject": ("--reason", "x"),
+    "retract": ("r", "--reason", "x"),
+    "freeze": ("--reason", "x"),
+    "serve": ("--port", 0),
+    "verify": ("--url", "http://127.0.0.1:9/v1", "--model", "m"),
+}
+"""What commands want beside a line."""
+OTHERS = ("submit", "run", "promote", "train-mend")
+"""Those that may begin one, or only name one to Prefect."""
+TAKE_LINES = {
+    name: next(one for one in command.params if one.name == "line")
+    for name, command in get_command(app).commands.items()
+    if any(one.name == "line" for one in command.params)
+}
+
+
+@pytest.mark.parametrize("name", sorted(TAKE_LINES.keys() - {*OTHERS}))
+@pytest.mark.parametrize("line", ["mian", "main"])
+def test_every_command_answers_a_line_that_nobody_knows_alike(errata, tmp_path, name, line):
+    """The default, too, where there are others; and a job that found nothing to do there makes none of it."""
+    assert errata(*single(), "--line", "mains").code == 0
+    open_workplace().store.store.put(f"lines/{line}/job.json", b"{}")
+    given = {"export": ("--out", tmp_path / "out")}.get(name, GIVEN.get(name, ()))
+    named = [line] if TAKE_LINES[name].param_type_name == "argument" else ["--line", line]
+    check_one_line(errata(name, *named, *given), 2, f"there is no line '{line}'; did you mean 'mains'. lines are mains")
+    assert [one["line"] for one in errata("status", "--json").json] == ["mains"]
+
+
+@pytest.mark.slow
+def test_a_line_that_begins_beside_others_is_said_to_be_new(errata):
+    assert "is new" not in errata(*single()).err
+    ran = errata("run", "mian")
+    assert ran.code == 0 and "line 'mian' is new; did you mean 'main'? lines are main" in ran.err
+    said = errata(*single("B"), "--line", "mian")
+    assert said.code == 0 and "line 'mian' is new; did you mean 'main'? lines are main" in said.err
+    assert "is new" not in errata(*single("C"), "--line", "mian").err
+
+
+def test_a_line_that_only_has_requests_has_no_version_to_serve_yet(known):
+    check_one_line(known("approve"), 2, "nothing waits for review on line 'main'; run `errata run main` first")
+    check_one_line(known("rollback", "--to", 4), 2, "line 'main' has nothing in service")
+    for command in (("serve", "--port", 0), ("rebase",), ("migrate", "main", "--model", "embedded")):
+        check_one_line(known(*command), 2, "line 'main' has no version yet; `errata run main` makes its first")

@@ -59,7 +59,7 @@ def test_names_that_mlflow_could_not_keep_or_find_are_refused(name):
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        ([], "there is no line 'mian'; lines are none yet"),
+        ([], "there is no line 'mian', nor any other; `errata submit FILE --line mian` begins it"),
         (["other"], "there is no line 'mian'; lines are other"),
         (["b", "main", "a"], "there is no line 'mian'; did you mean 'main'? lines are a, b, main"),
         (
