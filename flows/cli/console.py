@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -109,13 +110,37 @@ def shown_progress(json: bool = False, what: str = "working") -> Iterator[None]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print rows under a title; `right` names the columns of numbers. A cell that is a `Text` keeps its style."""
-    made = Table(title=_cell(title), title_justify="left", header_style="bold")
-    for column in columns:
-        made.add_column(_cell(column), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*map(_cell, row))
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths, padding = _widths([plain(column) for column in columns], cells)
+    made = Table(title=_cell(title), title_justify="left", header_style="bold", padding=(0, padding))
+    for column, width in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        made.add_column(_cell(column), justify=justify, overflow="fold", width=width)
+    for row in cells:
+        made.add_row(*row)
     console.print(made)
     _wrote()
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> tuple[Sequence[int | None], int]:
+    """How wide columns are, and the white space beside a text: no word of a heading is broken where there is room.
+
+    What is wider than the console is taken from the widest columns, evenly.
+    """
+    words = [max(map(cell_len, column.split()), default=0) for column in columns]
+    whole = [
+        max(cell_len(column), *(row[i].cell_len for row in rows)) if rows else cell_len(column)
+        for i, column in enumerate(columns)
+    ]
+    for padding in (1, 0):
+        room = console.width - 1 - len(columns) * (1 + 2 * padding)
+        if sum(words) > room:
+            continue
+        most = max(whole, default=0)
+        while sum(widths := [max(word, min(width, most)) for word, width in zip(words, whole, strict=True)]) > room:
+            most -= 1
+        return widths, padding
+    return [None] * len(columns), 0
 
 
 def _wrote() -> None:
