@@ -35,6 +35,8 @@ COLOURS: dict[NoteKind, str] = {
 }
 """How the terminal shows each kind of note."""
 _SHOWN: ContextVar[Display | None] = ContextVar("shown", default=None)
+SHORT_WORD = 12
+"""Of a cell: is not broken where there is room."""
 JOINERS = "\u200c\u200d"
 """Invisible characters that scripts and emoji need."""
 
@@ -123,24 +125,32 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
 
 
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> tuple[Sequence[int | None], int]:
-    """How wide columns are, and the white space beside a text: no word of a heading is broken where there is room.
+    """How wide columns are, and the white space beside a text: no word of a heading is broken where there is room, nor
+    a short one of a cell, such as a date.
 
     What is wider than the console is taken from the widest columns, evenly.
     """
-    words = [max(map(cell_len, column.split()), default=0) for column in columns]
-    whole = [
-        max(cell_len(column), *(row[i].cell_len for row in rows)) if rows else cell_len(column)
-        for i, column in enumerate(columns)
+    texts = [[column, *(row[i].plain for row in rows)] for i, column in enumerate(columns)]
+    heads = [_longest(column) for column in columns]
+    words = [
+        max([head, *(n for text in some if (n := _longest(text)) <= SHORT_WORD)])
+        for head, some in zip(heads, texts, strict=True)
     ]
-    for padding in (1, 0):
+    whole = [max(map(cell_len, some)) for some in texts]
+    for least, padding in ((words, 1), (words, 0), (heads, 1), (heads, 0)):
         room = console.width - 1 - len(columns) * (1 + 2 * padding)
-        if sum(words) > room:
+        if sum(least) > room:
             continue
         most = max(whole, default=0)
-        while sum(widths := [max(word, min(width, most)) for word, width in zip(words, whole, strict=True)]) > room:
+        while sum(widths := [max(word, min(width, most)) for word, width in zip(least, whole, strict=True)]) > room:
             most -= 1
         return widths, padding
     return [None] * len(columns), 0
+
+
+def _longest(text: str) -> int:
+    """The width of its longest word."""
+    return max(map(cell_len, text.split()), default=0)
 
 
 def _wrote() -> None:
