@@ -202,7 +202,7 @@ def show_summary(line: str, summary: "JobSummary", json: bool) -> None:
         return
     if summary.report is not None:
         show_report(summary.report)
-    say(f"{summary.kept} kept, {summary.quarantined} quarantined, {summary.rejected} rejected")
+    say(summary.counted)
     if summary.version is not None:
         newest = f"{line} --version {summary.version}"
         say(f"version {summary.version} waits: errata review {line} · errata approve {newest} · errata ui")

@@ -37,11 +37,20 @@ class JobSummary(BaseModel):
     """The facts of another line that the job was to move."""
 
     @property
+    def counted(self) -> str:
+        """What became of requests, those that take facts out included."""
+        what = [row.what for row in self.report.gone] if self.report else []
+        gone = {"taken out": what.count("retracted") + what.count("left out"), "to stay": what.count("stays")}
+        written = {"kept": self.kept, "quarantined": self.quarantined, "rejected": self.rejected}
+        counts = written | {name: count for name, count in gone.items() if count}
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    @property
     def said(self) -> str:
         """In one line."""
         waits = f"; version {self.version} waits for review" if self.version is not None else ""
         waits += f"; {FULL}" if self.full else ""
-        return f"{self.kept} kept, {self.quarantined} quarantined, {self.rejected} rejected{waits}"
+        return f"{self.counted}{waits}"
 
 
 @dataclass

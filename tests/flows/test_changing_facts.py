@@ -50,6 +50,7 @@ def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place
     done = take_out(workplace.store, workplace.ledger, line, [second.id], "ann", "it was wrong")
     summary = knowledge_update(line, POLICY)
     assert [one.what for one in summary.report.gone] == ["retracted"]
+    assert summary.said.startswith("0 kept, 0 quarantined, 0 rejected, 1 taken out; version ")
     decisions.approve(workplace, line)
     assert live(workplace, line) == {third.id, fourth.id, "new"}
     assert states(workplace, line)[second.id] == "retracted"
