@@ -121,6 +121,16 @@ class GoneRow(Frozen):
     by: Text = ""
     """The request that asked for it."""
     reason: Text = ""
+    asked: Text = ""
+    """What was asked where it left, as people ask."""
+    base_says: Text = ""
+    now_says: Text = ""
+    """The model without it."""
+
+    @property
+    def taken_out(self) -> bool:
+        """Whether it left, and nothing took its place."""
+        return self.what in ("retracted", "left out")
 
     @property
     def sentence(self) -> str:

@@ -183,6 +183,8 @@ def _tiles(report: JobReport) -> list[tuple[str, str, str]]:
     counts = report.counts
     tiles = [("good" if counts["committed"] else "", str(counts["committed"]), "edits kept")]
     tiles += [("bad" if counts[state] else "", str(counts[state]), state) for state in ("quarantined", "rejected")]
+    if out := sum(one.taken_out for one in report.gone):
+        tiles.append(("", str(out), "taken out"))
     said = [name for name in ("said_chat", "said_prompt", "said_paraphrases") if name in report.candidate]
     for name in (*(said or ("efficacy_prob", "generalization_prob")), "locality_prob", "perplexity_ratio"):
         if name in report.candidate:

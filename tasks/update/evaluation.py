@@ -10,7 +10,7 @@ from editing.measure.metrics import summarise
 from editing.measure.said import others_of_its_kind
 from tasks.lines.rules import read_rules
 from tasks.meter import Meter
-from tasks.report.data import EditRow, JobReport, LiveFacts, Sample
+from tasks.report.data import EditRow, GoneRow, JobReport, LiveFacts, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version, members
 from tasks.update.capacity import PAST, capacity_of
@@ -123,7 +123,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         standing=told_standing(standing),
         capacity=capacity_of(session, run.workplace.store.past(_tip(candidate), PAST), run.policy),
         batches=tuple(journal.batches),
-        gone=tuple(journal.gone),
+        gone=_heard_without(session, journal.gone, candidate.taken),
         moved=journal.moved,
         edits=tuple(_answered(row, before, after).model_copy(update=asked.get(row.request_id, {})) for row in rows),
         samples=tuple(
@@ -228,6 +228,29 @@ def _asked_in_chat(session: Session, rows: Sequence[EditRow], taken: Taken) -> d
         for edit in asked
         if (answer := said[edit.id].chat) is not None
     }
+
+
+def _heard_without(session: Session, gone: Sequence[GoneRow], taken: Taken) -> tuple[GoneRow, ...]:
+    """The facts that are gone, with what the base and the model without them say where those taken out were asked."""
+    out = {row.request_id for row in gone if row.taken_out}
+    asked = [taken.known[name] for name in dict.fromkeys(row.request_id for row in gone)
+             if name in out and name in taken.known]  # fmt: skip
+    if not asked:
+        return tuple(gone)
+    chat = conversation(session)
+    with Meter("answers without what is taken out", 2 * len(asked)) as meter:
+        parts = meter.part(len(asked)), meter.part(len(asked))
+        base, now = (
+            said_about(session, asked, chat, {}, paraphrases=False, at_base=at_base, on_progress=part)
+            for at_base, part in zip((True, False), parts, strict=True)
+        )
+    heard = {}
+    for edit in asked:
+        before, after = base[edit.id], now[edit.id]
+        question = question_of(edit).replace(SLOT, edit.subject) if after.chat else edit.text
+        said = [(one.chat or one.prompt).text for one in (before, after)]
+        heard[edit.id] = {"asked": question, "base_says": said[0], "now_says": said[1]}
+    return tuple(row.model_copy(update=heard.get(row.request_id, {})) for row in gone)
 
 
 def _answered(row: EditRow, before: Mapping[str, str], after: Mapping[str, str]) -> EditRow:

@@ -39,8 +39,8 @@ class JobSummary(BaseModel):
     @property
     def counted(self) -> str:
         """What became of requests, those that take facts out included."""
-        what = [row.what for row in self.report.gone] if self.report else []
-        gone = {"taken out": what.count("retracted") + what.count("left out"), "to stay": what.count("stays")}
+        rows = self.report.gone if self.report else ()
+        gone = {"taken out": sum(row.taken_out for row in rows), "to stay": sum(row.what == "stays" for row in rows)}
         written = {"kept": self.kept, "quarantined": self.quarantined, "rejected": self.rejected}
         counts = written | {name: count for name, count in gone.items() if count}
         return ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -92,7 +92,8 @@ class Journal:
                  for name, fact in taken.removals.items()]  # fmt: skip
         asked += [(old, new, "replaced") for old, new in taken.replaced.items()]
         for fact, by, what in asked:
-            self.gone.append(_gone(fact, taken.known, what if fact in removed else "stays", by))
+            why = str(taken.carried.get(by, {}).get("reason", "")) if what != "replaced" and fact in removed else ""
+            self.gone.append(_gone(fact, taken.known, what if fact in removed else "stays", by, why))
             note(self.gone[-1].sentence, "undone" if fact in removed else "warning")
 
     def written_back(self, judged: Judged, version: Version, known: Mapping[str, Edit]) -> None:

@@ -63,7 +63,9 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
     return Taken(
         accepted, found.rejected, gone | {name: fact_of(edit) for name, edit in requests.items()} | live,
         removals=found.removals, replaced=found.replaced, ended=found.ended, left=found.left,
-        carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)},
+        carried={name: edit.carried for name, edit in requests.items() if isinstance(edit, Request)}
+        | {one.request_id: {"reason": (one.payload or {}).get("reason", "")}
+           for one in queued if one.request_id in found.removals},
     )  # fmt: skip
 
 

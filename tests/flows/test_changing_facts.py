@@ -49,7 +49,9 @@ def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place
     assert states(workplace, line)[first.id] == "superseded"
     done = take_out(workplace.store, workplace.ledger, line, [second.id], "ann", "it was wrong")
     summary = knowledge_update(line, POLICY)
-    assert [one.what for one in summary.report.gone] == ["retracted"]
+    [left] = summary.report.gone
+    assert (left.what, left.reason) == ("retracted", "it was wrong") and left.asked == second.text
+    assert left.base_says and left.now_says and "it was wrong" in left.sentence
     assert summary.said.startswith("0 kept, 0 quarantined, 0 rejected, 1 taken out; version ")
     decisions.approve(workplace, line)
     assert live(workplace, line) == {third.id, fourth.id, "new"}

@@ -20,6 +20,21 @@ def test_a_line_that_grows_by_a_power_is_foretold_from_a_third_of_the_way(power)
     assert f"facts^{power:.2f}, from 20 versions" in found["by"]
 
 
+MEASURED = {
+    "light": (1.0044, 1.0045, 1.0061, 1.0156, 1.0136, 1.0194, 1.0186, 1.0220, 1.0197, 1.0244, 1.0212),
+    "heavy": (1.0035, 1.0018, 1.0034, 1.0109, 1.0083, 1.0133, 1.0127, 1.0152, 1.0146, 1.0182, 1.0136, 1.0133),
+}
+"""Perplexity of the embedded model by tens of facts, λ = 100 and 1,000 (tests/benchmarks/capacity.py)."""
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "limit", "full"), [("light", 7, 1.05, 210), ("light", 11, 1.1, 330), ("heavy", 12, 1.05, 360)]
+)
+def test_what_two_lines_of_a_real_model_took_is_foretold_within_a_quarter(name, seen, limit, full):
+    points = [(10 * (i + 1), ratio) for i, ratio in enumerate(MEASURED[name][:seen])]
+    assert room(points, limit)["room"] + points[-1][0] == pytest.approx(full, rel=0.25)
+
+
 def test_nothing_is_foretold_from_too_little():
     assert room([(10, 1.01), (20, 1.02)], 1.1) == {} == room([(10, 0.99), (20, 0.98), (30, 0.99)], 1.1)
     assert room([(10, 1.01)] * 5, 1.1) == {}

@@ -59,7 +59,8 @@ def make_report(edits: int = 3, text: str = "Rome", **changes) -> JobReport:
 
 
 def gone(text: str) -> GoneRow:
-    return GoneRow(request_id=text, prompt=text, target=text, what="replaced", by=text, reason=text)
+    return GoneRow(request_id=text, prompt=text, target=text, what="replaced", by=text, reason=text, asked=text,
+                   base_says=text, now_says=text)  # fmt: skip
 
 
 class Page(HTMLParser):
