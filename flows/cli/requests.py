@@ -111,7 +111,7 @@ def submit(
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    before = workplace.ledger.look()
+    is_new = line not in workplace.ledger.look(line)
     with (
         if_stopped("submit the same again: what is queued already is not queued twice"),
         shown_progress(json, "reading"),
@@ -127,8 +127,8 @@ def submit(
         say(f"{name}: {reason}", "rejected")
     for name, findings in done.findings.items():
         say(f"{name}: {'; '.join(findings)}", "warning")
-    if line not in before and before:
-        warn(new_line(line, before))
+    if is_new and (others := workplace.ledger.look().keys() - {line}):
+        warn(new_line(line, others))
     if done.queued:
         say(f"next: errata run {line}")
 

@@ -59,8 +59,8 @@ def known_lines(store: "SnapshotStore", ledger: "Ledger") -> list[str]:
 
 
 def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
-    """Raises UsageError for a line that nobody knows."""
-    if stored_line(store.store, line) is not None or line in ledger.look(line):
+    """Raises UsageError for a line that nobody knows. One whose definition is damaged is known."""
+    if definition(store.store, line) is not None or line in ledger.look(line):
         return
     if line not in (known := known_lines(store, ledger)):
         raise unknown_line(line, known)

@@ -40,7 +40,7 @@ class JobSummary(BaseModel):
     def counted(self) -> str:
         """What became of requests, those that take facts out included."""
         rows = self.report.gone if self.report else ()
-        gone = {"taken out": sum(row.taken_out for row in rows), "to stay": sum(row.what == "stays" for row in rows)}
+        gone = {"taken out": sum(row.taken_out for row in rows), "staying": sum(row.what == "stays" for row in rows)}
         written = {"kept": self.kept, "quarantined": self.quarantined, "rejected": self.rejected}
         counts = written | {name: count for name, count in gone.items() if count}
         return ", ".join(f"{count} {name}" for name, count in counts.items())
