@@ -261,4 +261,4 @@ def test_what_has_no_values_is_written_anew_only_where_that_is_asked_for(place, 
 
 
 def test_a_line_that_does_not_exist_cannot_be_made_anew(errata):
-    check_one_line(errata("rebase", "nowhere"), 2, "there is no line 'nowhere'; lines are ")
+    check_one_line(errata("rebase", "nowhere"), 2, "there is no line 'nowhere', nor any other")
