@@ -49,6 +49,11 @@ def question_of(edit: Edit) -> str:
     return edit.prompt if edit.prompt.rstrip().endswith(QUESTION_MARKS) else ASKED.replace(SLOT, edit.prompt)
 
 
+def question_about(edit: Edit) -> str:
+    """The same with the subject in it, as it is heard."""
+    return question_of(edit).replace(SLOT, edit.subject)
+
+
 def questions_of(edit: Edit) -> list[str]:
     """The ways in which a fact is asked while its value is searched, that of `question_of` first."""
     first = question_of(edit)

@@ -7,8 +7,8 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from editing.chat import question_of
-from editing.edit import SLOT, Edit
+from editing.chat import question_about
+from editing.edit import Edit
 from editing.errors import UsageError
 from editing.measure.metrics import EditScores, evaluate
 from editing.measure.said import Said, others_of_its_kind, said, summarise_said
@@ -171,7 +171,7 @@ def _row(edit: Edit, answers: tuple[Said, Said], scores: tuple[EditScores, EditS
         target_new=edit.target_new,
         answer_before=then.prompt.text.strip(),
         answer_after=now.prompt.text.strip(),
-        question=question_of(edit).replace(SLOT, edit.subject) if in_chat else "",
+        question=question_about(edit) if in_chat else "",
         chat_before=then.chat.text.strip() if then.chat else "",
         chat_after=now.chat.text.strip() if now.chat else "",
         said_before=summarise_said([then]),

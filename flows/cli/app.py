@@ -76,10 +76,12 @@ def set_defaults() -> None:
 
 def check_line(workplace: "Workplace", line: str) -> None:
     """Raises UsageError for a line that nobody knows, as a mistyped one; where there is none, the default may come."""
-    from tasks.lines.stored import check_known, known_lines
+    from tasks.lines.stored import lines_instead
+    from tasks.names import unknown_line
 
-    if line != DEFAULT_LINE or known_lines(workplace.store, workplace.ledger):
-        check_known(workplace.store, workplace.ledger, line)
+    others = lines_instead(workplace.store, workplace.ledger, line)
+    if others or (others is not None and line != DEFAULT_LINE):
+        raise unknown_line(line, others)
 
 
 def pairs(options: list[str] | None, name: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> tuple[Seq
         room = console.width - 1 - len(columns) * (1 + 2 * padding)
         if sum(least) > room:
             continue
-        most = max(whole, default=0)
+        most = min(max(whole, default=0), console.width)
         while sum(widths := [max(word, min(width, most)) for word, width in zip(least, whole, strict=True)]) > room:
             most -= 1
         return widths, padding

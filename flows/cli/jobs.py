@@ -104,7 +104,7 @@ def run(
     from flows.cli.remote import follow_run
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import resolve_line
-    from tasks.lines.stored import known_lines
+    from tasks.lines.stored import lines_instead
     from tasks.names import new_line
     from tasks.update.beforehand import check_job, check_ledger
     from tasks.workplace import open_workplace
@@ -135,7 +135,7 @@ def run(
     check_ledger(line, workplace.ledger, only)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)
-    if (others := known_lines(workplace.store, workplace.ledger)) and line not in others:
+    if others := lines_instead(workplace.store, workplace.ledger, line):
         warn(new_line(line, others))
     if not json:
         say(f"updating line {line}", style="bold")

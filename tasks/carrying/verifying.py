@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
-from editing.chat import ChatTemplate, chat_of, question_of
-from editing.edit import SLOT, Edit
+from editing.chat import ChatTemplate, chat_of, question_about
+from editing.edit import Edit
 from editing.errors import InvalidEdit, UsageError
 from editing.measure.fluency import generate
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, judged, others_of_its_kind
@@ -136,7 +136,7 @@ def _questions(chosen: Chosen, own: Opened, facts: Mapping[str, Edit]) -> list[Q
     chat = chat_of(own.loaded.tokenizer, chosen.spec.template)
     found = []
     for name, edit in facts.items():
-        words = question_of(edit).replace(SLOT, edit.subject)
+        words = question_about(edit)
         found.append(_question("fact", (name, edit), (edit.text, words), chat))
         for probe in edit.neighborhood[:1]:
             with suppress(InvalidEdit):  # one that the template does not leave as it is

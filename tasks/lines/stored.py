@@ -58,9 +58,15 @@ def known_lines(store: "SnapshotStore", ledger: "Ledger") -> list[str]:
     return sorted({*store.lines(), *ledger.look()})
 
 
-def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
-    """Raises UsageError for a line that nobody knows. One whose definition is damaged is known."""
+def lines_instead(store: "SnapshotStore", ledger: "Ledger", line: str) -> list[str] | None:
+    """The lines that there are, where nobody knows this one; None where it is known, be its definition damaged."""
     if definition(store.store, line) is not None or line in ledger.look(line):
-        return
-    if line not in (known := known_lines(store, ledger)):
-        raise unknown_line(line, known)
+        return None
+    known = known_lines(store, ledger)
+    return None if line in known else known
+
+
+def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
+    """Raises UsageError for a line that nobody knows."""
+    if (others := lines_instead(store, ledger, line)) is not None:
+        raise unknown_line(line, others)

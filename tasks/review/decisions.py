@@ -62,7 +62,7 @@ def approve(
         AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
-    view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
+    view, by = _to_decide(workplace, line), by or By(workplace.settings.who)
     if (before := _before(workplace, view, version, "approved", by)) is not None:
         return before
     chosen = [v for v in _waiting(view, version) if version is None or v.number <= version]
@@ -88,7 +88,7 @@ def reject(
     """
     if not reason.strip():
         raise UsageError("a rejection needs a reason: it stands in the ledger for whoever asks later")
-    view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
+    view, by = _to_decide(workplace, line), by or By(workplace.settings.who)
     if (before := _before(workplace, view, version, "rejected", by)) is not None:
         return before
     refused = tuple(v.number for v in _waiting(view, version) if version is None or v.number >= version)
@@ -113,7 +113,7 @@ def roll_back(
             holds facts that were taken out since, and not `with_retracted`.
         HeadMoved: somebody else decided in the meantime.
     """
-    view, by = _caught_up(workplace, line), by or By(workplace.settings.who)
+    view, by = _to_decide(workplace, line), by or By(workplace.settings.who)
     heads = workplace.store.heads(line)
     served = {one.version for snapshot in {head.snapshot for head in heads} for one in chain(view, snapshot)}
     served |= {head.version for head in heads}
@@ -182,9 +182,13 @@ def _before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
     return view.by_snapshot[parent].number if parent else 0
 
 
-def _caught_up(workplace: Workplace, line: str) -> LineView:
-    """Where a line that somebody knows stands."""
+def _to_decide(workplace: Workplace, line: str) -> LineView:
+    """Where a line stands that somebody asks about. Raises UsageError where nobody knows it."""
     check_known(workplace.store, workplace.ledger, line)
+    return _caught_up(workplace, line)
+
+
+def _caught_up(workplace: Workplace, line: str) -> LineView:
     return catch_up(workplace.store, workplace.ledger, line, workplace.settings.who)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from editing.chat import question_of
-from editing.edit import SLOT, Edit
+from editing.chat import question_about
+from editing.edit import Edit
 from editing.measure.metrics import summarise
 from editing.measure.said import others_of_its_kind
 from tasks.lines.rules import read_rules
@@ -224,7 +224,7 @@ def _asked_in_chat(session: Session, rows: Sequence[EditRow], taken: Taken) -> d
         return {}
     said = said_about(session, asked, chat, {}, paraphrases=False, at_base=True)
     return {
-        edit.id: {"question": question_of(edit).replace(SLOT, edit.subject), "chat_before": answer.text}
+        edit.id: {"question": question_about(edit), "chat_before": answer.text}
         for edit in asked
         if (answer := said[edit.id].chat) is not None
     }
@@ -232,9 +232,8 @@ def _asked_in_chat(session: Session, rows: Sequence[EditRow], taken: Taken) -> d
 
 def _heard_without(session: Session, gone: Sequence[GoneRow], taken: Taken) -> tuple[GoneRow, ...]:
     """The facts that are gone, with what the base and the model without them say where those taken out were asked."""
-    out = {row.request_id for row in gone if row.taken_out}
-    asked = [taken.known[name] for name in dict.fromkeys(row.request_id for row in gone)
-             if name in out and name in taken.known]  # fmt: skip
+    out = dict.fromkeys(row.request_id for row in gone if row.taken_out)
+    asked = [taken.known[name] for name in out if name in taken.known]
     if not asked:
         return tuple(gone)
     chat = conversation(session)
@@ -247,7 +246,7 @@ def _heard_without(session: Session, gone: Sequence[GoneRow], taken: Taken) -> t
     heard = {}
     for edit in asked:
         before, after = base[edit.id], now[edit.id]
-        question = question_of(edit).replace(SLOT, edit.subject) if after.chat else edit.text
+        question = question_about(edit) if after.chat else edit.text
         said = [(one.chat or one.prompt).text for one in (before, after)]
         heard[edit.id] = {"asked": question, "base_says": said[0], "now_says": said[1]}
     return tuple(row.model_copy(update=heard.get(row.request_id, {})) for row in gone)

@@ -92,7 +92,7 @@ class Journal:
                  for name, fact in taken.removals.items()]  # fmt: skip
         asked += [(old, new, "replaced") for old, new in taken.replaced.items()]
         for fact, by, what in asked:
-            why = str(taken.carried.get(by, {}).get("reason", "")) if what != "replaced" and fact in removed else ""
+            why = str(taken.carried.get(by, {}).get("reason", "")) if fact in removed else ""
             self.gone.append(_gone(fact, taken.known, what if fact in removed else "stays", by, why))
             note(self.gone[-1].sentence, "undone" if fact in removed else "warning")
 

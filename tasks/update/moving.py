@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from editing.chat import question_of
-from editing.edit import SLOT, Edit, shown
+from editing.chat import question_about
+from editing.edit import Edit, shown
 from editing.errors import InvalidEdit, UsageError
 from editing.measure.said import Said, others_of_its_kind
 from editing.request import fact_of, make_request, with_join
@@ -173,7 +173,7 @@ def _row(edit: Edit, then: Said | None, base: Said | None) -> MovedRow:
     in_chat = base is not None and base.chat is not None
     return MovedRow(
         request_id=edit.id,
-        asked=question_of(edit).replace(SLOT, edit.subject) if in_chat else edit.text,
+        asked=question_about(edit) if in_chat else edit.text,
         target=edit.target_new,
         line_says=_text(then),
         base_says=_text(base),
