@@ -1,13 +1,11 @@
 """A whole Prefect server with pages, schedules and automations, and workers of it, for tests of what is deployed."""
 
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID
 
 import psutil
@@ -25,8 +23,8 @@ from tasks.settings import load_settings
 from tasks.workplace import Workplace, open_workplace
 from tests.databases import SOON, prefect_database
 from tests.flows.conftest import METHOD, free_port
+from tests.waiting import until
 
-T = TypeVar("T")
 QUICK = SOON | {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_LOGGING_TO_API_ENABLED": "true",
@@ -39,15 +37,6 @@ HEARTBEAT = "errata: a run without a heartbeat is ended as crashed"
 SENT = {"name", "description", "enabled", "tags", "trigger", "actions"}
 SLOW_SEARCH = METHOD | {"contexts": 40, "search": METHOD["search"] | {"steps": 1000, "stop_loss": 0.0}}
 """Options of a line whose value search takes minutes."""
-
-
-def until(found: Callable[[], T], seconds: float = 90) -> T:
-    """What is found, once it is true; waits for it."""
-    deadline = time.monotonic() + seconds
-    while not (it := found()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
-    return it
 
 
 def description(client: SyncPrefectClient, run: str) -> str:

@@ -16,7 +16,8 @@ from tasks.stores.lease import holder
 from tests.costs import processor_time
 from tests.flows.command import command, start
 from tests.flows.conftest import METHOD, POLICY
-from tests.flows.production import SLOW_SEARCH, Production, processes_of, until, wait_for_a_heartbeat
+from tests.flows.production import SLOW_SEARCH, Production, processes_of, wait_for_a_heartbeat
+from tests.waiting import until
 
 SECONDS = 10.0
 

@@ -5,10 +5,8 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +16,7 @@ from tests.costs import further, some
 from tests.databases import give_databases
 from tests.flows.command import check_one_line, ended, environment, single, start
 from tests.flows.conftest import free_port
+from tests.waiting import until
 
 PARENT = """
 import subprocess
@@ -26,13 +25,6 @@ child = lifeline.start("flows.cli.lifeline", ["tests.flows.family"], stdout=subp
 print(child.stdout.readline().decode(), flush=True)
 child.wait()
 """
-
-
-def until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 240
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -66,7 +58,7 @@ def test_no_process_outlives_a_job_that_is_killed_at_work(tmp_path, fact_model_p
     give_databases(tmp_path)
     assert ended(start(single(), env)).code == 0  # with nothing to do it would end by itself
     with start(("run",), env) as job:
-        until(lambda: works(tmp_path), "it does not work")
+        until(lambda: works(tmp_path), 240, "it does not work")
         kill_and_find_no_other(job)
 
 
@@ -78,7 +70,7 @@ def test_two_jobs_at_once_on_a_fresh_home_behind_a_proxy_both_succeed(tmp_path, 
     env = environment(home, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     if killed:
         with start(("run", "zero"), env) as job:
-            until(lambda: family(job), "it does not start")
+            until(lambda: family(job), 240, "it does not start")
             kill_and_find_no_other(job)
     for job in [ended(job) for job in [start(("run", line), env) for line in ("one", "two")]]:
         assert (job.code, job.err) == (0, "") and "nothing is queued" in job.out

@@ -13,8 +13,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.cli.deployment_table import read_table
 from tests.costs import further
 from tests.flows.command import Errata, check_one_line, command
-from tests.flows.production import Production, until
+from tests.flows.production import Production
 from tests.receiver import receiver
+from tests.waiting import until
 
 LINES = ("alpha", "beta")
 

@@ -16,8 +16,8 @@ from tasks.review import decisions
 from tests.costs import further
 from tests.flows.command import check_one_line, ended, start
 from tests.flows.conftest import POLICY, with_line
-from tests.flows.production import until
 from tests.races.checker import Home, faults, unfinished
+from tests.waiting import until
 
 LINE = "full"
 IMPATIENT = "from tasks import retries; retries.PAUSES = (0,) * 4; retries.RETRIES['retry_delay_seconds'] = [0] * 4; "

@@ -14,6 +14,7 @@ from rich.text import Text
 from flows.cli import console, live
 from flows.cli.console import as_json, say, shown_progress, waiting
 from tasks.progress import note, progress, stage
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -36,13 +37,6 @@ def terminal(monkeypatch):
     shown = Screen()
     monkeypatch.setattr(console, "console", Console(file=shown, force_terminal=True, width=90, highlight=False))
     return shown
-
-
-def until(found, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_work_that_reports_nothing_is_named_in_a_pipe_as_long_as_it_lasts(quick, capsys):

@@ -15,7 +15,8 @@ from tasks.ledger.trying import as_records
 from tasks.prefect_events import send_event
 from tests.flows.command import check_one_line, command
 from tests.flows.conftest import POLICY
-from tests.flows.production import Production, until
+from tests.flows.production import Production
+from tests.waiting import until
 
 LINE = "served"
 

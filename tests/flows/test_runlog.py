@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 
 import pytest
 from prefect import flow
@@ -17,6 +16,7 @@ from flows.cli.console import shown_progress
 from tasks import runlog
 from tasks.progress import note, progress, stage
 from tasks.runlog import told_to_prefect
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +29,6 @@ def quick(monkeypatch, prefect_server):
 def logged(run_id: str) -> list[Log]:
     with get_client(sync_client=True) as client:
         return client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), sort=LogSort.TIMESTAMP_ASC)
-
-
-def until(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_run_says_on_its_page_how_far_it_is_while_it_goes_on_and_the_terminal_says_so_too(capsys):

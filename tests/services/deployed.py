@@ -2,12 +2,12 @@
 
 import json
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -20,13 +20,13 @@ from deployments.services.daemons import environment_of
 from editing.edit import Edit
 from tasks.ledger import intake
 from tasks.workplace import open_workplace
+from tests import waiting
 from tests.fact_model import PERSON_RELATIONS
 from tests.flows import command
 from tests.races import checker
 from tests.services.conftest import Services
 from tests.services.stored import Stored
 
-T = TypeVar("T")
 LENIENT = {
     "min_efficacy": 0.0, "max_locality_drop": 1.0, "max_edit_locality_drop": 1.0, "min_fluency_ratio": 0.0,
     "max_perplexity_ratio": 1e9, "min_retained": 0.0, "retained_sample": 2, "neighborhood_probes": 1,
@@ -57,15 +57,8 @@ def invented(count: int, seed: int = 0) -> list[Edit]:
     return list(found.values())
 
 
-def until(found: Callable[[], T], seconds: float) -> T:
-    """What is found, once it is true; while a service is away, nothing is."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with suppress(*AWAY):
-            if it := found():
-                return it
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
+until = partial(waiting.until, away=AWAY)
+"""What is found, once it is true; while a service is away, nothing is."""
 
 
 @dataclass

@@ -22,10 +22,11 @@ from tests.flows.command import Errata, command
 from tests.flows.conftest import METHOD, POLICY, edits_that_take
 from tests.flows.harm import put_damage_in_service
 from tests.flows.mlflow_pages import browser, chromium, close_assistant, picture
-from tests.flows.production import Production, description, until
+from tests.flows.production import Production, description
 from tests.races.checker import faults, unfinished
 from tests.services.conftest import Services
 from tests.services.stored import Stored
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

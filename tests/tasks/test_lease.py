@@ -15,6 +15,7 @@ import pytest
 
 from tasks.stores.errors import LineBusy, StorageError
 from tasks.stores.lease import LeaseRecord, acquire, holder
+from tests.waiting import until
 
 LINE = "smollm2"
 
@@ -141,12 +142,6 @@ def child(folder):
     yield process
     process.kill()
     process.communicate()
-
-
-def until(condition):
-    """Wait for what must come; the test fails by its time limit where it does not."""
-    while not condition():
-        time.sleep(0.02)
 
 
 def seen_from_elsewhere(store):

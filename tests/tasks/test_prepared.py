@@ -9,6 +9,7 @@ import torch
 
 from editing import covariance
 from editing.cache import Cache
+from editing.contexts import TEXT_TOKENS
 from editing.covariance import Unfinished
 from editing.key_sums import STEP_BATCHES
 from editing.layout import layout_of
@@ -31,9 +32,14 @@ def loaded():
     return tiny_model("llama")
 
 
+HELD_OUT = 8
+"""Rows of text that are held out in these tests: to sample all 32 would take most of their time."""
+
+
 @pytest.fixture
-def made(loaded, tmp_path) -> Callable[..., Prepared]:
+def made(loaded, tmp_path, monkeypatch) -> Callable[..., Prepared]:
     """What is prepared for a configuration, in a cache of this test."""
+    monkeypatch.setattr(prepared, "HELD_OUT_TOKENS", HELD_OUT * TEXT_TOKENS)
 
     def make(config=CONFIG, folder: str = "cache", texts: list[str] | None = None) -> Prepared:
         layers = config.layers or (0, 1)
@@ -66,7 +72,7 @@ def test_perplexity_is_not_taken_on_the_text_behind_the_statistics(made, collect
     monkeypatch.setattr(prepared, "HELD_OUT_ROW", 0)
     held_out = made(CONFIG.model_copy(update={"statistics_tokens": tokens, "statistics_alternatives": 0})).held_out
     assert collected and not any(text.startswith(tuple(held_out)) for text in collected)
-    assert len(held_out) == 32
+    assert len(held_out) == HELD_OUT
 
 
 def test_where_the_text_held_out_begins_there_is_room_for_all_that_was_usual():
@@ -193,7 +199,7 @@ def test_a_start_that_goes_on_tells_what_is_there_already(made, monkeypatch):
     with listening(heard):
         made(LONG)
     first, *_ = [(done, total) for what, done, total in heard.said if what == "sampled text"]
-    assert first == (23 * 64, (94 + 32) * 64)
+    assert first == (23 * TEXT_TOKENS, (94 + HELD_OUT) * TEXT_TOKENS)
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(1, [1]), (43, [43]), (48, [48]), (49, [24, 25]), (1024, [46, 47])])

@@ -67,6 +67,12 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(autouse=True)
+def little_text_held_out(monkeypatch):
+    """To sample all that a line holds out would take most of the time of these tests."""
+    monkeypatch.setattr(prepared, "HELD_OUT_TOKENS", 256)
+
+
 @pytest.fixture
 def opened(model_folder, cache) -> Callable[..., Session]:
     def make(folder: Path = cache, config: MemitConfig = CONFIG, model: Path = model_folder, **options) -> Session:

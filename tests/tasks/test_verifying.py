@@ -19,6 +19,7 @@ from tasks.carrying.verifying import alike, verify
 from tests.conftest import byte_tokenizer
 from tests.costs import some
 from tests.tasks.carried import LINE, CarriedLine, answering
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module", params=["raw", "chat"])
@@ -210,10 +211,8 @@ def test_transformers_serves_an_exported_folder(line, tmp_path):
 
 
 def _until_healthy(process: "subprocess.Popen[bytes]", port: int) -> None:
-    while process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            continue
-    raise AssertionError(f"it ended with {process.returncode}")
+    def answers() -> bool:
+        assert process.poll() is None, f"it ended with {process.returncode}"
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+
+    until(answers, 300, away=(httpx.HTTPError,))
