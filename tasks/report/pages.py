@@ -11,13 +11,13 @@ def report_files(report: JobReport) -> dict[str, bytes]:
     """Pages, tables and pictures by path."""
     from tasks.report import figures  # matplotlib takes a while, and a job may end long before its report
 
-    drawings = figures.job_figures(report)
+    drawn = {name: figures.to_svg(figure) for name, figure in figures.job_figures(report).items()}
     texts = {
-        "report.html": render_html(report, drawings),
+        "report.html": render_html(report, drawn),
         "summary.md": render_markdown(report),
         "report.json": report.model_dump_json(indent=1),
         "edits.json": table_json([edit.model_dump(mode="json") for edit in report.edits]),
         "batches.json": table_json([batch.model_dump(mode="json") for batch in report.batches]),
     }
-    pictures = {f"figures/{name}.png": figures.to_png(figure) for name, figure in drawings.items()}
-    return {path: text.encode() for path, text in texts.items()} | pictures
+    texts |= {f"figures/{name}.svg": figures.alone(svg) for name, svg in drawn.items()}
+    return {path: text.encode() for path, text in texts.items()}

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -24,9 +24,6 @@ from tasks.report.standing import capacity_text, standing_text
 from tasks.report.verdict import CheckLine, check_lines, headline
 from tasks.secrets import flattened
 from tasks.text import visible
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "BatchRow",
@@ -50,11 +47,12 @@ STATES = ("quarantined", "rejected", "committed")  # the order of reading: what 
 MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
 
 
-def render_html(report: JobReport, drawings: "Mapping[str, Figure] | None" = None) -> str:
-    """The page of the job as one HTML document without outside requests; `drawings` are its `job_figures`."""
+def render_html(report: JobReport, drawn: Mapping[str, str] | None = None) -> str:
+    """The page of the job as one HTML document without outside requests; `drawn` are its `job_figures` as SVG."""
     from tasks.report import figures  # matplotlib takes a while, and only this page has pictures
 
-    drawings = figures.job_figures(report) if drawings is None else drawings
+    if drawn is None:
+        drawn = {name: figures.to_svg(figure) for name, figure in figures.job_figures(report).items()}
     return (
         _environment()
         .get_template("report.html")
@@ -69,7 +67,7 @@ def render_html(report: JobReport, drawings: "Mapping[str, Figure] | None" = Non
             tiles=_tiles(report),
             edits=sorted(report.edits, key=lambda edit: STATES.index(edit.state)),
             undone=[batch for batch in report.batches if not batch.kept],
-            svg={name: Markup(figures.to_svg(figure)) for name, figure in drawings.items()},
+            svg={name: Markup(svg) for name, svg in drawn.items()},
             commands=_commands(report),
             facts=_facts(report),
         )

@@ -145,7 +145,7 @@ def tidy(home: Path, code: Path) -> None:
     """Leave out what no later release needs to read: pictures, locks, the names of the machine and of the checkout."""
     moved(home, str(code), "/opt/errata")
     shutil.rmtree(home / "prefect", ignore_errors=True)
-    for path in [*home.rglob("*.png"), *home.rglob(".lock")]:
+    for path in [*home.rglob("figures/*.svg"), *home.rglob(".lock")]:
         path.unlink()
     for path in home.glob("snapshots/lines/*/job.json"):
         path.write_text(path.read_text(encoding="utf-8").replace(socket.gethostname(), "elsewhere"), encoding="utf-8")

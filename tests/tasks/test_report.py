@@ -5,6 +5,7 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -288,6 +289,8 @@ def test_figures_follow_the_colours_of_the_page():
     svg = figures.to_svg(figures.drift_figure([{"edits": 10.0, **GOOD}], BASE))
     assert svg.startswith("<svg") and "var(--chart-efficacy" in svg and "metadata" not in svg
     assert not re.search(r"(?:fill|stroke): #0b63a9", svg)
+    alone = ElementTree.fromstring(figures.alone(svg))
+    assert alone.tag == "{http://www.w3.org/2000/svg}svg" and alone.attrib["style"] == "background: white"
 
 
 def test_all_that_a_figure_shows_lies_within_it_and_none_over_another():

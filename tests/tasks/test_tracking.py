@@ -108,7 +108,7 @@ def test_a_report_is_stored_whole_and_may_be_stored_again(tracker, run_id):
     tracker.finish_run(run_id)
     run = tracker._client.get_run(run_id)
     listed = {item.path for folder in ("", "figures") for item in tracker._client.list_artifacts(run_id, folder)}
-    pictures = {"figures", "figures/drift.png", "figures/before_after.png"}
+    pictures = {"figures", "figures/drift.svg", "figures/before_after.svg"}
     assert listed == {"report.html", "summary.md", "report.json", "edits.json", "batches.json"} | pictures
     assert run.info.status == "FINISHED"
     assert {item["path"] for item in json.loads(run.data.tags["mlflow.loggedArtifacts"])} == {
