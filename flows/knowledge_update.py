@@ -26,9 +26,9 @@ from tasks.stores.manifest import Version
 from tasks.tracking.client import Tracker
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
 from tasks.tracking.steps import StepLog
-from tasks.update import footing, stages
+from tasks.update import footing, stages, team
 from tasks.update.ability_files import settled
-from tasks.update.ahead import check_workers, searched_elsewhere
+from tasks.update.ahead import searched_elsewhere
 from tasks.update.anew import begin, end, is_full
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
@@ -101,7 +101,7 @@ def job(
 
     `moved`: the facts of another line that are queued for it.
     """
-    check_workers(policy)
+    team.check_workers(policy)
     workplace = open_workplace()
     texts, statistics_texts, policy = *(read_texts(file) for file in files), settled(policy)
     store, settings, away = workplace.store.store, workplace.settings, workplace.may_be_away

@@ -1,4 +1,4 @@
-"""A shard of a job's value search as a flow: the job starts one for each worker that it asks for."""
+"""A shard of what a job shares out as a flow: the job starts one for each worker that it asks for."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ Every = Annotated[int, Field(ge=1, description="How many shards there are.")]
 @flow(name="values-shard", flow_run_name="{line} {first} of {every}", persist_result=False)
 @ended_well
 def values_shard(line: str, search: Digest, first: First = 0, every: Every = 1) -> ShardDone:
-    """Search values of a job's facts, beside other workers. Jobs start it; there is nothing to fill in by hand.
+    """Search values of a job's facts, or ask its candidate, beside other workers. Jobs start it, nobody by hand.
 
     Args:
         line: The line that the job works on.
@@ -32,6 +32,6 @@ def values_shard(line: str, search: Digest, first: First = 0, every: Every = 1) 
         UsageError, ModelError: release, base or configuration of this worker are not the job's.
     """
     workplace = open_workplace()
-    with told_to_prefect("values"):
+    with told_to_prefect("facts"):
         done = search_shard(workplace.store.store, workplace.settings, search, first, every)
     return completed(done, done.said)

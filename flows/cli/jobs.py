@@ -68,7 +68,10 @@ def run(
     policy_file: PolicyFile = None,
     policy: PolicyValues = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Workers that search values beside the job; as --set workers=N.")
+        int | None,
+        typer.Option(
+            min=0, help="Workers that search values, and ask the candidate, beside the job; as --set workers=N."
+        ),
     ] = None,
     text: Text = None,
     statistics_text: StatisticsText = None,

@@ -13,6 +13,7 @@ from tasks.meter import Meter
 from tasks.report.data import EditRow, GoneRow, JobReport, LiveFacts, Sample
 from tasks.retries import outlasting
 from tasks.stores.manifest import Head, Version, members
+from tasks.update.asked import ask_with_workers
 from tasks.update.capacity import PAST, capacity_of
 from tasks.update.champion import measure_served
 from tasks.update.journal import Journal, row_of
@@ -89,6 +90,8 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
     standing = standing_of(session, live_facts(session, candidate.taken))
     earlier = live_sample(session, candidate.taken, run.policy.asked_at_the_end, standing)
     served = candidate.champion.served if candidate.champion else None
+    if tip := _tip(candidate):
+        ask_with_workers(run, session, edits, earlier, tip)
     found = judge_candidate(session, edits, earlier, candidate.reference, run.policy, served)
     # A job that only registers what a killed one wrote has no rows of its own: whoever decides sees the facts anyhow.
     known = list(journal.edits.values()) or _waiting_rows(candidate)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from editing.chat import ChatTemplate, chat_of
 from editing.edit import Edit
-from editing.measure.said import PROMPT_TOKENS, Asked, Said, judge_said, questions, written
+from editing.measure.said import PROMPT_TOKENS, Asked, Question, Said, judge_said, questions, written
 from tasks.update.begun import begin
 from tasks.update.prepared import dump_json, read_strings
 from tasks.update.screening import readable_prompts
@@ -70,6 +70,21 @@ def conversation(session: Session) -> ChatTemplate | None:
     return session.method_input.chat or chat_of(session.loaded.tokenizer, "auto")
 
 
+def asked_about(
+    session: Session,
+    edits: Sequence[Edit],
+    chat: ChatTemplate | None,
+    others: Mapping[str, Sequence[str]],
+    *,
+    paraphrases: bool,
+    at_base: bool = False,
+) -> tuple[list[Question], list[Asked]]:
+    """What `said_about` asks, and how much of each answer it wants."""
+    found = questions(session.loaded.tokenizer, edits, chat, others, paraphrases=paraphrases)
+    whole = {"prompt"} if paraphrases or at_base else set()
+    return found, [(one.text, one.tokens, None if one.way in whole else one.enough) for one in found]
+
+
 def said_about(
     session: Session,
     edits: Sequence[Edit],
@@ -88,9 +103,7 @@ def said_about(
         paraphrases: these are asked, too, and prompts are answered at the length that a report shows.
         beside: see `say`; not of the base.
     """
-    found = questions(session.loaded.tokenizer, edits, chat, others, paraphrases=paraphrases)
-    whole = {"prompt"} if paraphrases or at_base else set()
-    asked = [(one.text, one.tokens, None if one.way in whole else one.enough) for one in found]
+    found, asked = asked_about(session, edits, chat, others, paraphrases=paraphrases, at_base=at_base)
     texts = base_says(session, asked, on_progress) if at_base else say(session, asked, on_progress, beside)
     return {one.edit_id: one for one in judge_said(edits, found, texts, others)}
 

@@ -1,10 +1,9 @@
-"""A shard of a job's value search, by whatever process has the same base: every so manieth chunk, one after another.
+"""A shard of what a job shares out, by whatever process has the same base: every so manieth chunk, one after another.
 
-What a chunk gives depends on base, configuration, facts and the number of threads; which process searches it, and how
-many there are, changes nothing. Killed in the middle, a shard has lost the chunk that it was at.
+What a chunk gives depends on base, configuration or version, facts and the number of threads; which process does it,
+and how many there are, changes nothing. Killed in the middle, a shard has lost the chunk that it was at.
 """
 
-import importlib.metadata
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from editing.chat import chat_of
 from editing.config import LocatingConfig
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.errors import ModelError, UsageError
+from editing.errors import UsageError
 from editing.layout import layout_of
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
@@ -34,6 +33,7 @@ from tasks.settings import Settings
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
 from tasks.stores.searches import Chunk, Search, Searches
+from tasks.update.asked import open_asked
 from tasks.update.searched import Tell, about_value, chunk_name, search_chunk
 
 
@@ -43,8 +43,8 @@ class ShardDone(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     chunks: int
-    """Searched here; others had been, or the job had ended."""
-    values: int
+    """Done here; others had been, or the job had ended."""
+    facts: int
     load_seconds: float
     search_seconds: float
     device: str
@@ -53,50 +53,55 @@ class ShardDone(BaseModel):
     def said(self) -> str:
         """In one line."""
         if not self.chunks:
-            return "nothing was left to search"
+            return "nothing was left to do"
         times = f"{self.search_seconds:.1f} s, after {self.load_seconds:.1f} s for loading"
-        return f"{self.values} values in {self.chunks} chunks on {self.device}: {times}"
-
-
-def release() -> str:
-    """Of this Errata."""
-    return importlib.metadata.version("errata-lm")
+        return f"{self.facts} facts in {self.chunks} chunks on {self.device}: {times}"
 
 
 def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int, every: int) -> ShardDone:
-    """Search the chunks `first`, `first + every` and so on of a search, as far as nobody has; store what is found.
+    """Do the chunks `first`, `first + every` and so on of a search, as far as nobody has; store what is found.
 
     A search that the job has ended is no error: there is nothing left to do.
 
     Raises:
         UsageError, ModelError: release, base or configuration here are not the job's.
+        DigestMismatch: the version that is asked is not what was recorded.
         SearchError: the loss of an edit became NaN or infinite.
     """
     searches, started = Searches(store), time.perf_counter()
     try:
         search = outlasting(lambda: searches.read(digest))
     except ObjectNotFound:
-        return ShardDone(chunks=0, values=0, load_seconds=0.0, search_seconds=0.0, device=settings.device)
-    base = open_base(search, settings)
-    loaded, chunks, values = time.perf_counter(), 0, 0
-    mine = search.chunks[first::every]
-    with same_threads(search.threads), Meter("values", sum(map(base.work, mine))) as meter:
-        for chunk in mine:
+        return ShardDone(chunks=0, facts=0, load_seconds=0.0, search_seconds=0.0, device=settings.device)
+    base = open_base(search, settings) if search.asked is None else open_asked(search, store, settings)
+    loaded, chunks, facts = time.perf_counter(), 0, 0
+    mine = list(enumerate(search.chunks))[first::every]
+    with same_threads(search.threads), Meter("facts", sum(base.work(chunk) for _, chunk in mine)) as meter:
+        for number, chunk in mine:
             tell = meter.part(base.work(chunk))
             if not outlasting(partial(searches.goes_on, digest)):
                 break
             if outlasting(partial(searches.is_answered, chunk.name)):
                 continue
-            base.check(search.line, chunk)
+            _check_same(search.line, chunk.name, base.name(number))
             begun = time.perf_counter()
-            found = search_chunk(base.search, chunk.groups, tell)
+            found = base.find(chunk, tell)
             taken = time.perf_counter() - begun
             outlasting(partial(searches.answer, chunk.name, found, platform.node(), settings.device, taken))
-            chunks, values = chunks + 1, values + len(found)
+            chunks, facts = chunks + 1, facts + len(chunk.groups)
     seconds = time.perf_counter() - loaded
     return ShardDone(
-        chunks=chunks, values=values, load_seconds=loaded - started, search_seconds=seconds, device=settings.device
+        chunks=chunks, facts=facts, load_seconds=loaded - started, search_seconds=seconds, device=settings.device
     )
+
+
+def _check_same(line: str, jobs: str, mine: str) -> None:
+    """Raises UsageError where this process would do something else than the job means."""
+    if mine != jobs:
+        raise UsageError(
+            f"line '{line}': a search is known as {jobs[:12]} to the job and as {mine[:12]} here: tokenizer, chat "
+            "template or configuration are not the same; give this worker the job's model and release"
+        )
 
 
 @contextmanager
@@ -117,20 +122,21 @@ class SearchedBase:
     loaded: LoadedModel
     given: MethodInput
     config: LocatingConfig
+    chunks: tuple[Chunk, ...]
 
     def work(self, chunk: Chunk) -> int:
         """What it counts, for progress."""
         return len(chunk.groups) * self.config.search.steps
 
-    def check(self, line: str, chunk: Chunk) -> None:
-        """Raises UsageError where this process would search something else than the job means."""
-        abouts = [about_value(self.given, self.loaded.digest, self.config, group) for group in chunk.groups]
-        name = chunk_name(self.loaded.tokenizer, abouts, chunk.groups)
-        if name != chunk.name:
-            raise UsageError(
-                f"line '{line}': a search is known as {chunk.name[:12]} to the job and as {name[:12]} here: tokenizer, "
-                "chat template or configuration are not the same; give this worker the job's model and release"
-            )
+    def name(self, number: int) -> str:
+        """What a chunk is known by here."""
+        groups = self.chunks[number].groups
+        abouts = [about_value(self.given, self.loaded.digest, self.config, group) for group in groups]
+        return chunk_name(self.loaded.tokenizer, abouts, groups)
+
+    def find(self, chunk: Chunk, on_progress: Tell) -> Tensor:
+        """The values of a chunk, (groups, m) float32."""
+        return search_chunk(self.search, chunk.groups, on_progress)
 
     def search(self, edits: Sequence[Edit], on_progress: Tell) -> Tensor:
         """z* of each edit (n, m) float32, as a job would search it."""
@@ -148,25 +154,17 @@ def open_base(search: Search, settings: Settings) -> SearchedBase:
         UsageError: another release of Errata began the search.
         ModelError: the base here has other weights, or cannot be loaded.
     """
-    spec, line = LineSpec.model_validate(search.spec), search.line
-    if search.release != release():
-        raise UsageError(
-            f"line '{line}': its values are searched by Errata {search.release}, this worker has {release()}; install "
-            "the job's release here"
-        )
+    spec = LineSpec.model_validate(search.spec)
     assert isinstance(spec.config, LocatingConfig)  # of no other is anything searched
+    search.check_release()
     loaded = load_model(
         spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder,
         on_progress=partial(progress, "model"),
     )  # fmt: skip
-    if loaded.digest != search.base:
-        raise ModelError(
-            f"line '{line}': its base '{spec.model}' has digest {search.base[:12]} for the job and "
-            f"{loaded.digest[:12]} here; give this worker the same model"
-        )
+    search.check_base(loaded.digest)
     given = MethodInput(
         loaded.model, loaded.tokenizer, layout_of(loaded.model), search.layers,
         KeyStatistics({}, 0, loaded.digest, "none"), KeyHistory(), search.contexts,
         chat=chat_of(loaded.tokenizer, spec.template),
     )  # fmt: skip
-    return SearchedBase(loaded, given, spec.config)
+    return SearchedBase(loaded, given, spec.config, search.chunks)

@@ -90,7 +90,7 @@ def measured(search: Search, folder: Path, count: int, asked: Any) -> tuple[int,
         for first in range(count)
     ]
     shards = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
-    wall, values = time.perf_counter() - started, sum(one["values"] for one in shards)
+    wall, values = time.perf_counter() - started, sum(one["facts"] for one in shards)
     searching = max(one["search_seconds"] for one in shards)
     loading = max(one["load_seconds"] for one in shards)
     processor = sum(one["processor"] for one in shards)

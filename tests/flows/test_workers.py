@@ -1,4 +1,4 @@
-"""Values of a job searched by real workers: the bits of the job itself, whether one is killed or none is there."""
+"""A job's values searched and its candidate asked by real workers: the job's own bits, one killed or none there."""
 
 import json
 import threading
@@ -13,12 +13,14 @@ from prefect.exceptions import ObjectNotFound
 
 from tasks.ledger import intake
 from tasks.lines.specs import existing_line
-from tasks.update.ahead import DEPLOYMENT, Team, planned
+from tasks.update.ahead import Searchers, planned
 from tasks.update.session import open_session
+from tasks.update.team import DEPLOYMENT
 from tests.costs import further
 from tests.flows.command import check_one_line, command
 from tests.flows.conftest import METHOD, POLICY
-from tests.flows.production import Production, until
+from tests.flows.production import Production
+from tests.waiting import until
 
 SEARCH = METHOD | {"search": METHOD["search"] | {"edits_at_once": 1}}
 
@@ -47,10 +49,13 @@ def ended(production: Production, line: str) -> list[str]:
     return sorted(run.state_type.value for run in runs if "search" in run.parameters)
 
 
-def one_of_three_crashed(production: Production, line: str) -> bool:
-    """One was killed and begun anew; whoever had nothing left to do when the job ended is told so, sooner or later."""
+def one_of_five_crashed(production: Production, line: str) -> bool:
+    """Of those that searched one was killed and begun anew; two asked the candidate.
+
+    Whoever had nothing left to do when the job ended is told so, sooner or later.
+    """
     states = ended(production, line)
-    return len(states) == 3 and states.count("CRASHED") == 1
+    return len(states) == 5 and states.count("CRASHED") == 1
 
 
 def refuse_what_nobody_deployed(production: Production, errata) -> None:
@@ -79,28 +84,32 @@ def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_i
         killed.append(first.pid)
         first.kill()
 
-    monkeypatch.setattr("tasks.update.ahead.UNTAKEN_SECONDS", 300.0)  # of a busy machine
+    monkeypatch.setattr("tasks.update.team.UNTAKEN_SECONDS", 300.0)  # of a busy machine
+    monkeypatch.setattr("tasks.update.asked.FACTS", 2)
     with production.worker() as worker:
         killer = threading.Thread(target=kill)
         killer.start()
         ran = errata("run", "two", *policy(), "--workers", "2")
         killer.join()
         assert (ran.code, ran.err) == (0, "") and killed
-        until(lambda: one_of_three_crashed(production, "two"), 300)
+        until(lambda: one_of_five_crashed(production, "two"), 300)
     assert "4 values in 4 chunks are searched by 2 workers" in ran.out
-    assert "was killed; it is begun anew" in ran.out and "itself" not in ran.out
+    assert "was killed; it is begun anew" in ran.out and "goes on by itself" not in ran.out
+    assert "8 facts in 4 chunks are asked by 2 workers and the job" in ran.out and "does the rest" not in ran.out
     assert workplace.store.store.list("searches/") == []
 
     rmtree(values)
-    session = open_session(existing_line(workplace.store.store, "two"), workplace.settings)
-    run = SimpleNamespace(line="absent", spec=existing_line(workplace.store.store, "two"), workplace=workplace)
+    session = open_session(existing_line(workplace.store, workplace.ledger, "two"), workplace.settings)
+    run = SimpleNamespace(
+        line="absent", spec=existing_line(workplace.store, workplace.ledger, "two"), workplace=workplace
+    )
     run.policy = POLICY.model_copy(update={"workers": 2})
-    team = Team(run, session, planned(run, session, edits, []))
+    team = Searchers(run, session, planned(run, session, edits, []))
     alone = session.values(edits)
     found = [workplace.store.tensors(one.manifest)["z_star"] for one in workplace.store.versions("two")]
     assert torch.equal(torch.cat(found), alone)
 
-    monkeypatch.setattr("tasks.update.ahead.UNTAKEN_SECONDS", 1.0)
+    monkeypatch.setattr("tasks.update.team.UNTAKEN_SECONDS", 1.0)
     rmtree(values)
     session.values_known.elsewhere = team.values
     team.begin()

@@ -113,7 +113,7 @@ def test_a_search_that_the_job_has_ended_is_searched_no_more_and_leaves_nothing(
     job.searches.end(digest, job.search.chunks)
     assert job.store.list("searches/") == []
     done = search_shard(job.store, job.settings, digest, 0, 1)
-    assert (done.chunks, done.said) == (0, "nothing was left to search")
+    assert (done.chunks, done.said) == (0, "nothing was left to do")
 
 
 def other_base(search: Search, tmp_path: Path) -> Search:
@@ -135,7 +135,7 @@ def other_config(search: Search, tmp_path: Path) -> Search:
     ("change", "says"),
     [
         (other_base, r"line 'main': its base '.*other' has digest [0-9a-f]{12} for the job and [0-9a-f]{12} here"),
-        (other_release, r"line 'main': its values are searched by Errata 9\.9, this worker has "),
+        (other_release, r"line 'main': its job runs Errata 9\.9, this worker has "),
         (other_config, r"line 'main': a search is known as [0-9a-f]{12} to the job and as [0-9a-f]{12} here"),
     ],
 )
