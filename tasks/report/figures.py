@@ -155,8 +155,11 @@ def to_svg(figure: Figure) -> str:
 
 
 def alone(svg: str) -> str:
-    """What `to_svg` gave as a file of its own: on white, whatever page shows it."""
-    return svg.replace("<svg", '<svg style="background: white"', 1)
+    """What `to_svg` gave as a file of its own: on white whatever page shows it, and of a size, or MLflow shows none."""
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert found is not None  # of matplotlib's
+    width, height = (f"{4 / 3 * float(points):.0f}" for points in found.groups())
+    return svg.replace("<svg", f'<svg width="{width}" height="{height}" style="background: white"', 1)
 
 
 def _finite(value: float | None) -> bool:

@@ -291,6 +291,7 @@ def test_figures_follow_the_colours_of_the_page():
     assert not re.search(r"(?:fill|stroke): #0b63a9", svg)
     alone = ElementTree.fromstring(figures.alone(svg))
     assert alone.tag == "{http://www.w3.org/2000/svg}svg" and alone.attrib["style"] == "background: white"
+    assert (alone.attrib["width"], alone.attrib["height"]) == ("864", "518")
 
 
 def test_all_that_a_figure_shows_lies_within_it_and_none_over_another():
