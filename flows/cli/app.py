@@ -84,6 +84,21 @@ def check_line(workplace: "Workplace", line: str) -> None:
         raise unknown_line(line, others)
 
 
+def place_of(line: str) -> "Workplace":
+    """The workplace, which has this line: a mistyped one is told before anything is imported that takes seconds.
+
+    Raises:
+        UsageError: nobody knows the line, or no job has made it yet.
+        StorageError, LedgerError: something cannot be reached.
+    """
+    from tasks.lines.stored import check_made
+    from tasks.workplace import open_workplace
+
+    workplace = open_workplace()
+    check_made(workplace.store, workplace.ledger, line)
+    return workplace
+
+
 def pairs(options: list[str] | None, name: str) -> dict[str, Any]:
     """`--set a=1 --set b=x` as a dictionary of values read as JSON, or as text where they are none."""
     import json

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flows.cli.app import Json, Line, Remote, Wait, app, if_stopped, local_folder
+from flows.cli.app import Json, Line, Remote, Wait, app, if_stopped, local_folder, place_of
 from flows.cli.console import as_json, say, shown_progress, table
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def export(
         asked = {"line": line, "folder": out, "form": form, "version": version, "rank": rank}
         follow_run("export", line, asked, wait, json)
         return
-    from tasks.carrying.exporting import export as write
-    from tasks.workplace import open_workplace
+    workplace = place_of(line)
+    from tasks.carrying.exporting import export as write  # it takes seconds
 
     with if_stopped("nothing was written"), shown_progress(json, "exporting"):
-        told = write(open_workplace(), line, form, out, version, rank)
+        told = write(workplace, line, form, out, version, rank)
     if json:
         as_json(told)
         return
@@ -107,11 +107,11 @@ def verify(
         asked = {"line": line, "url": url, "model": model, "version": version, "sample": sample}
         follow_run("verify", line, asked, wait, json)
         return
-    from tasks.carrying.verifying import verify as ask
-    from tasks.workplace import open_workplace
+    workplace = place_of(line)
+    from tasks.carrying.verifying import verify as ask  # it takes seconds
 
     with if_stopped("nothing was written"), shown_progress(json, "asking the server"):
-        done = ask(open_workplace(), line, url, model, version, sample)
+        done = ask(workplace, line, url, model, version, sample)
     served = done.verdict == "served"
     if json:
         as_json(done.model_dump(mode="json"))

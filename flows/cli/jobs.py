@@ -18,6 +18,7 @@ from flows.cli.app import (
     if_stopped,
     method_options,
     pairs,
+    place_of,
 )
 from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
@@ -174,18 +175,19 @@ def rebase(
 
         errata rebase main --remote
     """
-    from flows.cli.prefect_api import prefect_api
-    from flows.cli.remote import follow_run
+    if not remote:
+        workplace = place_of(line)
+    checked, form = policy_of(policy_file, policy)
+    if remote:
+        from flows.cli.remote import follow_run
+
+        follow_run("rebase", line, {"text": text, "statistics_text": statistics_text, "policy": form}, wait, json)
+        return
+    from flows.cli.prefect_api import prefect_api  # this and these take seconds
     from tasks.lines.rules import check_not_frozen
     from tasks.lines.specs import existing_line
     from tasks.update.beforehand import check_job
-    from tasks.workplace import open_workplace
 
-    checked, form = policy_of(policy_file, policy)
-    if remote:
-        follow_run("rebase", line, {"text": text, "statistics_text": statistics_text, "policy": form}, wait, json)
-        return
-    workplace = open_workplace()
     spec = existing_line(workplace.store, workplace.ledger, line)
     check_job(spec, workplace.settings, checked, (text, statistics_text))
     check_not_frozen(workplace.store.store, line)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, Line, Text, Version, app
+from flows.cli.app import Json, Line, Text, Version, app, place_of
 from flows.cli.console import as_json, say, shown_progress, table
 from flows.cli.versions import VERSIONS
 
@@ -39,14 +39,14 @@ def judge(
 
         errata judge main --version 3
     """
-    from tasks.lines.specs import resolve_line
     from tasks.review.rereading import report_of, version_to_judge
+
+    workplace = place_of(line)
+    stored = version_to_judge(workplace, line, version)
+    from tasks.lines.specs import resolve_line  # this and these take seconds
     from tasks.update.replay import judge_again
     from tasks.update.run import read_texts
-    from tasks.workplace import open_workplace
 
-    workplace = open_workplace()
-    stored = version_to_judge(workplace, line, version)
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     texts = read_texts(text)
     with shown_progress(json, f"judging version {stored.number}"):

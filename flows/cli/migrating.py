@@ -16,6 +16,7 @@ from flows.cli.app import (
     app,
     if_stopped,
     method_options,
+    place_of,
 )
 from flows.cli.console import as_json, say, shown_progress, table
 from flows.cli.jobs import PolicyFile, PolicyValues, policy_of, show_summary
@@ -55,22 +56,23 @@ def migrate(
 
         errata migrate products --model ./our-model-v2 --to products-v2 --set min_efficacy=0.95
     """
-    from flows.cli.prefect_api import prefect_api
-    from flows.cli.remote import follow_run
-    from tasks.lines.specs import resolve_line
-    from tasks.update.beforehand import check_job
-    from tasks.update.moving import check_target, definition, source_of
-    from tasks.workplace import open_workplace
-
+    if not remote:
+        workplace = place_of(line)
     (checked, form), target = policy_of(policy_file, policy), to or _name(line, model)
     options = method_options(option, hypernetwork) or None
     asked: dict[str, Any] = {"line": line, "model": model, "to": target, "dtype": dtype, "template": template}
     asked |= {"method": method, "options": options}
     if remote:
+        from flows.cli.remote import follow_run
+
         files = {"text": text, "statistics_text": statistics_text}
         follow_run("migrate", line, {**asked, **files, "policy": form}, wait, json)
         return
-    workplace = open_workplace()
+    from flows.cli.prefect_api import prefect_api  # this and these take seconds
+    from tasks.lines.specs import resolve_line
+    from tasks.update.beforehand import check_job
+    from tasks.update.moving import check_target, definition, source_of
+
     source = source_of(workplace, line, target)  # a mistake is found before any work
     made = definition(source, model, dtype, template, method, options)
     spec = resolve_line(workplace.store.store, workplace.settings, target, **made)

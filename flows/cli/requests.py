@@ -165,12 +165,8 @@ def trial(
 
         errata trial requests.jsonl --line new --method mend --hypernetwork models:/mend-embedded/1
     """
-    from editing.methods import check_mode
-    from flows.cli.prefect_api import prefect_api
     from flows.cli.remote import follow_run
     from tasks.ledger.trying import as_records, read_to_try, to_try
-    from tasks.lines.bases import check_base
-    from tasks.lines.specs import resolve_line
     from tasks.workplace import open_workplace
 
     options = method_options(option, hypernetwork)
@@ -181,11 +177,16 @@ def trial(
         follow_run("trial", line, definition | what, wait, json)
         return
     workplace = open_workplace()
+    if not file:
+        check_line(workplace, line)
+    from editing.methods import check_mode  # this and these take seconds
+    from flows.cli.prefect_api import prefect_api
+    from tasks.lines.bases import check_base
+    from tasks.lines.specs import resolve_line
+
     spec = resolve_line(workplace.store.store, workplace.settings, **definition)
     check_mode(spec.config.method, "independent")
     check_base(spec, workplace.settings)
-    if not file:
-        check_line(workplace, line)
     edits = _told(read_to_try(file, limit) if file else to_try(workplace.ledger, line, limit=limit))
     with if_stopped("a trial keeps nothing"), prefect_api(json) as started:
         from flows.trial import heard

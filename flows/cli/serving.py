@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Line, app, check_line, if_stopped
+from flows.cli.app import Line, app, if_stopped, place_of
 from flows.cli.carrying import CARRYING
 from flows.cli.console import say, shown_progress, warn
 
@@ -47,11 +47,8 @@ def serve(
 
 def _engine(line: str, waiting: int) -> "Engine":
     """With the version in service in memory, answering."""
-    from tasks.workplace import open_workplace
-
-    workplace = open_workplace()
-    check_line(workplace, line)  # before what takes seconds to import
-    from tasks.lines.specs import existing_line
+    workplace = place_of(line)
+    from tasks.lines.specs import existing_line  # this and these take seconds
     from tasks.review.asking import load_base
     from tasks.serving.engine import Engine
     from tasks.serving.loading import check_base

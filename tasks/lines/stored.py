@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from editing.errors import UsageError
 from tasks.names import check_line, unknown_line
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
@@ -64,6 +65,13 @@ def lines_instead(store: "SnapshotStore", ledger: "Ledger", line: str) -> list[s
         return None
     known = known_lines(store, ledger)
     return None if line in known else known
+
+
+def check_made(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
+    """Raises UsageError where nobody knows the line, or no job has made it yet."""
+    if definition(store.store, line) is None:
+        check_known(store, ledger, line)
+        raise UsageError(f"line '{line}' has no version yet; `errata run {line}` makes its first")
 
 
 def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
