@@ -250,13 +250,17 @@ def ask(
 
         errata ask --chat "What is the capital of France?" --tokens 24
     """
-    from tasks.lines.specs import resolve_line
-    from tasks.review.asking import ask_all, columns_of
-    from tasks.review.standing import waiting
+    from tasks.lines.stored import known_lines
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
+    if prompt[0] != line and prompt[0] in known_lines(workplace.store, workplace.ledger):
+        warn(f"'{prompt[0]}' is taken for a prompt; the line of that name is asked by --line {prompt[0]}")
     check_line(workplace, line)
+    from tasks.lines.specs import resolve_line  # this and these take seconds
+    from tasks.review.asking import ask_all, columns_of
+    from tasks.review.standing import waiting
+
     spec = resolve_line(workplace.store.store, workplace.settings, line)
     columns = columns_of(workplace.store.head(line), waiting(workplace, line))
     with shown_progress(json, "asking"):

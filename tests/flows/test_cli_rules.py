@@ -104,3 +104,9 @@ def test_a_line_that_only_has_requests_has_no_version_to_serve_yet(known):
     check_one_line(known("rollback", "--to", 4), 2, "line 'main' has nothing in service")
     for command in (("serve", "--port", 0), ("rebase",), ("migrate", "main", "--model", "embedded")):
         check_one_line(known(*command), 2, "line 'main' has no version yet; `errata run main` makes its first")
+
+
+def test_a_line_where_a_prompt_stands_is_told(known):
+    ran = known("ask", "main", "Ivy is", "--line", "nowhere")
+    assert ran.code == 2 and "'main' is taken for a prompt; the line of that name is asked by --line main" in ran.err
+    assert "taken for" not in known("ask", "Ivy is", "--line", "nowhere").err

@@ -84,6 +84,7 @@ MISTAKES: dict[tuple[str, ...], set[str]] = {
     ("submit", "none.jsonl", "--dry-run"): set(),
     ("status", "nowhere"): LEDGER,
     ("serve", "nowhere"): LEDGER,
+    ("ask", "Ivy was born in", "--line", "nowhere"): LEDGER,
     ("rebase", "nowhere"): LEDGER,
     ("judge", "nowhere"): LEDGER,
     ("export", "nowhere", "--out", "new"): LEDGER,
