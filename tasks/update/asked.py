@@ -22,8 +22,9 @@ from editing.measure.scoring import Score, score
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
 from tasks.settings import Settings
+from tasks.stores.errors import StorageError
 from tasks.stores.objects import ObjectStore
-from tasks.stores.searches import Asked, Chunk, Search, Told, release
+from tasks.stores.searches import REMEDY, Asked, Chunk, Search, Told, release
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
 from tasks.update.saying import asked_about, conversation, say
@@ -73,13 +74,22 @@ class AskedVersion:
             session.loaded.model, session.loaded.tokenizer, pairs,
             on_progress=lambda done, total: on_progress(len(pairs) * done // max(total, 1), size),
         )  # fmt: skip
-        said = say(replace(session, texts={}, begun=None), texts)
+        said = say(
+            replace(session, texts={}, begun=None), texts,
+            lambda done, total: on_progress(len(pairs) + len(texts) * done // max(total, 1), size),
+        )  # fmt: skip
         on_progress(size, size)
         return Told(scores=tuple(astuple(one) for one in scores), texts=tuple(said))
 
     def know(self, chunk: Chunk, told: Told) -> None:
-        """What was told of a chunk is asked no more while the weights are as they are."""
+        """What was told of a chunk is asked no more while the weights are as they are.
+
+        Raises:
+            StorageError: it answers other questions.
+        """
         (pairs, texts), session = self._asked(chunk), self.session
+        if (len(told.scores), len(told.texts)) != (len(pairs), len(texts)):
+            raise StorageError(f"what was told of chunk {chunk.name[:12]} answers other questions: {REMEDY}")
         state = session.weights.state
         scores = [Score(*fields) for fields in told.scores]
         session.said.setdefault(state, {}).update(zip(pairs, scores, strict=True))

@@ -12,6 +12,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import chain, look
 from tasks.lines.specs import existing_line
+from tasks.stores.errors import StorageError
 from tasks.stores.searches import Searches
 from tasks.update import asked, validation
 from tasks.update.asked import AskedVersion, ask_with_workers, open_asked
@@ -72,6 +73,8 @@ def test_what_shards_tell_is_what_the_job_hears_itself_and_the_judge_asks_nothin
     assert found == [own.find(chunk, lambda done, total: None) for chunk in search.chunks]
     assert [bool(told.texts) for told in found] == [True, True, False, False, False]
 
+    with pytest.raises(StorageError, match=r"what was told of chunk [0-9a-f]{12} answers other questions: remove it"):
+        own.know(search.chunks[0], found[1])
     alone = judged(candidate, fresh(candidate.session))
     for chunk, told in zip(search.chunks, found, strict=True):
         own.know(chunk, told)
