@@ -8,17 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from editing.config import LocatingConfig
 from editing.edit import Edit
-from tasks.stores.searches import Chunk, Search, release
+from tasks.stores.searches import Chunk, Search
 from tasks.update.live import live_facts
 from tasks.update.run import Run, Taken, batches_of
 from tasks.update.searched import Tell, chunk_name, search_chunk
 from tasks.update.session import Session
-from tasks.update.team import Team
+from tasks.update.team import Team, shared_out
 from tasks.update.values import Wanted, chunked, missing_values, nowhere
 
 
@@ -55,18 +54,7 @@ def planned(run: Run, session: Session, edits: Sequence[Edit], live: Sequence[Ed
         for number, edit in enumerate(batch, start=written):
             keyed.setdefault(session.keys.of(edit), []).append((number, edit))
         written += len(batch)
-    if not chunks:
-        return None
-    return Search(
-        line=run.line,
-        release=release(),
-        base=session.loaded.digest,
-        spec=session.spec.model_dump(mode="json"),
-        layers=session.method_input.layers,
-        contexts=session.method_input.prefixes,
-        threads=torch.get_num_threads(),
-        chunks=tuple(chunks),
-    )
+    return shared_out(run, session, chunks) if chunks else None
 
 
 class Searchers(Team):

@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 
-import torch
-
 from editing.digests import json_digest
 from editing.edit import Edit
 from editing.measure.metrics import edit_pairs
@@ -24,14 +22,14 @@ from tasks.meter import Meter
 from tasks.settings import Settings
 from tasks.stores.errors import StorageError
 from tasks.stores.objects import ObjectStore
-from tasks.stores.searches import REMEDY, Asked, Chunk, Search, Told, release
+from tasks.stores.searches import REMEDY, Asked, Chunk, Search, Told
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
 from tasks.update.saying import asked_about, conversation, say
 from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.searched import Tell, chunk_name
 from tasks.update.session import MEASURED_VERSION, Session, open_session
-from tasks.update.team import Team
+from tasks.update.team import Team, shared_out
 from tasks.update.validation import bare
 
 FACTS = 25
@@ -156,17 +154,8 @@ def _planned(run: Run, session: Session, facts: Sequence[Edit], earlier: Sequenc
     asked, prompts = (readable(session.loaded, some).accepted for some in (facts, [bare(edit) for edit in earlier]))
     parts = [some[start : start + FACTS] for some in (asked, prompts) for start in range(0, len(some), FACTS)]
     chunks = [Chunk(name=UNNAMED, groups=tuple((edit,) for edit in part)) for part in parts]
-    search = Search(
-        line=run.line,
-        release=release(),
-        base=session.loaded.digest,
-        spec=session.spec.model_dump(mode="json"),
-        layers=session.method_input.layers,
-        contexts=session.method_input.prefixes,
-        threads=torch.get_num_threads(),
-        chunks=tuple(chunks),
-        asked=Asked(snapshot=tip, probes=run.policy.neighborhood_probes, whole=-(-len(asked) // FACTS)),
-    )
+    about = Asked(snapshot=tip, probes=run.policy.neighborhood_probes, whole=-(-len(asked) // FACTS))
+    search = shared_out(run, session, chunks, about)
     named = AskedVersion(session, search)
     return search.model_copy(
         update={

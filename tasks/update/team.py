@@ -6,12 +6,13 @@ another, or done by the job; so how many workers there are, and what becomes of 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
@@ -23,9 +24,10 @@ from editing.errors import UsageError
 from tasks.progress import note
 from tasks.retries import outlasting
 from tasks.stores.errors import StorageError
-from tasks.stores.searches import Answer, Chunk, Search, Searches, Told
+from tasks.stores.searches import Answer, Asked, Chunk, Search, Searches, Told, release
 from tasks.update.policy import Policy
 from tasks.update.run import Run
+from tasks.update.session import Session
 
 T = TypeVar("T")
 
@@ -54,6 +56,21 @@ def check_workers(policy: Policy) -> None:
                 f"workers = {policy.workers}: Prefect's server has no deployment '{DEPLOYMENT}'; make it with "
                 "errata deploy, or leave workers out"
             ) from error
+
+
+def shared_out(run: Run, session: Session, chunks: Sequence[Chunk], asked: Asked | None = None) -> Search:
+    """What workers are to do for a job on the line and the base of this session."""
+    return Search(
+        line=run.line,
+        release=release(),
+        base=session.loaded.digest,
+        spec=session.spec.model_dump(mode="json"),
+        layers=session.method_input.layers,
+        contexts=session.method_input.prefixes,
+        threads=torch.get_num_threads(),
+        chunks=tuple(chunks),
+        asked=asked,
+    )
 
 
 @dataclass
