@@ -16,7 +16,7 @@ from editing.texts import given_join
 from tasks.addresses import folder_of
 from tasks.lines.calibrations import Calibration, merged, taken_from, with_options
 from tasks.lines.hypernetworks import resolved_options
-from tasks.lines.stored import check_made, definition, spec_key, where
+from tasks.lines.stored import definition, not_made, spec_key, where
 from tasks.names import check_line
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
@@ -68,9 +68,8 @@ def read_line(store: ObjectStore, line: str) -> LineSpec | None:
 
 def existing_line(store: SnapshotStore, ledger: "Ledger", line: str) -> LineSpec:
     """The line's definition. Raises UsageError where nobody knows the line, or no job has made it yet."""
-    check_made(store, ledger, line)
-    found = read_line(store.store, line)
-    assert found is not None  # a definition is never taken away
+    if (found := read_line(store.store, line)) is None:
+        raise not_made(store, ledger, line)
     return found
 
 

@@ -70,8 +70,14 @@ def lines_instead(store: "SnapshotStore", ledger: "Ledger", line: str) -> list[s
 def check_made(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:
     """Raises UsageError where nobody knows the line, or no job has made it yet."""
     if definition(store.store, line) is None:
-        check_known(store, ledger, line)
-        raise UsageError(f"line '{line}' has no version yet; `errata run {line}` makes its first")
+        raise not_made(store, ledger, line)
+
+
+def not_made(store: "SnapshotStore", ledger: "Ledger", line: str) -> UsageError:
+    """What is said of a line without a definition."""
+    if (others := lines_instead(store, ledger, line)) is not None:
+        return unknown_line(line, others)
+    return UsageError(f"line '{line}' has no version yet; `errata run {line}` makes its first")
 
 
 def check_known(store: "SnapshotStore", ledger: "Ledger", line: str) -> None:

@@ -56,6 +56,11 @@ def job_figures(report: JobReport) -> dict[str, Figure]:
     return drawings
 
 
+def drawn(report: JobReport) -> dict[str, str]:
+    """The figures of a job by name, as inline SVG."""
+    return {name: to_svg(figure) for name, figure in job_figures(report).items()}
+
+
 def drift_figure(drift: Sequence[Mapping[str, float]], baseline: Mapping[str, float]) -> Figure:
     """Success rates (upper panel, percent), perplexity ratio and fluency (lower panel) over the number of edits.
 

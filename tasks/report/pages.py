@@ -11,7 +11,7 @@ def report_files(report: JobReport) -> dict[str, bytes]:
     """Pages, tables and pictures by path."""
     from tasks.report import figures  # matplotlib takes a while, and a job may end long before its report
 
-    drawn = {name: figures.to_svg(figure) for name, figure in figures.job_figures(report).items()}
+    drawn = figures.drawn(report)
     texts = {
         "report.html": render_html(report, drawn),
         "summary.md": render_markdown(report),

@@ -48,11 +48,10 @@ MARKDOWN_ROWS = 20  # quarantined edits that the summary lists; the page has all
 
 
 def render_html(report: JobReport, drawn: Mapping[str, str] | None = None) -> str:
-    """The page of the job as one HTML document without outside requests; `drawn` are its `job_figures` as SVG."""
+    """The page of the job as one HTML document without outside requests; `drawn` are its figures."""
     from tasks.report import figures  # matplotlib takes a while, and only this page has pictures
 
-    if drawn is None:
-        drawn = {name: figures.to_svg(figure) for name, figure in figures.job_figures(report).items()}
+    drawn = figures.drawn(report) if drawn is None else drawn
     return (
         _environment()
         .get_template("report.html")

@@ -63,7 +63,7 @@ class Searchers(Team):
     def __init__(self, run: Run, session: Session, search: Search) -> None:
         facts = sum(len(chunk.groups) for chunk in search.chunks)
         super().__init__(run, search, f"{facts} values in {len(search.chunks)} chunks are searched")
-        self.session = session
+        self.session, self.numbers = session, {chunk.name: number for number, chunk in enumerate(search.chunks)}
 
     def values(self, chunk: Sequence[Wanted], tell: Tell) -> Tensor | None:
         """The values of a chunk, (n, m), once they are there; None where it is none of those that were planned."""

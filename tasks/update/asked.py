@@ -15,7 +15,7 @@ from editing.digests import json_digest
 from editing.edit import Edit
 from editing.measure.metrics import edit_pairs
 from editing.measure.said import Asked as Text
-from editing.measure.said import others_of_its_kind
+from editing.measure.said import others_of_its_kind, questions
 from editing.measure.scoring import Score, score
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
@@ -25,7 +25,7 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.searches import REMEDY, Asked, Chunk, Search, Told
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
-from tasks.update.saying import asked_about, conversation, say
+from tasks.update.saying import conversation, say, texts_of
 from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.searched import Tell, chunk_name
 from tasks.update.session import MEASURED_VERSION, Session, open_session
@@ -59,14 +59,12 @@ class AskedVersion:
 
     @cached_property
     def _about(self) -> str:
-        search = self.search
-        edits = [[edit.model_dump(mode="json") for edit in chunk.edits] for chunk in search.chunks]
-        asked = None if search.asked is None else search.asked.model_dump(mode="json")
-        return json_digest(["asked", MEASURED_VERSION, search.threads, asked, edits])
+        edits = [[edit.model_dump(mode="json") for edit in chunk.edits] for chunk in self.search.chunks]
+        return json_digest([MEASURED_VERSION, self.search.model_dump(mode="json", include={"threads", "asked"}), edits])
 
-    def find(self, chunk: Chunk, on_progress: Tell) -> Told:
+    def find(self, number: int, on_progress: Tell) -> Told:
         """What the version says of a chunk."""
-        (pairs, texts), session = self._asked(chunk), self.session
+        (pairs, texts), session = self._asked(number), self.session
         size = len(pairs) + len(texts)
         scores = score(
             session.loaded.model, session.loaded.tokenizer, pairs,
@@ -79,28 +77,31 @@ class AskedVersion:
         on_progress(size, size)
         return Told(scores=tuple(astuple(one) for one in scores), texts=tuple(said))
 
-    def know(self, chunk: Chunk, told: Told) -> None:
+    def know(self, number: int, told: Told) -> None:
         """What was told of a chunk is asked no more while the weights are as they are.
 
         Raises:
             StorageError: it answers other questions.
         """
-        (pairs, texts), session = self._asked(chunk), self.session
+        (pairs, texts), session = self._asked(number), self.session
         if (len(told.scores), len(told.texts)) != (len(pairs), len(texts)):
-            raise StorageError(f"what was told of chunk {chunk.name[:12]} answers other questions: {REMEDY}")
+            name = self.search.chunks[number].name
+            raise StorageError(f"what was told of chunk {name[:12]} answers other questions: {REMEDY}")
         state = session.weights.state
         scores = [Score(*fields) for fields in told.scores]
         session.said.setdefault(state, {}).update(zip(pairs, scores, strict=True))
         session.texts |= {(state, *text): said for text, said in zip(texts, told.texts, strict=True)}
 
-    def _asked(self, chunk: Chunk) -> tuple[list[tuple[str, str]], list[Text]]:
+    def _asked(self, number: int) -> tuple[list[tuple[str, str]], list[Text]]:
         """(prompt, target) to score, and texts to go on from, each once."""
-        about, session = self.search.asked, self.session
+        about, session, chunk = self.search.asked, self.session, self.search.chunks[number]
         assert about is not None  # else values are searched
         pairs = [pair for edit in chunk.edits for pair in edit_pairs(edit, edit.neighborhood[: about.probes])]
         texts: list[Text] = []
-        if chunk in self.search.chunks[: about.whole]:
-            texts = asked_about(session, chunk.edits, conversation(session), self.others, paraphrases=True)[1]
+        if number < about.whole:
+            tokenizer, chat = session.loaded.tokenizer, conversation(session)
+            found = questions(tokenizer, chunk.edits, chat, self.others, paraphrases=True)
+            texts = texts_of(found, shown_whole=True)
         return list(dict.fromkeys(pairs)), list(dict.fromkeys(texts))
 
 
@@ -136,14 +137,13 @@ def ask_with_workers(run: Run, session: Session, facts: Sequence[Edit], earlier:
         team.begin()
         with Meter("what the candidate says", count) as meter:
             for number in team.order:
-                chunk, begun = search.chunks[number], time.monotonic()
-                tell = meter.part(version.work(chunk))
+                begun, tell = time.monotonic(), meter.part(version.work(search.chunks[number]))
                 with suppress(*REQUEST_FAULTS):  # the judge comes to it, and says so
                     told = team.found(number, team.searches.told)
                     if told is None:
-                        told = version.find(chunk, tell)
-                        team.answer(chunk, told, time.monotonic() - begun)
-                    version.know(chunk, told)
+                        told = version.find(number, tell)
+                        team.answer(search.chunks[number], told, time.monotonic() - begun)
+                    version.know(number, told)
                 tell(1, 1)
     finally:
         team.end()

@@ -70,19 +70,9 @@ def conversation(session: Session) -> ChatTemplate | None:
     return session.method_input.chat or chat_of(session.loaded.tokenizer, "auto")
 
 
-def asked_about(
-    session: Session,
-    edits: Sequence[Edit],
-    chat: ChatTemplate | None,
-    others: Mapping[str, Sequence[str]],
-    *,
-    paraphrases: bool,
-    at_base: bool = False,
-) -> tuple[list[Question], list[Asked]]:
-    """What `said_about` asks, and how much of each answer it wants."""
-    found = questions(session.loaded.tokenizer, edits, chat, others, paraphrases=paraphrases)
-    whole = {"prompt"} if paraphrases or at_base else set()
-    return found, [(one.text, one.tokens, None if one.way in whole else one.enough) for one in found]
+def texts_of(asked: Sequence[Question], *, shown_whole: bool) -> list[Asked]:
+    """What is gone on from to answer these; answers to prompts of the length that a report shows, or as they end."""
+    return [(one.text, one.tokens, None if shown_whole and one.way == "prompt" else one.enough) for one in asked]
 
 
 def said_about(
@@ -103,7 +93,8 @@ def said_about(
         paraphrases: these are asked, too, and prompts are answered at the length that a report shows.
         beside: see `say`; not of the base.
     """
-    found, asked = asked_about(session, edits, chat, others, paraphrases=paraphrases, at_base=at_base)
+    found = questions(session.loaded.tokenizer, edits, chat, others, paraphrases=paraphrases)
+    asked = texts_of(found, shown_whole=paraphrases or at_base)
     texts = base_says(session, asked, on_progress) if at_base else say(session, asked, on_progress, beside)
     return {one.edit_id: one for one in judge_said(edits, found, texts, others)}
 

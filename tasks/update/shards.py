@@ -75,9 +75,10 @@ def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int
         return ShardDone(chunks=0, facts=0, load_seconds=0.0, search_seconds=0.0, device=settings.device)
     base = open_base(search, settings) if search.asked is None else open_asked(search, store, settings)
     loaded, chunks, facts = time.perf_counter(), 0, 0
-    mine = list(enumerate(search.chunks))[first::every]
-    with same_threads(search.threads), Meter("facts", sum(base.work(chunk) for _, chunk in mine)) as meter:
-        for number, chunk in mine:
+    mine = range(len(search.chunks))[first::every]
+    with same_threads(search.threads), Meter("facts", sum(map(base.work, search.chunks[first::every]))) as meter:
+        for number in mine:
+            chunk = search.chunks[number]
             tell = meter.part(base.work(chunk))
             if not outlasting(partial(searches.goes_on, digest)):
                 break
@@ -85,7 +86,7 @@ def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int
                 continue
             _check_same(search.line, chunk.name, base.name(number))
             begun = time.perf_counter()
-            found = base.find(chunk, tell)
+            found = base.find(number, tell)
             taken = time.perf_counter() - begun
             outlasting(partial(searches.answer, chunk.name, found, platform.node(), settings.device, taken))
             chunks, facts = chunks + 1, facts + len(chunk.groups)
@@ -134,9 +135,9 @@ class SearchedBase:
         abouts = [about_value(self.given, self.loaded.digest, self.config, group) for group in groups]
         return chunk_name(self.loaded.tokenizer, abouts, groups)
 
-    def find(self, chunk: Chunk, on_progress: Tell) -> Tensor:
+    def find(self, number: int, on_progress: Tell) -> Tensor:
         """The values of a chunk, (groups, m) float32."""
-        return search_chunk(self.search, chunk.groups, on_progress)
+        return search_chunk(self.search, self.chunks[number].groups, on_progress)
 
     def search(self, edits: Sequence[Edit], on_progress: Tell) -> Tensor:
         """z* of each edit (n, m) float32, as a job would search it."""

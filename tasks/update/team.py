@@ -99,7 +99,6 @@ class Team:
     def __init__(self, run: Run, search: Search, what: str, *, helps: bool = False) -> None:
         self.run, self.search, self.what, self.helps = run, search, what, helps
         self.searches, self.digest = Searches(run.workplace.store.store), ""
-        self.numbers = {chunk.name: number for number, chunk in enumerate(search.chunks)}
         self.used: list[Chunk] = []
         self.parts = min(run.policy.workers + helps, len(search.chunks))
         self.shards = [_Shard(first) for first in range(int(helps), self.parts)]

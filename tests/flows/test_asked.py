@@ -70,14 +70,14 @@ def test_what_shards_tell_is_what_the_job_hears_itself_and_the_judge_asks_nothin
     assert [shard(candidate, search, first, 3).chunks for first in (2, 0, 1)] == [1, 2, 2]
     own = AskedVersion(fresh(candidate.session), search)
     found = [Searches(store).told(chunk)[0] for chunk in search.chunks]
-    assert found == [own.find(chunk, lambda done, total: None) for chunk in search.chunks]
+    assert found == [own.find(number, lambda done, total: None) for number in range(5)]
     assert [bool(told.texts) for told in found] == [True, True, False, False, False]
 
     with pytest.raises(StorageError, match=r"what was told of chunk [0-9a-f]{12} answers other questions: remove it"):
-        own.know(search.chunks[0], found[1])
+        own.know(0, found[1])
     alone = judged(candidate, fresh(candidate.session))
-    for chunk, told in zip(search.chunks, found, strict=True):
-        own.know(chunk, told)
+    for number, told in enumerate(found):
+        own.know(number, told)
     scored, real = [], validation.Session.scores
 
     def scores(self, *args, **options):
@@ -109,11 +109,10 @@ def test_what_no_worker_asks_the_job_asks_itself_and_it_leaves_nothing(candidate
     shard(candidate, candidate.search, 1, 5)  # of a job that was killed
     asked_here, real = [], AskedVersion.find
     monkeypatch.setattr(
-        AskedVersion, "find", lambda self, chunk, tell: asked_here.append(chunk) or real(self, chunk, tell)
+        AskedVersion, "find", lambda self, number, tell: asked_here.append(number) or real(self, number, tell)
     )
     ask_with_workers(candidate.run, session, candidate.edits[:3], candidate.edits, candidate.tip)
-    chunks = candidate.search.chunks
-    assert asked_here == [chunks[0], chunks[3], chunks[2], chunks[4]]  # a third is the job's own
+    assert asked_here == [0, 3, 2, 4]  # a third is the job's own
     assert session.said[session.weights.state] and store.list("searches/answers/") == []
 
 

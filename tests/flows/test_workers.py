@@ -94,8 +94,8 @@ def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_i
         assert (ran.code, ran.err) == (0, "") and killed
         until(lambda: one_of_five_crashed(production, "two"), 300)
     assert "4 values in 4 chunks are searched by 2 workers" in ran.out
-    assert "was killed; it is begun anew" in ran.out and "goes on by itself" not in ran.out
-    assert "8 facts in 4 chunks are asked by 2 workers and the job" in ran.out and "does the rest" not in ran.out
+    assert "was killed; it is begun anew" in ran.out and "itself" not in ran.out
+    assert "8 facts in 4 chunks are asked by 2 workers and the job" in ran.out and "the job does" not in ran.out
     assert workplace.store.store.list("searches/") == []
 
     rmtree(values)
