@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 from contextlib import AbstractContextManager
 from typing import NoReturn
@@ -37,6 +38,7 @@ from flows.cli import (  # noqa: F401
 )
 from flows.cli.app import Stopped, app, set_defaults
 from flows.cli.console import console, errors, plain, replace_what_cannot_be_shown, waiting
+from flows.cli.help_text import flowing
 from tasks.text import storable
 
 STOPPED = 130
@@ -44,6 +46,9 @@ STOPPED = 130
 MESSAGE_LENGTH = 600
 
 logger = logging.getLogger(__name__)
+
+for _command in app.registered_commands:
+    _command.help = flowing(_command.callback.__doc__ or "", shutil.get_terminal_size().columns)
 
 
 def main() -> None:
