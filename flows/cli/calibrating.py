@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.app import Json, app, if_stopped, pairs
-from flows.cli.console import as_json, number, percent, say, shown_progress, table
+from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
 if TYPE_CHECKING:
     from tasks.calibrating.search import CalibrationPlan
     from tasks.lines.calibrations import Calibration
+
+RELIABLE = 0.5
+"""Share of its facts that a setting must make said, for new lines to be worth beginning with it."""
 
 
 @app.command()
@@ -97,4 +100,10 @@ def _show(found: "Calibration") -> None:
         )
     else:
         say(f"chosen: {shown_options(found.chosen.options)}, those of the rule; nothing that was tried is better")
+    told = found.chosen.metrics["efficacy_argmax"]
+    if told < RELIABLE:
+        warn(
+            f"with it {percent(told)} of these facts are said: of real corrections most would be quarantined; try more "
+            "(--set windows=8 --set deepest=0.8), or another method for the line (errata run LINE --method finetune)"
+        )
     say(f"new lines of this base ({found.base_digest[:12]}) take it; lines that are there stay as they are")

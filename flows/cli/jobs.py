@@ -1,5 +1,6 @@
 """The commands that run a job: write what is queued into the model, or make a line anew."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -211,6 +212,10 @@ def show_summary(line: str, summary: "JobSummary", json: bool) -> None:
     if summary.version is not None:
         newest = f"{line} --version {summary.version}"
         say(f"version {summary.version} waits: errata review {line} · errata approve {newest} · errata ui")
+    elif summary.quarantined and not summary.kept and summary.report is not None:
+        one = next(edit.request_id for edit in summary.report.edits if edit.state == "quarantined")
+        base = shlex.quote(summary.report.base)
+        say(f"next: errata history {one} --line {line}; where none takes in this model: errata calibrate {base}")
 
 
 def show_report(report: "JobReport") -> None:
