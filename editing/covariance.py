@@ -25,7 +25,7 @@ from editing.errors import StatisticsError
 from editing.key_sums import KeySums
 from editing.keys import capture_inputs, in_rows, stop_before
 from editing.layout import ModelLayout
-from editing.onednn import fast_linear
+from editing.linear import fast_linear
 from editing.placed import device_of
 from editing.token_rows import WINDOW, TokenRow, batches, windows
 from editing.tokens import Rows, pad_token

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from editing.body import run_body
 from editing.layout import ModelLayout
-from editing.onednn import fast_linear
+from editing.linear import fast_linear
 from editing.placed import device_of
 from editing.tokens import EncodedPrompt, Rows, align_rows
 

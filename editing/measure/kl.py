@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.errors import EditingError
+from editing.linear import fast_linear
 from editing.measure.ability import stderr
 from editing.measure.perplexity import windows
 from editing.measure.scoring import batches, hidden_states, output_logits, tokens_at_once
-from editing.onednn import fast_linear
 from editing.placed import device_of
 from editing.tokens import align_rows, pad_token
 

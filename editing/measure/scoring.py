@@ -19,7 +19,7 @@ from editing.body import run_body
 from editing.errors import InvalidEdit, ModelError
 from editing.filled import Filled
 from editing.layout import layout_of
-from editing.onednn import fast_linear
+from editing.linear import fast_linear
 from editing.placed import device_of
 from editing.taught import join_of
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids

@@ -15,8 +15,8 @@ from transformers.cache_utils import DynamicCache
 
 from editing.body import run_body, takes_positions
 from editing.layout import layout_of
+from editing.linear import fast_linear
 from editing.measure.scoring import TREE_TOKENS, batches, output_logits, tokens_at_once
-from editing.onednn import fast_linear
 from editing.placed import device_of
 from editing.tokens import align_rows
 from editing.trees import Text, Tree, grow, lay_out, may_branch

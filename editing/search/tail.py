@@ -17,8 +17,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from editing.body import run_body
 from editing.keys import capture_output, hidden_of, layers_give, stop_after
 from editing.layout import ModelLayout
+from editing.linear import fast_linear
 from editing.measure.scoring import output_logits
-from editing.onednn import fast_linear
 from editing.tokens import Rows
 
 

@@ -31,7 +31,7 @@ from editing.token_rows import TokenRow
 from tasks.meter import Meter
 from tasks.progress import progress
 
-PASS_ROWS = 48
+PASS_ROWS = 64
 """Most rows of text that are sampled at once and kept together: more cost less a row, fewer are sooner safe."""
 HELD_OUT_TOKENS = 2048
 """Self-sampled text that is not used for key statistics: perplexity is taken on it when no text is given."""

@@ -14,8 +14,8 @@ from editing.edit import Edit
 from editing.key_sums import BLOCK
 from editing.keys import stop_after
 from editing.layout import layout_of
+from editing.linear import fast_linear
 from editing.models import LoadedModel
-from editing.onednn import fast_linear
 from editing.token_rows import batches, windows
 from editing.tokens import Rows, pad_token
 from editing.trees import lay_out

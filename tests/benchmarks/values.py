@@ -15,9 +15,9 @@ from editing.config import ValueSearchConfig
 from editing.contexts import context_prefixes
 from editing.edit import Edit
 from editing.layout import layout_of
+from editing.linear import fast_linear
 from editing.methods.memit import MemitConfig
 from editing.models import LoadedModel
-from editing.onednn import fast_linear
 from editing.search.values import SearchedValue, search_values
 from tests.benchmarks.timing import ratio, timed
 from tests.reference import plain_search

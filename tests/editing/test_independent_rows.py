@@ -7,16 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing import onednn, weights
+from editing import linear, weights
 from editing.edit import Edit, Probe
 from editing.errors import EditingError
 from editing.layout import layout_of
+from editing.linear import onednn_linear
 from editing.measure import fluency, scoring
 from editing.measure.fluency import generate
 from editing.measure.metrics import evaluate
 from editing.measure.scoring import score
 from editing.models import base_digest
-from editing.onednn import onednn_linear
 from editing.weights import EditedWeights, Factors, overlay, parts_in_memory
 from tests.conftest import tiny_model
 
@@ -168,10 +168,11 @@ def test_a_linear_layer_by_onednn_gives_the_same(bias):
 
 def test_fast_products_leave_gradients_of_weights_few_tokens_and_other_dtypes_to_torch(tiny_llama, monkeypatch):
     calls: list[torch.dtype] = []
-    monkeypatch.setattr(onednn, "onednn_linear", lambda x, W, b: calls.append(x.dtype) or x @ W.T)
+    monkeypatch.setattr(linear, "onednn_linear", lambda x, W, b: calls.append(x.dtype) or x @ W.T)
+    monkeypatch.setattr(linear, "fastest_product", lambda: linear.by_onednn)
     layer = tiny_llama.model.model.layers[1].mlp.down_proj
     x = torch.randn(3, 30, 64)
-    with onednn.fast_linear(tiny_llama.model):
+    with linear.fast_linear(tiny_llama.model):
         layer.requires_grad_(True)
         layer(x)
         layer.requires_grad_(False)

@@ -202,7 +202,7 @@ def test_a_start_that_goes_on_tells_what_is_there_already(made, monkeypatch):
     assert first == (23 * TEXT_TOKENS, (94 + HELD_OUT) * TEXT_TOKENS)
 
 
-@pytest.mark.parametrize(("rows", "parts"), [(1, [1]), (43, [43]), (48, [48]), (49, [24, 25]), (1024, [46, 47])])
+@pytest.mark.parametrize(("rows", "parts"), [(1, [1]), (59, [59]), (64, [64]), (65, [32, 33]), (1000, [62, 63])])
 def test_passes_are_few_and_even(rows, parts):
     found = prepared._passes(rows)
     assert found[0].start == 0 and found[-1].stop == rows

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.body import run_body
 from editing.edit import Edit
 from editing.errors import ModelError
+from editing.linear import fast_linear
 from editing.measure.scoring import encode_queries, output_logits
 from editing.methods.gradients.lower_states import LowerStates
-from editing.onednn import fast_linear
 from editing.placed import device_of
 from editing.tokens import Rows, align_rows, encode_prompt, pad_token, target_ids
 
