@@ -3,8 +3,8 @@
 
 PYTHON ?= python3.11 python3
 PYTEST_ARGS ?=
-# Of tests, on two cores: a third of their time they wait for servers.
-WORKERS ?= 3
+# Of tests, on two cores: up to a half of their time they wait for servers. Each takes up to 1.7 GB of memory.
+WORKERS ?= 4
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=
