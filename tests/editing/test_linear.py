@@ -72,6 +72,23 @@ def test_the_model_multiplies_fast_inside_and_torchs_way_outside_and_in_other_th
     assert len(seen) == count and nn.functional.linear is linear._plain
 
 
+def test_a_weight_that_multiplies_in_its_own_way_does(tiny_llama, monkeypatch):
+    class Quantised(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, arguments=(), named=None):
+            return (
+                "its own"
+                if function is linear._plain
+                else super().__torch_function__(function, types, arguments, named)
+            )
+
+    monkeypatch.setattr(linear, "fastest_product", lambda: lambda *given: "fast")
+    x, weight = torch.randn(8, 24), torch.randn(40, 24)
+    with fast_linear(tiny_llama.model):
+        assert nn.functional.linear(x, weight) == "fast"
+        assert nn.functional.linear(x, weight.as_subclass(Quantised)) == "its own"
+
+
 def test_what_a_context_of_another_thread_exchanged_stays_until_the_last_has_ended(tiny_llama, monkeypatch):
     entered, leave = threading.Event(), threading.Event()
     monkeypatch.setattr(linear, "fastest_product", lambda: turned)
