@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,7 @@ from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
 from tests.flows.harm import put_damage_in_service
 from tests.receiver import receiver
+from tests.waiting import until
 
 LINE, POOL = "watched", "watched-pool"
 LENIENT = WatchPolicy(max_perplexity_ratio=1.5, ask_hours=0)
@@ -94,13 +94,6 @@ def events(kind: str, line: str = LINE) -> list[dict[str, Any]]:
         return list(client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (holds := condition()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return holds
-
-
 def kinds(report: Any) -> set[str]:
     return {finding.kind for finding in report.findings}
 
@@ -133,10 +126,9 @@ def test_a_version_that_held_is_asked_again_after_a_while_and_another_one_at_onc
 
 def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, heard):
     number = put_damage_in_service(workplace, LINE)
-    started = time.monotonic()
     report = watch(LINE, policy=LENIENT)
     assert report.breached and {"perplexity", "efficacy"} <= kinds(report)
-    assert wait_for(lambda: len(breaches(workplace)) == 1) and time.monotonic() - started < 30
+    until(lambda: len(breaches(workplace)) == 1)
     [sent] = breaches(workplace)
     assert sent["payload"]["version"] == number and len(sent["payload"]["findings"]) == 2
     assert sent["payload"]["sequence"] == workplace.store.head(LINE).sequence
@@ -153,9 +145,9 @@ def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, 
 def test_of_two_watches_at_once_the_server_takes_one_event(workplace):
     for name in ("a finding", "a finding", "another one"):
         assert send_event("late", "at-once", {"kind": "queue"}, name)
-    assert wait_for(lambda: len(events("late", "at-once")) == 2) and not wait_for(
-        lambda: len(events("late", "at-once")) > 2, seconds=1
-    )
+    until(lambda: len(events("late", "at-once")) == 2)
+    with pytest.raises(AssertionError, match="a third"):
+        until(lambda: len(events("late", "at-once")) > 2, 1, "a third did not come")
 
 
 def test_a_breach_of_what_no_longer_serves_is_not_told(workplace, heard, monkeypatch):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from deployments.services import commands, daemons, packages, postgres
 from deployments.services.catalogue import PRIVATE, ROOT, Service, all_services
 from deployments.services.place import KEPT, PORTS, Place, free_ports, open_place, write_secret
 from tasks.settings import Settings, told_to_clients
+from tests.waiting import until
 
 MODULE = "deployments.services"
 
@@ -84,8 +84,7 @@ class Services:
             daemons.stop(path, signal.SIGKILL)
         elif pid is not None:
             daemons.send(path, pid, signal.SIGKILL)
-            while self.pid(name) is not None:
-                time.sleep(0.02)
+            until(lambda: self.pid(name) is None)
 
     def start(self, name: str) -> None:
         """Start a service that does not run, and all that have ended, and wait until they are well."""

@@ -1,13 +1,11 @@
 """S3 servers for the tests of storage: moto's HTTP server, and SeaweedFS where its binary is installed."""
 
-import contextlib
 import functools
 import json
 import shutil
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
 from tests.databases import mlflow_database
+from tests.waiting import until
 
 BUCKET = "errata-tests"
 SECRET = "test-secret-never-in-a-message"
@@ -93,13 +92,13 @@ def make_bucket(url: str) -> None:
     """Create the bucket as soon as the server is up."""
     session = boto3.Session(aws_access_key_id="test", aws_secret_access_key=SECRET, region_name="us-east-1")
     client = session.client("s3", endpoint_url=url)
-    for _ in range(300):
-        with contextlib.suppress(ClientError, BotoCoreError):
-            client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
-            return
-        time.sleep(0.1)
-    pytest.fail(f"the S3 server at {url} did not start")
+
+    def made() -> bool:
+        client.create_bucket(Bucket=BUCKET)
+        client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+        return True
+
+    until(made, 60, f"the S3 server at {url} did not start", away=(ClientError, BotoCoreError))
 
 
 def free_ports(count: int) -> list[int]:

@@ -8,11 +8,10 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
-import pytest
+from tests.waiting import until
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -38,11 +37,12 @@ class MlflowServer:
         with (self.folder / "server.log").open("a") as log:
             command = [sys.executable, "-m", "mlflow", "server", *options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        for _ in range(600):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=1):
-                return
-            time.sleep(0.1)
-        pytest.fail(f"the MLflow server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
+
+        def is_well() -> bool:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=1):
+                return True
+
+        until(is_well, 90, f"the MLflow server did not start: see {self.folder / 'server.log'}", away=(OSError,))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:

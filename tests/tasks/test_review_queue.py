@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -20,6 +19,7 @@ from tasks.tracking.client import Tracker
 from tasks.tracking.review_queue import Question, Vote, _as_text, authenticates, ensure_queue, let_in, verdicts
 from tests.databases import mlflow_database
 from tests.tasks.conftest import free_ports
+from tests.waiting import until
 
 pytest.importorskip("flask_wtf", reason="flask-wtf is missing, which MLflow's authentication needs")
 PASSWORDS = {"admin": "administrator-1", "alice": "alice-password-1", "bob": "bob-password-12"}
@@ -44,10 +44,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            if authenticates(url):
-                break
-            time.sleep(0.1)
+        until(lambda: authenticates(url), 90, f"MLflow did not start: see {folder / 'log'}")
         for name in ("alice", "bob"):
             assert send(url, "admin", "api/2.0/mlflow/users/create", username=name, password=PASSWORDS[name]) == 200
         yield url
