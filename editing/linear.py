@@ -89,7 +89,7 @@ def _exchanged(product: Product) -> Iterator[None]:
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Named as torch's parameters are."""
     product = _inside.product
-    plain = type(weight) in (Tensor, nn.Parameter)  # a quantised one says it is float32, too
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.numel()  # a quantised one says it is float32, too
     if product is None or not plain or not input.dtype == weight.dtype == torch.float32 or weight.requires_grad:
         return _plain(input, weight, bias)
     return product(input, weight, bias)

@@ -38,6 +38,15 @@ def test_products_and_their_gradients_are_torchs_own(tiny_llama, monkeypatch, pr
 
 
 @PRODUCTS
+def test_factors_without_a_column_give_zeros(tiny_llama, monkeypatch, product):
+    monkeypatch.setattr(linear, "fastest_product", lambda: product)
+    x = torch.randn(8, 24)
+    with fast_linear(tiny_llama.model), torch.no_grad():
+        inner = nn.functional.linear(x, torch.empty(0, 24))
+        assert nn.functional.linear(inner, torch.empty(40, 0)).equal(torch.zeros(8, 40))
+
+
+@PRODUCTS
 def test_a_weight_that_wants_a_gradient_gets_it(tiny_llama, monkeypatch, product):
     monkeypatch.setattr(linear, "fastest_product", lambda: product)
     layer, x = nn.Linear(24, 40), torch.randn(8, 24)
