@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from editing.placed import device_of
+from editing.products import by_intel
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """x Wᵀ + bias."""
@@ -48,8 +49,7 @@ def fastest_product() -> Product | None:
         return None
     # What compiled models use; torch has no public name for it.
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
-    intel = str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
-    if intel and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+    if by_intel() and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return by_size if onednn else turned
     return by_onednn if onednn else None
 
@@ -89,10 +89,12 @@ def _exchanged(product: Product) -> Iterator[None]:
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Named as torch's parameters are."""
     product = _inside.product
-    plain = type(weight) in (Tensor, nn.Parameter) and weight.numel()  # a quantised one says it is float32, too
-    if product is None or not plain or not input.dtype == weight.dtype == torch.float32 or weight.requires_grad:
-        return _plain(input, weight, bias)
-    return product(input, weight, bias)
+    return (product if product and _suits(input, weight) else _plain)(input, weight, bias)
+
+
+def _suits(x: Tensor, W_md: Tensor) -> bool:
+    ordinary = type(W_md) in (Tensor, nn.Parameter)  # a quantised one says it is float32, too
+    return ordinary and W_md.numel() > 0 and x.dtype == W_md.dtype == torch.float32 and not W_md.requires_grad
 
 
 def by_size(x: Tensor, W_md: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,7 +115,7 @@ def by_onednn(x: Tensor, W_md: Tensor, bias: Tensor | None = None) -> Tensor:
         return _plain(x, W_md, bias)
     if not torch.is_grad_enabled():
         return onednn_linear(x, W_md, bias)
-    made: Tensor = _Linear.apply(x, W_md, bias)  # type: ignore[no-untyped-call]
+    made: Tensor = _ByOnednn.apply(x, W_md, bias)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -123,7 +125,7 @@ def onednn_linear(x: Tensor, W_md: Tensor, bias: Tensor | None = None) -> Tensor
     return made
 
 
-class _Linear(torch.autograd.Function):
+class _ByOnednn(torch.autograd.Function):
     """The same with a gradient for x; for a weight and a bias that want none."""
 
     @staticmethod

@@ -26,9 +26,14 @@ def wants_bfloat16(products: Products, weights: torch.dtype, device: torch.devic
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     # The processor may have what torch was told not to use, and then multiplies bfloat16 many times slower.
-    vectors = able.get("avx512_bf16") and not str(able.get("cpu_name", "")).startswith("Intel")
+    vectors = able.get("avx512_bf16") and not by_intel()
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and (vectors or able.get("amx_bf16"))
     return device.type == "cpu" and bool(wide or able.get("bf16"))
+
+
+def by_intel() -> bool:
+    """Whether the processor is one of Intel's."""
+    return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
 
 
 @contextmanager

@@ -13,15 +13,15 @@ FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.01, 0.3, 1.3
 def until(
     found: Callable[[], T],
     seconds: float = 90,
-    what: str = "it did not come about",
+    what: str | Callable[[], str] = "it did not come about",
     away: tuple[type[Exception], ...] = (),
 ) -> T:
-    """What is found, once it is true; an error of those in `away` is nothing found."""
+    """What is found, once it is true; an error of those in `away` is nothing found. `what` is said if it never is."""
     deadline, pause = time.monotonic() + seconds, FIRST_PAUSE
     while True:
         with suppress(*away):
             if it := found():
                 return it
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(pause)
         pause = min(pause * GROWTH, LONGEST_PAUSE)

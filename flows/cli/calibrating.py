@@ -100,10 +100,10 @@ def _show(found: "Calibration") -> None:
         )
     else:
         say(f"chosen: {shown_options(found.chosen.options)}, those of the rule; nothing that was tried is better")
-    told = found.chosen.metrics["efficacy_argmax"]
-    if told < RELIABLE:
+    said = found.chosen.metrics["efficacy_argmax"]
+    if said < RELIABLE:
         warn(
-            f"with it {percent(told)} of these facts are said: of real corrections most would be quarantined; try more "
+            f"with it {percent(said)} of these facts are said: of real corrections most would be quarantined; try more "
             "(--set windows=8 --set deepest=0.8), or another method for the line (errata run LINE --method finetune)"
         )
     say(f"new lines of this base ({found.base_digest[:12]}) take it; lines that are there stay as they are")

@@ -39,9 +39,8 @@ def main() -> None:
     for product in (linear.by_onednn, linear.turned):
         print(f"\n{product.__name__:15s}" + "".join(f"{tokens:>7d}" for tokens in TOKENS))
         for d, m in SHAPES:
-            print(
-                f"{d:>6d} x {m:<5d}" + "".join(f"{_gain(product, d, m, tokens):>7.2f}" for tokens in TOKENS), flush=True
-            )
+            gains = "".join(f"{_gain(product, d, m, tokens):>7.2f}" for tokens in TOKENS)
+            print(f"{d:>6d} x {m:<6d}{gains}", flush=True)
 
 
 def _passes() -> None:

@@ -128,7 +128,7 @@ def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, 
     number = put_damage_in_service(workplace, LINE)
     report = watch(LINE, policy=LENIENT)
     assert report.breached and {"perplexity", "efficacy"} <= kinds(report)
-    until(lambda: len(breaches(workplace)) == 1)
+    until(lambda: len(breaches(workplace)) == 1, 20)
     [sent] = breaches(workplace)
     assert sent["payload"]["version"] == number and len(sent["payload"]["findings"]) == 2
     assert sent["payload"]["sequence"] == workplace.store.head(LINE).sequence
@@ -145,7 +145,7 @@ def test_a_harmful_version_in_service_is_a_breach_sent_and_told_once(workplace, 
 def test_of_two_watches_at_once_the_server_takes_one_event(workplace):
     for name in ("a finding", "a finding", "another one"):
         assert send_event("late", "at-once", {"kind": "queue"}, name)
-    until(lambda: len(events("late", "at-once")) == 2)
+    until(lambda: len(events("late", "at-once")) == 2, 20)
     with pytest.raises(AssertionError, match="a third"):
         until(lambda: len(events("late", "at-once")) > 2, 1, "a third did not come")
 

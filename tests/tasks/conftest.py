@@ -98,7 +98,7 @@ def make_bucket(url: str) -> None:
         client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
         return True
 
-    until(made, 60, f"the S3 server at {url} did not start", away=(ClientError, BotoCoreError))
+    until(made, 30, f"the S3 server at {url} did not start", away=(ClientError, BotoCoreError))
 
 
 def free_ports(count: int) -> list[int]:

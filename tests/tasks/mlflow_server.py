@@ -34,15 +34,16 @@ class MlflowServer:
         options += ["--workers", "1", "--default-artifact-root", (self.folder / "artifacts").as_uri()]
         options += self.more
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self.folder / "server.log").open("a") as log:
+        log = self.folder / "server.log"
+        with log.open("a") as to:
             command = [sys.executable, "-m", "mlflow", "server", *options]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=to, stderr=to, env=environment, start_new_session=True)
 
         def is_well() -> bool:
             with urllib.request.urlopen(f"{self.url}/health", timeout=1):
                 return True
 
-        until(is_well, 90, f"the MLflow server did not start: see {self.folder / 'server.log'}", away=(OSError,))
+        until(is_well, 90, lambda: f"the MLflow server did not start: {log.read_text()[-2000:]}", (OSError,))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:

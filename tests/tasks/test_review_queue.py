@@ -44,7 +44,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: authenticates(url), 90, f"MLflow did not start: see {folder / 'log'}")
+        until(lambda: authenticates(url), 90, lambda: f"MLflow did not start: {(folder / 'log').read_text()[-2000:]}")
         for name in ("alice", "bob"):
             assert send(url, "admin", "api/2.0/mlflow/users/create", username=name, password=PASSWORDS[name]) == 200
         yield url
