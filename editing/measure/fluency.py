@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.digests import sha256
 from editing.errors import EditingError
-from editing.measure.scoring import encode_prompts
+from editing.measure.scoring import Query, Score, encode_prompts
 from editing.measure.writing import Row, Writing, never
 from editing.tokens import check_length, max_positions, pad_token
 from editing.weights import WeightUpdate, one_each, parts_in_memory
@@ -88,6 +88,8 @@ class Written:
     """For each of `ids` what else was drawn in its place, if that was asked for."""
     cut: bool = False
     """It has as many tokens as were wanted; else it came to its own end."""
+    scores: Sequence[Score] = ()
+    """Of the targets that were asked beside it; none for a model that takes one text a row."""
 
 
 def generate(
@@ -137,10 +139,16 @@ def write(
     top_k: int = FLUENCY_TOP_K,
     updates: Sequence[WeightUpdate | None] | None = None,
     enough: Sequence[Enough | None] | None = None,
+    queries: Sequence[Sequence[Query]] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Written]:
-    """`generate` as tokens, with random numbers (prompts, new tokens, 1 + others) as `uniform_draws` gives them."""
+    """`generate` as tokens, with random numbers (prompts, new tokens, 1 + others) as `uniform_draws` gives them.
+
+    `queries`: for each prompt, targets that are scored while it is read, with its update in force.
+    """
     rows = rows_of(model, tokenizer, prompts, max_new_tokens, draws, updates=updates, enough=enough)
+    if queries is not None:
+        rows = [replace(row, queries=asked) for row, asked in zip(rows, queries, strict=True)]
     found: dict[int, Written] = {}
     done, total = 0, sum(row.tokens for row in rows)
     for group in _groups(rows):
@@ -150,8 +158,9 @@ def write(
             writing.run(on_step=partial(_count, on_progress, done, total))
             done += writing.done
             on_progress(done, total)
-            for i, ids, others in zip(chosen, writing.ids, writing.others, strict=True):
-                found[i] = Written(list(rows[i].prompt), ids, others, cut=len(ids) == rows[i].tokens)
+            for i, ids, others, scores in zip(chosen, writing.ids, writing.others, writing.scores, strict=True):
+                cut = len(ids) == rows[i].tokens
+                found[i] = Written(list(rows[i].prompt), ids, others, cut=cut, scores=scores)
     return [found[i] for i in range(len(rows))]
 
 

@@ -12,6 +12,8 @@ from editing.chat import ChatTemplate
 from editing.edit import Edit
 from editing.measure.answers import Answer, Enough, Where, enough_for, half_word, judge_answer, whole_words
 from editing.measure.fluency import Written, write
+from editing.measure.metrics import Known
+from editing.measure.scoring import Query, Score, encode_queries
 from editing.measure.writing import added_text
 from editing.taught import join_of
 from editing.weights import WeightUpdate, one_each
@@ -137,6 +139,45 @@ def written(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
     """How the model goes on from each text, greedily, in whole words."""
+    return _written(model, tokenizer, asked, updates, on_progress)[0]
+
+
+def written_and_scored(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    pairs: Sequence[tuple[str, str]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[str], Known]:
+    """`written`, and what is said to those (prompt, target) whose prompt is one of the texts, which is read but once.
+
+    None of them for a model that takes one text a row: it is asked by `score`.
+
+    Raises:
+        InvalidEdit: a pair without tokens, or longer than the model reads.
+    """
+    first = {text: i for i, (text, _, _) in reversed([*enumerate(asked)])}
+    beside: list[list[tuple[str, str]]] = [[] for _ in asked]
+    for pair in dict.fromkeys(pairs):
+        if pair[0] in first:
+            beside[first[pair[0]]].append(pair)
+    encoded = encode_queries(model, tokenizer, [pair for some in beside for pair in some])
+    queries = [[encoded[pair] for pair in some] for some in beside]
+    texts, scores = _written(model, tokenizer, asked, None, on_progress, queries)
+    known: Known = {}
+    for some, found in zip(beside, scores, strict=True):
+        known |= zip(some, found, strict=bool(found))
+    return texts, known
+
+
+def _written(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    updates: Sequence[WeightUpdate | None] | None,
+    on_progress: Callable[[int, int], None],
+    queries: Sequence[Sequence[Query]] | None = None,
+) -> tuple[list[str], list[Sequence[Score]]]:
     ends = [enough for _, _, enough in asked]
     found = write(
         model,
@@ -146,9 +187,11 @@ def written(
         None,
         updates=updates,
         enough=ends,
+        queries=queries,
         on_progress=on_progress,
     )
-    return [answer_text(tokenizer, one, enough) for one, enough in zip(found, ends, strict=True)]
+    texts = [answer_text(tokenizer, one, enough) for one, enough in zip(found, ends, strict=True)]
+    return texts, [one.scores for one in found]
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, written: Written, enough: Enough | None) -> str:

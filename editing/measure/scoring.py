@@ -211,24 +211,35 @@ def batches(rows: Iterable[Row], batch_tokens: int) -> Iterator[list[Row]]:
 
 @torch.inference_mode()
 def _score_batch(model: PreTrainedModel, jobs: Sequence[_Job], pad_id: int) -> dict[tuple[int, Query], Score]:
-    asked = [(i, query, job.tree.paths[query.row]) for i, job in enumerate(jobs) for query in job.queries]
-    places = [(i, path[query.first + k]) for i, query, path in asked for k in range(len(query.target))]
-    slots = {place: slot for slot, place in enumerate(dict.fromkeys(places))}
     rows = lay_out([job.tree for job in jobs], pad_id, model)
     with overlay(model, layout_of(model), [job.update for job in jobs]):
         hidden = hidden_states(model, rows)
+    found = scores_at(model, hidden, [(job.tree, job.queries) for job in jobs])
+    return {(id(job.update), query): one for job, some in zip(jobs, found, strict=True) for query, one in some.items()}
+
+
+def scores_at(
+    model: PreTrainedModel, hidden: Tensor, trees: Sequence[tuple[Tree, Sequence[Query]]]
+) -> list[dict[Query, Score]]:
+    """What is asked of each tree, from the last hidden states (trees, tokens, m) of the trees as rows of a batch."""
+    asked = [(i, query, tree.paths[query.row]) for i, (tree, queries) in enumerate(trees) for query in queries]
+    found: list[dict[Query, Score]] = [{} for _ in trees]
+    if not asked:
+        return found
+    places = [(i, path[query.first + k]) for i, query, path in asked for k in range(len(query.target))]
+    slots = {place: slot for slot, place in enumerate(dict.fromkeys(places))}
     row_of, index_of = torch.tensor(list(slots), device=hidden.device).unbind(1)
     slot_of = torch.tensor([slots[place] for place in places])
     label_of = torch.tensor([label for _, query, _ in asked for label in query.target])
     logprobs, best = _read(model, hidden[row_of, index_of], slot_of, label_of)
-    results, start = {}, 0
+    start = 0
     for i, query, _ in asked:
         stop = start + len(query.target)
         predicted = tuple(best[start:stop])
         mean = sum(logprobs[start:stop]) / len(query.target)
-        results[id(jobs[i].update), query] = Score(mean, predicted == query.target, predicted)
+        found[i][query] = Score(mean, predicted == query.target, predicted)
         start = stop
-    return results
+    return found
 
 
 def _read(

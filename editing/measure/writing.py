@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache
 from editing.body import run_body, takes_positions
 from editing.layout import layout_of
 from editing.linear import fast_linear
-from editing.measure.scoring import TREE_TOKENS, batches, output_logits, tokens_at_once
+from editing.measure.scoring import TREE_TOKENS, Query, Score, batches, output_logits, scores_at, tokens_at_once
 from editing.placed import device_of
 from editing.tokens import align_rows
 from editing.trees import Text, Tree, grow, lay_out, may_branch
@@ -44,14 +44,23 @@ class Row:
     """In force for this row alone."""
     enough: Callable[[Sequence[int]], bool] = never
     """Whether the row ends with these new tokens."""
+    queries: Sequence[Query] = ()
+    """Targets after the prompt, scored while it is read, where the model takes several texts as one row."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text of it that the model may read."""
+        return max(len(self.prompt) + self.tokens, *(len(query.row) for query in self.queries), 0)
 
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Prompts of rows with one update in one row of a batch, and the numbers of those rows."""
+    """Prompts of rows with one update in one row of a batch, the numbers of those rows, and what is scored there."""
 
     tree: Tree
     rows: Sequence[int]
+    update: WeightUpdate
+    queries: Sequence[Query]
 
     def __len__(self) -> int:
         return len(self.tree)
@@ -68,6 +77,8 @@ class Writing:
         self.ids: list[list[int]] = [[] for _ in rows]
         self.others: list[list[list[int]]] = [[] for _ in rows]
         """For each of `ids` what else was drawn in its place."""
+        self.scores: list[list[Score]] = [[] for _ in rows]
+        """Of each row's queries; none for a model that takes one text a row."""
         self.running = {i for i, row in enumerate(rows) if row.tokens > 0}
         # The batch: numbers of its rows, their newest tokens, and what the model keeps of those before.
         self._batch = sorted(self.running)
@@ -101,8 +112,7 @@ class Writing:
         prompts = [self.rows[i].prompt for i in self._batch]
         batch = align_rows(prompts, [len(prompt) - 1 for prompt in prompts], self.pad_id).to(device_of(self.model))
         self._mask, self._positions = batch.attention_mask, batch.position_ids[:, -1:]
-        longest = max(len(self.rows[i].prompt) + self.rows[i].tokens for i in self._batch)
-        if may_branch(self.model, longest):
+        if may_branch(self.model, max(self.rows[i].longest for i in self._batch)):
             return self._begin_together(batch.input_ids.shape[1])
         with self._overlaid([self.rows[i].update for i in self._batch]):
             return self._run(batch.input_ids, batch.position_ids)
@@ -111,10 +121,14 @@ class Writing:
         found: dict[int, tuple[int, int]] = {}  # where each row stands: in which pass, and as which of it
         hidden: list[Tensor] = []
         caches: list[list[list[Tensor]]] = []
+        scores: dict[tuple[int, Query], Score] = {}  # by the identity of the update
         for group in batches(self._trees(), tokens_at_once(self.model)):
             laid, cache = lay_out([prompts.tree for prompts in group], self.pad_id, self.model), DynamicCache()
-            with self._overlaid([self.rows[prompts.rows[0]].update for prompts in group]):
+            with self._overlaid([prompts.update for prompts in group]):
                 states = run_body(self.model, **laid.inputs, cache=cache).last_hidden_state
+            scored = scores_at(self.model, states, [(prompts.tree, prompts.queries) for prompts in group])
+            for prompts, some in zip(group, scored, strict=True):
+                scores |= {(id(prompts.update), query): one for query, one in some.items()}
             places = [(j, i) for j, prompts in enumerate(group) for i in prompts.rows]
             found |= {i: (len(caches), at) for at, (_, i) in enumerate(places)}
             tree = torch.tensor([j for j, _ in places])
@@ -125,6 +139,8 @@ class Writing:
             tree, index = tree.to(states.device), index.to(states.device)
             hidden.append(states[tree, index[:, -1]])
             caches.append([[_along(kept, tree, index) for kept in (one.keys, one.values)] for one in cache.layers])
+        for i in self._batch:
+            self.scores[i] = [scores[id(self.rows[i].update), query] for query in self.rows[i].queries]
         starts = [sum(map(len, hidden[:number])) for number in range(len(hidden))]
         order = torch.tensor([starts[found[i][0]] + found[i][1] for i in self._batch], device=hidden[0].device)
         layers = [[torch.cat(kept)[order] for kept in zip(*passes, strict=True)] for passes in _by_layer(caches)]
@@ -132,13 +148,20 @@ class Writing:
         return torch.cat(hidden)[order]
 
     def _trees(self) -> Iterator[_Prompts]:
-        by_update: dict[int, dict[Text, list[int]]] = {}
+        by_update: dict[int, list[int]] = {}
         for i in self._batch:
-            row = self.rows[i]
-            by_update.setdefault(id(row.update), {}).setdefault(row.prompt, []).append(i)
-        for by_prompt in by_update.values():
-            for tree in grow(by_prompt, TREE_TOKENS, branches=True):
-                yield _Prompts(tree, [i for prompt in tree.paths for i in by_prompt[prompt]])
+            by_update.setdefault(id(self.rows[i].update), []).append(i)
+        for numbers in by_update.values():
+            by_prompt: dict[Text, list[int]] = {}
+            asked: dict[Text, dict[Query, None]] = {}
+            for i in numbers:
+                by_prompt.setdefault(self.rows[i].prompt, []).append(i)
+                for query in self.rows[i].queries:
+                    asked.setdefault(query.row, {})[query] = None
+            for tree in grow([*by_prompt, *asked], TREE_TOKENS, branches=True):
+                rows = [i for text in tree.paths for i in by_prompt.get(text, ())]
+                queries = [query for text in tree.paths for query in asked.get(text, ())]
+                yield _Prompts(tree, rows, self.rows[numbers[0]].update, queries)
 
     def _advance(self, newest: Tensor) -> Tensor:
         """The last hidden states after one token more of each row that still runs."""

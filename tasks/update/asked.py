@@ -64,18 +64,20 @@ class AskedVersion:
 
     def find(self, number: int, on_progress: Tell) -> Told:
         """What the version says of a chunk."""
-        (pairs, texts), session = self._asked(number), self.session
+        (pairs, texts), session = self._asked(number), replace(self.session, texts={}, said={}, begun=None)
         size = len(pairs) + len(texts)
-        scores = score(
-            session.loaded.model, session.loaded.tokenizer, pairs,
-            on_progress=lambda done, total: on_progress(len(pairs) * done // max(total, 1), size),
-        )  # fmt: skip
         said = say(
-            replace(session, texts={}, begun=None), texts,
-            lambda done, total: on_progress(len(pairs) + len(texts) * done // max(total, 1), size),
+            session, texts, lambda done, total: on_progress(len(texts) * done // max(total, 1), size), pairs=pairs
+        )
+        known = session.said.get(session.weights.state, {})
+        missing = [pair for pair in pairs if pair not in known]
+        scores = score(
+            session.loaded.model, session.loaded.tokenizer, missing,
+            on_progress=lambda done, total: on_progress(len(texts) + len(pairs) * done // max(total, 1), size),
         )  # fmt: skip
+        known |= zip(missing, scores, strict=True)
         on_progress(size, size)
-        return Told(scores=tuple(astuple(one) for one in scores), texts=tuple(said))
+        return Told(scores=tuple(astuple(known[pair]) for pair in pairs), texts=tuple(said))
 
     def know(self, number: int, told: Told) -> None:
         """What was told of a chunk is asked no more while the weights are as they are.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from editing.chat import ChatTemplate, chat_of
 from editing.edit import Edit
-from editing.measure.said import PROMPT_TOKENS, Asked, Question, Said, judge_said, questions, written
+from editing.measure.said import PROMPT_TOKENS, Asked, Question, Said, judge_said, questions, written_and_scored
 from tasks.update.begun import begin
 from tasks.update.prepared import dump_json, read_strings
 from tasks.update.screening import readable_prompts
@@ -22,11 +22,16 @@ def silent(done: int, total: int) -> None:
 
 
 def say(
-    session: Session, asked: Sequence[Asked], on_progress: Tell = silent, beside: tuple[Sequence[str], int] = ((), 0)
+    session: Session,
+    asked: Sequence[Asked],
+    on_progress: Tell = silent,
+    beside: tuple[Sequence[str], int] = ((), 0),
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> list[str]:
     """How the model, as it stands, goes on from each text; '' from one that it cannot read.
 
     `beside`: prompts whose fluency will be asked next, of so many tokens. They are written in the same steps.
+    `pairs`: (prompt, target) that will be scored next. Those whose prompt is one of the texts are, where that is cheap.
     """
     state, loaded = session.weights.state, session.loaded
     session.texts = {about: text for about, text in session.texts.items() if about[0] <= state}
@@ -40,7 +45,10 @@ def say(
     if missing and (begun := begin(session, missing, *beside, on_progress)) is not None:
         found, session.begun = begun
     else:
-        found = written(loaded.model, loaded.tokenizer, missing, on_progress=on_progress)
+        known = session.said.setdefault(state, {})
+        open_ones = [pair for pair in pairs if pair not in known]
+        found, scores = written_and_scored(loaded.model, loaded.tokenizer, missing, open_ones, on_progress)
+        known |= scores
     texts |= {(state, *one): text for one, text in zip(missing, found, strict=True)}
     return [texts[(state, *one)] for one in asked]
 
@@ -85,17 +93,18 @@ def said_about(
     at_base: bool = False,
     on_progress: Tell = silent,
     beside: tuple[Sequence[str], int] = ((), 0),
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Said]:
     """What is said about each edit, by its id, by the model as it stands or by its base.
 
     Args:
         others: other answers of the kind, as `others_of_its_kind` gives them.
         paraphrases: these are asked, too, and prompts are answered at the length that a report shows.
-        beside: see `say`; not of the base.
+        beside, pairs: see `say`; not of the base.
     """
     found = questions(session.loaded.tokenizer, edits, chat, others, paraphrases=paraphrases)
     asked = texts_of(found, shown_whole=paraphrases or at_base)
-    texts = base_says(session, asked, on_progress) if at_base else say(session, asked, on_progress, beside)
+    texts = base_says(session, asked, on_progress) if at_base else say(session, asked, on_progress, beside, pairs)
     return {one.edit_id: one for one in judge_said(edits, found, texts, others)}
 
 

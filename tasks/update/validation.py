@@ -4,11 +4,11 @@ A batch just written and a candidate as a whole are measured by the same functio
 decides is asked in the order of what it costs, and no more of a batch that failed already: its parts are asked anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from editing.edit import Edit
-from editing.measure.metrics import EditScores, summarise
+from editing.measure.metrics import EditScores, edit_pairs, summarise
 from editing.measure.said import CHAT_TOKENS, PROMPT_TOKENS, Said, others_of_its_kind, summarise_said
 from editing.weights import Undo
 from tasks.meter import Meter
@@ -150,18 +150,23 @@ class _Validation:
 
     def verdict(self) -> Verdict:
         with self.meter:
-            for ask, measures in (
-                (self._ask_efficacy, ("efficacy",)),
-                (self._ask_said, ("efficacy",)),
-                (self._ask_others, ("efficacy", "retained")),
-                (self._ask_texts, MEASURES),
-            ):
+            for ask, measures in self._order():
                 ask()
                 checks = judge(self._measured(), self.policy, measures, "job" if self.whole else "batch")
                 if not self.whole and any(check.fails for check in checks) and not self._must_go_on(measures):
                     break
         self.session.begun = None
         return self._verdict(checks)
+
+    def _order(self) -> list[tuple[Callable[[], None], Sequence[str]]]:
+        """What is asked, and what is judged then: by what it costs, or where nothing ends early what is said first."""
+        decides: list[tuple[Callable[[], None], Sequence[str]]] = [
+            (self._ask_efficacy, ("efficacy",)),
+            (self._ask_said, ("efficacy",)),
+        ]
+        if self.whole:
+            decides.reverse()
+        return [*decides, (self._ask_others, ("efficacy", "retained")), (self._ask_texts, MEASURES)]
 
     def _measured(self) -> Measured:
         known = self.whole.scores if self.whole and self.lost else {}
@@ -191,7 +196,8 @@ class _Validation:
         paraphrases, base = (self.whole is not None or one for one in asked_after_a_batch(self.policy))
         ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=paraphrases)
         beside = ([] if self.whole else self.prompts), self.policy.fluency_tokens
-        self.said = ask(on_progress=self.parts[1], beside=beside)
+        pairs = [pair for edit in self.batch for pair in edit_pairs(edit, ())] if self.whole else ()
+        self.said = ask(on_progress=self.parts[1], beside=beside, pairs=pairs)
         self.metrics |= summarise_said([*self.said.values()])
         if base:
             self.base_said = ask(at_base=True)

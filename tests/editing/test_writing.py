@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from editing.measure.fluency import entropies, generate, rows_of, uniform_draws, weighted_entropy
+from editing.measure.said import written, written_and_scored
+from editing.measure.scoring import encode_queries, score
 from editing.measure.writing import Writing
 from editing.tokens import pad_token
 from tests.families import tiny_family
@@ -68,3 +70,37 @@ def test_rows_that_wait_go_on_to_what_they_would_have_been(tiny_llama):
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in writing.ids[len(PROMPTS) :]]
     found = [weighted_entropy(prompt + text) for prompt, text in zip(begun, texts, strict=True)]
     assert found == entropies(model, tokenizer, begun, max_new_tokens=20)
+
+
+PAIRS = [(prompt, target) for prompt in PROMPTS for target in ("Rome", "the old town", "Rome")] + [("Else", "Rome")]
+"""Some twice, and one of a prompt that nobody goes on from."""
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "cohere"])
+def test_targets_are_scored_while_their_prompt_is_read_and_what_is_said_stays(name):
+    model, tokenizer = (tiny := tiny_family(name)).model, tiny.tokenizer
+    asked = [(prompt, 6, None) for prompt in PROMPTS]
+    texts, known = written_and_scored(model, tokenizer, asked, PAIRS)
+    assert texts == written(model, tokenizer, asked)
+    alone = dict(zip(PAIRS, score(model, tokenizer, PAIRS), strict=True))
+    assert set(known) == {pair for pair in PAIRS if pair[0] in PROMPTS}
+    for pair, found in known.items():
+        assert found.predicted == alone[pair].predicted and found.argmax == alone[pair].argmax
+        assert found.mean_logprob == pytest.approx(alone[pair].mean_logprob, abs=1e-5)
+
+
+def test_targets_cost_no_second_reading_of_their_prompt(tiny_llama, tokens_run):
+    model, tokenizer = tiny_llama.model, tiny_llama.tokenizer
+    asked = [(prompt, 1, None) for prompt in PROMPTS]
+    rows = [query.row for query in encode_queries(model, tokenizer, PAIRS[:-1]).values()]
+    together = {row[:end] for row in rows for end in range(1, len(row) + 1)}
+    written_and_scored(model, tokenizer, asked, PAIRS)
+    assert tokens_run == [(1, len(together))]
+
+
+@pytest.mark.parametrize("name", ["bloom", "gptneo", "gemma2"])
+def test_a_model_that_takes_one_text_a_row_or_has_a_window_scores_nothing_beside_what_it_says(name):
+    tiny = tiny_family(name)
+    asked = [(prompt, 6, None) for prompt in PROMPTS]
+    texts, known = written_and_scored(tiny.model, tiny.tokenizer, asked, PAIRS)
+    assert (texts, known) == (written(tiny.model, tiny.tokenizer, asked), {})

@@ -8,6 +8,7 @@ import torch
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from editing.errors import ErrataError
+from editing.measure import metrics
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.view import chain, look
@@ -90,12 +91,26 @@ def test_what_shards_tell_is_what_the_job_hears_itself_and_the_judge_asks_nothin
     monkeypatch.setattr(validation.Session, "scores", scores)
     asked_again = []
     monkeypatch.setattr(
-        "tasks.update.saying.written", lambda model, tokenizer, some, **rest: asked_again.extend(some) or []
+        "tasks.update.saying.written_and_scored",
+        lambda model, tokenizer, some, *rest: (asked_again.extend(some) or [], {}),
     )
     beside = judged(candidate, own.session)
     assert scored and not any(scored) and not asked_again
     assert beside.verdict.said == alone.verdict.said
     assert beside.numbers == pytest.approx(alone.numbers, rel=1e-5)
+
+
+def test_a_prompt_that_is_said_and_scored_is_read_once(candidate, monkeypatch):
+    judged(candidate, fresh(candidate.session))  # what the base says is cached now
+    scored, real = [], metrics.score
+    monkeypatch.setattr(
+        metrics,
+        "score",
+        lambda model, tokenizer, pairs, **rest: scored.extend(pairs) or real(model, tokenizer, pairs, **rest),
+    )
+    judged(candidate, fresh(candidate.session))
+    own = {prompt for edit in candidate.edits[:3] for prompt in (edit.text, *edit.paraphrases)}
+    assert {prompt for prompt, _ in scored}.isdisjoint(own) and scored
 
 
 @pytest.mark.slow
