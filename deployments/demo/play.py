@@ -56,7 +56,7 @@ def _announce(home: DemoHome, settings: Settings, model: str, steps: Sequence[St
     seconds = pace.expected(
         found, cached, ["start", *(step.name for step in steps if step.name not in home.record.done)]
     )
-    say(pace.announced(seconds, cached, bool(home.record.done)), style="bold")
+    say(pace.announced(seconds, cached, bool(home.record.done), model), style="bold")
 
 
 def _prepared(home: DemoHome, settings: Settings, model: str, candidates: Path) -> Demo:

@@ -211,7 +211,8 @@ def show(title: str, place: Place, attempt: Attempt) -> None:
     print(f"\n{title}\n{'':62}{'seconds':>9}{'processor':>11}")
     for name, seconds, processor in rows(attempt, stages_of(place.stages)):
         print(f"{name:62}{seconds:9.1f}{processor:11.1f}")
-    print(f"{'all':62}{attempt.seconds:9.1f}{attempt.processor:11.1f}", flush=True)
+    print(f"{'all':62}{attempt.seconds:9.1f}{attempt.processor:11.1f}")
+    print(next((line for _, line in attempt.lines if " take about " in line), "it did not say how long"), flush=True)
 
 
 def uninterrupted(title: str, place: Place) -> Attempt:

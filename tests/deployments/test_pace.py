@@ -40,6 +40,12 @@ def test_what_is_cached_and_what_is_done_takes_no_time():
     )
 
 
+def test_of_another_model_it_says_what_the_figure_is_of():
+    said = announced(100, [], False, "./qwen")
+    assert said.startswith("with the embedded model the demo would take about 100 seconds here (nothing is cached yet)")
+    assert said.endswith("another takes as many times as long as it is larger, and is asked first what it gets wrong")
+
+
 def test_it_measures_this_machine():
     found = measure()
     assert found.gflop > 0.1 and found.loops > 1e5
