@@ -19,7 +19,7 @@ from tasks.lines.stored import check_known
 from tasks.review.aliases import sync_aliases
 from tasks.review.decided import By, Decided, decided
 from tasks.review.forms import close_reviews
-from tasks.review.leaving import back_again, check_taken_out, check_whole
+from tasks.review.leaving import back_again, check_left_out, check_taken_out, check_whole
 from tasks.review.telling import record, tell_decision
 from tasks.review.votes import votes
 from tasks.stores.errors import HeadMoved, StorageError
@@ -58,7 +58,8 @@ def approve(
     """Put a waiting version in service, with those it builds on; the newest unless one is named.
 
     Raises:
-        UsageError: nothing waits, not that version, the line is frozen, or two reviewers have to approve.
+        UsageError: nothing waits, not that version, the line is frozen, two reviewers have to approve, or a reviewer
+            left out a fact that it holds.
         AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
@@ -69,6 +70,7 @@ def approve(
     for one in chosen:  # those that it builds on come into service with it
         _check_rules(workplace, line, one)
     check_whole(view, chosen[-1])
+    check_left_out(view, chosen[-1])
     return carry_out(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
 
 

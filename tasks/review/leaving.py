@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from editing.edit import shown
 from editing.errors import UsageError
+from tasks.ledger.removals import pending_removals
+from tasks.ledger.reserved import REFUSE
 from tasks.ledger.view import LineView, chain
 from tasks.stores.manifest import Version, members
 
@@ -39,6 +41,24 @@ def back_again(view: LineView, version: Version | None) -> str:
     """What a version brings back that was taken out, in a sentence; empty where it is nothing."""
     out = taken_out(view, version)
     return f"brings back what was taken out: {_named([shown(name) for name in out])}" if out else ""
+
+
+def leaving(view: LineView, version: Version) -> dict[str, str]:
+    """The facts that would come into service with a version though the next job is to take them out, and by which."""
+    pending, held = pending_removals(view), members(chain(view, version.snapshot))
+    return {name: pending[name] for name in held if name in pending and name not in view.live}
+
+
+def check_left_out(view: LineView, version: Version) -> None:
+    """Raises UsageError where a version would bring into service what a reviewer left out."""
+    out = {name: removal for name, removal in leaving(view, version).items() if removal.startswith(REFUSE)}
+    if not out:
+        return
+    raise UsageError(
+        f"version {version.number} of line '{view.line}' holds what a reviewer left out: "
+        f"{_named([shown(name) for name in out])}; errata run {view.line} makes the version without, or take that "
+        f"back: errata retract {_named(list(out.values()))} --line {view.line} --reason …"
+    )
 
 
 def check_whole(view: LineView, version: Version) -> None:

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from editing.edit import shown
 from tasks.ledger.view import LineView, look
 from tasks.lines.rules import AutoApprove, read_rules
+from tasks.report.data import JobReport
 from tasks.report.verdict import headline
 from tasks.review.aliases import sync_aliases
 from tasks.review.decided import By, decided
 from tasks.review.decisions import approve, reject
 from tasks.review.description import job_report
 from tasks.review.forms import close_reviews
+from tasks.review.leaving import leaving
 from tasks.review.queue import NO_COMMENT, open_queues, said_in_queue, told, what_was_done
 from tasks.review.registering import is_open
 from tasks.review.telling import record
@@ -128,14 +130,16 @@ def _by_rule(workplace: Workplace, tracker: Tracker, line: str) -> list[str]:
     """What the rules approve without a person: all that waits is within the limits, and the report has no complaint."""
     rules, waiting = read_rules(workplace.store.store, line), _waiting(workplace, line)
     limits = rules.auto_approve
-    if limits is None or not waiting or rules.frozen or _outside(limits, waiting):
+    if limits is None or not waiting or rules.frozen:
         return []
     newest, said = waiting[-1], list[str]()
     report = job_report(tracker, newest)
     if report is None or report.to_version != newest.number or headline(report)[0] != "pass":
         return []
-    if any(row.findings for row in report.edits):
+    if any(row.findings for row in report.edits) or _outside(limits, waiting, report):
         return []
+    if leaving(look(workplace.store, workplace.ledger, line), newest):
+        return []  # somebody wants a fact of it out: the next job makes the version without
     now = tracker.line_versions(line)
     if any(_asked(now[one.number]) not in ("", WAITING) for one in waiting if one.number in now):
         return []  # somebody has written there, if only what cannot be read: that is no version which nobody objects to
@@ -145,18 +149,26 @@ def _by_rule(workplace: Workplace, tracker: Tracker, line: str) -> list[str]:
     return said
 
 
-def _outside(limits: AutoApprove, waiting: list[Version]) -> bool:
-    """Whether anything that waits is outside the limits, was not measured, or came with a warning."""
+def _outside(limits: AutoApprove, waiting: list[Version], report: JobReport) -> bool:
+    """Whether anything that waits is outside the limits, was not measured, or came with a warning.
+
+    A root brings no fact: of the facts that stay, as many as were asked again have to take as before it.
+    """
     if sum(len(version.manifest.request_ids) for version in waiting) > limits.max_facts:
         return True
+    least = {
+        "efficacy_prob": limits.min_efficacy,
+        "generalization_prob": limits.min_generalization,
+        "locality_kept": limits.min_locality_kept,
+    }
+    if any(report.candidate.get(name, limit) < limit for name, limit in least.items()):
+        return True
     for manifest in (version.manifest for version in waiting):
-        least = {
-            "efficacy_prob": limits.min_efficacy,
-            "generalization_prob": limits.min_generalization,
-            "locality_kept": limits.min_locality_kept,
-        }
-        if manifest.findings or any(manifest.metrics.get(name, -1.0) < limit for name, limit in least.items()):
+        numbers, wanted = manifest.metrics, least
+        if manifest.live is not None:
+            wanted = {"retained_efficacy_prob": limits.min_efficacy} if manifest.live else {}
+        if manifest.findings or any(numbers.get(name, -1.0) < limit for name, limit in wanted.items()):
             return True
-        if not manifest.metrics.get("perplexity_ratio", float("inf")) <= limits.max_perplexity_ratio:
+        if not numbers.get("perplexity_ratio", float("inf")) <= limits.max_perplexity_ratio:
             return True
     return False

@@ -91,6 +91,17 @@ def test_each_that_cannot_be_taken_out_has_its_line_and_nothing_is_changed(waiti
     assert len(open_workplace().ledger.history()) == before
 
 
+def test_what_a_reviewer_left_out_comes_into_service_only_where_that_is_taken_back(waiting):
+    assert waiting("approve", "main", "--except", "b", "--reason", "no source").code == 0
+    says = r"version 1 of line 'main' holds what a reviewer left out: 'b'; errata run main makes .* retract refuse:b@5 "
+    for arguments in ((), ("--version", "1")):
+        check_one_line(waiting("approve", "main", *arguments), 2, says)
+    assert open_workplace().store.head(LINE) is None
+    assert waiting("retract", "refuse:b@5", "--reason", "it has one").code == 0
+    assert waiting("approve", "main").code == 0
+    assert states(open_workplace()) == {"a": "promoted", "b": "promoted", "c": "queued", "refuse:b@5": "withdrawn"}
+
+
 def test_a_fact_that_is_left_out_leaves_with_the_next_version_and_nothing_is_in_service_yet(waiting):
     said = waiting("approve", "main", "--except", "b", "--reason", "no source")
     assert (

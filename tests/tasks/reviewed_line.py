@@ -36,22 +36,22 @@ class ReviewedLine:
         number = store.next_number(self.name)
         edit = Edit(id=f"r{number}", subject=subject, prompt="{} was born in", target_new="Rome", target_true="London")
         intake.submit(ledger, self.name, [edit], "ann")
-        manifest = Manifest(
-            line=self.name,
-            version=number,
-            parent=waiting[-1].snapshot if waiting else head.snapshot if head else None,
-            based_on=head.sequence if head else 0,
-            base="base",
-            base_digest="b" * 64,
-            config={"method": "memit"},
-            request_ids=(edit.id,),
-            tensor_digests={},
-            metrics=GOOD,
-            batch=1,
-            mlflow_run_id=self.run_id,
-            created=(datetime.now(UTC) - timedelta(hours=age_hours)).isoformat(),
-            **more,
-        )
+        fields = {
+            "line": self.name,
+            "version": number,
+            "parent": waiting[-1].snapshot if waiting else head.snapshot if head else None,
+            "based_on": head.sequence if head else 0,
+            "base": "base",
+            "base_digest": "b" * 64,
+            "config": {"method": "memit"},
+            "request_ids": (edit.id,),
+            "tensor_digests": {},
+            "metrics": GOOD,
+            "batch": 1,
+            "mlflow_run_id": self.run_id,
+            "created": (datetime.now(UTC) - timedelta(hours=age_hours)).isoformat(),
+        }
+        manifest = Manifest.model_validate(fields | more)
         version = store.publish(manifest, {"w": torch.zeros(1)})
         ledger.append_possible(version_events(version, "job"))
         self._register(version)

@@ -10,6 +10,8 @@ from mlflow import MlflowClient
 from pydantic import SecretStr
 
 from editing.errors import UsageError
+from tasks.ledger.removals import take_out
+from tasks.ledger.reserved import REFUSE, RETRACT
 from tasks.ledger.view import look
 from tasks.lines.rules import freeze, set_rules, unfreeze
 from tasks.review import decisions, telling
@@ -211,6 +213,40 @@ def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypa
     set_rules(line.workplace.store.store, line.name, {"auto_approve.max_perplexity_ratio": 1.0})
     line.make()
     assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
+
+
+@pytest.mark.parametrize(
+    ("retained", "candidate", "approved"),
+    [(1.0, {"efficacy_prob": 1.0}, True), (0.9, {}, False), (None, {}, False), (1.0, {"locality_kept": 0.9}, False)],
+)
+def test_rules_approve_a_root_by_the_facts_that_stay_and_by_the_report(
+    line, monkeypatch, retained, candidate, approved
+):
+    from tasks.review import pending
+
+    told = {} if retained is None else {"retained_efficacy_prob": retained}
+    root = line.make(
+        parent=None, request_ids=(), live=("r1", "r2"), after=line.waiting()[-1].snapshot, batch=0,
+        metrics={"perplexity": 20.0, "perplexity_ratio": 1.001, "fluency": 5.0} | told,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        pending,
+        "job_report",
+        lambda _, version: report_of(line, version.number, [PASSED]).model_copy(update={"candidate": candidate}),
+    )
+    set_rules(line.workplace.store.store, line.name, {"auto_approve.max_facts": 2})
+    said = carry_out(line.workplace, line.name)
+    assert said == ([f"version {root.number} approved by the rules of the line"] if approved else [])
+
+
+@pytest.mark.parametrize("prefix", [RETRACT, REFUSE])
+def test_rules_approve_nothing_of_which_somebody_wants_a_fact_out(line, monkeypatch, prefix):
+    from tasks.review import pending
+
+    monkeypatch.setattr(pending, "job_report", lambda _, version: report_of(line, version.number, [PASSED]))
+    set_rules(line.workplace.store.store, line.name, {"auto_approve.max_facts": 2})
+    take_out(line.workplace.store, line.workplace.ledger, line.name, ["r1"], "ann", "it is wrong", prefix=prefix)
+    assert carry_out(line.workplace, line.name) == [] and line.serving() == 0
 
 
 def test_rules_approve_nothing_that_could_not_be_told_unless_its_policy_says_so(line, monkeypatch):
