@@ -29,7 +29,7 @@ from tasks.tracking.steps import StepLog
 from tasks.update import footing, stages, team
 from tasks.update.ability_files import settled
 from tasks.update.ahead import searched_elsewhere
-from tasks.update.anew import begin, end, is_full
+from tasks.update.anew import begin, end, fitting
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
@@ -175,8 +175,8 @@ def _update(
     log = StepLog(tracker, run.mlflow_run_id)
     stand, taken = begin(run, session, (footing.footing(view), taken, reference), journal, anew=anew)
     journal.left(taken, {*taken.removals.values(), *taken.replaced} - {*session.live})
-    full = run_step("ask_line", lambda: is_full(run, session, taken, reference, journal))
-    stand = stand if full else write_all(run, session, (stand, taken, reference), journal, log)
+    fit = run_step("ask_line", lambda: fitting(run, session, taken, reference, journal))
+    stand = write_all(run, session, (stand, fit, reference), journal, log)
     stand = write_back(run, session, (stand, taken, reference), journal)
     stand = _stand_still(run, end(run, session, (stand, taken, reference), journal))
     candidate = Candidate(stand.waiting, taken, reference, champion, view.head)

@@ -76,18 +76,20 @@ def rebase_every(config: MethodConfig, given: int | None) -> int:
     return REBASE_EVERY if isinstance(config, LocatingConfig) else 0
 
 
-def is_full(run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> bool:
-    """Whether the line as it stands already misses what its policy wants, so that no request is to blame for it.
+def fitting(run: Run, session: Session, taken: Taken, reference: Reference, journal: Journal) -> Taken:
+    """What can be written: no more than takes another fact's place where the line already misses what its policy wants.
 
-    What takes another fact's place is written all the same: it adds none, and without it nobody would have either.
+    No request is to blame for that. What takes a place adds none, and without it nobody would have either.
     """
-    if not (session.live and taken.edits) or taken.replaced:
-        return False
+    if not (session.live and taken.edits):
+        return taken
     live = [taken.known[name] for name in session.live if name in taken.known]
     rows = what_is_full(ask_line(session, live, reference, run.policy), run.policy)
-    if rows:
-        journal.full(rows)
-    return bool(rows)
+    if not rows:
+        return taken
+    journal.full(rows)
+    heirs = {*taken.replaced.values()}
+    return replace(taken, edits=tuple(edit for edit in taken.edits if edit.id in heirs))
 
 
 def _refusals(run: Run, refused: Mapping[str, Verdict]) -> list[Event]:

@@ -32,7 +32,7 @@ class JobSummary(BaseModel):
     rejected: int = 0
     report: JobReport | None = None
     full: bool = False
-    """Whether the line as it stood missed a threshold, so that nothing was written."""
+    """Whether the line as it stood missed a threshold, or takes nothing more without missing it."""
     moved: Moved | None = None
     """The facts of another line that the job was to move."""
 
@@ -64,7 +64,7 @@ class Journal:
     """What was left out of requests, by request."""
 
     is_full: bool = False
-    """Whether the line as it stood missed a threshold before anything was written."""
+    """As `JobSummary.full`."""
     alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What other facts the subjects of requests are hard to tell from, by request."""
 
@@ -139,11 +139,11 @@ class Journal:
         note(f"the line{without}, made anew: {'; '.join(verdict.reasons)}", "undone")
 
     def full(self, checks: Sequence[Check]) -> None:
-        """The line as it stands misses what its policy wants, before anything is written."""
+        """The line as it stands misses what its policy wants, or takes no ordinary batch more without missing it."""
         self.is_full = True
         reasons = "; ".join(check.reason for check in checks if check.fails)
         self.batches.append(_row_of("line", (), Verdict({}, {}, tuple(checks)), None))
-        note(f"{FULL}: {reasons}. Nothing was written, what is queued stays so. {REMEDIES}", "warning")
+        note(f"{FULL}: {reasons}. What is not written stays queued. {REMEDIES}", "warning")
 
     def undone(self, judged: Judged) -> None:
         """A batch was taken back; its parts are tried, or its one request is quarantined."""

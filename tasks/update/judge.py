@@ -14,7 +14,7 @@ from tasks.update.measured import Lost, Measured, Paired, allowed_losses, lost_a
 from tasks.update.policy import Policy
 from tasks.update.tripwires import tripwire_rows
 
-__all__ = ["MEASURES", "Lost", "Measured", "Paired", "allowed_losses", "judge", "lost_at"]
+__all__ = ["MEASURES", "Lost", "Measured", "Paired", "allowed_losses", "judge", "judge_neighbors", "lost_at"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def judge(
     asked = list(questions(measured, policy.levels, at)) if at == "job" or set(measures) >= set(MEASURES) else []
     if at == "batch":
         plain: Sequence[_Rule] = RULES
-        neighbors = [*_neighbors(measured.lost, policy)]
+        neighbors = [*judge_neighbors(measured.lost, policy)]
     else:
         tested = {rule.measure: one for rule in RULES if (one := _tested(rule, measured, policy)) is not None}
         if policy.levels.neighbors is None or not _against_base(asked):
@@ -145,7 +145,7 @@ def _apart(value: float, limit: float, digits: int) -> tuple[str, str]:
     return f"{value:.{digits}f}", f"{limit:.{digits}f}"
 
 
-def _neighbors(lost: Mapping[str, Lost], policy: Policy) -> Iterator[Check]:
+def judge_neighbors(lost: Mapping[str, Lost], policy: Policy) -> Iterator[Check]:
     """Each count over all requests, then at single ones."""
     yield from _losses(sum(lost.values(), Lost()), "max_locality_drop", policy)
     yield from _alone(lost, policy)

@@ -32,6 +32,11 @@ class Lost:
     def __add__(self, other: "Lost") -> "Lost":
         return Lost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
+    def since(self, other: "Lost") -> "Lost":
+        """What of it was lost since a later moment than it counts from: no more of anything than `other` did."""
+        least = {name: min(getattr(self, name), getattr(other, name)) for name in ("unpreferred", "unsaid", "changed")}
+        return replace(self, **least)
+
     def counts(self) -> Iterator[tuple[str, int, int, str]]:
         """(measure, lost, asked, what happened to them)."""
         yield "neighbors_preferred", self.unpreferred, self.probes, "neighborhood answers no longer preferred"

@@ -2,6 +2,7 @@
 as it stands, can take anything more.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from tasks.update.verdicts import Verdict
 
 WITH_NEIGHBORS = 10
 """Facts whose neighbors are asked, too: as many as a batch has."""
+ORDINARY = 2.0
+"""Times the mean rise of perplexity a fact that one may cause without being the one to blame."""
 ROUNDING = 1e-3
 """By how much, as a share, a number may be worse than it was and still count as the same."""
 
@@ -83,6 +86,23 @@ def what_is_full(asked: Asked, policy: Policy) -> tuple[Check, ...]:
     measured = Measured(metrics, {}, {"retained": len(held)})
     rows = judge(measured, policy, ("perplexity", "retained"))
     return rows if any(row.fails for row in rows) else ()
+
+
+def filled_by(verdict: Verdict, before: float, live: int, facts: int, policy: Policy) -> tuple[Check, ...]:
+    """The rows of a batch of so many facts that only shows that the line is full; none where it is to blame itself.
+
+    It misses nothing but the limit on perplexity, which all facts of the line have used up together, and rose no more
+    than ORDINARY times as much as its `live` facts did each, nor took half of what the limit allows by itself.
+
+    Args:
+        before: the perplexity, as a multiple of the base's, that the batch was written on.
+    """
+    failing = [row for row in verdict.checks if row.fails]
+    after = verdict.metrics.get("perplexity_ratio", math.inf)
+    if live < facts or any(row.field != "max_perplexity_ratio" for row in failing) or not 1 < before < after < math.inf:
+        return ()
+    rise, usual, room = math.log(after / before), math.log(before) / live * facts, math.log(policy.max_perplexity_ratio)
+    return tuple(failing) if rise <= min(ORDINARY * usual, room / 2) else ()
 
 
 def _silent(done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from editing.weights import Undo
 from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.champion import asked_after_a_batch, said_by_champion
-from tasks.update.judge import MEASURES, Lost, Measured, judge, lost_at
+from tasks.update.judge import MEASURES, Lost, Measured, judge, judge_neighbors, lost_at
 from tasks.update.measured import Paired, Served, judged_ways, paired_text
 from tasks.update.policy import Policy
 from tasks.update.quantised_copy import said_by_copy
@@ -213,8 +213,18 @@ class _Validation:
         answered_for = [one for one in old if one.edit_id not in self.fallen]
         self.metrics |= {f"retained_{k}": v for k, v in summarise(answered_for).items() if k.startswith("efficacy")}
         self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
+        if self.undo is not None and self.earlier and any(row.fails for row in judge_neighbors(self.lost, self.policy)):
+            self.lost |= self._lost_since(self.undo)
         self.samples["retained"] = len(answered_for)
         self.live = {one.edit_id: one.efficacy_prob or 0.0 for one in old}
+
+    def _lost_since(self, undo: Undo) -> dict[str, Lost]:
+        """What neighbors lost by this batch: what earlier facts took along is none of its doing."""
+        asked = [edit for edit in self.batch if any(lost for _, lost, _, _ in self.lost[edit.id].counts())]
+        with self.session.weights.as_before(undo):
+            then = self.session.scores(asked, self.before, self.policy.neighborhood_probes)
+        now = {one.edit_id: one for one in self.own}
+        return {one.edit_id: self.lost[one.edit_id].since(lost_at(now[one.edit_id], one)) for one in then}
 
     def _fallen_before(self, lost: set[str]) -> frozenset[str]:
         """Those of the facts that do not hold which did not before the batch was written, either."""

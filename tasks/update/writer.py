@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from editing.config import LocatingConfig
 from editing.errors import ErrataError
 from editing.methods.alike import nearly_alike
+from tasks.report.data import Check
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
 from tasks.update import stages
 from tasks.update.journal import Journal
 from tasks.update.live import live_facts, live_sample, stand_of
+from tasks.update.root_verdict import filled_by
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
+from tasks.update.saying import silent
 from tasks.update.screening import REQUEST_FAULTS, readable, told_alike
 from tasks.update.session import Session
 from tasks.update.steps import run_step
+from tasks.update.texts import measure_perplexity
 from tasks.update.validation import bare
 
 
@@ -31,7 +35,13 @@ class Writer:
         if judged.verdict.passed and judged.written is not None:
             return self._publish(judged, judged.written, stand)
         self.stopped = judged.verdict.stops
-        self._undo(judged)
+        answer = self._take_back(judged)
+        self.journal.undone(judged)
+        if full := self._filled_by(judged):
+            self.journal.full(full)
+            self.stopped = True
+            return stand
+        self._settle(judged, answer)
         if len(batch.edits) > 1:
             for part in stages.halves(judged):
                 stand = stand if self.stopped else self.write(part, stand)
@@ -115,11 +125,23 @@ class Writer:
         self.journal.kept(judged, version)
         return Footing(version.snapshot, stand.sequence, (*stand.waiting, version))
 
-    def _undo(self, judged: Judged) -> None:
-        answer, written = "", judged.written
-        if written is not None:
-            answer = run_step("roll_back", lambda: stages.undo(self.session, written), about=_named(judged.batch))
-        self.journal.undone(judged)
+    def _take_back(self, judged: Judged) -> str:
+        """Returns what the model with a single edit said to its prompt."""
+        written = judged.written
+        if written is None:
+            return ""
+        return run_step("roll_back", lambda: stages.undo(self.session, written), about=_named(judged.batch))
+
+    def _filled_by(self, judged: Judged) -> tuple[Check, ...]:
+        """Why the line takes nothing more, where that is all that the batch, which was taken back, has shown."""
+        if judged.written is None or not self.session.live or self.stopped:
+            return ()
+        before = measure_perplexity(self.session, self.reference, self.run.policy, silent)["perplexity_ratio"]
+        live, facts = len(self.session.live), len(judged.batch.edits)
+        return filled_by(judged.verdict, before, live, facts, self.run.policy)
+
+    def _settle(self, judged: Judged, answer: str) -> None:
+        """What becomes of a batch that was taken back: a single request of it is quarantined."""
         if self.stopped:
             self.journal.stopped(judged)
         elif len(judged.batch.edits) == 1:

@@ -22,7 +22,7 @@ from tasks.review import decisions as review
 from tasks.review.registering import pointer
 from tasks.serving.loading import load_version
 from tasks.stores.lease import acquire
-from tasks.update import footing, roots, stages
+from tasks.update import footing, root_verdict, roots, stages, validation, writer
 from tasks.update.anew import end
 from tasks.update.capacity import grown
 from tasks.update.journal import Journal
@@ -180,6 +180,40 @@ def test_a_line_that_misses_a_threshold_before_anything_is_written_says_that_it_
     assert not row.kept and row.attempt == "line" and any("max_perplexity_ratio" in reason for reason in row.reasons)
     again = knowledge_update("misses", POLICY)
     assert not again.full and again.kept == 2
+
+
+def rising(monkeypatch, of_batch, of_line):
+    """Perplexity as if each fact raised it, where that of so small a model goes up and down: by (live facts)."""
+    for module, told in ((validation, of_batch), (writer, of_line), (root_verdict, of_line)):
+        numbers = lambda session, *rest, told=told: {"perplexity": 20.0, "perplexity_ratio": told(len(session.live))}  # noqa: E731
+        monkeypatch.setattr(module, "measure_perplexity", numbers)
+
+
+def test_a_line_that_fills_on_the_way_says_so_and_no_request_is_to_blame(place, good_edits, monkeypatch):
+    workplace = place("fills")
+    written(workplace, "fills", good_edits[:3])
+    intake.submit(workplace.ledger, "fills", good_edits[3:5], "tester")
+    rising(monkeypatch, lambda live: 1 + 0.01 * (live + 1), lambda live: 1 + 0.01 * live)
+    policy = POLICY.model_copy(update={"max_perplexity_ratio": 1.045, "batch_size": 1})
+    summary = knowledge_update("fills", policy)
+    assert summary.full and (summary.kept, summary.quarantined) == (1, 0)
+    states = workplace.ledger.states("fills")
+    assert [states[edit.id].state for edit in good_edits[3:5]] == ["committed", "queued"]
+    assert knowledge_update("fills", policy).full
+    assert knowledge_update("fills", POLICY).kept == 1
+
+
+def test_on_a_full_line_what_replaces_a_fact_is_written_and_the_others_stay_queued(place, good_edits, monkeypatch):
+    workplace = place("full")
+    written(workplace, "full", good_edits[:3])
+    review.approve(workplace, "full")
+    anew = good_edits[0].model_copy(update={"id": "anew", "target_new": good_edits[0].target_true, "target_true": None})
+    intake.submit(workplace.ledger, "full", [anew, *good_edits[3:5]], "tester")
+    rising(monkeypatch, lambda live: 1.0, lambda live: 2.0)
+    summary = knowledge_update("full", POLICY)
+    states = workplace.ledger.states("full")
+    assert summary.full and [states[edit.id].state for edit in good_edits[3:5]] == ["queued", "queued"]
+    assert states["anew"].state == "committed" and (summary.kept, summary.quarantined) == (1, 0)
 
 
 def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_is_new_after_it(place, good_edits):

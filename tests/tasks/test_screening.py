@@ -317,6 +317,9 @@ TAKES, FAILS = (
 """One target is likelier than the other whatever the model is: one of the two takes, the other one fails."""
 
 
+NEIGHBORS = ["Ada lives in", "The river", "Water is", "A house of", "Somebody"]
+
+
 def test_a_batch_that_did_not_take_is_asked_no_more_and_a_single_edit_all_of_its_own(session, monkeypatch):
     reference, asked = Reference(1e9, session.held_out), counted(session, monkeypatch)
     batch = validate_batch(session, [TAKES, FAILS], [], reference, POLICY)
@@ -355,6 +358,26 @@ def test_a_batch_answers_for_the_earlier_facts_that_held_before_it_alone(session
     assert spoils.metrics["retained_efficacy_prob"] == 0.5 and not spoils.fallen and not spoils.passed
 
 
+def test_a_batch_answers_for_the_neighbors_that_answered_before_it_alone(session):
+    """What spoiled the model before the batch cost its neighbors: the batch, which changes nothing, did not."""
+    said = generate(session.loaded.model, session.loaded.tokenizer, NEIGHBORS, 1)
+    near = tuple(Probe(prompt=prompt, answer=text) for prompt, text in zip(NEIGHBORS, said, strict=True))
+    batch, told = [TAKES.model_copy(update={"neighborhood": near})], Reference(1e9, session.held_out)
+    policy = POLICY.model_copy(update={"min_efficacy": 0.0, "min_retained": 0, "min_fluency_ratio": 0.0})
+    earlier = [TAKES.model_copy(update={"id": "earlier"})]
+    undo = spoiled(session)
+    try:
+        weights = {name: session.loaded.model.get_parameter(name).data for name in session.weights.base}
+        nothing = session.weights.put(weights)
+        blamed = validate_batch(session, batch, earlier, told, policy)
+        spared = validate_batch(session, batch, earlier, told, policy, undo=nothing)
+        spoils = validate_batch(session, batch, earlier, told, policy, undo=undo)
+    finally:
+        session.weights.revert(undo)
+    assert not blamed.passed and any("neighborhood" in reason for reason in blamed.reasons)
+    assert spared.passed and not spoils.passed and spoils.reasons == blamed.reasons
+
+
 def test_all_is_asked_of_a_batch_that_holds_and_of_a_candidate_whatever_fails(session, monkeypatch):
     reference, asked = Reference(1e9, session.held_out), counted(session, monkeypatch)
     assert judge_candidate(session, [TAKES, FAILS], [], reference, POLICY).numbers["perplexity_ratio"] > 0
@@ -367,6 +390,7 @@ def test_all_is_asked_of_a_batch_that_holds_and_of_a_candidate_whatever_fails(se
 
 def test_what_was_asked_since_the_weights_are_what_they_are_is_not_asked_again(session, monkeypatch):
     asked, real = [], module.evaluate
+    monkeypatch.setattr(session, "said", {})
     monkeypatch.setattr(module, "evaluate", lambda *a, **k: asked.append(len(k["known"])) or real(*a, **k))
     first = session.scores([TAKES])
     undo = spoiled(session)
@@ -375,7 +399,7 @@ def test_what_was_asked_since_the_weights_are_what_they_are_is_not_asked_again(s
     finally:
         session.weights.revert(undo)
     assert session.scores([TAKES]) == first
-    assert asked[0] <= 2 and asked[1] == 0 and asked[2] >= 2
+    assert asked[:2] == [0, 0] and asked[2] >= 2
     assert spoiled_scores == session_scores_anew(session, [TAKES])
 
 
