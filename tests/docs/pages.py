@@ -74,6 +74,12 @@ def inline_code(page: Path) -> list[str]:
     return [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose(page))]
 
 
+def rows(page: Path) -> list[tuple[list[str], list[str]]]:
+    """Of each row of a table what stands in backticks, in order, and where its links lead: the same in any language."""
+    found = (line for line in prose(page).splitlines() if line.startswith("|"))
+    return [(re.findall(r"`([^`]+)`", line), [link["target"] for link in _LINK.finditer(line)]) for line in found]
+
+
 def links(page: Path) -> list[str]:
     """The targets of links and pictures."""
     return [found["target"] for found in _LINK.finditer(re.sub(r"`[^`]+`", "", prose(page)))]

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.docs.pages import MARKED, MARKS, PAGES, ROOT, Block, all_blocks, anchors, inline_code, links
+from tests.docs.pages import MARKED, MARKS, PAGES, ROOT, Block, all_blocks, anchors, inline_code, links, rows
 
 HERE = [path.relative_to(ROOT).as_posix() for path in PAGES]
 BLOCKS = all_blocks()
@@ -77,12 +77,26 @@ def test_pictures_are_small():
     assert pictures and all(path.stat().st_size < 200_000 for path in pictures)
 
 
-def test_both_languages_give_the_same_commands():
-    for english, chinese in (("README.md", "README.zh-CN.md"), ("docs/index.md", "docs/index.zh.md")):
-        there, here = (_blocks_of(name) for name in (english, chinese))
-        assert there == here, f"{chinese} shows other blocks than {english}"
+@pytest.mark.parametrize(("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/index.md", "docs/index.zh.md")])
+def test_both_languages_show_the_same(english, chinese):
+    there, here = ROOT / english, ROOT / chinese
+    assert _shown(there) == _shown(here), f"{chinese} shows other blocks than {english}"
+    assert _linked(there) == _linked(here), f"{chinese} links to other places than {english}"
+    assert sorted(inline_code(there)) == sorted(inline_code(here)), f"{chinese} names other things than {english}"
+    assert rows(there) == rows(here), f"{chinese} has other rows than {english}"
 
 
-def _blocks_of(name: str) -> list[tuple[str, str]]:
-    page = Path(ROOT / name)
+@pytest.mark.parametrize("start", ["README.md", "docs/index.md"])
+def test_every_page_can_be_reached_from_where_one_starts(start):
+    there = {(ROOT / start).parent / target.partition("#")[0] for target in links(ROOT / start)}
+    starts = {ROOT / "docs/index.md", ROOT / "docs/index.zh.md"}
+    assert {path for path in PAGES if path.is_relative_to(ROOT / "docs")} - starts <= there
+
+
+def _shown(page: Path) -> list[tuple[str, str]]:
     return [(block.language, block.text) for block in BLOCKS if block.page == page]
+
+
+def _linked(page: Path) -> list[str]:
+    """Where links lead, in any order, a page of the other language as that of this one."""
+    return sorted(target.replace("index.zh.md", "index.md") for target in links(page))
