@@ -1,4 +1,4 @@
-"""Commands as pages write them, checked without running them: there are such commands, options, targets, modules."""
+"""Commands as pages write them, checked without running them: commands, options and their values, targets, modules."""
 
 import argparse
 import importlib
@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from flows.cli.main import app
 from tests.docs.pages import ROOT
+from tests.docs.values import REFUSALS, check_values, commands_with
 
 OWN = ("deployments", "editing", "flows", "tasks", "tests")
 """The packages whose modules are ours: `python -m` of others is only looked up."""
@@ -61,7 +62,7 @@ def check(words: Sequence[str]) -> None:
 
 
 def check_errata(arguments: Sequence[str]) -> None:
-    """There is this command, with these options."""
+    """There is this command, with these options, and what they set is there to be set."""
     group: Any = get_command(app)
     if not arguments or arguments[0] not in group.commands:
         raise Wrong(f"there is no errata {arguments[:1]}")
@@ -69,9 +70,23 @@ def check_errata(arguments: Sequence[str]) -> None:
     if len(arguments) == 1 or "--help" in arguments:
         return  # a command is spoken of
     try:
-        command.make_context(arguments[0], list(arguments[1:]))
+        given = command.make_context(arguments[0], list(arguments[1:])).params
+        check_values(arguments[0], given)
     except TyperException as error:
         raise Wrong(f"errata {shlex.join(arguments)}: {error.format_message()}") from error
+    except REFUSALS as error:
+        raise Wrong(f"errata {shlex.join(arguments)}: {error}") from error
+
+
+def check_alone(words: Sequence[str], method: str = "") -> None:
+    """`-o NAME=VALUE` or `--set NAME=VALUE` without its command: some command takes it, a method where it is named."""
+    refusals = []
+    for command, given in commands_with(words, method):
+        try:
+            return check_values(command, given)
+        except REFUSALS as error:
+            refusals.append(str(error))
+    raise Wrong(f"{shlex.join(words)}: {refusals[0]}")
 
 
 def options_of_errata() -> set[str]:
@@ -82,14 +97,21 @@ def options_of_errata() -> set[str]:
 
 
 def check_make(arguments: Sequence[str]) -> None:
-    """There are these targets and variables."""
+    """There are these targets and variables, and our own command that a variable is handed to takes it."""
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
-    variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
-    for word in arguments:
-        name, equals, _ = word.partition("=")
-        if name not in (variables if equals else targets):
-            raise Wrong(f"the Makefile has no {name}")
+    recipes = dict(re.findall(r"^([a-z][a-z-]*):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE))
+    variables = dict(re.findall(r"^([A-Z_]+) \?= *(.*)$", makefile, re.MULTILINE))
+    given = dict(word.split("=", 1) for word in arguments if "=" in word)
+    asked = [word for word in arguments if "=" not in word]
+    if unknown := [*(given.keys() - variables), *(set(asked) - recipes.keys())]:
+        raise Wrong(f"the Makefile has no {', '.join(unknown)}")
+    for name in given:
+        using = [recipe for recipe in recipes.values() if f"$({name})" in recipe][:1]  # of a variable alone, the first
+        for recipe in [recipes[target] for target in asked] or using:
+            for line in re.findall(rf"(python -m .*\$\({name}\).*)", recipe):
+                whole = re.sub(r"\$\((\w+)\)", lambda found: (variables | given)[found[1]], line)
+                for words in commands_of(whole):
+                    check(words)
 
 
 def check_python(arguments: Sequence[str]) -> None:
@@ -106,6 +128,12 @@ def check_python(arguments: Sequence[str]) -> None:
     known = getattr(module, "KNOWN", None) or getattr(module, "RACES", None)
     if known and (unknown := set(getattr(parsed, "names", ())) - set(known)):
         raise Wrong(f"python -m {name} knows no {', '.join(sorted(unknown))}")
+    if getattr(parsed, "option", None):
+        given = {"option": parsed.option, "method": getattr(parsed, "method", None)}
+        try:
+            check_values("trial", given)
+        except REFUSALS as error:
+            raise Wrong(f"python -m {name} {shlex.join(rest)}: {error}") from error
 
 
 @cache

@@ -77,7 +77,9 @@ def test_pictures_are_small():
     assert pictures and all(path.stat().st_size < 200_000 for path in pictures)
 
 
-@pytest.mark.parametrize(("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/index.md", "docs/index.zh.md")])
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/index.md", "docs/index.zh.md")]
+)
 def test_both_languages_show_the_same(english, chinese):
     there, here = ROOT / english, ROOT / chinese
     assert _shown(there) == _shown(here), f"{chinese} shows other blocks than {english}"
