@@ -1,7 +1,8 @@
 """What a version is a function of, beside its facts: what the line resolved once stays as it was.
 
 A later release may prefer other layers or sample other contexts, and another machine collects key statistics that
-differ in their last bits. A line keeps what its first version was made with.
+differ in their last bits. A line keeps the layers, contexts and kind of statistics that its first version was made
+with; of statistics that come out otherwise a job says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from editing.config import LocatingConfig
 from editing.covariance import text_digest
 from editing.errors import UsageError
+from tasks.progress import note
 from tasks.stores.manifest import Manifest
 from tasks.update.session import Session
 
@@ -45,4 +47,16 @@ def check_statistics(line: str, stored: Mapping[str, Any], texts: Sequence[str] 
         raise UsageError(
             f"line '{line}' has key statistics of {was}, --statistics-text is {asked[:17]}…; leave it out, give that "
             "text, or choose another line"
+        )
+
+
+def note_other_statistics(line: str, stored: Mapping[str, Any], session: Session) -> None:
+    """Say so where key statistics came out otherwise than those that the line's versions were made with."""
+    was, now = stored.get("statistics", {}).get("sha256"), session.method_input.statistics.digest
+    if was not in (None, now):
+        note(
+            f"line '{line}' was made with key statistics {was[:12]}, here they come out as {now[:12]}: what is written "
+            "is as good, and equal facts no longer give equal digests; where that counts, take the folder 'statistics' "
+            "of the cache along from the machine that made the line",
+            "warning",
         )

@@ -29,7 +29,7 @@ from tasks.stores.batches import pack
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.beforehand import check_queued
-from tasks.update.function import check_statistics, function_of, stored_function
+from tasks.update.function import check_statistics, function_of, note_other_statistics, stored_function
 from tasks.update.records import record_of
 from tasks.update.reference import measure_reference
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
@@ -113,6 +113,7 @@ def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
         function=function or None,
         new=known is None,
     )
+    note_other_statistics(run.line, function, session)
     session.values_known.stored = StoredValues(run.workplace.store, made).get
     keep(store, session.config)
     save_line(store, session.spec)

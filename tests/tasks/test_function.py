@@ -9,9 +9,10 @@ from editing.errors import StatisticsError, UsageError
 from editing.layout import layout_of
 from editing.methods.memit import MemitConfig
 from tasks.lines.specs import LineSpec
+from tasks.progress import Silent, listening
 from tasks.settings import Settings
 from tasks.stores.manifest import Manifest
-from tasks.update.function import check_statistics, function_of, stored_function
+from tasks.update.function import check_statistics, function_of, note_other_statistics, stored_function
 from tasks.update.prepared import Preparation
 from tasks.update.session import open_session
 from tests.conftest import tiny_model
@@ -48,6 +49,26 @@ def test_a_version_names_its_statistics_by_their_bits(opened):
     one, same = function_of(opened())["statistics"], function_of(opened())["statistics"]
     other = function_of(opened(statistics_texts=TEXTS))["statistics"]
     assert one == same and one["sha256"] != other["sha256"] and other["source"].startswith("text ")
+
+
+def test_statistics_that_come_out_otherwise_than_those_of_the_line_are_said_to(opened):
+    session, heard = opened(), Notes()
+    stored = function_of(session)
+    with listening(heard):
+        for same in (stored, {}, {"layers": [1]}, {"statistics": {"source": "text", "tokens": 1}}):
+            note_other_statistics("main", same, session)
+        assert heard.notes == []
+        note_other_statistics("main", stored, opened(statistics_texts=TEXTS))
+    [(text, kind)] = heard.notes
+    assert kind == "warning" and f"'main' was made with key statistics {stored['statistics']['sha256'][:12]}" in text
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text, kind):
+        self.notes.append((text, kind))
 
 
 def test_a_text_for_the_statistics_of_a_line_that_has_others_is_refused(opened):
