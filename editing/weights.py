@@ -117,7 +117,7 @@ class EditedWeights:
         `rounding` is another one only where a version of release 0.1 is to come out as it was.
         """
         check_finite(update)
-        undo = self._undo(update)
+        undo = self.undo_from_here(update)
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         for name, factors in update.items():
@@ -135,7 +135,7 @@ class EditedWeights:
 
     def put(self, tensors: Mapping[str, Tensor]) -> Undo:
         """Write finished tensors, which later updates are added to; none if one does not fit. Raises EditingError."""
-        undo = self._undo(tensors)
+        undo = self.undo_from_here(tensors)
         for name, tensor in tensors.items():
             stands = undo.weights[name]
             if tensor.shape != stands.shape or tensor.dtype != stands.dtype or not tensor.isfinite().all():
@@ -156,7 +156,7 @@ class EditedWeights:
 
     def to_base(self) -> Undo:
         """Put the base back into every weight, until `revert` is given what this returns."""
-        undo = self._undo(self.base)
+        undo = self.undo_from_here(self.base)
         self.revert(Undo(self.base, {}))
         return undo
 
@@ -183,7 +183,7 @@ class EditedWeights:
     @contextmanager
     def as_before(self, undo: Undo) -> Iterator[None]:
         """Run the model as it was before what `undo` takes back."""
-        now = self._undo(undo.weights)
+        now = self.undo_from_here(undo.weights)
         self.revert(undo)
         try:
             yield
@@ -194,7 +194,8 @@ class EditedWeights:
         """Digest of each of these weights as it stands; none given: of those that were ever edited."""
         return {name: tensor_digest(tensor_of(self.model, name)) for name in sorted(names or self.base)}
 
-    def _undo(self, names: Iterable[str]) -> Undo:
+    def undo_from_here(self, names: Iterable[str]) -> Undo:
+        """What takes back all that is done to these weights, which are all that change, from now on."""
         weights = {name: tensor_of(self.model, name) for name in names}
         return Undo(weights, dict(self.sums), self.state, dict(self.floor))
 

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2307.12976) compare editing with, and is measured by the s
 
 from collections.abc import Sequence
 
+from editing.chat import question_of
 from editing.edit import SLOT, Edit, Probe
 from editing.filled import Said
 
@@ -31,7 +32,7 @@ def stated(edit: Edit, beside: Sequence[Edit] = ()) -> Edit:
     return edit.model_copy(
         update={
             "prompt": after(edit.prompt),
-            "question": after(edit.question or edit.prompt),
+            "question": after(question_of(edit)),
             "paraphrases": tuple(map(after, edit.paraphrases)),
             "neighborhood": probed(edit.neighborhood),
             "portability": probed(edit.portability),

@@ -13,7 +13,7 @@ from editing.edit import Edit
 from editing.errors import UsageError
 from tasks.lines.specs import LineSpec
 from tasks.report.data import Check, JobReport
-from tasks.stores.manifest import Manifest, Version
+from tasks.stores.manifest import Manifest, Version, members
 from tasks.update.ability_files import read_sets, relocated
 from tasks.update.champion import measure_served
 from tasks.update.measured import Served
@@ -38,8 +38,11 @@ class Row:
 
     @property
     def is_same(self) -> bool:
-        """Whether both hold, or both do not; what no longer stands alone as the worst of many is no news."""
-        return _fails(self.then) == _fails(self.now)
+        """Whether both hold, or both do not; what no longer stands alone as the worst of many is no news.
+
+        What was asked then and has nothing to ask now is another verdict.
+        """
+        return _fails(self.then) == _fails(self.now) and (not _asked(self.then) or _asked(self.now))
 
 
 @dataclass(frozen=True)
@@ -84,32 +87,44 @@ def judge_again(
     """
     records = _records(version, report)
     _check_text(records, texts)
+    were = [one.name for one in records["job"].policy.ability] if "job" in records else []
     records = {
         scope: replace(one, policy=relocated(one.policy, ability) if scope == "job" else _of_a_batch(one.policy))
         for scope, one in records.items()
     }
     read_sets(records["job"].policy.ability if "job" in records else ())  # refused before anything long begins
     session = open_session(spec, workplace.settings, only_asked=True)
-    chain = workplace.store.chain(version.snapshot)
-    known = _known(workplace, chain, spec)
-    served = report.from_version if report else 0
-    below = next((place + 1 for place, one in enumerate(chain) if one.version == served), 0)
-    waiting = [known[name] for one in chain[below:] for name in one.request_ids if name in known]
+    store, chain = workplace.store, workplace.store.chain(version.snapshot)
+    served = (
+        store.chain(store.version(version.manifest.line, report.from_version).snapshot)
+        if report and report.from_version
+        else []
+    )
+    known = _known(workplace, [*served, *chain], spec)
+    held = members(served)
+    waiting = [known[name] for name in members(chain) if name in known and name not in held]
     references = {scope: measure_reference(session, one.policy, texts) for scope, one in records.items()}
-    session.restore_from(workplace.store, chain[:below])
-    champion = _champion(session, waiting, records["job"], references["job"]) if below and "job" in records else None
-    session.restore_from(workplace.store, chain[below:])
+    session.restore_from(store, served)
+    champion = _champion(session, waiting, records["job"], references["job"]) if served and "job" in records else None
+    further = chain[len(served) :] if chain[: len(served)] == served else chain  # else it begins anew, with a root
+    session.restore_from(store, further[:-1])
+    undo = session.weights.undo_from_here(version.manifest.tensor_digests)
+    session.restore_from(store, further[-1:])
     found = []
     for scope, record in records.items():
         if scope == "batch":
             batch = [known[name] for name in version.manifest.request_ids if name in known]
             earlier, beside = ([known[n] for n in names if n in known] for names in (record.earlier, record.beside))
-            verdict = validate_batch(session, batch, earlier, references[scope], record.policy, beside)
+            verdict = validate_batch(session, batch, earlier, references[scope], record.policy, beside, undo)
         else:
             live = [known[name] for name in session.live if name in known]
             sample = spread_sample(live, record.policy.asked_at_the_end)
             verdict = judge_candidate(session, waiting, sample, references[scope], record.policy, champion).verdict
-        found.append(Replayed(scope, record.checks, verdict.checks))
+        moved = {f"ability.{one.name}": f"ability.{was}" for one, was in zip(record.policy.ability, were, strict=False)}
+        now = [
+            check.model_copy(update={"measure": moved.get(check.measure, check.measure)}) for check in verdict.checks
+        ]
+        found.append(Replayed(scope, record.checks, tuple(now)))
     return found
 
 
@@ -122,6 +137,11 @@ def _records(version: Version, report: JobReport | None) -> dict[Scope, Record]:
     if report is not None and report.to_version == number and report.checks:
         text = found["batch"].text if "batch" in found else None
         found["job"] = Record(stored_policy(report.policy), report.checks, text)
+    if not found and version.manifest.live is not None:
+        raise UsageError(
+            f"version {number} of line '{version.manifest.line}' was made anew from the base in the middle of a job; "
+            "judge the job's last version"
+        )
     if not found:
         raise UsageError(
             f"version {number} of line '{version.manifest.line}' holds no verdict and its job's report is not there; "
@@ -161,6 +181,11 @@ def _of_a_batch(policy: Policy) -> Policy:
 def _key(check: Check) -> tuple[str, str, str]:
     """What a row is about. Of the requests only those that fail are named for themselves."""
     return check.measure, check.field, check.request_id or "" if not check.holds else ""
+
+
+def _asked(check: Check | None) -> bool:
+    """Whether it is a row of all requests together that something was asked for."""
+    return check is not None and check.request_id is None and bool(check.sample)
 
 
 def _fails(check: Check | None) -> bool:

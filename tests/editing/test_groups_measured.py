@@ -6,6 +6,7 @@ from statistics import harmonic_mean
 import pytest
 import torch
 
+from editing.chat import question_about
 from editing.edit import Edit, Probe
 from editing.measure import counterfact
 from editing.measure.answer_kinds import answer_kind
@@ -97,6 +98,8 @@ def test_in_context_the_fact_stands_before_all_that_is_asked():
     assert (found.id, found.target_new, found.subject) == ("one", "Rome", "Ada")
     asks = stated(EDIT.model_copy(update={"question": "Where is {}?"}))
     assert asks.question == "Ada lives in Rome. Where is {}?"
+    for edit in (EDIT, EDIT.model_copy(update={"question": "Where is {}?"})):  # but for the fact it is asked as without
+        assert question_about(stated(edit)) == f"Ada lives in Rome. {question_about(edit)}"
 
 
 def test_a_new_answer_with_braces_does_not_become_the_subject_in_context():

@@ -10,10 +10,12 @@ import yaml
 from editing.digests import file_digest, sha256
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
+from tasks.report.data import Check
 from tasks.stores.manifest import VersionPointer, manifest_bytes
 from tasks.stores.records import record_bytes
 from tasks.stores.snapshots import MANIFESTS, version_key
 from tasks.update.policy import make_policy
+from tasks.update.replay import Row
 from tests.flows.command import check_one_line
 from tests.flows.conftest import POLICY
 
@@ -100,6 +102,31 @@ def test_a_version_judged_again_comes_to_the_same_and_nothing_is_written(errata,
     assert second["same"] and second["version"] == 2
     fields = {row["then"]["field"] for one in second["verdicts"] for row in one["rows"]}
     assert "levels.neighbors.worse_than_champion" in fields
+
+
+def test_a_job_that_ends_with_a_root_is_judged_again_by_the_facts_that_wait(errata, place, good_edits):
+    workplace = place("rooted")
+    queue(workplace, "rooted", good_edits[:1])
+    assert knowledge_update("rooted", POLICY).kept == 1 and errata("approve", "rooted").code == 0
+    queue(workplace, "rooted", good_edits[1:3])
+    assert knowledge_update("rooted", POLICY.model_copy(update={"rebase_every": 2})).kept == 2
+    newest = workplace.store.versions("rooted")[-1]
+    assert newest.number == 3 and newest.manifest.live is not None
+    found = errata("judge", "rooted", "--json").json
+    assert found["same"] and [one["of"] for one in found["verdicts"]] == ["job"]
+    [asked] = [row["now"]["sample"] for row in found["verdicts"][0]["rows"] if row["then"]["measure"] == "efficacy"]
+    assert asked == 2
+
+
+def test_what_was_asked_then_and_is_not_now_is_another_verdict():
+    then, more = Check(measure="efficacy", holds=True, sample=3, value=1.0), {"holds": True}
+    for now, same in (
+        (then, True), (then.model_copy(update={"sample": 2}), True), (then.model_copy(update={"sample": 0}), False),
+        (None, False), (Check(measure="efficacy", **more), False),
+    ):  # fmt: skip
+        assert Row(then, now).is_same is same
+    worst = Check(measure="neighbors_said", sample=4, request_id="a", **more)
+    assert Row(worst, None).is_same and Row(None, then).is_same and Row(Check(measure="live", **more), None).is_same
 
 
 def test_ability_probes_and_what_the_champion_says_are_judged_in_the_job_and_again(errata, place, good_edits, tmp_path):
