@@ -12,7 +12,9 @@ from editing.methods import METHODS
 from editing.request import Request
 from tasks.ledger.events import TRANSITIONS
 from tasks.ledger.scanning import COLUMNS
+from tasks.stores import forgotten, searches
 from tasks.stores.manifest import Head, Manifest
+from tasks.stores.snapshots import BLOBS, CALIBRATIONS, HYPERNETWORKS, MANIFESTS
 from tasks.watch.findings import Kind
 from tasks.watch.policy import WatchPolicy
 from tests.docs.pages import PAGES, ROOT, inline_code
@@ -112,6 +114,12 @@ def test_the_format_of_snapshots_has_every_field():
     assert first_column(section("snapshots.md", "Manifest")) == set(Manifest.model_fields)
     told = set(re.findall(r"`(\w+)`", section("snapshots.md", "Version, HEAD")))
     assert set(Head.model_fields) - {"etag"} <= told
+
+
+def test_the_layout_of_the_store_has_every_folder():
+    told = set(re.findall(r"^  (\w+)/", section("snapshots.md", "Layout"), re.MULTILINE))
+    files = {BLOBS, MANIFESTS, HYPERNETWORKS, CALIBRATIONS, forgotten.FOLDER, searches.FOLDER, "lines", "trainings"}
+    assert told == files
 
 
 def test_every_finding_and_every_limit_of_a_watch_is_told():
