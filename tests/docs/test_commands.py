@@ -31,10 +31,11 @@ def test_a_command_within_a_text_could_be_typed(page):
                 check(words)
         elif re.match(r"[A-Z]+_ARGS=", code):
             check(["make", *shlex.split(code)])
-        elif (words := shlex.split(code) if "=" in code else [""])[0] in FLAGS:
-            check_alone(words)
-        elif words[0] in METHODS:
-            check_alone(words[1:], words[0])
+        elif code.startswith(FLAGS) and "=" in code:
+            check_alone(shlex.split(code))
+        elif code.startswith(tuple(f"{method} -o " for method in METHODS)):
+            method, *words = shlex.split(code)
+            check_alone(words, method)
         elif code.startswith("--") and page.name != "CHANGELOG.md":
             assert code.split()[0].partition("=")[0] in options_of_errata(), f"{page.name}: no command has {code}"
 
