@@ -15,7 +15,14 @@ from flows.cli.app import set_defaults
 # Before anything is imported that reads them: no test calls home, and none touches the user's own Prefect.
 set_defaults()
 # Nor does any find the settings of whoever runs them: only where models, data and results of tests are kept.
-_KEPT = {"ERRATA_CACHE", "ERRATA_DATA", "ERRATA_PICTURES", "ERRATA_TEST_CACHE", "ERRATA_TEST_EXTENT"}
+_KEPT = {
+    "ERRATA_CACHE",
+    "ERRATA_DATA",
+    "ERRATA_PICTURES",
+    "ERRATA_TEST_CACHE",
+    "ERRATA_TEST_EXTENT",
+    "ERRATA_TEST_MODELS",
+}
 for _name in [name for name in os.environ if name.startswith("ERRATA_") and name not in _KEPT]:
     del os.environ[_name]
 # What is compiled once is kept, whatever the shell says: processes of tests would compile all of it again and again.
