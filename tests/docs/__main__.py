@@ -60,7 +60,10 @@ def tell(done: Done) -> None:
 def dated(page: str, done: list[Done], seconds: float, now: datetime) -> str:
     """The page of measurements with what was run, and when."""
     ran = [one for one in done if not one.lacks]
-    rows = [f"| {first_line(one.block)} | {one.processor_seconds:.0f} |" for one in ran if one.block.mark != "run"]
+    long = [one for one in done if one.block.mark != "run"]
+    rows = [
+        f"| {first_line(one.block)} | {'not run' if one.lacks else f'{one.processor_seconds:.0f}'} |" for one in long
+    ]
     text = "\n".join([
         f"Last run: {now:%Y-%m-%d}, {len(ran)} blocks in {seconds / 60:.0f} minutes, on the embedded model.",
         "",
