@@ -4,7 +4,7 @@ Nothing here needs the weights themselves: of each file of safetensors the heade
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,23 @@ HEADER_BYTES = 100_000_000
 
 def check_folder(reference: str, folder: Path) -> None:
     """Raises ModelError for a folder that is no model, or that lacks or has in the wrong form what is needed."""
-    if not (folder / "config.json").is_file():
+    check_config(reference, folder, sorted(folder.iterdir()))
+    _check_weights(reference, folder)
+
+
+def check_config(reference: str, folder: Path, files: Iterable[Path] = ()) -> None:
+    """Raises ModelError for a folder whose config.json is of no model that could be edited, or without one of `files`.
+
+    Its weights are not asked for.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
         remedy = MERGED if (folder / ADAPTER).is_file() else "give a folder that save_pretrained wrote"
         raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
-    for file in sorted(folder.iterdir()):
+    for file in (*files, config_file):
         _check_is_there(reference, file)
     check_no_code(reference, folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads(config_file.read_text())
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(
             f"model '{reference}' cannot be loaded: its config.json names no model_type; save the model again"
@@ -46,7 +56,11 @@ def check_folder(reference: str, folder: Path) -> None:
     for name in QUANTISED_BY:
         if (folder / name).is_file():
             raise ModelError(quantised(reference, name))
-    _check_weights(reference, folder)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds any file of weights, and not what git-lfs has left in the place of all of them."""
+    return not all(_is_pointer(file) for file in folder.glob("*.safetensors"))
 
 
 def check_tokenizer(reference: str, folder: Path) -> None:
@@ -88,14 +102,18 @@ def _check_is_there(reference: str, file: Path) -> None:
         raise ModelError(
             f"'{reference}/{file.name}' is a link to '{file.readlink()}', which is not there: download or copy the file"
         )
+    if _is_pointer(file):
+        raise ModelError(
+            f"'{reference}/{file.name}' is a pointer of git-lfs and not the file itself: run git lfs pull in the "
+            "folder, or download the file"
+        )
+
+
+def _is_pointer(file: Path) -> bool:
     if not file.is_file():
-        return
+        return False
     with file.open("rb") as opened:
-        if opened.read(len(POINTER)) == POINTER:
-            raise ModelError(
-                f"'{reference}/{file.name}' is a pointer of git-lfs and not the file itself: run git lfs pull in the "
-                "folder, or download the file"
-            )
+        return opened.read(len(POINTER)) == POINTER
 
 
 def _check_weights(reference: str, folder: Path) -> None:

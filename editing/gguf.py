@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import gguf
 import numpy as np
 import torch
 from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from editing.digests import file_digest
 from editing.errors import ModelError
@@ -154,8 +155,27 @@ def layers_in(file: Path) -> int | None:
     return None
 
 
+def header_of(file: Path) -> tuple[PreTrainedConfig, str]:
+    """The config of a GGUF file's model, and the type of its weights, e.g. Q4_K_M; none of them is read."""
+    with _read_once(file, unheard) as reader:
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    return config, _type_of(reader)
+
+
+def _type_of(reader: gguf.GGUFReader) -> str:
+    """By `general.file_type`, or what most of the numbers are stored as."""
+    field = reader.get_field("general.file_type")
+    with contextlib.suppress(ValueError):  # a type of a newer llama.cpp
+        if field is not None and (named := gguf.LlamaFileType(field.contents())) != gguf.LlamaFileType.GUESSED:
+            return str(named.name).removeprefix("MOSTLY_").removeprefix("ALL_")
+    stored = Counter[str]()
+    for tensor in reader.tensors:
+        stored[tensor.tensor_type.name] += tensor.n_elements
+    return stored.most_common(1)[0][0]
+
+
 @contextlib.contextmanager
-def _read_once(file: Path, on_progress: OnProgress) -> Iterator[None]:
+def _read_once(file: Path, on_progress: OnProgress) -> Iterator[gguf.GGUFReader]:
     """Inside, transformers reads `file` once instead of for configuration, tokenizer and weights each.
 
     It also asks for the same table of names once for every module of the model. What it finds in the place of gguf's
@@ -178,7 +198,7 @@ def _read_once(file: Path, on_progress: OnProgress) -> Iterator[None]:
     names = functools.cache(_GGUF["get_tensor_name_map"])
     try:
         _set(gguf, {"GGUFReader": read_once, "get_tensor_name_map": names, "dequantize": dequantize})
-        yield
+        yield reader
     finally:
         _set(gguf, _GGUF)
 

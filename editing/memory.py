@@ -113,6 +113,11 @@ def stages(shape: Shape, width: int, method: LocatingConfig, *, narrow: bool = F
     yield Part("weights as written", L * m * d * (width + DOUBLE), L * m * d * (width + DOUBLE), "layers")
 
 
+def conversion(shape: Shape) -> Part:
+    """What it takes before all else to dequantise a GGUF file to float32, once."""
+    return Part("conversion of GGUF", shape.parameters * SINGLE, 0, "a folder of the model instead")
+
+
 def peak(parts: Iterable[Part]) -> int:
     """The most that stands at once, in bytes."""
     standing = most = 0

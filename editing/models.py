@@ -26,8 +26,8 @@ from transformers.utils import logging as transformers_logging
 from editing.devices import Spread, checked_device, checked_dtype, within_memory
 from editing.digests import tensors_digest
 from editing.errors import ModelError
-from editing.folders import check_folder, check_not_quantised, check_tokenizer
-from editing.gguf import NotKept, OnProgress, converted_folder, layers_in, unheard
+from editing.folders import check_config, check_folder, check_not_quantised, check_tokenizer, has_weights
+from editing.gguf import NotKept, OnProgress, converted_folder, header_of, layers_in, unheard
 from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.placed import Tensors
@@ -110,12 +110,8 @@ def _spread_over(device: torch.device | Spread, cache: Path) -> dict[str, Any]:
     return {"device_map": "auto", "max_memory": device.memory or None, "offload_folder": cache / "offload"}
 
 
-def model_config(
-    reference: str, *, dtype: str = "float32", device: str = "cpu", cache: Path | None = None
-) -> PreTrainedConfig | None:
-    """The config of a model, its folder looked at, before it is loaded.
-
-    One of GGUF is converted in `cache`; None without that.
+def model_config(reference: str, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedConfig | None:
+    """The config of a model, its folder looked at, before it is loaded; None of a GGUF file.
 
     Raises:
         ModelError: it could not be loaded, or not be edited.
@@ -123,15 +119,45 @@ def model_config(
     checked_dtype(dtype)
     checked_device(device)
     source, revision = _sought(reference, None)
-    if cache is None and isinstance(source, Path) and source.is_file():
+    if isinstance(source, Path) and source.is_file():
         return None
-    with quiet_transformers(), ExitStack() as temporary:
-        if cache is not None:
-            source, _ = _resolve(reference, None, cache, temporary, unheard)
+    with quiet_transformers():
         config = _config(reference, str(source), revision)
         if Path(source).is_dir():
             _check_whole(reference, str(source), config)
     return config
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a model is, as far as that can be told without its weights."""
+
+    config: PreTrainedConfig
+    gguf_type: str | None = None
+    """Of a GGUF file: what its weights are stored as, e.g. Q4_K_M; a job dequantises them to float32."""
+    has_weights: bool = True
+    """False of a folder that holds none, from which no job could load the model."""
+
+
+def outline(reference: str, *, dtype: str = "float32", device: str = "cpu") -> Outline:
+    """What a model is, of a folder without weights by its config.json alone, of a GGUF file by its header.
+
+    Raises:
+        ModelError: it could not be edited, or its folder holds weights and could not be loaded.
+    """
+    folder = Path(reference).expanduser()
+    if reference != EMBEDDED and folder.is_dir() and not has_weights(folder):
+        checked_dtype(dtype)
+        checked_device(device)
+        check_config(reference, folder)
+        with quiet_transformers():
+            return Outline(_config(reference, str(folder), None), has_weights=False)
+    if (config := model_config(reference, dtype=dtype, device=device)) is not None:
+        return Outline(config)
+    file = Path(_sought(reference, None)[0])
+    with quiet_transformers():
+        config, gguf_type = guarded(reference, lambda: header_of(file))
+        return Outline(_editable(reference, config), gguf_type)
 
 
 def _check_whole(reference: str, source: str, config: PreTrainedConfig) -> None:
@@ -149,9 +175,14 @@ def converted_layers(reference: str) -> int | None:
 
 
 def _config(reference: str, source: str, revision: str | None) -> PreTrainedConfig:
-    config: PreTrainedConfig = guarded(
-        reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    return _editable(
+        reference,
+        guarded(reference, lambda: AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)),
     )
+
+
+def _editable(reference: str, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The same config. Raises ModelError for one of a model that cannot be edited."""
     check_not_quantised(reference, config.to_dict())
     check_causal(reference, config)
     check_architecture(config, f"architecture '{config.model_type}' of model '{reference}'")

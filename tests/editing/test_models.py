@@ -5,8 +5,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5Tokenizer, LlamaForCausalLM
@@ -276,3 +278,32 @@ def test_the_embedded_model_can_be_saved_as_any_other(embedded, tmp_path):
     embedded.model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert base_digest(again) == embedded.digest
+
+
+def test_the_header_of_a_gguf_file_tells_the_config_that_its_conversion_has(embedded):
+    told, has = (config.to_dict() for config in (models.outline("embedded").config, embedded.model.config))
+    other = {name for name in told.keys() | has.keys() if told.get(name) != has.get(name)}
+    assert other <= {"_name_or_path", "architectures", "dtype"}
+
+
+LLAMA = {
+    "block_count": 2, "context_length": 64, "embedding_length": 256, "feed_forward_length": 512, "vocab_size": 99,
+    "attention.head_count": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file_type", "found"), [(15, "Q4_K_M"), (0, "F32"), (999, "Q4_K"), (None, "Q4_K")])
+def test_a_gguf_file_is_of_the_type_that_its_header_names_or_that_most_of_its_weights_have(tmp_path, file_type, found):
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name, value in LLAMA.items():
+        writer.add_uint32(f"llama.{name}", value)
+    if file_type is not None:
+        writer.add_file_type(file_type)
+    writer.add_tensor("blk.0.ffn_down.weight", np.zeros((256, 288), np.uint8), raw_dtype=GGMLQuantizationType.Q4_K)
+    writer.add_tensor("blk.0.ffn_norm.weight", np.zeros(256, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    looked = models.outline(str(tmp_path / "model.gguf"))
+    assert looked.gguf_type == found and looked.has_weights and looked.config.intermediate_size == 512

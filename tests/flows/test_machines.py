@@ -297,3 +297,43 @@ def test_doctor_foretells_the_memory_of_a_job_from_a_configuration_alone(errata,
     assert found["peak_bytes"] > sum(one["stays"] for one in found["stages"][:2]) > 0
     assert [one["stage"] for one in found["stages"]][1] == "weights"
     check_one_line(errata("doctor", "--model", f"{folder}/none"), 1, "no folder '.*none'")
+
+
+EIGHT_BILLION = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+}  # fmt: skip
+
+
+def test_doctor_foretells_from_a_configuration_whose_weights_are_not_there(errata, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(EIGHT_BILLION))
+    asked = ("doctor", "--model", tmp_path, "--dtype", "bfloat16")
+    found = errata(*asked, "--json").json
+    assert found["parameters"] == 8_030_261_248 and 28 < found["peak_bytes"] / 2**30 < 33
+    assert found["holds_weights"] is False and found["gguf_type"] is None
+    assert "holds no weights (*.safetensors): a forecast from its config.json alone" in errata(*asked).out
+    for name in ("model-00001-of-00002.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert errata(*asked, "--json").json == found
+    _spoil(tmp_path, quantization_config={"quant_method": "fp8"})
+    check_one_line(errata(*asked), 1, r"is quantised \(fp8\)")
+
+
+def test_doctor_says_nothing_of_missing_weights_where_they_are(errata, folder):
+    found = errata("doctor", "--model", folder, "--json").json
+    assert found["holds_weights"] is True and found["gguf_type"] is None
+    assert "forecast" not in errata("doctor", "--model", folder).out
+
+
+def test_doctor_reads_of_a_gguf_file_the_header_alone(errata, monkeypatch, tmp_path):
+    def converted(*arguments: object) -> None:
+        raise AssertionError("the file was converted")
+
+    monkeypatch.setattr("editing.gguf.dequantise", converted)
+    asked = ("doctor", "--model", "embedded", "--dtype", "bfloat16")
+    found = errata(*asked, "--json").json
+    assert found["parameters"] == 134_515_008 and found["gguf_type"] == "Q4_1" and found["holds_weights"] is True
+    stages = {one["stage"]: one for one in found["stages"]}
+    assert stages["conversion of GGUF"]["bytes"] == 4 * found["parameters"] == 2 * stages["weights"]["bytes"]
+    assert stages["conversion of GGUF"]["stays"] == 0
+    assert "its weights are Q4_1, dequantised to float32 once" in errata(*asked).out
