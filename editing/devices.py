@@ -16,6 +16,8 @@ DTYPES = {
 }
 
 SPREAD = "auto"
+FREE = 0.9
+"""How much of what is free weights may take where nothing else is said, as transformers does."""
 
 
 def checked_dtype(dtype: str) -> torch.dtype:
@@ -30,7 +32,16 @@ class Spread:
     """A model's weights lie where there is room: in the GPUs, then in memory, then on the disk."""
 
     memory: dict[int | str, int] = field(default_factory=dict)
-    """Bytes that weights may take of a GPU, by its number, and of `cpu`; none: as much as is free."""
+    """Bytes that weights may take of a GPU, by its number, and of `cpu`; of one that is not named, FREE of what is."""
+
+    def room(self) -> dict[int | str, int]:
+        """The same of every place that there is, in the order in which they are filled."""
+        from accelerate.utils import get_max_memory  # type: ignore[import-untyped]  # here: it takes a second
+
+        free = get_max_memory()  # asked for some places, it names those alone
+        if "mps" in free:  # the processor's own memory, under the name of a device without float64
+            free["cpu"] = free.pop("mps")
+        return {name: int(size * FREE) for name, size in free.items()} | self.memory
 
 
 def checked_device(device: str) -> torch.device | Spread:
@@ -60,7 +71,7 @@ def first_device(device: str) -> torch.device:
 
 def _limit(device: str, text: str) -> tuple[int | str, int]:
     """`0=20GiB` or `cpu=48GB`."""
-    from accelerate.utils import convert_file_size_to_int  # type: ignore[import-untyped]  # here: it takes a second
+    from accelerate.utils import convert_file_size_to_int  # here: it takes a second
 
     name, _, size = (part.strip() for part in text.partition("="))
     known = ["cpu", *map(str, range(torch.cuda.device_count()))]

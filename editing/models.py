@@ -107,7 +107,7 @@ def _spread_over(device: torch.device | Spread, cache: Path) -> dict[str, Any]:
     """What transformers is told, for accelerate to lay a model's weights where there is room."""
     if isinstance(device, torch.device):
         return {}
-    return {"device_map": "auto", "max_memory": device.memory or None, "offload_folder": cache / "offload"}
+    return {"device_map": "auto", "max_memory": device.room(), "offload_folder": cache / "offload"}
 
 
 def model_config(reference: str, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedConfig | None:

@@ -100,6 +100,36 @@ def test_a_device_that_says_no_place_is_refused(device, message):
         checked_device(device)
 
 
+GIB = 2**30
+
+
+class Handed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "handed"),
+    [
+        ("auto", {0: 100, 1: 60, "cpu": 200}, {0: 90, 1: 54, "cpu": 180}),
+        ("auto:cpu=48GiB", {0: 100, 1: 60, "cpu": 200}, {0: 90, 1: 54, "cpu": 48}),
+        ("auto:0=20GiB", {0: 100, 1: 60, "cpu": 200}, {0: 20, 1: 54, "cpu": 180}),
+        ("auto:cpu=48GiB,1=20GiB,0=0GiB", {0: 100, 1: 60, "cpu": 200}, {0: 0, 1: 20, "cpu": 48}),
+        ("auto", {"mps": 100}, {"cpu": 90}),
+        ("auto:cpu=8GiB", {"mps": 100}, {"cpu": 8}),
+    ],
+)
+def test_a_place_that_is_not_limited_is_used_as_far_as_it_is_free(monkeypatch, saved, device, free, handed):
+    def read(*arguments: object, max_memory: dict[int | str, int], **options: object) -> None:
+        raise Handed({name: size / GIB for name, size in max_memory.items()})
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("accelerate.utils.get_max_memory", lambda: {name: size * GIB for name, size in free.items()})
+    monkeypatch.setattr("editing.models.read_weights", read)
+    with pytest.raises(Handed) as ended:
+        load_model(str(saved), device=device, cache=saved)
+    assert list(ended.value.args[0].items()) == list(handed.items())
+
+
 def test_lora_refuses_weights_that_are_set_aside_before_any_work(tmp_path):
     tiny = set_aside("llama-tied", "memory", tmp_path)
     with pytest.raises(ModelError, match="does not reach weights that are set aside"):
