@@ -39,6 +39,8 @@ def calibrate(
     what it harms. No benchmark is read and nothing is kept but the outcome, which new lines of this base take for all
     that they leave open. Lines that are there stay as they are. Stopped or killed, start it again: it goes on.
 
+    Facts are written and asked as bare prompts alone, even where new lines take the outcome for the model's chat.
+
     Examples:
 
         errata calibrate ./our-model

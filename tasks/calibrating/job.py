@@ -27,7 +27,7 @@ from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.opening import open_store
 from tasks.update.prepared import dump_json
-from tasks.update.session import session_on
+from tasks.update.session import MEASURED_VERSION, session_on
 
 
 def calibrate(
@@ -79,6 +79,8 @@ def known_facts(loaded: LoadedModel, relations: Sequence[Relation], cache: Cache
                 yield ask_relation(loaded, relations[number])
                 part(1, 1)
 
-    abouts = [[loaded.digest, SEARCH_VERSION, relation.model_dump(mode="json")] for relation in relations]
+    abouts = [
+        [loaded.digest, MEASURED_VERSION, SEARCH_VERSION, relation.model_dump(mode="json")] for relation in relations
+    ]
     said = cache.get_all("known", abouts, ask, dump_json, read_strings_by_name)
     return make_facts(list(zip(relations, said, strict=True)), plan.facts, plan.seed)

@@ -21,11 +21,13 @@ from editing.methods.shared.history import KeyHistory
 from tasks.lines.calibrations import Trial, with_options
 from tasks.progress import note, progress
 from tasks.update.prepared import dump_json
+from tasks.update.searched import VALUES_VERSION
 from tasks.update.session import Session
 from tasks.update.values import Values
 
 SEARCH_VERSION = 1
-"""Counts the changes of what a trial measures; trials in the cache of another are not used."""
+"""Counts the changes of what a trial measures that neither VALUES_VERSION nor MEASURED_VERSION counts; trials in the
+cache of another are not used."""
 GAIN = 0.01
 """By how much a setting must do better than the one before it to be taken in its place."""
 BYTES = 4 << 30
@@ -132,7 +134,7 @@ class Search:
 
     def _try(self, stage: str, options: dict[str, Any], trials: list[Trial]) -> Trial:
         progress("settings", len(trials), max(self.most, len(trials) + 1))
-        about = [self.session.loaded.digest, SEARCH_VERSION, self.about, options]
+        about = [*self.session.measured, VALUES_VERSION, SEARCH_VERSION, self.about, options]
         metrics = self.session.cache.get("calibration", about, lambda: self._measure(options), dump_json, _read)
         trials.append(Trial(stage=stage, options=options, metrics=metrics, score=score_of(metrics)))
         note(described(trials[-1]))

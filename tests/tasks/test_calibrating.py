@@ -32,6 +32,11 @@ PLAN = CalibrationPlan(
     clamps=(4,),
     steps=(3,),
 )
+VERSIONS = (
+    "tasks.calibrating.search.SEARCH_VERSION",
+    "tasks.calibrating.search.VALUES_VERSION",
+    "tasks.update.session.MEASURED_VERSION",
+)
 TRIED = ["rule", "layers", "width", "weight", "clamp", "steps"]
 KILLED = """
 import os, signal, sys
@@ -100,6 +105,13 @@ def test_a_killed_search_goes_on_and_opens_no_benchmark(place, fact_model_path, 
     measured.clear()
     assert calibrate(settings, str(fact_model_path), "float32", PLAN, place / "relations.json") == found
     assert not measured
+    metrics = found.trials[0].metrics
+    monkeypatch.setattr(searching.Search, "_measure", lambda self, asked: measured.append(asked) or metrics)
+    for version in VERSIONS:  # what was tried before is not what would be found now
+        monkeypatch.setattr(version, 99)
+        calibrate(settings, str(fact_model_path), "float32", PLAN, place / "relations.json")
+        assert measured, version
+        measured.clear()
 
 
 @pytest.mark.slow
