@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.body import run_body
-from editing.devices import within_memory
 from editing.digests import sha256, tensors_digest
 from editing.errors import StatisticsError
 from editing.key_sums import KeySums
@@ -27,6 +26,7 @@ from editing.keys import capture_inputs, in_rows, stop_before
 from editing.layout import ModelLayout
 from editing.linear import fast_linear
 from editing.placed import device_of
+from editing.shortage import within_memory
 from editing.token_rows import WINDOW, TokenRow, batches, windows
 from editing.tokens import Rows, pad_token
 from editing.trees import Tree, lay_out, may_branch

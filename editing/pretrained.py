@@ -11,11 +11,11 @@ import torch
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.devices import one_line
-from editing.errors import ModelError
+from editing.errors import ModelError, OutOfMemory
 from editing.foreign_code import asks_for_code
 from editing.layout import LAYOUTS
 from editing.placed import Tensors
+from editing.shortage import is_out_of_memory, one_line
 from editing.tokens import check_offsets, leave_end_off
 
 FILES = "Check the name, the files and, for a hub id, the network; 'embedded' needs none."
@@ -28,9 +28,11 @@ def guarded(reference: str, load: Callable[[], T], what: str = "", remedy: str =
     """`load()`, with whatever transformers raises turned into one line; `what` is read, unless it is all."""
     try:
         return load()
-    except (ModelError, MemoryError, torch.OutOfMemoryError):
+    except (ModelError, OutOfMemory):
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
+        if is_out_of_memory(error):
+            raise
         if "trust_remote_code" in str(error):  # of a hub id, whose files are not looked at before
             raise ModelError(asks_for_code(reference, "auto_map in its repository", "auto_map")) from error
         kind = "KeyError: " if isinstance(error, KeyError) else ""  # which says nothing but what it did not find

@@ -22,6 +22,7 @@ from editing.errors import EditingError, SolveError
 from editing.layout import ModelLayout
 from editing.placed import put_tensor, tensor_of
 from editing.rounding import rounded
+from editing.shortage import LAYERS, within_memory
 
 SUMMED_AT_ONCE = 1 << 20
 """Elements of a weight that are summed together: 8 MB of float64 stay in the processor's cache while every rank is
@@ -110,6 +111,7 @@ class EditedWeights:
         found: Tensor = self.base[name] if name in self.base else tensor_of(self.model, name)
         return found
 
+    @within_memory(LAYERS)
     @torch.no_grad()
     def apply(self, update: WeightUpdate, rounding: Rounding = rounded) -> Undo:
         """Write W' = round(base + Σ updates) for each weight of `update`; nothing is written if one is not finite.
@@ -118,21 +120,21 @@ class EditedWeights:
         """
         check_finite(update)
         undo = self.undo_from_here(update)
-        written: dict[str, Tensor] = {}
-        sums: dict[str, Tensor] = {}
+        made: dict[str, tuple[Tensor, Tensor]] = {}
         for name, factors in update.items():
             base = self.floor.get(name, self.base.get(name, undo.weights[name]))
-            written[name], sums[name] = self._sum(base, self.sums.get(name), factors, rounding)
-            if not written[name].isfinite().all():
+            made[name] = self._sum(base, self.sums.get(name), factors, rounding)
+            if not made[name][0].isfinite().all():
                 raise SolveError(f"weight {name} would not be finite in {base.dtype}; leave the edit out")
-        for name, tensor in written.items():
+        for name, (tensor, total) in made.items():
             self.base.setdefault(name, undo.weights[name])
-            self.sums[name] = sums[name]
+            self.sums[name] = total
             put_tensor(self.model, name, tensor)
         self._applied += 1
         self.state = self._applied
         return undo
 
+    @within_memory(LAYERS)
     def put(self, tensors: Mapping[str, Tensor]) -> Undo:
         """Write finished tensors, which later updates are added to; none if one does not fit. Raises EditingError."""
         undo = self.undo_from_here(tensors)

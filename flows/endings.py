@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from editing.errors import ErrataError
+from editing.shortage import within_memory
 from flows.review import request_review
 from tasks.ledger.errors import LedgerError
 from tasks.ledger.view import LineView
@@ -53,7 +54,8 @@ def ended_well(work: Callable[P, R]) -> Callable[P, R]:
     def ending(*args: P.args, **kwargs: P.kwargs) -> R:
         _go_on_without_console()
         try:
-            return work(*args, **kwargs)
+            with within_memory():
+                return work(*args, **kwargs)
         except ErrataError as error:
             _let_go(error)
             return cast(R, Failed(message=str(error), data=error))

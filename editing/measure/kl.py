@@ -25,12 +25,15 @@ from editing.measure.ability import stderr
 from editing.measure.perplexity import windows
 from editing.measure.scoring import batches, hidden_states, output_logits, tokens_at_once
 from editing.placed import device_of
+from editing.shortage import ELSEWHERE, within_memory
 from editing.tokens import align_rows, pad_token
 
 WINDOW = 128
 """Tokens of a window; neighboring positions are alike, so that windows are what the standard error counts."""
 NUMBERS_AT_ONCE = 2**22
 """Logits of one model held at a time, 32 MiB in float64."""
+FEWER = f"compare on fewer tokens (kl_tokens), or take {ELSEWHERE}"
+"""What takes less memory."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Divergence:
     """The mean of each window, in no order of the text's own; what a verdict takes for one piece of news each."""
 
 
+@within_memory(FEWER)
 def read_states(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -65,6 +69,7 @@ def read_states(
     return torch.cat(found)
 
 
+@within_memory(FEWER)
 @torch.inference_mode()
 def divergence(
     model: PreTrainedModel,

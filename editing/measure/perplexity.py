@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.errors import EditingError
 from editing.measure.scoring import batches, hidden_states, logit_chunks, tokens_at_once
 from editing.placed import device_of
+from editing.shortage import ELSEWHERE, within_memory
 from editing.tokens import align_rows, max_positions, pad_token
 
 TEXTS_AT_ONCE = 64
@@ -32,6 +33,7 @@ class Perplexity(float):
         return made
 
 
+@within_memory(f"take it on fewer tokens (perplexity_tokens), or take {ELSEWHERE}")
 def perplexity(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -21,6 +21,7 @@ from editing.filled import Filled
 from editing.layout import layout_of
 from editing.linear import fast_linear
 from editing.placed import device_of
+from editing.shortage import ELSEWHERE, within_memory
 from editing.taught import join_of
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids
 from editing.trees import Text, Tree, grow, lay_out, may_branch
@@ -102,6 +103,7 @@ def score(
     return score_queries(model, asked, pad_id, updates=updates, batch_tokens=batch_tokens, on_progress=on_progress)
 
 
+@within_memory(f"ask shorter prompts, or fewer (neighborhood_probes), or take {ELSEWHERE}")
 def score_queries(
     model: PreTrainedModel,
     queries: Sequence[Query],
@@ -121,8 +123,7 @@ def score_queries(
     for query, update in zip(queries, in_force, strict=True):
         asked[id(update)][query] = None
     by_id = {id(update): update for update in in_force}
-    longest = max((len(query.row) for query in queries), default=0)
-    branches = may_branch(model, longest)
+    branches = may_branch(model, max((len(query.row) for query in queries), default=0))
     jobs = [job for key, some in asked.items() for job in _jobs(by_id[key], some, branches)]
     results: dict[tuple[int, Query], Score] = {}
     done, total = 0, sum(map(len, jobs))

@@ -18,6 +18,7 @@ from editing.layout import layout_of
 from editing.linear import fast_linear
 from editing.measure.scoring import TREE_TOKENS, Query, Score, batches, output_logits, scores_at, tokens_at_once
 from editing.placed import device_of
+from editing.shortage import ELSEWHERE, within_memory
 from editing.tokens import align_rows
 from editing.trees import Text, Tree, grow, lay_out, may_branch
 from editing.weights import WeightUpdate, overlay
@@ -96,6 +97,7 @@ class Writing:
         """New tokens that are written; those that a row did without count when it has ended."""
         return sum(len(self.ids[i]) if i in self.running else row.tokens for i, row in enumerate(self.rows))
 
+    @within_memory(f"write fewer tokens at once (fluency_tokens, or max_tokens of a request), or take {ELSEWHERE}")
     @torch.inference_mode()
     def run(self, wanted: Collection[int] | None = None, on_step: Callable[[int], None] = lambda done: None) -> None:
         """Go on until these rows, or all, have ended; `on_step` hears of `done`."""

@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from editing.chat import check_conversations
 from editing.config import BEFORE_SHRINKAGE, Config, MethodConfig, SpreadingConfig, layers_for
-from editing.devices import within_memory
 from editing.edit import Edit, shown
 from editing.errors import UsageError
 from editing.groups import KeyGroup, KeyNames, canonical_order
@@ -33,6 +32,7 @@ from editing.methods.rome import ROME, RomeConfig
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, edited_weights
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
+from editing.shortage import BATCH, within_memory
 from editing.tokens import check_edits
 from editing.weights import EditedWeights, WeightUpdate, concatenate
 
@@ -132,7 +132,7 @@ def check_mode(name: str, mode: str) -> None:
         )
 
 
-@within_memory("edit fewer layers (layers), or in a smaller batch (batch_size)")
+@within_memory(BATCH)
 def compute_update(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig, *, live: Sequence[Edit] = ()
 ) -> BatchUpdate:
@@ -231,6 +231,7 @@ def _check_at_base(given: MethodInput) -> None:
         )
 
 
+@within_memory(BATCH)
 def compute_independent_updates(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MethodConfig
 ) -> list[WeightUpdate]:

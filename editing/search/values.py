@@ -26,7 +26,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.chat import ChatTemplate, check_conversations
 from editing.config import ValueSearchConfig
-from editing.devices import within_memory
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.groups import KeyNames
@@ -37,6 +36,7 @@ from editing.search.descent import Adam, Normalised
 from editing.search.rows import SearchRow, grouped, turns_of
 from editing.search.tail import UpperLayers
 from editing.search.trunk import freeze
+from editing.shortage import within_memory
 from editing.tokens import check_edits, pad_token
 
 ROOM = 0.5

@@ -11,6 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
+from editing.shortage import within_memory
 
 # The order of the commands in the help.
 from flows.cli import (  # noqa: F401
@@ -57,7 +58,7 @@ def main() -> None:
     replace_what_cannot_be_shown()
     try:
         _check_texts()
-        with _at_work(sys.argv[1:]):
+        with _at_work(sys.argv[1:]), within_memory():
             code = app(prog_name="errata", standalone_mode=False)
     except TyperException as error:
         _fail(_usage(error), error.exit_code)

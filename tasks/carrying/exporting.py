@@ -18,6 +18,7 @@ from editing.files import whole_folder, write_atomically
 from editing.measure.said import Said, others_of_its_kind, said
 from editing.models import LoadedModel
 from editing.placed import tensor_of
+from editing.shortage import ELSEWHERE, within_memory
 from editing.weights import Factors, WeightUpdate, concatenate
 from tasks.carrying.card import OBJECT, Asked, Made, write_card
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
@@ -34,6 +35,7 @@ GGUF_FILE, CHANGED_FILE = "adapter.gguf", "changed.safetensors"
 LARGEST = max(SERVED_RANKS)
 
 
+@within_memory(f"write the changed tensors alone (--as safetensors-diff), or take {ELSEWHERE}")
 def export(
     workplace: Workplace, line: str, form: Form, folder: Path, version: str = "champion", rank: int | None = None
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate
 from editing.models import LoadedModel
 from editing.rounding import rounded, rounded_by_way_of_float32
+from editing.shortage import LAYERS, within_memory
 from editing.weights import EditedWeights, Factors, Rounding, Undo, WeightUpdate, concatenate
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest, members
@@ -24,6 +25,7 @@ def finished_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _under(FINISHED, tensors)
 
 
+@within_memory(LAYERS)
 def restore_weights(
     loaded: LoadedModel,
     weights: EditedWeights,
@@ -93,8 +95,8 @@ class Travelling:
         further, standing = chain[len(self._standing) :], self._standing
         self._standing = []  # what fails half-way is no version
         try:
-            tensors = [(one, self.store.tensors(one, values=False)) for one in further]
-            restore_weights(self.loaded, self.weights, None, tensors)
+            stored = ((one, self.store.tensors(one, values=False)) for one in further)
+            restore_weights(self.loaded, self.weights, None, stored)
         except BaseException:
             self.to_base()
             raise

@@ -7,9 +7,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from editing.shortage import BATCH, within_memory
 from tasks.stores.errors import RecordError, StorageError
 
 
+@within_memory(BATCH)
 def tensor_bytes(tensors: Mapping[str, Tensor], what: str) -> bytes:
     """One safetensors file, dtypes kept. Raises RecordError for a tensor that is not finite."""
     for name, tensor in tensors.items():

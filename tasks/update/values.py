@@ -15,6 +15,7 @@ from editing.config import LocatingConfig
 from editing.edit import Edit
 from editing.groups import canonical_order, content_digest
 from editing.methods.standing import missing_shares, subject_states
+from editing.shortage import BATCH, within_memory
 from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
@@ -160,6 +161,7 @@ def known_by(session: "Session", edits: Sequence[Edit], live: Sequence[Edit] = (
     return [of[len(live) + number] for number in range(len(edits))]
 
 
+@within_memory(BATCH)
 def base_states(session: "Session", edits: Sequence[Edit]) -> Tensor:
     """Where the hidden states of the facts are on the base, (n, m)."""
     with session.weights.at_base():

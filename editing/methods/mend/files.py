@@ -14,6 +14,7 @@ from editing.digests import sha256
 from editing.errors import HypernetworkError
 from editing.files import write_atomically
 from editing.methods.mend.network import MendNetwork, MendSpec
+from editing.shortage import ELSEWHERE, is_out_of_memory, within_memory
 
 FORMAT = "errata-mend-2"
 NETWORK = "network."
@@ -68,6 +69,7 @@ def load_network(path: Path, digest: str | None = None) -> MendNetwork:
     return parse_network(data, str(path))[0]
 
 
+@within_memory(f"train one of lower rank (rank), or take {ELSEWHERE}")
 def parse_network(data: bytes, named: str) -> tuple[MendNetwork, dict[str, Tensor], dict[str, Any]]:
     """The hypernetwork out of a file's bytes, with the further tensors and the description.
 
@@ -81,6 +83,8 @@ def parse_network(data: bytes, named: str) -> tuple[MendNetwork, dict[str, Tenso
         own = {name.removeprefix(NETWORK): tensor for name, tensor in tensors.items() if name.startswith(NETWORK)}
         network.load_state_dict(own)
     except (SafetensorError, KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise HypernetworkError(
             f"'{named}' is no hypernetwork, or a broken one ({reason}); train it again or give another file"

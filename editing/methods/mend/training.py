@@ -26,9 +26,12 @@ from editing.methods.mend.network import MendNetwork, MendSpec
 from editing.methods.mend.options import MendProgress, MendTraining, StepLosses
 from editing.models import LoadedModel
 from editing.placed import device_of
+from editing.shortage import ELSEWHERE, within_memory
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 """What Adam knows of each parameter."""
+LESS = f"train with fewer updates in a pass (updates_at_once) or a lower rank (rank), or take {ELSEWHERE}"
+"""What trains with less memory."""
 
 
 class MendTrainer:
@@ -53,6 +56,7 @@ class MendTrainer:
         self.skipped = self.skipped_in_a_row = 0
 
     @classmethod
+    @within_memory(LESS)
     def start(
         cls,
         loaded: LoadedModel,
@@ -106,6 +110,7 @@ class MendTrainer:
         return cls.resume_from(data, str(path), loaded, edits, config)
 
     @classmethod
+    @within_memory(LESS)
     def resume_from(
         cls,
         data: bytes,
@@ -149,6 +154,7 @@ class MendTrainer:
         """Write all that `resume` needs, whole or not at all; `load_network` reads the hypernetwork out of it."""
         write_atomically(path, self.to_bytes())
 
+    @within_memory(LESS)
     def to_bytes(self) -> bytes:
         """What `save` writes."""
         moments = {
@@ -166,6 +172,7 @@ class MendTrainer:
         )
         return network_bytes(self.network, more=moments, about={"training": progress.model_dump(mode="json")})
 
+    @within_memory(LESS)
     def train_step(self) -> StepLosses:
         """Take one step of Adam, or none if a loss or its gradient is not finite; the base is left as it is.
 
