@@ -25,6 +25,7 @@ from tasks.stores.errors import StorageError
 from tasks.update import stages
 from tasks.update.session import open_session
 from tests.docs.pages import ROOT, blocks
+from tests.flows.command import check_one_line
 from tests.flows.conftest import POLICY
 
 
@@ -178,6 +179,26 @@ def test_base_champion_and_challenger_answer_side_by_side(place, good_edits):
     assert not champion.startswith(edits[1].target_new) and challenger.startswith(edits[1].target_new)
     assert list(first["answers"].values())[1].startswith(edits[0].target_new)
     assert base != challenger
+
+
+@pytest.mark.parametrize("stage", ["load", "screen_taken", "write", "judge"])
+def test_a_job_without_memory_ends_in_one_line_and_the_next_takes_its_requests(
+    place, good_edits, errata_here, monkeypatch, stage
+):
+    line = f"room-{stage.partition('_')[0]}"
+    workplace = place(line)
+    intake.submit(workplace.ledger, line, good_edits[:1], "tester")
+    work = getattr(stages, stage)
+
+    def without(*given, **options):
+        torch.empty(2**50)
+        return work(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, stage, without)
+        check_one_line(errata_here("run", line), 1, r"out of memory .*ERRATA_DEVICE.*errata doctor --model")
+    assert set(states(workplace, line).values()) == {"queued"}
+    assert knowledge_update(line, POLICY).kept == 1
 
 
 def test_nothing_to_approve_is_said_in_words(place):

@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import torch
 
+from editing.errors import OutOfMemory
+from editing.filled import Filled
 from tasks.carrying.chosen import choose, opened
 from tasks.serving import engine as engine_module
 from tasks.serving.engine import ROWS_AT_ONCE, Asked, Engine, Full, NotServed
@@ -223,6 +226,18 @@ def test_more_than_may_wait_are_told_to_come_again(line):
         late = next(one for one in found if one.status_code == 429)
         assert late.headers["retry-after"] == "1" and late.json()["error"]["type"] == "rate_limit_error"
         assert complete(client, "a").status_code == 200
+
+
+def test_an_answer_that_finds_no_memory_is_refused_in_one_line_and_the_next_is_given(line):
+    loaded = opened(line.workplace, choose(line.workplace, LINE, "0")).loaded
+    engine = Engine(loaded, line.workplace.store, LINE, 8)
+    engine.start()
+    no_room = loaded.model.model.layers[1].register_forward_pre_hook(lambda *given: torch.empty(2**50))
+    with pytest.raises(OutOfMemory, match=r"^out of memory [^\n]*max_tokens of a request[^\n]*$"):
+        engine.ask(Asked(lambda: [Filled("a")], 4)).result(60)
+    no_room.remove()
+    assert engine.ask(Asked(lambda: [Filled("a")], 4)).result(60).answers
+    engine.stop()
 
 
 def test_a_version_that_is_damaged_is_not_served_nor_another_in_its_place(tmp_path):

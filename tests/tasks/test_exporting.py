@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from editing.adapters.gguf import import_gguf_lora
 from editing.adapters.lora import import_lora
 from editing.digests import file_digest, tensor_digest
-from editing.errors import ErrataError, UsageError
+from editing.errors import ErrataError, OutOfMemory, UsageError
 from editing.measure.fluency import generate
 from tasks.carrying.card import OBJECT, PAGE
 from tasks.carrying.chosen import choose, opened
@@ -173,6 +173,14 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(line,
     with pytest.raises(ErrataError, match=says) as refused:
         export(line.workplace, more.pop("line", LINE), form, tmp_path / "out", **more)
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("form", "part"), [("merged", "save_plain"), ("lora", "export_lora")])
+def test_an_export_that_finds_no_memory_names_a_smaller_one_and_leaves_nothing(line, tmp_path, monkeypatch, form, part):
+    monkeypatch.setattr(f"tasks.carrying.exporting.{part}", lambda *given, **options: torch.empty(2**50))
+    with pytest.raises(OutOfMemory, match=r"^out of memory [^\n]*\(--as safetensors-diff\)"):
+        export(line.workplace, LINE, form, tmp_path / "out", "2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(line, tmp_path):
