@@ -12,9 +12,11 @@ from safetensors import SafetensorError
 
 from editing.digests import json_digest
 from editing.errors import EditingError
-from editing.files import write_atomically
+from editing.files import whole_file
 
 T = TypeVar("T")
+Dumped = bytes | Callable[[Path], None]
+"""What a file of the cache holds, or what writes it: a large one need not stand in memory twice."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +44,14 @@ class Cache:
         kind: str,
         about: object,
         make: Callable[[], T],
-        dump: Callable[[T], bytes],
+        dump: Callable[[T], Dumped],
         load: Callable[[Path], T],
     ) -> T:
         """The result of `kind` that is a function of `about`: read, or made now and written.
 
         Args:
             about: what JSON can hold, everything that the result depends on, the version of its computation included.
-            load: reads a file that `dump` gave the bytes of; raises one of BROKEN for any other.
+            load: reads a file that `dump` gave the bytes of, or wrote; raises one of BROKEN for any other.
         """
         [found] = self.get_all(kind, [about], lambda missing: [make()], dump, load)
         return found
@@ -59,7 +61,7 @@ class Cache:
         kind: str,
         abouts: Sequence[object],
         make: Callable[[list[int]], Iterable[T]],
-        dump: Callable[[T], bytes],
+        dump: Callable[[T], Dumped],
         load: Callable[[Path], T],
     ) -> list[T]:
         """The same of several: `make` gives, in order, those whose numbers it is given, each written as it comes.
@@ -88,10 +90,14 @@ class Cache:
                 logger.debug("'%s' is made anew: %s", path, error)
             return None
 
-    def write(self, kind: str, about: object, data: bytes) -> None:
+    def write(self, kind: str, about: object, data: Dumped) -> None:
         """Keep what a result was dumped as, in the place of what is there."""
         try:
-            write_atomically(self.path(kind, about), data)
+            with whole_file(self.path(kind, about)) as temporary:
+                if isinstance(data, bytes):
+                    temporary.write_bytes(data)
+                else:
+                    data(temporary)
         except OSError as error:
             self._warn(error)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +26,7 @@ from editing.layout import ModelLayout
 from editing.linear import fast_linear
 from editing.placed import device_of
 from editing.shortage import within_memory
+from editing.streamed import save_tensors
 from editing.token_rows import WINDOW, TokenRow, batches, windows
 from editing.tokens import Rows, pad_token
 from editing.trees import Tree, lay_out, may_branch
@@ -80,11 +80,11 @@ class KeyStatistics:
         eigenvalues_d, U_dd = self.spectra[layer]
         return eigenvalues_d, U_dd
 
-    def shrunk(self) -> "KeyStatistics":
+    def shrunk(self, *, in_place: bool = False) -> "KeyStatistics":
         """The same with each C moved towards tr(C)/d · I, as far as its error for so few tokens is to be expected.
 
         (1 - α) C + α tr(C)/d I with α = min(1, E|C - E C|² / |C - tr(C)/d I|²), Frobenius norms; of n tokens the error
-        is estimated as (Σ |k|⁴ / n - |C|²) / n.
+        is estimated as (Σ |k|⁴ / n - |C|²) / n. `in_place`: each C itself is moved, and these are not to be used again.
 
         Raises:
             StatisticsError: there is no Σ |k|⁴ of a layer, as in what is shrunk already.
@@ -96,7 +96,7 @@ class KeyStatistics:
             distance = squared_norm - len(C_dd) * mean**2
             error = (self.fourth_powers[layer] / self.tokens - squared_norm) / self.tokens
             alpha = min(error, distance) / distance if distance > 0 else 0.0
-            moments[layer] = (1 - alpha) * C_dd
+            moments[layer] = C_dd.mul_(1 - alpha) if in_place else (1 - alpha) * C_dd
             moments[layer].diagonal().add_(alpha * mean)
         return KeyStatistics(moments, self.tokens, self.base_digest, f"{self.source}, shrunk")
 
@@ -144,12 +144,12 @@ class KeyStatistics:
                 f"{sorted(self.moments.keys() - self.fourth_powers.keys())}; merge first and shrink once, at the end"
             )
 
-    def to_bytes(self) -> bytes:
-        """What a file of them holds: safetensors."""
+    def save(self, path: Path) -> None:
+        """Write them as a file of safetensors. Raises OSError."""
         powers = json.dumps(self.fourth_powers)
         about = {"tokens": str(self.tokens), "base_digest": self.base_digest, "source": self.source}
         tensors = {f"C.{layer}": C.contiguous() for layer, C in self.moments.items()}
-        return bytes(save(tensors, about | {"fourth_powers": powers}))
+        save_tensors(path, tensors, about | {"fourth_powers": powers})
 
     @staticmethod
     def load(path: Path) -> "KeyStatistics":
@@ -210,8 +210,7 @@ def collect_statistics(
     rows = windows(tokenizer, texts, max_tokens)
     if not may_branch(model, WINDOW):
         rows = (TokenRow(row.ids) for row in rows)
-    found = unfinished.read() if unfinished is not None else None
-    there = sums.batches if found is not None and sums.restore(found) else 0
+    there = _gone_on(sums, unfinished)
     done, written, pause = 0, time.monotonic(), 0.0
     with fast_linear(model):
         for number, batch in enumerate(batches(rows, TOKENS_AT_ONCE)):
@@ -238,6 +237,12 @@ def collect_statistics(
     statistics = KeyStatistics(sums.means(), sums.tokens, base_digest, source, sums.fourth_powers())
     statistics.check(base_digest, layers)
     return statistics
+
+
+def _gone_on(sums: KeySums, unfinished: Unfinished | None) -> int:
+    """Of how many batches the sums are by what was kept, which is let go: it is as large as they are."""
+    found = unfinished.read() if unfinished is not None else None
+    return sums.batches if found is not None and sums.restore(found) else 0
 
 
 def _real_tokens(trees: Sequence[Tree], laid: Rows) -> Tensor:

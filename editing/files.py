@@ -11,22 +11,28 @@ from pathlib import Path
 from editing.errors import UsageError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to the disk, then rename: a reader or a crash never sees half a file.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write or replace; when the block ends, it is flushed to the disk and renamed to `path`.
 
-    Only its owner may read it (mode 0600).
+    So a reader or a crash never sees half of it. Only its owner may read it (mode 0600).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield Path(name)
+        flush(Path(name))
+        os.replace(name, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes as `whole_file` does."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class _Sum:
         keys_td, self.count = self.waiting_td[: self.count], 0
         if not len(keys_td):
             return
-        self.fourth_power += keys_td.double().square().sum(1).square().sum()
+        self.fourth_power += keys_td.double().square_().sum(1).square().sum()
         keys_dt = keys_td.T.contiguous()
         for start in range(0, len(keys_dt), BLOCK):
             product = nn.functional.linear(keys_dt[start : start + BLOCK], keys_dt[start:])  # x Wᵀ, which may run fast

@@ -110,7 +110,8 @@ def stages(shape: Shape, width: int, method: LocatingConfig, *, narrow: bool = F
     copies = shape.in_layers * shape.above // shape.layers * 2 if narrow else 0
     yield Part("search of values", kept + before + logits + copies, 0, "search.edits_at_once")
     yield Part("solve", (L + 2) * square, L * square, "layers")
-    yield Part("weights as written", L * m * d * (width + DOUBLE), L * m * d * (width + DOUBLE), "layers")
+    written = 2 * L * m * d * (width + DOUBLE)  # weights and their sums, and those of before until a batch is judged
+    yield Part("weights as written", written, written, "layers")
 
 
 def conversion(shape: Shape) -> Part:

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from safetensors.torch import save
-
 from editing.adapters.gguf import export_gguf_lora, import_gguf_lora
 from editing.adapters.lora import SERVED_RANKS, LoraExport, export_lora, import_lora
 from editing.adapters.plain import save_plain
@@ -14,11 +12,12 @@ from editing.chat import chat_of
 from editing.digests import file_digest
 from editing.edit import Edit
 from editing.errors import UsageError
-from editing.files import whole_folder, write_atomically
+from editing.files import whole_folder
 from editing.measure.said import Said, others_of_its_kind, said
 from editing.models import LoadedModel
 from editing.placed import tensor_of
 from editing.shortage import ELSEWHERE, within_memory
+from editing.streamed import save_tensors
 from editing.weights import Factors, WeightUpdate, concatenate
 from tasks.carrying.card import OBJECT, Asked, Made, write_card
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
@@ -101,7 +100,7 @@ def _written(
         return Made(form)
     if form == "safetensors-diff":
         changed = {name: tensor_of(loaded.model, name).cpu().contiguous() for name in version.weights.base}
-        write_atomically(work / CHANGED_FILE, save(changed, {"format": "pt", "base_digest": loaded.digest}))
+        save_tensors(work / CHANGED_FILE, changed, {"format": "pt", "base_digest": loaded.digest})
         return Made(form)
     update = factors_of(version)
     if form == "lora":

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from editing.cache import Cache
@@ -27,6 +28,7 @@ from editing.covariance import SUMMATION, KeyStatistics, Unfinished, collect_sta
 from editing.errors import StatisticsError
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
+from editing.streamed import save_tensors
 from editing.token_rows import TokenRow
 from tasks.meter import Meter
 from tasks.progress import progress
@@ -78,7 +80,7 @@ class Preparation:
         was = str(function["statistics"]["source"]).removesuffix(", shrunk") if function else None
         statistics = self._statistics(layout, layers, config, statistics_texts, held_out, was)
         if config.shrink:
-            statistics = statistics.shrunk()
+            statistics = statistics.shrunk(in_place=True)
         prefixes = function["contexts"] if function else self._prefixes(config)
         return Prepared(tuple(prefixes), statistics, self._held_out_text(held_out, config.seed))
 
@@ -149,7 +151,9 @@ class Preparation:
                 on_progress=lambda done: progress("statistics", done, wanted),
                 unfinished=Unfinished(
                     lambda: self.cache.read("statistics", [*about, "unfinished"], load_file),
-                    lambda state: self.cache.write("statistics", [*about, "unfinished"], save(state)),
+                    lambda state: self.cache.write(
+                        "statistics", [*about, "unfinished"], partial(save_tensors, tensors=state)
+                    ),
                 ),
             )
             progress("statistics", wanted, wanted)  # the text may be shorter
@@ -160,7 +164,7 @@ class Preparation:
             found.check(loaded.digest, layers)
             return found
 
-        found = self.cache.get("statistics", about, make, KeyStatistics.to_bytes, read)
+        found = self.cache.get("statistics", about, make, lambda made: made.save, read)
         self.cache.drop("statistics", [*about, "unfinished"])
         return found
 

@@ -13,8 +13,8 @@ from tasks.upkeep.leftovers import Leftover, left_file
 
 _RESULT = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
 """A result below the folder of its kind, as `editing.cache.Cache` names it."""
-_UNFINISHED = re.compile(r"(?:[0-9a-f]{2}/)?\.[0-9a-f]{64}(?:\.safetensors)?\.[A-Za-z0-9_]+")
-"""What `editing.files.write_atomically` had not finished when it was killed."""
+_UNFINISHED = re.compile(r"(?:[0-9a-f]{2}/)?\.(?:[0-9a-f]{64}(?:\.safetensors)?\.[A-Za-z0-9_]+|tmp[A-Za-z0-9]{6})")
+"""What `editing.files.whole_file`, or safetensors within it, had not finished when it was killed."""
 
 
 def left_in_cache(folder: Path, before: datetime, unused: datetime, most_bytes: int) -> list[Leftover]:

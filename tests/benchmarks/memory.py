@@ -7,7 +7,6 @@ Measured is the most that the process held in each stage, by the system's own ac
 """
 
 import argparse
-import re
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from flows.benchmark import read_benchmark
 from tasks.lines.specs import LineSpec
 from tasks.settings import load_settings
 from tasks.update.session import open_session
+from tests.held import most_held
 
 LARGER = {
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
@@ -29,14 +29,6 @@ LARGER = {
     "70B": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
 }
 """Of Llama's shape, with eight heads of keys (30B: as many as of queries) and a vocabulary of 128,256."""
-
-
-def most_held() -> int:
-    """Bytes at most since the last call."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    Path("/proc/self/clear_refs").write_text("5")
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def measure(model: str, data: Path, count: int) -> None:
@@ -50,7 +42,9 @@ def measure(model: str, data: Path, count: int) -> None:
     made = compute_update(session.method_input, edits, z_star, session.config)
     held["solve"] = most_held()
     session.weights.apply(made.update)
+    before = session.weights.apply(made.update)  # as a second batch, which may be taken back
     held["weights as written"] = most_held()
+    session.weights.revert(before)
     shape = shape_of(session.loaded.model.config, session.method_input.layers)
     narrow = wants_bfloat16(method.search.products, torch.float32, torch.device("cpu"))
     standing = 0

@@ -2,12 +2,18 @@
 
 import json
 import logging
+import resource
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from editing.cache import Cache
+from editing.streamed import save_tensors
 
 
 def dump(value: int) -> bytes:
@@ -81,6 +87,30 @@ def test_a_failure_to_make_something_is_the_callers_and_leaves_nothing(tmp_path)
     with pytest.raises(ValueError, match="nothing to make"):
         cache.get("kind", "x", failing, dump, load)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_what_is_written_from_where_it_lies_has_the_bytes_of_a_copy_and_one_owner(tmp_path):
+    cache, tensors = Cache(tmp_path), {"b": torch.arange(3.0), "a": torch.ones(2, 2).double()}
+    cache.write("kind", "x", partial(save_tensors, tensors=tensors, about={"tokens": "3"}))
+    path = cache.path("kind", "x")
+    assert path.read_bytes() == save(tensors, {"tokens": "3"}) and path.stat().st_mode & 0o777 == 0o600
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == [path]
+
+
+def test_a_disk_that_fills_while_tensors_are_written_leaves_what_was_there(tmp_path, caplog):
+    cache = Cache(tmp_path)
+    cache.write("kind", "x", b"whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        cache.write("kind", "x", partial(save_tensors, tensors={"a": torch.zeros(10_000)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert "File too large" in caplog.text and "will be computed again" in caplog.text
+    assert cache.read("kind", "x", Path.read_bytes) == b"whole"
+    assert len([one for one in tmp_path.rglob("*") if one.is_file()]) == 1
 
 
 def failing() -> int:

@@ -297,7 +297,7 @@ def test_no_text_is_refused(tiny_llama):
 
 def test_saved_statistics_load_as_they_were(tiny, tmp_path):
     statistics = collect(tiny, TEXTS)
-    (tmp_path / "statistics.safetensors").write_bytes(statistics.to_bytes())
+    statistics.save(tmp_path / "statistics.safetensors")
     loaded = KeyStatistics.load(tmp_path / "statistics.safetensors")
     assert replace(loaded, moments={}) == replace(statistics, moments={})
     assert all(torch.equal(C, statistics.moments[layer]) for layer, C in loaded.moments.items())
@@ -345,7 +345,7 @@ BREAKS = [truncated, pickled, torch_saved, without_metadata, with_other_names, e
 @pytest.mark.parametrize("damage", BREAKS)
 def test_a_broken_file_is_refused_by_name(tiny_llama, tmp_path, damage):
     path = tmp_path / "statistics.safetensors"
-    path.write_bytes(collect(tiny_llama, SENTENCES).to_bytes())
+    collect(tiny_llama, SENTENCES).save(path)
     damage(path)
     with pytest.raises(
         StatisticsError, match=r"cannot read key statistics .*statistics\.safetensors: .*delete the file"

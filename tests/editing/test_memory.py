@@ -2,6 +2,10 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +38,8 @@ from tests.hypernetworks import untrained
 MORE_THAN_ANY = 2**50
 TEXTS = ("The old man said that the river Nile flows through the city. ",)
 
+ROOT = Path(__file__).parents[2]
+
 
 def too_much(*arguments, **options):
     """What no machine has room for, asked of torch as anything is."""
@@ -58,6 +64,18 @@ def test_what_a_stage_is_told_to_be_less_by_makes_it_less():
     assert half["weights"] * 2 == whole["weights"]
     assert {one.name: one.bytes for one in stages(shape, 4, fewer)}["search of values"] < whole["search of values"]
     assert peak(stages(shape, 4, method)) >= sum(one.stands for one in stages(shape, 4, method))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system keeps no account")
+def test_a_stage_takes_what_was_foretold():
+    given = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}  # what is let go is given back at once
+    command = [sys.executable, "-m", "tests.editing.held_stages"]
+    ran = subprocess.run(command, env=os.environ | given, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
+    assert found.keys() == {"key statistics", "key statistics, gone on with", "weights as written"}
+    for stage, (told, held) in found.items():
+        assert 0.75 * told < held < 1.25 * told, stage
 
 
 def test_a_search_without_memory_says_what_to_lower_and_leaves_the_model(monkeypatch):

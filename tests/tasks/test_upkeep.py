@@ -206,14 +206,15 @@ def test_the_cache_loses_what_nobody_used_for_long_and_what_is_too_much(tmp_path
     cache = Cache(tmp_path)
     old, middle, young = (keep(cache, name, days) for name, days in (("a", 40), ("b", 20), ("c", 10)))
     fresh, unfinished = keep(cache, "d", 1), old.with_name(f".{old.name}.x_1")
+    streamed = old.with_name(".tmpZWMh00")  # as safetensors names it
     foreign = tmp_path / "models" / "ab" / "model.safetensors"
     foreign.parent.mkdir(parents=True)
-    for path in (unfinished, foreign):
+    for path in (unfinished, streamed, foreign):
         path.write_bytes(b"x" * 1000)
         os.utime(path, (0, 0))
     now = datetime.now(UTC)
     before, unused = now - timedelta(days=7), now - timedelta(days=30)
-    assert taken(left_in_cache(tmp_path, before, unused, 200)) == {str(old), str(middle), str(unfinished)}
+    assert taken(left_in_cache(tmp_path, before, unused, 200)) == {*map(str, (old, middle, unfinished, streamed))}
     assert young.exists() and fresh.exists() and foreign.exists()
     assert taken(left_in_cache(tmp_path, before, unused, 0)) == {str(young)}, "the last days' stay, however much it is"
 
