@@ -40,7 +40,7 @@ def approve(
     """
     with told_to_prefect(""):
         if leave_out:
-            return _told(retracting.leave_out(open_workplace(), line, leave_out, reason, _by(reviewer)))
+            return _told(retracting.leave_out(open_workplace(), line, leave_out, reason, _by(reviewer), version))
         return _done("approved", line, decisions.approve(open_workplace(), line, version, reason, _by(reviewer)))
 
 

@@ -21,6 +21,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Scheduled
 from pydantic import Field
 
+from editing.edit import shown
 from editing.errors import ErrataError, UsageError
 from tasks.ledger.view import look
 from tasks.progress import note
@@ -50,8 +51,8 @@ class ReviewForm(RunInput):
     leave_out: str = Field(
         "",
         title="Leave out",
-        description="With approve: requests to leave out, by the ids in the list above, separated by commas. Nothing "
-        "comes into service then; the next job makes the version without them, and it waits for you.",
+        description="With approve: requests to leave out, by the ids in the list above, separated by commas or line "
+        "breaks. Nothing comes into service then; the next job makes the version without them, and it waits for you.",
     )
     comment: str = Field("", description="Why. A rejection needs it; it stands in the ledger.")
     reviewer: str = Field("", description="Your name, as the ledger shall have it. Nobody checks it.")
@@ -97,9 +98,10 @@ def decide(workplace: Workplace, line: str, version: int, answer: dict[str, Any]
     """Decide as the form says: (what came of it, nothing), or (nothing, why it is asked again)."""
     comment = str(answer.get("comment") or "").strip()
     by = By(str(answer.get("reviewer") or "").strip() or "a person in Prefect", "Prefect's form")
-    leave_out = [name.strip() for name in str(answer.get("leave_out") or "").split(",") if name.strip()]
-    if leave_out and answer.get("decision") == "approve":
-        return _leave_out(workplace, line, leave_out, comment, by)
+    if leave_out := str(answer.get("leave_out") or "").strip():
+        if answer.get("decision") != "approve":
+            return "", f"{shown(leave_out)} can be left out of an approval alone: choose approve, or empty that field"
+        return _leave_out(workplace, (line, version), leave_out, comment, by)
     do = decisions.approve if answer.get("decision") == "approve" else decisions.reject
     try:
         done = do(workplace, line, version, comment, by)
@@ -113,9 +115,12 @@ def decide(workplace: Workplace, line: str, version: int, answer: dict[str, Any]
     return done.done_before or f"version {version} of line '{line}' {verb} by {by.actor}", ""
 
 
-def _leave_out(workplace: Workplace, line: str, names: list[str], comment: str, by: By) -> tuple[str, str]:
+def _leave_out(workplace: Workplace, of: tuple[str, int], text: str, comment: str, by: By) -> tuple[str, str]:
+    line, version = of
     try:
-        told = retracting.leave_out(workplace, line, names, comment, by)
+        told = retracting.leave_out(workplace, line, retracting.ids_in(workplace, line, text), comment, by, version)
+    except decisions.AlreadyDecided as error:
+        return f"not carried out: {error}", ""
     except UsageError as error:
         return "", str(error)
     return f"nothing came into service yet; the next job makes the version without: {'; '.join(told.sentences)}", ""

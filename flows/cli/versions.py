@@ -111,7 +111,7 @@ def approve(
         _ask_for("approve", line, asked, wait, json)
         return
     if leave_out:
-        _leave_out(line, leave_out, reason, json)
+        _leave_out((line, version, reason), leave_out, json)
         return
     _decide("approve", "approved", (line, version, reason), json)
 
@@ -192,12 +192,14 @@ def _ask_for(flow: str, line: str, asked: Mapping[str, Any], wait: bool, json: b
     follow_run(flow, line, {"line": line, "reviewer": load_settings().who, **asked}, wait, json)
 
 
-def _leave_out(line: str, requests: list[str], reason: str, json: bool) -> None:
+def _leave_out(asked: tuple[str, int | None, str], requests: list[str], json: bool) -> None:
+    """Leave out what waits, as (line, version, reason) says."""
     from tasks.review.retracting import leave_out
     from tasks.workplace import open_workplace
 
+    line, version, reason = asked
     with if_stopped("the same again does what is missing"):
-        told = leave_out(open_workplace(), line, requests, reason)
+        told = leave_out(open_workplace(), line, requests, reason, version=version)
     if json:
         as_json({"left_out": told.done.queued})
         return

@@ -90,8 +90,9 @@ def fact_of(row: EditRow) -> Fact:
 
 def render_description(version: Described) -> str:
     """The page of a version, at most `LENGTH` characters: as many facts as fit."""
-    return _page(version, [*_numbers(version), *_ways(version)], ["| Question | Old answer | New answer | Verdict |",
-                 "|---|---|---|---|"], [row(_cells(fact)) for fact in version.facts[:ROWS]])  # fmt: skip
+    header = ["| Question | Old answer | New answer | Verdict |", "|---|---|---|---|"]
+    rows, left = [row(_cells(fact)) for fact in version.facts[:ROWS]], len(version.facts[ROWS:])
+    return _page(version, [*_numbers(version), *_ways(version)], header, rows, left)
 
 
 def render_form(version: Described) -> str:
@@ -100,25 +101,35 @@ def render_form(version: Described) -> str:
     items = [_item(fact) for fact in version.facts[:ROWS]]
     gone = version.report.gone if version.report else ()
     items += [f"- {literal(one.sentence, SENTENCE)}" for one in gone[:ROWS]]
-    return _page(version, [*_numbers(version), *(["", *late] if late else [])], [], items)
+    left = len(version.facts[ROWS:]) + len(gone[ROWS:])
+    also = f"; with their ids by `errata review {shlex.quote(version.line)}`, too"
+    return _page(version, [*_numbers(version), *(["", *late] if late else [])], [], items, left, also)
 
 
 def _item(fact: Fact) -> str:
     question, before, after, verdict = _cells(fact)
-    told = "".join(f" · {literal(one, ANSWER)}" for one in (*fact.told, fact.request) if one)
-    return f"- {question} **{after}** (before: {before}) {verdict}{told}"
+    told = [*(literal(one, ANSWER) for one in fact.told), literal(fact.request)]  # an id is typed back: never shortened
+    return f"- {question} **{after}** (before: {before}) {verdict}{''.join(f' · {one}' for one in told if one)}"
 
 
-def _page(version: Described, tail: Sequence[str], header: Sequence[str], rows: list[str]) -> str:
+def _page(
+    version: Described, tail: Sequence[str], header: Sequence[str], rows: list[str], left: int, also: str = ""
+) -> str:
+    """`left`: what has no row; `also`: where else it is to be read."""
     name = shown_version(version.number, version.mlflow_number)
-    count = f"{version.own} {'correction' if version.own == 1 else 'corrections'}"
+    corrections = f"{version.own} {'correction' if version.own == 1 else 'corrections'}"
     with_it = f" Approving it puts {', '.join(version.below)} in service, too." if version.below else ""
     verdict = headline(version.report)[1] if version.report else "The last version of its job is judged as a whole."
-    head = [f"{literal(version.line, SENTENCE)} {name}: {count}.{with_it}", "", f"**{literal(verdict, SENTENCE)}**"]
-    room = LENGTH - len("\n".join([*head, *tail])) - 300  # the heading of the table, and the line below it
+    head = [
+        f"{literal(version.line, SENTENCE)} {name}: {corrections}.{with_it}",
+        "",
+        f"**{literal(verdict, SENTENCE)}**",
+    ]
+    room = LENGTH - len("\n".join([*head, *tail])) - 300 - len(also)  # the heading of the table, and the line below it
+    count = len(rows) + left
     while rows and sum(len(row) + 1 for row in rows) > room:
         rows.pop()
-    return "\n".join([*head, *_facts(version, header, rows), *tail]) + "\n"
+    return "\n".join([*head, *_facts(version, header, rows, count - len(rows), also), *tail]) + "\n"
 
 
 def render_note(report: JobReport, versions: Mapping[str, str]) -> str:
@@ -157,12 +168,11 @@ def render_line(line: str, base: str, method: str) -> str:
     )
 
 
-def _facts(version: Described, header: Sequence[str], rows: list[str]) -> list[str]:
-    if not version.facts:
+def _facts(version: Described, header: Sequence[str], rows: list[str], left: int, also: str) -> list[str]:
+    if not rows and not left:
         return []
-    left = len(version.facts) - len(rows)
     where = f"[report.html]({version.page})" if version.page else "report.html"
-    more = ["", f"and {left} more, see {where}"] if left else ["", f"Everything else: {where}"]
+    more = ["", f"and {left} more, see {where}{also}"] if left else ["", f"Everything else: {where}"]
     return ["", "**What it changes**", "", *header, *rows, *more]
 
 

@@ -74,6 +74,14 @@ def approve(
     return carry_out(workplace, view, "promote", chosen[-1], reason, tuple(v.number for v in chosen), by)
 
 
+def check_waits(workplace: Workplace, line: str, version: int | None) -> None:
+    """Raises as `approve` where nothing waits, or not that version, or it was decided."""
+    view = _to_decide(workplace, line)
+    if version is not None and (found := decided(workplace.store, view, version)) is not None:
+        raise AlreadyDecided(_told(view, found))
+    _waiting(view, version)
+
+
 def reject(
     workplace: Workplace, line: str, version: int | None = None, reason: str = "", by: By | None = None,
     newest: int | None = None,

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from editing.errors import UsageError
 from tasks.ledger.removals import TakenOut, take_out
 from tasks.ledger.reserved import REFUSE, RETRACT
+from tasks.ledger.view import chain, look
 from tasks.lines.stored import check_known
 from tasks.review.decided import By
+from tasks.review.decisions import check_waits
+from tasks.stores.manifest import members
 from tasks.workplace import Workplace
 
 LEFT_OUT = "left out by a reviewer"
@@ -33,14 +36,37 @@ def retract(workplace: Workplace, line: str, requests: Sequence[str], reason: st
     return _take_out(workplace, line, requests, reason, by, RETRACT)
 
 
-def leave_out(workplace: Workplace, line: str, requests: Sequence[str], reason: str, by: By | None = None) -> Told:
+def leave_out(
+    workplace: Workplace, line: str, requests: Sequence[str], reason: str, by: By | None = None,
+    version: int | None = None,
+) -> Told:  # fmt: skip
     """Leave facts out of what waits: the next job makes the version without them, the rest is not lost.
+
+    Args:
+        version: The one that is decided on; it has to wait, as for an approval.
 
     Raises:
         CannotTakeOut: one is in no version that waits; nothing was changed.
-        UsageError: no request, or no such line.
+        AlreadyDecided: the version was decided before.
+        UsageError: no request, no such line, or nothing waits, or not that version.
     """
+    check_waits(workplace, line, version)
     return _take_out(workplace, line, requests, reason.strip() or LEFT_OUT, by, REFUSE)
+
+
+def ids_in(workplace: Workplace, line: str, text: str) -> list[str]:
+    """The ids that a person wrote, between commas or line breaks. One that the line holds may have commas itself."""
+    view = look(workplace.store, workplace.ledger, line)
+    known = {" ".join(name.split()): name for name in members(chain(view, view.tip))}  # a form shows one space for many
+    found = list[str]()
+    for row in text.splitlines():
+        pieces = row.split(",")
+        while pieces:
+            joined = [" ".join(",".join(pieces[:count]).split()) for count in range(len(pieces), 0, -1)]
+            name = next((one for one in joined if one in known), joined[-1])  # what nobody knows is refused by name
+            found.append(known.get(name, name))
+            pieces = pieces[len(pieces) - joined.index(name) :]
+    return [name for name in found if name]
 
 
 def _take_out(

@@ -1,9 +1,13 @@
-"""`errata retract`, `approve --except`, `rollback --with-retracted`, `run --only`: what they say and do."""
+"""`errata retract`, `approve --except` and the form's `leave_out`, `rollback --with-retracted`, `run --only`."""
 
 import json
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import decide
+from flows.review import ReviewForm
+from flows.review import decide as decided_in_form
 from tasks.ledger.catching_up import version_events
 from tasks.ledger.events import Event
 from tasks.stores.manifest import Version
@@ -117,6 +121,74 @@ def test_a_fact_that_is_left_out_leaves_with_the_next_version_and_nothing_is_in_
     assert waiting("approve").code == 0
     now = states(open_workplace())
     assert now == {"a": "promoted", "b": "rejected", "c": "queued", "refuse:b@5": "promoted"}
+
+
+@pytest.mark.slow
+def test_who_leaves_something_out_of_a_version_names_one_that_waits(waiting):
+    before = len(open_workplace().ledger.history())
+    for version, names in (("99", ("b",)), ("2", ("a", "b"))):
+        asked = [part for name in names for part in ("--except", name)]
+        ran = waiting("approve", LINE, "--version", version, *asked)
+        check_one_line(ran, 2, f"version {version} of line 'main' does not wait for review; 1 do")
+    assert len(open_workplace().ledger.history()) == before
+    assert waiting("approve", LINE, "--version", "1", "--except", "b").code == 0
+    assert waiting("reject", LINE, "--reason", "wrong").code == 0
+    check_one_line(waiting("approve", LINE, "--version", "1", "--except", "a"), 2, "version 1 .* was rejected by")
+    check_one_line(waiting("approve", LINE, "--except", "a"), 2, "nothing waits for review on line 'main'")
+
+
+def test_a_run_of_approve_leaves_out_what_its_form_names(waiting, prefect_server):
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        state = decide.approve(LINE, reviewer="Ada", version=99, leave_out=["b"], return_state=True)
+        assert state.is_failed() and "version 99 of line 'main' does not wait for review" in state.message
+        state = decide.approve(LINE, reviewer="Ada", version=1, leave_out=["b"], return_state=True)
+    assert state.message == "b: to be taken out, by request refuse:b@5"
+    removal = open_workplace().ledger.states(LINE)["refuse:b@5"]
+    assert (removal.state, removal.actor, removal.reason) == ("queued", "Ada", "left out by a reviewer")
+
+
+def filled_in(version: int = 1, **fields: str) -> tuple[str, str]:
+    """What the form says to what a person fills in: what came of it, or why it is asked again."""
+    answer = ReviewForm.model_validate({"decision": "approve", "reviewer": "Ada", **fields})
+    return decided_in_form(open_workplace(), LINE, version, answer.model_dump())
+
+
+def test_the_form_leaves_out_by_ids_and_nothing_is_in_service_yet(waiting):
+    said, refused = filled_in(leave_out=" b ,a", comment="no source")
+    assert said.startswith("nothing came into service yet") and not refused
+    assert "b: to be taken out, by request refuse:b@5; a: to be taken out, by request refuse:a@5" in said
+    place = open_workplace()
+    removal = place.ledger.states(LINE)["refuse:b@5"]
+    assert (removal.state, removal.actor, removal.reason) == ("queued", "Ada", "no source")
+    assert place.store.head(LINE) is None and states(place)["refuse:a@5"] == "queued"
+
+
+@pytest.mark.slow
+def test_a_form_whose_ids_cannot_be_left_out_is_asked_once_more_and_changes_nothing(waiting):
+    before = len(open_workplace().ledger.history())
+    for fields, why in (
+        ({"leave_out": "b, d"}, "line 'main' knows no request 'd'"),
+        ({"leave_out": "c"}, "request 'c' is in no version that waits"),
+        ({"leave_out": "b", "version": 7}, "version 7 of line 'main' does not wait for review; 1 do"),
+        ({"leave_out": "b", "decision": "reject", "comment": "wrong"}, "'b' can be left out of an approval alone"),
+    ):
+        said, refused = filled_in(**fields)
+        assert not said and why in refused
+    assert len(open_workplace().ledger.history()) == before and open_workplace().store.head(LINE) is None
+    assert waiting("approve").code == 0
+    said, refused = filled_in(leave_out="b")
+    assert said.startswith("not carried out: version 1 of line 'main' was approved by") and not refused
+
+
+def test_the_form_takes_ids_that_hold_commas_or_spaces_and_line_breaks_between_ids(errata):
+    names = ["a", "Rome, Italy", "x,y", "two  spaces", "kept"]
+    for name in names:
+        assert errata(*single(name), "--id", name).code == 0
+    made(1, None, tuple(names))
+    said, _ = filled_in(leave_out="Rome, Italy,a\nx,y, two spaces\n")
+    assert said.count("to be taken out") == 4
+    queued = {name for name, state in states(open_workplace()).items() if state == "queued"}
+    assert queued == {f"refuse:{name}@5" for name in names[:-1]}
 
 
 def test_who_goes_back_to_what_was_taken_out_is_told_and_says_so(waiting):

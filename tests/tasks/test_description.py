@@ -7,10 +7,12 @@ import pytest
 
 from tasks.markdown import literal
 from tasks.names import shown_version
+from tasks.report.data import GoneRow
 from tasks.report.description import LENGTH, Described, Fact, render_description, render_form, render_note
 from tasks.text import visible
 from tests.tasks.test_report import HOSTILE, make_edit, make_report
 
+GONE = GoneRow(request_id="old", prompt="Ada was born in", target="Rome", what="retracted")
 NASTY = [
     HOSTILE,
     "**b** _i_ ~~s~~",
@@ -70,6 +72,19 @@ def test_a_page_holds_as_many_facts_as_fit_and_says_how_many_more_there_are(coun
     shown = page.count("✓ says it")
     assert len(page) <= LENGTH and shown >= 1 and "--reason" in page
     assert f"and {count - shown} more, see [report.html](#/exp" in page or shown == count == 1
+
+
+def test_a_form_shows_ids_whole_and_says_how_many_facts_it_does_not_list_and_where_they_are():
+    facts = [Fact(f"{n}", "Rome", request=f"{n}-" + "i" * 190) for n in range(60)]
+    for some, gone in ((facts, ()), (facts[:3], ()), ([], (GONE,)), (facts[:2], (GONE,) * 70), (facts, (GONE,) * 3)):
+        report = make_report(gone=gone)
+        form = render_form(described(some, report=report))
+        items = [line for line in form.splitlines() if line.startswith("- ")]
+        assert items and len(form) <= LENGTH
+        assert all(re.search(r" · \d+-i{190}$", item) or "retracted" in item for item in items)
+        left = len(some) + len(gone) - len(items)
+        told = f"and {left} more, see report.html; with their ids by `errata review facts`, too"
+        assert (told in form) == (left > 0) and (" more, " in form) == (left > 0)
 
 
 def test_the_note_of_a_run_lists_what_was_not_written_and_stays_short_enough():
