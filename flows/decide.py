@@ -78,7 +78,7 @@ def retract(line: str, reviewer: Said, requests: Named, reason: Said) -> State[N
 @ended_well
 def rollback(
     line: str, reviewer: Said, to: Number | None = None, reason: str = "", serving: Number | None = None,
-    since: Number | None = None, with_retracted: bool = False,
+    since: Number | None = None, with_retracted: bool = False, without_retracted: bool = False,
 ) -> State[None]:  # fmt: skip
     """Serve an earlier version again.
 
@@ -90,11 +90,13 @@ def rollback(
         serving: Take this version out of service, if it is in service; then `to` is left empty.
         since: With `serving`: only if it is in service without a break since the HEAD of this number.
         with_retracted: Also if that version holds what was taken out or replaced since.
+        without_retracted: The same, and that is to be taken out again: the next job makes the version without it.
     """
+    held = {"with_retracted": with_retracted, "without_retracted": without_retracted}
     with told_to_prefect(""):
         workplace, by = open_workplace(), _by(reviewer)
         if serving is None:
-            return _done("back to", line, decisions.roll_back(workplace, line, to, reason, by, with_retracted))
+            return _done("back to", line, decisions.roll_back(workplace, line, to, reason, by, **held))
         if to is not None:
             raise UsageError(f"to = {to} and serving = {serving} cannot both be given: leave one of them empty")
         try:
@@ -123,6 +125,8 @@ def _done(verb: str, line: str, decision: Decision) -> State[None]:
     serving = f"version {decision.head.version}" if decision.head.version else "the base"
     said = f"{verb} version {numbers} of line {line}; in service: {serving}"
     note(said)
+    for sentence in retracting.removals_said(decision.queued):
+        note(sentence)
     if decision.warning:
         note(decision.warning, "warning")
     return Completed(message=said)

@@ -140,6 +140,10 @@ def rollback(
     with_retracted: Annotated[
         bool, typer.Option("--with-retracted", help="Also what was taken out or replaced since.")
     ] = False,
+    without_retracted: Annotated[
+        bool,
+        typer.Option("--without-retracted", help="The same, and the next job takes that out again. It needs a reason."),
+    ] = False,
     reason: Reason = "",
     remote: Remote = False,
     wait: Wait = True,
@@ -152,12 +156,14 @@ def rollback(
         errata rollback
 
         errata rollback main --to 0 --reason "complaints about answers on sports"
+
+        errata rollback main --to 3 --without-retracted --reason "worse since version 4"
     """
+    held = {"with_retracted": with_retracted, "without_retracted": without_retracted}
     if remote:
-        asked = {"to": to, "reason": reason, "with_retracted": with_retracted or None}
-        _ask_for("rollback", line, asked, wait, json)
+        _ask_for("rollback", line, {"to": to, "reason": reason, **{k: v or None for k, v in held.items()}}, wait, json)
         return
-    _decide("roll_back", "back to", (line, to, reason), json, **({"with_retracted": True} if with_retracted else {}))
+    _decide("roll_back", "back to", (line, to, reason), json, **held)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -213,13 +219,15 @@ def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bo
     line = asked[0]
     with if_stopped(f"errata status {line} says where the line stands"):
         from tasks.review import decisions
+        from tasks.review.retracting import removals_said
         from tasks.workplace import open_workplace
 
         decision: Decision = getattr(decisions, action)(open_workplace(), *asked, **more)
     serving = decision.head.version if decision.head else 0
     if json:
         shown = {"versions": decision.versions, "in_service": serving, "warning": decision.warning}
-        as_json(shown | ({"done_before": decision.done_before} if decision.done_before else {}))
+        also: dict[str, object] = {"done_before": decision.done_before, "queued": decision.queued}
+        as_json(shown | {name: value for name, value in also.items() if value})
         return
     say(
         f"nothing to do: {decision.done_before}"
@@ -227,6 +235,10 @@ def _decide(action: str, verb: str, asked: tuple[str, int | None, str], json: bo
         else f"{verb} version {', '.join(str(n) for n in decision.versions)} of line {line}"
     )
     say(f"in service: {'the base' if serving == 0 else f'version {serving}'}")
+    for sentence in removals_said(decision.queued):
+        say(sentence)
+    if decision.queued:
+        say(f"next: errata run {line}, which makes the version without, and errata review {line}")
     if decision.warning:
         warn(decision.warning)
 

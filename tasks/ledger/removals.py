@@ -4,7 +4,7 @@ A removal is a request of its own, with events and a reason. Its id names its fa
 two who take out the same at once write one removal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -90,6 +90,20 @@ def take_out_withdrawn(store: SnapshotStore, ledger: Ledger, view: LineView, act
         reason = "it was called back while a job wrote it"
         ledger.append_possible(removal_events(view.line, name, seen[name].events, actor, reason))
     return gone
+
+
+def take_out_again(ledger: Ledger, view: LineView, facts: Collection[str], actor: str, reason: str) -> dict[str, str]:
+    """Queue removals of facts that a move of HEAD is about to bring back; returns each fact with its removal.
+
+    Written before HEAD moves, so that it never brings them back without. Where it does not move after all, the next job
+    ends them: no version holds their facts.
+    """
+    pending, events, seen = _pending(view), list[Event](), view.events.standings
+    for name in [name for name in facts if name not in pending]:
+        events += removal_events(view.line, name, seen[name].events, actor, reason)
+        pending[name] = events[-1].request_id
+    ledger.append_possible(events)
+    return {name: pending[name] for name in facts}
 
 
 def take_out_expired(

@@ -6,20 +6,28 @@ and told who was faster. Events, aliases, tags and closed forms follow from HEAD
 job or look of `watch` completes them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from editing.errors import UsageError
 from tasks.ledger.catching_up import catch_up
 from tasks.ledger.errors import LedgerError
+from tasks.ledger.removals import take_out_again
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.lines.stored import check_known
 from tasks.review.aliases import sync_aliases
 from tasks.review.decided import By, Decided, decided
 from tasks.review.forms import close_reviews
-from tasks.review.leaving import back_again, check_left_out, check_taken_out, check_whole
+from tasks.review.leaving import (
+    back_again,
+    check_left_out,
+    check_said,
+    check_taken_out,
+    check_whole,
+    taken_out,
+)
 from tasks.review.telling import record, tell_decision
 from tasks.review.votes import votes
 from tasks.stores.errors import HeadMoved, StorageError
@@ -48,6 +56,8 @@ class Decision:
     versions: tuple[int, ...]
     head: Head
     warning: str = ""
+    queued: Mapping[str, str] = field(default_factory=dict)
+    """The facts that it brings back and the next job takes out again, each with its removal."""
     done_before: str = ""
     """Not empty: the same was decided in the same way before, and says so; nothing was moved."""
 
@@ -110,7 +120,7 @@ def reject(
 
 def roll_back(
     workplace: Workplace, line: str, to: int | None = None, reason: str = "", by: By | None = None,
-    with_retracted: bool = False,
+    with_retracted: bool = False, without_retracted: bool = False,
 ) -> Decision:  # fmt: skip
     """Put an earlier version back in service (0: the base); the one before the present HEAD unless one is named.
 
@@ -118,11 +128,17 @@ def roll_back(
     who rolls back what somebody else has rolled back a minute ago. A frozen line can be rolled back, too, but not
     forward again: what is frozen is what comes in, not the way out.
 
+    Args:
+        with_retracted: Also where it holds facts that were taken out since.
+        without_retracted: The same, and these are to be taken out again: the next job makes the version without.
+
     Raises:
         UsageError: nothing was ever in service, or the version never was, or it is a newer one of a frozen line, or it
-            holds facts that were taken out since, and not `with_retracted`.
+            holds facts that were taken out since and neither is said, or both are, or the second without a reason.
         HeadMoved: somebody else decided in the meantime.
+        Forgotten: what the version consists of was taken away.
     """
+    check_said(with_retracted, without_retracted, reason)
     view, by = _to_decide(workplace, line), by or By(workplace.settings.who)
     heads = workplace.store.heads(line)
     served = {one.version for snapshot in {head.snapshot for head in heads} for one in chain(view, snapshot)}
@@ -144,11 +160,15 @@ def roll_back(
         )
     if target > view.head.version:
         check_not_frozen(workplace.store.store, line)
-    if target:
-        check_whole(view, view.versions[target])
-        if not with_retracted:
-            check_taken_out(view, view.versions[target])
-    return carry_out(workplace, view, "rollback", view.versions[target] if target else None, reason, (target,), by)
+    goal, queued = view.versions[target] if target else None, dict[str, str]()
+    if goal:
+        check_whole(view, goal)
+        if without_retracted:
+            workplace.store.check_there(goal.snapshot)
+            queued = take_out_again(workplace.ledger, view, taken_out(view, goal), by.actor, reason.strip())
+        elif not with_retracted:
+            check_taken_out(view, goal)
+    return replace(carry_out(workplace, view, "rollback", goal, reason, (target,), by), queued=queued)
 
 
 def take_back(

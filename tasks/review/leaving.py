@@ -28,13 +28,25 @@ def check_taken_out(view: LineView, version: Version) -> None:
     """Raises UsageError where a version would bring back what was taken out: by name, with both ways on."""
     if not (out := taken_out(view, version)):
         return
-    newer = [name for name in view.live if name not in members(chain(view, version.snapshot))]
     told = _named([f"{shown(name)} ({state})" for name, state in out.items()])
-    without = f"; its facts without: errata retract {_named(newer)} --line {view.line}, and a job" if newer else ""
     raise UsageError(
         f"version {version.number} of line '{view.line}' holds what was taken out since: {told}; --with-retracted "
-        f"serves it again{without}"
+        "serves it again, --without-retracted has the next job take it out again"
     )
+
+
+def check_said(with_retracted: bool, without_retracted: bool, reason: str) -> None:
+    """Raises UsageError where what is said of facts that were taken out contradicts itself, or lacks its reason."""
+    if with_retracted and without_retracted:
+        raise UsageError("with_retracted and without_retracted contradict each other: leave one of them out")
+    if without_retracted:
+        check_reason(reason)
+
+
+def check_reason(reason: str) -> None:
+    """Raises UsageError where facts are to be taken out and nobody says why."""
+    if not reason.strip():
+        raise UsageError("a retraction needs a reason: it stands in the ledger for whoever asks later")
 
 
 def back_again(view: LineView, version: Version | None) -> str:

@@ -1,6 +1,6 @@
 """Facts that people take out of a line, or leave out of the versions that wait. The next job makes the one without."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from editing.errors import UsageError
@@ -10,6 +10,7 @@ from tasks.ledger.view import chain, look
 from tasks.lines.stored import check_known
 from tasks.review.decided import By
 from tasks.review.decisions import check_waits
+from tasks.review.leaving import check_reason
 from tasks.stores.manifest import members
 from tasks.workplace import Workplace
 
@@ -31,8 +32,7 @@ def retract(workplace: Workplace, line: str, requests: Sequence[str], reason: st
         CannotTakeOut: some cannot be, each with its reason; nothing was changed.
         UsageError: no request, no reason, or no such line.
     """
-    if not reason.strip():
-        raise UsageError("a retraction needs a reason: it stands in the ledger for whoever asks later")
+    check_reason(reason)
     return _take_out(workplace, line, requests, reason, by, RETRACT)
 
 
@@ -80,5 +80,9 @@ def _take_out(
     actor = (by or By(workplace.settings.who)).actor
     done = take_out(store, ledger, line, names, actor, reason.strip(), prefix=prefix)
     said = [f"{name}: withdrawn" for name in done.withdrawn]
-    said += [f"{name}: to be taken out, by request {removal}" for name, removal in done.queued.items()]
-    return Told(done, tuple(said))
+    return Told(done, (*said, *removals_said(done.queued)))
+
+
+def removals_said(queued: Mapping[str, str]) -> list[str]:
+    """What is to be taken out by which request, a sentence each."""
+    return [f"{name}: to be taken out, by request {removal}" for name, removal in queued.items()]

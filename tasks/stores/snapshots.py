@@ -242,9 +242,13 @@ class SnapshotStore:
         Raises:
             Forgotten: what it consists of was taken away.
         """
-        if version is not None and (gone := self.forgotten(version.snapshot)) is not None:
-            raise Forgotten(gone.sentence)
+        self.check_there(version.snapshot if version else None)
         return self._heads.move(line, expected, Move(version, action, actor, reason, rejected, way))
+
+    def check_there(self, snapshot: str | None) -> None:
+        """Raises Forgotten where what a version consists of was taken away."""
+        if (gone := self.forgotten(snapshot)) is not None:
+            raise Forgotten(gone.sentence)
 
     def repair_head(self, line: str, actor: str = "errata repair") -> Head:
         """Put the last recorded HEAD back where it is damaged or gone; see `Heads.repair`."""

@@ -30,7 +30,7 @@ def live(workplace, line) -> set[str]:
     return {*look(workplace.store, workplace.ledger, line).live}
 
 
-def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place, good_edits):
+def test_a_fact_is_replaced_taken_out_comes_back_with_an_older_version_and_leaves_it_again(place, good_edits):
     workplace, line = place("changing"), "changing"
     first, second, third, fourth = good_edits[:4]
     submit(workplace, line, first, second, third)
@@ -59,10 +59,16 @@ def test_a_fact_is_replaced_taken_out_and_comes_back_with_an_older_version(place
     assert states(workplace, line)[done.queued[second.id]] == "promoted"
     with pytest.raises(UsageError, match=f"'{first.id}' .superseded., '{second.id}' .retracted.; --with-retracted"):
         decisions.roll_back(workplace, line, 1)
-    decisions.roll_back(workplace, line, 1, with_retracted=True)
-    assert live(workplace, line) == {first.id, second.id, third.id}
+    back = decisions.roll_back(workplace, line, 1, "worse since", without_retracted=True)
+    assert live(workplace, line) == {first.id, second.id, third.id} and {*back.queued} == {first.id, second.id}
     now = states(workplace, line)
     assert {now[name] for name in ("new", fourth.id, done.queued[second.id])} == {"rolled_back"}
+    summary = knowledge_update(line, POLICY)
+    assert {(one.request_id, one.what, one.reason) for one in summary.report.gone} == {
+        (name, "retracted", "worse since") for name in back.queued
+    }
+    decisions.approve(workplace, line)
+    assert live(workplace, line) == {third.id} and states(workplace, line)[first.id] == "retracted"
 
 
 def test_a_reviewer_leaves_one_fact_out_and_the_rest_is_not_lost(place, good_edits):

@@ -10,6 +10,7 @@ from flows.review import ReviewForm
 from flows.review import decide as decided_in_form
 from tasks.ledger.catching_up import version_events
 from tasks.ledger.events import Event
+from tasks.ledger.removals import removed_by
 from tasks.stores.manifest import Version
 from tasks.workplace import Workplace, open_workplace
 from tests.flows.command import check_one_line, single
@@ -203,6 +204,70 @@ def test_who_goes_back_to_what_was_taken_out_is_told_and_says_so(waiting):
     check_one_line(waiting("rollback", "main", "--to", "1"), 2, r"'b' \(retracted\); --with-retracted serves it again")
     assert waiting("rollback", "main", "--to", "1", "--with-retracted").code == 0
     assert states(open_workplace()) == {"a": "promoted", "b": "promoted", "c": "queued", "retract:b@7": "rolled_back"}
+
+
+@pytest.fixture
+def taken_out(waiting):
+    """The same with version 1 in service before, and version 2, which is made without `a` and `b`, in service now."""
+    assert waiting("approve").code == 0
+    first = open_workplace().store.version(LINE, 1)
+    assert waiting("retract", "a", "b", "--reason", "wrong").code == 0
+    removals = {"retract:a@7": "a", "retract:b@7": "b"}
+    made(2, None, tuple(removals), live=(), after=first.snapshot, removals=removals, removed=("a", "b"))
+    assert waiting("approve").code == 0
+    return waiting
+
+
+@pytest.mark.slow
+def test_who_goes_back_without_what_was_taken_out_has_it_taken_out_again_by_the_next_job(taken_out):
+    before = states(open_workplace())
+    assert (before["a"], before["b"]) == ("retracted", "retracted")
+    back = ("rollback", LINE, "--to", "1")
+    check_one_line(taken_out(*back), 2, "--without-retracted has the next job take it out again")
+    check_one_line(taken_out(*back, "--without-retracted"), 2, "a retraction needs a reason")
+    both = ("--with-retracted", "--without-retracted", "--reason", "x")
+    check_one_line(taken_out(*back, *both), 2, "with_retracted and without_retracted contradict each other")
+    assert states(open_workplace()) == before and open_workplace().store.head(LINE).version == 2
+    ran = taken_out(*back, "--without-retracted", "--reason", "version 2 is worse")
+    assert ran.code == 0 and "in service: version 1" in ran.out and f"next: errata run {LINE}" in ran.out
+    place = open_workplace()
+    removals = {name: one for name, one in place.ledger.states(LINE).items() if one.state == "queued" and name != "c"}
+    assert {removed_by(one.payload) for one in removals.values()} == {"a", "b"}
+    assert {one.reason for one in removals.values()} == {"version 2 is worse"}
+    assert all(f"a: to be taken out, by request {n}" in ran.out for n in removals if ":a@" in n)
+    assert (states(place)["a"], place.store.head(LINE).version) == ("promoted", 1)
+
+
+@pytest.mark.slow
+def test_killed_before_head_moved_the_same_again_goes_back_and_queues_each_removal_once(taken_out, monkeypatch):
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.stores.snapshots.SnapshotStore.move_head", killed)
+        back = ("rollback", LINE, "--to", "1", "--without-retracted", "--reason", "worse", "--json")
+        assert taken_out(*back).code == 130
+    assert open_workplace().store.head(LINE).version == 2
+    done = taken_out(*back).json
+    queued = {name for name, state in states(open_workplace()).items() if state == "queued" and name != "c"}
+    assert done["in_service"] == 1 and {*done["queued"].values()} == queued and len(queued) == 2
+
+
+@pytest.mark.slow
+def test_who_goes_back_to_what_was_forgotten_is_refused_and_nothing_is_queued(taken_out):
+    assert taken_out("forget", "a", "--line", LINE, "--reason", "asked").code == 0
+    before = states(open_workplace())
+    ran = taken_out("rollback", LINE, "--to", "1", "--without-retracted", "--reason", "worse")
+    check_one_line(ran, 1, "version 1 of line 'main' held what .* and can be served no more")
+    assert states(open_workplace()) == before
+
+
+def test_a_run_of_rollback_takes_out_again_what_its_form_says(taken_out, prefect_server):
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        state = decide.rollback(LINE, "Ada", to=1, reason="worse", without_retracted=True, return_state=True)
+    assert state.message == "back to version 1 of line main; in service: version 1"
+    removals = [one for one in open_workplace().ledger.states(LINE).values() if removed_by(one.payload)]
+    assert sorted((one.state, one.actor) for one in removals) == [("queued", "Ada")] * 2 + [("rolled_back", "Ada")] * 2
 
 
 def test_fields_that_nobody_reads_are_named_once_and_misspelled_ones_refused(errata, tmp_path):
