@@ -117,7 +117,7 @@ def job(
         taken = take_up(run, view, (limit, only), journal)
         work = taken.edits or taken.removals or (anew and view.tip) or stages.unfinished(view)
         if not work and not _unregistered(workplace, view):
-            note("nothing is left to write" if taken.rejected else "nothing is queued")
+            note(taken.nothing)
             set_aliases(workplace, view)
             return journal.summary(line, view.waiting, None)
         with stage("opening MLflow's records"):

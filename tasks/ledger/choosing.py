@@ -1,18 +1,24 @@
 """What a job takes up of the queue: what it writes, what it takes out and replaces, and what it refuses or leaves."""
 
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from editing.edit import Edit, shown
 from editing.errors import InvalidEdit
 from editing.request import PRIORITIES, Request, fact_of, make_request
 from tasks.ledger.events import RequestState, State
 from tasks.ledger.removals import removed_by
+from tasks.ledger.table import Ledger
+from tasks.ledger.view import LineView, chain
+from tasks.stores.manifest import members
 
 OnConflict = Literal["replace", "reject"]
 Question = tuple[str, str]
+EARLY = "not before "
+"""How the reason of a request begins that is left for its `not_before`; the time follows."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,27 @@ def take(
         tuple(fact_of(edit) for edit in taking.accepted.values()),
         taking.rejected, taking.removals, taking.replaced, taking.ended, taking.left,
     )  # fmt: skip
+
+
+def left_for_later(ledger: Ledger, view: LineView, queued: Sequence[RequestState]) -> dict[str, str]:
+    """What a job would leave in the queue now, and why."""
+    held = members(chain(view, view.tip))
+    facts = [edit for one in ledger.payloads(view.line, [*held]).values() if (edit := _made(one)) is not None]
+    return take(queued, Line(facts, held, held.keys() - view.live.keys(), view.events.standings.keys())).left
+
+
+def open_since(request: RequestState) -> datetime:
+    """Since when a job may take a request up, as far as the request says itself."""
+    edit = _made(request.payload)
+    early = edit.not_before if isinstance(edit, Request) else None
+    return max(request.time, early) if early else request.time
+
+
+def _made(payload: Mapping[str, Any] | None) -> Edit | None:
+    try:
+        return make_request(payload) if payload else None
+    except InvalidEdit:  # a removal, or what a job refuses
+        return None
 
 
 def question(edit: Edit) -> Question:
@@ -148,7 +175,7 @@ class _Taking:
             self.rejected[name] = f"expired {edit.expires:%Y-%m-%d %H:%M} UTC, before a job took it up"
             return True
         if edit.not_before is not None and edit.not_before > self.now:
-            self.left[name] = f"not before {edit.not_before:%Y-%m-%d %H:%M} UTC"
+            self.left[name] = f"{EARLY}{edit.not_before:%Y-%m-%d %H:%M} UTC"
             return True
         return False
 
@@ -220,5 +247,6 @@ def _by_what_they_ask(facts: Sequence[Edit]) -> dict[Question, list[str]]:
 def _contradiction(edit: Edit, other: Edit) -> str:
     return (
         f"contradicts request '{other.id}': '{edit.text}' is to answer '{other.target_new}' there and "
-        f"'{edit.target_new}' here; take the other back first, or say that it replaces it"
+        f"'{edit.target_new}' here; take the other back first (errata retract {shlex.quote(other.id)}), or say that it "
+        "replaces it"
     )

@@ -30,6 +30,8 @@ class JobSummary(BaseModel):
     kept: int = 0
     quarantined: int = 0
     rejected: int = 0
+    left: dict[str, str] = {}
+    """What stays queued because no job may take it up yet, and why, by request."""
     report: JobReport | None = None
     full: bool = False
     """Whether the line as it stood missed a threshold, or takes nothing more without missing it."""
@@ -42,7 +44,8 @@ class JobSummary(BaseModel):
         rows = self.report.gone if self.report else ()
         gone = {"taken out": sum(row.taken_out for row in rows), "staying": sum(row.what == "stays" for row in rows)}
         written = {"kept": self.kept, "quarantined": self.quarantined, "rejected": self.rejected}
-        counts = written | {name: count for name, count in gone.items() if count}
+        more = gone | {"left in the queue": len(self.left)}
+        counts = written | {name: count for name, count in more.items() if count}
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
     @property
@@ -72,6 +75,8 @@ class Journal:
     """What leaves, stays though it was to leave, or was written back."""
     moved: Moved | None = None
     """The facts of another line that the job moves."""
+    queued: dict[str, str] = field(default_factory=dict)
+    """What stays queued because it may not be taken up yet, and why, by request."""
     carried: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What requests carry besides their facts, by request."""
     replaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -79,7 +84,7 @@ class Journal:
 
     def begun(self, taken: Taken) -> None:
         """What is told of requests beside what becomes of them; what stays queued is heard at once."""
-        self.carried |= taken.carried
+        self.carried, self.queued = self.carried | taken.carried, dict(taken.left)
         for old, new in taken.replaced.items():
             was = f"{old} ({taken.known[old].target_new})" if old in taken.known else old
             self.replaces[new] = (*self.replaces.get(new, ()), was)
@@ -182,6 +187,7 @@ class Journal:
             kept=states.count("committed"),
             quarantined=states.count("quarantined"),
             rejected=states.count("rejected"),
+            left=self.queued,
             report=report,
             full=self.is_full,
             moved=self.moved,

@@ -15,6 +15,7 @@ from editing.edit import Edit
 from editing.measure.ability_sets import AbilitySet
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo
+from tasks.ledger.choosing import EARLY
 from tasks.ledger.events import State
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
@@ -94,6 +95,18 @@ class Taken:
     """What stays queued, and why."""
     carried: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What requests carry besides their facts, by request."""
+
+    @property
+    def nothing(self) -> str:
+        """Why there is nothing to write, where there is nothing."""
+        if not self.left:
+            return "nothing is left to write" if self.rejected or self.ended else "nothing is queued"
+        early = sorted(why.removeprefix(EARLY) for why in self.left.values() if why.startswith(EARLY))
+        count, undecided = len(self.left), len(self.left) - len(early)
+        said = "1 request is left" if count == 1 else f"{count} requests are left"
+        said += f", the earliest until {early[0]}" if early else ""
+        said += f", {undecided}" if early and undecided else ""
+        return f"nothing to write now: {said}{' until what waits for review is decided' if undecided else ''}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from tasks.courses import duration
+from tasks.ledger.choosing import left_for_later, open_since
 from tasks.ledger.view import LineView
 from tasks.review.aliases import aliases_of, sync_aliases
 from tasks.stores.lease import holder
@@ -14,17 +15,20 @@ HOUR = 3600.0
 
 
 def check_queue(workplace: Workplace, view: LineView, policy: WatchPolicy) -> tuple[dict[str, float], list[Finding]]:
-    """How many requests wait for a job, and for how long."""
+    """How many requests are queued, and for how long a job could have taken them up."""
     if not any(standing.state == "queued" for standing in view.events.standings.values()):
         return {"queued": 0.0, "queue_hours": 0.0}, []
     queued = workplace.ledger.queued(view.line)
-    since = min((request.time for request in queued), default=datetime.now(UTC))
-    waited = (datetime.now(UTC) - since).total_seconds()
+    left = left_for_later(workplace.ledger, view, queued)
+    waiting = [request for request in queued if request.request_id not in left]
+    now = datetime.now(UTC)
+    waited = (now - min(map(open_since, waiting), default=now)).total_seconds()
     numbers = {"queued": float(len(queued)), "queue_hours": waited / HOUR}
     if waited <= policy.queue_hours * HOUR:
         return numbers, []
+    count = "1 request waits" if len(waiting) == 1 else f"{len(waiting)} requests wait"
     text = (
-        f"{len(queued)} requests wait for a job, the oldest for {duration(waited)}, queue_hours is "
+        f"{count} for a job, the oldest for {duration(waited)}, queue_hours is "
         f"{policy.queue_hours:g}: look why no job takes them, or errata run {view.line}"
     )
     return numbers, [Finding(kind="queue", weight="late", text=text)]

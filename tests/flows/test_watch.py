@@ -245,6 +245,26 @@ def test_a_queue_older_than_its_limit_and_a_job_that_is_gone_are_late(workplace,
     assert texts(watch(LINE, ask=False)) == {} and len(heard) == 2
 
 
+def test_a_request_is_late_only_from_when_a_job_may_take_it_up(workplace, heard, good_edits):
+    now = datetime.now(UTC)
+    for number, early in enumerate((now + timedelta(days=1), now - timedelta(seconds=1)), start=3):
+        intake.submit(workplace.ledger, LINE, [Request(**good_edits[number].model_dump(), not_before=early)], "tester")
+        report = watch(LINE, ask=False, policy=WatchPolicy(queue_hours=0))
+        assert report.numbers["queued"] == number - 2 and report.numbers["queue_hours"] < 0.1
+        assert [finding.text[:29] for finding in report.findings] == ["1 request waits for a job, th"] * (number - 3)
+
+
+def test_a_request_that_waits_for_a_review_is_not_late(workplace, heard, good_edits):
+    knowledge_update(LINE, POLICY)
+    intake.submit(workplace.ledger, LINE, [good_edits[3]], "tester")
+    assert knowledge_update(LINE, POLICY).version == 2
+    other = good_edits[3].model_copy(update={"id": "other", "target_new": "Rome"})
+    intake.submit(workplace.ledger, LINE, [other], "tester")
+    assert "queue" not in texts(watch(LINE, ask=False, policy=WatchPolicy(queue_hours=0)))
+    decisions.reject(workplace, LINE, 2, "wrong")
+    assert "1 request waits" in texts(watch(LINE, ask=False, policy=WatchPolicy(queue_hours=0)))["queue"]
+
+
 def test_a_fact_whose_time_is_over_is_taken_out_by_the_watch_and_the_next_job(workplace, good_edits, monkeypatch):
     clock = SimpleNamespace(now=lambda zone: datetime.now(zone) + timedelta(hours=2))
     monkeypatch.setattr("tasks.ledger.removals.datetime", clock)

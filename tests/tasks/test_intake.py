@@ -189,7 +189,10 @@ def test_what_contradicts_a_live_fact_is_refused_and_named(ledger):
     taken = take(ledger.queued(LINE), Line([EDIT]), on_conflict="reject")
     assert taken.accepted == ()
     assert taken.rejected["new"].startswith("contradicts request 'geo-1': ")
-    assert "'Lyon' there and 'Nice' here; take the other back" in taken.rejected["new"]
+    assert (
+        "'Lyon' there and 'Nice' here; take the other back first (errata retract geo-1), or say"
+        in taken.rejected["new"]
+    )
     assert taken.rejected["same"] == "says the same as request 'geo-1'"
 
 
