@@ -25,8 +25,7 @@ from editing.rounding import rounded
 from editing.shortage import LAYERS, within_memory
 
 SUMMED_AT_ONCE = 1 << 20
-"""Elements of a weight that are summed together: 8 MB of float64 stay in the processor's cache while every rank is
-added to them, and are enough that starting an operation does not cost more than the operation."""
+"""Elements of a weight that are summed together: 8 MB of float64 stay in the processor's cache for every rank."""
 FACTORS_AT_ONCE = 2**27
 """Numbers in the factors of one batch's updates, 512 MiB in float32."""
 

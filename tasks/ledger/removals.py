@@ -98,7 +98,7 @@ def take_out_again(ledger: Ledger, view: LineView, facts: Collection[str], actor
     Written before HEAD moves, so that it never brings them back without. Where it does not move after all, the next job
     ends them: no version holds their facts.
     """
-    pending, events, seen = _pending(view), list[Event](), view.events.standings
+    pending, events, seen = pending_removals(view), list[Event](), view.events.standings
     for name in [name for name in facts if name not in pending]:
         events += removal_events(view.line, name, seen[name].events, actor, reason)
         pending[name] = events[-1].request_id

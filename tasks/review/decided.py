@@ -77,3 +77,12 @@ def _takes_away(view: LineView, version: Version, head: Head) -> bool:
     made_for = version.manifest.based_on or 0
     away = head.snapshot is not None and head.version not in below
     return head.sequence > made_for and bool(below & {*head.rejected} or away or head.action == "rollback")
+
+
+def before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
+    """What was in service before a version came for the first time; always an older one, at last the base."""
+    for head in heads:
+        if head.version == version and head.action == "promote":
+            return head.previous or 0
+    parent = view.versions[version].manifest.parent if version else None
+    return view.by_snapshot[parent].number if parent else 0

@@ -6,7 +6,7 @@ and told who was faster. Events, aliases, tags and closed forms follow from HEAD
 job or look of `watch` completes them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from tasks.ledger.view import LineView, chain, look
 from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.lines.stored import check_known
 from tasks.review.aliases import sync_aliases
-from tasks.review.decided import By, Decided, decided
+from tasks.review.decided import By, Decided, before_first, decided
 from tasks.review.forms import close_reviews
 from tasks.review.leaving import (
     back_again,
@@ -193,7 +193,7 @@ def take_back(
         held = [head.version for head in past if since is not None and head.sequence >= since]
         if view.head is None or not version or {view.head.version, *held} != {version} or view.sequence < (since or 0):
             raise NotInService(f"version {version} of line '{line}' is not in service")
-        target = _before_first(view, past, version)
+        target = before_first(view, past, version)
         goal = view.versions[target] if target else None
         reason_told = "; ".join(filter(None, (reason, back_again(view, goal))))
         try:
@@ -201,15 +201,6 @@ def take_back(
         except HeadMoved as error:  # perhaps by a rejection, which leaves it in service
             moved = error
     raise moved
-
-
-def _before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
-    """What was in service before a version came for the first time; always an older one, at last the base."""
-    for head in heads:
-        if head.version == version and head.action == "promote":
-            return head.previous or 0
-    parent = view.versions[version].manifest.parent if version else None
-    return view.by_snapshot[parent].number if parent else 0
 
 
 def _to_decide(workplace: Workplace, line: str) -> LineView:
