@@ -17,7 +17,8 @@ from flows.cli.console import say, waiting
 from flows.cli.guard import is_loopback, own_origins
 from flows.cli.prefect_server import database_lock
 from tasks.settings import Settings, load_settings
-from tasks.tracking.address import artifact_address
+from tasks.tracking.address import artifact_address, quiet_mlflow
+from tasks.tracking.making import make_whole
 
 START_SECONDS = 180.0
 
@@ -75,6 +76,8 @@ def _start_prefect(settings: Settings, host: str, port: int) -> "subprocess.Pope
 
 
 def _start_mlflow(settings: Settings, host: str, port: int, asking: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    quiet_mlflow()
+    make_whole(settings.mlflow_uri)
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     stores = ["--default-artifact-root", artifact_address(settings.artifact_root)]
     pages = own_origins(host, port, [settings.mlflow_page])

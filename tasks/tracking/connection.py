@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from tasks.secrets import without_secrets
 from tasks.tracking.address import check_reachable, first_line, quiet_mlflow
 from tasks.tracking.errors import TrackingError, TrackingUnavailable
+from tasks.tracking.making import make_whole
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -35,6 +36,7 @@ class Connection:
         quiet_mlflow()
         check_reachable(tracking_uri)
         self.uri = without_secrets(tracking_uri)
+        make_whole(tracking_uri)
         with self.refusals("open the client"):
             import mlflow  # here: it takes seconds, and the settings above come before it
 
