@@ -28,7 +28,7 @@ _UNSPACED: Final = re.compile(
     "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f\u3190-\ua4cf\ua980-\ua9ff"
     "\uaa60-\uaadf\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\uffe0-\uffe6\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
 )
-_HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
+HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
 
 
 def fault(kind: str, message: str) -> PydanticCustomError:
@@ -95,7 +95,7 @@ def _checked(value: str, limit: int, control: re.Pattern[str]) -> str:
     if found := control.search(value):
         where = f"U+{ord(found[0]):04X} at position {found.start()}"
         raise fault("control", f"holds the control character {where}; remove it")
-    if found := _HALF_PAIR.search(value):
+    if found := HALF_PAIR.search(value):
         raise fault("half_pair", f"holds half a surrogate pair at position {found.start()}; write the character whole")
     return composed(value)
 

@@ -100,9 +100,10 @@ def _mlflow(settings: Settings) -> str:
 def _prefect() -> str:
     from prefect.settings import get_current_settings
 
+    from flows.cli.prefect_api import check_server
+
     url = get_current_settings().api.url
-    return (
-        without_secrets(str(url))
-        if url
-        else f"no server configured: runs start one of their own in {os.environ['PREFECT_HOME']}"
-    )
+    if not url:
+        return f"no server configured: runs start one of their own in {os.environ['PREFECT_HOME']}"
+    check_server(url)
+    return without_secrets(url)

@@ -1,11 +1,13 @@
 """The command that puts schedules, forms and automations of lines on a Prefect server."""
 
+import shlex
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from flows.cli.app import Json, app
-from flows.cli.console import as_json, console, errors, say, table, waiting
+from flows.cli.console import as_json, console, errors, say, table, waiting, warn
 
 
 @app.command()
@@ -35,13 +37,22 @@ def deploy(
 
         errata deploy --dry-run
     """
+    from editing.errors import ErrataError
     from flows.cli.deployment_table import read_table
     from flows.cli.remote import configured_client
-    from tasks.names import check_line
+    from tasks.lines.stored import lines_instead
+    from tasks.names import check_line, new_line
+    from tasks.secrets import without_secrets
     from tasks.settings import load_settings
+    from tasks.workplace import open_workplace
 
     chosen = list(dict.fromkeys(check_line(line) for line in lines or ["main"]))
     settings = load_settings()
+    with suppress(ErrataError):  # who deploys need not reach the stores
+        workplace = open_workplace(settings)
+        for line in chosen:
+            if others := lines_instead(workplace.store, workplace.ledger, line):
+                warn(new_line(line, others))
     with configured_client() as client, waiting("looking at Prefect's server", errors if json else console):
         from flows.cli.automating import automate_all
         from flows.cli.deploying import Deployer, deploy_all
@@ -58,4 +69,8 @@ def deploy(
     ]
     table("nothing was changed" if dry_run else "on Prefect's server", ["", "name", "", ""], shown)
     if not dry_run:
-        say(f"next, where jobs shall run: prefect worker start --pool {deployer.table.work_pool} --type process")
+        from prefect.settings import get_current_settings  # after ours, which it reads
+
+        address = f"PREFECT_API_URL={shlex.quote(without_secrets(get_current_settings().api.url or ''))} "
+        worker = f"python -m prefect worker start --pool {deployer.table.work_pool} --type process"
+        say(f"next, where jobs shall run: {address}{worker}")

@@ -92,7 +92,7 @@ def check_server(url: str) -> None:
             why = f"{error.code} {error.reason}"  # a proxy says so of a server that is away
         raise UsageError(
             f"no Prefect server answers at {without_secrets(url)} ({why}): start it, or correct or unset "
-            "PREFECT_API_URL"
+            "ERRATA_PREFECT_API_URL, or PREFECT_API_URL"
         ) from error
 
 

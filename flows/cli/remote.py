@@ -120,6 +120,9 @@ def _followed(client: "SyncPrefectClient", run: "FlowRun", json: bool) -> "State
             time.sleep(POLL_SECONDS)
 
 
+TRACEBACK = "Traceback (most recent call last)"
+
+
 class _Log:
     """The log of a run, each line once."""
 
@@ -141,7 +144,8 @@ class _Log:
             found += page
         fresh = [line for line in found if line.id not in self.seen]
         self.seen |= {line.id: line.timestamp for line in fresh}
-        return [(line.level, line.message.strip()) for line in fresh]
+        # Prefect's own line of a failure is a traceback; its last state says the same in one line.
+        return [(line.level, line.message.strip()) for line in fresh if TRACEBACK not in line.message]
 
 
 def _sent(value: Any) -> Any:

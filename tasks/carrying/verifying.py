@@ -103,9 +103,8 @@ def verify(
         facts = facts_of(workplace, chosen)
         if not facts or chosen.snapshot is None:
             raise UsageError(f"{chosen.named} holds no facts that could be asked for; verify a version that does")
-        server.complete("The", 1) if chosen.spec.template == "raw" else server.answer(
-            "Hello", 1
-        )  # a mistake is told now
+        # A mistake is told now. Of `auto` only the model, which is not loaded yet, knows whether there is a chat.
+        server.answer("Hello", 1) if chosen.spec.template == "chat" else server.complete("The", 1)
         own = opened(workplace, chosen)
         asked = _questions(chosen, own, _sample(chosen, facts, sample))
         known = _own(own, asked)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from editing.edit import shown
 from editing.errors import ErrataError, UsageError
+from editing.texts import HALF_PAIR
 from tasks.serving.engine import Answer, Answers, Served
 from tasks.serving.messages import Message, conversations_of
 
@@ -30,6 +31,18 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tools": ([], None),
     "functions": ([], None),
     "response_format": ({"type": "text"}, None),
+    "tool_choice": ("none", "auto", None),
+    "modalities": (["text"], None),
+    "audio": (None,),
+    "reasoning_effort": (None,),
+    "repetition_penalty": (1, None),
+    "min_tokens": (0, None),
+    "ignore_eos": (False, None),
+    "bad_words": ([], None),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
 }
 """Fields that would change an answer, and the values at which they do not; all other values are refused by name."""
 
@@ -119,6 +132,8 @@ def _checked(kind: type[Kind], body: bytes, line: str, most_tokens: int) -> Kind
         fields = json.loads(body)
         if not isinstance(fields, dict):
             raise ValueError("it is no object")
+        if HALF_PAIR.search(json.dumps(fields, ensure_ascii=False)):
+            raise ValueError("it holds half a surrogate pair; write the character whole")
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is no JSON object: {' '.join(str(error).split())[:200]}") from error
     try:
@@ -142,7 +157,8 @@ def _checked(kind: type[Kind], body: bytes, line: str, most_tokens: int) -> Kind
                 field=name,
             )
     if found.tokens > most_tokens:
-        raise Refused(f"max_tokens is {found.tokens:,}, this server writes at most {most_tokens:,}", field="max_tokens")
+        name = "max_completion_tokens" if getattr(found, "max_completion_tokens", None) else "max_tokens"
+        raise Refused(f"{name} is {found.tokens:,}, this server writes at most {most_tokens:,}", field=name)
     return found
 
 

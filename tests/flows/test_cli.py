@@ -207,7 +207,9 @@ def test_a_prefect_server_that_does_not_answer_is_one_line(errata, monkeypatch):
     errata(*single())
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         check_one_line(errata("run"), 2, r"no Prefect server answers at http://127\.0\.0\.1:9/api \(.*refused")
-        check_one_line(errata("trial"), 2, "correct or unset PREFECT_API_URL")
+        [found] = [row for row in json.loads(errata("doctor", "--json").out) if row["check"] == "Prefect"]
+        assert not found["ok"] and "no Prefect server answers" in found["found"]
+        check_one_line(errata("trial"), 2, "correct or unset ERRATA_PREFECT_API_URL, or PREFECT_API_URL")
     assert errata("status", "--json").json[0]["requests"] == {"queued": 1}
 
 

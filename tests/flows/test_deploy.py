@@ -63,7 +63,9 @@ def test_what_is_deployed_twice_stands_there_once_and_what_people_set_stays(prod
         assert [(one.schedule.cron, one.active) for one in job.schedules] == [("5 5 * * *", False)]
         assert job.description.startswith("Correct the queued facts")
         assert not client.read_automation(rolls.id).enabled
-        errata("deploy", "alpha", "--cron", "7 7 * * *")
+        said = errata("deploy", "alpha", "--cron", "7 7 * * *").out
+        worker = f"PREFECT_API_URL={production.url} python -m prefect worker start --pool"
+        assert worker in " ".join(said.split())
         assert [one.schedule.cron for one in client.read_deployment(job.id).schedules] == ["7 7 * * *"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,9 @@ def test_a_followed_run_that_fails_is_one_line_and_exit_code_one(production, err
 
     def started(client, name, line, parameters):
         run = start(client, name, line, parameters)
+        traceback = "Engine execution exited with unexpected exception\nTraceback (most recent call last):\n  File …"
+        told = {"name": "prefect.flow_runs", "level": 40, "message": traceback, "flow_run_id": str(run.id)}
+        client.create_logs([told | {"timestamp": datetime.now(UTC).isoformat()}])
         client.set_flow_run_state(run.id, Failed(message="the disk\nis full"), force=True)
         return run
 

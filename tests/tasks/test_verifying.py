@@ -70,6 +70,14 @@ def test_base_or_an_earlier_version_behind_the_same_name_is_told(line, behind):
     assert {one[2] for one in told(line)[before:]} == {"served_other"}
 
 
+def test_a_line_that_takes_a_chat_where_there_is_one_is_asked_by_its_prompts_where_there_is_none(tmp_path):
+    made = CarriedLine(tmp_path, chat=False, template="auto")
+    made.make(4, strength=0.6)
+    made.serve(made.workplace.store.version(LINE, 1))
+    with answering(made) as (url, _):
+        assert verify(made.workplace, LINE, f"{url}/v1", LINE).verdict == "served"
+
+
 @contextmanager
 def replying(status: int, body: bytes, models: bytes = b"{}") -> Iterator[tuple[str, list[str]]]:
     """A server that answers everything the same; and what it was sent as its key."""
