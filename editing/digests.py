@@ -5,7 +5,7 @@ Digests made here name what is stored, so what each of them is taken over must n
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +53,19 @@ def tensor_digest(tensor: "Tensor") -> str:
     return digest.hexdigest()
 
 
-def tensors_digest(tensors: "Mapping[str, Tensor]") -> str:
-    """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name, each read in its turn."""
-    names = sorted(tensors)
+def tensors_digest(tensors: "Mapping[str, Tensor]", on_bytes: Callable[[int], None] = lambda size: None) -> str:
+    """Hex digest over name, dtype, shape and bytes of every tensor, sorted by name, each read in its turn.
+
+    `on_bytes` hears the size of each when it is done.
+    """
+    names, digests = sorted(tensors), list[str]()
+
+    def one(name: str) -> tuple[str, int]:
+        tensor = tensors[name]
+        return tensor_digest(tensor), tensor.nbytes
+
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib lets other threads run while it works
-        digests = list(pool.map(lambda name: tensor_digest(tensors[name]), names))
+        for digest, size in pool.map(one, names):
+            digests.append(digest)
+            on_bytes(size)
     return sha256(f"{name} {digest}\n".encode() for name, digest in zip(names, digests, strict=True))

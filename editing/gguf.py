@@ -43,6 +43,30 @@ def unheard(done: int, total: int) -> None:
     """Nobody listens."""
 
 
+class Told:
+    """How far some work is, of `all_of_it`: it begins at nothing and only grows."""
+
+    def __init__(self, on_progress: OnProgress, all_of_it: int) -> None:
+        self._on_progress, self._all, self._done = on_progress, all_of_it, 0
+        on_progress(0, all_of_it)
+
+    def __call__(self, done: int, total: int) -> None:
+        if done > self._done:
+            self._done = done
+            self._on_progress(done, total)
+
+    def share(self, percent: int, total: int) -> Callable[[int], None]:
+        """For a part that takes so much of what is left, to be told each time what it did more of its `total`."""
+        begun, left, done = self._done, self._all - self._done, 0
+
+        def tell(more: int) -> None:
+            nonlocal done
+            done += more
+            self(begun + left * percent * done // (100 * total), self._all)
+
+        return tell
+
+
 def converted_folder(file: Path, name: str, folder: Path, on_progress: OnProgress = unheard) -> Path:
     """The folder in `folder` that holds the model of GGUF `file`, made now unless it is there already.
 

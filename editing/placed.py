@@ -53,6 +53,11 @@ class Tensors(Mapping[str, Tensor]):
         tied = getattr(model, "all_tied_weights_keys", {}) if is_set_aside(model) else {}
         self._model, self._names = model, [name for name, _ in model.named_parameters() if name not in tied]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of them; none is read."""
+        return sum(self._model.get_parameter(name).nbytes for name in self._names)
+
     def __getitem__(self, name: str) -> Tensor:
         return tensor_of(self._model, name)
 

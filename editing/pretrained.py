@@ -119,12 +119,13 @@ def _layers(config: PreTrainedConfig) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
-def check_numbers(reference: str, model: PreTrainedModel) -> None:
-    """Raises ModelError for weights that hold what is no number."""
+def check_numbers(reference: str, model: PreTrainedModel, on_bytes: Callable[[int], None]) -> None:
+    """Raises ModelError for weights that hold what is no number; `on_bytes` hears the size of each."""
     for name, tensor in Tensors(model).items():
         low, high = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(()),) * 2
         if not (low.isfinite() and high.isfinite()):
             raise ModelError(f"weight '{name}' of model '{reference}' holds NaN or infinity: download or save it again")
+        on_bytes(tensor.nbytes)
 
 
 def check_vocabulary(reference: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

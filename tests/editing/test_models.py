@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5
 from editing import gguf, models
 from editing.devices import DTYPES
 from editing.errors import ModelError
-from editing.models import base_digest, load_model
+from editing.gguf import OnProgress
+from editing.models import ALL_OF_IT, CONVERSION, base_digest, load_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 QUANTISED = {
@@ -199,9 +200,11 @@ def conversions(monkeypatch, tiny_llama):
     """Replaces the reading of GGUF by the tiny model, and lists when it happened."""
     seen: list[Path] = []
 
-    def dequantise(file: Path, folder: Path, on_progress: object) -> None:
+    def dequantise(file: Path, folder: Path, on_progress: OnProgress) -> None:
         seen.append(folder)
+        on_progress(1, 3)
         time.sleep(0.2)
+        on_progress(3, 3)
         tiny_llama.model.save_pretrained(folder)
         tiny_llama.tokenizer.save_pretrained(folder)
 
@@ -223,6 +226,21 @@ def test_a_gguf_file_is_converted_once_and_loads_from_the_cache(source, conversi
     source.write_bytes(b"other weights")
     load_model(str(source), cache=tmp_path / "cache")
     assert len(conversions) == 2
+
+
+def told_of(reference: Path, cache: Path) -> list[int]:
+    """What loading tells, of ALL_OF_IT."""
+    told: list[tuple[int, int]] = []
+    load_model(str(reference), cache=cache, on_progress=lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {ALL_OF_IT}
+    return [done for done, _ in told]
+
+
+def test_loading_tells_of_every_part_and_its_figures_only_grow(saved, source, conversions, tmp_path):
+    for done, converted in ((told_of(saved, tmp_path), ()), (told_of(source, tmp_path), (26, CONVERSION))):
+        assert done == sorted({*done}) and done[0] == 0 and done[-1] == ALL_OF_IT
+        assert tuple(done[1:3])[: len(converted)] == converted and len(done[len(converted) :]) > 8, done
+    assert told_of(source, tmp_path) == told_of(saved, tmp_path)  # it is converted already
 
 
 def test_two_at_once_convert_once(source, conversions, tmp_path):
