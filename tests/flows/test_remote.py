@@ -66,7 +66,7 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
         assert watched.code == 0 and f"watch/{LINE} completed: line {LINE}, version 1 in service: " in watched.out
 
         assert send_event("breached", LINE, {"version": 1, "sequence": 1, "text": "fluency {{ 1 }}"})
-        until(lambda: serving(workplace) == 0, 30)
+        until(lambda: serving(workplace) == 0)
     head = workplace.store.head(LINE)
     assert (head.actor, head.action, head.way) == ("automation", "rollback", "run in Prefect")
     assert head.reason.startswith("breached, says event ")

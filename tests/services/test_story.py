@@ -219,7 +219,7 @@ def test_what_does_harm_is_found_by_the_watch_and_taken_back_and_a_person_goes_f
     story.ended(watch)
     said = "\n".join(story.prefect.log(watch))
     assert f"version {harmful} in service: " in said and "breach" in said and "perplexity" in said, said
-    [event] = until(story.breaches, 30)  # the server shows an event some seconds after it has it
+    [event] = until(story.breaches)  # the server shows an event some seconds after it has it
     assert event["payload"]["version"] == harmful and len(event["payload"]["findings"]) == 2
     head = story.serves(2)
     assert (head.actor, head.action, head.way) == ("automation", "rollback", "run in Prefect")
