@@ -86,6 +86,12 @@ METRICS = (
         form="share",
     ),
     Metric(
+        name="retained_said",
+        label="Earlier facts still said",
+        hint="of those that hold",
+        form="share",
+    ),
+    Metric(
         name="perplexity_ratio",
         label="Perplexity ratio",
         hint="on fixed text, against the base",

@@ -63,6 +63,7 @@ MEASURES = {
     "fluency": Measure("Fluency", "how varied its text is, against the base", "ratio"),
     "perplexity": Measure("Perplexity", "on fixed text, against the base", "ratio"),
     "retained": Measure("Earlier facts", "a sample of earlier corrections still holds", "share"),
+    "retained_said": Measure("Earlier facts still said", "of that sample, those said before the batch", "share"),
 }
 MISSED = "the new answer is not there, or the old one or a third is beside it"
 NEIGHBORS = ("neighbors_preferred", "neighbors_said", "neighbors_changed")

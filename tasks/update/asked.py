@@ -16,7 +16,7 @@ from editing.edit import Edit
 from editing.measure.metrics import edit_pairs
 from editing.measure.said import Asked as Text
 from editing.measure.said import others_of_its_kind, questions
-from editing.measure.scoring import Score, score
+from editing.measure.scoring import Score
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
 from tasks.settings import Settings
@@ -25,7 +25,7 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.searches import REMEDY, Asked, Chunk, Search, Told
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
-from tasks.update.saying import conversation, say, texts_of
+from tasks.update.saying import conversation, say, scored, texts_of
 from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.searched import Tell, chunk_name
 from tasks.update.session import MEASURED_VERSION, Session, open_session
@@ -69,13 +69,11 @@ class AskedVersion:
         said = say(
             session, texts, lambda done, total: on_progress(len(texts) * done // max(total, 1), size), pairs=pairs
         )
-        known = session.said.get(session.weights.state, {})
-        missing = [pair for pair in pairs if pair not in known]
-        scores = score(
-            session.loaded.model, session.loaded.tokenizer, missing,
-            on_progress=lambda done, total: on_progress(len(texts) + len(pairs) * done // max(total, 1), size),
-        )  # fmt: skip
-        known |= zip(missing, scores, strict=True)
+        known = scored(
+            session,
+            pairs,
+            lambda done, total: on_progress(len(texts) + len(pairs) * done // max(total, 1), size),
+        )
         on_progress(size, size)
         return Told(scores=tuple(astuple(known[pair]) for pair in pairs), texts=tuple(said))
 

@@ -49,6 +49,12 @@ RULES = (
         "min_retained",
         "only {value} of earlier facts hold, min_retained is {limit}",
     ),
+    _Rule(
+        "retained_said",
+        "retained_said",
+        "min_retained",
+        "only {value} of the earlier facts that hold are still said, min_retained is {limit}",
+    ),
 )
 
 
@@ -79,7 +85,9 @@ def judge(
         asked = [*tested.values(), *asked]
         plain = tuple(rule for rule in RULES if rule.measure not in tested)
         neighbors = [*_alone(measured.lost, policy)]
-    rows = [_compared(rule, measured, policy) for rule in plain if rule.measure in measures]
+    # What is still said is asked where a batch is undone for what is said: of a job the facts themselves are read.
+    wanted = {*measures} if "retained_said" in measured.samples else {*measures} - {"retained_said"}
+    rows = [_compared(rule, measured, policy) for rule in plain if rule.measure in wanted]
     first = [row for row in rows if row.measure == "efficacy"]
     rest = [row for row in rows if row.measure != "efficacy"]
     wires = tripwire_rows(measured, policy.tripwires, at)

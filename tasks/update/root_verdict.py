@@ -14,6 +14,7 @@ from tasks.update.policy import Policy
 from tasks.update.run import Reference, spread_sample
 from tasks.update.screening import readable
 from tasks.update.session import Session
+from tasks.update.since import still_said, what_is_said_counts
 from tasks.update.texts import fluency_prompts, measure_fluency, measure_perplexity
 from tasks.update.validation import bare
 from tasks.update.verdicts import Verdict
@@ -37,6 +38,8 @@ class Asked:
     metrics: Mapping[str, float]
     prompts: int
     """That a text was generated from."""
+    says: frozenset[str] | None = None
+    """Those of the facts that are said; None where no batch is undone for it."""
 
 
 def ask_line(session: Session, live: Sequence[Edit], reference: Reference, policy: Policy) -> Asked:
@@ -57,11 +60,12 @@ def ask(session: Session, staying: Sequence[Edit], reference: Reference, policy:
     prompts = fluency_prompts(session, few, policy)
     metrics = measure_perplexity(session, reference, policy, _silent)
     metrics |= measure_fluency(session, prompts, policy, _silent)
-    return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts))
+    says = still_said(session, sample) if what_is_said_counts(policy, session.method_input.chat) else None
+    return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts), says)
 
 
 def judge_root(before: Asked, after: Asked, policy: Policy) -> Verdict:
-    """The judge of batches on what the root changed: facts that held, answers of neighbors, text.
+    """The judge of batches on what the root changed: facts that held and were said, answers of neighbors, text.
 
     A limit that the line missed before fails no root that is not worse: it may be what the root is made for.
     """
@@ -71,6 +75,9 @@ def judge_root(before: Asked, after: Asked, policy: Policy) -> Verdict:
     if holding:
         metrics["retained_efficacy_prob"] = held / len(holding)
     samples = {"efficacy": 0, "retained": len(holding), "fluency": after.prompts}
+    if before.says and after.says is not None:
+        metrics["retained_said"] = len(before.says & after.says) / len(before.says)
+        samples["retained_said"] = len(before.says)
     lost = {name: lost_at(one, before.neighbors[name]) for name, one in after.neighbors.items()}
     then = judge(Measured(before.metrics, {}, {"efficacy": 0, "retained": 0, "fluency": before.prompts}), policy)
     was = {row.field: row for row in then if not row.holds}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from editing.chat import ChatTemplate, chat_of
 from editing.edit import Edit
+from editing.measure.metrics import Known
 from editing.measure.said import PROMPT_TOKENS, Asked, Question, Said, judge_said, questions, written_and_scored
+from editing.measure.scoring import score
 from tasks.update.begun import begin
 from tasks.update.prepared import dump_json, read_strings
 from tasks.update.screening import readable_prompts
@@ -51,6 +53,19 @@ def say(
         known |= scores
     texts |= {(state, *one): text for one, text in zip(missing, found, strict=True)}
     return [texts[(state, *one)] for one in asked]
+
+
+def scored(session: Session, pairs: Sequence[tuple[str, str]], on_progress: Tell = silent) -> Known:
+    """What the model, as it stands, says to these (prompt, target), and to all others that it was asked; each once.
+
+    Raises:
+        InvalidEdit: a pair without tokens, or longer than the model reads.
+    """
+    known = session.said.setdefault(session.weights.state, {})
+    missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+    model, tokenizer = session.loaded.model, session.loaded.tokenizer
+    known |= zip(missing, score(model, tokenizer, missing, on_progress=on_progress), strict=True)
+    return known
 
 
 def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = silent) -> list[str]:

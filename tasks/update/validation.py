@@ -22,6 +22,7 @@ from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable
 from tasks.update.session import Session
+from tasks.update.since import fallen_before, lost_since, no_longer_said, what_is_said_counts
 from tasks.update.texts import fluency_prompts, measure_fluency, measure_perplexity
 from tasks.update.verdicts import CandidateVerdict, Verdict, neighbors_lost
 from tasks.update.wider import Wider, ask_wider
@@ -130,7 +131,7 @@ class _Validation:
         self.before = session.base_scores(batch, policy.neighborhood_probes)
         # As a person asks, where the line writes for it; of a candidate always, for whoever decides on it.
         self.chat = conversation(session) if whole else session.method_input.chat
-        self.others = others_of_its_kind([*batch, *earlier])
+        self.others = others_of_its_kind([*batch, *earlier, *beside])
         sizes = [_tokens([bare(edit) for edit in batch]) + _tokens(self.beside), self._said_tokens()]
         sizes += [_tokens(self.earlier), _tokens(batch, policy)]
         sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens]
@@ -166,7 +167,7 @@ class _Validation:
         ]
         if self.whole:
             decides.reverse()
-        return [*decides, (self._ask_others, ("efficacy", "retained")), (self._ask_texts, MEASURES)]
+        return [*decides, (self._ask_others, ("efficacy", "retained", "retained_said")), (self._ask_texts, MEASURES)]
 
     def _measured(self) -> Measured:
         known = self.whole.scores if self.whole and self.lost else {}
@@ -186,7 +187,14 @@ class _Validation:
         found = self.session.scores(asked, on_progress=self.parts[0])
         self.own, others = found[: len(self.batch)], found[len(self.batch) :]
         self.held = {one.edit_id: one.efficacy_prob or 0.0 for one in others}
+        self.held |= dict.fromkeys(self._no_longer_said([one for one in self.beside if self.held[one.id]]) or (), 0.0)
         self.metrics |= summarise(self.own)
+
+    def _no_longer_said(self, facts: Sequence[Edit]) -> frozenset[str] | None:
+        """None where that does not decide on a batch."""
+        if self.undo is None or not what_is_said_counts(self.policy, self.session.method_input.chat):
+            return None
+        return no_longer_said(self.session, facts, self.others, self.undo)
 
     def _said_tokens(self) -> int:
         a_way = PROMPT_TOKENS + (CHAT_TOKENS if self.chat else 0)
@@ -209,30 +217,19 @@ class _Validation:
         old = session.scores(self.earlier, on_progress=self.parts[2])
         self.own = session.scores(self.batch, self.before, probes, self.parts[3])
         self.metrics |= summarise(self.own)
-        self.fallen = self._fallen_before({one.edit_id for one in old if not one.efficacy_prob})
+        lost = {one.edit_id for one in old if not one.efficacy_prob}
+        self.fallen = fallen_before(session, [edit for edit in self.earlier if edit.id in lost], self.undo)
         answered_for = [one for one in old if one.edit_id not in self.fallen]
         self.metrics |= {f"retained_{k}": v for k, v in summarise(answered_for).items() if k.startswith("efficacy")}
         self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
         if self.undo is not None and self.earlier and any(row.fails for row in judge_neighbors(self.lost, self.policy)):
-            self.lost |= self._lost_since(self.undo)
+            self.lost |= lost_since(session, self.batch, self.lost, self.own, self.before, probes, self.undo)
         self.samples["retained"] = len(answered_for)
+        holding = [edit for edit in self.earlier if edit.id not in lost]
+        if holding and (silenced := self._no_longer_said(holding)) is not None:
+            self.metrics["retained_said"] = 1 - len(silenced) / len(holding)
+            self.samples["retained_said"] = len(holding)
         self.live = {one.edit_id: one.efficacy_prob or 0.0 for one in old}
-
-    def _lost_since(self, undo: Undo) -> dict[str, Lost]:
-        """What neighbors lost by this batch: what earlier facts took along is none of its doing."""
-        asked = [edit for edit in self.batch if any(lost for _, lost, _, _ in self.lost[edit.id].counts())]
-        with self.session.weights.as_before(undo):
-            then = self.session.scores(asked, self.before, self.policy.neighborhood_probes)
-        now = {one.edit_id: one for one in self.own}
-        return {one.edit_id: self.lost[one.edit_id].since(lost_at(now[one.edit_id], one)) for one in then}
-
-    def _fallen_before(self, lost: set[str]) -> frozenset[str]:
-        """Those of the facts that do not hold which did not before the batch was written, either."""
-        asked = [edit for edit in self.earlier if edit.id in lost]
-        if not asked or self.undo is None:
-            return frozenset()
-        with self.session.weights.as_before(self.undo):
-            return frozenset(one.edit_id for one in self.session.scores(asked) if not one.efficacy_prob)
 
     def _ask_texts(self) -> None:
         self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])

@@ -12,6 +12,7 @@ a process of its own, in another order. `-o NAME=VALUE` sets an option of the me
 import argparse
 import json
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -100,7 +101,7 @@ def curve(
     session: Session, edits: Sequence[Edit], sizes: Sequence[int], texts: Sequence[str], *, together: bool
 ) -> None:
     """Batches of ten, or at each size all of them `together`; all facts so far are asked again there, with NEIGHBORS
-    neighbors each."""
+    neighbors each. The last two columns: seconds of processor time a fact, and most memory so far in GiB."""
     before = session.base_scores(edits, NEIGHBORS)
     base = session.base_perplexity(texts, TEXT_TOKENS)
     stand_on_base(session)
@@ -120,7 +121,8 @@ def curve(
             f"| {size} | {100 * now['efficacy_prob']:.1f} | {100 * now['efficacy_argmax']:.1f} | "
             f"{100 * now['generalization_prob']:.1f} | {100 * now['generalization_argmax']:.1f} | "
             f"{100 * then['locality_prob']:.1f} | {100 * (now['locality_prob'] - then['locality_prob']):+.1f} | "
-            f"x{session.perplexity(texts, TEXT_TOKENS) / base:.4f} | {kl.mean:.4f} | {spent / size:.2f} |",
+            f"x{session.perplexity(texts, TEXT_TOKENS) / base:.4f} | {kl.mean:.4f} | {spent / size:.2f} | "
+            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} |",
             flush=True,
         )
 
