@@ -22,7 +22,7 @@ from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
 from editing.methods.shared.interface import BatchUpdate
 from editing.weights import Undo, WeightUpdate, overlay
-from flows.benchmark_ability import at_point, measure_ability, read_sets
+from flows.benchmark_ability import at_point, compared_perplexity, measure_ability, read_sets
 from flows.benchmark_facts import read_benchmark, read_facts, read_references
 from flows.benchmark_result import described, reported, said_shares
 from flows.benchmark_states import Asker, State
@@ -108,7 +108,9 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         edited = asker.edited(base, updates)
         after = _quality if updates is None else partial(_quality_of_each, updates)
         quality_after = after(session, facts.edits, texts, asked)
-        ability = at_point(curve, len(facts.edits)) or measure_ability(session, sets, texts)
+        ability = at_point(curve, len(facts.edits))
+        if updates is None and not ability:  # of independent edits there is no one model
+            ability = measure_ability(session, sets, texts)
     result = {
         "edits": len(facts.edits),
         **facts.told,
@@ -126,7 +128,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         "peak_rss_mb": _peak_rss_mb(),
         **described(base, edited, in_context, asker.kinds()),
         "fluency": {"before": quality_before["fluency"], "after": quality_after["fluency"]},
-        "perplexity": {"before": quality_before["perplexity"], "after": quality_after["perplexity"]},
+        "perplexity": compared_perplexity(quality_before["perplexity"], quality_after["perplexity"]),
         "curve": curve,
         **ability,
     }

@@ -1,8 +1,10 @@
 """What a benchmark's edits cost of general ability: files of questions, and the divergence from the base."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from editing.errors import UsageError
@@ -10,6 +12,7 @@ from editing.measure.ability import Comparison, compare
 from editing.measure.ability_sets import AbilitySet, read_ability
 from tasks.parquet import parquet_rows
 from tasks.update.ability import answers, base_answers, base_divergence
+from tasks.update.measured import blocks_of
 from tasks.update.session import Session
 
 KL_TOKENS = 4096
@@ -33,12 +36,27 @@ def read_sets(paths: Sequence[Path], mode: str, limit: int | None, seed: int) ->
 
 
 def measure_ability(session: Session, sets: Sequence[AbilitySet], texts: Sequence[str]) -> dict[str, Any]:
-    """`ability` and `kl` of the model as it stands, beside its base; nothing where there are no sets."""
-    if not sets:
-        return {}
+    """`kl` of the model as it stands, beside its base, and `ability` where there are sets."""
     found = {asked.name: _compared(asked, session) for asked in sets}
     kl = asdict(base_divergence(session, texts, KL_TOKENS))
-    return {"ability": found, "kl": {name: value for name, value in kl.items() if name != "windows"}}
+    told = {"kl": {name: value for name, value in kl.items() if name != "windows"}}
+    return {"ability": found, **told} if sets else told
+
+
+def compared_perplexity(before: float, after: float) -> dict[str, Any]:
+    """Both, their ratio, and the standard errors of all three; those are None where a perplexity's blocks are unknown.
+
+    Of exp of a mean over n blocks: itself times s / sqrt(n), s the standard deviation of the blocks (delta method); of
+    the ratio that of the blocks' differences, since both read the same text.
+    """
+    then, now = blocks_of(before), blocks_of(after)
+    paired = [y - x for x, y in zip(then, now, strict=True)] if len(then) == len(now) else []
+    errors = {"before": _error(before, then), "after": _error(after, now), "ratio": _error(after / before, paired)}
+    return {"before": before, "after": after, "ratio": after / before, "stderr": errors}
+
+
+def _error(value: float, blocks: Sequence[float]) -> float | None:
+    return value * stdev(blocks) / math.sqrt(len(blocks)) if len(blocks) > 1 and math.isfinite(value) else None
 
 
 def at_point(curve: Sequence[Mapping[str, Any]], edits: int) -> dict[str, Any]:

@@ -16,8 +16,10 @@ def show(result: dict[str, Any]) -> None:
     rows = [[name, percent(before.get(name)), percent(value)] for name, value in after.items()]
     score = {when: result["counterfact"][when]["score"] for when in STATES[:2]}
     rows.append(["CounterFact's score", percent(score["before"]), percent(score["after"])])
-    for name in ("fluency", "perplexity"):
-        rows.append([name, number(result[name]["before"]), number(result[name]["after"])])
+    rows.append(["fluency", number(result["fluency"]["before"]), number(result["fluency"]["after"])])
+    text = result["perplexity"]
+    rows.append(["perplexity", *(_with_error(text[when], text["stderr"][when], 1, 2) for when in STATES[:2])])
+    rows.append(["its ratio", "", _with_error(text["ratio"], text["stderr"]["ratio"], 1, 4)])
     title = f"{result['method']}, {result['edits']} edits, {result['mode']}: {result['seconds_per_edit']:.2f} s an edit"
     table(title, ["metric", "before", "after"], rows, ["before", "after"])
     _show_said(result["said"], result["in_context"])
@@ -26,8 +28,8 @@ def show(result: dict[str, Any]) -> None:
     for what in ("portability", "locality"):
         _show_groups(what, result[what])
     _show_curve(result["curve"])
-    if "ability" in result:
-        show_ability(result["ability"], result["kl"])
+    if "kl" in result:
+        show_ability(result.get("ability", {}), result["kl"])
 
 
 def _show_said(said: dict[str, Any], in_context: dict[str, Any]) -> None:
@@ -79,11 +81,12 @@ def _show_curve(curve: list[dict[str, Any]]) -> None:
             *(percent(point["metrics"].get(name)) for name in CURVE),
             *(percent(point["said"].get(way, {}).get("said")) for way in ways),
             number(point["perplexity"]),
+            number(point["kl"]["mean"], 4),
         ]
         for point in curve
     ]
     if rows:
-        columns = ["edits", *CURVE, *(f"said: {way}" for way in ways), "perplexity"]
+        columns = ["edits", *CURVE, *(f"said: {way}" for way in ways), "perplexity", "KL"]
         table("all facts so far, asked again", columns, rows, columns)
 
 
@@ -98,7 +101,8 @@ def show_ability(ability: dict[str, Any], kl: dict[str, Any]) -> None:
             cells = [_with_error(found[when], found["stderr"][when], scale) for when in columns]
             rows.append([name if label == "acc" else "", one["questions"], label + unit, *cells])
     title = "general ability ± standard error, that of differences paired"
-    table(title, ["set", "n", "measure", *columns], rows, ["n", *columns])
+    if rows:
+        table(title, ["set", "n", "measure", *columns], rows, ["n", *columns])
     mean, same = _with_error(kl["mean"], kl["stderr"], 1, 5), percent(kl["same_top"])
     say(f"next tokens at {kl['positions']:,} places of the text: KL from the base {mean}, the same one first at {same}")
 

@@ -1,6 +1,7 @@
 """A benchmark with questions of general ability, on the fact model: what it reports, what it keeps, what it refuses."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from editing.errors import ReadError, UsageError
+from editing.measure.perplexity import Perplexity
 from editing.measure.scoring import score
 from editing.weights import Factors
-from flows.benchmark_ability import at_point, measure_ability, read_sets
+from flows.benchmark_ability import at_point, compared_perplexity, measure_ability, read_sets
 from tasks.lines.specs import LineSpec
 from tasks.progress import Silent, listening
 from tasks.settings import Settings
@@ -79,13 +81,13 @@ def plain_acc(session: Session) -> float:
 def test_the_base_is_asked_as_it_is_and_only_once(opened, files, monkeypatch):
     monkeypatch.setattr(ability, "QUESTIONS_AT_ONCE", 2)
     sets = read_sets(files, "sequential", 6, 0)
-    found, told = [], []
+    found, told, texts = [], [], FACT_TEXT[1:]  # of which no other test's session keeps the base's states
     for session in (opened(), opened()):
         before, listener = plain_acc(session), Heard()
         write(session)
         after = plain_acc(session)
         with listening(listener):
-            found.append(measure_ability(session, sets, FACT_TEXT))
+            found.append(measure_ability(session, sets, texts))
         said = found[-1]["ability"]["said"]
         assert (said["before"], said["after"]) == (before, after) and before != after
         assert plain_acc(session) == after  # the edit stands as before
@@ -96,7 +98,7 @@ def test_the_base_is_asked_as_it_is_and_only_once(opened, files, monkeypatch):
     assert {what for what, _, _ in told[0]} == of_the_base | now
     assert {what for what, _, _ in told[1]} == now
     assert [done for what, done, _ in told[0] if what == "others of the base"][-1] == 6
-    assert measure_ability(session, [], FACT_TEXT) == {}
+    assert measure_ability(session, [], texts) == {"kl": found[1]["kl"]}
 
 
 @pytest.mark.slow
@@ -121,6 +123,16 @@ def test_a_benchmark_reports_ability_and_divergence(errata: Errata, files, tmp_p
     assert result["kl"]["mean"] > 1e-4 and result["kl"]["positions"] > 500 and 0 < result["kl"]["same_top"] < 1
     assert "general ability" in shown.out and "acc_norm" in shown.out and "-100.0 ± 0.0" in shown.out
     assert "KL from the base" in shown.out
+
+
+def test_a_perplexity_has_the_error_of_its_blocks_and_their_ratio_that_of_their_differences():
+    then, now = (2.0, 3.0, 4.0, 3.0), (2.1, 3.3, 4.2, 3.4)
+    found = compared_perplexity(Perplexity(math.exp(3.0), then), Perplexity(math.exp(3.25), now))
+    assert found["ratio"] == pytest.approx(math.exp(0.25))
+    # By hand: the blocks vary by sqrt(2/3), their differences (0.1, 0.3, 0.2, 0.4) by sqrt(0.05/3).
+    assert found["stderr"]["before"] == pytest.approx(math.exp(3.0) * math.sqrt(2 / 3) / 2)
+    assert found["stderr"]["ratio"] == pytest.approx(math.exp(0.25) * math.sqrt(0.05 / 3) / 2)
+    assert compared_perplexity(20.0, 25.0)["stderr"] == {"before": None, "after": None, "ratio": None}
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_begins(files, tmp_path):

@@ -99,14 +99,16 @@ def unchanged(session: Session) -> bool:
 def test_a_benchmark_writes_the_documented_fields(run, sessions, mode, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(FACT_TEXT))
     result, rows = run(mode, EDITS, text=tmp_path / "text.txt")
-    assert result.keys() == FIELDS and result["edits"] == len(rows) == len(EDITS) and result["mode"] == mode
+    assert result.keys() == FIELDS | ({"kl"} if mode != "independent" else set())
+    assert result["edits"] == len(rows) == len(EDITS) and result["mode"] == mode
     before, after = result["metrics"]["before"], result["metrics"]["after"]
     assert before.keys() == METRICS and after.keys() == METRICS | {"locality_kept", "locality_kept_tokens"}
     assert all(0 <= value <= 1 for value in (*before.values(), *after.values()))
     assert before["efficacy_argmax"] == 0.0 and after["efficacy_prob"] > before["efficacy_prob"]
-    for name in ("fluency", "perplexity"):
-        assert result[name].keys() == {"before", "after"} and min(result[name].values()) > 0
-    assert result["perplexity"]["after"] != result["perplexity"]["before"]
+    assert result["fluency"].keys() == {"before", "after"} and min(result["fluency"].values()) > 0
+    text = result["perplexity"]
+    assert text["after"] != text["before"] > 0 and text["ratio"] == text["after"] / text["before"]
+    assert text["stderr"]["before"] > 0 and (text["stderr"]["ratio"] is None) == (mode == "independent")
     assert result["said"].keys() == {"prompt", "paraphrase"}  # this model has no chat
     for one in result["said"].values():
         assert one["before"] == 0.0 and one["old_before"] > 0.5 and one["after"] >= one["before"]
