@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from editing.digests import file_digest
 from editing.errors import ModelError
 from editing.files import flush
+from editing.progress import OnProgress, unheard
 
 SEAL = "errata-source.json"
 """Last file of a finished folder: the source's digest and the size of every other file."""
@@ -33,38 +34,6 @@ SEAL = "errata-source.json"
 
 class NotKept(ModelError):
     """The folder of converted models cannot be written."""
-
-
-OnProgress = Callable[[int, int], None]
-"""Hears how much of a conversion is done, and of how much."""
-
-
-def unheard(done: int, total: int) -> None:
-    """Nobody listens."""
-
-
-class Told:
-    """How far some work is, of `all_of_it`: it begins at nothing and only grows."""
-
-    def __init__(self, on_progress: OnProgress, all_of_it: int) -> None:
-        self._on_progress, self._all, self._done = on_progress, all_of_it, 0
-        on_progress(0, all_of_it)
-
-    def __call__(self, done: int, total: int) -> None:
-        if done > self._done:
-            self._done = done
-            self._on_progress(done, total)
-
-    def share(self, percent: int, total: int) -> Callable[[int], None]:
-        """For a part that takes so much of what is left, to be told each time what it did more of its `total`."""
-        begun, left, done = self._done, self._all - self._done, 0
-
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            self(begun + left * percent * done // (100 * total), self._all)
-
-        return tell
 
 
 def converted_folder(file: Path, name: str, folder: Path, on_progress: OnProgress = unheard) -> Path:

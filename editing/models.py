@@ -27,11 +27,12 @@ from editing.devices import Spread, checked_device, checked_dtype
 from editing.digests import tensors_digest
 from editing.errors import ModelError
 from editing.folders import check_config, check_folder, check_not_quantised, check_tokenizer, has_weights
-from editing.gguf import NotKept, OnProgress, Told, converted_folder, header_of, layers_in, unheard
+from editing.gguf import NotKept, converted_folder, header_of, layers_in
 from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.placed import Tensors
 from editing.pretrained import check_numbers, check_vocabulary, guarded, read_tokenizer, read_weights
+from editing.progress import OnProgress, Told, unheard
 from editing.shortage import within_memory
 
 EMBEDDED = "embedded"

@@ -21,6 +21,7 @@ from editing.digests import tensor_digest
 from editing.errors import EditingError, SolveError
 from editing.layout import ModelLayout
 from editing.placed import put_tensor, tensor_of
+from editing.progress import OnProgress, counted, unheard
 from editing.rounding import rounded
 from editing.shortage import LAYERS, within_memory
 
@@ -112,7 +113,7 @@ class EditedWeights:
 
     @within_memory(LAYERS)
     @torch.no_grad()
-    def apply(self, update: WeightUpdate, rounding: Rounding = rounded) -> Undo:
+    def apply(self, update: WeightUpdate, rounding: Rounding = rounded, on_progress: OnProgress = unheard) -> Undo:
         """Write W' = round(base + Σ updates) for each weight of `update`; nothing is written if one is not finite.
 
         `rounding` is another one only where a version of release 0.1 is to come out as it was.
@@ -120,17 +121,17 @@ class EditedWeights:
         check_finite(update)
         undo = self.undo_from_here(update)
         made: dict[str, tuple[Tensor, Tensor]] = {}
+        tell = counted(on_progress, sum(factors.B.numel() for factors in update.values()))
         for name, factors in update.items():
             base = self.floor.get(name, self.base.get(name, undo.weights[name]))
-            made[name] = self._sum(base, self.sums.get(name), factors, rounding)
+            made[name] = self._sum(base, self.sums.get(name), factors, rounding, tell)
             if not made[name][0].isfinite().all():
                 raise SolveError(f"weight {name} would not be finite in {base.dtype}; leave the edit out")
         for name, (tensor, total) in made.items():
             self.base.setdefault(name, undo.weights[name])
             self.sums[name] = total
             put_tensor(self.model, name, tensor)
-        self._applied += 1
-        self.state = self._applied
+        self.state = self._applied = self._applied + 1
         return undo
 
     @within_memory(LAYERS)
@@ -145,8 +146,7 @@ class EditedWeights:
             self.base.setdefault(name, undo.weights[name])
             put_tensor(self.model, name, tensor.to(undo.weights[name].device))
         self.settle(tensors)
-        self._applied += 1
-        self.state = self._applied
+        self.state = self._applied = self._applied + 1
         return undo
 
     def settle(self, names: Iterable[str]) -> None:
@@ -201,13 +201,12 @@ class EditedWeights:
         return Undo(weights, dict(self.sums), self.state, dict(self.floor))
 
     def _sum(
-        self, base: Tensor, previous: Tensor | None, factors: Factors, rounding: Rounding
+        self, base: Tensor, previous: Tensor | None, factors: Factors, rounding: Rounding, tell: Callable[[int], None]
     ) -> tuple[Tensor, Tensor]:
         base_md = self.layout.oriented(base)
         B, A = factors.B.to(base.device, torch.float64), factors.A.to(base.device, torch.float64)
         total = torch.zeros(base_md.shape, dtype=torch.float64, device=base.device)
-        if previous is not None:
-            total.copy_(previous)
+        total = total if previous is None else total.copy_(previous)
         written = torch.empty_like(base)
         rows_at_once = max(1, SUMMED_AT_ONCE // total.shape[1])
         for start in range(0, total.shape[0], rows_at_once):
@@ -216,6 +215,7 @@ class EditedWeights:
             for b, a in zip(B[rows].unbind(1), A.unbind(0), strict=True):
                 block.addr_(b, a)
             self.layout.oriented(written)[rows] = rounding(base_md[rows].double() + block, base.dtype)
+            tell(B[rows].numel())
         return written, total
 
 

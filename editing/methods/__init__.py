@@ -32,6 +32,7 @@ from editing.methods.rome import ROME, RomeConfig
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, edited_weights
 from editing.methods.ultraedit import ULTRAEDIT, UltraEditConfig
+from editing.progress import part_of
 from editing.shortage import BATCH, within_memory
 from editing.tokens import check_edits
 from editing.weights import EditedWeights, WeightUpdate, concatenate
@@ -208,12 +209,13 @@ def compute_replay(
         SolveError, InvalidEdit, EditingError: as `compute_update`.
     """
     _check_at_base(given)
-    given = replace(given, history=KeyHistory())
+    given, tell = replace(given, history=KeyHistory()), given.on_progress
     made: list[BatchUpdate] = []
     try:
         for start in range(0, len(edits), REPLAYED_AT_ONCE):
             some = edits[start : start + REPLAYED_AT_ONCE]
-            batch = compute_update(given, some, torch.zeros(len(some), 0), config)
+            part = replace(given, on_progress=part_of(tell, start, len(some), len(edits)))
+            batch = compute_update(part, some, torch.zeros(len(some), 0), config)
             weights.apply(batch.update)
             given.history.add(batch.keys, batch.moments)
             made.append(batch)

@@ -25,10 +25,12 @@ import torch
 from torch import Tensor
 
 from editing.edit import Edit
-from editing.methods.locate import Solve, joined, take_out
-from editing.methods.located import Located, encoded, groups_of, locate, roots, weighed
+from editing.methods.encoded import SOLVE, encoded, groups_of
+from editing.methods.locate import Solve, joined, taken_out_first
+from editing.methods.located import Located, locate, roots, weighed
 from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
+from editing.progress import counted
 from editing.weights import Factors
 
 
@@ -47,14 +49,16 @@ def locate_alone(
     found: dict[int, Located] = {}
     updates: list[dict[str, Factors]] = [{} for _ in edits]
     texts, wanted = encoded(given, edits), None
+    done = texts.counting(given)
     with edited_weights(given, "exact_order").at_base():
         for layer in given.layers:
-            located = locate(given, edits, z_star_nm, layer, updates, texts, wanted)
+            located = locate(given, edits, z_star_nm, layer, updates, texts, wanted, done)
             wanted, name = located.wanted_cnm, given.layout.weight_name(layer)
             gain_knd = alone(layer, located.columns(bare_apart))
             for i, update in enumerate(updates):
                 update[name] = located.of(i).factors(gain_knd[:, i : i + 1])
             found[layer] = located
+            done(SOLVE)
     return found
 
 
@@ -71,7 +75,8 @@ def solve_in_any_order(
     """
     update: dict[str, Factors] = {}
     keys: dict[int, Tensor] = {}
-    out = take_out(given, edits, solve, bare_apart=bare_apart, columns_kept=True)
+    out, given = taken_out_first(given, edits, solve, bare_apart=bare_apart, columns_kept=True)
+    done = counted(given.on_progress, len(found))
     groups = groups_of(given, edits)
     for layer, located in found.items():
         name, K_dc = given.layout.weight_name(layer), located.columns(bare_apart)
@@ -87,6 +92,7 @@ def solve_in_any_order(
             missing_mc = _wanted(located, K_dc).double() - change_md @ K_dc.double()
             update[name] = joined(out.update.get(name), factors(missing_mc, gain_cd))
         keys[layer] = weighed(groups, K_dc).cpu().contiguous()
+        done(1)
     return BatchUpdate(update, keys, gone=out.gone)
 
 

@@ -30,7 +30,7 @@ from editing.edit import Edit
 from editing.keys import capture_inputs, in_rows, stop_after
 from editing.methods.gradients.descent import Descent
 from editing.methods.gradients.targets import encode_targets
-from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, one_by_one, only_layer
 from editing.placed import tensor_of
 from editing.tokens import Rows
 from editing.weights import Factors, WeightUpdate, overlay
@@ -70,7 +70,8 @@ def compute_independent_updates(
 ) -> list[WeightUpdate]:
     """For each edit the update that tuning on it alone gives."""
     layer = only_layer(given, "finetune")
-    return [{given.layout.weight_name(layer): _tune(given, layer, [edit], config)} for edit in edits]
+    name = given.layout.weight_name(layer)
+    return [{name: _tune(one, layer, [edit], config)} for one, edit in one_by_one(given, edits)]
 
 
 def _tune(given: MethodInput, layer: int, edits: Sequence[Edit], config: FineTuneConfig) -> Factors:
@@ -96,7 +97,7 @@ def _tune(given: MethodInput, layer: int, edits: Sequence[Edit], config: FineTun
         descent = Descent(
             "fine-tuning", config.steps, config.learning_rate, config.stop_loss, config.minibatch, config.seed
         )
-        descent.run(given.model, edits, [B_mr], encode, bound)
+        descent.run(given.model, edits, [B_mr], encode, bound, given.on_progress)
     return Factors(B_mr.detach().cpu().contiguous(), Q_dr.T.cpu().contiguous())
 
 

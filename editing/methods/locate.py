@@ -29,9 +29,11 @@ from torch import Tensor
 from editing.adapters.rank import narrowed
 from editing.edit import Edit
 from editing.groups import KeyGroup
-from editing.methods.located import encoded, groups_of, locate, roots, weighed
+from editing.methods.encoded import SOLVE, encoded, groups_of
+from editing.methods.located import locate, roots, weighed
 from editing.methods.shared.interface import BatchUpdate, MethodInput, edited_weights
 from editing.methods.shared.solve import factors
+from editing.progress import part_of
 from editing.weights import Factors, WeightUpdate, concatenate
 
 Solve = Callable[[int, Tensor], Tensor]
@@ -59,12 +61,13 @@ def compute_together(
         UsageError: facts are to be written anew, and the model's edited weights are not given.
     """
     update: dict[str, Factors] = {}
-    out = take_out(given, edits, solve, bare_apart=bare_apart)
+    out, given = taken_out_first(given, edits, solve, bare_apart=bare_apart)
     in_force = {name: narrowed(factors) for name, factors in out.update.items()}
     keys: dict[int, Tensor] = {}
     texts, groups, wanted = encoded(given, edits), groups_of(given, edits), None
+    done = texts.counting(given)
     for layer in given.layers:
-        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), texts, wanted)
+        found = locate(given, edits, z_star_nm, layer, [in_force] * len(edits), texts, wanted, done)
         wanted = found.wanted_cnm
         name = given.layout.weight_name(layer)
         columns = found.columns(bare_apart)
@@ -74,6 +77,7 @@ def compute_together(
         update[name] = given.restrain(name, joined(out.update.get(name), found.factors(gain_knd)))
         in_force[name] = narrowed(update[name])
         keys[layer] = found.remembered(groups, bare_apart)
+        done(SOLVE)
     return BatchUpdate(update, keys, gone=out.gone)
 
 
@@ -102,19 +106,31 @@ def take_out(
     given = replace(given, groups=tuple(groups))
     firsts = [group.live[0] for group in groups]
     texts, nowhere = encoded(given, firsts), torch.zeros(len(firsts), given.model.config.get_text_config().hidden_size)
-    held = [KeyGroup(group.live) for group in groups]
+    held, done = [KeyGroup(group.live) for group in groups], texts.counting(given)
     for layer in given.layers:
         name = given.layout.weight_name(layer)
         change_md = weights.change(name)
         if change_md is None:
             continue
-        found = locate(given, firsts, nowhere, layer, [{}] * len(firsts), texts)
+        found = locate(given, firsts, nowhere, layer, [{}] * len(firsts), texts, done=done)
         K_dc = found.columns(bare_apart)
         gain_cd = solve(layer, K_dc * EXACTLY**0.5) * EXACTLY**0.5
         out.update[name] = factors(-(change_md.to(K_dc.device) @ K_dc.double()), gain_cd)
         told_kd = weighed(held, K_dc) if columns_kept else found.remembered(held, bare_apart).to(K_dc)
         out.gone[layer] = _forgettable(solve, layer, told_kd)
+        done(SOLVE)
     return out
+
+
+def taken_out_first(
+    given: MethodInput, edits: Sequence[Edit], solve: Solve, *, bare_apart: bool, columns_kept: bool = False
+) -> tuple[TakenOut, MethodInput]:
+    """`take_out`, and what is given to the rest of the work, which tells of what is then left."""
+    live = sum(bool(group.live) for group in groups_of(given, edits))
+    total, tell = live + len(edits), given.on_progress
+    first = replace(given, on_progress=part_of(tell, 0, live, total))
+    out = take_out(first, edits, solve, bare_apart=bare_apart, columns_kept=columns_kept)
+    return out, replace(given, on_progress=part_of(tell, live, len(edits), total))
 
 
 def _forgettable(solve: Solve, layer: int, K_nd: Tensor) -> Tensor:
@@ -144,11 +160,13 @@ def compute_each(
     """
     updates: list[dict[str, Factors]] = [{} for _ in edits]
     texts, wanted = encoded(given, edits), None
+    done = texts.counting(given)
     for layer in given.layers:
-        found = locate(given, edits, z_star_nm, layer, updates, texts, wanted)
+        found = locate(given, edits, z_star_nm, layer, updates, texts, wanted, done)
         wanted = found.wanted_cnm
         gain_knd = solve(layer, found.columns(bare_apart)).reshape(-1, *found.K_nd.shape)
         name = given.layout.weight_name(layer)
         for i, update in enumerate(updates):
             update[name] = given.restrain(name, found.of(i).factors(gain_knd[:, i : i + 1]))
+        done(SOLVE)
     return list(updates)

@@ -12,7 +12,7 @@ Shapes: d = key size, m = hidden size, n = edits, c = conversations of an edit, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,11 +20,12 @@ from torch import Tensor
 from editing.edit import Edit
 from editing.errors import SolveError
 from editing.groups import KeyGroup
-from editing.keys import Begun, SubjectReader
+from editing.keys import SubjectReader
+from editing.methods.encoded import Encoded, encoded
 from editing.methods.shared.interface import MethodInput
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors
-from editing.tokens import EncodedPrompt, encode_in_context, pad_token
+from editing.tokens import EncodedPrompt, pad_token
 from editing.weights import Factors, WeightUpdate, overlay
 
 TOKENS_AT_ONCE = 1024
@@ -111,40 +112,6 @@ def over_conversations(asked_cn: Tensor, states_cnx: Tensor) -> Tensor:
     return states_cnx.sum(0) / asked_cn.sum(0).clamp(min=1)[:, None]
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """The texts in which edits are read, at every layer: context by context and, of the conversations, edit by edit."""
-
-    contexts: list[list[EncodedPrompt]]
-    conversations: list[list[EncodedPrompt]]
-    begun: Begun = field(default_factory=Begun)
-    """Layers rise from one `locate` to the next, and no weight changes below one that was read."""
-
-
-def encoded(given: MethodInput, edits: Sequence[Edit]) -> Encoded:
-    """All texts of the edits. Raises InvalidEdit for a subject that is lost in tokenisation."""
-    tokenizer, prefixes = given.tokenizer, given.prefixes
-    contexts = [
-        [encode_in_context(tokenizer, prefixes, context, edit.prompt, edit.subject) for edit in edits]
-        for context in range(len(prefixes))
-    ]
-    return Encoded(contexts, conversations(given, edits))
-
-
-def conversations(given: MethodInput, edits: Sequence[Edit]) -> list[list[EncodedPrompt]]:
-    """For each edit the conversations in which it and those that share its key are searched, each beginning once."""
-    if given.chat is None:
-        return [[] for _ in edits]
-    asked = [[p for edit in group.everyone for p in given.chat.encode_all(edit)] for group in groups_of(given, edits)]
-    beginnings = [{p.ids[: p.subject_index + 1]: p for p in some} for some in asked]
-    return [list(some.values()) for some in beginnings]
-
-
-def groups_of(given: MethodInput, edits: Sequence[Edit]) -> Sequence[KeyGroup]:
-    """Of each edit the facts that share its key."""
-    return given.groups or [KeyGroup((edit,)) for edit in edits]
-
-
 def locate(
     given: MethodInput,
     edits: Sequence[Edit],
@@ -153,12 +120,13 @@ def locate(
     updates: Sequence[WeightUpdate],
     texts: Encoded | None = None,
     wanted_cnm: Tensor | None = None,
+    done: Callable[[int], None] = lambda work: None,
 ) -> Located:
     """Keys and residuals of `edits` at one layer, with `updates[i]` in force for edit i.
 
-    `texts` are `encoded`'s, where they are there already, and `wanted_cnm` what was found to be wanted in the
-    conversations at the first layer. Only they and the bare prompts run up to the last edited layer; those in the other
-    contexts end at their keys.
+    `texts` are `encoded`'s, where they are there already, `done` their `counting`, and `wanted_cnm` what was found to
+    be wanted in the conversations at the first layer. Only they and the bare prompts run up to the last edited layer;
+    those in the other contexts end at their keys.
 
     Raises:
         SolveError: a key or a residual is not finite.
@@ -167,6 +135,10 @@ def locate(
     model, layout, last = given.model, given.layout, given.layers[-1]
     texts = texts or encoded(given, edits)
     reader = SubjectReader(model, layout, pad_token(given.tokenizer), texts.begun)
+    deep, short = texts.layers_run(given, layer)
+
+    def passed(tokens: int) -> None:
+        done(deep * tokens)
 
     def states(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         found = reader.states(prompts, layer, last, uniform=uniform)
@@ -175,12 +147,12 @@ def locate(
     def keys(prompts: Sequence[EncodedPrompt], uniform: bool) -> list[Tensor]:
         return [reader.keys(prompts, layer, uniform=uniform)]
 
-    bare_nd, written_nm, hidden_nm = gather(given, texts.contexts[0], updates, states)
+    bare_nd, written_nm, hidden_nm = gather(given, texts.contexts[0], updates, states, passed)
     raw_nd = bare_nd.clone()
     for in_context in texts.contexts[1:]:
-        raw_nd += gather(given, in_context, updates, keys)[0]
+        raw_nd += gather(given, in_context, updates, keys, lambda tokens: done(short * tokens))[0]
     asked_cn, *in_chat = _in_conversations(
-        given, texts.conversations, updates, states, (bare_nd, written_nm, hidden_nm)
+        given, texts.conversations, updates, states, (bare_nd, written_nm, hidden_nm), passed
     )
     chat_cnd, chat_written_cnm, chat_hidden_cnm = in_chat
     left = last - layer + 1
@@ -229,6 +201,7 @@ def _in_conversations(
     updates: Sequence[WeightUpdate],
     read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
     like: Sequence[Tensor],
+    passed: Callable[[int], None],
 ) -> list[Tensor]:
     """Which conversations each edit has, (c, n), and what `read` finds in them, (c, n, ·) each, else zero.
 
@@ -242,7 +215,7 @@ def _in_conversations(
     if most:
         places = asked_cn.nonzero().tolist()
         prompts, owners = [chats[i][place] for place, i in places], [updates[i] for _, i in places]
-        for whole, part in zip(found, gather(given, prompts, owners, read), strict=True):
+        for whole, part in zip(found, gather(given, prompts, owners, read, passed), strict=True):
             whole[asked_cn] = part
     return [asked_cn, *found]
 
@@ -252,8 +225,12 @@ def gather(
     prompts: Sequence[EncodedPrompt],
     updates: Sequence[WeightUpdate],
     read: Callable[[Sequence[EncodedPrompt], bool], list[Tensor]],
+    passed: Callable[[int], None] = lambda tokens: None,
 ) -> list[Tensor]:
-    """What `read` finds for each prompt, (n, ·) each: prompts of similar length are read together."""
+    """What `read` finds for each prompt, (n, ·) each: prompts of similar length are read together.
+
+    `passed` hears how many tokens ran.
+    """
     model, layout = given.model, given.layout
     uniform = not any(updates) or all(update is updates[0] for update in updates)
     found: list[Tensor] = []
@@ -264,6 +241,7 @@ def gather(
             found = found or [part.new_empty(len(prompts), part.shape[1]) for part in parts]
             for whole, part in zip(found, parts, strict=True):
                 whole[chunk] = part
+            passed(sum(prompts[i].subject_index + 1 for i in chunk))
     return found
 
 

@@ -28,7 +28,7 @@ from editing.edit import Edit
 from editing.errors import ModelError, UsageError
 from editing.methods.gradients.descent import Descent
 from editing.methods.gradients.targets import encode_targets
-from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, one_by_one
 from editing.placed import is_set_aside
 from editing.weights import Factors, WeightUpdate
 
@@ -63,7 +63,7 @@ def compute_independent_updates(
     given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: LoraConfig
 ) -> list[WeightUpdate]:
     """For each edit the update that an adapter trained on it alone is."""
-    return [_train(given, [edit], config) for edit in edits]
+    return [_train(one, [edit], config) for one, edit in one_by_one(given, edits)]
 
 
 def _train(given: MethodInput, edits: Sequence[Edit], config: LoraConfig) -> WeightUpdate:
@@ -71,7 +71,8 @@ def _train(given: MethodInput, edits: Sequence[Edit], config: LoraConfig) -> Wei
     with adapted(given.model, modules, config, transposed=given.layout.transposed) as pairs:
         descent = Descent("LoRA", config.steps, config.learning_rate, config.stop_loss)
         encode = partial(encode_targets, given.model, given.tokenizer)
-        descent.run(given.model, edits, [matrix for pair in pairs.values() for matrix in pair], encode)
+        matrices = [matrix for pair in pairs.values() for matrix in pair]
+        descent.run(given.model, edits, matrices, encode, on_progress=given.on_progress)
         share = config.alpha / config.rank
         return {
             name: Factors((share * B.detach()).cpu().contiguous(), A.detach().cpu().contiguous().clone())

@@ -24,6 +24,7 @@ The loop over layers is in `locate`. Shapes: d = key size, m = hidden size, n = 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -38,6 +39,7 @@ from editing.methods.restrain import base_spectrum
 from editing.methods.shared.growing import GrowingFactor, few
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.shared.solve import independent_gains, memit_gain, spared_gain
+from editing.progress import part_of
 from editing.weights import WeightUpdate
 
 
@@ -84,8 +86,9 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         return _gain(given, layer, config, K_dn)
 
     if config.exact_order:
-        alone = locate_alone(given, edits, z_star_nm, _alone(given, len(edits), config), bare_apart=config.bare_apart)
-        return solve_in_any_order(given, edits, alone, solve, bare_apart=config.bare_apart)
+        first, then = (replace(given, on_progress=part_of(given.on_progress, *part, 4)) for part in ((0, 3), (3, 1)))
+        alone = locate_alone(first, edits, z_star_nm, _alone(given, len(edits), config), bare_apart=config.bare_apart)
+        return solve_in_any_order(then, edits, alone, solve, bare_apart=config.bare_apart)
     return compute_together(given, edits, z_star_nm, solve, bare_apart=config.bare_apart)
 
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from editing.config import LocatingConfig, OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
-from editing.methods.located import Located, groups_of, locate
+from editing.methods.encoded import SOLVE, encoded, groups_of
+from editing.methods.located import Located, locate
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.methods.shared.postnorm import change_before_norm
 from editing.methods.shared.solve import factors, rank_one_gains
@@ -54,8 +55,8 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         InvalidEdit: a subject is lost in tokenisation.
     """
     layer = only_layer(given, "rome")
-    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits))
-    gain_nd = _gains(given, layer, found, config).float()
+    found, gain_nd = _solved(given, edits, z_star_nm, layer, config)
+    gain_nd = gain_nd.float()
     R_mn = torch.empty_like(found.R_mn)
     norm, own_mn = given.layout.norm_after(given.model, layer), _own(given, layer, found, config)
     at_nd = found.K_nd if config.mean_key else found.bare_nd
@@ -72,16 +73,23 @@ def compute_independent_updates(
 ) -> list[WeightUpdate]:
     """For each edit the update that would write it alone."""
     layer = only_layer(given, "rome")
-    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits))
-    gain_nd, R_mn = _gains(given, layer, found, config), found.R_mn + _own(given, layer, found, config)
+    found, gain_nd = _solved(given, edits, z_star_nm, layer, config)
+    R_mn = found.R_mn + _own(given, layer, found, config)
     name = given.layout.weight_name(layer)
     return [{name: factors(R_mn[:, i : i + 1], gain_nd[i : i + 1])} for i in range(len(edits))]
 
 
-def _gains(given: MethodInput, layer: int, found: Located, config: RomeConfig) -> Tensor:
-    """Each edit's gain of rank one, (n, d) float64."""
+def _solved(
+    given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, layer: int, config: RomeConfig
+) -> tuple[Located, Tensor]:
+    """Where the edits are read, and each one's gain of rank one, (n, d) float64."""
+    texts = encoded(given, edits)
+    done = texts.counting(given)
+    found = locate(given, edits, z_star_nm, layer, [{}] * len(edits), texts, done=done)
     at_nd = found.K_nd if config.mean_key else found.bare_nd
-    return rank_one_gains(given.second_moment(layer), found.K_nd.T, at_nd.T)
+    gain_nd = rank_one_gains(given.second_moment(layer), found.K_nd.T, at_nd.T)
+    done(SOLVE)
+    return found, gain_nd
 
 
 def _own(given: MethodInput, layer: int, found: Located, config: RomeConfig) -> Tensor:

@@ -29,6 +29,7 @@ from editing.methods.gradients.features import at_places, feature_moments, gradi
 from editing.methods.gradients.targets import encode_targets
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.shared.solve import factors
+from editing.progress import counted
 from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16
@@ -75,6 +76,7 @@ def _features(given: MethodInput, edits: Sequence[Edit], config: UltraEditConfig
     """h and g of each edit, all weights in one forward and backward pass of the model as it stands."""
     modules = given.layout.projections(given.model, given.layers, config.projections)
     found: Features = []
+    done = counted(given.on_progress, len(edits))
     for start in range(0, len(edits), EDITS_AT_ONCE):
         chunk = edits[start : start + EDITS_AT_ONCE]
         targets = encode_targets(given.model, given.tokenizer, chunk)
@@ -83,6 +85,7 @@ def _features(given: MethodInput, edits: Sequence[Edit], config: UltraEditConfig
         for row in range(len(chunk)):
             own = targets.places[:, 0] == row
             found.append({name: (H[own], G[own]) for name, (H, G) in gathered.items()})
+        done(len(chunk))
     return found
 
 

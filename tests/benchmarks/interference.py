@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from editing.edit import Edit
 from editing.methods import method_config
-from editing.methods.located import conversations, locate
+from editing.methods.encoded import conversations
+from editing.methods.located import locate
 from editing.tokens import EncodedPrompt
 from flows.benchmark import read_benchmark
 from flows.cli.app import pairs

@@ -13,8 +13,8 @@ from editing.groups import KeyGroup
 from editing.keys import SubjectReader
 from editing.layout import layout_of
 from editing.methods import compute_update, method_config
+from editing.methods.encoded import conversations
 from editing.methods.locate import compute_together
-from editing.methods.located import conversations
 from editing.methods.shared.solve import memit_gain
 from editing.search.values import search_values
 from editing.tokens import encode_prompt, pad_token

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5
 from editing import gguf, models
 from editing.devices import DTYPES
 from editing.errors import ModelError
-from editing.gguf import OnProgress
 from editing.models import ALL_OF_IT, CONVERSION, base_digest, load_model
+from editing.progress import OnProgress
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 QUANTISED = {

@@ -1,8 +1,10 @@
 """What takes long tells how far it is: it never falls, and ends with all of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 
 from editing.config import ValueSearchConfig
 from editing.edit import Edit
@@ -10,7 +12,19 @@ from editing.layout import layout_of
 from editing.measure.fluency import entropies, generate
 from editing.measure.metrics import evaluate
 from editing.measure.perplexity import perplexity
+from editing.methods import (
+    METHODS,
+    REPLAYED_AT_ONCE,
+    compute_independent_updates,
+    compute_replay,
+    compute_update,
+    method_config,
+)
+from editing.progress import unheard
 from editing.search.values import search_values
+from editing.weights import EditedWeights, Factors
+from tests.editing.test_methods import EDITS as WRITTEN
+from tests.editing.test_methods import quick, strong, tiny_input, wanted
 
 PROMPTS = ["Ada was born in", "The moon", "x"]
 EDITS = [Edit(subject=name, prompt="{} lives in", target_new="Rome", target_true="Oslo") for name in ("Ada", "Eve")]
@@ -62,3 +76,67 @@ def test_what_is_known_is_not_asked_and_what_is_asked_is_known(tiny_llama):
     assert both[0] == first[0] and len(known) == 2 * pairs and asked
     assert both == evaluate(tiny_llama.model, tiny_llama.tokenizer, EDITS, known=known)
     assert both[1].efficacy_prob == evaluate(tiny_llama.model, tiny_llama.tokenizer, EDITS[1:])[0].efficacy_prob
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("compute", [compute_update, compute_independent_updates])
+def test_writing_tells_how_far_it_is(tiny_llama, method, compute):
+    made = tiny_input(tiny_llama, method)
+    assert made.on_progress is unheard
+    told: list[tuple[int, int]] = []
+    given = replace(made, on_progress=lambda done, total: told.append((done, total)))
+    z_star = wanted(given) if METHODS[method].searches else torch.zeros(len(WRITTEN), 0)
+    config = quick(given, method, {"minibatch": 1} if method == "finetune" else None)
+    compute(given, WRITTEN, z_star, config)
+    rises_to_all(told, parts=1 if method in ("ultraedit", "mend") else 2)
+
+
+@pytest.mark.parametrize("fields", [{}, {"exact_order": True}])
+def test_writing_facts_anew_tells_of_taking_them_out_as_well(tiny_llama, fields):
+    made, weights = tiny_input(tiny_llama, "memit"), EditedWeights(tiny_llama.model, layout_of(tiny_llama.model))
+    config, told = strong("memit").model_copy(update=fields), list[tuple[int, int]]()
+    made = replace(made, weights=weights)
+    undo = weights.apply(compute_update(made, WRITTEN, wanted(made), config).update)
+    given = replace(made, on_progress=lambda done, total: told.append((done, total)))
+    again = [WRITTEN[0].model_copy(update={"id": "other", "prompt": "{} died in"})]
+    compute_update(given, again, wanted(given)[:1], config, live=WRITTEN[:1])
+    weights.revert(undo)
+    rises_to_all(told, parts=4)
+
+
+def test_a_replay_tells_of_all_its_batches(tiny_llama):
+    told: list[tuple[int, int]] = []
+    given = replace(tiny_input(tiny_llama, "finetune"), on_progress=lambda done, total: told.append((done, total)))
+    many = [edit.model_copy(update={"id": f"{edit.id}{number}"}) for number in range(10) for edit in WRITTEN]
+    weights = EditedWeights(tiny_llama.model, given.layout)
+    compute_replay(given, weights, many, quick(given, "finetune"))
+    rises_to_all(told, parts=len(many) // REPLAYED_AT_ONCE)
+
+
+def test_a_descent_that_ends_early_says_no_more_than_was_done(tiny_llama):
+    told: list[tuple[int, int]] = []
+    given = replace(tiny_input(tiny_llama, "finetune"), on_progress=lambda done, total: told.append((done, total)))
+    compute_update(
+        given, WRITTEN, torch.zeros(len(WRITTEN), 0), method_config("finetune", {"steps": 50, "stop_loss": 1e9})
+    )
+    assert told == [(0, 50 * len(WRITTEN)), (len(WRITTEN), 50 * len(WRITTEN))]
+
+
+def test_weights_tell_how_much_of_their_sum_there_is(tiny_llama, monkeypatch):
+    weights = EditedWeights(tiny_llama.model, layout_of(tiny_llama.model))
+    name = weights.layout.weight_name(1)
+    m, d = weights.layout.oriented(tiny_llama.model.get_parameter(name)).shape
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr("editing.weights.SUMMED_AT_ONCE", 8 * d)
+    undo = weights.apply(
+        {name: Factors(torch.ones(m, 3) / 1e4, torch.ones(3, d))},
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    weights.revert(undo)
+    assert told == [(3 * rows, 3 * m) for rows in range(0, m + 1, 8)]
+
+
+def rises_to_all(told: list[tuple[int, int]], parts: int) -> None:
+    done = [done / total for done, total in told]
+    assert done == sorted(done) and done[0] == 0 and done[-1] == 1
+    assert len({*done} - {0}) >= parts, done

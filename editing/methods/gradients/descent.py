@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from editing.edit import Edit
 from editing.errors import SearchError
 from editing.methods.gradients.targets import Targets, target_loss
+from editing.progress import OnProgress, counted, unheard
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Descent:
         parameters: Sequence[Tensor],
         encode: Callable[[Sequence[Edit]], Targets],
         after_step: Callable[[], None] = lambda: None,
+        on_progress: OnProgress = unheard,
     ) -> None:
         """Train `parameters`, which the model computes with; `encode` makes targets of edits.
 
         A minibatch below `stop_loss` is not stepped on; after the last pass's loss there is no step either.
+        `on_progress` hears how many edits were seen, of those in all passes.
 
         Raises:
             SearchError: the loss became NaN or infinite.
@@ -51,6 +54,7 @@ class Descent:
         shuffled = random.Random(self.seed)
         whole = encode(edits) if self.minibatch is None else None
         adam = torch.optim.Adam(parameters, lr=self.learning_rate)
+        seen = counted(on_progress, self.passes * len(edits))
         for count in range(1, self.passes + 1):
             total = 0.0
             for part in _parts(edits, self.minibatch, shuffled):
@@ -66,6 +70,7 @@ class Descent:
                     loss.backward()  # type: ignore[no-untyped-call]
                     adam.step()
                     after_step()
+                seen(len(part))
             if total < self.stop_loss:
                 break
 

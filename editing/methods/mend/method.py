@@ -32,8 +32,9 @@ from editing.methods.mend.combine import combine, unit_inputs
 from editing.methods.mend.files import load_network
 from editing.methods.mend.network import MendNetwork
 from editing.methods.mend.shares import CONFIDENCE, scaled, shares_needed
-from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
+from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, one_by_one
 from editing.placed import device_of
+from editing.progress import OnProgress, counted, unheard
 from editing.weights import Factors, WeightUpdate
 
 EDITS_AT_ONCE = 16
@@ -70,6 +71,7 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
         edits,
         config.confidence,
         _earlier(given, network),
+        given.on_progress,
     )
     keys = {
         layer: unit_inputs(gradients[name]).float().cpu() for name, layer in remembered(given.layout, network).items()
@@ -84,8 +86,11 @@ def compute_independent_updates(
     network = network_for(given.model, given.layout, given.layers, given.statistics.base_digest, config)
     model, tokenizer, network = given.model, given.tokenizer, network.to(device_of(given.model))
     if earlier := _earlier(given, network):
-        return [_together(network, model, tokenizer, [edit], config.confidence, earlier)[0] for edit in edits]
-    return updates_of(network, model, tokenizer, edits, config.confidence)
+        return [
+            _together(network, model, tokenizer, [edit], config.confidence, earlier, one.on_progress)[0]
+            for one, edit in one_by_one(given, edits)
+        ]
+    return updates_of(network, model, tokenizer, edits, config.confidence, given.on_progress)
 
 
 def remembered(layout: ModelLayout, network: MendNetwork) -> dict[str, int]:
@@ -125,10 +130,11 @@ def _together(
     edits: Sequence[Edit],
     confidence: float | None,
     earlier: Mapping[str, Tensor],
+    on_progress: OnProgress = unheard,
 ) -> tuple[WeightUpdate, dict[str, TokenGradients]]:
     """One update of all edits, and the tokens that it is made of."""
     # What is enough for an edit alone is too little beside others.
-    made = list(_made(network, model, tokenizer, edits, confidence if len(edits) == 1 else None))
+    made = list(_made(network, model, tokenizer, edits, confidence if len(edits) == 1 else None, on_progress))
     gradients = {name: join([tokens[name] for tokens, _ in made]) for name in network.spec.shapes}
     update = combine([one for _, updates in made for one in updates], gradients, network.spec.ridge, earlier)
     return {name: _stored(factors) for name, factors in update.items()}, gradients
@@ -140,6 +146,7 @@ def updates_of(
     tokenizer: PreTrainedTokenizerBase,
     edits: Sequence[Edit],
     confidence: float | None = CONFIDENCE,
+    on_progress: OnProgress = unheard,
 ) -> list[WeightUpdate]:
     """What the hypernetwork makes of each edit's gradient at the model as it stands, alone, on the CPU.
 
@@ -148,7 +155,7 @@ def updates_of(
     """
     return [
         {name: _stored(factors) for name, factors in update.items()}
-        for _, updates in _made(network, model, tokenizer, edits, confidence)
+        for _, updates in _made(network, model, tokenizer, edits, confidence, on_progress)
         for update in updates
     ]
 
@@ -159,11 +166,13 @@ def _made(
     tokenizer: PreTrainedTokenizerBase,
     edits: Sequence[Edit],
     confidence: float | None,
+    on_progress: OnProgress,
 ) -> Iterator[tuple[dict[str, TokenGradients], list[dict[str, Factors]]]]:
     """The tokens of some edits at a time, and the edits' updates, where the model is."""
     layout = layout_of(model)
     modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in network.spec.shapes}
     first = min(layout.weight_layer(name) for name in modules)
+    done = counted(on_progress, len(edits))
     for start in range(0, len(edits), EDITS_AT_ONCE):
         some = edits[start : start + EDITS_AT_ONCE]
         below = None if confidence is None else lower_states(model, first)
@@ -176,6 +185,7 @@ def _made(
             shares = shares_needed(model, tokenizer, some, found, confidence, below)
             found = [scaled(update, share) for update, share in zip(found, shares, strict=True)]
         yield gradients, found
+        done(len(some))
 
 
 def network_for(

@@ -3,8 +3,8 @@
 Shapes: d = key size, m = value size, n = edits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from editing.groups import KeyGroup
 from editing.layout import ModelLayout
 from editing.methods.shared.history import KeyHistory
 from editing.placed import device_of
+from editing.progress import OnProgress, part_of, unheard
 from editing.weights import EditedWeights, Factors, WeightUpdate
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
@@ -50,6 +51,8 @@ class MethodInput:
     spread: Literal["linear", "sqrt"] = "linear"
     restrain: Callable[[str, Factors], Factors] = unrestrained
     """What is done to the update of a weight, by name; set from the configuration, as `spread` is."""
+    on_progress: OnProgress = unheard
+    """Hears how far an update is, in units that take about the same time each."""
 
     def second_moment(self, layer: int) -> Tensor:
         """C of a layer, (d, d) float64, where the model is."""
@@ -105,6 +108,12 @@ class Method(Generic[ConfigT]):
         """What it can do: every method writes batches in sequence."""
         alone = ("independent",) if self.compute_independent_updates is not None else ()
         return ("sequential", *alone, *(("rebase",) if self.rebases else ()))
+
+
+def one_by_one(given: MethodInput, edits: Sequence[Edit]) -> Iterator[tuple[MethodInput, Edit]]:
+    """Each edit with what a method is given for it alone, which tells how far all are."""
+    for number, edit in enumerate(edits):
+        yield replace(given, on_progress=part_of(given.on_progress, number, 1, len(edits))), edit
 
 
 def only_layer(given: MethodInput, method: str) -> int:
