@@ -30,9 +30,11 @@ from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
 from tasks.progress import progress, stage
 from tasks.settings import Settings
+from tasks.stores.batches import apply
 from tasks.update.anew import rebase_every
 from tasks.update.roots import stand_on_base
 from tasks.update.session import Session, open_session
+from tasks.update.writing import told
 
 __all__ = ["Benchmark", "Mode", "read_benchmark", "run_benchmark"]
 
@@ -166,8 +168,7 @@ def _edit(
     if asked.mode == "sequential":
         _edit_in_sequence(session, edits, asked, look)
     elif asked.mode == "rebase":
-        with stage("solve"):
-            write_together(session, edits, session.search(edits, _counting(0, len(edits), len(edits))))
+        write_together(session, edits, session.search(edits, _counting(0, len(edits), len(edits))))
     else:
         return _independent_updates(session, edits, asked.batch_size)
     return None
@@ -223,15 +224,17 @@ def edit_batch(
     """Write a batch beside the live facts; what undoes it, and what `Session.remember` wants of one that is kept."""
     sharing = session.sharing(batch, live)
     z_star = values(batch, sharing)
-    made = compute_update(session.method_input, batch, z_star, session.config, live=sharing)
-    return session.weights.apply(made.update), made
+    with told(session.method_input, batch) as given:
+        made = compute_update(given, batch, z_star, session.config, live=sharing)
+    return apply(session.weights, made.update), made
 
 
 def write_together(session: Session, edits: Sequence[Edit], z_star: Tensor) -> None:
     """All of these facts in one solve from the base, in the place of what stands in the weights."""
     stand_on_base(session)
-    made = compute_rebase(session.method_input, edits, z_star, session.config)
-    session.weights.apply(made.update)
+    with told(session.method_input, edits) as given:
+        made = compute_rebase(given, edits, z_star, session.config)
+    apply(session.weights, made.update)
     session.remember([edit.id for edit in edits], made)
 
 
@@ -240,7 +243,8 @@ def _independent_updates(session: Session, edits: Sequence[Edit], size: int) -> 
     for start in range(0, len(edits), size):
         batch = edits[start : start + size]
         z_star = session.search(batch, _counting(start, len(batch), len(edits)))
-        updates += compute_independent_updates(session.method_input, batch, z_star, session.config)
+        with told(session.method_input, batch) as given:
+            updates += compute_independent_updates(given, batch, z_star, session.config)
     return updates
 
 

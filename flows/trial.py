@@ -25,6 +25,7 @@ from tasks.update.function import stored_function
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
+from tasks.update.writing import told
 from tasks.workplace import open_workplace
 
 EDITS_AT_ONCE = 32
@@ -126,7 +127,9 @@ def try_each(
     chat, others = conversation(session), others_of_its_kind(edits)
     with stage("answers of the base") as tell:
         base = said_about(session, edits, chat, others, paraphrases=False, at_base=True, on_progress=tell)
-    updates = compute_independent_updates(session.method_input, edits, session.values(edits), session.config)
+    z_star = session.values(edits)
+    with told(session.method_input, edits) as given:
+        updates = compute_independent_updates(given, edits, z_star, session.config)
     rows: list[TrialRow] = []
     with Meter("trials", 2 * len(edits)) as meter:  # each is measured, and answers
         for start in range(0, len(edits), EDITS_AT_ONCE):

@@ -35,7 +35,7 @@ class Meter:
         self._tell(self.total)
 
     def _tell(self, done: int) -> None:
-        # Never less than before: a part may be counted smaller than it was. And the end is told once.
-        if self._told < self.total:
-            self._told = max(self._told, min(done, self.total))
-            progress(self.what, self._told, self.total)
+        # Only what is more: a part may be counted smaller than it was, and to tell of nothing would begin anew.
+        if (done := min(done, self.total)) > self._told:
+            self._told = done
+            progress(self.what, done, self.total)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from editing.files import write_atomically
 from editing.models import EMBEDDED, load_model
 from editing.readers import good_and_bad, read_edits
 from flows.cli.console import say, shown_progress, table, waiting
+from tasks.progress import progress
 from tasks.settings import Settings, load_settings
 from tasks.workplace import open_workplace
 
@@ -66,7 +68,13 @@ def _prepared(home: DemoHome, settings: Settings, model: str, candidates: Path) 
         requests = home.folder / REQUESTS.name
         if not requests.exists():
             with shown_progress():
-                loaded = load_model(model, dtype=settings.dtype, device=settings.device, cache=settings.cache_folder)
+                loaded = load_model(
+                    model,
+                    dtype=settings.dtype,
+                    device=settings.device,
+                    cache=settings.cache_folder,
+                    on_progress=partial(progress, "model"),
+                )
                 made = make_requests(loaded, facts)
             write_atomically(requests, dump_requests(made).encode())
     by_id = facts.by_id()

@@ -14,6 +14,7 @@ from editing.adapters.rank import fit_rank, without_zeros
 from editing.errors import ModelError
 from editing.files import flush
 from editing.layout import layout_of
+from editing.progress import OnProgress, unheard
 from editing.weights import Factors, WeightUpdate
 
 ARCHITECTURES = {
@@ -50,8 +51,17 @@ ARCHITECTURES = {
 """What GGUF calls each `config.model_type` that has a layout and that llama.cpp reads."""
 
 
-def export_gguf_lora(update: WeightUpdate, model: PreTrainedModel, path: Path, *, max_rank: int = 512) -> LoraExport:
+def export_gguf_lora(
+    update: WeightUpdate,
+    model: PreTrainedModel,
+    path: Path,
+    *,
+    max_rank: int = 512,
+    on_progress: OnProgress = unheard,
+) -> LoraExport:
     """Write `update` as one GGUF file for a GGUF conversion of `model`; float32, α = r, whole or not at all.
+
+    `on_progress` as in `fit_rank`.
 
     Raises:
         EditingError: the update is empty or not finite.
@@ -59,7 +69,7 @@ def export_gguf_lora(update: WeightUpdate, model: PreTrainedModel, path: Path, *
     """
     architecture, name_of = _names(model)
     needed = max((factors.A.shape[0] for factors in update.values()), default=1)
-    fitted = fit_rank(update, (min(needed, max_rank),))
+    fitted = fit_rank(update, (min(needed, max_rank),), on_progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

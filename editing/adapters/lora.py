@@ -19,6 +19,7 @@ from editing.adapters.rank import fit_rank, without_zeros
 from editing.errors import ModelError
 from editing.files import write_atomically
 from editing.layout import ModelLayout
+from editing.progress import OnProgress, unheard
 from editing.weights import Factors, WeightUpdate
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -47,6 +48,7 @@ def export_lora(
     *,
     ranks: tuple[int, ...] = SERVED_RANKS,
     max_rank: int = 512,
+    on_progress: OnProgress = unheard,
 ) -> LoraExport:
     """Write `update` as a PEFT adapter into `folder`; load it with `PeftModel.from_pretrained(model, folder)`.
 
@@ -54,11 +56,12 @@ def export_lora(
         base: the model that the adapter belongs to, as its users name it: a hub id or a folder.
         ranks: ranks to choose from; the smallest that holds the update is taken.
         max_rank: ranks above this are not used; an update of more is cut, and `error` says what that costs.
+        on_progress: as in `fit_rank`.
 
     Raises:
         EditingError: the update is empty, not finite, or no rank is allowed.
     """
-    fitted = fit_rank(update, tuple(rank for rank in ranks if rank <= max_rank))
+    fitted = fit_rank(update, tuple(rank for rank in ranks if rank <= max_rank), on_progress)
     tensors: dict[str, Tensor] = {}
     for name, factors in fitted.update.items():
         module = PREFIX + name.removesuffix(".weight")

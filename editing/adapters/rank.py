@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from editing.errors import EditingError
+from editing.progress import OnProgress, counted, unheard
 from editing.weights import Factors, WeightUpdate, check_finite
 
 
@@ -22,8 +23,10 @@ class Fitted:
     """|Δ − Δ'| / |Δ| over all weights together, Frobenius; 0 where nothing was cut."""
 
 
-def fit_rank(update: WeightUpdate, ranks: tuple[int, ...]) -> Fitted:
+def fit_rank(update: WeightUpdate, ranks: tuple[int, ...], on_progress: OnProgress = unheard) -> Fitted:
     """Pad every weight's factors to the smallest of `ranks` that holds them all; cut what exceeds the largest.
+
+    `on_progress` hears how many weights are done.
 
     Raises:
         EditingError: the update is empty or there is no rank to choose.
@@ -37,11 +40,13 @@ def fit_rank(update: WeightUpdate, ranks: tuple[int, ...]) -> Fitted:
     needed = max(factors.A.shape[0] for factors in update.values())
     rank = min((r for r in ranks if r >= needed), default=max(ranks))
     fitted, lost, total = {}, 0.0, 0.0
+    done = counted(on_progress, len(update))
     for name, factors in update.items():
         if needed > rank:
             factors, weight_lost, weight_total = truncate(factors, rank)
             lost, total = lost + weight_lost, total + weight_total
         fitted[name] = _padded(factors, rank)
+        done(1)
     return Fitted(fitted, rank, (lost / total) ** 0.5 if total else 0.0)
 
 

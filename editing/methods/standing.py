@@ -22,12 +22,15 @@ from editing.keys import SubjectReader
 from editing.methods.located import gather
 from editing.methods.shared.interface import MethodInput
 from editing.methods.shared.solve import cholesky
+from editing.progress import counted
 from editing.tokens import EncodedPrompt, pad_token
 from editing.weights import EditedWeights
 
 
 def subject_states(given: MethodInput, keys: KeyNames, edits: Sequence[Edit]) -> Tensor:
     """Output of the last edited layer at each fact's subject, of the model as it stands, (n, m) float32 on the CPU.
+
+    `given.on_progress` hears how many tokens ran.
 
     Raises:
         InvalidEdit: a subject is lost in tokenisation.
@@ -40,7 +43,11 @@ def subject_states(given: MethodInput, keys: KeyNames, edits: Sequence[Edit]) ->
         return torch.zeros(0, given.model.config.get_text_config().hidden_size)
     reader = SubjectReader(given.model, given.layout, pad_token(given.tokenizer))
     [states] = gather(
-        given, prompts, [{}] * len(prompts), lambda some, _: [reader.states(some, last, last, uniform=True).hidden]
+        given,
+        prompts,
+        [{}] * len(prompts),
+        lambda some, _: [reader.states(some, last, last, uniform=True).hidden],
+        counted(given.on_progress, sum(map(len, row))),
     )
     return states[[row[name] for name in names]].float().cpu()
 

@@ -58,13 +58,14 @@ class _Audit:
 
     def rest(self, *, whole: bool) -> None:
         found = Findings("store")
-        self.objects.audit_rest(found, whole=whole)
+        with stage("objects of no line") as tell:
+            self.objects.audit_rest(found, tell, whole=whole)
         self._add(found)
 
     def ledger(self) -> None:
         found = Findings("ledger")
-        with stage("events of the ledger"):
-            self.decided = audit_events(self.workplace.ledger, found)
+        with stage("events of the ledger") as tell:
+            self.decided = audit_events(self.workplace.ledger, found, tell)
         self._add(found)
 
     def agreement_of(self, line: str, mlflow: bool) -> None:

@@ -8,7 +8,8 @@ no version of the line has: the part of its rows outside the span of all rows th
 Shapes: n facts, d key size, m value size, r rank; ΔW, Δ (m, d); K (n, d).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.stored import check_known, stored_line
-from tasks.progress import stage
+from tasks.progress import progress, stage
 from tasks.serving.loading import check_base
 from tasks.stores.batches import restore_weights, unpack
 from tasks.stores.errors import Forgotten
@@ -110,23 +111,27 @@ def audit_checkpoint(workplace: Workplace, line: str, folder: Path) -> Checkpoin
         raise UsageError(f"line '{line}' has no version to look for but the base; run `errata run {line}` first")
     settings = workplace.settings
     with stage("loading the base and the checkpoint"):
-        base = load_model(spec.model, dtype=spec.dtype, cache=settings.cache_folder)
+        base = load_model(
+            spec.model, dtype=spec.dtype, cache=settings.cache_folder, on_progress=partial(progress, "model")
+        )
         check_base(base, workplace.store, line)
-        found = load_model(str(folder), dtype=spec.dtype, cache=settings.cache_folder)
+        found = load_model(
+            str(folder), dtype=spec.dtype, cache=settings.cache_folder, on_progress=partial(progress, "checkpoint")
+        )
         changes = _changes(base, found, folder)
     exactly = _exactly(view, base, found, changes)
     weights = EditedWeights(base.model, layout_of(base.model))
     edited = {name for version in view.versions.values() for name in version.manifest.tensor_digests}
     deltas = {name: weights.layout.oriented(delta) for name, delta in changes.items() if name in edited}
     reading = _Reading(workplace, view, weights, base, deltas)
-    with stage("asking the change for each fact"):
-        facts = reading.facts()
+    with stage("asking the change for each fact") as tell:
+        facts = tuple(reading.facts(tell))
     norms = {name: float(weights.original(name).double().norm()) for name in changes}
     return CheckpointFound(
         line=line,
         checkpoint=str(folder),
         version=exactly,
-        facts=tuple(facts),
+        facts=facts,
         changed={name: float(deltas[name].norm()) / norms[name] for name in sorted(deltas)},
         others={name: float(changes[name].norm()) / norms[name] for name in sorted(changes.keys() - edited)},
         outside=reading.outside(),
@@ -170,10 +175,11 @@ class _Reading:
         """Directions that the line ever wrote, (r, d) of each weight."""
         self.notes: list[str] = []
 
-    def facts(self) -> Iterator[FactFound]:
-        """Each fact of the line, by the newest version that holds it."""
+    def facts(self, tell: Callable[[int, int], None]) -> Iterator[FactFound]:
+        """Each fact of the line, by the newest version that holds it; `tell` hears how many versions were read."""
         told: set[str] = set()
-        for version in [*self.view.versions.values()][::-1]:
+        for done, version in enumerate([*self.view.versions.values()][::-1]):
+            tell(done, len(self.view.versions))
             manifests = chain(self.view, version.snapshot)
             fresh = {name: number for name, number in members(manifests).items() if name not in told}
             if not fresh:

@@ -1,7 +1,7 @@
 """The ledger's rows: each as it was written, each a step that its request can take, none missing of a commit."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tasks.audit.findings import Findings
@@ -18,8 +18,8 @@ SHOWN = 10
 class Events:
     """One reading of the ledger, in its order."""
 
-    def __init__(self, found: Findings) -> None:
-        self.found = found
+    def __init__(self, found: Findings, tell: Callable[[int], None]) -> None:
+        self.found, self._tell_commit = found, tell
         self.states: dict[tuple[str, str], State] = {}
         self.ids: set[str] = set()
         self.commit, self.rows_of_commit = 0, 0
@@ -56,6 +56,7 @@ class Events:
     def _place(self, row: Mapping[str, Any]) -> None:
         if row["commit"] != self.commit:
             self.commit, self.rows_of_commit = row["commit"], 0
+            self._tell_commit(self.commit)
         if row["sequence"] != self.rows_of_commit:
             self._tell("missing", f"before {_named(row)}, events are missing: restore the ledger from a copy")
         self.rows_of_commit = row["sequence"] + 1
@@ -79,10 +80,17 @@ class Events:
             self.found.fault(text)
 
 
-def audit_events(ledger: Ledger, found: Findings) -> dict[str, int]:
-    """Every row of the ledger, of all lines: an append may be about several. Returns when each line was decided on."""
-    events = Events(found)
+def audit_events(
+    ledger: Ledger, found: Findings, tell: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, int]:
+    """Every row of the ledger, of all lines: an append may be about several. Returns when each line was decided on.
+
+    `tell` hears how many commits were read.
+    """
+    last = 0
+    events = Events(found, lambda commit: tell(commit, last))
     with found.tried():
+        last = files.commit if (files := ledger.files()) else 0
         for fault in ledger.log_faults():
             found.fault(f"{fault}: restore the ledger from a copy")
         events.read(ledger.rows())

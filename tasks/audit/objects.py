@@ -46,14 +46,16 @@ class Objects:
                 self._check_head(head, self.store.version(line, head.version), found)
         self._records(line, found)
 
-    def audit_rest(self, found: Findings, *, whole: bool) -> None:
+    def audit_rest(self, found: Findings, tell: Tell, *, whole: bool) -> None:
         """What belongs to no line: hypernetworks by digest; where all lines were looked at, what none leads to."""
         objects = self.store.store
         blobs = Blobs(objects, HYPERNETWORKS)
-        for digest in blobs.list():
+        digests = blobs.list()
+        for done, digest in enumerate(digests):
             found.count("objects")
             with found.tried():
                 blobs.get(digest)
+            tell(done + 1, len(digests))
         stray = [key for folder in (BLOBS, MANIFESTS) for key in objects.list(f"{folder}/") if key not in self.verified]
         if stray and whole and not found.found:
             found.note(f"{len(stray)} objects that no version leads to, {stray[0]} first: `errata maintain` takes them")

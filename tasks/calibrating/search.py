@@ -20,10 +20,12 @@ from editing.methods.memit import MemitConfig
 from editing.methods.shared.history import KeyHistory
 from tasks.lines.calibrations import Trial, with_options
 from tasks.progress import note, progress
+from tasks.stores.batches import apply
 from tasks.update.prepared import dump_json
 from tasks.update.searched import VALUES_VERSION
 from tasks.update.session import Session
 from tasks.update.values import Values
+from tasks.update.writing import told
 
 SEARCH_VERSION = 1
 """Counts the changes of what a trial measures that neither VALUES_VERSION nor MEASURED_VERSION counts; trials in the
@@ -153,8 +155,10 @@ class Search:
         session, config = self.session, with_options(self.session.config, options)
         given = replace(session.method_input, layers=tuple(options["layers"]), history=KeyHistory())
         tried = replace(session, config=config, method_input=given, values_known=Values())
-        made = compute_update(given, self.facts, tried.values(self.facts), config)
-        undo = session.weights.apply(made.update)
+        z_star = tried.values(self.facts)
+        with told(given, self.facts) as heard:
+            made = compute_update(heard, self.facts, z_star, config)
+        undo = apply(session.weights, made.update)
         try:
             after = summarise(self._ask(self.before))
             perplexity = session.perplexity(session.held_out, self.plan.perplexity_tokens)

@@ -12,7 +12,9 @@ from editing.edit import Edit
 from editing.files import write_atomically
 from tasks.carrying.chosen import Chosen
 from tasks.markdown import literal, table
+from tasks.meter import Meter
 
+UNIT = 2**20
 PAGE, OBJECT = "README.md", "errata.json"
 CONFIDENTIAL = (
     "Whoever has this folder has the facts: their text stands below, and what was edited can be read from the weights."
@@ -46,6 +48,13 @@ class Made:
 def write_card(folder: Path, chosen: Chosen, made: Made, facts: Mapping[str, Edit], base_digest: str) -> dict[str, Any]:
     """Write both into a folder whose other files are whole; returns the object."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    digests = {}
+    with Meter("MiB of files", sum(sizes.values()) // UNIT) as meter:
+        for name, path in files.items():
+            tell = meter.part(sizes[name] // UNIT)
+            digests[name] = file_digest(path)
+            tell(1, 1)
     told: dict[str, Any] = {
         "line": chosen.line,
         "version": chosen.number,
@@ -62,7 +71,7 @@ def write_card(folder: Path, chosen: Chosen, made: Made, facts: Mapping[str, Edi
         "asked": [vars(one) for one in made.asked],
         "numbers": chosen.chain[-1].metrics if chosen.chain else {},
         "facts": [{"request": name, "question": edit.text, "answer": edit.target_new} for name, edit in facts.items()],
-        "files": {name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for name, path in files.items()},
+        "files": {name: {"bytes": size, "sha256": digests[name]} for name, size in sizes.items()},
     }
     write_atomically(folder / PAGE, _page(told).encode())
     told["files"][PAGE] = {"bytes": (folder / PAGE).stat().st_size, "sha256": file_digest(folder / PAGE)}

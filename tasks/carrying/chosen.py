@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from tasks.ledger.view import look
 from tasks.lines.specs import LineSpec, existing_line
 from tasks.review.asking import load_base
 from tasks.serving.loading import check_base
-from tasks.stores.batches import restore_weights
+from tasks.stores.batches import read_each, restore_weights
 from tasks.stores.manifest import Manifest, members
 from tasks.update.stages import known_edits
 from tasks.workplace import Workplace
@@ -84,7 +85,7 @@ def opened(workplace: Workplace, chosen: Chosen) -> Opened:
     """
     loaded = load_base(workplace, chosen.spec)
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
-    stored = [(one, workplace.store.tensors(one, values=False)) for one in chosen.chain]
+    stored = list(read_each(chosen.chain, partial(workplace.store.tensors, values=False)))
     restore_weights(loaded, weights, None, stored)
     if chosen.number == 0:  # no version speaks for the base where the base itself is asked for
         check_base(loaded, workplace.store, chosen.line)

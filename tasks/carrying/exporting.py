@@ -103,11 +103,13 @@ def _written(
         save_tensors(work / CHANGED_FILE, changed, {"format": "pt", "base_digest": loaded.digest})
         return Made(form)
     update = factors_of(version)
-    if form == "lora":
-        base = str(loaded.model.name_or_path or chosen.spec.model)
-        done = export_lora(update, version.weights.layout, base, work, max_rank=rank or LARGEST)
-    else:
-        done = export_gguf_lora(update, loaded.model, work / GGUF_FILE, max_rank=rank or LARGEST)
+    with Meter("weights of the adapter", len(update)) as meter:
+        options: dict[str, Any] = {"max_rank": rank or LARGEST, "on_progress": meter.part(len(update))}
+        if form == "lora":
+            base = str(loaded.model.name_or_path or chosen.spec.model)
+            done = export_lora(update, version.weights.layout, base, work, **options)
+        else:
+            done = export_gguf_lora(update, loaded.model, work / GGUF_FILE, **options)
     return Made(form, done.rank, done.error, _asked_again(version, chosen, done, work, facts))
 
 
@@ -120,10 +122,13 @@ def factors_of(version: Opened) -> dict[str, Factors]:
             batches, finished = [], {*finished_in(tensors)}
         batches.append(unpack(tensors).update)
     found = concatenate(batches)
-    for name in sorted(finished):
-        change = version.weights.change(name)
-        if change is not None:
-            found[name] = factored(change)
+    with Meter("changes as factors", len(finished)) as meter:
+        for name in sorted(finished):
+            tell = meter.part(1)
+            change = version.weights.change(name)
+            if change is not None:
+                found[name] = factored(change)
+            tell(1, 1)
     return found
 
 

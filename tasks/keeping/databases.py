@@ -1,6 +1,7 @@
 """Text taken out of an SQLite database that a server may have open, and its file without what was there."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,8 +12,10 @@ SECONDS = 60.0
 """How long a lock is waited for."""
 
 
-def sweep(path: Path, needles: Needles) -> int:
+def sweep(path: Path, needles: Needles, tell: Callable[[int, int], None] = lambda done, total: None) -> int:
     """Replace what is looked for in every text of every table, then write the file anew; returns how many cells.
+
+    `tell` hears how many tables are done.
 
     Deleted rows leave their bytes in the file until it is written anew, so that is done in any case.
 
@@ -22,7 +25,10 @@ def sweep(path: Path, needles: Needles) -> int:
     try:
         with closing(sqlite3.connect(path, timeout=SECONDS)) as database:
             with database:
-                changed = sum(_sweep_table(database, table, needles) for table in _tables(database))
+                changed = 0
+                for done, table in enumerate(tables := _tables(database)):
+                    changed += _sweep_table(database, table, needles)
+                    tell(done + 1, len(tables) + 1)  # and the file that is written anew
             database.execute("VACUUM")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return changed

@@ -12,7 +12,7 @@ In this order, so that what is killed can be repeated:
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,8 @@ from tasks.stores.searches import FOLDER as SEARCHES
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.forgetting import drop_reviews, rewrite_tags
 from tasks.workplace import Workplace
+
+Tell = Callable[[int, int], None]
 
 
 @dataclass
@@ -75,10 +77,10 @@ def forget(workplace: Workplace, line: str, requests: Sequence[str], reason: str
     telling = [name for name in erased if needles.found(name)]
     done.notes += [f"the id of request {shown(name)} says some of it, and stays" for name in telling]
     done.notes += _exports(workplace, line, erased)
-    with stage("versions that held them"):
+    with stage("versions that held them") as tell:
         held = holders(view, erased)
         done.versions = [version.number for version in held]
-        take_away(workplace.store.store, view, held, actor, reason)
+        take_away(workplace.store.store, view, held, actor, reason, tell)
     _forget_in_tracking(workplace, line, erased, held, needles, done)
     _forget_in_files(workplace, needles, done)
     with stage("ledger"):
@@ -168,8 +170,8 @@ def _forget_in_tracking(
         raise UsageError(f"{error}; nothing is forgotten yet but the versions that held it: repeat it then") from error
     places = places_of(workplace.settings)
     if places.mlflow is not None:
-        with stage("MLflow's database"):
-            sweep(places.mlflow, needles)
+        with stage("MLflow's database") as tell:
+            sweep(places.mlflow, needles, tell)
     else:
         done.notes.append("MLflow's server keeps what was deleted until its database is vacuumed (VACUUM FULL)")
 
@@ -178,12 +180,12 @@ def _forget_in_files(workplace: Workplace, needles: Needles, done: Forgotten) ->
     """Prefect's database, results and logs; artifacts; records of lines; the cache."""
     settings, places = workplace.settings, places_of(workplace.settings)
     if places.prefect.exists():
-        with stage("Prefect's database"):
-            sweep(places.prefect, needles)
+        with stage("Prefect's database") as tell:
+            sweep(places.prefect, needles, tell)
     if settings.prefect_api_url:
         done.notes.append("Prefect's server keeps parameters and logs of its runs: delete those of the runs that tell")
-    with stage("records of lines"):
-        _forget_in_records(workplace, needles)
+    with stage("records of lines") as tell:
+        _forget_in_records(workplace, needles, tell)
     databases = {one.resolve() for one in (places.mlflow, places.prefect) if one}
     ledger_and_store = [Path(one.uri) for one in (places.store, places.ledger) if isinstance(one, FolderFiles)]
     folders = [settings.home_folder, *(p for p in places.folders if p not in ledger_and_store), places.prefect.parent]
@@ -192,12 +194,14 @@ def _forget_in_files(workplace: Workplace, needles: Needles, done: Forgotten) ->
             if needles.found_in(path.read_bytes()):
                 path.unlink(missing_ok=True)
     elsewhere = [*ledger_and_store, settings.cache_folder, settings.home_folder / "settings.toml"]
-    with stage("files"):
-        for path in dict.fromkeys(path for folder in folders for path in _files(folder)):
+    with stage("files") as tell:
+        paths = dict.fromkeys(path for folder in folders for path in _files(folder))
+        for number, path in enumerate(paths):
+            tell(number, len(paths))
             if not any(path.is_relative_to(one) for one in elsewhere) and not _is_of(path, databases):
                 _forget_in_file(path, needles, done)
-    with stage("cache"):
-        _forget_in_cache(settings.cache_folder, needles)
+    with stage("cache") as tell:
+        _forget_in_cache(settings.cache_folder, needles, tell)
 
 
 def _files(folder: Path) -> Iterable[Path]:
@@ -221,12 +225,13 @@ def _forget_in_file(path: Path, needles: Needles, done: Forgotten) -> None:
     write_atomically(path, needles.replaced(text).encode())
 
 
-def _forget_in_records(workplace: Workplace, needles: Needles) -> None:
+def _forget_in_records(workplace: Workplace, needles: Needles, tell: Tell) -> None:
     """What jobs left that workers were to search; reasons that people gave: in rules, votes, alerts, and every HEAD."""
     store = workplace.store.store
     for key in store.list(f"{SEARCHES}/"):  # a job that is at one goes on by itself
         store.delete(key)
-    for line in workplace.store.lines():
+    for done, line in enumerate(lines := workplace.store.lines()):
+        tell(done, len(lines))
         rewrite_heads(store, line, needles.replaced)
         for key in store.list(f"lines/{line}/"):
             name = key.split("/")[2]
@@ -237,9 +242,10 @@ def _forget_in_records(workplace: Workplace, needles: Needles) -> None:
                 store.put(key, needles.replaced(data.decode("utf-8")).encode())
 
 
-def _forget_in_cache(folder: Path, needles: Needles) -> None:
+def _forget_in_cache(folder: Path, needles: Needles, tell: Tell) -> None:
     """What was found for facts, which is made again where it is wanted, and whatever else says it."""
-    for path in _files(folder):
+    for done, path in enumerate(paths := list(_files(folder))):
+        tell(done, len(paths))
         kind = path.relative_to(folder).parts[0]
         if kind == "values" or (kind in TEXTS and needles.found_in(path.read_bytes())):
             path.unlink(missing_ok=True)

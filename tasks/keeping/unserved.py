@@ -39,8 +39,17 @@ def needed(view: LineView) -> list[str]:
     return [*found]
 
 
-def take_away(store: ObjectStore, view: LineView, held: Sequence[Version], actor: str, reason: str) -> None:
+def take_away(
+    store: ObjectStore,
+    view: LineView,
+    held: Sequence[Version],
+    actor: str,
+    reason: str,
+    tell: Callable[[int, int], None],
+) -> None:
     """Say of each of these versions that it is forgotten, close HEAD to them, then remove what they consist of.
+
+    `tell` hears how many are marked and removed, of twice as many.
 
     Raises:
         HeadMoved: somebody put one of them in service, or made one wait, in the meantime; it stays.
@@ -49,15 +58,18 @@ def take_away(store: ObjectStore, view: LineView, held: Sequence[Version], actor
     blobs, manifests = Blobs(store, BLOBS), Blobs(store, MANIFESTS, ".json")
     present = [version for version in held if manifests.exists(version.snapshot)]
     files = {version.snapshot: dict(version.manifest.files) for version in present}
-    for version in (one for one in present if read_forgotten(store, one.snapshot) is None):
-        record = ForgottenVersion(
-            snapshot=version.snapshot, manifest=without_text(version.manifest), actor=actor, reason=reason.strip()
-        )
-        write_forgotten(store, record)
+    for done, version in enumerate(present):
+        tell(done, 2 * len(present))
+        if read_forgotten(store, version.snapshot) is None:
+            record = ForgottenVersion(
+                snapshot=version.snapshot, manifest=without_text(version.manifest), actor=actor, reason=reason.strip()
+            )
+            write_forgotten(store, record)
     if present and view.head is not None:
         _close(snapshots, view, actor)
     others = _used_by_others(snapshots, {version.snapshot for version in held})
-    for version in present:
+    for done, version in enumerate(present, len(present)):
+        tell(done, 2 * len(present))
         # Tensors first: killed in between, the manifest says once more what is to go.
         for digest in {*files[version.snapshot].values()} - others:
             blobs.delete(digest)

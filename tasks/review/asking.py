@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from editing.chat import chat_of
@@ -10,6 +11,7 @@ from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
+from tasks.progress import progress
 from tasks.stores.batches import Travelling
 from tasks.stores.manifest import Head, Version
 from tasks.workplace import Workplace
@@ -62,7 +64,13 @@ def ask_all(
 def load_base(workplace: Workplace, spec: LineSpec) -> LoadedModel:
     """The base of a line."""
     settings = workplace.settings
-    return load_model(spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder)
+    return load_model(
+        spec.model,
+        dtype=spec.dtype,
+        device=settings.device,
+        cache=settings.cache_folder,
+        on_progress=partial(progress, "model"),
+    )
 
 
 def ask_loaded(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from editing.chat import ChatTemplate
@@ -10,9 +11,10 @@ from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
+from tasks.progress import progress
 from tasks.serving.messages import Message
 from tasks.settings import Settings, load_settings
-from tasks.stores.batches import restore_weights
+from tasks.stores.batches import read_each, restore_weights
 from tasks.stores.errors import DigestMismatch, RecordError
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
@@ -63,10 +65,16 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
             f"{named[1]} of line '{named[0]}': register it anew, `errata watch {pointer['line']}` does"
         )
     dtype = str(pointer.get("dtype") or "float32")
-    loaded = load_model(pointer["base"], dtype=dtype, device=used.device, cache=used.cache_folder)
+    loaded = load_model(
+        pointer["base"],
+        dtype=dtype,
+        device=used.device,
+        cache=used.cache_folder,
+        on_progress=partial(progress, "model"),
+    )
     _check_digest(loaded, pointer["base_digest"], pointer["line"], pointer["version"])
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
-    restore_weights(loaded, weights, None, ((m, store.tensors(m, values=False)) for m in chain))
+    restore_weights(loaded, weights, None, read_each(chain, partial(store.tensors, values=False)))
     return Answerer(loaded)
 
 

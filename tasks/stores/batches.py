@@ -1,6 +1,7 @@
 """A batch of edits as the tensors of a snapshot, and a model brought to the state of one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from editing.models import LoadedModel
 from editing.rounding import rounded, rounded_by_way_of_float32
 from editing.shortage import LAYERS, within_memory
 from editing.weights import EditedWeights, Factors, Rounding, Undo, WeightUpdate, concatenate
+from tasks.meter import Meter
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest, members
 from tasks.stores.snapshots import SnapshotStore
@@ -23,6 +25,25 @@ FINISHED = "T/"
 def finished_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The finished tensors that a root stores in the place of factors, by their weights."""
     return _under(FINISHED, tensors)
+
+
+def read_each(
+    manifests: Sequence[Manifest], read: Callable[[Manifest], dict[str, Tensor]]
+) -> Iterator[tuple[Manifest, dict[str, Tensor]]]:
+    """Versions with their tensors, each read when it is asked for; progress tells how many were."""
+    with Meter("versions read", len(manifests)) as meter:
+        for manifest in manifests:
+            tell = meter.part(1)
+            tensors = read(manifest)
+            tell(1, 1)
+            yield manifest, tensors
+
+
+def apply(weights: EditedWeights, update: WeightUpdate, rounding: Rounding = rounded) -> Undo:
+    """`EditedWeights.apply`; progress tells how many changes of rank one were summed."""
+    size = sum(factors.B.shape[1] for factors in update.values())
+    with Meter("weights", size) as meter:
+        return weights.apply(update, rounding, meter.part(size))
 
 
 @within_memory(LAYERS)
@@ -95,7 +116,7 @@ class Travelling:
         further, standing = chain[len(self._standing) :], self._standing
         self._standing = []  # what fails half-way is no version
         try:
-            stored = ((one, self.store.tensors(one, values=False)) for one in further)
+            stored = read_each(further, partial(self.store.tensors, values=False))
             restore_weights(self.loaded, self.weights, None, stored)
         except BaseException:
             self.to_base()
@@ -116,7 +137,7 @@ def _apply(
 ) -> list[str]:
     """Put tensors and add an update; where others come out than recorded, take all back and return their names."""
     stood = weights.put(finished)
-    undo = weights.apply(update, rounding)
+    undo = apply(weights, update, rounding)
     known = {name for name, _ in weights.model.named_parameters()}
     found = weights.digests(recorded.keys() & known)
     wrong = sorted(name for name, digest in recorded.items() if found.get(name) != digest)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -43,7 +44,13 @@ def prepare(workplace: Workplace, plan: TrainingPlan, data: TrainingData, model:
     """Load the base, find out which training this is, and say so in the store."""
     settings = workplace.settings
     with stage("load model"):
-        loaded = load_model(model, dtype=dtype, device=settings.device, cache=settings.cache_folder)
+        loaded = load_model(
+            model,
+            dtype=dtype,
+            device=settings.device,
+            cache=settings.cache_folder,
+            on_progress=partial(progress, "model"),
+        )
     training = Training(workplace, plan, data, loaded, {"model": model, "dtype": dtype})
     outlasting(lambda: training.checkpoints.describe(training.description()), workplace.may_be_away)
     return training

@@ -8,6 +8,7 @@ from typing import Any
 from editing.config import LocatingConfig
 from editing.errors import EditingError
 from editing.methods.standing import directions_used, relative_drift
+from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
 from tasks.update.policy import Policy
 from tasks.update.session import Session
@@ -33,13 +34,16 @@ def capacity_of(session: Session, manifests: Sequence[Manifest], policy: Policy)
         return found
     weight = getattr(config, "statistics_weight", None)
     layers = {}
+    meter = Meter("how full the layers are", len(given.layers))
     for layer in given.layers:
+        tell = meter.part(1)
         row = {"drift": round(relative_drift(given, session.weights, layer), 6)}
         if weight is not None and given.history.count:
             with suppress(EditingError):  # general text leaves directions open: nobody can say how many are used
                 row["used"] = round(directions_used(given, layer, float(weight)), 1)
             row["directions"] = given.layout.key_size(given.model, layer)
         layers[str(layer)] = row
+        tell(1, 1)
     found["layers"] = layers
     return found | room(grown(manifests), policy.max_perplexity_ratio)
 

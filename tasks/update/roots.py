@@ -21,7 +21,7 @@ from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.weights import Undo
 from tasks.ledger.catching_up import version_events
 from tasks.retries import RETRIES
-from tasks.stores.batches import finished_in
+from tasks.stores.batches import apply, finished_in
 from tasks.stores.manifest import Manifest, Version
 from tasks.stores.roots import pack_root
 from tasks.update.function import function_of
@@ -33,6 +33,7 @@ from tasks.update.steps import run_step
 from tasks.update.validation import failed_verdict
 from tasks.update.values import Target, base_states, known_by, old_values, standing_after, told_standing
 from tasks.update.verdicts import Verdict
+from tasks.update.writing import told
 
 ROOT = "root"
 """How reports call the attempt."""
@@ -172,11 +173,13 @@ class _Maker:
         if isinstance(config, LocatingConfig):
             edits = tuple(staying[number] for number in canonical_order(staying))
             z_star = session.values(edits)
-            update = compute_rebase(session.method_input, edits, z_star, config)
+            with told(session.method_input, edits) as given:
+                update = compute_rebase(given, edits, z_star, config)
         else:
             edits, z_star = tuple(staying), zeros(len(staying), 0)
-            update = compute_replay(session.method_input, session.weights, edits, config)
-        session.weights.apply(update.update)
+            with told(session.method_input, edits) as given:
+                update = compute_replay(given, session.weights, edits, config)
+        apply(session.weights, update.update)
         session.remember([edit.id for edit in edits], update)
         session.values_known.targets = {}
         return _Made(edits, Verdict({}, {}, ()), update, z_star, tuple(known_by(session, edits)))

@@ -33,7 +33,7 @@ from tasks.lines.specs import LineSpec, calibrated_line
 from tasks.meter import Meter
 from tasks.progress import progress
 from tasks.settings import Settings
-from tasks.stores.batches import restore_weights
+from tasks.stores.batches import read_each, restore_weights
 from tasks.stores.manifest import Manifest
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
@@ -92,7 +92,7 @@ class Session:
 
     def restore_from(self, store: SnapshotStore, manifests: Iterable[Manifest]) -> None:
         """The same of versions that are only to be asked: nothing that later batches need is read."""
-        self.restore((one, store.tensors(one, values=False)) for one in manifests)
+        self.restore(read_each([*manifests], partial(store.tensors, values=False)))
 
     def remember(self, request_ids: Sequence[str], batch: BatchUpdate) -> None:
         """A batch was kept: later batches leave its keys alone and count its features."""

@@ -25,7 +25,7 @@ from tasks.ledger.view import LineView, chain
 from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import read_line, save_line
 from tasks.retries import outlasting
-from tasks.stores.batches import pack
+from tasks.stores.batches import apply, pack, read_each
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.beforehand import check_queued
@@ -38,6 +38,7 @@ from tasks.update.screening import screen
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, validate_batch
 from tasks.update.values import base_states, known_by, told_standing
+from tasks.update.writing import told
 
 
 def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | None = None) -> Taken:
@@ -123,7 +124,7 @@ def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
 def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
     """Apply further versions to the session's model; every digest is verified."""
     store = run.workplace.store
-    session.restore((manifest, outlasting(partial(store.tensors, manifest))) for manifest in versions)
+    session.restore(read_each(versions, lambda manifest: outlasting(partial(store.tensors, manifest))))
 
 
 def screen_taken(session: Session, taken: Taken, probes: int) -> Taken:
@@ -149,8 +150,9 @@ def write(session: Session, batch: Batch, sharing: Sharing | None = None) -> Wri
     searched = time.perf_counter() - started
     names = tuple(known_by(session, batch.edits, sharing.same))
     z_base = base_states(session, batch.edits) if names else None
-    update = compute_update(session.method_input, batch.edits, z_star, session.config, live=sharing.same)
-    undo = session.weights.apply(update.update)
+    with told(session.method_input, batch.edits) as given:
+        update = compute_update(given, batch.edits, z_star, session.config, live=sharing.same)
+    undo = apply(session.weights, update.update)
     return Written(batch, update, z_star, undo, searched, sharing.holding, z_base, names)
 
 

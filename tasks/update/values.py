@@ -20,6 +20,7 @@ from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
 from tasks.update.searched import Tell, about_value, search_chunk
+from tasks.update.writing import told
 
 if TYPE_CHECKING:
     from tasks.update.session import Session
@@ -165,7 +166,12 @@ def known_by(session: "Session", edits: Sequence[Edit], live: Sequence[Edit] = (
 def base_states(session: "Session", edits: Sequence[Edit]) -> Tensor:
     """Where the hidden states of the facts are on the base, (n, m)."""
     with session.weights.at_base():
-        return subject_states(session.method_input, session.keys, edits)
+        return _states(session, edits, "where facts are on the base")
+
+
+def _states(session: "Session", edits: Sequence[Edit], what: str) -> Tensor:
+    with told(session.method_input, edits, what) as given:
+        return subject_states(given, session.keys, edits)
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ def standing_of(session: "Session", edits: Sequence[Edit]) -> dict[str, Standing
             targets[name] = Target(targets[name].z_star, z_base, targets[name].missing)
     if not found:
         return {}
-    now = subject_states(session.method_input, session.keys, [edit for edit, _, _ in found])
+    now = _states(session, [edit for edit, _, _ in found], "how facts stand")
     z_star, z_base = (torch.stack([getattr(targets[name], of) for _, name, _ in found]) for of in ("z_star", "z_base"))
     missing = missing_shares(z_star, z_base, now).tolist()
     rows = zip(found, missing, strict=True)

@@ -8,6 +8,7 @@ from flows.knowledge_update import knowledge_update
 from tasks.audit.checkpoint import audit_checkpoint
 from tasks.ledger import intake
 from tasks.lines.stored import stored_line
+from tasks.progress import listening
 from tasks.review.decisions import approve
 from tasks.review.registering import pointer
 from tasks.review.retracting import retract
@@ -15,6 +16,7 @@ from tasks.serving.loading import load_version
 from tests.databases import mlflow_database
 from tests.flows.command import check_one_line
 from tests.flows.conftest import LENIENT, with_line
+from tests.tasks.test_told_parts import Heard
 
 pytestmark = pytest.mark.slow
 LINE = "kept"
@@ -57,7 +59,11 @@ def versions(home, good_edits, tmp_path):
 @pytest.mark.parametrize(("number", "stand"), [(1, {0, 1, 2}), (2, {0, 1, 2, 3, 4}), (3, {1, 2, 3, 4})])
 def test_the_facts_of_each_version_are_told_and_nothing_else(versions, number, stand):
     home, ids, checkpoint = versions
-    found = audit_checkpoint(home, LINE, checkpoint(number))
+    heard, folder = Heard(), checkpoint(number)
+    with listening(heard):
+        found = audit_checkpoint(home, LINE, folder)
+    assert [heard.told[what][-1] for what in ("model", "checkpoint")] == [(100, 100)] * 2
+    assert heard.told["asking the change for each fact"] == [(0, 1), (0, 3), (1, 3), (2, 3), (1, 1)]
     assert {fact.request_id: fact.what for fact in found.facts} == {
         name: "stands" if place in stand else "absent" for place, name in enumerate(ids)
     }, found.facts

@@ -18,11 +18,13 @@ from tasks.keeping.databases import sweep
 from tasks.keeping.forgetting import forget
 from tasks.keeping.needles import needles_of, spelled
 from tasks.keeping.restore import restore
+from tasks.progress import listening
 from tasks.review.decisions import approve, roll_back
 from tasks.review.served import service_history
 from tasks.stores.errors import Forgotten
 from tasks.workplace import open_workplace
 from tests.tasks.reviewed_line import ReviewedLine
+from tests.tasks.test_told_parts import Heard
 
 SUBJECT = "Quoxwell Zimbräno"
 
@@ -115,6 +117,17 @@ def test_what_is_forgotten_stands_in_no_file_and_what_held_it_is_not_served(told
                 path.write_bytes(other)
             assert any(path.stem in one.text for one in audit(open_workplace(told.settings)).faults), other
         path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_forgetting_tells_how_far_it_is_with_each_place(told):
+    heard = Heard()
+    with listening(heard):
+        forget(told.workplace, "told", ["r1"], "asked")
+    assert heard.told["versions that held them"] == [(0, 1), (0, 4), (1, 4), (2, 4), (3, 4), (1, 1)]
+    for what in ("MLflow's database", "records of lines", "files", "cache"):
+        first, *counted, last = heard.told[what]
+        assert (first, last) == ((0, 1), (1, 1)) and counted and counted == sorted(counted), what
 
 
 def test_a_backup_made_afterwards_has_nothing_of_it_and_is_whole(told, tmp_path_factory, monkeypatch):

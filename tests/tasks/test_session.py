@@ -23,11 +23,14 @@ from tasks.stores.errors import DigestMismatch
 from tasks.stores.manifest import Manifest
 from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
-from tasks.update import prepared
+from tasks.update import prepared, stages
 from tasks.update import session as module
+from tasks.update.run import Batch
 from tasks.update.saying import say, shown
 from tasks.update.session import Session, open_session
+from tasks.update.values import base_states
 from tests.conftest import tiny_model
+from tests.tasks.test_told_parts import Heard as Parts
 
 pytestmark = pytest.mark.slow
 
@@ -390,3 +393,17 @@ def test_a_session_that_only_asks_measures_the_same_and_prepares_nothing_else(op
     assert asks.held_out == writes.held_out
     assert asks.base_perplexity(asks.held_out, 256) == writes.base_perplexity(writes.held_out, 256)
     assert asks.scores(EDITS) == writes.scores(EDITS)
+
+
+def test_writing_a_batch_and_asking_where_it_was_tell_how_far_they_are(opened):
+    session, heard = opened(), Parts()
+    layers = len(session.method_input.layers)
+    with listening(heard):
+        written = stages.write(session, Batch("1", tuple(EDITS)))
+        base_states(session, EDITS)
+    ranks = sum(factors.B.shape[1] for factors in written.update.update.values())
+    for what, total in (("writing", layers * len(EDITS)), ("weights", ranks)):
+        done = [done for done, of in heard.told[what] if of == total]
+        assert len(done) == len(heard.told[what]) and done == sorted(done) and done[0] == 0 and done[-1] == total
+        assert len({*done} - {0}) >= layers
+    assert heard.told["where facts are on the base"][-1] == (layers * len(EDITS),) * 2
