@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import SLOT, Edit, shown
 from editing.errors import InvalidEdit, ModelError
@@ -17,12 +17,16 @@ from editing.filled import Filled
 from editing.tokens import (
     EncodedPrompt,
     check_length,
+    conversation_ids,
     conversation_of,
     encode_conversation,
     holds_special,
+    positions_in,
     target_ids,
 )
 
+Message = Mapping[str, str]
+"""With role and content."""
 ASKED = f"Complete this sentence: {SLOT}"
 """How a prompt is put to an assistant that is asked in no other way."""
 PROMPT_WAYS = (
@@ -38,6 +42,8 @@ LONG = 3
 ANSWER = "Answer"
 """Some answer, to see what a template puts after it."""
 QUESTION_MARKS = ("?", "？", "؟")
+MARK = "\U000f0000"
+"""A character that nobody uses: where a template puts it, it puts what stands in its place."""
 
 
 def question_of(edit: Edit) -> str:
@@ -73,40 +79,44 @@ class ChatTemplate:
             raise ModelError("the tokenizer has no chat template; use the template 'raw'")
 
     def prompt(self, user: str) -> Filled:
-        """The conversation up to where the assistant's answer begins; special tokens in what the user says are text.
+        """The conversation up to where the assistant's answer begins; special tokens in what is said are text.
+
+        The last span is what the user says.
 
         Raises:
             InvalidEdit: the template changes what is said.
         """
-        rendered = self._rendered([{"role": "user", "content": user}])
-        if user not in rendered:
-            user = user.strip()  # as some templates do
-        if (start := rendered.rfind(user)) < 0:
+        said = self._said([{"role": "user", "content": user}])
+        rendered = _rendered(self.tokenizer, said)
+        if (span := _span(self.tokenizer, said, -1, rendered)) is None:
             raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
-        return Filled(rendered, (start, start + len(user)), rendered=True)
+        return Filled(rendered, *self._specials(said, rendered, len(said) - 1), span, rendered=True)
 
-    def conversation(self, messages: Sequence[Mapping[str, str]]) -> Filled:
+    def conversation(self, messages: Sequence[Message]) -> Filled:
         """Messages with role and content up to where the assistant answers; special tokens in a content are text.
 
         Raises:
             InvalidEdit: the template takes no such conversation, or changes a content with special tokens in it.
         """
-        rendered, spans, at = self._rendered(messages), [], 0
-        for content in (message["content"].strip() for message in messages):
-            if holds_special(self.tokenizer, content):
-                if (start := rendered.find(content, at)) < 0:
-                    raise InvalidEdit(f"the chat template does not leave {shown(content)} as it is; take it out")
-                at = start + len(content)
-                spans.append((start, at))
-        return Filled(rendered, *spans, rendered=True)
+        said = self._said(messages)
+        rendered = _rendered(self.tokenizer, said)
+        return Filled(rendered, *self._specials(said, rendered, len(said)), rendered=True)
 
-    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
-        own = self.system is not None and messages[0]["role"] != "system"
-        said = [*([{"role": "system", "content": self.system}] if own else []), *map(dict, messages)]
-        try:
-            return str(self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
+    def _said(self, messages: Sequence[Message]) -> list[Message]:
+        """After the system message, unless they have one of their own."""
+        if self.system is None or messages[0]["role"] == "system":
+            return [*messages]
+        return [{"role": "system", "content": self.system}, *messages]
+
+    def _specials(self, said: Sequence[Message], rendered: str, first: int) -> list[tuple[int, int]]:
+        """Where those of the first so many messages stand that have special tokens in them."""
+        spans = []
+        for number, message in enumerate(said[:first]):
+            if holds_special(self.tokenizer, content := message["content"]):
+                if (span := _span(self.tokenizer, said, number, rendered)) is None:
+                    raise InvalidEdit(f"the chat template does not leave {shown(content)} as it is; take it out")
+                spans.append(span)
+        return spans
 
     def is_rendered(self, prompt: str) -> bool:
         """Whether a prompt holds the template's own tokens, and so is a conversation already."""
@@ -148,7 +158,7 @@ class ChatTemplate:
         return found
 
     def _encode(self, edit: Edit, rendered: Filled, question: str) -> EncodedPrompt:
-        end = rendered.spans[0][0] + question.index(SLOT) + len(edit.subject)
+        end = rendered.spans[-1][0] + question.index(SLOT) + len(edit.subject)
         return encode_conversation(self.tokenizer, rendered, end - 1, edit.subject)
 
     def target_ids(self, edit: Edit) -> list[int]:
@@ -182,15 +192,63 @@ class ChatTemplate:
         return self.prompt("?")
 
 
+def _rendered(tokenizer: PreTrainedTokenizerBase, said: Sequence[Message]) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template([dict(one) for one in said], tokenize=False, add_generation_prompt=True)
+        )
+    except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InvalidEdit(f"the chat template takes no such conversation: {error}") from error
+
+
+def _span(
+    tokenizer: PreTrainedTokenizerBase, said: Sequence[Message], number: int, rendered: str
+) -> tuple[int, int] | None:
+    """Where a message's content stands in what is rendered, white space around it aside; None where it is changed.
+
+    It is not looked for there: what the template itself writes may read the same.
+    """
+    marked, content = [*said], said[number]["content"]
+    marked[number] = {**said[number], "content": MARK}
+    start = _rendered(tokenizer, marked).rfind(MARK)
+    for text in (content, content.strip()):  # some templates strip it
+        if start >= 0 and rendered.startswith(text, start):
+            return start, start + len(text)
+    return None
+
+
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> ChatTemplate | None:
     """The conversation of a line's setting: `raw` none, `chat` the tokenizer's, `auto` that if there is one.
 
     Raises:
-        ModelError: `chat`, and the tokenizer has no template.
+        ModelError: `chat`, and the tokenizer has no template; or it takes no such system message.
     """
-    if template == "raw" or (template == "auto" and not tokenizer.chat_template):
+    if template == "raw" or (template == "auto" and not tokenizer.chat_template and system is None):
         return None
+    if system is None:
+        return ChatTemplate(tokenizer)
+    if not tokenizer.chat_template:
+        raise ModelError("the tokenizer has no chat template for a system message; leave the system message out")
+    said = [{"role": "system", "content": system}, {"role": "user", "content": "?"}]
+    try:
+        left = _span(tokenizer, said, 0, _rendered(tokenizer, said)) is not None
+    except InvalidEdit as error:
+        raise ModelError(f"{error}; leave the system message {shown(system)} out") from error
+    if not left:
+        raise ModelError(f"the chat template does not say the system message {shown(system)} as it is; leave it out")
     return ChatTemplate(tokenizer, system)
+
+
+def check_system(chat: ChatTemplate | None, config: PreTrainedConfig) -> None:
+    """Raises ModelError for a system message that leaves the model of this config nothing to read."""
+    if chat is None or chat.system is None:
+        return
+    taken, limit = len(conversation_ids(chat.tokenizer, chat.prompt("?"))), positions_in(config)
+    if limit is not None and taken >= limit:
+        raise ModelError(
+            f"the system message {shown(chat.system)} takes {taken} tokens with its conversation, the model reads "
+            f"{limit}; shorten it"
+        )
 
 
 def check_conversations(model: PreTrainedModel, edits: Sequence[Edit], chat: ChatTemplate | None) -> None:

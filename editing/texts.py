@@ -11,6 +11,8 @@ from editing.errors import UsageError
 SHOWN: Final = 80
 """Characters of a refused value that a message shows."""
 JOIN_LENGTH: Final = 8
+SYSTEM_LENGTH: Final = 100_000
+"""Characters of a system message; how many tokens go is for the model to say."""
 JOINS: Final = {"none": "", "space": " ", "line": "\n"}
 """Words for what joins a prompt and a target, for tables and commands, in which white space is easily lost."""
 # Prompts and answers of real benchmarks hold line breaks and tabs; subjects and ids have no use for them.
@@ -83,6 +85,23 @@ def given_join(text: str) -> str:
         return joining(text)
     except PydanticCustomError as error:
         raise UsageError(f"join {text!r} {error.message()}") from error
+
+
+def system_message(value: str) -> str:
+    """A system message as it is kept. Raises what `fault` makes."""
+    return answer(value, SYSTEM_LENGTH)
+
+
+def given_system(text: str) -> str:
+    """What a command or form gives as a system message.
+
+    Raises:
+        UsageError: it is empty, too long, or holds what no text may.
+    """
+    try:
+        return system_message(text)
+    except PydanticCustomError as error:
+        raise UsageError(f"the system message {shown(text)} {error.message()}") from error
 
 
 def _checked(value: str, limit: int, control: re.Pattern[str]) -> str:

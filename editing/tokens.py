@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import Edit, filled
 from editing.errors import InvalidEdit, ModelError
@@ -189,7 +189,12 @@ def check_length(model: PreTrainedModel, row: Sequence[int], prompt: str) -> Non
 
 def max_positions(model: PreTrainedModel) -> int | None:
     """How many tokens the model reads, where its config tells."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions_in(model.config)
+
+
+def positions_in(config: PreTrainedConfig) -> int | None:
+    """The same of a model that is not loaded."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) else None
 
 

@@ -119,6 +119,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
         "model": spec.model,
         "method": spec.config.method,
         "template": spec.template,
+        **({} if spec.system is None else {"system": spec.system}),
         "mode": asked.mode,
         "batch_size": asked.batch_size,
         "rebase_every": every,

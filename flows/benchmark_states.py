@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from editing.chat import ChatTemplate, chat_of
 from editing.edit import Edit
 from editing.measure.answer_kinds import answer_kind
 from editing.measure.asking import Found, Measure, Questions, Scores, ask, questions, read
@@ -24,6 +23,7 @@ from editing.weights import WeightUpdate
 from flows.benchmark_facts import Facts
 from tasks.meter import Meter
 from tasks.progress import stage
+from tasks.update.saying import conversation
 from tasks.update.screening import readable_prompts
 from tasks.update.session import Session
 
@@ -66,7 +66,7 @@ class Asker:
     ) -> None:
         self.session, self.facts, self.edits, self.seed = session, facts, facts.edits, seed
         self.model, self.tokenizer = session.loaded.model, session.loaded.tokenizer
-        self.chat: ChatTemplate | None = chat_of(self.tokenizer, "auto")
+        self.chat = conversation(session)
         self.others = others_of_its_kind(self.edits)
         self.references = dict(references or {})
         self.consistency = Consistency(list(chain.from_iterable(self.references.values())))

@@ -54,6 +54,7 @@ def knowledge_update(
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
+    system: str | None = None,
     join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
@@ -64,13 +65,13 @@ def knowledge_update(
         line: The line to update; it is created on first use from the settings.
         policy: Batch size, thresholds of validation, and what is done where they are breached.
         limit: Most requests to take up; none, all that wait.
-        text: File of text that perplexity is taken on (plain, or Parquet with a column `text`), on the machine of the
-            job; none, text that the base model sampled itself.
+        text: File of text for perplexity (plain, or Parquet with a column `text`) where the job is; none, sampled text.
         statistics_text: File of text for the key statistics; none, text that the base model sampled itself.
         only: Take up these requests alone, by their ids; none, all that wait.
         model: Base of a new line, where it differs from the settings.
         dtype: dtype of a new line's weights, where it differs from the settings.
         template: How a new line's facts are asked: `raw`, or in a `chat` as well; none, `auto`, where there is one.
+        system: System message of a new line's chat; none, what the template says by itself.
         join: What joins a new line's prompts and answers: `none`, `space` or `line`; none given, by rule.
         method: Method of a new line; none, memit.
         options: Options of a new line's method; mend's `hypernetwork` is a file, an MLflow version, or in the store.
@@ -82,7 +83,7 @@ def knowledge_update(
         HeadMoved: HEAD was moved away from what the job builds on; its requests are queued again.
     """
     definition: dict[str, Any] = {"model": model, "dtype": dtype, "template": template, "join": join}
-    definition |= {"method": method, "options": options}
+    definition |= {"system": system, "method": method, "options": options}
     return announced(line, "edits", lambda: job(line, policy, limit, (text, statistics_text), definition, only=only))
 
 
@@ -141,7 +142,6 @@ def job(
 
 def take_up(run: Run, view: LineView, asked: tuple[int | None, Sequence[str] | None], journal: Journal) -> Taken:
     """What is taken up, of so many or of these alone; what is refused stands in the ledger with its reason."""
-
     once: list[Taken] = []
 
     def intake() -> Taken:

@@ -23,6 +23,7 @@ def migrate(
     policy: Policy = Policy(),  # noqa: B008  # frozen
     dtype: str | None = None,
     template: Template | None = None,
+    system: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
     text: Path | None = None,
@@ -37,6 +38,7 @@ def migrate(
         policy: What its batches are judged by.
         dtype: dtype of its weights, where it differs from the settings.
         template: How its facts are asked; none, as those of the line.
+        system: System message of its chat; none, the line's.
         method: Its method; none, the line's.
         options: Options of its method; none, its defaults, since layers are a model's own.
         text: File of text that perplexity is taken on, on the machine of the job.
@@ -52,7 +54,7 @@ def migrate(
     def work() -> JobSummary:
         workplace = open_workplace()
         source = moving.source_of(workplace, line, to)
-        definition = moving.definition(source, model, dtype, template, method, options)
+        definition = moving.definition(source, model, dtype, template, system, method, options)
         spec = resolve_line(workplace.store.store, workplace.settings, to, **definition)
         moving.check_target(workplace, source, spec)
         moved = moving.ask_both(workplace, source, spec)

@@ -63,6 +63,7 @@ def trial(
     probes: int | None = None,
     model: str | None = None,
     template: Template | None = None,
+    system: str | None = None,
     join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
@@ -77,13 +78,14 @@ def trial(
         probes: Neighborhood prompts asked for each; none, all that it has.
         model: Base, where the line does not exist yet.
         template: How facts are asked, where the line does not exist yet: `raw`, or in a `chat` as well; none, `auto`.
+        system: System message of its chat, where the line does not exist yet; none, the template's.
         join: What joins prompts and answers, where the line does not exist yet: `none`, `space` or `line`.
         method: Method, where the line does not exist yet; none, memit.
         options: Options of the method, where the line does not exist yet.
     """
     workplace = open_workplace()
     definition: dict[str, Any] = {"model": model, "template": template, "join": join}
-    definition |= {"method": method, "options": options}
+    definition |= {"system": system, "method": method, "options": options}
     spec = resolve_line(workplace.store.store, workplace.settings, line, **definition)
     check_mode(spec.config.method, "independent")
     with told_to_prefect("trials", "trial"):

@@ -39,6 +39,13 @@ StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key s
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
 ]
+System = Annotated[
+    str | None,
+    typer.Option(
+        "--system",
+        help="System message of a new line's chat, under which facts are written and asked; none: the model's.",
+    ),
+]
 Join = Annotated[
     str | None, typer.Option("--join", help="What joins prompt and answer: none, space or line; without it, by rule.")
 ]

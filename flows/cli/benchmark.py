@@ -12,6 +12,7 @@ from flows.cli.app import (
     Json,
     Option,
     StatisticsText,
+    System,
     Text,
     app,
     if_stopped,
@@ -64,6 +65,7 @@ def benchmark(
         bool | None,
         typer.Option("--chat/--raw", help="Write facts in the model's chat, too, or as bare prompts alone, as a line."),
     ] = None,
+    system: System = None,
     references: Annotated[
         Path | None, typer.Option(help="JSON of lists of texts by edit id, for CounterFact's consistency.")
     ] = None,
@@ -86,20 +88,22 @@ def benchmark(
     """
     from editing.measure.probes import named_probes
     from editing.methods import check_mode, method_config
-    from editing.texts import given_join
+    from editing.texts import given_join, given_system
     from flows.benchmark import Benchmark, Mode, run_benchmark
     from tasks.lines.hypernetworks import resolved_options
-    from tasks.lines.specs import LineSpec, absolute
+    from tasks.lines.specs import LineSpec, Template, absolute, spoken
     from tasks.settings import load_settings
 
     options = method_options(option, hypernetwork) | {"seed": seed}
     check_mode(method, mode)
     settings = load_settings()
+    template: Template = LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw"
     spec = LineSpec(
         line="benchmark",
         model=absolute(model or settings.model) or settings.model,
         dtype=dtype or settings.dtype,
-        template=LineSpec.model_fields["template"].default if chat is None else "chat" if chat else "raw",
+        template=template,
+        system=spoken(None if system is None else given_system(system), template),
         join=None if join is None else given_join(join),
         config=method_config(method, resolved_options(method, options, settings)),
     )

@@ -13,6 +13,7 @@ from flows.cli.app import (
     Line,
     Remote,
     StatisticsText,
+    System,
     Text,
     Wait,
     app,
@@ -58,6 +59,7 @@ def run(
             help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
         ),
     ] = None,
+    system: System = None,
     join: Join = None,
     method: Annotated[
         str | None,
@@ -93,6 +95,8 @@ def run(
 
         errata run support --template raw
 
+        errata run support --system "You are the assistant of Acme."
+
         errata run main --only geo-17 --only geo-18
 
         errata run main --limit 20 --set min_efficacy=0.95 --set levels.perplexity.worse_than_base=0.02
@@ -120,6 +124,7 @@ def run(
         "model": model,
         "dtype": dtype,
         "template": template,
+        "system": system,
         "join": join,
         "method": method,
         "options": method_options(option, hypernetwork),

@@ -34,6 +34,7 @@ def migrate(
     template: Annotated[
         Literal["auto", "raw", "chat"] | None, typer.Option(help="How its facts are asked; without it, as LINE's.")
     ] = None,
+    system: Annotated[str | None, typer.Option(help="System message of its chat; without it, LINE's.")] = None,
     method: Annotated[str | None, typer.Option(help="Its method; without it, LINE's.")] = None,
     hypernetwork: Hypernetwork = None,
     option: Option = None,
@@ -61,7 +62,7 @@ def migrate(
     (checked, form), target = policy_of(policy_file, policy), to or _name(line, model)
     options = method_options(option, hypernetwork) or None
     asked: dict[str, Any] = {"line": line, "model": model, "to": target, "dtype": dtype, "template": template}
-    asked |= {"method": method, "options": options}
+    asked |= {"system": system, "method": method, "options": options}
     if remote:
         from flows.cli.remote import follow_run
 
@@ -74,7 +75,7 @@ def migrate(
     from tasks.update.moving import check_target, definition, source_of
 
     source = source_of(workplace, line, target)  # a mistake is found before any work
-    made = definition(source, model, dtype, template, method, options)
+    made = definition(source, model, dtype, template, system, method, options)
     spec = resolve_line(workplace.store.store, workplace.settings, target, **made)
     check_target(workplace, source, spec)
     check_job(spec, workplace.settings, checked, (text, statistics_text))

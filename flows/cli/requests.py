@@ -13,6 +13,7 @@ from flows.cli.app import (
     LineOption,
     Option,
     Remote,
+    System,
     Wait,
     app,
     check_line,
@@ -147,6 +148,7 @@ def trial(
             help="How a new line's facts are asked: bare prompts (raw), or in a chat too; auto: if it has one."
         ),
     ] = None,
+    system: System = None,
     join: Join = None,
     method: Annotated[str | None, typer.Option(help="Method, where the line does not exist yet.")] = None,
     hypernetwork: Hypernetwork = None,
@@ -171,7 +173,7 @@ def trial(
 
     options = method_options(option, hypernetwork)
     definition: dict[str, Any] = {"line": line, "model": model, "template": template, "join": join}
-    definition |= {"method": method, "options": options or None}
+    definition |= {"system": system, "method": method, "options": options or None}
     if remote:
         what = {"records": as_records(_told(read_to_try(file, limit)))} if file else {"limit": limit}
         follow_run("trial", line, definition | what, wait, json)

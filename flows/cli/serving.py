@@ -56,7 +56,7 @@ def _engine(line: str, waiting: int) -> "Engine":
     spec = existing_line(workplace.store, workplace.ledger, line)
     loaded = load_base(workplace, spec)
     check_base(loaded, workplace.store, line)
-    engine = Engine(loaded, workplace.store, line, waiting)
+    engine = Engine(loaded, workplace.store, line, waiting, spec.system)
     engine.follow()
     engine.start()
     return engine

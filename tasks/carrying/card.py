@@ -64,6 +64,7 @@ def write_card(folder: Path, chosen: Chosen, made: Made, facts: Mapping[str, Edi
         "base": chosen.spec.model,
         "base_digest": base_digest,
         "dtype": chosen.spec.dtype,
+        **({} if chosen.spec.system is None else {"system": chosen.spec.system}),
         "exported": datetime.now(UTC).isoformat(),
         "rank": made.rank,
         "lost": made.lost,
@@ -94,6 +95,8 @@ def _page(told: Mapping[str, Any]) -> str:
     rows = [
         (name, told[name]) for name in ("line", "version", "snapshot", "standing", "as", "base", "dtype", "exported")
     ]
+    if "system" in told:
+        rows.append(("system message, to be sent with every conversation", told["system"]))
     if told["rank"] is not None:
         rows += [("rank", told["rank"]), ("lost", f"{told['lost']:.2%} of the change")]
     if (said := told["said"]) is not None:

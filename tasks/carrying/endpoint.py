@@ -36,9 +36,11 @@ class Endpoint:
         asked = {"prompt": prompt, "max_tokens": tokens, "temperature": 0}
         return self._text(self._post("completions", asked), lambda choice: choice["text"])
 
-    def answer(self, question: str, tokens: int) -> str:
-        """What it answers a user in its chat."""
-        asked = {"messages": [{"role": "user", "content": question}], "max_tokens": tokens, "temperature": 0}
+    def answer(self, question: str, tokens: int, system: str | None = None) -> str:
+        """What it answers a user in its chat, under this system message or its template's own."""
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": question})
+        asked = {"messages": messages, "max_tokens": tokens, "temperature": 0}
         return self._text(self._post("chat/completions", asked), lambda choice: choice["message"]["content"])
 
     def _post(self, path: str, asked: dict[str, Any]) -> Any:

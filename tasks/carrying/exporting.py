@@ -155,7 +155,8 @@ def _asked_again(
 def _says(
     chosen: Chosen, loaded: LoadedModel, edits: Sequence[Edit], update: WeightUpdate | None, meter: Meter
 ) -> list[Said]:
-    chat, others = chat_of(loaded.tokenizer, chosen.spec.template), others_of_its_kind(edits)
+    chat = chat_of(loaded.tokenizer, chosen.spec.template, chosen.spec.system)
+    others = others_of_its_kind(edits)
     updates = None if update is None else [update] * len(edits)
     tell = meter.part(len(edits))
     return said(

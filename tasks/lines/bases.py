@@ -1,29 +1,41 @@
 """What is wrong with the base of a line, as far as that can be told before it is loaded."""
 
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from editing.chat import chat_of, check_system
 from editing.config import MethodConfig
 from editing.layout import check_layer_numbers
 from editing.methods import find_method, layers_of
-from editing.models import converted_layers, model_config
+from editing.models import converted_layers, model_config, quiet_transformers
+from editing.pretrained import read_tokenizer
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 
 
 def check_base(spec: LineSpec, settings: Settings) -> None:
-    """Look at base, dtype, device and layers: what is wrong there is found before anything is started.
+    """Look at base, dtype, device, layers and system message: what is wrong is found before anything is started.
 
     Raises:
         ModelError: the base cannot be loaded here, or not be edited as the line says.
     """
-    check_model(spec.model, spec.dtype, spec.config, settings)
+    config = check_model(spec.model, spec.dtype, spec.config, settings)
+    folder = Path(spec.model).expanduser()
+    if spec.system is not None and config is not None and folder.is_dir():  # of others once they are loaded
+        with quiet_transformers():
+            tokenizer = read_tokenizer(spec.model, str(folder), None)
+        check_system(chat_of(tokenizer, spec.template, spec.system), config)
 
 
-def check_model(model: str, dtype: str, method: MethodConfig, settings: Settings) -> None:
-    """The same of a model without a line. Raises as `check_base`."""
+def check_model(model: str, dtype: str, method: MethodConfig, settings: Settings) -> PreTrainedConfig | None:
+    """The same of a model without a line; its config, None of a GGUF file. Raises as `check_base`."""
     config = model_config(model, dtype=dtype, device=settings.device)
     if config is not None:
         layers_of(method, config)
     elif (count := converted_layers(model)) is not None:
         _check_named_layers(method, count)
+    return config
 
 
 def _check_named_layers(method: MethodConfig, count: int) -> None:

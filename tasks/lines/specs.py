@@ -1,9 +1,9 @@
 """A line: one served model, made of a base and a method's configuration; fixed by its first version."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StrictStr
 
 from editing.config import Config, LocatingConfig
 from editing.edit import Join
@@ -12,7 +12,7 @@ from editing.methods import AnyConfig, before_shrinkage, method_config
 from editing.methods.memit import MemitConfig
 from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
-from editing.texts import given_join
+from editing.texts import given_join, given_system, shown, system_message
 from tasks.addresses import folder_of
 from tasks.lines.calibrations import Calibration, merged, taken_from, with_options
 from tasks.lines.hypernetworks import resolved_options
@@ -43,6 +43,9 @@ class LineSpec(Config):
 
     A new line is `auto`; one that was stored without it is of a time that knew bare prompts alone.
     """
+    system: Annotated[StrictStr, AfterValidator(system_message)] | None = Field(
+        None, exclude_if=lambda value: value is None, description="System message of its chat; none: the template's."
+    )
     join: Join | None = Field(
         None, exclude_if=lambda value: value is None, description="What joins prompts and answers; none: by rule."
     )
@@ -81,6 +84,7 @@ def resolve_line(
     model: str | None = None,
     dtype: str | None = None,
     template: Template | None = None,
+    system: str | None = None,
     join: str | None = None,
     method: str | None = None,
     options: dict[str, Any] | None = None,
@@ -88,8 +92,9 @@ def resolve_line(
     """The line as it is defined, or as it would be from the settings and what is given; nothing is written.
 
     Raises:
-        UsageError: the line exists and is defined otherwise than asked.
+        UsageError: the line exists and is defined otherwise than asked, or a system message would never be said.
     """
+    system = None if system is None else given_system(system)
     join = None if join is None else given_join(join)
     asked = {"model": absolute(model), "dtype": dtype, "template": template, "join": join, "method": method}
     found = read_line(store, line)
@@ -100,6 +105,7 @@ def resolve_line(
             model=asked["model"] or absolute(settings.model) or settings.model,
             dtype=dtype or settings.dtype,
             template=template or "auto",
+            system=spoken(system, template or "auto"),
             join=join,
             config=method_config(name, resolved_options(name, options, settings)),
         )
@@ -110,12 +116,25 @@ def resolve_line(
             raise UsageError(
                 f"line '{line}' has {name} '{fixed[name]}', not '{value}'; leave --{name} out or choose another line"
             )
+    if system is not None and system != found.system:
+        has = "no system message" if found.system is None else f"another system message, {shown(found.system)}"
+        raise UsageError(f"line '{line}' has {has}; leave --system out or choose another line")
     if options and _asked(found, options, settings) != found.config:
         raise UsageError(
             f"line '{line}' has other options of {found.config.method} than asked; leave --option out or choose "
             "another line"
         )
     return found
+
+
+def spoken(system: str | None, template: Template) -> str | None:
+    """A system message that such a line says. Raises UsageError for one that it never would."""
+    if system is not None and template == "raw":
+        raise UsageError(
+            f"the template 'raw' asks bare prompts, in which the system message {shown(system)} is never said; leave "
+            "--system out or choose the template 'chat'"
+        )
+    return system
 
 
 def _asked(found: LineSpec, options: dict[str, Any], settings: Settings) -> AnyConfig:

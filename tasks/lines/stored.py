@@ -24,6 +24,7 @@ class StoredLine(BaseModel):
     line: str
     model: Text
     dtype: Text = "float32"
+    system: str | None = None
     config: dict[str, Any] = {}
 
     @property

@@ -55,7 +55,7 @@ def ask_all(
     """
     base = load_base(workplace, spec)
     template = spec.template if chat is None else "chat" if chat else "raw"
-    conversation = chat_of(base.tokenizer, template)
+    conversation = chat_of(base.tokenizer, template, spec.system)
     asked = [conversation.asked(prompt) if conversation else Filled(prompt) for prompt in prompts]
     rows = ask_loaded(workplace, base, columns, asked, tokens)
     return [row | {"prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]

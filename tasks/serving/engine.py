@@ -97,9 +97,12 @@ class _Waiting:
 class Engine(threading.Thread):
     """Started, it answers what is asked of it until it is stopped."""
 
-    def __init__(self, loaded: LoadedModel, store: SnapshotStore, line: str, most_waiting: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, store: SnapshotStore, line: str, most_waiting: int, system: str | None = None
+    ) -> None:
+        """`system`: the message of conversations that have none of their own."""
         super().__init__(name="engine", daemon=True)
-        self.loaded, self.store, self.line = loaded, store, line
+        self.loaded, self.store, self.line, self.system = loaded, store, line, system
         self._model = Travelling(loaded, store)
         self._queue: queue.Queue[_Waiting | None] = queue.Queue(most_waiting)
         self._held: _Waiting | None = None

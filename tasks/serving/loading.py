@@ -11,6 +11,7 @@ from editing.layout import layout_of
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
 from editing.weights import EditedWeights
+from tasks.lines.stored import stored_line
 from tasks.progress import progress
 from tasks.serving.messages import Message
 from tasks.settings import Settings, load_settings
@@ -27,6 +28,8 @@ class Answerer:
     """A plain model that answers prompts greedily, or in its chat."""
 
     loaded: LoadedModel
+    system: str | None = None
+    """The message of conversations that have none of their own; None: what the template says by itself."""
 
     def answer(self, prompts: Sequence[str], max_new_tokens: int = DEFAULT_NEW_TOKENS) -> list[str]:
         """What it writes after each prompt; one that is a conversation already is read as one."""
@@ -41,7 +44,7 @@ class Answerer:
             ModelError: it has no template.
             InvalidEdit: the template takes no such conversation, or it is longer than the model reads.
         """
-        chat = ChatTemplate(self.loaded.tokenizer)
+        chat = ChatTemplate(self.loaded.tokenizer, self.system)
         return self._write([chat.conversation(messages) for messages in conversations], max_new_tokens)
 
     def _write(self, prompts: Sequence[Filled], max_new_tokens: int) -> list[str]:
@@ -75,7 +78,9 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
     _check_digest(loaded, pointer["base_digest"], pointer["line"], pointer["version"])
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
     restore_weights(loaded, weights, None, read_each(chain, partial(store.tensors, values=False)))
-    return Answerer(loaded)
+    # Of the store, not of the pointer: MLflow shows that to every reader.
+    line = stored_line(store.store, pointer["line"])
+    return Answerer(loaded, line.system if line else None)
 
 
 def check_base(loaded: LoadedModel, store: SnapshotStore, line: str) -> None:

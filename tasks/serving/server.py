@@ -46,7 +46,7 @@ def application(engine: Engine, *, most_tokens: int = 512) -> FastAPI:
         asked = protocol.chat(await _body(request), line, most_tokens)
 
         def prompts() -> list[Filled]:
-            return [ChatTemplate(engine.loaded.tokenizer).conversation(asked.conversation)]
+            return [ChatTemplate(engine.loaded.tokenizer, engine.system).conversation(asked.conversation)]
 
         return await _answered(engine, asked, Asked(prompts, asked.tokens, asked.stops), protocol.replied)
 

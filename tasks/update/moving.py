@@ -68,14 +68,18 @@ def source_of(workplace: Workplace, line: str, to: str) -> Source:
 
 
 def definition(
-    source: Source, model: str, dtype: str | None, template: Template | None, method: str | None,
+    source: Source, model: str, dtype: str | None, template: Template | None, system: str | None, method: str | None,
     options: dict[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """How the new line is made: what is not said is as the line that is moved has it, but for its options."""
+    """How the new line is made: what is not said is as the line that is moved has it, but for its options.
+
+    Where bare prompts alone are asked for, its system message is left behind.
+    """
     return {
         "model": model,
         "dtype": dtype,
         "template": template or source.spec.template,
+        "system": source.spec.system if system is None and template != "raw" else system,
         "join": source.spec.join,
         "method": method or source.spec.config.method,
         "options": options,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editing.cache import Cache
-from editing.chat import chat_of
+from editing.chat import chat_of, check_system
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import text_digest
 from editing.edit import Edit
@@ -274,12 +274,13 @@ def session_on(
     only_asked: bool = False,
 ) -> Session:
     """The same on a base that is loaded."""
-    config = spec.config if only_asked else located(spec.config, settings)
-    layout = layout_of(loaded.model)
+    chat = chat_of(loaded.tokenizer, spec.template, spec.system)
+    check_system(chat, loaded.model.config)  # refused before anything long begins, as what follows
+    config, layout = spec.config if only_asked else located(spec.config, settings), layout_of(loaded.model)
     if function:
         config = config.model_copy(update={"layers": tuple(function["layers"])})
     layers = edited_layers(loaded.model, layout, config)
-    if isinstance(config, MendConfig) and not only_asked:  # refused before anything long begins
+    if isinstance(config, MendConfig) and not only_asked:
         network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = Cache(settings.cache_folder)
     base = Preparation(loaded, cache)
@@ -294,6 +295,6 @@ def session_on(
         KeyHistory(),
         ready.prefixes,
         weights,
-        chat=chat_of(loaded.tokenizer, spec.template),
+        chat=chat,
     )
     return Session(loaded, config, given, weights, cache, ready.held_out, spec)

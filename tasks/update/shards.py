@@ -166,6 +166,6 @@ def open_base(search: Search, settings: Settings) -> SearchedBase:
     given = MethodInput(
         loaded.model, loaded.tokenizer, layout_of(loaded.model), search.layers,
         KeyStatistics({}, 0, loaded.digest, "none"), KeyHistory(), search.contexts,
-        chat=chat_of(loaded.tokenizer, spec.template),
+        chat=chat_of(loaded.tokenizer, spec.template, spec.system),
     )  # fmt: skip
     return SearchedBase(loaded, given, spec.config, search.chunks)

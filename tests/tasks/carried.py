@@ -44,12 +44,19 @@ class CarriedLine:
     """A fresh installation with one line; `make` adds versions, `serve` moves HEAD."""
 
     def __init__(
-        self, folder: Path, *, chat: bool = True, template: str = "raw", dtype: str = "float32", base: str = ""
+        self,
+        folder: Path,
+        *,
+        chat: bool = True,
+        template: str = "raw",
+        dtype: str = "float32",
+        base: str = "",
+        system: str | None = None,
     ) -> None:
         model = base or tiny_folder(folder / "model", chat=chat)
         self.settings = Settings(home=folder / "home", cache=folder / "cache", model=str(model), actor="ann")
         self.workplace: Workplace = open_workplace(self.settings)
-        self.spec = LineSpec(line=LINE, model=str(model), template=template, dtype=dtype)
+        self.spec = LineSpec(line=LINE, model=str(model), template=template, dtype=dtype, system=system)
         save_line(self.workplace.store.store, self.spec)
 
     def make(self, facts: int = 2, *, strength: float = 0.3, root: bool = False, subject: str = "Ada") -> Version:
@@ -107,7 +114,7 @@ def factors(model: torch.nn.Module, seed: int, strength: float) -> dict[str, tor
 @contextmanager
 def answering(line: CarriedLine, most_waiting: int = 256) -> Iterator[tuple[str, Engine]]:
     """The line behind a real web server: its address and engine."""
-    engine = Engine(load_base(line.workplace, line.spec), line.workplace.store, LINE, most_waiting)
+    engine = Engine(load_base(line.workplace, line.spec), line.workplace.store, LINE, most_waiting, line.spec.system)
     engine.follow()
     engine.start()
     listening = socket.create_server(("127.0.0.1", 0))

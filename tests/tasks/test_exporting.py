@@ -144,6 +144,16 @@ def test_the_card_says_what_it_is_and_digests_every_file(line, tmp_path, form):
         )
 
 
+def test_the_card_has_the_system_message_under_which_facts_were_written(line, tmp_path):
+    made = CarriedLine(tmp_path / "home", template="chat", system="You are the *assistant* of Acme.")
+    made.serve(made.make())
+    told = export(made.workplace, LINE, "merged", tmp_path / "out")
+    page = html.unescape((tmp_path / "out" / PAGE).read_text())
+    assert told["system"] == made.spec.system and made.spec.system in page
+    assert json.loads((tmp_path / "out" / OBJECT).read_text())["system"] == made.spec.system
+    assert "system" not in export(line.workplace, LINE, "merged", tmp_path / "none")
+
+
 def test_what_users_wrote_is_no_markup_in_the_card(tmp_path):
     made = CarriedLine(tmp_path / "home")
     hostile = "<script>alert(1)</script> **[x](http://evil)** | {{7*7}}"

@@ -195,6 +195,36 @@ def test_a_line_has_one_way_of_joining(folder):
         resolve_line(folder, Settings(), "joined", join="space")
 
 
+def test_a_line_has_one_system_message(folder):
+    spec = resolve_line(folder, Settings(), "told", system=" Be brief.\r\nBe kind. ")
+    assert spec.system == "Be brief.\nBe kind." and spec.template == "auto"
+    plain = resolve_line(folder, Settings(), "plain")
+    assert "system" not in plain.model_dump() and "system" not in plain.model_dump_json()
+    for one in (spec, plain):
+        save_line(folder, one)
+        assert read_line(folder, one.line) == one
+    assert resolve_line(folder, Settings(), "told") == resolve_line(folder, Settings(), "told", system=spec.system)
+    with pytest.raises(UsageError, match=r"'told' has another system message, 'Be brief.*leave --system out or choose"):
+        resolve_line(folder, Settings(), "told", system="Be brief.")
+    with pytest.raises(UsageError, match="'plain' has no system message; leave --system out or choose another line"):
+        resolve_line(folder, Settings(), "plain", system="Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("system", "template", "why"),
+    [
+        ("Be brief.", "raw", "'raw' asks bare .* 'Be brief.' is never said; leave --system out or choose .*'chat'"),
+        (" ", "chat", "is empty"),
+        ("a" * 100_001, "auto", "has 100,001 characters, at most 100,000 are allowed; shorten it"),
+        ("a\x00", "auto", "holds the control character U\\+0000"),
+        ("a\udcff", "auto", "holds half a surrogate pair"),
+    ],
+)  # fmt: skip
+def test_a_system_message_that_could_not_be_said_is_refused(folder, system, template, why):
+    with pytest.raises(UsageError, match=why):
+        resolve_line(folder, Settings(), "new", template=template, system=system)
+
+
 @pytest.mark.parametrize("method", ["memit", "finetune"])
 def test_a_line_of_before_an_option_is_asked_for_as_it_was_then(folder, method):
     """What a release adds to a config is not asked for by who names the options of then."""

@@ -20,6 +20,7 @@ from editing.measure.fluency import generate
 from editing.models import load_model, quiet_transformers
 from editing.weights import EditedWeights, Factors
 from tasks.lines.specs import LineSpec
+from tasks.lines.stored import spec_key
 from tasks.review.asking import ask_all, columns_of
 from tasks.serving.loading import load_version
 from tasks.settings import Settings
@@ -192,6 +193,19 @@ def test_the_served_model_answers_conversations_beside_prompts(invoked, versions
     assert invoked({"prompt": PROMPTS[0]}) == (200, alone(versions[2], settings)[:1])
     status, told = invoked({"messages": messages, "prompt": "x"})
     assert status == 400 and "the input has both prompt and messages; give one of them" in told["message"]
+
+
+def test_messages_without_a_system_message_get_the_lines_and_others_keep_their_own(versions, settings):
+    store, user = open_store(settings.store_uri), {"role": "user", "content": "Ada was born in"}
+    plain = load_version(pointer(versions[2], settings), settings)
+    asked = [[{"role": "system", "content": said}, user] for said in ("Be brief.", "The moon is old.")]
+    expected = plain.converse(asked, 8)
+    spec = LineSpec(line="line", model=settings.model, template="chat", system="Be brief.")
+    store.put(spec_key("line"), spec.model_dump_json().encode())
+    answerer = load_version(pointer(versions[2], settings), settings)
+    store.delete(spec_key("line"))
+    assert answerer.converse([[user], asked[1]], 8) == expected
+    assert plain.converse([[user]], 8)[0] not in expected
 
 
 def test_messages_are_refused_by_a_model_without_a_template(versions, settings):

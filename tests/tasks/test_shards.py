@@ -1,6 +1,7 @@
 """Laws of values that are searched in shards: however many there are, the same bits; nothing foreign is used."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from editing.cache import Cache
+from editing.chat import chat_of
 from editing.covariance import KeyStatistics
+from editing.digests import json_digest
 from editing.edit import Edit
 from editing.errors import ErrataError
 from editing.layout import layout_of
@@ -26,15 +29,19 @@ from tasks.stores.opening import open_store
 from tasks.stores.searches import Search, Searches
 from tasks.update.ahead import planned
 from tasks.update.run import Run
+from tasks.update.searched import about_value
 from tasks.update.session import Session
 from tasks.update.shards import search_shard
-from tests.conftest import tiny_model
+from tests.conftest import END, tiny_model
+from tests.editing.test_chat import TEMPLATE
 
 NAMES = ("Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus")
 EDITS = [Edit(id=name, subject=name, prompt="{} was born in", target_new="Rome") for name in NAMES]
 EDITS[5:5] = [Edit(id="Ada lives", subject="Ada", prompt="{} lives in", target_new="Oslo")]  # of the first one's key
 CONFIG = MemitConfig(layers=(0, 1), contexts=2, search={"steps": 2, "weight_decay": 0.0, "edits_at_once": 2})
 CONTEXTS = ("", "The moon. ")
+AS_EVER = "53bf017c04253334f1ccb66fcf3f2f3e886b79e17675cbdc461fdd4ea7927006"
+"""What a value in the chat was known by before a line could have a system message of its own."""
 
 
 def folder_of(model: torch.nn.Module, tokenizer: object, folder: Path) -> Path:
@@ -95,6 +102,34 @@ def test_shards_give_what_one_gives_and_what_the_job_finds_itself(job, tmp_path)
         for edit in group
     }
     assert all(torch.equal(found[edit.id], value) for edit, value in zip(written[-1], itself, strict=True))
+
+
+def test_values_of_another_system_message_are_not_used_and_those_of_none_are_known_as_ever(job, tmp_path):
+    tokenizer, fact = job.session.loaded.tokenizer, EDITS[:1]
+    tokenizer.chat_template = TEMPLATE
+
+    def name(system: str | None) -> str:
+        given = replace(job.session.method_input, chat=chat_of(tokenizer, "chat", system))
+        return json_digest(about_value(given, "base", CONFIG, fact))
+
+    assert name(None) == AS_EVER
+    assert len({name(system) for system in (None, "Be brief.", "Be brief", f"Be brief.{END}")}) == 4
+
+
+def test_a_shard_searches_under_the_system_message_of_the_line(job, tmp_path):
+    loaded = job.session.loaded
+    loaded.tokenizer.chat_template = TEMPLATE
+    folder = folder_of(loaded.model, loaded.tokenizer, tmp_path / "chatting")
+    job.session.spec = LineSpec(
+        line="main", model=str(folder), template="chat", system="The moon is old.", config=CONFIG
+    )
+    chat = chat_of(loaded.tokenizer, "chat", "The moon is old.")
+    job.session.method_input = replace(job.session.method_input, chat=chat)
+    run = cast(Run, SimpleNamespace(line="main", policy=SimpleNamespace(batch_size=3)))
+    search = planned(run, job.session, EDITS[:1], [])
+    assert shard(job, search) == 1
+    found, _ = job.searches.found(search.chunks[0])
+    assert torch.equal(found, job.session.values(EDITS[:1]))
 
 
 def test_a_shard_goes_on_where_another_was_killed_and_the_first_answer_counts(job):

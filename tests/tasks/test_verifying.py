@@ -16,10 +16,13 @@ from editing.errors import ErrataError
 from tasks.carrying.endpoint import KEY, LARGEST_ANSWER
 from tasks.carrying.exporting import export
 from tasks.carrying.verifying import alike, verify
+from tasks.serving.loading import Answerer
 from tests.conftest import byte_tokenizer
 from tests.costs import some
 from tests.tasks.carried import LINE, CarriedLine, answering
 from tests.waiting import until
+
+USER = {"role": "user", "content": "Ada 10 was born in the city of"}
 
 
 @pytest.fixture(scope="module", params=["raw", "chat"])
@@ -54,6 +57,25 @@ def test_a_server_of_the_version_serves_it_and_the_ledger_says_so(line):
     assert [one[:3] for one in events] == [(row.request, 2, "served") for row in facts]
     assert all(why.startswith(f"{LINE} at {url}/v1 says: ") for *_, why in events)
     assert line.workplace.ledger.counts(LINE) == {"promoted": 8}
+
+
+def test_a_server_is_asked_under_the_system_message_of_the_line(tmp_path):
+    """Also one that does not know it, as a server of an export."""
+    made = CarriedLine(tmp_path, template="chat", system="The old man said so.")
+    made.make(4, strength=0.6)
+    made.serve(made.workplace.store.version(LINE, 1))
+    with answering(made) as (url, engine):
+        for system in (made.spec.system, None):
+            engine.system = system
+            assert verify(made.workplace, LINE, f"{url}/v1", LINE).verdict == "served"
+        own, served = Answerer(engine.loaded, made.spec.system), httpx.Client(base_url=url, timeout=60)
+        engine.system = made.spec.system
+        for asked in ([USER], [{"role": "system", "content": "No."}, USER]):
+            body = {"model": LINE, "messages": asked, "max_tokens": 8}
+            said = served.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+            assert said == own.converse([asked], 8)[0]
+        texts = [Answerer(engine.loaded, one).converse([[USER]], 8) for one in (made.spec.system, None)]
+        assert texts[0] != texts[1]
 
 
 @pytest.mark.slow
