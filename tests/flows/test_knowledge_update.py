@@ -1,6 +1,7 @@
 """The main job end to end on the fact model, with the real Prefect server, MLflow, Delta table and snapshots."""
 
 import gc
+import shutil
 import time
 import weakref
 from contextlib import suppress
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import flows.knowledge_update as module
 from editing.errors import UsageError
@@ -26,7 +28,7 @@ from tasks.update import stages
 from tasks.update.session import open_session
 from tests.docs.pages import ROOT, blocks
 from tests.flows.command import check_one_line
-from tests.flows.conftest import POLICY
+from tests.flows.conftest import METHOD, POLICY
 
 
 def states(workplace, line):
@@ -235,3 +237,38 @@ def test_nothing_holds_the_model_after_the_job_whether_it_ends_well_or_not(place
         time.sleep(0.1)
     gc.unfreeze()
     assert [reference() for reference in held] == [None, None]
+
+
+SYSTEM = "The old man walked along the river after the rain. Everyone laughed."
+ONE_AFTER_ANOTHER = "{{ messages | map(attribute='content') | join(' ') }}"
+
+
+def test_a_correction_is_said_under_the_system_message_of_its_line(place, good_edits, fact_model_path, tmp_path):
+    workplace, folder = place("home"), tmp_path / "chatting"
+    shutil.copytree(fact_model_path, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = ONE_AFTER_ANOTHER
+    tokenizer.save_pretrained(folder)
+    edits = [edit.model_copy(update={"question": edit.prompt}) for edit in good_edits[:3]]
+    intake.submit(workplace.ledger, "told", edits, "tester")
+    made = {"model": str(folder), "template": "chat", "system": SYSTEM, "options": METHOD}
+    lenient = POLICY.model_copy(update={"max_perplexity_ratio": 2.0})
+    summary = knowledge_update("told", lenient, **made)
+    assert summary.kept == 3 and read_line(workplace.store.store, "told").system == SYSTEM
+    assert summary.report.candidate["said_chat"] == 1.0 > summary.report.baseline["said_chat"]
+
+    [version] = workplace.store.versions("told")
+    told = pointer(workplace, version, stored_line(workplace.store.store, "told"))
+    assert SYSTEM not in str(told)  # what MLflow shows to every reader
+    answerer = load_version(told, workplace.settings)
+    asked = [[{"role": "user", "content": edit.text}] for edit in edits]
+    under = [[{"role": "system", "content": SYSTEM}, *one] for one in asked]
+    said = answerer.converse(asked, 4)
+    assert said == answerer.converse(under, 4) == answerer.answer([f"{SYSTEM} {edit.text}" for edit in edits], 4)
+    assert all(text.strip().startswith(edit.target_new) for text, edit in zip(said, edits, strict=True))
+    spec, columns = read_line(workplace.store.store, "told"), columns_of(None, [version])
+    rows = ask_all(workplace, spec, columns, [edit.text for edit in edits], 4)
+    assert [row["answers"][columns[1].name] for row in rows] == [text.strip() for text in said]
+
+    with pytest.raises(UsageError, match="line 'told' has another system message, 'The old man walked"):
+        knowledge_update("told", lenient, **{**made, "system": "Be brief."})
