@@ -9,7 +9,7 @@ from tasks.ledger import intake
 from tasks.ledger.removals import take_out
 from tasks.ledger.view import look
 from tasks.lines.calibrations import save_calibration
-from tasks.lines.specs import read_line
+from tasks.lines.specs import read_line, resolve_line
 from tasks.report.render import render_html, render_markdown
 from tasks.review import decisions
 from tasks.review.registering import pointer
@@ -17,6 +17,7 @@ from tasks.serving.loading import load_version
 from tasks.update import moving
 from tests.flows.command import check_one_line
 from tests.flows.conftest import METHOD, POLICY
+from tests.tasks.carried import CarriedLine
 from tests.tasks.test_calibrating import a_calibration
 
 LOOSE = POLICY.model_copy(update={"min_efficacy": 0.0})
@@ -43,6 +44,18 @@ def release(place, good_edits, tmp_path):
     loaded.model.save_pretrained(tmp_path / "release")
     loaded.tokenizer.save_pretrained(tmp_path / "release")
     return tmp_path / "release"
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "expected"),
+    [(None, None, "Be brief."), ("chat", None, "Be brief."), ("raw", None, None), (None, "Be kind.", "Be kind.")],
+)
+def test_a_line_is_moved_with_its_system_message(tmp_path, template, system, expected):
+    made = CarriedLine(tmp_path, template="chat", system="Be brief.")
+    made.serve(made.make())
+    source = moving.source_of(made.workplace, made.spec.line, "to")
+    asked = moving.definition(source, "other", None, template, system, None, None)
+    assert resolve_line(made.workplace.store.store, made.settings, "to", **asked).system == expected
 
 
 @pytest.mark.slow
