@@ -31,6 +31,7 @@ from flows.cli.app import pairs
 from tasks.parquet import read_text
 from tasks.update.ability import base_divergence
 from tasks.update.roots import stand_on_base
+from tasks.update.run import spread_sample
 from tasks.update.session import Session
 from tasks.update.values import base_states, known_by, standing_after, standing_of
 from tests.benchmarks.sequence import BATCH, open_method, write_batch
@@ -98,11 +99,13 @@ def order(session: Session, edits: Sequence[Edit], sizes: Sequence[int]) -> None
 
 
 def curve(
-    session: Session, edits: Sequence[Edit], sizes: Sequence[int], texts: Sequence[str], *, together: bool
+    session: Session, edits: Sequence[Edit], sizes: Sequence[int], texts: Sequence[str], *, together: bool, asked: int
 ) -> None:
-    """Batches of ten, or at each size all of them `together`; all facts so far are asked again there, with NEIGHBORS
-    neighbors each. The last two columns: seconds of processor time a fact, and most memory so far in GiB."""
-    before = session.base_scores(edits, NEIGHBORS)
+    """Batches of ten, or at each size all of them `together`; all facts so far, or `asked` of them, evenly spread, are
+    asked again there, with NEIGHBORS neighbors each. The last two columns: seconds of processor time a fact, and most
+    memory so far in GiB."""
+    chosen = {size: spread_sample(edits[:size], asked) for size in sizes}
+    before = session.base_scores([*{edit.id: edit for some in chosen.values() for edit in some}.values()], NEIGHBORS)
     base = session.base_perplexity(texts, TEXT_TOKENS)
     stand_on_base(session)
     started, spent = len(session.live), 0.0
@@ -113,7 +116,7 @@ def curve(
         else:
             batches(session, edits[started:size], edits[:started])
         started, spent = size, spent + time.process_time() - begun
-        some = edits[:size]
+        some = chosen[size]
         now = summarise(session.scores(some, before, NEIGHBORS))
         then = summarise([before[edit.id] for edit in some])
         kl = base_divergence(session, texts, TEXT_TOKENS)
@@ -213,12 +216,13 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="of `curve`: perplexity and KL are taken on its beginning")
     parser.add_argument("-o", "--option", action="append", metavar="NAME=VALUE", help="option of the method")
     parser.add_argument("--together", action="store_true", help="`curve` of roots, as jobs end with them")
+    parser.add_argument("--asked", type=int, default=10_000, help="`curve`: most facts that are asked again")
     given = parser.parse_args()
     most = max(given.edits)
     everything = read_benchmark(given.data, None, 0)
     edits, session = everything[:most], open_method("memit", pairs(given.option, "--option"))
     if given.what == "curve":
-        curve(session, edits, given.edits, read_text(given.text), together=given.together)
+        curve(session, edits, given.edits, read_text(given.text), together=given.together, asked=given.asked)
     elif given.what == "order":
         order(session, edits, given.edits)
     elif given.what == "replace":
