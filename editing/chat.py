@@ -76,7 +76,7 @@ class ChatTemplate:
 
     def __post_init__(self) -> None:
         if not self.tokenizer.chat_template:
-            raise ModelError("the tokenizer has no chat template; use the template 'raw'")
+            raise ModelError("the tokenizer has no chat template; ask by bare prompts")
 
     def prompt(self, user: str) -> Filled:
         """The conversation up to where the assistant's answer begins; special tokens in what is said are text.
@@ -89,7 +89,9 @@ class ChatTemplate:
         said = self._said([{"role": "user", "content": user}])
         rendered = _rendered(self.tokenizer, said)
         if (span := _span(self.tokenizer, said, -1, rendered)) is None:
-            raise InvalidEdit(f"the chat template does not leave {user!r} as it is; use 'raw'")
+            raise InvalidEdit(
+                f"the chat template does not leave {user!r} as it is; word it otherwise, or ask it as a bare prompt"
+            )
         return Filled(rendered, *self._specials(said, rendered, len(said) - 1), span, rendered=True)
 
     def conversation(self, messages: Sequence[Message]) -> Filled:

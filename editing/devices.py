@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from editing.errors import ModelError
+from editing.errors import NoSuchModel
 from editing.shortage import one_line
 
 DTYPES = {
@@ -20,9 +20,9 @@ FREE = 0.9
 
 
 def checked_dtype(dtype: str) -> torch.dtype:
-    """Raises ModelError for one that no model is edited in."""
+    """Raises NoSuchModel for one that no model is edited in."""
     if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}")
+        raise NoSuchModel(f"unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
@@ -44,19 +44,19 @@ class Spread:
 
 
 def checked_device(device: str) -> torch.device | Spread:
-    """Raises ModelError for one that is not here, or cannot do what edits take."""
+    """Raises NoSuchModel for one that is not here, or cannot do what edits take."""
     kind, _, limits = device.partition(":")
     if kind == SPREAD:
         return Spread(dict(_limit(device, one) for one in limits.split(",") if limits))
     try:
         torch_device = torch.device(device)
         if torch_device.type == "mps":
-            raise ModelError(f"device '{device}' has no float64, in which weights are summed and solved; use 'cpu'")
+            raise NoSuchModel(f"device '{device}' has no float64, in which weights are summed and solved; use 'cpu'")
         if torch_device.type == "meta":
-            raise ModelError(f"device '{device}' cannot be used here (it holds no numbers); use 'cpu'")
+            raise NoSuchModel(f"device '{device}' cannot be used here (it holds no numbers); use 'cpu'")
         torch.empty(0, device=torch_device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error
+        raise NoSuchModel(f"device '{device}' cannot be used here ({one_line(error)}); use 'cpu'") from error
     return torch_device
 
 
@@ -75,10 +75,10 @@ def _limit(device: str, text: str) -> tuple[int | str, int]:
     name, _, size = (part.strip() for part in text.partition("="))
     known = ["cpu", *map(str, range(torch.cuda.device_count()))]
     if name not in known:
-        raise ModelError(f"device '{device}' limits '{name}', here are {', '.join(known)}; e.g. '{SPREAD}:cpu=8GiB'")
+        raise NoSuchModel(f"device '{device}' limits '{name}', here are {', '.join(known)}; e.g. '{SPREAD}:cpu=8GiB'")
     try:
         return (int(name) if name.isdigit() else name), convert_file_size_to_int(size)
     except ValueError as error:
-        raise ModelError(
+        raise NoSuchModel(
             f"device '{device}' gives '{name}' the size '{size}', which is none; e.g. '{SPREAD}:cpu=8GiB'"
         ) from error

@@ -7,8 +7,10 @@ ErrataError
 │   ├── InvalidEdit       an edit that cannot be carried out as written
 │   ├── ReadError         a file of edits that cannot be read
 │   ├── ModelError        a model that cannot be loaded or has no layout
+│   │   └── NoSuchModel   a model, dtype, device or layer is named that there is not; a UsageError, too
 │   ├── StatisticsError   key statistics that are missing, broken or of another model
 │   ├── HypernetworkError a hypernetwork that is missing, broken, of another model, or cannot be trained
+│   │   └── NoSuchHypernetwork  one is named that there is not; a UsageError, too
 │   ├── SearchError       a value search that became non-finite
 │   └── SolveError        a singular or non-finite solve
 ├── OutOfMemory           the memory of a device that did not suffice
@@ -63,3 +65,11 @@ class PolicyError(ErrataError):
 
 class UsageError(ErrataError):
     """A command or call asks for something impossible."""
+
+
+class NoSuchModel(ModelError, UsageError):
+    """A model, dtype, device or layer is named that there is not."""
+
+
+class NoSuchHypernetwork(HypernetworkError, UsageError):
+    """A hypernetwork is named that there is not."""

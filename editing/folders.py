@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from editing.errors import ModelError
+from editing.errors import ModelError, NoSuchModel
 from editing.foreign_code import check_no_code
 
 POINTER = b"version https://git-lfs"
@@ -43,7 +43,7 @@ def check_config(reference: str, folder: Path, files: Iterable[Path] = ()) -> No
     config_file = folder / "config.json"
     if not config_file.is_file():
         remedy = MERGED if (folder / ADAPTER).is_file() else "give a folder that save_pretrained wrote"
-        raise ModelError(f"folder '{reference}' has no config.json; {remedy}")
+        raise NoSuchModel(f"folder '{reference}' has no config.json; {remedy}")
     for file in (*files, config_file):
         _check_is_there(reference, file)
     check_no_code(reference, folder)

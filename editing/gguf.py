@@ -148,6 +148,11 @@ def layers_in(file: Path) -> int | None:
     return None
 
 
+def template_in(file: Path) -> bool:
+    """Whether a GGUF file holds a chat template; no weight is read."""
+    return gguf.GGUFReader(file).get_field("tokenizer.chat_template") is not None
+
+
 def header_of(file: Path) -> tuple[PreTrainedConfig, str]:
     """The config of a GGUF file's model, and the type of its weights, e.g. Q4_K_M; none of them is read."""
     with _read_once(file, unheard) as reader:

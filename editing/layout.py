@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from editing.errors import ModelError
+from editing.errors import ModelError, NoSuchModel
 from editing.kinds import differs_in_kind
 
 
@@ -53,7 +53,7 @@ class ModelLayout:
                 module = inside.get(path)
                 if not isinstance(module, kind):
                     known = ", ".join(name for name, one in inside.items() if isinstance(one, kind))
-                    raise ModelError(f"layer {layer} has no projection '{path}'; it has {known}")
+                    raise NoSuchModel(f"layer {layer} has no projection '{path}'; it has {known}")
                 found[f"{self.layers}.{layer}.{path}.weight"] = module
         return found
 
@@ -197,11 +197,11 @@ def check_layers(
 def check_layer_numbers(count: int, layers: Sequence[int], *, searched: bool = True) -> None:
     """The same of a model with so many layers, which need not be loaded."""
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
-        raise ModelError(f"layers {list(layers)} must be distinct, rising and not negative, e.g. [2, 3, 4]")
+        raise NoSuchModel(f"layers {list(layers)} must be distinct, rising and not negative, e.g. [2, 3, 4]")
     if not searched and layers[-1] >= count:
-        raise ModelError(f"layer {layers[-1]} is above the model's last one; choose layers of 0 to {count - 1}")
+        raise NoSuchModel(f"layer {layers[-1]} is above the model's last one; choose layers of 0 to {count - 1}")
     if searched and layers[-1] >= count - 1:
-        raise ModelError(
+        raise NoSuchModel(
             f"layer {layers[-1]} leaves nothing above it to search through: the model has {count} layers; "
             f"choose layers below {count - 1}"
         )

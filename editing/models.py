@@ -25,9 +25,9 @@ from transformers.utils import logging as transformers_logging
 
 from editing.devices import Spread, checked_device, checked_dtype
 from editing.digests import tensors_digest
-from editing.errors import ModelError
+from editing.errors import ModelError, NoSuchModel
 from editing.folders import check_config, check_folder, check_not_quantised, check_tokenizer, has_weights
-from editing.gguf import NotKept, converted_folder, header_of, layers_in
+from editing.gguf import NotKept, converted_folder, header_of, layers_in, template_in
 from editing.kinds import check_causal
 from editing.layout import check_architecture
 from editing.placed import Tensors
@@ -180,6 +180,15 @@ def converted_layers(reference: str) -> int | None:
     return layers_in(source) if source.is_file() else None
 
 
+def has_template(reference: str) -> bool:
+    """Whether a model's tokenizer has a chat template; no weight is read. Raises ModelError where it cannot be read."""
+    source, revision = _sought(reference, None)
+    if isinstance(source, Path) and source.is_file():
+        return guarded(reference, lambda: template_in(source))
+    with quiet_transformers():
+        return bool(read_tokenizer(reference, str(source), revision).chat_template)
+
+
 def _config(reference: str, source: str, revision: str | None) -> PreTrainedConfig:
     return _editable(
         reference,
@@ -246,24 +255,24 @@ def _sought(reference: str, revision: str | None) -> tuple[Path | str, str | Non
     if reference != EMBEDDED and not is_gguf and not path.is_dir():
         return _hub_id(reference, revision)
     if revision is not None:
-        raise ModelError(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
+        raise NoSuchModel(f"model '{reference}' has no revisions (revision '{revision}' was asked for); leave it out")
     if reference == EMBEDDED:
         return _embedded_file(), None
     if not is_gguf:
         check_folder(reference, path)
     elif not path.is_file():
-        raise ModelError(f"no file '{reference}'; give the path of a GGUF file that exists")
+        raise NoSuchModel(f"no file '{reference}'; give the path of a GGUF file that exists")
     return path, None
 
 
 def _hub_id(reference: str, revision: str | None) -> tuple[str, str | None]:
     name, _, named_revision = reference.partition("@")
     if not name or reference.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ModelError(
+        raise NoSuchModel(
             f"no folder '{reference}'; give a folder with a config.json, a hub id such as 'owner/name', or 'embedded'"
         )
     if revision and named_revision and revision != named_revision:
-        raise ModelError(f"model '{reference}' names a revision, and revision '{revision}' was given too; give one")
+        raise NoSuchModel(f"model '{reference}' names a revision, and revision '{revision}' was given too; give one")
     return name, named_revision or revision
 
 

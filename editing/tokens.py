@@ -178,13 +178,12 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> 
     return alone
 
 
-def check_length(model: PreTrainedModel, row: Sequence[int], prompt: str) -> None:
-    """Raises InvalidEdit for a row longer than the model reads."""
+def check_length(model: PreTrainedModel, row: Sequence[int], prompt: str, with_target: bool = True) -> None:
+    """Raises InvalidEdit for a row, of a prompt and its target or of a prompt alone, longer than the model reads."""
     limit = max_positions(model)
     if limit is not None and len(row) > limit:
-        raise InvalidEdit(
-            f"prompt '{prompt[:80]}' takes {len(row)} tokens with its target, the model reads {limit}; shorten it"
-        )
+        also = " with its target" if with_target else ""
+        raise InvalidEdit(f"prompt '{prompt[:80]}' takes {len(row)} tokens{also}, the model reads {limit}; shorten it")
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

@@ -84,6 +84,8 @@ def _train(
     name = check_model_name(name or default_name(base))
     read = read_training(data, validation, plan.validation_edits, limit, plan.training.seed)
     refuse(read)
+    if (held_out := len(read.validated)) < plan.validation_edits:
+        note(f"{held_out} of {plan.validation_edits} edits to validate by: {_fewer(validation)}")
     training = prepare(workplace, plan, read, base, kind)
     trainer, last = go_on(training)
     before = {} if why_ended(plan, last) else ask_base(training)
@@ -113,6 +115,11 @@ def _base(workplace: Workplace, model: str | None, dtype: str | None, line: str 
     defined = read_line(workplace.store.store, line) if line and model is None else None
     usual = defined or workplace.settings
     return model or usual.model, dtype or usual.dtype
+
+
+def _fewer(validation: Path | None) -> str:
+    """Why there are fewer edits to validate by than asked for."""
+    return "of the edits to learn from a fifth at most is held out" if validation is None else "the file has no more"
 
 
 def refuse(data: TrainingData) -> None:

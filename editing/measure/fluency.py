@@ -186,7 +186,7 @@ def rows_of(
     rows = []
     for i, (prompt, wanted, update) in enumerate(zip(prompts, tokens, in_force, strict=True)):
         ids = tuple(encoded[prompt])
-        check_length(model, ids, prompt)
+        check_length(model, ids, prompt, with_target=False)
         room = wanted if limit is None else min(wanted, limit - len(ids))
         drawn, ends = None if draws is None else draws[i], enough[i] if enough else None
         rows.append(Row(ids, room, drawn, update, never if ends is None else partial(_is_enough, tokenizer, ends)))

@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 
 DEFAULT_LINE = "main"
+METHOD_EXAMPLE = "layers=[4,5,6]"
+"""Of a method's options one that every method has."""
 Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar="ERRATA_LINE")]
 LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -66,7 +68,9 @@ Hypernetwork = Annotated[
 
 
 def local_folder(given: str) -> Path:
-    """A folder of this machine, which may be written as file://. Raises UsageError for any other address."""
+    """A folder of this machine, which may be written as file://. Raises UsageError for any other address, or none."""
+    if not given:
+        raise UsageError("'' names no folder; give a path, or . for the folder that you are in")
     try:
         return Path(folder_of(given))
     except ValueError as error:
@@ -106,15 +110,19 @@ def place_of(line: str) -> "Workplace":
     return workplace
 
 
-def pairs(options: list[str] | None, name: str) -> dict[str, Any]:
-    """`--set a=1 --set b=x` as a dictionary of values read as JSON, or as text where they are none."""
+def pairs(options: list[str] | None, name: str, example: str) -> dict[str, Any]:
+    """`--set a=1 --set b=x` as a dictionary of values read as JSON, or as text where they are none.
+
+    Raises:
+        UsageError: one is no NAME=VALUE; it gives the example.
+    """
     import json
 
     found: dict[str, Any] = {}
     for option in options or []:
         key, equals, value = option.partition("=")
         if not equals or not key:
-            raise UsageError(f"{name} '{option}' must read NAME=VALUE, e.g. {name} min_efficacy=0.95")
+            raise UsageError(f"{name} '{option}' must read NAME=VALUE, e.g. {name} {example}")
         try:
             found[key.strip()] = json.loads(value)
         except ValueError:
@@ -124,7 +132,7 @@ def pairs(options: list[str] | None, name: str) -> dict[str, Any]:
 
 def method_options(options: list[str] | None, hypernetwork: str | None) -> dict[str, Any]:
     """The method's options, its hypernetwork among them where one is named."""
-    return pairs(options, "--option") | ({"hypernetwork": hypernetwork} if hypernetwork else {})
+    return pairs(options, "--option", METHOD_EXAMPLE) | ({"hypernetwork": hypernetwork} if hypernetwork else {})
 
 
 class Stopped(Exception):

@@ -51,7 +51,7 @@ def calibrate(
     from tasks.lines.specs import absolute
     from tasks.settings import load_settings
 
-    asked = _plan(pairs(plan, "--set") | {"facts": facts})
+    asked = _plan(pairs(plan, "--set", "windows=6") | {"facts": facts})
     settings = load_settings()
     with if_stopped("what was tried is kept; start it again, and it goes on"), shown_progress(json):
         found = search(settings, absolute(model) or settings.model, dtype or settings.dtype, asked)

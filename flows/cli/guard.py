@@ -6,6 +6,7 @@ foreign), or plainly (then Origin is). Prefect's server looks at neither and all
 
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from html import escape
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,7 +85,11 @@ async def _refuse(scope: Any, send: Any, what: str, remedy: str) -> None:
         await send({"type": "websocket.close", "code": REFUSED_SOCKET, "reason": f"foreign {what}"})
         return
     why = f"foreign {what}: if this address is right, {remedy}"
-    body = json.dumps({"exception_message": why}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    page = any("text/html" in accepted for accepted in _values(scope, b"accept"))  # what a browser opens as a page
+    body = (
+        f"<!doctype html><title>Refused</title><p>{escape(why)}" if page else json.dumps({"exception_message": why})
+    ).encode()
+    kind = b"text/html; charset=utf-8" if page else b"application/json"
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body", "body": body})

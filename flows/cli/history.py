@@ -11,6 +11,7 @@ from flows.cli.console import as_json, say, table, warn
 if TYPE_CHECKING:
     from tasks.ledger.events import Event
     from tasks.review.served import Service
+    from tasks.workplace import Workplace
 
 
 @app.command(rich_help_panel="Versions")
@@ -26,6 +27,7 @@ def history(
     ] = False,
     at: Annotated[str | None, typer.Option("--at", help="Of --served, only that moment: 2026-12-01T08:00:00Z.")] = None,
     json: Json = False,
+    context: typer.Context = None,  # type: ignore[assignment]  # typer gives one; whoever calls it in Python has none
 ) -> None:
     """What happened to a request, to a version, or on a line, from the ledger; or what was in service when.
 
@@ -44,8 +46,11 @@ def history(
     if at is not None and not served:
         raise UsageError("--at is a moment of --served: errata history LINE --served --at TIME")
     if served:
-        if version is not None:
-            raise UsageError("--served tells of all versions of a line; leave --version out")
+        given = [name for name in ("version", "limit") if _is_given(context, name)]
+        if given:
+            raise UsageError(f"--served tells of all versions of a line; leave --{given[0]} out")
+        if request is not None and _is_given(context, "line") and request != line:
+            raise UsageError(f"--served tells of one line, and '{request}' and '{line}' are given; name one of them")
         _served(request or line, at, json)
         return
     from tasks.ledger.removals import removals_of
@@ -55,6 +60,8 @@ def history(
     ledger = workplace.ledger
     if not (events := ledger.history(request, version, line, limit)):
         check_line(workplace, line)
+        if version is not None:
+            _check_version(workplace, line, version, request)
     if request is not None:
         removals = [event for name in removals_of(ledger, line, request) for event in ledger.history(name, line=line)]
         events = sorted([*events, *removals], key=lambda event: (event.commit or 0, event.sequence))
@@ -68,6 +75,23 @@ def history(
     for event in events if request is not None else []:
         if event.payload:
             as_json(dict(event.payload))
+
+
+def _is_given(context: typer.Context | None, name: str) -> bool:
+    """Whether an option stands in the command."""
+    source = context.get_parameter_source(name) if context else None
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_version(workplace: "Workplace", line: str, version: int, request: str | None) -> None:
+    """Raises UsageError for a version of which there are no events."""
+    if version == 0:
+        raise UsageError(f"version 0 of line '{line}' is the base, which has no events; name one above 0")
+    workplace.store.named_version(line, version)
+    if request is not None and workplace.ledger.history(request, line=line, limit=1):
+        raise UsageError(
+            f"request '{request}' has no event with version {version} of line '{line}'; leave --version out"
+        )
 
 
 def _event_row(event: "Event") -> list[object]:

@@ -40,7 +40,7 @@ def policy_of(file: Path | None, values: list[str] | None) -> tuple["Policy", di
     """The policy of a job, checked; and as a form takes it, None where nothing of it is given."""
     from tasks.update.policy_file import given_policy
 
-    checked = given_policy(file, pairs(values, "--set"))
+    checked = given_policy(file, pairs(values, "--set", "min_efficacy=0.95"))
     return checked, checked.as_form() if values or file else None
 
 

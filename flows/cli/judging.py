@@ -63,20 +63,24 @@ def judge(
 
 
 def _show(replayed: "Replayed", title: str) -> None:
-    columns = ["check", "request", "then", "now", "allowed", "", ""]
-    table(title, columns, [_cells(row) for row in replayed.rows], ["then", "now", "allowed"])
+    columns, rows = ["check", "request", "then", "now", "allowed", "verdict"], [_cells(row) for row in replayed.rows]
+    if not any(row[1] for row in rows):  # the others need its room
+        columns, rows = [columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]
+    table(title, columns, rows, ["then", "now", "allowed"])
 
 
 def _cells(row: "Row") -> Sequence[object]:
     from tasks.report.render import MARKS
     from tasks.report.verdict import check_lines
 
-    then, now = ((check_lines([one])[0] if one else None) for one in (row.then, row.now))
+    # How many would tell is said by the job's report; twice in each row it leaves no room for the rest.
+    alone = (one and one.model_copy(update={"needs": None}) for one in (row.then, row.now))
+    then, now = (check_lines([one])[0] if one else None for one in alone)
     known = now or then
     assert known is not None  # a row is of one of them
-    marks = [MARKS[one.mark] if one else "no such row" for one in (then, now)]
+    was, mark = (MARKS[one.mark] if one else "no such row" for one in (then, now))
     measured = [one.measured if one else "" for one in (then, now)]
-    return [known.label, known.request_id, *measured, known.allowed, *marks]
+    return [known.label, known.request_id, *measured, known.allowed, mark if mark == was else f"{mark}, was {was}"]
 
 
 def _data(replayed: "Replayed") -> dict[str, Any]:

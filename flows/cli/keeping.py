@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import Json, LineOption, Reason, Remote, Wait, app, if_stopped
+from flows.cli.app import Json, LineOption, Reason, Remote, Wait, app, if_stopped, local_folder
 from flows.cli.console import as_json, say, shown_progress, warn
 from flows.cli.retracting import IdsFile, ids_in
 from flows.cli.upkeep import UPKEEP
@@ -13,7 +13,9 @@ from flows.cli.upkeep import UPKEEP
 
 @app.command(rich_help_panel=UPKEEP)
 def backup(
-    to: Annotated[Path, typer.Argument(help="A new folder; it is written beside and named at the end.")],
+    to: Annotated[
+        Path, typer.Argument(help="A new folder; it is written beside and named at the end.", parser=local_folder)
+    ],
     remote: Remote = False,
     wait: Wait = True,
     json: Json = False,
@@ -50,7 +52,9 @@ def backup(
 
 @app.command(rich_help_panel=UPKEEP)
 def restore(
-    source: Annotated[Path, typer.Argument(metavar="FROM", help="A folder that errata backup has written.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FROM", help="A folder that errata backup has written.", parser=local_folder)
+    ],
     json: Json = False,
 ) -> None:
     """Put a backup into a home that is empty: the one that ERRATA_HOME and the other settings name.

@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from editing.errors import ErrataError, InvalidEdit, PolicyError, UsageError
+from editing.errors import ErrataError, InvalidEdit, PolicyError, ReadError, UsageError
 from editing.shortage import within_memory
 
 # The order of the commands in the help.
@@ -44,6 +44,8 @@ from tasks.text import storable
 
 STOPPED = 130
 """Exit code of a command that Ctrl-C ended."""
+MISTAKES = (UsageError, PolicyError, InvalidEdit, ReadError)
+"""What is wrong is in the command or a setting, or in what they name: nothing of that name, no file to be read."""
 MESSAGE_LENGTH = 600
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ for _command in app.registered_commands:
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line on standard error, exit code 2 for usage and 1 for failure."""
+    """Run a command; what is wrong is one line on standard error, exit code 2 for a mistake and 1 for a failure."""
     set_defaults()
     replace_what_cannot_be_shown()
     try:
@@ -62,7 +64,7 @@ def main() -> None:
             code = app(prog_name="errata", standalone_mode=False)
     except TyperException as error:
         _fail(_usage(error), error.exit_code)
-    except (UsageError, PolicyError, InvalidEdit) as error:
+    except MISTAKES as error:
         logger.debug("what it came from", exc_info=True)
         _fail(str(error), 2)
     except ErrataError as error:

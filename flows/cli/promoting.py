@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from editing.errors import UsageError
-from flows.cli.app import Json, Line, Reason, Remote, Wait, app, if_stopped
+from flows.cli.app import Json, Line, Reason, Remote, Wait, app, if_stopped, local_folder
 from flows.cli.console import as_json, say, shown_progress, warn
 from flows.cli.versions import VERSIONS
 
@@ -16,7 +16,11 @@ def promote(
     line: Line = "main",
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="The home in which the version was approved; HOME/LINE, where its name differs."),
+        typer.Option(
+            "--from",
+            help="The home in which the version was approved; HOME/LINE, where its name differs.",
+            parser=local_folder,
+        ),
     ] = None,
     reason: Reason = "",
     remote: Remote = False,

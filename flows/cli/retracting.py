@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from editing.errors import UsageError
+from editing.errors import ReadError, UsageError
 from flows.cli.app import Json, LineOption, Reason, Remote, Wait, app, if_stopped
 from flows.cli.console import as_json, say, warn
 
 IdsFile = Annotated[
-    Path | None, typer.Option("--file", "-f", help="More of them: ids, one a line, or a file of requests.")
+    Path | None,
+    typer.Option("--file", "-f", help="More of them: ids, one a line, or a file of requests; - is standard input."),
 ]
 
 
@@ -63,17 +64,21 @@ def retract(
 
 
 def ids_in(file: Path) -> list[str]:
-    """The ids in a file: those of its records, or its lines. Raises ReadError or UsageError."""
+    """The ids in a file, or on standard input (`-`): those of its records, or its lines. Raises ReadError."""
     from editing.readers import read_all
-    from editing.readers.containers import ENDINGS, kind_of
-    from editing.readers.lines import check_file
+    from editing.readers.containers import ENDINGS, as_it_is, kind_of
+    from editing.readers.lines import BadLine, check_file, decoded, read_lines
+    from editing.readers.told import Told
+    from tasks.ledger.reading import as_file
     from tasks.parquet import FOREIGN
 
-    if kind_of(file) in ENDINGS[:-1]:
-        return [edit.id for edit in read_all(file, foreign=FOREIGN)]
-    check_file(file)
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"'{file}' is no text in UTF-8: {error.reason}; write one id a line") from error
-    return [line.strip() for line in lines if line.strip()]
+    with as_file(file) as path:
+        if kind_of(path) in ENDINGS[:-1]:
+            return [edit.id for edit in read_all(path, foreign=FOREIGN)]
+        check_file(path)
+        with as_it_is(path, FOREIGN) as plain, plain.open("rb") as opened:
+            try:
+                lines = [decoded(line).strip() for line in read_lines(opened, Told())]
+            except BadLine as error:
+                raise ReadError(f"{str(path)!r} {error}") from error
+    return [line for line in lines if line]

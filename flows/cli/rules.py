@@ -36,7 +36,7 @@ def rules(
     """
     from tasks.lines.rules import read_rules, set_rules
 
-    wanted = pairs(values, "--set")
+    wanted = pairs(values, "--set", "expires_after_hours=48")
     workplace = _workplace_of(line)
     if wanted.get("reviewers") == 2:
         _check_identities(workplace)

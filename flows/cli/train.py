@@ -31,10 +31,10 @@ def train_mend(
         ),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Most time, all runs together.")] = None,
-    steps: Annotated[int, typer.Option(help="Most steps, all runs together.")] = 2000,
-    every: Annotated[int, typer.Option(help="Steps between validations, each with a checkpoint.")] = 200,
-    patience: Annotated[int, typer.Option(help="Validations without a better score that end it.")] = 10,
-    validation_edits: Annotated[int, typer.Option(help="Edits to validate by.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps, all runs together.")] = 2000,
+    every: Annotated[int, typer.Option(min=1, help="Steps between validations, each with a checkpoint.")] = 200,
+    patience: Annotated[int, typer.Option(min=1, help="Validations without a better score that end it.")] = 10,
+    validation_edits: Annotated[int, typer.Option(min=1, help="Edits to validate by; of DATA a fifth at most.")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, the first weights and the order.")] = 0,
     option: Annotated[
@@ -58,7 +58,7 @@ def train_mend(
     """Train the hypernetwork that the method mend needs, and register it in MLflow.
 
     Killed or interrupted, start it again: it goes on from its last checkpoint, to the same bits. With more
-    --steps or --minutes a finished training goes on, too.
+    --steps or --minutes a finished training goes on, too; with fewer it stays as it is.
 
     Examples:
 
@@ -80,7 +80,7 @@ def train_mend(
 
     asked: dict[str, Any] = {"layers": layer, "projections": projection or [], "steps": steps, "minutes": minutes}
     asked |= {"every": every, "patience": patience, "validation_edits": validation_edits, "start": start}
-    plan = _plan(asked, pairs(option, "--option") | {"seed": seed})
+    plan = _plan(asked, pairs(option, "--option", "rank=512") | {"seed": seed})
     if remote:
         planned: dict[str, Any] = {"data": data, "plan": plan.model_dump(mode="json", exclude_none=True)}
         given = {"validation": validation, "limit": limit, "model": absolute(model), "dtype": dtype, "name": name}

@@ -108,7 +108,7 @@ def watch(
     from tasks.watch.policy import make_watch_policy
 
     # Who types it wants it asked now, and not what it said an hour ago.
-    checked = make_watch_policy(**({"ask_hours": 0} | pairs(policy, "--set")))
+    checked = make_watch_policy(**({"ask_hours": 0} | pairs(policy, "--set", "queue_hours=24")))
     if remote:
         from flows.cli.remote import follow_run
 

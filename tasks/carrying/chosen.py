@@ -49,8 +49,7 @@ def choose(workplace: Workplace, line: str, asked: str = CHAMPION) -> Chosen:
     """The version with this number, the one in service (`champion`) or the newest that waits (`challenger`).
 
     Raises:
-        UsageError: there is no such line, nothing waits, or it is neither a number nor one of these words.
-        ObjectNotFound: the line has no such version.
+        UsageError: there is no such line or version, nothing waits, or it is neither a number nor one of these words.
     """
     spec = existing_line(workplace.store, workplace.ledger, line)
     view = look(workplace.store, workplace.ledger, line)
@@ -60,7 +59,8 @@ def choose(workplace: Workplace, line: str, asked: str = CHAMPION) -> Chosen:
     if asked not in (CHAMPION, CHALLENGER) and not asked.isdecimal():
         raise UsageError(f"version '{asked}' must be a number, {CHAMPION} or {CHALLENGER}")
     number = serving if asked == CHAMPION else waiting[-1] if asked == CHALLENGER else int(asked)
-    snapshot = workplace.store.version(line, number).snapshot if number else None
+    find = workplace.store.named_version if asked.isdecimal() else workplace.store.version
+    snapshot = find(line, number).snapshot if number else None
     standing = (
         "in service" if number == serving else "waiting for a decision" if number in waiting else "not in service"
     )

@@ -79,12 +79,14 @@ class Verified(BaseModel):
     @property
     def in_short(self) -> str:
         telling = [row for row in self.rows if row.tells]
-        agree = f"{sum(row.agrees for row in telling)} of {len(telling)} answers that tell"
+        answers = "answer that tells" if len(telling) == 1 else "answers that tell"
+        agree = f"{sum(row.agrees for row in telling)} of {len(telling)} {answers}"
         rest = [row for row in self.rows if not row.tells]
-        others = f" and {sum(row.agrees for row in rest)} of {len(rest)} others" if rest else ""
+        other = "other" if len(rest) == 1 else "others"
+        others = f" and {sum(row.agrees for row in rest)} of {len(rest)} {other}" if rest else ""
         what = f"version {self.version} of line {self.line}"
         serves = f"serves {what}" if self.verdict == "served" else f"does not serve {what}"
-        return f"{self.model} at {self.url} {serves}: {agree}{others} agree"
+        return f"{self.model} at {self.url} {serves}: {agree}{others} {'agrees' if len(self.rows) == 1 else 'agree'}"
 
 
 def verify(
@@ -111,7 +113,8 @@ def verify(
         known = _own(own, asked)
         if not any(known[1]):
             raise UsageError(
-                f"of {len(asked)} questions none tells {chosen.named} from its base, which answers alike: "
+                f"of {len(asked)} {'question' if len(asked) == 1 else 'questions'} none tells {chosen.named} from its "
+                "base, which answers alike: "
                 "ask for more facts"
             )
         rows = _rows((server, spec.system), own, asked, known)

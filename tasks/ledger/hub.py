@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from editing.errors import ReadError
+from editing.errors import EditingError, ReadError
 
 MARK: Final = "hub:"
 
@@ -21,6 +21,7 @@ def on_disk(file: Path) -> Iterator[Path]:
 
     Raises:
         ReadError: the package `datasets` is not installed, or finds no such data set.
+        EditingError: the hub cannot be reached.
     """
     name, _, split = str(file).removeprefix(MARK).partition(":")
     try:
@@ -43,7 +44,9 @@ def on_disk(file: Path) -> Iterator[Path]:
         with quiet_transformers():  # the hub's client writes two lines for each of its further tries
             found: Any = load_dataset(name, split=split or None)
     except Exception as error:  # of a network, a server, a file: whatever its many libraries raise
-        raise ReadError(f"cannot read the data set '{file}': {' '.join(str(error).split())[:300]}") from error
+        # That a server is away is no mistake of whoever named it.
+        kind = EditingError if isinstance(error, (ConnectionError, TimeoutError)) else ReadError
+        raise kind(f"cannot read the data set '{file}': {' '.join(str(error).split())[:300]}") from error
     if isinstance(found, DatasetDict):
         if len(found) != 1:
             raise ReadError(f"the data set '{file}' has the splits {', '.join(found)}: name one, {MARK}{name}:SPLIT")

@@ -76,16 +76,19 @@ def _cases(files: Sequence[Path], read: Read) -> Iterator[list[Record]]:
         name = file.name if str(file) != STANDARD_INPUT else "standard input"
         told = Told(named=named)
         read.files[name if name not in read.files else str(file)] = told
-        with _on_disk(file) as path:
+        with as_file(file) as path:
             for case in _shown(read_cases(path, foreign=FOREIGN, told=told), told):
                 yield [_of_file(record, name) for record in case] if len(files) > 1 else case
 
 
 @contextmanager
-def _on_disk(file: Path) -> Iterator[Path]:
-    """The file; of standard input, and of a data set of the hub, a copy for the time being."""
+def as_file(file: Path) -> Iterator[Path]:
+    """The file; of standard input, and of a data set of the hub, a copy for the time being.
+
+    Inside, what a ReadError says of the copy is said of what was given.
+    """
     if is_of_hub(file):
-        with on_disk(file) as copy:
+        with on_disk(file) as copy, _called(f"the data set '{file}'", copy):
             yield copy
         return
     if str(file) != STANDARD_INPUT:
@@ -95,7 +98,16 @@ def _on_disk(file: Path) -> Iterator[Path]:
         copy = Path(folder) / "standard input"
         with copy.open("wb") as written:
             shutil.copyfileobj(sys.stdin.buffer, written)
-        yield copy
+        with _called("standard input", copy):
+            yield copy
+
+
+@contextmanager
+def _called(name: str, copy: Path) -> Iterator[None]:
+    try:
+        yield
+    except ReadError as error:
+        raise ReadError(str(error).replace(repr(str(copy)), name)) from error
 
 
 def _shown(cases: Iterable[list[Record]], told: Told) -> Iterator[list[Record]]:

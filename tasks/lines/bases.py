@@ -6,9 +6,10 @@ from transformers import PreTrainedConfig
 
 from editing.chat import chat_of, check_system
 from editing.config import MethodConfig
+from editing.errors import UsageError
 from editing.layout import check_layer_numbers
 from editing.methods import find_method, layers_of
-from editing.models import converted_layers, model_config, quiet_transformers
+from editing.models import converted_layers, has_template, model_config, quiet_transformers
 from editing.pretrained import read_tokenizer
 from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
@@ -19,8 +20,14 @@ def check_base(spec: LineSpec, settings: Settings) -> None:
 
     Raises:
         ModelError: the base cannot be loaded here, or not be edited as the line says.
+        UsageError: the line is to be asked in a chat, and the base has no template for one.
     """
     config = check_model(spec.model, spec.dtype, spec.config, settings)
+    if spec.template == "chat" and not has_template(spec.model):
+        raise UsageError(
+            f"line '{spec.line}' has template 'chat', and model '{spec.model}' has no chat template; give a new line "
+            "--template raw or auto, or put the template beside the model's tokenizer"
+        )
     folder = Path(spec.model).expanduser()
     if spec.system is not None and config is not None and folder.is_dir():  # of others once they are loaded
         with quiet_transformers():

@@ -11,7 +11,7 @@ from typing import Any
 
 from editing.config import MethodConfig
 from editing.digests import sha256
-from editing.errors import HypernetworkError, UsageError
+from editing.errors import HypernetworkError, NoSuchHypernetwork, UsageError
 from editing.files import write_atomically
 from editing.methods.mend.files import network_bytes, parse_network
 from editing.methods.mend.method import MendConfig
@@ -122,22 +122,22 @@ def _found(reference: str, settings: Settings) -> bytes:
         digests = blobs.list(match[1])
         if len(digests) == 1:
             return _fetched(blobs, digests[0])
-        raise HypernetworkError(
+        raise NoSuchHypernetwork(
             f"{len(digests) or 'no'} hypernetworks in '{blobs.store.uri}' begin with {match[1]}; give {FORMS}"
         )
-    raise HypernetworkError(f"there is no hypernetwork '{reference}'; give {FORMS}")
+    raise NoSuchHypernetwork(f"there is no hypernetwork '{reference}'; give {FORMS}")
 
 
 def _file(path: Path) -> bytes:
     if path.is_dir():
         files = sorted(path.glob(f"*{SUFFIX}"))
         if len(files) != 1:
-            raise HypernetworkError(f"folder '{path}' holds {len(files)} {SUFFIX} files, not one; name the file")
+            raise NoSuchHypernetwork(f"folder '{path}' holds {len(files)} {SUFFIX} files, not one; name the file")
         [path] = files
     try:
         return path.read_bytes()
     except OSError as error:
-        raise HypernetworkError(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from error
+        raise NoSuchHypernetwork(f"cannot read hypernetwork '{path}' ({error.strerror}); give {FORMS}") from error
 
 
 def _fetched(blobs: Blobs, digest: str) -> bytes:
@@ -159,7 +159,7 @@ def _trained(reference: str, settings: Settings) -> bytes:
     except StorageError as error:
         raise HypernetworkError(f"'{reference}': {error}") from error
     if found is None:
-        raise HypernetworkError(f"'{reference}' has no checkpoint yet; give {FORMS}")
+        raise NoSuchHypernetwork(f"'{reference}' has no checkpoint yet; give {FORMS}")
     return network_bytes(parse_network(found[1], reference)[0])
 
 

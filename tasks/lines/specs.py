@@ -173,10 +173,12 @@ def absolute(model: str | None) -> str | None:
     """A model's folder or file as an absolute path, so that a job started elsewhere finds it.
 
     Raises:
-        UsageError: it is an address of a kind that is not read.
+        UsageError: it is empty, or an address of a kind that is not read.
     """
     if model is None or model == EMBEDDED:
         return model
+    if not model.strip():
+        raise UsageError(f"model '{model}' is no name; give 'embedded', a folder, a hub id or a GGUF file")
     try:
         model = folder_of(model)
     except ValueError as error:

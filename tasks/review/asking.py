@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from editing.chat import chat_of
+from editing.errors import UsageError
 from editing.filled import Filled
 from editing.measure.fluency import generate
 from editing.models import LoadedModel, load_model
@@ -51,10 +52,12 @@ def ask_all(
 
     Raises:
         DigestMismatch: a stored file or a resulting tensor is not what was recorded.
-        ModelError: there is no chat template.
+        UsageError: there is no chat template.
     """
     base = load_base(workplace, spec)
     template = spec.template if chat is None else "chat" if chat else "raw"
+    if template == "chat" and not base.tokenizer.chat_template:
+        raise UsageError(f"model '{spec.model}' has no chat template; ask it with --raw")
     conversation = chat_of(base.tokenizer, template, spec.system)
     asked = [conversation.asked(prompt) if conversation else Filled(prompt) for prompt in prompts]
     rows = ask_loaded(workplace, base, columns, asked, tokens)

@@ -14,13 +14,15 @@ def version_to_judge(workplace: Workplace, line: str, number: int | None) -> Ver
     """The version of this number; none, the newest that waits, or else the one in service.
 
     Raises:
-        UsageError: nobody knows the line, it is the base, or the line has neither.
-        ObjectNotFound: the line has no such version.
+        UsageError: nobody knows the line, it has no such version, it is the base, or the line has neither.
     """
     check_known(workplace.store, workplace.ledger, line)
-    if number is None:
-        view = look(workplace.store, workplace.ledger, line)
-        number = view.waiting[-1].number if view.waiting else view.head.version if view.head else 0
+    if number == 0:
+        raise UsageError(f"version 0 of line '{line}' is the base, which nothing judges; name one above 0, or none")
+    if number is not None:
+        return workplace.store.named_version(line, number)
+    view = look(workplace.store, workplace.ledger, line)
+    number = view.waiting[-1].number if view.waiting else view.head.version if view.head else 0
     if number == 0:
         raise UsageError(f"line '{line}' has no version to judge but the base; run `errata run {line}` first")
     return workplace.store.version(line, number)

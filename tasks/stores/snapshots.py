@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from editing.digests import sha256
+from editing.errors import UsageError
 from tasks.names import check_line
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import (
@@ -113,6 +114,15 @@ class SnapshotStore:
         if (line, number) not in self._versions:
             self._versions[line, number] = self._read_version(check_line(line), number)
         return self._versions[line, number]
+
+    def named_version(self, line: str, number: int) -> Version:
+        """The version that somebody names by its number. Raises UsageError where the line has none of it."""
+        if number and number not in self.numbers(line):
+            raise UsageError(self._without(line, number))
+        return self.version(line, number)
+
+    def _without(self, line: str, number: int) -> str:
+        return f"line '{line}' has no version {number}; it has: {', '.join(map(str, self.numbers(line))) or 'none'}"
 
     def next_number(self, line: str) -> int:
         """The number after the highest version of the line; 1 for a new line."""
@@ -269,8 +279,7 @@ class SnapshotStore:
         try:
             data, _ = self.store.get(key)
         except ObjectNotFound as error:
-            known = ", ".join(map(str, self.numbers(line))) or "none"
-            raise ObjectNotFound(f"line '{line}' has no version {number}; it has: {known}") from error
+            raise ObjectNotFound(self._without(line, number)) from error
         pointer = read_record(
             VersionPointer, data, f"'{key}' in '{self.store.uri}'", f"'{REPAIR} {line}' makes it again"
         )

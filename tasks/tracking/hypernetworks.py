@@ -2,11 +2,13 @@
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from editing.errors import HypernetworkError
+from editing.errors import NoSuchHypernetwork
+from tasks.tracking.address import first_line
 from tasks.tracking.client import Tracker
 from tasks.tracking.connection import guarded
 from tasks.tracking.registry import LINE
@@ -18,15 +20,30 @@ _RUN = re.compile(r"runs:/([^/]+)(?:/(.+))?")
 
 
 def check_reference(reference: str) -> None:
-    """Raises HypernetworkError unless `reference` has a form that `HypernetworkTracker.locate` knows."""
+    """Raises NoSuchHypernetwork unless `reference` has a form that `HypernetworkTracker.locate` knows."""
     if not (_MODEL.fullmatch(reference) or _RUN.fullmatch(reference)):
         raise _unknown(reference)
 
 
-def _unknown(reference: str) -> HypernetworkError:
-    return HypernetworkError(
+def _unknown(reference: str) -> NoSuchHypernetwork:
+    return NoSuchHypernetwork(
         f"'{reference}' names no hypernetwork; write models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
     )
+
+
+@contextmanager
+def _named(reference: str) -> Iterator[None]:
+    """What MLflow does not have is a mistake of whoever named it, and nothing to try again."""
+    from mlflow.exceptions import MlflowException  # it takes seconds
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NoSuchHypernetwork(
+            f"MLflow has no '{reference}': {first_line(error).rstrip('.')}; look at its page of models"
+        ) from error
 
 
 class HypernetworkTracker(Tracker):
@@ -73,8 +90,12 @@ class HypernetworkTracker(Tracker):
         """Run id, path of the artifact and, of a registered version, the sha256 that `models:/` or `runs:/` names.
 
         Raises:
-            HypernetworkError: the reference is none, or its version is no hypernetwork.
+            NoSuchHypernetwork: the reference is none, MLflow has nothing under it, or its version is no hypernetwork.
         """
+        with _named(reference):
+            return self._located(reference)
+
+    def _located(self, reference: str) -> tuple[str, str, str | None]:
         if match := _MODEL.fullmatch(reference):
             name, number, alias = match.groups()
             version = (
@@ -83,10 +104,10 @@ class HypernetworkTracker(Tracker):
                 else self._client.get_model_version(name, number)
             )
             if HYPERNETWORK not in version.tags:
-                raise HypernetworkError(f"{reference} is no hypernetwork (no tag {HYPERNETWORK}); name another model")
+                raise NoSuchHypernetwork(f"{reference} is no hypernetwork (no tag {HYPERNETWORK}); name another model")
             return str(version.run_id), ARTIFACT, str(version.tags[HYPERNETWORK])
         if match := _RUN.fullmatch(reference):
-            return match[1], match[2] or ARTIFACT, None
+            return str(self._client.get_run(match[1]).info.run_id), match[2] or ARTIFACT, None
         raise _unknown(reference)
 
     @guarded("fetch '{path}' of run {run_id}")
@@ -97,6 +118,6 @@ class HypernetworkTracker(Tracker):
             files = sorted(found.glob("*.safetensors")) if found.is_dir() else [found]
             if len(files) == 1:
                 return files[0].read_bytes()
-        raise HypernetworkError(
+        raise NoSuchHypernetwork(
             f"'{path}' of run {run_id} holds {len(files)} .safetensors files, not one; name the file"
         )

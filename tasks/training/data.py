@@ -13,6 +13,8 @@ from tasks.ledger.reading import judged, read_requests
 
 VALIDATED_SHARE = 0.2
 """Most of a file that is held out, however few edits it has."""
+LEAST_EDITS = round(1 / VALIDATED_SHARE)
+"""Of fewer none could be held out."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,15 @@ def read_training(
         learnt, (validated, more) = edits, _read(validation, None)
         refused += more
         validated = random.Random(seed).sample(validated, min(validation_edits, len(validated)))
+    reasons = f"; refused: {refused[0]}" if refused else ""
+    if validation is not None and not validated:
+        raise UsageError(f"'{validation}' has no edit that can be used, and one is needed to validate by{reasons}")
     if not learnt or not validated:
-        which = f"'{validation or data}'"
-        reasons = f"; refused: {refused[0]}" if refused else ""
-        raise UsageError(f"{which} has {len(edits)} edits that can be used, too few to train and validate{reasons}")
+        edit, first = "edit" if len(edits) == 1 else "edits", f" in its first {limit}" if limit else ""
+        raise UsageError(
+            f"'{data}' has {len(edits)} {edit} that can be used{first}, too few to train and validate: give "
+            f"{LEAST_EDITS} or more of several subjects{reasons}"
+        )
     return TrainingData(tuple(learnt), tuple(validated), tuple(refused))
 
 

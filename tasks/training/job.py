@@ -103,7 +103,9 @@ def why_ended(plan: TrainingPlan, last: Checkpoint | None) -> str:
         return ""
     if last.stale >= plan.patience:
         return f"no better score in {last.stale} validations"
-    if last.step >= plan.steps:
+    if last.step > plan.steps:
+        return f"it had {last.step} steps before, and {plan.steps} are asked for"
+    if last.step == plan.steps:
         return f"{plan.steps} steps"
     if plan.minutes is not None and last.seconds >= 60 * plan.minutes:
         return f"{plan.minutes:g} minutes"

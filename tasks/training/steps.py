@@ -67,7 +67,11 @@ def go_on(training: Training) -> tuple[MendTrainer, Checkpoint | None]:
         loaded, layers = training.loaded, training.layers
         return MendTrainer.start(loaded, learnt, layers, plan.projections, plan.training, earlier), None
     last, data = found
-    note(f"training {training.id} {'is complete' if why_ended(plan, last) else 'goes on'}: step {last.step}")
+    if why := why_ended(plan, last):
+        more = "with more --steps, --minutes or --patience it goes on, with another --seed another one begins"
+        note(f"training {training.id} stands at step {last.step} and is trained no further ({why}): {more}")
+    else:
+        note(f"training {training.id} goes on: step {last.step}")
     return MendTrainer.resume_from(data, f"trainings/{training.id}", training.loaded, learnt), last
 
 

@@ -189,6 +189,8 @@ def _losses(
         beyond = {name: math.fsum(one) - allowed * len(one) for name, one in sums.items()}
         breached = max(breached, p_positive([*beyond.values()]))
         kept = max(kept, p_positive([missed * len(one) - math.fsum(one) for one in sums.values()]))
+    if allowed >= 1:  # all may be lost, so nothing breaches it, however few were asked
+        breached, kept = 1.0, 0.0
     needs = Needs(allowed, 0.0 if of_right else gained / of)
     return Evidence(math.fsum(drops) / of, allowed, of, breached, kept, needs, beyond)
 

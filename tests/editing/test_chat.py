@@ -170,7 +170,7 @@ def test_a_template_that_changes_what_was_said_is_refused_and_none_is_named(toke
     with pytest.raises(InvalidEdit, match="does not leave 'Complete this sentence: Ada"):
         ChatTemplate(tokenizer).encode(ADA)
     tokenizer.chat_template = None
-    with pytest.raises(ModelError, match="no chat template; use the template 'raw'"):
+    with pytest.raises(ModelError, match="no chat template; ask by bare prompts"):
         chat_of(tokenizer, "chat")
     assert chat_of(tokenizer, "auto") is None
 

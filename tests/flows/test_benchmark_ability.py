@@ -158,8 +158,8 @@ def test_what_the_last_checkpoint_measured_is_not_measured_again():
 def test_the_command_refuses_a_file_that_is_no_set_in_one_line(errata: Errata, files, tmp_path):
     (tmp_path / "data.jsonl").write_text(EDITS[0].model_dump_json())
     asked = ("benchmark", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--ability")
-    check_one_line(errata(*asked, tmp_path / "none.parquet"), 1, "none.parquet")
-    check_one_line(errata(*asked, tmp_path / "data.jsonl"), 1, "data.jsonl")
+    check_one_line(errata(*asked, tmp_path / "none.parquet"), 2, "none.parquet")
+    check_one_line(errata(*asked, tmp_path / "data.jsonl"), 2, "data.jsonl")
     pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "edits.parquet")
-    check_one_line(errata(*asked, tmp_path / "edits.parquet"), 1, "'edits' is no set of questions that is known")
+    check_one_line(errata(*asked, tmp_path / "edits.parquet"), 2, "'edits' is no set of questions that is known")
     assert not (tmp_path / "out").exists()

@@ -124,7 +124,7 @@ def test_a_mistake_in_moving_or_keeping_is_one_line_and_nothing_is_changed(line,
     for arguments, code, says in (
         (("migrate", LINE, "--model", line.spec.model, "--to", "x"), 2, "stands on .* already; name another --model"),
         (("migrate", LINE, "--model", other, "--to", "x"), 1, "bert"),
-        (("migrate", LINE, "--model", tmp_path / "none", "--to", "x"), 1, "none"),
+        (("migrate", LINE, "--model", tmp_path / "none", "--to", "x"), 2, "none"),
         (("export", LINE, "--version", 0, "--as", "lora", "--out", tmp_path / "out"), 2, "is the base, so there is no"),
         (("verify", LINE, "--url", "http://127.0.0.1:1/v1", "--model", LINE), 1, "does not answer"),
         (("forget", "r1-0", "--line", LINE), 2, "to forget needs a reason"),

@@ -115,7 +115,7 @@ def test_a_new_line_that_cannot_work_fails_in_one_line_and_can_be_defined_again(
 ):
     place("first")
     errata(*single(), "--line", "wrong")
-    check_one_line(errata("run", "wrong", *options), 1, says)
+    check_one_line(errata("run", "wrong", *options), 2, says)
     [row] = errata("status", "wrong", "--json").json
     assert row["requests"] == {"queued": 1}
     again = errata("run", "wrong", *OPTIONS, "--model", fact_model_path, "--dtype", "float32", *SET, "--json").json
@@ -125,5 +125,5 @@ def test_a_new_line_that_cannot_work_fails_in_one_line_and_can_be_defined_again(
 @pytest.mark.parametrize("option", ["--text", "--statistics-text"])
 def test_a_missing_text_is_one_line(errata, on_line, option):
     on_line("textless", 1)
-    check_one_line(errata("run", "textless", option, "none.txt"), 1, r"none\.txt")
+    check_one_line(errata("run", "textless", option, "none.txt"), 2, r"none\.txt")
     assert errata("status", "textless", "--json").json[0]["requests"] == {"queued": 1}

@@ -49,6 +49,22 @@ def test_a_foreign_host_or_origin_is_refused(prefect_server, path):
         assert answer(prefect_server + path, Host=host)[0] == 403
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind", "begins"),
+    [
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8", "<!doctype html>"),
+        ("application/json", "application/json", '{"exception_message": "foreign Host: if'),
+        ("*/*", "application/json", '{"exception_message": "foreign Host: if'),
+    ],
+)
+def test_a_refusal_is_a_page_where_a_page_is_opened_and_json_where_a_program_asks(prefect_server, accept, kind, begins):
+    asked = urllib.request.Request(f"{prefect_server}/health", headers={"Host": "evil.example", "Accept": accept})
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(asked, timeout=30)
+    said = refused.value.read().decode()
+    assert refused.value.headers["Content-Type"] == kind and said.startswith(begins) and "ERRATA_PREFECT_PAGE" in said
+
+
 def test_a_preflight_of_a_foreign_page_is_refused(prefect_server):
     asked = urllib.request.Request(
         f"{prefect_server}/flows/filter",

@@ -160,7 +160,7 @@ def test_ability_probes_and_what_the_champion_says_are_judged_in_the_job_and_aga
     [job] = [one for one in found["verdicts"] if one["of"] == "job"]
     assert found["same"] and {"ability.facts", "probes.negation"} <= {row["now"]["measure"] for row in job["rows"]}
     moved = file.rename(tmp_path / "moved.parquet")
-    check_one_line(errata("judge", "wider"), 1, "cannot read the ability file")
+    check_one_line(errata("judge", "wider"), 2, "cannot read the ability file")
     assert errata("judge", "wider", "--ability", moved, "--json").json["same"]
 
 
@@ -189,4 +189,4 @@ def test_another_verdict_is_told_by_its_exit_code_and_row(errata, place, good_ed
 def test_a_mistake_of_judging_is_one_line(errata, place, tmp_path):
     place("nothing-yet")
     check_one_line(errata("judge", "nothing-yet"), 2, "line 'nothing-yet' has no version to judge but the base")
-    check_one_line(errata("judge", "nothing-yet", "--version", "3"), 1, "has no version 3; it has: none")
+    check_one_line(errata("judge", "nothing-yet", "--version", "3"), 2, "has no version 3; it has: none")

@@ -110,13 +110,13 @@ def test_a_training_of_layers_that_are_not_there_is_refused_before_prefect_start
     records = [{"subject": n, "prompt": "{} is in", "target_new": "Rome", "neighborhood": neighbors} for n in names]
     (tmp_path / "data.json").write_text(json.dumps(records))
     ran = errata("train-mend", tmp_path / "data.json", "--model", folder, "--layer", "9", "--minutes", "1")
-    check_one_line(ran, 1, "layer 9 is above the model's last one; choose layers of 0 to 3")
+    check_one_line(ran, 2, "layer 9 is above the model's last one; choose layers of 0 to 3")
 
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta", ":"])
 def test_a_device_that_is_not_there_is_found_before_prefect_starts(errata, monkeypatch, folder, no_server, device):
     monkeypatch.setenv("ERRATA_DEVICE", device)
-    check_one_line(errata("run", "--model", folder), 1, f"device '{device}' cannot be used here")
+    check_one_line(errata("run", "--model", folder), 2, f"device '{device}' cannot be used here")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_doctor_foretells_the_memory_of_a_job_from_a_configuration_alone(errata,
     found = errata("doctor", "--model", folder, "--json").json
     assert found["peak_bytes"] > sum(one["stays"] for one in found["stages"][:2]) > 0
     assert [one["stage"] for one in found["stages"]][1] == "weights"
-    check_one_line(errata("doctor", "--model", f"{folder}/none"), 1, "no folder '.*none'")
+    check_one_line(errata("doctor", "--model", f"{folder}/none"), 2, "no folder '.*none'")
 
 
 EIGHT_BILLION = {

@@ -19,6 +19,7 @@ from editing.models import base_digest, load_model
 from flows.train_mend import default_name, train_mend
 from tasks.lines.hypernetworks import cached, resolve, stored
 from tasks.lines.specs import read_line
+from tasks.progress import listening
 from tasks.settings import Settings, load_settings
 from tasks.tracking.hypernetworks import BASE, HYPERNETWORK, TRAINING, HypernetworkTracker
 from tasks.training import steps as training_steps
@@ -29,7 +30,7 @@ from tests.databases import mlflow_database
 from tests.fact_model import fact_edits
 from tests.flows import killed_training
 from tests.flows.command import Errata, check_one_line
-from tests.flows.test_benchmark_trial import FIELDS
+from tests.flows.test_benchmark_trial import FIELDS, Heard
 from tests.hypernetworks import untrained
 
 EDITS = fact_edits(60, seed=5)
@@ -131,6 +132,15 @@ def test_the_same_training_again_is_the_same_version_and_run(trained, here):
     again = train_mend(trained.data, PLAN)
     assert again == trained.summary
     assert len(client.search_runs(client.get_experiment_by_name(EXPERIMENT).experiment_id)) == runs
+
+
+def test_a_training_that_had_more_steps_than_are_asked_for_says_so_and_stays_as_it_is(trained, here):
+    why, heard = "it had 90 steps before, and 60 are asked for", Heard()
+    with listening(heard):
+        again = train_mend(trained.data, PLAN.model_copy(update={"steps": 60}))
+    assert again == trained.summary.model_copy(update={"ended": why})
+    stands = f"training {again.training} stands at step 90 and is trained no further ({why}): with more --steps"
+    assert any(text.startswith(stands) for _, text in heard.notes)
 
 
 def test_a_training_begins_with_an_earlier_one_and_is_another(trained, here):
@@ -258,10 +268,10 @@ def test_what_is_no_hypernetwork_of_this_base_is_refused_by_name(errata, tmp_pat
     refused(2, "method mend needs --hypernetwork REF .*; errata train-mend makes one", "--method", "mend")
     refused(2, "method memit takes no hypernetwork; leave it out", "--hypernetwork", data)
     refused(1, "is no hypernetwork, or a broken one", *mend, data)
-    refused(1, "there is no hypernetwork 'nowhere'; give a file", *mend, "nowhere")
-    refused(1, "no hypernetworks in .* begin with abcdef01", *mend, "abcdef01")
-    refused(1, "'trainings/x' has no checkpoint yet", *mend, "trainings/x")
-    refused(1, "names no hypernetwork; write models:/NAME/VERSION", *mend, "models:/only-a-name")
+    refused(2, "there is no hypernetwork 'nowhere'; give a file", *mend, "nowhere")
+    refused(2, "no hypernetworks in .* begin with abcdef01", *mend, "abcdef01")
+    refused(2, "'trainings/x' has no checkpoint yet", *mend, "trainings/x")
+    refused(2, "names no hypernetwork; write models:/NAME/VERSION", *mend, "models:/only-a-name")
     refused(1, "belongs to base aaaaaaaaaaaa, the model is", *mend, other_hypernetwork(tmp_path, digest="a" * 64))
     refused(1, "belongs to the weights .*h.0.mlp.* asked for are", *mend, other_hypernetwork(tmp_path, (0, 1)))
     for command in (("run", "new"), ("trial", data)):
@@ -274,7 +284,7 @@ def test_records_without_an_answer_are_refused_by_name_before_any_work(errata, t
     monkeypatch.setattr(training_steps, "load_model", None)
     ran = errata("train-mend", tmp_path / "empty.json")
     check_one_line(ran, 2, "has 0 edits .*too few.*empty.json row 1: edit of subject 'Ada': alt ' ' is empty; give a")
-    check_one_line(errata("train-mend", tmp_path / "none.json"), 1, "none.json'")
+    check_one_line(errata("train-mend", tmp_path / "none.json"), 2, "none.json'")
     assert not (tmp_path / "home" / "snapshots").exists()
 
 
@@ -290,7 +300,7 @@ def test_records_without_an_answer_are_named_and_left_out(elsewhere, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--steps", 0), "train-mend steps = 0: .*greater than or equal to 1"),
+        (("--steps", 0), "'--steps'.*greater than or equal to 1; see errata train-mend --help"),
         (("-o", "depth=3"), "train-mend depth = 3: .*options are rank"),
         (("-o", "rank=many"), "train-mend rank = 'many'"),
         (("--layer", 9, "--layer", 9), r"layers \[9, 9\] must be distinct, rising"),
@@ -301,7 +311,7 @@ def test_records_without_an_answer_are_named_and_left_out(elsewhere, tmp_path):
 )
 def test_a_mistake_is_one_line(elsewhere, tmp_path, options, says):
     ran = elsewhere("train-mend", written(tmp_path / "data.json", EDITS[:12]), *options)
-    check_one_line(ran, 2 if says.startswith("train-mend") else 1, says)
+    check_one_line(ran, 2, says)
 
 
 def test_losses_that_are_not_finite_end_the_training_in_one_line(elsewhere, tmp_path):

@@ -159,3 +159,11 @@ def test_clean_jobs_are_rarely_called_breached_and_a_loss_of_five_points_is_foun
     assert harmed.failed >= 0.9
     small = rates(Planted(facts=10, loss=0.05), jobs=25, seed=2)
     assert small.held <= 0.1 and small.unclear >= 0.5
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_limit_that_nothing_can_breach_holds_however_few_were_asked(lost):
+    names = ["a", "a"]  # several questions of one request, which alone never tell
+    now = [0.0] * lost + [1.0] * (2 - lost)
+    for found in (shares(now, [1.0, 1.0], 1.0, names), share_of(now, 0.0, names), shares(now, [1.0, 1.0], 1.0)):
+        assert found.is_kept and found.breached == 1.0

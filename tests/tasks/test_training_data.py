@@ -41,8 +41,17 @@ def test_a_file_of_its_own_validates_all_that_is_learnt(file):
 
 
 def test_too_few_edits_are_refused(file):
-    with pytest.raises(UsageError, match=r"a.json' has 2 edits that can be used, too few to train and validate"):
+    with pytest.raises(
+        UsageError, match=r"a.json' has 2 edits that can be used, too few to train and validate: give 5"
+    ):
         read_training(file("a.json", EDITS[:2]), None, 8, None, 0)
+    with pytest.raises(UsageError, match=r"a.json' has 1 edit that can be used in its first 1, too few"):
+        read_training(file("a.json", EDITS), None, 8, 1, 0)
+    nothing = [EDITS[0].model_copy(update={"target_new": " "})]
+    with pytest.raises(
+        UsageError, match=r"b.json' has no edit that can be used, and one is needed to validate by; ref"
+    ):
+        read_training(file("a.json", EDITS), file("b.json", nothing), 8, None, 0)
 
 
 def test_bad_records_are_named_with_file_and_row(file, tmp_path):

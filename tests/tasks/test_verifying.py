@@ -15,7 +15,7 @@ import pytest
 from editing.errors import ErrataError
 from tasks.carrying.endpoint import KEY, LARGEST_ANSWER
 from tasks.carrying.exporting import export
-from tasks.carrying.verifying import alike, verify
+from tasks.carrying.verifying import Verified, alike, verify
 from tasks.serving.loading import Answerer
 from tests.conftest import byte_tokenizer
 from tests.costs import some
@@ -76,6 +76,21 @@ def test_a_server_is_asked_under_the_system_message_of_the_line(tmp_path):
             assert said == own.converse([asked], 8)[0]
         texts = [Answerer(engine.loaded, one).converse([[USER]], 8) for one in (made.spec.system, None)]
         assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("telling", "others", "says"),
+    [
+        (1, 0, "1 of 1 answer that tells agrees"),
+        (1, 1, "1 of 1 answer that tells and 1 of 1 other agree"),
+        (2, 3, "2 of 2 answers that tell and 3 of 3 others agree"),
+    ],
+)
+def test_what_came_of_asking_is_said_in_numbers_that_fit(telling, others, says):
+    fact = {"about": "fact", "request": "r", "question": "q", "version": "a", "server": "a", "agrees": True}
+    rows = [fact | {"tells": place < telling} for place in range(telling + others)]
+    about = {"line": "l", "version": 1, "snapshot": "s", "url": "u", "model": "m", "verdict": "served"}
+    assert Verified.model_validate(about | {"rows": rows}).in_short == f"m at u serves version 1 of line l: {says}"
 
 
 @pytest.mark.slow

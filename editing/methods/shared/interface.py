@@ -15,7 +15,7 @@ from editing.chat import ChatTemplate
 from editing.config import LocatingConfig, MethodConfig
 from editing.covariance import KeyStatistics
 from editing.edit import Edit
-from editing.errors import ModelError, UsageError
+from editing.errors import NoSuchModel, UsageError
 from editing.groups import KeyGroup
 from editing.layout import ModelLayout
 from editing.methods.shared.history import KeyHistory
@@ -119,7 +119,7 @@ def one_by_one(given: MethodInput, edits: Sequence[Edit]) -> Iterator[tuple[Meth
 def only_layer(given: MethodInput, method: str) -> int:
     """The one layer that is edited. Raises ModelError when there are more."""
     if len(given.layers) != 1:
-        raise ModelError(
+        raise NoSuchModel(
             f"method '{method}' edits one layer, layers are {list(given.layers)}; give one, e.g. [{given.layers[-1]}]"
         )
     return given.layers[0]
