@@ -47,7 +47,7 @@ def check_values(command: str, given: Mapping[str, Any]) -> None:
     """Raises one of REFUSALS where the command would refuse these values; `given` are its parameters, as parsed."""
     name, check = SETTERS.get(command, ("", None))
     if check is not None:
-        check(pairs(given[name], "--set"))
+        check(pairs(given[name], "--set", ""))
     if name != "option" and given.get("option"):
         options = method_options(given["option"], given.get("hypernetwork"))
         method_config(given.get("method") or "memit", options)
