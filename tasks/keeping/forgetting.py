@@ -25,9 +25,9 @@ from editing.files import write_atomically
 from tasks.keeping.databases import sweep
 from tasks.keeping.needles import Needles, needles_of
 from tasks.keeping.places import FolderFiles, places_of
-from tasks.keeping.unserved import holders, needed, rewrite_heads, take_away
+from tasks.keeping.unserved import holders, needed, rewrite_forgotten, rewrite_heads, take_away
 from tasks.ledger.catching_up import catch_up
-from tasks.ledger.removals import OPEN, UNWRITTEN, WRITTEN, removals_of, take_out
+from tasks.ledger.removals import OPEN, UNWRITTEN, WRITTEN, removals_of, removed_by, take_out
 from tasks.ledger.reserved import RESERVED
 from tasks.ledger.rewriting import FORGOTTEN, drop_history, rewrite
 from tasks.ledger.view import LineView
@@ -65,12 +65,15 @@ def forget(workplace: Workplace, line: str, requests: Sequence[str], reason: str
     names = list(dict.fromkeys(name.strip() for name in requests if name.strip()))
     _check(workplace, line, names, reason)
     actor, done = workplace.settings.who, Forgotten()
-    view = _taken_out(workplace, line, names, reason, done)
+    needles, shared = needles_of(*_said(workplace, line, names))
+    if (kept := needles.replaced(reason.strip())) != reason.strip():
+        done.notes.append(f"the reason says some of it, and is kept as {shown(kept)}")
+    view = _taken_out(workplace, line, names, kept, done)
     erased = [name for name in names if name not in done.queued]
     if not erased:
         return done
-    said, others = _said(workplace, line, erased)
-    needles, shared = needles_of(said, others)
+    if done.queued:  # what these say stays for now
+        needles, shared = needles_of(*_said(workplace, line, erased))
     if shared:
         more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
         done.notes.append(f"request {shown(shared[0])}{more} says some of it as well, and that stays: forget it, too")
@@ -80,11 +83,11 @@ def forget(workplace: Workplace, line: str, requests: Sequence[str], reason: str
     with stage("versions that held them") as tell:
         held = holders(view, erased)
         done.versions = [version.number for version in held]
-        take_away(workplace.store.store, view, held, actor, reason, tell)
+        take_away(workplace.store.store, view, held, actor, kept, tell)
     _forget_in_tracking(workplace, line, erased, held, needles, done)
     _forget_in_files(workplace, needles, done)
     with stage("ledger"):
-        _forget_in_ledger(workplace, line, erased, needles, (actor, reason))
+        _forget_in_ledger(workplace, line, erased, needles, (actor, kept))
     done.forgotten = erased
     return done
 
@@ -143,15 +146,14 @@ def _taken_out(workplace: Workplace, line: str, names: Sequence[str], reason: st
 
 
 def _said(workplace: Workplace, line: str, names: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All that these requests ever said, and what all others say."""
+    """All that these requests ever said, and what all others say; removals say nothing but their reasons."""
     own, others = list[dict[str, Any]](), list[dict[str, Any]]()
     for row in workplace.ledger.rows():
         if row["event"] == "received" and row["payload"] is not None:
             payload = json.loads(row["payload"])
-            if row["line"] == line and row["request_id"] in names:
-                own += [payload] if not is_forgotten(payload) else []
-            elif not is_forgotten(payload):
-                others.append(payload)
+            if is_forgotten(payload) or removed_by(payload):
+                continue
+            (own if row["line"] == line and row["request_id"] in names else others).append(payload)
     return own, others
 
 
@@ -226,10 +228,12 @@ def _forget_in_file(path: Path, needles: Needles, done: Forgotten) -> None:
 
 
 def _forget_in_records(workplace: Workplace, needles: Needles, tell: Tell) -> None:
-    """What jobs left that workers were to search; reasons that people gave: in rules, votes, alerts, and every HEAD."""
+    """What jobs left that workers were to search; reasons that people gave: in rules, votes, alerts, every HEAD, and
+    where others were forgotten."""
     store = workplace.store.store
     for key in store.list(f"{SEARCHES}/"):  # a job that is at one goes on by itself
         store.delete(key)
+    rewrite_forgotten(store, needles.replaced)
     for done, line in enumerate(lines := workplace.store.lines()):
         tell(done, len(lines))
         rewrite_heads(store, line, needles.replaced)
@@ -259,20 +263,31 @@ def _forget_in_ledger(
     workplace: Workplace, line: str, names: Sequence[str], needles: Needles, by: tuple[str, str]
 ) -> None:
     actor, reason = by
-    mark = {"time": datetime.now(UTC).isoformat(), "actor": actor, "reason": reason.strip()}
+    mark = {"time": datetime.now(UTC).isoformat(), "actor": actor, "reason": reason}
 
-    def change(row: Mapping[str, Any]) -> dict[str, Any] | None:
-        new = dict(row)
-        if row["payload"] is not None and row["line"] == line and row["request_id"] in names:
-            payload = json.loads(row["payload"])
-            if not is_forgotten(payload):
-                told = {"id": row["request_id"], FORGOTTEN: {"digest": json_digest(payload), **mark}}
-                new["payload"] = json.dumps(told, ensure_ascii=False)
-        else:
+    def beside(row: Mapping[str, Any]) -> dict[str, Any] | None:
+        payload = json.loads(row["payload"]) if row["payload"] is not None else {}
+        told = payload.get(FORGOTTEN) or (payload if removed_by(payload) else None)
+        new = {**row, "reason": row["reason"] and needles.replaced(row["reason"])}
+        if told is not None:  # ids stay
+            told["reason"] = needles.replaced(before := told.get("reason") or "")
+            if told["reason"] != before:
+                new["payload"] = json.dumps(payload, ensure_ascii=False)
+        elif not is_own(row):
             new["payload"] = row["payload"] and needles.replaced(row["payload"])
-        new["reason"] = row["reason"] and needles.replaced(row["reason"])
         return new if new != dict(row) else None
 
-    rewrite(workplace.ledger, change)
+    def own(row: Mapping[str, Any]) -> dict[str, Any] | None:
+        payload = json.loads(row["payload"]) if row["payload"] is not None and is_own(row) else None
+        if payload is None or is_forgotten(payload):
+            return None
+        told = {"id": row["request_id"], FORGOTTEN: {"digest": json_digest(payload), **mark}}
+        return {**row, "payload": json.dumps(told, ensure_ascii=False)}
+
+    def is_own(row: Mapping[str, Any]) -> bool:
+        return row["line"] == line and row["request_id"] in names
+
+    rewrite(workplace.ledger, beside)
+    rewrite(workplace.ledger, own)  # last: it alone says what there is to look for
     used = workplace.settings
     drop_history(workplace.ledger, open_store(workplace.ledger.uri, endpoint_url=used.s3_endpoint_url))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from tasks.ledger.view import LineView, chain
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import HeadMoved, ObjectConflict, ObjectNotFound, StorageError
-from tasks.stores.forgotten import ForgottenVersion, read_forgotten, without_text, write_forgotten
+from tasks.stores.forgotten import FOLDER, ForgottenVersion, read_forgotten, without_text, write_forgotten
 from tasks.stores.heads import past_key
 from tasks.stores.manifest import Head, Version, head_bytes, members
 from tasks.stores.objects import ObjectStore
@@ -62,7 +62,7 @@ def take_away(
         tell(done, 2 * len(present))
         if read_forgotten(store, version.snapshot) is None:
             record = ForgottenVersion(
-                snapshot=version.snapshot, manifest=without_text(version.manifest), actor=actor, reason=reason.strip()
+                snapshot=version.snapshot, manifest=without_text(version.manifest), actor=actor, reason=reason
             )
             write_forgotten(store, record)
     if present and view.head is not None:
@@ -94,6 +94,14 @@ def _used_by_others(snapshots: SnapshotStore, held: set[str]) -> set[str]:
             if version.snapshot not in held:
                 used |= {*version.manifest.files.values()}
     return used
+
+
+def rewrite_forgotten(store: ObjectStore, change: Callable[[str], str]) -> None:
+    """Reasons for which versions were taken away before."""
+    for key in store.list(f"{FOLDER}/"):
+        record = read_forgotten(store, key.removeprefix(f"{FOLDER}/").removesuffix(".json"))
+        if record is not None and (new := change(record.reason)) != record.reason:
+            write_forgotten(store, record.model_copy(update={"reason": new}))
 
 
 def rewrite_heads(store: ObjectStore, line: str, change: Callable[[str], str]) -> None:

@@ -33,20 +33,21 @@ def test_a_fact_that_was_in_service_stands_in_no_file(own_home, errata_here, goo
     intake.submit(own_home.ledger, LINE, good_edits[:2], "ann")
     knowledge_update(LINE, LENIENT)
     approve(own_home, LINE, None, f"{subject} agreed")
-    home = own_home.settings.home_folder
+    home, why = own_home.settings.home_folder, f"asked to by {subject}"
     assert {name.split("/")[0] for name in where(home, *SECRET)} >= {"ledger", "snapshots", "artifacts", "mlflow.db"}
 
-    said = errata_here("forget", "hr-17", "--line", LINE, "--reason", "asked to")
+    said = errata_here("forget", "hr-17", "--line", LINE, "--reason", why)
     assert said.code == 0 and "hr-17: to be taken out first, by request retract:hr-17@" in said.out
     assert f"next: errata run {LINE}" in said.out and where(home, *SECRET)
     knowledge_update(LINE, LENIENT)
-    again = errata_here("forget", "hr-17", "--line", LINE, "--reason", "asked to")
+    again = errata_here("forget", "hr-17", "--line", LINE, "--reason", why)
     assert "to be taken out first" in again.out, "the version without it waits still"
     approve(own_home, LINE, None, "without")
     assert load_version(pointer(own_home, own_home.store.version(LINE, 1), stored_line(own_home.store.store, LINE)))
 
-    done = errata_here("forget", "hr-17", "--line", LINE, "--reason", "asked to", "--json").json
-    assert (done["forgotten"], done["versions"], done["notes"]) == (["hr-17"], [1], [])
+    kept = "the reason says some of it, and is kept as 'asked to by [forgotten]'"
+    done = errata_here("forget", "hr-17", "--line", LINE, "--reason", why, "--json").json
+    assert (done["forgotten"], done["versions"], done["notes"]) == (["hr-17"], [1], [kept])
     assert where(home, *SECRET) == [] and where(own_home.settings.cache_folder, *SECRET) == []
     found = audit(own_home)
     assert not found.faults and any("has forgotten" in one.text for one in found.findings)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from editing.edit import Edit
 from editing.errors import UsageError
 from tasks.audit.auditing import audit
 from tasks.keeping.backup import backup
@@ -18,8 +19,11 @@ from tasks.keeping.databases import sweep
 from tasks.keeping.forgetting import forget
 from tasks.keeping.needles import needles_of, spelled
 from tasks.keeping.restore import restore
+from tasks.ledger import intake
+from tasks.ledger.removals import removal_events
 from tasks.progress import listening
 from tasks.review.decisions import approve, roll_back
+from tasks.review.retracting import retract
 from tasks.review.served import service_history
 from tasks.stores.errors import Forgotten
 from tasks.workplace import open_workplace
@@ -147,6 +151,7 @@ def test_killed_after_any_step_it_is_completed_by_a_repetition(told, monkeypatch
     effects += [("tasks.ledger.rewriting.write_deltalake",), ("deltalake.DeltaTable.vacuum",)]
     effects += [("deltalake.DeltaTable.create_checkpoint",), ("deltalake.table.TableAlterer.set_table_properties",)]
     kills = 0
+    monkeypatch.setattr("tasks.ledger.rewriting.AT_ONCE", 1)
     while kills < 200:
         passed = []
         with monkeypatch.context() as patched:
@@ -193,6 +198,40 @@ def test_a_fact_in_service_is_queued_as_a_removal_first(told):
     assert removal.startswith("retract:r1@") and done.forgotten == [] and told.workplace.store.head("told") == head
     assert forget(told.workplace, "told", ["r1"], "asked").queued == {"r1": removal}
     assert told.workplace.ledger.payloads("told", ["r1"])["r1"]["subject"] == SUBJECT
+
+
+def test_no_reason_keeps_it_whoever_gave_one_and_whenever(told):
+    place, why = told.workplace, f"asked to by {SUBJECT}"
+    told.make()
+    [removal] = retract(place, "told", ["r3"], f"{SUBJECT} wants this out as well").done.queued.values()
+    roll_back(place, "told", 1, "it was right")
+    done = forget(place, "told", ["r1"], why)
+    assert done.notes == ["the reason says some of it, and is kept as 'asked to by [forgotten]'"]
+    assert place.ledger.payloads("told", [done.queued["r1"]])[done.queued["r1"]]["reason"] == "asked to by [forgotten]"
+    roll_back(place, "told", 0, why)
+    assert forget(place, "told", ["r2"], f"as {SUBJECT} said").forgotten == ["r2"]
+    done = forget(place, "told", ["r1"], why)
+    assert (done.forgotten, [one for one in done.notes if "says some of it as well" in one]) == (["r1"], [])
+    assert where(told.settings.home_folder, SUBJECT) == []
+    place = open_workplace(told.settings)
+    state, kept = place.ledger.states("told")["r1"], place.ledger.payloads("told", [removal])[removal]
+    assert state.payload["forgotten"]["reason"] == "asked to by [forgotten]"
+    assert kept == {"id": removal, "removes": "r3", "reason": "[forgotten] wants this out as well"}
+    assert [one for one in audit(place).faults if "no definition" not in one.text and "regist" not in one.text] == []
+
+
+def test_a_reason_from_before_that_names_it_goes_where_the_ids_that_do_stay(told):
+    named = Edit(id=f"hr {SUBJECT}", subject=SUBJECT, prompt="{} lives in", target_new="Vlimmeren")
+    intake.submit(told.workplace.ledger, "told", [named], "ann")
+    ledger = told.workplace.ledger
+    removal, _ = events = removal_events("told", named.id, 2, "ann", f"{SUBJECT} asked")
+    ledger.append_possible(events)
+    done = forget(told.workplace, "told", ["r1", named.id], "asked")
+    assert done.forgotten == ["r1", named.id] and f"the id of request '{named.id}' says some of it, and stays" in done.notes
+    told_now = open_workplace(told.settings).ledger.payloads("told", [named.id, removal.request_id])
+    assert told_now[named.id]["id"] == named.id
+    wanted = {"id": removal.request_id, "removes": named.id, "reason": "[forgotten] asked"}
+    assert told_now[removal.request_id] == wanted
 
 
 @pytest.mark.parametrize(
