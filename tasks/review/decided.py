@@ -1,10 +1,11 @@
 """What became of a version, and by whom: read from the records of HEAD, which are written before anything else."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tasks.ledger.view import LineView, lineage
+from tasks.stores.errors import Forgotten
 from tasks.stores.manifest import Head, Version
 from tasks.stores.snapshots import SnapshotStore
 
@@ -79,10 +80,35 @@ def _takes_away(view: LineView, version: Version, head: Head) -> bool:
     return head.sequence > made_for and bool(below & {*head.rejected} or away or head.action == "rollback")
 
 
-def before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
-    """What was in service before a version came for the first time; always an older one, at last the base."""
+def before_first(store: SnapshotStore, view: LineView, heads: Sequence[Head], version: int) -> int:
+    """What was in service before a version came for the first time and can be served still; at last the base."""
+    found = _before_first(view, heads, version)
+    while found and store.forgotten(view.versions[found].snapshot) is not None:
+        found = _before_first(view, heads, found)
+    return found
+
+
+def _before_first(view: LineView, heads: Sequence[Head], version: int) -> int:
+    """Always an older one."""
     for head in heads:
         if head.version == version and head.action == "promote":
             return head.previous or 0
     parent = view.versions[version].manifest.parent if version else None
     return view.by_snapshot[parent].number if parent else 0
+
+
+def choice(store: SnapshotStore, view: LineView, served: Collection[int]) -> str:
+    """Which version to go back to instead, of those that were ever in service: what is forgotten is none of them."""
+    present = view.head.version if view.head else 0
+    numbers = [number for number in sorted({0, *served}) if number != present and _is_there(store, view, number)]
+    return f"choose one of {', '.join(map(str, numbers))}" if numbers else "there is no other to go back to"
+
+
+def check_there(store: SnapshotStore, view: LineView, target: int, served: Collection[int]) -> None:
+    """Raises Forgotten, with what to choose instead, where a version can be served no more."""
+    if target in view.versions and (gone := store.forgotten(view.versions[target].snapshot)) is not None:
+        raise Forgotten(f"{gone.sentence}; {choice(store, view, served)}")
+
+
+def _is_there(store: SnapshotStore, view: LineView, number: int) -> bool:
+    return number not in view.versions or store.forgotten(view.versions[number].snapshot) is None

@@ -18,20 +18,14 @@ from tasks.ledger.view import LineView, chain, look
 from tasks.lines.rules import check_not_frozen, read_rules
 from tasks.lines.stored import check_known
 from tasks.review.aliases import sync_aliases
-from tasks.review.decided import By, Decided, before_first, decided
+from tasks.review.decided import By, Decided, before_first, check_there, choice, decided
 from tasks.review.forms import close_reviews
-from tasks.review.leaving import (
-    back_again,
-    check_left_out,
-    check_said,
-    check_taken_out,
-    check_whole,
-    taken_out,
-)
+from tasks.review.leaving import back_again, check_left_out, check_said, check_taken_out, check_whole, taken_out
 from tasks.review.telling import record, tell_decision
 from tasks.review.votes import votes
 from tasks.stores.errors import HeadMoved, StorageError
 from tasks.stores.manifest import Head, Version
+from tasks.stores.snapshots import SnapshotStore
 from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
 
@@ -88,7 +82,7 @@ def check_waits(workplace: Workplace, line: str, version: int | None) -> None:
     """Raises as `approve` where nothing waits, or not that version, or it was decided."""
     view = _to_decide(workplace, line)
     if version is not None and (found := decided(workplace.store, view, version)) is not None:
-        raise AlreadyDecided(_told(view, found))
+        raise AlreadyDecided(_told(workplace.store, view, found))
     _waiting(view, version)
 
 
@@ -146,6 +140,7 @@ def roll_back(
     if view.head is None or served <= {0}:
         raise UsageError(f"line '{line}' has nothing in service, so there is nothing to roll back")
     target = (view.head.previous or 0) if to is None else to
+    check_there(workplace.store, view, target, served)
     if to is None and target > view.head.version:
         raise UsageError(
             f"version {target} of line '{line}' was taken out of service by {view.head.actor}: name the version that "
@@ -154,17 +149,14 @@ def roll_back(
     if target == view.head.version:
         raise UsageError(f"version {target} of line '{line}' is in service already")
     if target not in served | {0}:
-        raise UsageError(
-            f"version {target} of line '{line}' was never in service; "
-            f"choose one of {', '.join(str(number) for number in sorted(served | {0}))}"
-        )
+        other = choice(workplace.store, view, served)
+        raise UsageError(f"version {target} of line '{line}' was never in service; {other}")
     if target > view.head.version:
         check_not_frozen(workplace.store.store, line)
     goal, queued = view.versions[target] if target else None, dict[str, str]()
     if goal:
         check_whole(view, goal)
         if without_retracted:
-            workplace.store.check_there(goal.snapshot)
             queued = take_out_again(workplace.ledger, view, taken_out(view, goal), by.actor, reason.strip())
         elif not with_retracted:
             check_taken_out(view, goal)
@@ -193,7 +185,7 @@ def take_back(
         held = [head.version for head in past if since is not None and head.sequence >= since]
         if view.head is None or not version or {view.head.version, *held} != {version} or view.sequence < (since or 0):
             raise NotInService(f"version {version} of line '{line}' is not in service")
-        target = before_first(view, past, version)
+        target = before_first(workplace.store, view, past, version)
         goal = view.versions[target] if target else None
         reason_told = "; ".join(filter(None, (reason, back_again(view, goal))))
         try:
@@ -223,13 +215,16 @@ def _before(
     same = found.outcome == wanted and (found.head.actor, found.head.way) == (by.actor, by.way)
     if same and (wanted == "rejected" or version in view.served):
         return Decision((version,), view.head or found.head, done_before=found.sentence)
-    raise AlreadyDecided(_told(view, found))
+    raise AlreadyDecided(_told(workplace.store, view, found))
 
 
-def _told(view: LineView, found: Decided) -> str:
-    out = found.outcome == "approved" and found.version not in view.served
-    back = f"; it is out of service now, `errata rollback {view.line} --to {found.version}` puts it back"
-    return found.sentence + (back if out else "")
+def _told(store: SnapshotStore, view: LineView, found: Decided) -> str:
+    if found.outcome != "approved" or found.version in view.served:
+        return found.sentence
+    if (gone := store.forgotten(view.versions[found.version].snapshot)) is not None:
+        return f"{found.sentence}; {gone.sentence}"
+    back = f"`errata rollback {view.line} --to {found.version}` puts it back"
+    return f"{found.sentence}; it is out of service now, {back}"
 
 
 def _waiting(view: LineView, version: int | None) -> list[Version]:
@@ -296,4 +291,4 @@ def _explain(workplace: Workplace, line: str, action: Action, versions: tuple[in
     now = look(workplace.store, workplace.ledger, line)
     asked = versions[-1] if action == "promote" else versions[0]
     if (found := decided(workplace.store, now, asked)) is not None:
-        raise AlreadyDecided(_told(now, found)) from cause
+        raise AlreadyDecided(_told(workplace.store, now, found)) from cause

@@ -19,10 +19,13 @@ from tasks.keeping.databases import sweep
 from tasks.keeping.forgetting import forget
 from tasks.keeping.needles import needles_of, spelled
 from tasks.keeping.restore import restore
+from tasks.keeping.unserved import take_away
 from tasks.ledger import intake
 from tasks.ledger.removals import removal_events
+from tasks.ledger.view import look
 from tasks.progress import listening
-from tasks.review.decisions import approve, roll_back
+from tasks.review.decided import By
+from tasks.review.decisions import approve, roll_back, take_back
 from tasks.review.retracting import retract
 from tasks.review.served import service_history
 from tasks.stores.errors import Forgotten
@@ -227,11 +230,47 @@ def test_a_reason_from_before_that_names_it_goes_where_the_ids_that_do_stay(told
     removal, _ = events = removal_events("told", named.id, 2, "ann", f"{SUBJECT} asked")
     ledger.append_possible(events)
     done = forget(told.workplace, "told", ["r1", named.id], "asked")
-    assert done.forgotten == ["r1", named.id] and f"the id of request '{named.id}' says some of it, and stays" in done.notes
+    assert (
+        done.forgotten == ["r1", named.id]
+        and f"the id of request '{named.id}' says some of it, and stays" in done.notes
+    )
     told_now = open_workplace(told.settings).ledger.payloads("told", [named.id, removal.request_id])
     assert told_now[named.id]["id"] == named.id
     wanted = {"id": removal.request_id, "removes": named.id, "reason": "[forgotten] asked"}
     assert told_now[removal.request_id] == wanted
+
+
+def test_nobody_is_offered_a_version_that_is_forgotten(told):
+    place = told.workplace
+    forget(place, "told", ["r1"], "asked")
+    gone, none = r"version 1 .* can be served no more", "; there is no other to go back to$"
+    for to in (None, 1):
+        with pytest.raises(Forgotten, match=gone + none):
+            roll_back(place, "told", to)
+    with pytest.raises(
+        UsageError, match=r"approved by ann .*; version 1 of line 'told' held .* can be served no more$"
+    ):
+        approve(place, "told", 1, by=By("bo"))
+    for number in (3, 4):
+        told.make()
+        approve(place, "told", number)
+    with pytest.raises(Forgotten, match=gone + "; choose one of 0, 3$"):
+        roll_back(place, "told", 1)
+    with pytest.raises(UsageError, match=r"version 9 of line 'told' was never in service; choose one of 0, 3$"):
+        roll_back(place, "told", 9)
+
+
+def test_what_is_breached_gives_way_to_what_can_be_served_still(told):
+    place = told.workplace
+    roll_back(place, "told", 1, "it was right")
+    first = place.store.version("told", 1)
+    told.make(parent=None, after=first.snapshot, live=("r3",))
+    approve(place, "told", 3)
+    take_away(place.store.store, look(place.store, place.ledger, "told"), [first], "ann", "asked")
+    with pytest.raises(Forgotten, match=r"version 1 .* can be served no more; choose one of 0$"):
+        roll_back(place, "told")
+    take_back(place, "told", 3, reason="breached")
+    assert told.serving() == 0
 
 
 @pytest.mark.parametrize(
