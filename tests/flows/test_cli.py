@@ -108,6 +108,16 @@ def test_a_mistake_is_one_line_that_names_it(errata, monkeypatch, tmp_path, code
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.parametrize("held", ["", "snapshots/of-a-disk", "ledger/accounts.csv", "some/settings.toml"])
+def test_a_folder_that_is_no_home_is_named_before_anything_is_made(errata, tmp_path, held):
+    folder = tmp_path / "elsewhere"
+    (folder / held).mkdir(parents=True)
+    before = sorted(folder.rglob("*"))
+    says = "elsewhere' is no home of Errata.*: name the home in which the version was approved"
+    check_one_line(errata("promote", "main", "--from", folder), 2, says)
+    assert sorted(folder.rglob("*")) == before and not (tmp_path / "home" / "ledger").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [("benchmark", "x", "--out", "never", "--mode", "independent"), ("trial", "x"), ("trial",)]
 )
