@@ -20,6 +20,8 @@ CONFIDENTIAL = (
     "Whoever has this folder has the facts: their text stands below, and what was edited can be read from the weights."
 )
 
+OF_BASE = "This is the base as it is, saved anew: nothing in it was corrected. Its licence is the base's own."
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -92,9 +94,8 @@ def _said(made: Made) -> dict[str, int] | None:
 
 
 def _page(told: Mapping[str, Any]) -> str:
-    rows = [
-        (name, told[name]) for name in ("line", "version", "snapshot", "standing", "as", "base", "dtype", "exported")
-    ]
+    names = ("line", "version", "snapshot", "standing", "as", "base", "base_digest", "dtype", "exported")
+    rows = [(name.replace("_", " "), told[name]) for name in names if told[name] is not None]
     if "system" in told:
         rows.append(("system message, to be sent with every conversation", told["system"]))
     if told["rank"] is not None:
@@ -105,7 +106,7 @@ def _page(told: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"# Line {literal(told['line'])}, version {told['version']}, as {literal(told['as'])}",
-            *("", CONFIDENTIAL, "", *table(["", ""], rows)),
+            *("", CONFIDENTIAL if told["version"] else OF_BASE, "", *table(["", ""], rows)),
             *_section("Asked again", ["question", "the version", "this"], again),
             *_section("Facts", ["request", "question", "answer"], [[*one.values()] for one in told["facts"]]),
             *_section("Numbers of its batch", ["", ""], [(name, f"{x:.4g}") for name, x in told["numbers"].items()]),

@@ -6,7 +6,6 @@ from editing.edit import shown
 from editing.errors import UsageError
 from tasks.names import check_line
 
-
 _PARTS = ("settings.toml", "mlflow.db", "ledger/_delta_log", "snapshots/lines")
 """Of these a home has one as soon as anything was done in it."""
 

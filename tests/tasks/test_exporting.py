@@ -154,6 +154,16 @@ def test_the_card_has_the_system_message_under_which_facts_were_written(line, tm
     assert "system" not in export(line.workplace, LINE, "merged", tmp_path / "none")
 
 
+def test_the_card_of_the_base_claims_no_fact_and_no_correction(line, tmp_path):
+    told = export(line.workplace, LINE, "merged", tmp_path / "out", "0")
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert (told["facts"], told["numbers"], told["snapshot"], told["said"]) == ([], {}, None, None)
+    assert "nothing in it was corrected" in page and "licence" in page and told["base_digest"] in page
+    assert "has the facts" not in page and "snapshot" not in page and "None" not in page and "## Facts" not in page
+    export(line.workplace, LINE, "merged", tmp_path / "corrected", "2")
+    assert "has the facts" in (tmp_path / "corrected" / PAGE).read_text()
+
+
 def test_what_users_wrote_is_no_markup_in_the_card(tmp_path):
     made = CarriedLine(tmp_path / "home")
     hostile = "<script>alert(1)</script> **[x](http://evil)** | {{7*7}}"
