@@ -22,6 +22,10 @@ PAUSES = (0.5, 2.0, 5.0)
 """Seconds before each further try: together as long as a server takes to start anew."""
 PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """MLflow's own codes for what may go by itself; a database that is locked or away is the first one."""
+NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
+"""MLflow's code for a model, version, run or artifact that it has not."""
+_DELETED = "It was deleted there, or is in another MLflow: name what its pages list, or that one by ERRATA_TRACKING_URI"
+_DOWN = "Check that the server or database is up and that its schema is MLflow's ('mlflow db upgrade URI')"
 TAKEN = ("unique constraint", "duplicate entry")
 """What SQLite and Postgres, and MySQL, say of a second row of one key."""
 
@@ -56,10 +60,8 @@ class Connection:
             raise
         except _refusal_types() as error:
             kind = TrackingUnavailable if passes(error) else TrackingError
-            raise kind(
-                f"cannot {doing} in MLflow at {self.uri}: {first_line(error)}. Check that the server or database is up "
-                "and that its schema is MLflow's ('mlflow db upgrade URI')"
-            ) from error
+            remedy = _DELETED if getattr(error, "error_code", None) == NOT_THERE else _DOWN
+            raise kind(f"cannot {doing} in MLflow at {self.uri}: {first_line(error)}. {remedy}") from error
 
 
 def guarded(doing: str, pauses: Sequence[float] = PAUSES) -> Callable[[Callable[P, R]], Callable[P, R]]:

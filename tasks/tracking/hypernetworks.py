@@ -10,7 +10,7 @@ from typing import Any
 from editing.errors import NoSuchHypernetwork
 from tasks.tracking.address import first_line
 from tasks.tracking.client import Tracker
-from tasks.tracking.connection import guarded
+from tasks.tracking.connection import NOT_THERE, guarded
 from tasks.tracking.registry import LINE
 
 TRAINING, HYPERNETWORK, BASE = "errata.training", "errata.hypernetwork", "errata.base_digest"
@@ -39,7 +39,8 @@ def _named(reference: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        # Of an alias that is not there MLflow says that the value is invalid.
+        if error.error_code not in (NOT_THERE, "INVALID_PARAMETER_VALUE" if "@" in reference else NOT_THERE):
             raise
         raise NoSuchHypernetwork(
             f"MLflow has no '{reference}': {first_line(error).rstrip('.')}; look at its page of models"

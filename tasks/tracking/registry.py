@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.names import check_model_name
 from tasks.secrets import masked
-from tasks.tracking.connection import Connection, guarded
+from tasks.tracking.connection import NOT_THERE, Connection, guarded
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.stored_model import SERVED_MODEL, saved_model
 
@@ -221,7 +221,7 @@ class Registry(Connection):
         try:
             present = self._client.get_registered_model(line).aliases
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code != NOT_THERE:
                 raise
             return {}
         return {alias: int(version) for alias, version in present.items() if alias in ALIASES}

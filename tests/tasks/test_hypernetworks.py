@@ -3,13 +3,17 @@
 import pytest
 
 from editing.digests import sha256
-from editing.errors import HypernetworkError
+from editing.errors import HypernetworkError, NoSuchHypernetwork
 from editing.methods import method_config
 from editing.methods.mend.files import load_network, network_bytes
 from tasks.lines.hypernetworks import cached, keep, located, resolve, stored
 from tasks.settings import Settings
 from tasks.stores.opening import open_store
+from tasks.tracking.errors import TrackingError
+from tasks.tracking.hypernetworks import HypernetworkTracker
+from tasks.workplace import EXPERIMENT
 from tests.conftest import tiny_model
+from tests.databases import mlflow_database
 from tests.hypernetworks import untrained
 
 
@@ -74,6 +78,19 @@ def test_a_folder_with_several_files_names_none(settings, data, tmp_path):
         (tmp_path / f"{name}.safetensors").write_bytes(data)
     with pytest.raises(HypernetworkError, match=r"holds 2 \.safetensors files, not one; name the file"):
         resolve(str(tmp_path), settings)
+
+
+def test_what_mlflow_has_not_is_named(settings):
+    mlflow_database(settings.home_folder / "mlflow.db")
+    tracker = HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
+    run = tracker.start_run("there", "a training", {}, {})
+    tracker.register_hypernetwork("there", run, b"x", "a" * 64, {})
+    missing = [f"models:/{name}" for name in ("nope/1", "nope@best", "there/9", "there@best")]
+    for reference in (*missing, f"runs:/{'0' * 32}/x.safetensors"):
+        with pytest.raises(NoSuchHypernetwork, match=f"^MLflow has no '{reference}': .*; look at its page of models$"):
+            resolve(reference, settings)
+    with pytest.raises(TrackingError, match=r"path is correct\. It was deleted there, or .*TRACKING_URI"):
+        resolve(f"runs:/{run}/x.safetensors", settings)
 
 
 def test_other_methods_have_nothing_to_locate(settings):
