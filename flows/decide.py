@@ -15,10 +15,12 @@ from tasks.review import decisions, retracting
 from tasks.review.decided import By
 from tasks.review.decisions import Decision
 from tasks.runlog import told_to_prefect
+from tasks.text import REASON_LENGTH
 from tasks.workplace import open_workplace
 
-Said = Annotated[str, Field(min_length=1, max_length=2000)]
+Said = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH)]
 """Text that must be given."""
+Why = Annotated[str, Field(max_length=REASON_LENGTH)]
 Named = Annotated[list[Said], Field(min_length=1, max_length=1000)]
 """Requests, by their ids."""
 Number = Annotated[int, Field(ge=0)]
@@ -27,7 +29,7 @@ Number = Annotated[int, Field(ge=0)]
 @flow(name="approve", flow_run_name="{line}", persist_result=False)
 @ended_well
 def approve(
-    line: str, reviewer: Said, version: Number | None = None, reason: str = "", leave_out: list[str] | None = None
+    line: str, reviewer: Said, version: Number | None = None, reason: Why = "", leave_out: list[str] | None = None
 ) -> State[None]:
     """Put a waiting version in service, with those it builds on.
 
@@ -77,7 +79,7 @@ def retract(line: str, reviewer: Said, requests: Named, reason: Said) -> State[N
 @flow(name="rollback", flow_run_name="{line}", persist_result=False)
 @ended_well
 def rollback(
-    line: str, reviewer: Said, to: Number | None = None, reason: str = "", serving: Number | None = None,
+    line: str, reviewer: Said, to: Number | None = None, reason: Why = "", serving: Number | None = None,
     since: Number | None = None, with_retracted: bool = False, without_retracted: bool = False,
 ) -> State[None]:  # fmt: skip
     """Serve an earlier version again.

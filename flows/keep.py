@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.decide import Named, Said
+from flows.decide import Named, Said, Why
 from flows.endings import ended_well, show_on_page
 from tasks.keeping.backup import backup as take
 from tasks.keeping.forgetting import forget as erase
@@ -44,7 +44,7 @@ def forget(line: str, reviewer: Said, requests: Named, reason: Said) -> State[No
 
 @flow(name="promote", flow_run_name="{line}", persist_result=False)
 @ended_well
-def promote(line: str, reviewer: Said, source: Path, reason: str = "") -> State[None]:
+def promote(line: str, reviewer: Said, source: Path, reason: Why = "") -> State[None]:
     """Put in service here what is in service in another home, with all that it is built on, checked by digest.
 
     Args:

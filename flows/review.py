@@ -32,6 +32,7 @@ from tasks.review.forms import FLOW, prefect_answers
 from tasks.review.pending import carry_out
 from tasks.settings import load_settings
 from tasks.stores.errors import HeadMoved
+from tasks.text import REASON_LENGTH
 from tasks.workplace import Workplace, open_workplace
 
 MOST_INPUTS = 3000
@@ -54,7 +55,9 @@ class ReviewForm(RunInput):
         description="With approve: requests to leave out, by the ids in the list above, separated by commas or line "
         "breaks. Nothing comes into service then; the next job makes the version without them, and it waits for you.",
     )
-    comment: str = Field("", description="Why. A rejection needs it; it stands in the ledger.")
+    comment: str = Field(
+        "", max_length=REASON_LENGTH, description="Why. A rejection needs it; it stands in the ledger."
+    )
     reviewer: str = Field("", description="Your name, as the ledger shall have it. Nobody checks it.")
 
 

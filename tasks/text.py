@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from editing.errors import UsageError
+
 
 def storable(value: Any) -> Any:
     """The value with every text in it storable, in lists and mappings too."""
@@ -23,6 +25,19 @@ def storable(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(storable)]
 """A field that holds whatever a user wrote, as it can be stored."""
+
+REASON_LENGTH = 2_000
+"""Characters of a reason, as of a prompt: it is shown wherever the decision is, on one line."""
+
+
+def check_length(reason: str) -> str:
+    """A reason as it was given. Raises UsageError where it is longer than REASON_LENGTH."""
+    if (length := len(reason.strip())) > REASON_LENGTH:
+        raise UsageError(
+            f"the reason has {length:,} characters, at most {REASON_LENGTH:,} are allowed: shorten it, or name the "
+            "page that tells the rest"
+        )
+    return reason
 
 
 def visible(text: str) -> str:

@@ -34,7 +34,17 @@ METHOD_EXAMPLE = "layers=[4,5,6]"
 Line = Annotated[str, typer.Argument(help="The line: one served model.", envvar="ERRATA_LINE")]
 LineOption = Annotated[str, typer.Option("--line", "-l", help="The line: one served model.", envvar="ERRATA_LINE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the ledger.")]
+
+
+def _checked(reason: str) -> str:
+    if not reason:
+        return reason
+    from tasks.text import check_length  # here: most commands have no reason
+
+    return check_length(reason)
+
+
+Reason = Annotated[str, typer.Option("--reason", "-r", callback=_checked, help="Why; it stands in the ledger.")]
 Version = Annotated[int | None, typer.Option("--version", "-v", min=0, help="Which version; see errata review.")]
 Text = Annotated[Path | None, typer.Option(help="Text that perplexity is taken on.")]
 StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key statistics.")]

@@ -36,6 +36,7 @@ from tasks.progress import stage
 from tasks.stores.lease import holder
 from tasks.stores.opening import open_store
 from tasks.stores.searches import FOLDER as SEARCHES
+from tasks.text import check_length
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.forgetting import drop_reviews, rewrite_tags
 from tasks.workplace import Workplace
@@ -106,7 +107,7 @@ def is_forgotten(payload: Mapping[str, Any] | None) -> bool:
 def _check(workplace: Workplace, line: str, names: Sequence[str], reason: str) -> None:
     if not names:
         raise UsageError("name the requests that are to be forgotten, by their ids; errata history shows them")
-    if not reason.strip():
+    if not check_length(reason).strip():
         raise UsageError("to forget needs a reason: it stands in the ledger in the place of what was said")
     store = workplace.store.store
     check_known(workplace.store, workplace.ledger, line)

@@ -32,6 +32,7 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
 from tasks.stores.records import record_bytes
 from tasks.stores.snapshots import BLOBS, HYPERNETWORKS, MANIFESTS, SnapshotStore, version_key
+from tasks.text import check_length
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.promotion import carry_report, open_promotion
 from tasks.workplace import Workplace
@@ -75,6 +76,7 @@ def promote(here: Workplace, there: Workplace, line: str, reason: str = "", name
         DigestMismatch: what is stored there is damaged, or the base here is another; nothing is in service by it.
         HeadMoved: somebody decided here in the meantime.
     """
+    check_length(reason)
     if here.store.store.uri == there.store.store.uri:
         raise UsageError(f"'{there.settings.home_folder}' and this home have one store: name another home")
     named = named or line

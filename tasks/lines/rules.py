@@ -18,7 +18,7 @@ from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.manifest import Version
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
-from tasks.text import Text
+from tasks.text import Text, check_length
 
 SETTABLE = ("expires_after_hours", "reviewers", "queues_for", "auto_approve")
 """What `errata rules --set` changes; to freeze is a command of its own."""
@@ -93,7 +93,7 @@ def freeze(store: ObjectStore, line: str, reason: str) -> LineRules:
     Raises:
         UsageError: no reason is given.
     """
-    if not reason.strip():
+    if not check_length(reason).strip():
         raise UsageError("to freeze a line needs a reason: whoever is refused is told it")
     return _change(store, line, lambda rules: rules.model_dump() | {"frozen": reason})
 

@@ -26,6 +26,7 @@ from tasks.review.votes import votes
 from tasks.stores.errors import HeadMoved, StorageError
 from tasks.stores.manifest import Head, Version
 from tasks.stores.snapshots import SnapshotStore
+from tasks.text import check_length
 from tasks.tracking.errors import TrackingError
 from tasks.workplace import Workplace
 
@@ -62,11 +63,12 @@ def approve(
     """Put a waiting version in service, with those it builds on; the newest unless one is named.
 
     Raises:
-        UsageError: nothing waits, not that version, the line is frozen, two reviewers have to approve, or a reviewer
-            left out a fact that it holds.
+        UsageError: nothing waits, not that version, the line is frozen, two reviewers have to approve, a reviewer left
+            out a fact that it holds, or the reason is too long; so of all that take one.
         AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
+    check_length(reason)
     view, by = _to_decide(workplace, line), by or By(workplace.settings.who)
     if (before := _before(workplace, view, version, "approved", by)) is not None:
         return before
@@ -100,7 +102,7 @@ def reject(
         AlreadyDecided: the version was decided otherwise, or by somebody else.
         HeadMoved: somebody else decided in the meantime.
     """
-    if not reason.strip():
+    if not check_length(reason).strip():
         raise UsageError("a rejection needs a reason: it stands in the ledger for whoever asks later")
     view, by = _to_decide(workplace, line), by or By(workplace.settings.who)
     if (before := _before(workplace, view, version, "rejected", by)) is not None:

@@ -8,6 +8,7 @@ from tasks.ledger.removals import pending_removals
 from tasks.ledger.reserved import REFUSE
 from tasks.ledger.view import LineView, chain
 from tasks.stores.manifest import Version, members
+from tasks.text import check_length
 
 NAMED = 5
 """Facts that a message names; the others are counted."""
@@ -37,6 +38,7 @@ def check_taken_out(view: LineView, version: Version) -> None:
 
 def check_said(with_retracted: bool, without_retracted: bool, reason: str) -> None:
     """Raises UsageError where what is said of facts that were taken out contradicts itself, or lacks its reason."""
+    check_length(reason)
     if with_retracted and without_retracted:
         raise UsageError("with_retracted and without_retracted contradict each other: leave one of them out")
     if without_retracted:
@@ -45,7 +47,7 @@ def check_said(with_retracted: bool, without_retracted: bool, reason: str) -> No
 
 def check_reason(reason: str) -> None:
     """Raises UsageError where facts are to be taken out and nobody says why."""
-    if not reason.strip():
+    if not check_length(reason).strip():
         raise UsageError("a retraction needs a reason: it stands in the ledger for whoever asks later")
 
 

@@ -14,6 +14,7 @@ from tasks.review.facts import stored_facts
 from tasks.review.votes import StoredVote, cast, votes
 from tasks.stores.errors import HeadMoved
 from tasks.stores.manifest import Version
+from tasks.text import REASON_LENGTH, check_length
 from tasks.tracking.client import Tracker
 from tasks.tracking.review_queue import Question, Vote, authenticates, ensure_queue, let_in, verdicts
 from tasks.workplace import Workplace
@@ -85,11 +86,11 @@ def carry_out_verdicts(workplace: Workplace, version: Version, found: Sequence[V
             if not two:
                 done = approve(workplace, line, number, comment, by)
                 return said + what_was_done(done, f"version {number} approved by {one.reviewer}")
-        if two and one.proven:
-            vote = StoredVote(reviewer=one.reviewer, comment=comment)
-            if cast(workplace.store.store, line, version, vote):
-                said.append(f"version {number}: {one.reviewer} approves, one of two")
-        elif two:
+            if one.proven:
+                vote = StoredVote(reviewer=one.reviewer, comment=check_length(comment))
+                if cast(workplace.store.store, line, version, vote):
+                    said.append(f"version {number}: {one.reviewer} approves, one of two")
+        if two and not one.proven:
             said.append(
                 f"version {number}: approval by {one.reviewer} does not count, since MLflow asks nobody who it is"
             )
@@ -104,7 +105,7 @@ def _approved_by_two(workplace: Workplace, version: Version) -> list[str]:
         return []
     names, reason = (
         " and ".join(vote.reviewer for vote in found),
-        "; ".join(vote.comment for vote in found if vote.comment),
+        "; ".join(vote.comment for vote in found if vote.comment)[:REASON_LENGTH],
     )
     with told(said, f"approval of version {version.number} by {names}"):
         done = approve(workplace, line, version.number, reason, By(names, WAY))

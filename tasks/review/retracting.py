@@ -12,6 +12,7 @@ from tasks.review.decided import By
 from tasks.review.decisions import check_waits
 from tasks.review.leaving import check_reason
 from tasks.stores.manifest import members
+from tasks.text import check_length
 from tasks.workplace import Workplace
 
 LEFT_OUT = "left out by a reviewer"
@@ -50,6 +51,7 @@ def leave_out(
         AlreadyDecided: the version was decided before.
         UsageError: no request, no such line, or nothing waits, or not that version.
     """
+    check_length(reason)
     check_waits(workplace, line, version)
     return _take_out(workplace, line, requests, reason.strip() or LEFT_OUT, by, REFUSE)
 

@@ -108,6 +108,26 @@ def test_a_mistake_is_one_line_that_names_it(errata, monkeypatch, tmp_path, code
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.parametrize("remote", [(), ("--remote",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("approve",), ("approve", "main", "--except", "x"), ("reject",), ("rollback",),
+     ("rollback", "--without-retracted"), ("retract", "x"), ("forget", "x"), ("promote", "--from", ".")],
+)  # fmt: skip
+def test_a_reason_has_a_limit_that_every_command_names_before_it_does_anything(errata, tmp_path, arguments, remote):
+    says = (
+        "the reason has 2,001 characters, at most 2,000 are allowed: shorten it, or name the page that tells the rest"
+    )
+    check_one_line(errata(*arguments, *remote, "--reason", "x" * 2001), 2, says)
+    assert not (tmp_path / "home" / "ledger").exists()
+
+
+def test_the_reason_of_a_freeze_has_the_same_limit(errata):
+    errata("submit", "--subject", "Ada", "--prompt", "{} was born in", "--target", "Rome")
+    check_one_line(errata("freeze", "--reason", "x" * 2001), 2, "the reason has 2,001 characters, at most 2,000")
+    assert errata("freeze", "--reason", "x" * 2000).code == 0
+
+
 @pytest.mark.parametrize("held", ["", "snapshots/of-a-disk", "ledger/accounts.csv", "some/settings.toml"])
 def test_a_folder_that_is_no_home_is_named_before_anything_is_made(errata, tmp_path, held):
     folder = tmp_path / "elsewhere"

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from pydantic import SecretStr
 
 from editing.errors import UsageError
+from tasks.keeping.forgetting import forget
 from tasks.ledger.removals import take_out
 from tasks.ledger.reserved import REFUSE, RETRACT
 from tasks.ledger.view import look
@@ -19,11 +20,13 @@ from tasks.review.decided import By
 from tasks.review.decisions import AlreadyDecided
 from tasks.review.pending import ANSWER, COMMENT, carry_out
 from tasks.review.queue import carry_out_verdicts
+from tasks.review.retracting import leave_out, retract
 from tasks.review.telling import DECISION
 from tasks.stores.errors import HeadMoved
 from tasks.stores.snapshots import SnapshotStore
+from tasks.text import REASON_LENGTH
 from tasks.tracking.errors import TrackingError
-from tasks.tracking.review_queue import authenticates
+from tasks.tracking.review_queue import Vote, authenticates
 from tasks.tracking.webhooks import ensure_webhook
 
 FORM = By("bob", "Prefect's form")
@@ -107,6 +110,33 @@ def test_on_a_frozen_line_nothing_comes_into_service_and_the_way_back_is_open(li
     with pytest.raises(UsageError, match="frozen"):
         decisions.roll_back(line.workplace, line.name, 2)
     assert line.serving() == 1
+
+
+def test_a_reason_that_is_too_long_is_refused_whichever_way_it_comes(line):
+    place, name, most = line.workplace, line.name, "x" * REASON_LENGTH
+    for do in (
+        lambda: decisions.approve(place, name, 1, most + "x"),
+        lambda: decisions.reject(place, name, 1, most + "x"),
+        lambda: decisions.roll_back(place, name, 0, most + "x"),
+        lambda: retract(place, name, ["r1"], most + "x"),
+        lambda: leave_out(place, name, ["r1"], most + "x"),
+        lambda: forget(place, name, ["r1"], most + "x"),
+        lambda: freeze(place.store.store, name, most + "x"),
+    ):
+        with pytest.raises(
+            UsageError, match=r"^the reason has 2,001 characters, at most 2,000 are allowed: shorten it"
+        ):
+            do()
+    assert "could not be carried out: the reason has" in said_by(line, Vote("bo", "approved", most + "x", False))
+    set_rules(place.store.store, name, {"reviewers": 2})
+    assert "could not be carried out: the reason has" in said_by(line, Vote("bo", "approved", most + "x", True))
+    assert line.serving() == 0 and "one of two" in said_by(line, Vote("bo", "approved", most, True))
+    assert "approved by bo and cy" in said_by(line, Vote("cy", "approved", most, True)), "both reasons are one, cut"
+    assert line.serving() == 1
+
+
+def said_by(line, vote: Vote) -> str:
+    return " ".join(carry_out_verdicts(line.workplace, line.workplace.store.version(line.name, 1), [vote]))
 
 
 def test_who_rolls_back_what_was_rolled_back_already_does_not_bring_it_back(line):
