@@ -29,7 +29,7 @@ from tasks.tracking.steps import StepLog
 from tasks.update import footing, stages, team
 from tasks.update.ability_files import settled
 from tasks.update.ahead import searched_elsewhere
-from tasks.update.anew import begin, end, fitting
+from tasks.update.anew import begin, check_facts, end, fitting
 from tasks.update.evaluation import Candidate, Champion, edits_of, job_report, measure_champion
 from tasks.update.journal import JobSummary, Journal
 from tasks.update.policy import Policy
@@ -116,6 +116,7 @@ def job(
         view = outlasting(lambda: catch_up(workplace.store, workplace.ledger, line, settings.who), away)
         journal = Journal(moved=moved)
         taken = take_up(run, view, (limit, only), journal)
+        check_facts(view, taken, anew=anew)
         work = taken.edits or taken.removals or (anew and view.tip) or stages.unfinished(view)
         if not work and not _unregistered(workplace, view):
             note(taken.nothing)

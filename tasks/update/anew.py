@@ -9,11 +9,13 @@ from dataclasses import replace
 from editing.config import LocatingConfig, MethodConfig
 from editing.errors import UsageError
 from tasks.ledger.events import Event
+from tasks.ledger.view import LineView, chain
 from tasks.progress import note
 from tasks.retries import RETRIES
+from tasks.stores.manifest import members
 from tasks.update.journal import Journal
 from tasks.update.root_verdict import ask_line, what_is_full
-from tasks.update.roots import ROOT, make_root
+from tasks.update.roots import ROOT, check_known, make_root
 from tasks.update.run import Batch, Footing, Judged, Leaving, Reference, Run, Taken
 from tasks.update.session import Session
 from tasks.update.stages import quarantine_events
@@ -23,6 +25,12 @@ from tasks.update.verdicts import Verdict
 REBASE_EVERY = 10
 """Versions on each other at which a line is made anew where its policy says nothing: a hundred facts of whole batches.
 Batches leave the facts before them a little less right each time; together they hold as each alone does."""
+
+
+def check_facts(view: LineView, taken: Taken, *, anew: bool) -> None:
+    """Raises UsageError, before anything is loaded, where the line is to be made anew and the ledger lacks a fact."""
+    if anew or taken.removals or taken.replaced:
+        check_known(view.line, members(chain(view, view.tip)), taken.known)
 
 
 def begin(

@@ -5,7 +5,7 @@ there holds, and nothing is worse than the policy allows or than it was. Where i
 so that one that does harm keeps no other from being done.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -104,17 +104,22 @@ def make_root(
     return Rooted(Footing(version.snapshot, stand.sequence, (*stand.waiting, version)), version, refused)
 
 
+def check_known(line: str, live: Iterable[str], known: Container[str]) -> None:
+    """Raises UsageError where the ledger does not know what one of the live facts says."""
+    lacking = [name for name in live if name not in known]
+    if lacking:
+        raise UsageError(
+            f"line '{line}' cannot be made anew: the ledger does not know what its fact '{lacking[0]}' says; "
+            "restore the ledger from a copy"
+        )
+
+
 class _Maker:
     """Tries roots of a line; after each that fails the session stands as it did."""
 
     def __init__(self, run: Run, session: Session, taken: Taken, reference: Reference) -> None:
         self.run, self.session, self.reference = run, session, reference
-        lacking = [name for name in session.live if name not in taken.known]
-        if lacking:
-            raise UsageError(
-                f"line '{run.line}' cannot be made anew: the ledger does not know what its fact '{lacking[0]}' says; "
-                "restore the ledger from a copy"
-            )
+        check_known(run.line, session.live, taken.known)
         if isinstance(session.config, LocatingConfig):
             check_mode(session.config.method, "rebase")
         self.live = [taken.known[name] for name in session.live]
