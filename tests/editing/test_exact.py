@@ -12,6 +12,7 @@ from editing.errors import UsageError
 from editing.keys import Begun
 from editing.methods import compute_rebase, compute_update, method_config
 from editing.methods.exact import solve_in_any_order
+from editing.methods.located import Located, weighed
 from editing.methods.memit import _second_moment
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.solve import memit_gain
@@ -156,3 +157,25 @@ def test_layers_that_are_not_passed_through_again_leave_every_bit(given, config,
     monkeypatch.setattr(Begun, "going_on", lambda self, *_: nullcontext())
     again = come_to(given, parts, values, config)
     assert kept and all(torch.equal(kept[name], again[name]) for name in again)
+
+
+@pytest.mark.parametrize("prefixes", [("",), ("", "The old man said so. ", "I. ")])
+def test_at_one_layer_batches_in_exact_order_are_the_plain_root_and_plain_ones_with_one_context_alone(
+    given, prefixes, monkeypatch
+):
+    """A context's column asks for what is missing there, a plain batch for what the bare prompt misses."""
+    given = replace(given, layers=(2,), prefixes=prefixes)
+    values = values_of(given)
+    made = compute_rebase(given, EDITS, torch.stack([values[edit.id] for edit in EDITS]), PLAIN)
+    root = {name: pair.B.double() @ pair.A.double() for name, pair in made.update.items()}
+    parts = [[edit] for edit in EDITS]
+    assert apart(come_to(given, parts, values), root) < 1e-5
+    plain = apart(come_to(given, parts, values, PLAIN), root)
+    monkeypatch.setattr(
+        Located, "remembered", lambda self, groups, bare_apart: weighed(groups, self.columns(bare_apart))
+    )
+    every_column = apart(come_to(given, parts, values, PLAIN), root)
+    if len(prefixes) == 1:
+        assert max(plain, every_column) < 1e-5
+    else:
+        assert (plain, every_column) == pytest.approx((0.445, 0.383), abs=0.02)
