@@ -98,10 +98,8 @@ def job(
     only: Sequence[str] | None = None,
     moved: Moved | None = None,
 ) -> JobSummary:
-    """The work of the flow; `anew`: the line is made anew from the base, whatever is queued. Raises as it does.
-
-    `moved`: the facts of another line that are queued for it.
-    """
+    """The work of the flow; `anew`: the line is made anew from the base, whatever is queued. `moved`: the facts of
+    another line that are queued for it. Raises as it does."""
     team.check_workers(policy)
     workplace = open_workplace()
     texts, statistics_texts, policy = *(read_texts(file) for file in files), settled(policy)
