@@ -266,7 +266,9 @@ def test_what_is_breached_gives_way_to_what_can_be_served_still(told):
     first = place.store.version("told", 1)
     told.make(parent=None, after=first.snapshot, live=("r3",))
     approve(place, "told", 3)
-    take_away(place.store.store, look(place.store, place.ledger, "told"), [first], "ann", "asked")
+    take_away(
+        place.store.store, look(place.store, place.ledger, "told"), [first], "ann", "asked", lambda done, total: None
+    )
     with pytest.raises(Forgotten, match=r"version 1 .* can be served no more; choose one of 0$"):
         roll_back(place, "told")
     take_back(place, "told", 3, reason="breached")
