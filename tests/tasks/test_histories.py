@@ -1,6 +1,6 @@
-"""Random histories of submissions, retractions, replacements, jobs, roots, decisions, looks and kills, two at a time.
+"""Random histories of submissions, retractions, replacements, expiries, jobs, roots, decisions, looks and kills.
 
-They run on two lines and by two clocks.
+Two at a time, on two lines and by two clocks.
 
 They are interleaved at every step that has an effect; ledger, HEAD and versions always agree in the end.
 
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -25,13 +25,14 @@ from hypothesis import strategies as st
 
 from editing.edit import Edit
 from editing.errors import ErrataError
+from editing.request import Request
 from tasks.ledger import events as events_module
 from tasks.ledger import intake
 from tasks.ledger import table as table_module
 from tasks.ledger.catching_up import catch_up, missing_events, version_events
 from tasks.ledger.errors import IllegalStep
 from tasks.ledger.events import Event, fold
-from tasks.ledger.removals import take_out
+from tasks.ledger.removals import take_out, take_out_expired
 from tasks.ledger.reserved import REFUSE, RESERVED
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import chain, look
@@ -48,6 +49,8 @@ from tests.races import checker
 
 LINES = ("north", "south")
 SKEWS = (timedelta(0), timedelta(minutes=-5))
+OVER = datetime(2999, 1, 1, tzinfo=UTC)
+"""When facts that are there for a time only are over."""
 
 
 class Killed(BaseException):
@@ -157,6 +160,17 @@ class World:
         """Another answer to what `submit` says, which takes the place of that, or of the other one's."""
         self._submit(line, Edit(id=f"x{number}", subject=f"S{number}", prompt="{} is in", target_new="Oslo"))
 
+    def lease(self, line: str, number: int) -> None:
+        """A fact for a time only."""
+        told = {"subject": f"T{number}", "prompt": "{} is in", "target_new": "Rome"}
+        self._submit(line, Request(id=f"t{number}", expires=OVER, **told))
+
+    def expire(self, line: str, number: int) -> None:
+        """A job at a time when what is there for a time only is over."""
+        view = catch_up(self.store, self.ledger, line, "job")
+        take_out_expired(self.store, self.ledger, view, "job", OVER)
+        self.job(line, number)
+
     def _submit(self, line: str, edit: Edit) -> None:
         self.submitted[line].add(edit.id)
         intake.submit(self.ledger, line, [edit], "ann")
@@ -247,6 +261,11 @@ class World:
     def rollback(self, line: str, number: int) -> None:
         decisions.roll_back(self.workplace, line, to=number if number else None, with_retracted=True)
 
+    def rollback_without(self, line: str, number: int) -> None:
+        """What was taken out since and comes back so is to be taken out again."""
+        to = number if number else None
+        decisions.roll_back(self.workplace, line, to=to, reason="back", without_retracted=True)
+
     def look(self, line: str, number: int) -> None:
         before = len(self.ledger.history(line=line)) if number else None
         standing.line_status(self.workplace, line)
@@ -255,8 +274,8 @@ class World:
 
 
 ACTIONS = (
-    "submit", "revise", "revise", "retract", "retract", "refuse", "job", "job", "job", "rebase", "approve", "approve",
-    "approve", "reject", "rollback", "rollback", "look",
+    "submit", "revise", "revise", "lease", "retract", "retract", "refuse", "job", "job", "job", "expire", "rebase",
+    "approve", "approve", "approve", "reject", "rollback", "rollback_without", "look",
 )  # fmt: skip
 
 
