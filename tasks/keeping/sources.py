@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from editing.edit import shown
 from editing.errors import UsageError
 from tasks.names import check_line
+from tasks.text import visible
 
 _PARTS = ("settings.toml", "mlflow.db", "ledger/_delta_log", "snapshots/lines")
 """Of these a home has one as soon as anything was done in it."""
@@ -20,11 +20,11 @@ def named_source(source: Path, line: str) -> tuple[Path, str]:
     if not home.is_dir() and _is_home(home.parent):
         home, name = home.parent, check_line(home.name)
     if not home.is_dir():
-        raise UsageError(f"{shown(str(source))} is no folder: name the home in which the version was approved")
+        raise UsageError(f"'{visible(str(source))}' is no folder: name the home in which the version was approved")
     if not _is_home(home):
         raise UsageError(
-            f"{shown(str(source))} is no home of Errata (no settings.toml, ledger or versions in it): name the home in "
-            "which the version was approved"
+            f"'{visible(str(source))}' is no home of Errata (no settings.toml, ledger or versions in it): name the "
+            "home in which the version was approved"
         )
     return home, name
 

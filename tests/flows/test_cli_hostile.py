@@ -82,7 +82,7 @@ def test_no_command_dies_of_what_is_given_to_it(errata, tmp_path, monkeypatch, k
     fields += ("--alias", text, "--question", f"{text} {{}}")
     harmless(errata("submit", "--subject", text, "--prompt", f"{text} {{}}", "--target", text, *fields))
     harmless(errata("submit", "--subject", "Ada", "--prompt", "{} was born in", "--target", "Rome", *fields))
-    harmless(errata("submit", f"{text[:100]}.jsonl"), 2 if "\udcff" in text else 1)
+    harmless(errata("submit", f"{text[:100]}.jsonl"), 2)
     harmless(errata("submit", "--line", text, "--subject", "A", "--prompt", "{} is", "--target", "b"), 2)
     for command in ("run", "review", "approve", "rollback", "status"):
         harmless(errata(command, text), 2)
