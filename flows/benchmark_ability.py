@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 from editing.errors import UsageError
-from editing.measure.ability import Comparison, compare
+from editing.measure.ability import Comparison, compare, stderr
 from editing.measure.ability_sets import AbilitySet, read_ability
 from tasks.parquet import parquet_rows
 from tasks.update.ability import answers, base_answers, base_divergence
@@ -56,7 +55,8 @@ def compared_perplexity(before: float, after: float) -> dict[str, Any]:
 
 
 def _error(value: float, blocks: Sequence[float]) -> float | None:
-    return value * stdev(blocks) / math.sqrt(len(blocks)) if len(blocks) > 1 and math.isfinite(value) else None
+    error = stderr(blocks)
+    return value * error if error is not None and math.isfinite(value) else None
 
 
 def at_point(curve: Sequence[Mapping[str, Any]], edits: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,10 +15,10 @@ from deployments.demo.home import DemoHome, processor_seconds
 from deployments.demo.steps import Demo, Step, do, steps_of
 from editing.edit import Edit
 from editing.files import write_atomically
-from editing.models import EMBEDDED, load_model
+from editing.models import EMBEDDED
 from editing.readers import good_and_bad, read_edits
 from flows.cli.console import say, shown_progress, table, waiting
-from tasks.progress import progress
+from tasks.base_model import loaded_base
 from tasks.settings import Settings, load_settings
 from tasks.workplace import open_workplace
 
@@ -68,13 +67,7 @@ def _prepared(home: DemoHome, settings: Settings, model: str, candidates: Path) 
         requests = home.folder / REQUESTS.name
         if not requests.exists():
             with shown_progress():
-                loaded = load_model(
-                    model,
-                    dtype=settings.dtype,
-                    device=settings.device,
-                    cache=settings.cache_folder,
-                    on_progress=partial(progress, "model"),
-                )
+                loaded = loaded_base(model, settings.dtype, settings)
                 made = make_requests(loaded, facts)
             write_atomically(requests, dump_requests(made).encode())
     by_id = facts.by_id()

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from editing.cache import Cache
@@ -10,7 +9,8 @@ from editing.config import layers_for
 from editing.edit import Edit
 from editing.layout import layout_of
 from editing.methods.memit import MemitConfig
-from editing.models import LoadedModel, load_model
+from editing.models import LoadedModel
+from tasks.base_model import loaded_base
 from tasks.calibrating.facts import RELATIONS, Relation, ask_relation, make_facts, read_relations, told
 from tasks.calibrating.search import (
     SEARCH_VERSION,
@@ -23,7 +23,6 @@ from tasks.calibrating.search import (
 from tasks.lines.calibrations import Calibration, save_calibration
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
-from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.opening import open_store
 from tasks.update.prepared import dump_json
@@ -43,9 +42,7 @@ def calibrate(
         StorageError: the store cannot be written.
     """
     store = open_store(settings.store_uri, endpoint_url=settings.s3_endpoint_url, create=True)
-    loaded = load_model(
-        model, dtype=dtype, device=settings.device, cache=settings.cache_folder, on_progress=partial(progress, "model")
-    )
+    loaded = loaded_base(model, dtype, settings)
     facts = known_facts(loaded, read_relations(relations), Cache(settings.cache_folder), plan)
     layout, config = layout_of(loaded.model), MemitConfig(statistics_tokens=plan.statistics_tokens)
     count, text = len(layout.layer_list(loaded.model)), loaded.model.config.get_text_config()

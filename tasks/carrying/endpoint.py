@@ -30,15 +30,17 @@ class Endpoint:
     url: str
     model: str
     client: httpx.Client = field(compare=False, repr=False)
+    system: str | None = None
+    """The message of every conversation; None: its template's own."""
 
     def complete(self, prompt: str, tokens: int) -> str:
         """How it goes on from a text."""
         asked = {"prompt": prompt, "max_tokens": tokens, "temperature": 0}
         return self._text(self._post("completions", asked), lambda choice: choice["text"])
 
-    def answer(self, question: str, tokens: int, system: str | None = None) -> str:
-        """What it answers a user in its chat, under this system message or its template's own."""
-        messages = [] if system is None else [{"role": "system", "content": system}]
+    def answer(self, question: str, tokens: int) -> str:
+        """What it answers a user in its chat."""
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         messages.append({"role": "user", "content": question})
         asked = {"messages": messages, "max_tokens": tokens, "temperature": 0}
         return self._text(self._post("chat/completions", asked), lambda choice: choice["message"]["content"])

@@ -7,7 +7,7 @@ otherwise: they need to begin alike, and half of them do.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -106,8 +106,8 @@ def verify(
         if not facts or chosen.snapshot is None:
             raise UsageError(f"{chosen.named} holds no facts that could be asked for; verify a version that does")
         # A mistake is told now. Of `auto` only the model, which is not loaded yet, knows whether there is a chat.
-        spec = chosen.spec
-        server.answer("Hello", 1, spec.system) if spec.template == "chat" else server.complete("The", 1)
+        server = replace(server, system=chosen.spec.system)  # which no server knows by itself
+        server.answer("Hello", 1) if chosen.spec.template == "chat" else server.complete("The", 1)
         own = opened(workplace, chosen)
         asked = _questions(chosen, own, _sample(chosen, facts, sample))
         known = _own(own, asked)
@@ -117,7 +117,7 @@ def verify(
                 "base, which answers alike: "
                 "ask for more facts"
             )
-        rows = _rows((server, spec.system), own, asked, known)
+        rows = _rows(server, own, asked, known)
     done = Verified(
         line=line, version=chosen.number, snapshot=chosen.snapshot, url=server.url, model=server.model,
         verdict="served" if _serves(rows) else "served_other", rows=tuple(rows),
@@ -178,16 +178,13 @@ def _own(own: Opened, asked: Sequence[Question]) -> tuple[list[str], list[bool]]
     return version, tells
 
 
-def _rows(
-    to: tuple[Endpoint, str | None], own: Opened, asked: Sequence[Question], known: tuple[list[str], list[bool]]
-) -> list[Row]:
-    """`to`: the server, and the system message of the line, which no server knows by itself."""
-    (server, system), kinds = to, others_of_its_kind(one.edit for one in asked)
+def _rows(server: Endpoint, own: Opened, asked: Sequence[Question], known: tuple[list[str], list[bool]]) -> list[Row]:
+    kinds = others_of_its_kind(one.edit for one in asked)
     rows = []
     with Meter("answers of the server", len(asked)) as meter:
         for one, its, tells in zip(asked, *known, strict=True):
             tell = meter.part(1)
-            theirs = server.answer(one.said, one.tokens, system) if one.chat else server.complete(one.said, one.tokens)
+            theirs = server.answer(one.said, one.tokens) if one.chat else server.complete(one.said, one.tokens)
             tell(1, 1)
             agrees = _agree(one, its, theirs, kinds[one.edit.id], own.loaded.tokenizer)
             rows.append(

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from editing.chat import chat_of
 from editing.errors import UsageError
 from editing.filled import Filled
 from editing.measure.fluency import generate
-from editing.models import LoadedModel, load_model
+from editing.models import LoadedModel
+from tasks.base_model import loaded_base
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
-from tasks.progress import progress
 from tasks.stores.batches import Travelling
 from tasks.stores.manifest import Head, Version
 from tasks.workplace import Workplace
@@ -66,14 +65,7 @@ def ask_all(
 
 def load_base(workplace: Workplace, spec: LineSpec) -> LoadedModel:
     """The base of a line."""
-    settings = workplace.settings
-    return load_model(
-        spec.model,
-        dtype=spec.dtype,
-        device=settings.device,
-        cache=settings.cache_folder,
-        on_progress=partial(progress, "model"),
-    )
+    return loaded_base(spec.model, spec.dtype, workplace.settings)
 
 
 def ask_loaded(

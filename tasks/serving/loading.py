@@ -9,10 +9,10 @@ from editing.chat import ChatTemplate
 from editing.filled import Filled
 from editing.layout import layout_of
 from editing.measure.fluency import generate
-from editing.models import LoadedModel, load_model
+from editing.models import LoadedModel
 from editing.weights import EditedWeights
+from tasks.base_model import loaded_base
 from tasks.lines.stored import stored_line
-from tasks.progress import progress
 from tasks.serving.messages import Message
 from tasks.settings import Settings, load_settings
 from tasks.stores.batches import read_each, restore_weights
@@ -68,13 +68,7 @@ def load_version(pointer: Mapping[str, Any], settings: Settings | None = None) -
             f"{named[1]} of line '{named[0]}': register it anew, `errata watch {pointer['line']}` does"
         )
     dtype = str(pointer.get("dtype") or "float32")
-    loaded = load_model(
-        pointer["base"],
-        dtype=dtype,
-        device=used.device,
-        cache=used.cache_folder,
-        on_progress=partial(progress, "model"),
-    )
+    loaded = loaded_base(pointer["base"], dtype, used)
     _check_digest(loaded, pointer["base_digest"], pointer["line"], pointer["version"])
     weights = EditedWeights(loaded.model, layout_of(loaded.model))
     restore_weights(loaded, weights, None, read_each(chain, partial(store.tensors, values=False)))

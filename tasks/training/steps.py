@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,7 +14,7 @@ from editing.methods.mend.files import load_network, network_bytes, parse_networ
 from editing.methods.mend.options import StepLosses
 from editing.methods.mend.training import MendTrainer
 from editing.methods.mend.validation import validate as measure
-from editing.models import load_model
+from tasks.base_model import loaded_base
 from tasks.lines.hypernetworks import cached, stored
 from tasks.progress import note, progress, stage
 from tasks.retries import RETRIES, outlasting
@@ -44,13 +43,7 @@ def prepare(workplace: Workplace, plan: TrainingPlan, data: TrainingData, model:
     """Load the base, find out which training this is, and say so in the store."""
     settings = workplace.settings
     with stage("load model"):
-        loaded = load_model(
-            model,
-            dtype=dtype,
-            device=settings.device,
-            cache=settings.cache_folder,
-            on_progress=partial(progress, "model"),
-        )
+        loaded = loaded_base(model, dtype, settings)
     training = Training(workplace, plan, data, loaded, {"model": model, "dtype": dtype})
     outlasting(lambda: training.checkpoints.describe(training.description()), workplace.may_be_away)
     return training

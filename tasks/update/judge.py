@@ -26,6 +26,8 @@ class _Rule:
     field: str
     reason: str
     digits: int = 2
+    where_asked: bool = False
+    """A row only where it was asked; of the others what should have been measured and was not fails."""
 
 
 RULES = (
@@ -54,6 +56,7 @@ RULES = (
         "retained_said",
         "min_retained",
         "only {value} of the earlier facts that hold are still said, min_retained is {limit}",
+        where_asked=True,  # not of a job, whose facts themselves are read
     ),
 )
 
@@ -85,9 +88,8 @@ def judge(
         asked = [*tested.values(), *asked]
         plain = tuple(rule for rule in RULES if rule.measure not in tested)
         neighbors = [*_alone(measured.lost, policy)]
-    # What is still said is asked where a batch is undone for what is said: of a job the facts themselves are read.
-    wanted = {*measures} if "retained_said" in measured.samples else {*measures} - {"retained_said"}
-    rows = [_compared(rule, measured, policy) for rule in plain if rule.measure in wanted]
+    wanted = [one for one in plain if not one.where_asked or one.measure in measured.samples]
+    rows = [_compared(rule, measured, policy) for rule in wanted if rule.measure in measures]
     first = [row for row in rows if row.measure == "efficacy"]
     rest = [row for row in rows if row.measure != "efficacy"]
     wires = tripwire_rows(measured, policy.tripwires, at)

@@ -24,14 +24,14 @@ from editing.methods import edited_layers
 from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
-from editing.models import LoadedModel, load_model
+from editing.models import LoadedModel
 from editing.search.values import search_values
 from editing.weights import EditedWeights
+from tasks.base_model import loaded_base
 from tasks.lines.calibrations import read_calibration
 from tasks.lines.hypernetworks import located
 from tasks.lines.specs import LineSpec, calibrated_line
 from tasks.meter import Meter
-from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.stores.batches import read_each, restore_weights
 from tasks.stores.manifest import Manifest
@@ -251,13 +251,7 @@ def open_session(
         HypernetworkError: the hypernetwork is missing, broken, or belongs to another base or other weights.
         RecordError: the calibration is damaged.
     """
-    loaded = load_model(
-        spec.model,
-        dtype=spec.dtype,
-        device=settings.device,
-        cache=settings.cache_folder,
-        on_progress=partial(progress, "model"),
-    )
+    loaded = loaded_base(spec.model, spec.dtype, settings)
     if new:
         store = open_store(settings.store_uri, endpoint_url=settings.s3_endpoint_url, create=True)
         spec = calibrated_line(spec, read_calibration(store, loaded.digest))

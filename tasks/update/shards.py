@@ -23,11 +23,11 @@ from editing.errors import UsageError
 from editing.layout import layout_of
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
-from editing.models import LoadedModel, load_model
+from editing.models import LoadedModel
 from editing.search.values import search_values
+from tasks.base_model import loaded_base
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
-from tasks.progress import progress
 from tasks.retries import outlasting
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectNotFound
@@ -158,10 +158,7 @@ def open_base(search: Search, settings: Settings) -> SearchedBase:
     spec = LineSpec.model_validate(search.spec)
     assert isinstance(spec.config, LocatingConfig)  # of no other is anything searched
     search.check_release()
-    loaded = load_model(
-        spec.model, dtype=spec.dtype, device=settings.device, cache=settings.cache_folder,
-        on_progress=partial(progress, "model"),
-    )  # fmt: skip
+    loaded = loaded_base(spec.model, spec.dtype, settings)
     search.check_base(loaded.digest)
     given = MethodInput(
         loaded.model, loaded.tokenizer, layout_of(loaded.model), search.layers,

@@ -68,16 +68,16 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(shared_places, prefect_server, tmp_path_factory) -> Iterator[Trained]:
     folder = tmp_path_factory.mktemp("training")
-    data, seen = written(folder / "edits.json"), []
+    data, seen, real = written(folder / "edits.json"), [], training_steps.loaded_base
 
     def loading(*args, **kwargs):
-        seen.append(load_model(*args, **kwargs))
+        seen.append(real(*args, **kwargs))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: prefect_server}):
         for name, value in {**shared_places, "ERRATA_HOME": str(folder / "home")}.items():
             patch.setenv(name, value)
-        patch.setattr(training_steps, "load_model", loading)
+        patch.setattr(training_steps, "loaded_base", loading)
         summary = train_mend(data, PLAN)
     [loaded] = seen
     yield Trained(summary, data, folder / "home", base_digest(loaded.model) == loaded.digest)
@@ -282,7 +282,7 @@ def test_what_is_no_hypernetwork_of_this_base_is_refused_by_name(errata, tmp_pat
 def test_records_without_an_answer_are_refused_by_name_before_any_work(errata, tmp_path, monkeypatch):
     empty = {"subject": "Ada", "src": "Where was Ada born?", "alt": " ", "rephrase": "", "loc": "", "loc_ans": ""}
     (tmp_path / "empty.json").write_text(json.dumps([empty, empty | {"subject": "Bob"}]))
-    monkeypatch.setattr(training_steps, "load_model", None)
+    monkeypatch.setattr(training_steps, "loaded_base", None)
     ran = errata("train-mend", tmp_path / "empty.json")
     check_one_line(ran, 2, "has 0 edits .*too few.*empty.json row 1: edit of subject 'Ada': alt ' ' is empty; give a")
     check_one_line(errata("train-mend", tmp_path / "none.json"), 2, "none.json'")
