@@ -133,7 +133,8 @@ _Level = Annotated[Level | None, _OrFalse]
 class Levels(_Gates):
     """The levels of a policy, by what is measured."""
 
-    neighbors: _Level = Field(None, description="Neighbors that keep their answers, by each of the three counts.")
+    neighbors: _Level = Field(None, description="Neighbors that keep their answers, by each count without a level.")
+    neighbors_said: _Level = Field(None, description="Neighbors whose answers are still said.")
     said: _Level = Field(None, description="Requests whose new answer is said where their prompt is completed.")
     said_paraphrases: _Level = Field(None, description="Paraphrases where it is.")
     said_chat: _Level = Field(None, description="Requests whose new answer is said in the chat.")
@@ -146,6 +147,8 @@ class Levels(_Gates):
 
     quantised: _Level = Field(None, description="Requests that a copy with fewer bits says, too.")
 
+    NEIGHBORS: ClassVar[tuple[str, ...]] = ("neighbors", "neighbors_said")
+    """Those of answers lost against what was there before, of which nothing is right by itself."""
     AT_THE_END: ClassVar[tuple[str, ...]] = ("ability", "probes", "quantised")
     """Those that are asked of the candidate as a whole alone."""
     FORMS: ClassVar[dict[str, Form]] = {"old_chat": "bad share", "perplexity": "loss", "kl": "number"}
@@ -161,7 +164,7 @@ class Levels(_Gates):
         form = cls.form(name)
         if name in ("quantised", "retained"):  # asked of the candidate alone; what the base has none of
             return ABSOLUTE[form]
-        own = () if name == "neighbors" else ABSOLUTE[form]  # which neighbors are right before, the base says
+        own = () if name in cls.NEIGHBORS else ABSOLUTE[form]  # which neighbors are right before, the base says
         return own if form == "number" else (*own, *RELATIVE)
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.report.data import Check
-from tasks.update.levels import Question, counted, level_rows, neighbor_questions, questions
+from tasks.update.levels import Question, counted, level_rows, neighbor_counts, neighbor_questions, questions
 from tasks.update.measured import Lost, Measured, Paired, allowed_losses, lost_at
 from tasks.update.policy import Policy
 from tasks.update.tripwires import tripwire_rows
@@ -82,8 +82,9 @@ def judge(
     else:
         tested = {rule.measure: one for rule in RULES if (one := _tested(rule, measured, policy)) is not None}
         if policy.levels.neighbors is None or not _against_base(asked):
+            counts = neighbor_counts("neighbors", "worse_than_base", policy.levels, at)
             asked[:0] = neighbor_questions(
-                measured.lost, "worse_than_base", policy.max_locality_drop, "max_locality_drop", "stop"
+                measured.lost, "worse_than_base", policy.max_locality_drop, "max_locality_drop", "stop", counts
             )
         asked = [*tested.values(), *asked]
         plain = tuple(rule for rule in RULES if rule.measure not in tested)

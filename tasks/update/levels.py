@@ -13,6 +13,7 @@ from tasks.update.families import holm, together
 from tasks.update.gates import RELATIVE, Form, Level, Levels, Then, applies
 from tasks.update.measured import Lost, Measured, Paired, questions_of
 
+At = Literal["batch", "job"]
 WORDS = {"worse_than_base": "the base", "worse_than_champion": "the version in service"}
 
 
@@ -62,21 +63,21 @@ def level_rows(questions: Sequence[Question]) -> list[Check]:
     ]
 
 
-def questions(measured: Measured, levels: Levels, at: Literal["batch", "job"]) -> Iterator[Question]:
+def questions(measured: Measured, levels: Levels, at: At) -> Iterator[Question]:
     """All that the levels of a policy ask, in their order."""
     for name in Levels.model_fields:
         level: Level | None = getattr(levels, name)
         if level is not None and applies(level.when, at):
-            yield from _asked(name, level, measured)
+            yield from _asked(name, level, measured, levels, at)
 
 
 def neighbor_questions(
-    lost: Mapping[str, Lost], threshold: str, limit: float, field: str, then: Then
+    lost: Mapping[str, Lost], threshold: str, limit: float, field: str, then: Then, counts: Sequence[str]
 ) -> Iterator[Question]:
-    """The three counts of neighbors against one limit, and where there are several of them their sum; of those that
+    """Some counts of neighbors against one limit, and where there are several of them their sum; of those that
     nobody was asked about none but the first."""
-    counts = questions_of(lost)
-    asked = {measure: paired for measure, paired in counts.items() if paired.now} or dict([*counts.items()][:1])
+    found = {measure: paired for measure, paired in questions_of(lost).items() if measure in counts}
+    asked = {measure: paired for measure, paired in found.items() if paired.now} or dict([*found.items()][:1])
     if len(asked) > 1:
         columns = [[*chain.from_iterable(column)] for column in zip(*map(_columns, asked.values()), strict=True)]
         asked["neighbors_together"] = Paired(columns[0], columns[1], of=columns[2])
@@ -86,18 +87,29 @@ def neighbor_questions(
         yield Question(measure, field, then, "share", threshold, limit, given, family)
 
 
+def neighbor_counts(name: str, threshold: str, levels: Levels, at: At) -> tuple[str, ...]:
+    """Those that a level of neighbors is about: what is still said where that has a level, and else all of them."""
+    if name == "neighbors_said":
+        return (name,)
+    own = levels.neighbors_said
+    apart = own is not None and threshold in own.thresholds and applies(own.when, at)
+    return tuple(measure for measure, *_ in Lost().counts() if not (apart and measure == "neighbors_said"))
+
+
 def _columns(paired: Paired) -> tuple[Sequence[Any], ...]:
     return paired.now, paired.base or (), paired.of
 
 
-def _asked(name: str, level: Level, measured: Measured) -> Iterator[Question]:
+def _asked(name: str, level: Level, measured: Measured, levels: Levels, at: At) -> Iterator[Question]:
     form = Levels.form(name)
     for threshold, limit in level.thresholds.items():
         field = f"levels.{name}.{threshold}"
-        if name == "neighbors":
+        if name in Levels.NEIGHBORS:
+            counts = neighbor_counts(name, threshold, levels, at)
             lost = measured.lost_to_champion if threshold == "worse_than_champion" else measured.lost
             if lost or threshold == "worse_than_base":
-                yield from neighbor_questions(lost, threshold, limit, field, level.then)
+                asked = neighbor_questions(lost, threshold, limit, field, level.then, counts)
+                yield from (one for one in asked if one.asked or name == "neighbors" or levels.neighbors is None)
             continue
         some = {key: one for key, one in measured.paired.items() if key == name or key.startswith(f"{name}.")}
         own = counted(measured, name, "retained_efficacy_prob") if name == "retained" else _of_said(name, measured)

@@ -18,8 +18,8 @@ from tasks.update.gates import Level, Levels, OrLeftOut, Tripwires
 ProbeName = Literal["prefix50", "prefix200", "choice", "negation", "drift", "reverse"]
 """Those of editing/measure/probes.py."""
 
-NEIGHBORS = Level(worse_than_base=0.01)
-"""The level of a policy that says nothing about neighbors."""
+NEIGHBORS = {"neighbors": Level(worse_than_base=0.01), "neighbors_said": Level(worse_than_base=0.12)}
+"""The levels of a policy that says nothing about neighbors."""
 
 
 class AbilityFile(Config):
@@ -105,7 +105,8 @@ class Policy(Config):
         if not isinstance(given, Mapping) or "max_locality_drop" in given:
             return given
         levels = given.get("levels", {})
-        return {**given, "levels": {"neighbors": NEIGHBORS, **levels}} if isinstance(levels, Mapping) else given
+        says_itself = not isinstance(levels, Mapping) or "neighbors" in levels  # which is of all counts, if alone
+        return given if says_itself else {**given, "levels": {**NEIGHBORS, **levels}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,6 +1,6 @@
 """False alarms and finds of the default policy, on jobs that are made up and judged by the real judge.
 
-    python -m tests.benchmarks.gates [--jobs 400] [--loss 0.05]
+    python -m tests.benchmarks.gates [--jobs 400] [--loss 0.05] [--one-limit]
 
 A clean job loses and gains neighbors by chance alone, and those of one fact together rather than singly; a harmed one
 loses so many more, in what is left of it: facts that lose more than `max_edit_locality_drop` were undone with their
@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.update.judge import judge
 from tasks.update.measured import Lost, Measured, Paired
-from tasks.update.policy import Policy
+from tasks.update.policy import NEIGHBORS, Policy, make_policy
 
 FACTS = (10, 25, 50, 100, 200, 400)
 PROBES = 5
@@ -112,13 +112,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=400, help="jobs of each size")
     parser.add_argument("--loss", type=float, default=0.05, help="share of the neighbors that a harmed job loses")
     parser.add_argument("--churn", type=float, default=0.01, help="share that is lost, and gained, by chance")
+    parser.add_argument("--one-limit", action="store_true", help="one limit of neighbors for all counts, a point")
     arguments = parser.parse_args()
-    print(f"{arguments.jobs} jobs a row, {PROBES} neighbors a fact, churn {arguments.churn:.1%}, default policy")
+    policy = make_policy(levels={"neighbors": NEIGHBORS["neighbors"]}) if arguments.one_limit else Policy()
+    print(f"{arguments.jobs} jobs a row, {PROBES} neighbors a fact, churn {arguments.churn:.1%}")
     print(f"{'facts':>6} {'clean: fails':>13} {'cannot tell':>12} {'holds':>7}", end="")
     print(f" {f'-{arguments.loss:.0%}: fails':>13} {'cannot tell':>12} {'holds':>7}")
     for facts in FACTS:
-        clean = rates(Planted(facts, churn=arguments.churn), arguments.jobs, seed=facts)
-        harmed = rates(Planted(facts, arguments.loss, arguments.churn), arguments.jobs, seed=facts + 1)
+        clean = rates(Planted(facts, churn=arguments.churn), arguments.jobs, facts, policy)
+        harmed = rates(Planted(facts, arguments.loss, arguments.churn), arguments.jobs, facts + 1, policy)
         cells = [f"{one.failed:13.1%} {one.unclear:12.1%} {one.held:7.1%}" for one in (clean, harmed)]
         print(f"{facts:6d} {' '.join(cells)}")
 

@@ -29,5 +29,7 @@ def test_the_defaults_are_those_of_the_page():
     page = section(PAGE, "Two kinds of gates")
     on = {name for name in Tripwires.model_fields if getattr(Policy().tripwires, name)}
     assert on == set(re.findall(r"^\| `(\w+)` \| on \|", page, re.MULTILINE))
-    assert f"(default {NEIGHBORS.worse_than_base:g})" in page
-    assert [name for name in Levels.model_fields if getattr(Policy().levels, name)] == ["neighbors"]
+    on = {name: level.worse_than_base for name in Levels.model_fields if (level := getattr(Policy().levels, name))}
+    assert on == {name: level.worse_than_base for name, level in NEIGHBORS.items()}
+    told = dict(re.findall(r"^\| `(\w+)` \|[^|]*\(default ([\d.]+)\)", page, re.MULTILINE))
+    assert {name: f"{limit:g}" for name, limit in on.items()} == told

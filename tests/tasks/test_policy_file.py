@@ -51,7 +51,7 @@ def test_toml_and_yaml_say_the_same_and_what_they_do_not_say_is_the_default(writ
     assert found == given_policy(written("p.yaml", YAML), {}) == given_policy(written("p.yml", YAML), {})
     assert found.batch_size == 5 and found.min_efficacy == Policy().min_efficacy
     assert found.tripwires.said.then == "stop" and found.tripwires.said_chat is None
-    assert found.levels.said_chat.min == 0.9 and found.levels.neighbors == NEIGHBORS
+    assert found.levels.said_chat.min == 0.9 and found.levels.neighbors == NEIGHBORS["neighbors"]
     assert given_policy(written("empty.yaml", "# nothing\n"), {}) == given_policy(None, {}) == Policy()
 
 
@@ -69,8 +69,10 @@ def test_a_policy_is_the_same_after_it_was_stored_or_sent(policy):
 
 
 def test_what_neighborhoods_may_lose_is_set_for_the_job_as_well_by_who_sets_it():
-    assert Policy().levels.neighbors == NEIGHBORS
-    assert make_policy(max_locality_drop=0.3).levels.neighbors is None
+    assert {name: getattr(Policy().levels, name) for name in NEIGHBORS} == NEIGHBORS
+    assert not any(getattr(make_policy(max_locality_drop=0.3).levels, name) for name in NEIGHBORS)
+    one_for_all = make_policy(levels={"neighbors": {"worse_than_base": 0.02}}).levels
+    assert one_for_all.neighbors.worse_than_base == 0.02 and one_for_all.neighbors_said is None
 
 
 def test_a_policy_of_before_has_no_gate_that_there_was_not():
@@ -84,7 +86,7 @@ def test_a_policy_of_before_has_no_gate_that_there_was_not():
     ("text", "says"),
     [
         ("[levels.neighbors]\nworse_than_base = 3", "levels.neighbors.worse_than_base = 3.*less than or equal to 1"),
-        ("[levels.sayd]\nmin = 1", "levels.sayd = .*fields are neighbors, said"),
+        ("[levels.sayd]\nmin = 1", "levels.sayd = .*fields are neighbors, neighbors_said, said"),
         ("[levels.said]\nmix = 1\nmin = 1", "levels.said.mix = 1.*fields are when, then, min"),
         ("[tripwires.said]\nthen = 'warm'", "tripwires.said.then = 'warm'.*'undo', 'stop' or 'warn'"),
         ("[tripwires.said]\nmost = 2", "said is one question a request, so most = 2 never trips; leave most out"),

@@ -17,7 +17,7 @@ from tasks.report.render import MARKS, render_html, render_markdown
 from tasks.report.verdict import check_lines, headline
 from tasks.update.gates import Level, Levels, Tripwire, Tripwires
 from tasks.update.judge import Lost, Measured, allowed_losses, judge
-from tasks.update.policy import Policy
+from tasks.update.policy import Policy, make_policy
 from tasks.update.verdicts import Verdict
 from tests.tasks.test_report import make_report
 
@@ -54,6 +54,7 @@ THEN = st.sampled_from(["stop", "warn"])
 LEVELS = st.builds(
     Levels,
     neighbors=st.none() | st.builds(Level, then=THEN, worse_than_base=SHARES),
+    neighbors_said=st.none() | st.builds(Level, then=THEN, worse_than_base=SHARES),
     said=st.none() | st.builds(Level, when=st.just("both"), then=THEN, min=SHARES, worse_than_base=st.none() | SHARES),
     old_chat=st.none() | st.builds(Level, then=THEN, max=SHARES),
     kl=st.none() | st.builds(Level, then=THEN, max=SHARES),
@@ -138,6 +139,32 @@ def test_every_threshold_of_the_policy_has_a_row_and_no_request_hides_behind_ano
 @given(st.integers(0, 1000), st.integers(0, 100))
 def test_a_share_allows_as_many_losses_as_it_says(asked, percent):
     assert allowed_losses(percent / 100, asked) == max(1, percent * asked // 100)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "holds", "summed"),
+    [
+        ({}, "levels.neighbors_said.worse_than_base", True, False),
+        ({"levels": {"neighbors": {"worse_than_base": 0.01}}}, "levels.neighbors.worse_than_base", False, True),
+        ({"max_locality_drop": 0.01}, "max_locality_drop", False, True),
+        (
+            {"max_locality_drop": 0.01, "levels": {"neighbors_said": {"worse_than_base": 0.2}}},
+            "levels.neighbors_said.worse_than_base",
+            True,
+            False,
+        ),
+    ],
+)
+def test_what_is_still_said_of_neighbors_has_its_own_limit_unless_the_policy_gives_one_for_all(
+    given, field, holds, summed
+):
+    lost = {str(i): Lost(0, 4, int(i % 2 == 0), 4) for i in range(20)}  # an eighth of what was said, all preferred
+    measured = Measured({"efficacy_prob": 1.0}, lost, {"efficacy": 20})
+    rows = [row for row in judge(measured, make_policy(**given), at="job") if row.kind == "level"]
+    [said] = [row for row in rows if row.measure == "neighbors_said"]
+    assert (said.field, said.holds, said.value) == (field, holds, 10)
+    assert any(row.measure == "neighbors_preferred" for row in rows)
+    assert any(row.measure == "neighbors_together" for row in rows) == summed
 
 
 def test_a_verdict_without_a_row_does_not_pass():
