@@ -147,7 +147,7 @@ def written(folder: Path, edits: Sequence[Edit], size: int) -> list[Path]:
     files = []
     for begin in range(0, len(edits), size):
         files.append(folder / f"{begin:06d}.jsonl")
-        files[-1].write_text(as_records(edits[begin : begin + size]))
+        files[-1].write_text(as_records([*edits[begin : begin + size]]))
     return files
 
 

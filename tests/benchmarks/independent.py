@@ -64,15 +64,15 @@ def bench_independent(loaded: LoadedModel, edits: list[Edit], rounds: int) -> No
     same = sum(one == two for one, two in zip(found["together"], alone, strict=True))
     near = sum(two.items() <= one.numbers().items() for one, two in zip(found["together"], plain, strict=True))
     print(f"independent edits: {same} of {len(edits)} measure the same one by one, {near} in the published way")
-    for name, seconds in times.items():
-        each = f"{statistics.median(seconds) / len(edits):.3f} s and {tokens[name] / len(edits):.0f} tokens an edit"
-        print(f"    {name}: {each}; together is {ratio(seconds, times['together'])}")
+    for name, rounds_of in times.items():
+        each = f"{statistics.median(rounds_of) / len(edits):.3f} s and {tokens[name] / len(edits):.0f} tokens an edit"
+        print(f"    {name}: {each}; together is {ratio(rounds_of, times['together'])}")
 
 
 def random_updates(loaded: LoadedModel, count: int) -> list[WeightUpdate]:
     """As a locate-then-edit method makes them: rank one at each layer of the model's preset."""
     layout, layers = layout_of(loaded.model), preset_layers(loaded.model)
-    generator, updates = torch.Generator().manual_seed(0), []
+    generator, updates = torch.Generator().manual_seed(0), list[WeightUpdate]()
     for _ in range(count):
         update = {}
         for layer in layers:

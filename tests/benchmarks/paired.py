@@ -16,7 +16,7 @@ from typing import Any
 
 from editing.config import BEFORE_SHRINKAGE
 from editing.measure.metrics import EditScores, evaluate
-from flows.cli.app import pairs
+from flows.cli.app import METHOD_EXAMPLE, pairs
 from tests.benchmarks.sequence import BATCH, Data, open_method, perplexity_of, write_batch
 
 MEASURES = {
@@ -43,10 +43,10 @@ def main() -> None:
     parser.add_argument("-b", "--before", action="append", metavar="NAME=VALUE", help="option of the first")
     parser.add_argument("-a", "--after", action="append", metavar="NAME=VALUE", help="option of the second")
     asked = parser.parse_args()
-    before = pairs(asked.before, "--before") if asked.before else BEFORE_SHRINKAGE
+    before = pairs(asked.before, "--before", METHOD_EXAMPLE) if asked.before else BEFORE_SHRINKAGE
     data = Data(asked.data, asked.text, 0, asked.limit, asked.seed)
     first, ratio = measured(asked.method, dict(before), data)
-    second, other = measured(asked.method, pairs(asked.after, "--after"), data)
+    second, other = measured(asked.method, pairs(asked.after, "--after", METHOD_EXAMPLE), data)
     print(f"\n{len(data.edits)} facts, {asked.method}: before {before}, after {asked.after or 'the default'}")
     print(f"{'':30}{'before':>8}{'after':>8}{'change':>9}{'95 %':>17}")
     held = [compared(label, name, first, second) for name, label in MEASURES.items()]
