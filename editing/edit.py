@@ -26,7 +26,7 @@ from editing.errors import InvalidEdit
 from editing.filled import Filled, Said
 from editing.places import SLOT, as_written, template
 from editing.taught import join_of, taught
-from editing.texts import CONTROL, SHOWN, answer, begun, cleaned, composed, fault, joining, shown
+from editing.texts import CONTROL, SHOWN, answer, begun, cleaned, composed, fault, joining, kind_of, shown
 
 __all__ = ["SLOT", "Edit", "InvalidField", "Probe", "content_id", "filled", "made", "make_edit", "shown"]
 
@@ -288,4 +288,4 @@ def _explain(model: type[Edit], name: str, problem: ErrorDetails) -> str:
         "literal_error": f"must be {problem.get('ctx', {}).get('expected')}",
         "model_type": "must be an object with the fields prompt and answer",
     }.get(kind, problem["msg"])
-    return f"{name} {wanted}, and is {type(given).__name__} {shown(given)}"
+    return f"{name} {wanted}, and is {kind_of(given)} {shown(given)}"

@@ -119,6 +119,11 @@ def _checked(value: str, limit: int, control: re.Pattern[str]) -> str:
     return composed(value)
 
 
+def kind_of(value: object) -> str:
+    """The built-in type that a value is of, for a message: a number that keeps how it was written is a number."""
+    return next(kind.__name__ for kind in type(value).__mro__ if kind.__module__ == "builtins")
+
+
 def shown(value: object) -> str:
     """A value in quotes on one line, cut to SHOWN characters, whatever it holds."""
     try:

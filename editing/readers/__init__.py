@@ -25,6 +25,7 @@ from editing.readers.names import check_names
 from editing.readers.nested import Fact
 from editing.readers.told import Told
 from editing.request import named_by_content
+from editing.texts import kind_of
 
 __all__ = [
     "BadRecord", "Foreign", "Record", "Told", "good_and_bad", "printable", "read_all", "read_cases", "read_edits",
@@ -105,7 +106,7 @@ def records_from(value: object, row: int, raw: str | None = None, told: Told | N
     """The facts of one parsed record of any known form as edits, or one BadRecord that says why not."""
     told = Told() if told is None else told
     if not isinstance(value, Mapping):
-        reason = f"the record must be an object with fields, and is {type(value).__name__} {shown(value)}"
+        reason = f"the record must be an object with fields, and is {kind_of(value)} {shown(value)}"
         return [_bad(row, None, reason, value, raw)]
     try:
         value = not_written_out(value)

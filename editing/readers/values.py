@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from editing.edit import InvalidField, shown
+from editing.texts import kind_of
 
 Fields = Mapping[str, object]
 # Sets that do not know an answer write a token of some model in its place.
@@ -47,7 +48,7 @@ class Unusable(InvalidField):
 
 
 def wrong(name: str, wanted: str, value: object) -> Unusable:
-    return Unusable(f"field '{name}' must be {wanted}, and is {type(value).__name__} {shown(value)}", field=name)
+    return Unusable(f"field '{name}' must be {wanted}, and is {kind_of(value)} {shown(value)}", field=name)
 
 
 def is_none(value: object) -> bool:

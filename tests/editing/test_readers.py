@@ -336,6 +336,16 @@ def test_a_bad_line_is_named_by_row_and_field_and_stops_nothing(tmp_path):
     assert bad[3].reason == "field 'a' stands in it twice; keep one of them"
 
 
+@pytest.mark.parametrize(
+    "record",
+    ['{"subject": "Ada", "prompt": "{} is", "target_new": 1e400}', '{"subject": "Ada", "prompt": 1.50}', "2.5"],
+)
+def test_a_number_in_the_place_of_something_else_is_called_what_it_is(tmp_path, record):
+    [bad] = read(tmp_path, "numbers.jsonl", record)
+    assert isinstance(bad, BadRecord) and "Written" not in bad.reason, bad.reason
+    assert re.search(r"is float (inf|1\.5|2\.5)|is missing", bad.reason), bad.reason
+
+
 def test_a_bad_byte_is_named_by_its_position(tmp_path):
     good = json.dumps(OWN).encode()
     first, bad, last = read(tmp_path, "a.jsonl", b"\xef\xbb\xbf" + good + b"\n{\xff}\n" + good)
