@@ -52,7 +52,7 @@ class Reviews:
 
     def fill_in(self, run: Any, **answer: str) -> str:
         """What the server says to a form, as soon as it says something: it may be busy with the run's own end."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             said = httpx.post(f"{self.url}/flow_runs/{run.id}/resume", json={"run_input": answer}, timeout=60).json()
             if "status" in said:

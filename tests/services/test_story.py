@@ -110,7 +110,7 @@ class Story:
         with self.prefect.client() as client:
             return list(client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"])
 
-    def serves(self, version: int, seconds: float = 60) -> Head:
+    def serves(self, version: int, seconds: float = 300) -> Head:
         """HEAD, as soon as it serves a version."""
         store = open_workplace(self.services.settings).store
         return until(lambda: head if (head := store.head(LINE)) and head.version == version else None, seconds)
@@ -196,7 +196,7 @@ def test_two_jobs_at_once_take_turns_and_what_they_leave_is_decided_in_two_ways(
         tag.get_by_test_id("editable-table-button-edit").click()
         tag.get_by_test_id("editable-table-edited-input").fill("approved")
         tag.get_by_test_id("editable-table-button-save").click()
-        head = story.serves(2, 30)
+        head = story.serves(2)
     assert (head.actor, head.way) == ("a person in MLflow", "tag in MLflow")
     assert "approved by a person in MLflow" in (story.ended(below).message or "")
 
