@@ -1,6 +1,8 @@
 """The command about lines: where they stand."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -40,10 +42,17 @@ def status(
             row.line,
             f"{row.model or '-'} / {row.method or '-'}",
             "base" if row.in_service == 0 else f"version {row.in_service}",
-            ", ".join(f"v{n}" for n in row.waiting),
+            runs_of(row.waiting),
             ", ".join(f"{count} {state}" for state, count in row.requests.items()),
             row.running,
         ]
         for row in rows
     ]
     table("lines", ["line", "model / method", "in service", "waiting", "requests", "running"], shown)
+
+
+def runs_of(versions: Sequence[int]) -> str:
+    """Versions by name, of each that follow one another only the first and the last: `v1 to v9, v11, v12`."""
+    runs = [[n for _, n in run] for _, run in groupby(enumerate(versions), key=lambda pair: pair[1] - pair[0])]
+    named = [[f"v{run[0]} to v{run[-1]}"] if len(run) > 2 else [f"v{n}" for n in run] for run in runs]
+    return ", ".join(name for names in named for name in names)

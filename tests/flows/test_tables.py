@@ -2,12 +2,14 @@
 
 import io
 
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
 from flows.cli import console
+from flows.cli.lines import runs_of
 
 HEADINGS = st.lists(st.text("abcdefgh ", min_size=1, max_size=14).filter(str.strip), min_size=1, max_size=9)
 REVIEW = ["version", "edits", "takes", "says it", "rephrased", "neighbors", "same", "fluency", "perplexity"]
@@ -35,3 +37,17 @@ def test_no_word_of_a_heading_is_broken_and_no_line_is_cut(headings, lengths, wi
         assert " ".join(" ".join(line[i] for line in head).split()) == " ".join(heading.split())
     body = [line for line in lines if line.startswith("│")]
     assert sum(line.count("x") for line in body) == sum(len(cell) for row in rows for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ([], ""),
+        ([4], "v4"),
+        ([1, 2], "v1, v2"),
+        ([1, 2, 3], "v1 to v3"),
+        ([1, 2, 4, 7, 8, 9, 10, 12], "v1, v2, v4, v7 to v10, v12"),
+    ],
+)
+def test_versions_that_follow_one_another_are_named_by_the_first_and_the_last(versions, said):
+    assert runs_of(versions) == said
