@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from tasks.report.data import Check
     from tasks.update.replay import Replayed, Row
 
-TITLES = {"batch": "the verdict on the batch of version", "job": "the verdict on the job that ended with version"}
+TITLES = {
+    "batch": "the verdict on the batch of version",
+    "root": "the verdict on the root, version",
+    "job": "the verdict on the job that ended with version",
+}
 
 
 @app.command(rich_help_panel=VERSIONS)

@@ -107,7 +107,7 @@ class Manifest(BaseModel):
     judged: dict[str, Any] = Field(
         default_factory=dict,
         exclude_if=lambda value: not value,
-        description="How its batch was judged: policy, questions, rows. Empty: not told.",
+        description="How its batch, or a root, was judged: policy, questions, rows. Empty: not told.",
     )
     batch: int
     flow_run_id: str | None = None

@@ -1,4 +1,4 @@
-"""How a batch was judged, as its version keeps it: enough to judge it again."""
+"""How a batch or a root was judged, as its version keeps it: enough to judge it again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Record:
     """Digest of the text that perplexity was taken on; None: what the base sampled itself."""
     earlier: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
-    """Requests of earlier facts that were asked, too: a sample, and those of like keys."""
+    """Requests of earlier facts that were asked, too: a sample, and those of like keys. Of a root the sample is all."""
 
 
 def record_of(

@@ -1,9 +1,9 @@
-"""A stored version judged again, by the policy that it was judged by: the batch that made it, and the job at its end.
+"""A stored version judged again, by the policy that it was judged by: its batch or root, and the job at its end.
 
 Nothing is written but caches. The model is the base with the version's factors, digest by digest as it was then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,19 +14,21 @@ from editing.errors import UsageError
 from tasks.lines.specs import LineSpec
 from tasks.report.data import Check, JobReport
 from tasks.stores.manifest import Manifest, Version, members
+from tasks.stores.snapshots import SnapshotStore
 from tasks.update.ability_files import read_sets, relocated
 from tasks.update.champion import measure_served
 from tasks.update.measured import Served
 from tasks.update.policy import Policy
 from tasks.update.records import Record, read_record, stored_policy
 from tasks.update.reference import measure_reference
+from tasks.update.root_verdict import Asked, ask, judge_root
 from tasks.update.run import Reference, spread_sample
 from tasks.update.session import Session, open_session
 from tasks.update.stages import known_edits
 from tasks.update.validation import judge_candidate, validate_batch
 from tasks.workplace import Workplace
 
-Scope = Literal["batch", "job"]
+Scope = Literal["batch", "root", "job"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def judge_again(
     texts: Sequence[str] | None = None,
     ability: Sequence[Path] = (),
 ) -> list[Replayed]:
-    """The verdict on the version's batch, and where its job ended with it the one on the whole job.
+    """The verdict on the version's batch or root, and where its job ended with it the one on the whole job.
 
     Args:
         report: of the job that made it, where there is one to read.
@@ -84,6 +86,7 @@ def judge_again(
         UsageError: no verdict is stored, or the text is not that of then.
         ReadError, PolicyError: a file of questions is not there, or another one.
         DigestMismatch: a stored file or a resulting tensor is not what was recorded.
+        Forgotten: it, or what its root is held against, was taken away with a fact that was forgotten.
     """
     records = _records(version, report)
     _check_text(records, texts)
@@ -101,46 +104,48 @@ def judge_again(
         else []
     )
     known = _known(workplace, [*served, *chain], spec)
-    held = members(served)
-    waiting = [known[name] for name in members(chain) if name in known and name not in held]
+    waiting = [known[name] for name in _waiting(store, version, served) if name in known]
     references = {scope: measure_reference(session, one.policy, texts) for scope, one in records.items()}
     session.restore_from(store, served)
     champion = _champion(session, waiting, records["job"], references["job"]) if served and "job" in records else None
-    further = chain[len(served) :] if chain[: len(served)] == served else chain  # else it begins anew, with a root
-    session.restore_from(store, further[:-1])
+    came_after = store.chain(version.manifest.after) if "root" in records else chain[:-1]
+    begun = came_after[: len(served)] == served  # else it begins anew, with a root
+    session.restore_from(store, came_after[len(served) :] if begun else came_after)
     undo = session.weights.undo_from_here(version.manifest.tensor_digests)
-    session.restore_from(store, further[-1:])
+    before = {
+        scope: _ask_root(session, one, references[scope], known) for scope, one in records.items() if scope == "root"
+    }
+    session.restore_from(store, chain[-1:])
     found = []
     for scope, record in records.items():
-        if scope == "batch":
-            batch = [known[name] for name in version.manifest.request_ids if name in known]
-            earlier, beside = ([known[n] for n in names if n in known] for names in (record.earlier, record.beside))
+        if scope in before:
+            verdict = judge_root(before[scope], _ask_root(session, record, references[scope], known), record.policy)
+        elif scope == "batch":
+            names = (*version.manifest.facts, *version.manifest.restored)
+            batch = [known[name] for name in names if name in known]
+            earlier, beside = ([known[n] for n in some if n in known] for some in (record.earlier, record.beside))
             verdict = validate_batch(session, batch, earlier, references[scope], record.policy, beside, undo)
         else:
             live = [known[name] for name in session.live if name in known]
             sample = spread_sample(live, record.policy.asked_at_the_end)
             verdict = judge_candidate(session, waiting, sample, references[scope], record.policy, champion).verdict
-        moved = {f"ability.{one.name}": f"ability.{was}" for one, was in zip(record.policy.ability, were, strict=False)}
-        now = [
-            check.model_copy(update={"measure": moved.get(check.measure, check.measure)}) for check in verdict.checks
-        ]
-        found.append(Replayed(scope, record.checks, tuple(now)))
+        found.append(Replayed(scope, record.checks, _as_named_then(verdict.checks, record.policy, were)))
     return found
 
 
 def _records(version: Version, report: JobReport | None) -> dict[Scope, Record]:
     """The verdicts that are stored, with their policies."""
     found: dict[Scope, Record] = {}
-    number, of_batch = version.number, version.manifest.judged
-    if of_batch:
-        found["batch"] = read_record(of_batch)
+    number, own, is_root = version.number, version.manifest.judged, version.manifest.live is not None
+    if own:
+        found["root" if is_root else "batch"] = read_record(own)
     if report is not None and report.to_version == number and report.checks:
-        text = found["batch"].text if "batch" in found else None
+        text = next(iter(found.values())).text if found else None
         found["job"] = Record(stored_policy(report.policy), report.checks, text)
-    if not found and version.manifest.live is not None:
+    if not found and is_root:
         raise UsageError(
-            f"version {number} of line '{version.manifest.line}' was made anew from the base in the middle of a job; "
-            "judge the job's last version"
+            f"version {number} of line '{version.manifest.line}' was made anew from the base by a release that stored "
+            "no verdict on that; judge the job's last version"
         )
     if not found:
         raise UsageError(
@@ -163,14 +168,34 @@ def _check_text(records: dict[Scope, Record], texts: Sequence[str] | None) -> No
 
 
 def _known(workplace: Workplace, chain: Sequence[Manifest], spec: LineSpec) -> dict[str, Edit]:
-    names = list(dict.fromkeys(name for one in chain for name in (*(one.live or ()), *one.request_ids)))
+    names = list(dict.fromkeys(n for one in chain for n in (*(one.live or ()), *one.request_ids, *one.restored)))
     return known_edits(workplace.ledger, chain[-1].line, names, spec.join)
+
+
+def _waiting(store: SnapshotStore, version: Version, served: Sequence[Manifest]) -> list[str]:
+    """The facts that waited at the end of its job, in the order that they were written in."""
+    since = served[-1].version if served else 0
+    past = [one for one in store.past(version.snapshot, version.number) if one.version > since]
+    live, held = members(store.chain(version.snapshot)), members(served)
+    written = [name for one in past for name in (*one.facts, *one.restored)]
+    return [name for name in dict.fromkeys((*written, *(one for one in live if one not in held))) if name in live]
+
+
+def _ask_root(session: Session, record: Record, reference: Reference, known: Mapping[str, Edit]) -> Asked:
+    """What is asked of a root and of what it took the place of, of the model as it stands."""
+    return ask(session, [known[name] for name in record.earlier if name in known], reference, record.policy)
 
 
 def _champion(session: Session, edits: Sequence[Edit], record: Record, reference: Reference) -> Served:
     probes = record.policy.neighborhood_probes
     scores = session.scores(edits, session.base_scores(edits, probes), probes)
     return measure_served(session, edits, scores, reference, record.policy)
+
+
+def _as_named_then(checks: Sequence[Check], policy: Policy, were: Sequence[str]) -> tuple[Check, ...]:
+    """Rows of files of questions that were moved, by the names that they had."""
+    moved = {f"ability.{one.name}": f"ability.{was}" for one, was in zip(policy.ability, were, strict=False)}
+    return tuple(check.model_copy(update={"measure": moved.get(check.measure, check.measure)}) for check in checks)
 
 
 def _of_a_batch(policy: Policy) -> Policy:

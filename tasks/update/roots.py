@@ -8,6 +8,7 @@ so that one that does harm keeps no other from being done.
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor, zeros
 
@@ -26,6 +27,7 @@ from tasks.stores.manifest import Manifest, Version
 from tasks.stores.roots import pack_root
 from tasks.update.function import function_of
 from tasks.update.journal import Journal
+from tasks.update.records import record_of
 from tasks.update.root_verdict import ask, judge_root
 from tasks.update.run import Footing, Leaving, Reference, Run, Taken
 from tasks.update.session import Session
@@ -69,6 +71,8 @@ class _Made:
     update: BatchUpdate = field(default_factory=lambda: BatchUpdate({}, {}))
     z_star: Tensor = field(default_factory=lambda: zeros(0, 0))
     known_by: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What it takes to judge it again."""
 
 
 def stand_on_base(session: Session) -> Undo:
@@ -139,7 +143,9 @@ class _Maker:
                 about=about,
                 outcome=lambda found: "; ".join(found.reasons) or "holds",
             )
-            made = replace(made, verdict=verdict)
+            sample = [edit for edit in staying if edit.id in before.facts]
+            record = record_of(self.run.policy, self.session, self.reference, sample, (), verdict.checks)
+            made = replace(made, verdict=verdict, record=record)
         except EditingError as error:
             made = _Made(staying, failed_verdict(error))
         if not made.verdict.passed:
@@ -227,6 +233,7 @@ def _publish(run: Run, session: Session, made: _Made, stand: Footing, leaving: L
         standing=told,
         tensor_digests=session.weights.digests(),
         metrics=made.verdict.metrics,
+        judged=dict(made.record),
         batch=0,
         flow_run_id=run.flow_run_id,
         mlflow_run_id=run.mlflow_run_id,

@@ -10,16 +10,20 @@ import yaml
 from editing.digests import file_digest, sha256
 from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
+from tasks.ledger.removals import take_out
 from tasks.report.data import Check
 from tasks.stores.manifest import VersionPointer, manifest_bytes
 from tasks.stores.records import record_bytes
 from tasks.stores.snapshots import MANIFESTS, version_key
+from tasks.update.gates import Tripwires
 from tasks.update.policy import make_policy
 from tasks.update.replay import Row
 from tests.flows.command import check_one_line
 from tests.flows.conftest import POLICY
 
 pytestmark = pytest.mark.slow
+SAID = Tripwires.model_validate({"said": {"when": "batch"}})
+"""By which what is said no longer undoes a batch, or a root."""
 
 
 def states(workplace, line: str) -> dict[str, str]:
@@ -28,6 +32,15 @@ def states(workplace, line: str) -> dict[str, str]:
 
 def queue(workplace, line: str, edits) -> None:
     intake.submit(workplace.ledger, line, edits, "tester")
+
+
+def rewrite(workplace, version, **fields) -> None:
+    """Another manifest in the place of a version's own."""
+    data, store = manifest_bytes(version.manifest.model_copy(update=fields)), workplace.store.store
+    digest, key = sha256(data), version_key(version.manifest.line, version.number)
+    store.put_if_absent(f"{MANIFESTS}/{digest}.json", data)
+    pointer = VersionPointer(line=version.manifest.line, version=version.number, snapshot=digest)
+    store.put_if_match(key, record_bytes(pointer), store.get(key)[1])
 
 
 @pytest.fixture
@@ -113,9 +126,64 @@ def test_a_job_that_ends_with_a_root_is_judged_again_by_the_facts_that_wait(erra
     newest = workplace.store.versions("rooted")[-1]
     assert newest.number == 3 and newest.manifest.live is not None
     found = errata("judge", "rooted", "--json").json
-    assert found["same"] and [one["of"] for one in found["verdicts"]] == ["job"]
-    [asked] = [row["now"]["sample"] for row in found["verdicts"][0]["rows"] if row["then"]["measure"] == "efficacy"]
-    assert asked == 2
+    assert found["same"] and [one["of"] for one in found["verdicts"]] == ["root", "job"]
+    [held], [asked] = (
+        [row["now"]["sample"] for row in one["rows"] if row["then"]["measure"] == measure]
+        for one, measure in zip(found["verdicts"], ("retained", "efficacy"), strict=True)
+    )
+    assert (held, asked) == (3, 2), "what it took the place of held all three; the version in service held one"
+
+
+def test_a_root_is_judged_again_against_what_it_took_the_place_of(errata, place, good_edits, tmp_path):
+    """One in the middle of a job, which no report is about; by a sample of its facts, and on a text of its own."""
+    workplace = place("middle")
+    queue(workplace, "middle", good_edits[:4])
+    assert knowledge_update("middle", POLICY).kept == 4 and errata("approve", "middle").code == 0
+    queue(workplace, "middle", good_edits[4:5])
+    take_out(workplace.store, workplace.ledger, "middle", [good_edits[0].id], "tester", "it is wrong")
+    text = tmp_path / "text.txt"
+    text.write_text("One text and then another one, and nothing of what the base would say by itself. " * 8)
+    policy = POLICY.model_copy(update={"retained_sample": 2, "tripwires": SAID})
+    knowledge_update("middle", policy, text=text)
+    version = next(one for one in workplace.store.versions("middle") if one.manifest.live is not None)
+    judged = version.manifest.judged
+    assert len(judged["earlier"]) == 2 and good_edits[0].id not in judged["earlier"]
+    check_one_line(errata("judge", "middle", "--version", version.number), 2, "taken on a text of its own")
+    again = ("judge", "middle", "--version", version.number, "--text", text)
+    assert f"the verdict on the root, version {version.number}" in errata(*again).out
+    ran = errata(*again, "--json")
+    [verdict] = ran.json["verdicts"]
+    assert ran.code == 0 and ran.json["same"] and verdict["of"] == "root"
+    for row in verdict["rows"]:
+        was = row["then"]["value"]
+        assert row["now"] == row["then"] | {"value": was and pytest.approx(was, rel=1e-4)}
+    asked = {row["now"]["measure"]: row["now"]["sample"] for row in verdict["rows"]}
+    assert asked["retained"] == asked["retained_said"] == 2 and asked["neighbors_preferred"] and "perplexity" in asked
+    checks = [one | {"holds": False} if one["measure"] == "retained" else one for one in judged["checks"]]
+    rewrite(workplace, version, judged=judged | {"checks": checks})
+    ran = errata(*again, "--json")
+    rows = json.loads(ran.out)["verdicts"][0]["rows"]
+    assert ran.code == 1 and [row["then"]["measure"] for row in rows if not row["same"]] == ["retained"]
+    rewrite(workplace, version, judged={})  # as releases before wrote it
+    check_one_line(errata("judge", "middle", "--version", version.number), 2, "stored no verdict on that")
+    rewrite(workplace, version, judged=judged)
+    assert errata("approve", "middle").code == 0
+    ran = errata("forget", good_edits[0].id, "--line", "middle", "--reason", "it is private")
+    assert ran.code == 0, ran.err
+    check_one_line(errata(*again), 1, "can be served no more")
+
+
+def test_a_fact_that_was_written_back_is_judged_again_with_what_was_asked_of_it(errata, place, good_edits):
+    workplace = place("back")
+    queue(workplace, "back", good_edits[:2])
+    assert knowledge_update("back", POLICY).kept == 2 and errata("approve", "back").code == 0
+    queue(workplace, "back", [good_edits[0].model_copy(update={"id": "bad", "target_new": "zq xj vv kw"})])
+    assert knowledge_update("back", POLICY).quarantined == 1
+    root, back = workplace.store.versions("back")[1:]
+    assert root.manifest.live == (good_edits[1].id,) and back.manifest.restored == (good_edits[0].id,)
+    assert errata("judge", "back", "--version", root.number, "--json").json["same"]
+    found = errata("judge", "back", "--version", back.number, "--json").json
+    assert found["same"] and [one["rows"][0]["now"]["sample"] for one in found["verdicts"]] == [1, 1]
 
 
 def test_what_was_asked_then_and_is_not_now_is_another_verdict():
@@ -172,13 +240,7 @@ def test_another_verdict_is_told_by_its_exit_code_and_row(errata, place, good_ed
     version = workplace.store.version("other-verdict", 1)
     judged = json.loads(json.dumps(version.manifest.judged))
     judged["checks"][0] |= {"holds": False, "reason": "efficacy 0.00 is below min_efficacy 1.00", "value": 0.0}
-    rewritten = version.manifest.model_copy(update={"judged": judged, "mlflow_run_id": None})
-    data, store = manifest_bytes(rewritten), workplace.store.store
-    digest = sha256(data)
-    store.put_if_absent(f"{MANIFESTS}/{digest}.json", data)
-    _, etag = store.get(version_key("other-verdict", 1))
-    pointer = VersionPointer(line="other-verdict", version=1, snapshot=digest)
-    store.put_if_match(version_key("other-verdict", 1), record_bytes(pointer), etag)
+    rewrite(workplace, version, judged=judged, mlflow_run_id=None)
     ran = errata("judge", "other-verdict", "--version", "1", "--json")
     found = json.loads(ran.out)
     assert ran.code == 1 and not found["same"]
