@@ -89,11 +89,16 @@ def shared_places(tmp_path_factory: pytest.TempPathFactory, fact_model_path: Pat
     }
 
 
-def with_line(patch: pytest.MonkeyPatch, places: Mapping[str, str], server: str, home: Path, line: str) -> Workplace:
-    """A fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
+def opened(patch: pytest.MonkeyPatch, places: Mapping[str, str], server: str, home: Path) -> Workplace:
+    """The installation of a home, which the environment names from then on."""
     for name, value in {**places, "ERRATA_HOME": str(home), "PREFECT_API_URL": server}.items():
         patch.setenv(name, value)
-    workplace = open_workplace(load_settings())
+    return open_workplace(load_settings())
+
+
+def with_line(patch: pytest.MonkeyPatch, places: Mapping[str, str], server: str, home: Path, line: str) -> Workplace:
+    """A fresh installation with its own ledger and snapshots, and a line of the fact model in it."""
+    workplace = opened(patch, places, server, home)
     store = workplace.store.store
     save_line(store, resolve_line(store, workplace.settings, line, options=METHOD))
     return workplace
