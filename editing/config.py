@@ -65,6 +65,8 @@ class MethodConfig(Config):
     one_layer: ClassVar[bool] = False
     late_layers: ClassVar[bool] = False
     last_layers: ClassVar[int | None] = None
+    makes_up: ClassVar[bool] = False
+    """Whether the solve itself can keep out of protected directions of keys, and make up for it in all others."""
 
     layers: LayerNumbers | None = Field(None, description="Edited layers, rising; none: the model's preset.")
     seed: int = Field(0, ge=0, description="Seed of everything that is sampled.")
@@ -73,8 +75,8 @@ class MethodConfig(Config):
     )
     compensate: bool = Field(
         True,
-        description="Give back what `norm_clamp` took before, and of MEMIT make up elsewhere for `protect`; "
-        "false: filters.",
+        description="Give back what `norm_clamp` took before, and where the method solves make up elsewhere for "
+        "`protect`; false: filters.",
     )
     protect: float | None = Field(
         None, gt=0, lt=1, description="Share of the base weight's Σ σ²: updates leave its leading directions alone."
@@ -84,6 +86,11 @@ class MethodConfig(Config):
         "keys", description="Directions of the weight's input (SPHERE), or of its output too (REVIVE)."
     )
     method: str
+
+    @property
+    def spares(self) -> bool:
+        """Whether the solve keeps out of the protected directions of keys, so that nothing is left to filter there."""
+        return self.makes_up and self.protect is not None and self.compensate
 
 
 class OneLayerConfig(MethodConfig):

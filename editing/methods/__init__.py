@@ -266,8 +266,7 @@ def _configured(given: MethodInput, config: MethodConfig) -> MethodInput:
     if config.norm_clamp is None and config.protect is None:
         return given
     weights = edited_weights(given, "norm_clamp or protect")
-    spared = isinstance(config, MemitConfig) and config.spares
-    return replace(given, restrain=Restraint(weights, config, keys_spared=spared))
+    return replace(given, restrain=Restraint(weights, config))
 
 
 def _restrained(given: MethodInput, update: WeightUpdate) -> WeightUpdate:

@@ -14,21 +14,31 @@ in `locate`. Shapes: d = key size, m = hidden size, n = edits, r = rank of the n
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from editing.config import SpreadingConfig
 from editing.edit import Edit
 from editing.methods.locate import compute_each, compute_together
+from editing.methods.restrain import spared_directions
 from editing.methods.shared.growing import GrowingFactor, few
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
-from editing.methods.shared.solve import alphaedit_gain, independent_alphaedit_gains, null_space, projected
+from editing.methods.shared.solve import (
+    alphaedit_gain,
+    independent_alphaedit_gains,
+    null_space,
+    projected,
+    spared_alphaedit_gain,
+)
 from editing.weights import WeightUpdate
 
 
 class AlphaEditConfig(SpreadingConfig):
+    makes_up: ClassVar[bool] = True
+
     method: Literal["alphaedit"] = "alphaedit"
     nullspace_threshold: float = Field(
         1.0, gt=0, description="Eigenvalues of C below this count as zero; in units of the mean eigenvalue."
@@ -42,10 +52,12 @@ def compute_update(
     """The update that writes `edits` together.
 
     Raises:
-        EditingError: C has no null space at this threshold.
+        EditingError: C has no null space at this threshold, or protected directions leave nothing of it.
     """
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
+        if config.spares:
+            return _spared(given, layer, config, K_dn)
         U_dr, ridge = _allowed(given, layer, config)
         if few(K_dn):
             return _factor(given, layer, U_dr, ridge).gain(U_dr.T @ K_dn.double()) @ U_dr.T
@@ -60,10 +72,20 @@ def compute_independent_updates(
     """For each edit the update that would write it alone; raises as `compute_update` does."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
+        if config.spares:
+            return torch.cat([_spared(given, layer, config, k_d[:, None]) for k_d in K_dn.unbind(1)])
         U_dr, ridge = _allowed(given, layer, config)
         return independent_alphaedit_gains(U_dr, given.earlier_keys(layer), K_dn, ridge)
 
     return compute_each(given, edits, z_star_nm, solve)
+
+
+def _spared(given: MethodInput, layer: int, config: AlphaEditConfig, K_dn: Tensor) -> Tensor:
+    """The gain (n, d) that keeps out of the protected directions."""
+    U_dr, ridge = _allowed(given, layer, config)
+    V_dk = spared_directions(given.weights, given.layout.weight_name(layer), config)
+    assert V_dk is not None
+    return spared_alphaedit_gain(U_dr, given.earlier_keys(layer), K_dn, ridge, V_dk, config.protect_strength)
 
 
 def _allowed(given: MethodInput, layer: int, config: AlphaEditConfig) -> tuple[Tensor, float]:

@@ -11,20 +11,24 @@ batches are not kept in the solve. Shapes: d = key size, m = hidden size, n = ed
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from editing.config import SpreadingConfig
 from editing.edit import Edit
 from editing.methods.locate import compute_each, compute_together
+from editing.methods.restrain import spared_directions
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
-from editing.methods.shared.solve import emmet_gain, rank_one_gains
+from editing.methods.shared.solve import emmet_gain, rank_one_gains, spared_emmet_gain
 from editing.weights import WeightUpdate
 
 
 class EmmetConfig(SpreadingConfig):
+    makes_up: ClassVar[bool] = True
+
     method: Literal["emmet"] = "emmet"
     ridge: float = Field(1e-4, gt=0, le=1, description="Added to Kᵀ C⁻¹ K, as a fraction of its mean diagonal.")
 
@@ -33,7 +37,7 @@ def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor,
     """The update that writes `edits` together."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
-        return emmet_gain(given.second_moment(layer), K_dn, config.ridge)
+        return _gain(given, layer, config, K_dn)
 
     return compute_together(given, edits, z_star_nm, solve)
 
@@ -44,9 +48,19 @@ def compute_independent_updates(
     """For each edit the update that would write it alone: one constraint, so a division takes the inverse's place."""
 
     def solve(layer: int, K_dn: Tensor) -> Tensor:
+        if config.spares:
+            return torch.cat([_gain(given, layer, config, k_d[:, None]) for k_d in K_dn.unbind(1)])
         return rank_one_gains(given.second_moment(layer), K_dn, K_dn) / (1 + config.ridge)
 
     return compute_each(given, edits, z_star_nm, solve)
+
+
+def _gain(given: MethodInput, layer: int, config: EmmetConfig, K_dn: Tensor) -> Tensor:
+    """The gain (n, d) of these keys together."""
+    C_dd, V_dk = given.second_moment(layer), spared_directions(given.weights, given.layout.weight_name(layer), config)
+    if V_dk is None:
+        return emmet_gain(C_dd, K_dn, config.ridge)
+    return spared_emmet_gain(C_dd, K_dn, config.ridge, V_dk, config.protect_strength)
 
 
 EMMET = Method("emmet", EmmetConfig, compute_update, compute_independent_updates, rebases=True)

@@ -25,7 +25,7 @@ The loop over layers is in `locate`. Shapes: d = key size, m = hidden size, n = 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -35,7 +35,7 @@ from editing.config import SpreadingConfig
 from editing.edit import Edit
 from editing.methods.exact import locate_alone, solve_in_any_order
 from editing.methods.locate import Solve, compute_each, compute_together
-from editing.methods.restrain import base_spectrum
+from editing.methods.restrain import spared_directions
 from editing.methods.shared.growing import GrowingFactor, few
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.shared.solve import independent_gains, memit_gain, spared_gain
@@ -44,6 +44,8 @@ from editing.weights import WeightUpdate
 
 
 class MemitConfig(SpreadingConfig):
+    makes_up: ClassVar[bool] = True
+
     method: Literal["memit"] = "memit"
     statistics_weight: float = Field(2600.0, gt=0, description="λ: weight of general text against the facts.")
     bare_apart: bool = Field(
@@ -73,8 +75,8 @@ class MemitConfig(SpreadingConfig):
 
     @property
     def spares(self) -> bool:
-        """Whether the solve itself keeps out of the protected directions of keys."""
-        return self.protect is not None and self.compensate and self.neurons is None
+        """As of every method, but chosen neurons are filtered: of few coordinates protection may leave nothing."""
+        return super().spares and self.neurons is None
 
 
 def compute_update(given: MethodInput, edits: Sequence[Edit], z_star_nm: Tensor, config: MemitConfig) -> BatchUpdate:
@@ -122,11 +124,12 @@ def compute_independent_updates(
 def _gain(given: MethodInput, layer: int, config: MemitConfig, K_dn: Tensor) -> Tensor:
     """The gain (n, d) of these columns, whatever the options."""
     C_dd, H_dd = _moments(given, layer, config)
-    if not config.spares:
+    V_dk = spared_directions(given.weights, given.layout.weight_name(layer), config)
+    if V_dk is None:
         return _on_neurons(C_dd, H_dd, K_dn, config)
-    assert given.weights is not None and config.protect is not None  # nothing is restrained without them
-    V_dk = base_spectrum(given.weights, given.layout.weight_name(layer), config.protect).V_dk
-    return spared_gain(C_dd, H_dd, K_dn, config.statistics_weight, V_dk, config.protect_strength)
+    K = K_dn.double()
+    M_dd = (config.statistics_weight * C_dd.double()).add_(H_dd).addmm_(K, K.T)
+    return spared_gain(M_dd, K, V_dk, config.protect_strength)
 
 
 def _moments(given: MethodInput, layer: int, config: MemitConfig) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,9 @@ its rows scaled to length 1; "both" with s = 1 leaves nothing of Δ in either do
 
 A filter takes from the facts that are written, and breaks what keeps the earlier ones, for Δ V = 0 was no part of the
 solve. What it took away is to be added to the next residual (Wang et al., 2026, https://arxiv.org/abs/2605.26670).
-MEMIT does so within the solve, to where that ends: `spared_gain` in editing/methods/shared/solve.py.
+Methods that solve in closed form do so within the solve, to where that ends: with M the matrix of their least squares,
+M⁻¹ becomes Q = M⁻¹ − M⁻¹ V (Vᵀ M⁻¹ V)⁻¹ Vᵀ M⁻¹, and the gain (1 − s) of what M⁻¹ gives and s of what Q gives. See
+`spared_gain` in editing/methods/shared/solve.py.
 
 Norm clamp: PRUNE (Ma et al., ICLR 2025, https://arxiv.org/abs/2405.16821). With T = U diag(σ) Vᵀ the total change of a
 weight from W0 on, this update included, and c the largest singular value of W0, each σ > c becomes
@@ -57,8 +59,6 @@ class Restraint:
 
     weights: EditedWeights
     config: MethodConfig
-    keys_spared: bool = False
-    """The method's own solve keeps out of the protected directions of keys, and makes up for it elsewhere."""
     _made: list[Factors] = field(default_factory=list)
 
     def __call__(self, name: str, factors: Factors) -> Factors:
@@ -69,7 +69,7 @@ class Restraint:
         spectrum = base_spectrum(self.weights, name, self.config.protect or 0.0)
         if self.config.protect is not None:
             U = spectrum.U_mk if self.config.protect_side == "both" else None
-            V = None if self.keys_spared else spectrum.V_dk
+            V = None if self.config.spares else spectrum.V_dk
             factors = protect(factors, U, V, self.config.protect_strength)
         if self.config.norm_clamp is not None:
             earlier, limits = self.weights.change(name), (spectrum.largest, self.config.norm_clamp)
@@ -79,6 +79,14 @@ class Restraint:
         check_finite({name: factors})
         self._made.append(factors)
         return factors
+
+
+def spared_directions(weights: EditedWeights | None, name: str, config: MethodConfig) -> Tensor | None:
+    """V (d, k) of a weight where the method's solve is to keep out of it; None where it is not."""
+    if not config.spares:
+        return None
+    assert weights is not None and config.protect is not None  # nothing is restrained without them
+    return base_spectrum(weights, name, config.protect).V_dk
 
 
 def base_spectrum(weights: EditedWeights, name: str, share: float) -> BaseSpectrum:

@@ -16,7 +16,7 @@ solve. Shapes: d = key size, m = hidden size, n = edits.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,9 +26,10 @@ from editing.config import LocatingConfig, OneLayerConfig, ValueSearchConfig
 from editing.edit import Edit
 from editing.methods.encoded import SOLVE, encoded, groups_of
 from editing.methods.located import Located, locate
+from editing.methods.restrain import spared_directions
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput, only_layer
 from editing.methods.shared.postnorm import change_before_norm
-from editing.methods.shared.solve import factors, rank_one_gains
+from editing.methods.shared.solve import factors, rank_one_gains, spared_rank_one_gains
 from editing.placed import tensor_of
 from editing.weights import WeightUpdate
 
@@ -39,6 +40,8 @@ class RomeSearchConfig(ValueSearchConfig):
 
 
 class RomeConfig(OneLayerConfig, LocatingConfig):
+    makes_up: ClassVar[bool] = True
+
     search: RomeSearchConfig = RomeSearchConfig()
     method: Literal["rome"] = "rome"
     mean_key: bool = Field(True, description="The mean key everywhere (R-ROME); false: ROME as its code was published.")
@@ -87,7 +90,11 @@ def _solved(
     done = texts.counting(given)
     found = locate(given, edits, z_star_nm, layer, [{}] * len(edits), texts, done=done)
     at_nd = found.K_nd if config.mean_key else found.bare_nd
-    gain_nd = rank_one_gains(given.second_moment(layer), found.K_nd.T, at_nd.T)
+    C_dd, V_dk = given.second_moment(layer), spared_directions(given.weights, given.layout.weight_name(layer), config)
+    if V_dk is None:
+        gain_nd = rank_one_gains(C_dd, found.K_nd.T, at_nd.T)
+    else:
+        gain_nd = spared_rank_one_gains(C_dd, found.K_nd.T, at_nd.T, V_dk, config.protect_strength)
     done(SOLVE)
     return found, gain_nd
 

@@ -27,6 +27,7 @@ from editing.config import MethodConfig
 from editing.edit import Edit
 from editing.methods.gradients.features import at_places, feature_moments, gradient_parts
 from editing.methods.gradients.targets import encode_targets
+from editing.methods.restrain import spared_directions
 from editing.methods.shared.interface import BatchUpdate, Method, MethodInput
 from editing.methods.shared.solve import factors
 from editing.progress import counted
@@ -39,6 +40,7 @@ CONSTANT = 1e-7
 
 class UltraEditConfig(MethodConfig):
     late_layers: ClassVar[bool] = True
+    makes_up: ClassVar[bool] = True
 
     method: Literal["ultraedit"] = "ultraedit"
     projections: tuple[str, ...] = Field(
@@ -97,7 +99,8 @@ def _update(given: MethodInput, features: Features, config: UltraEditConfig) -> 
         own = feature_moments(torch.cat([H_td, G_tm], dim=1))
         before = given.history.moments.get(name)
         mean, deviation = mean_and_deviation(own if before is None else before.to(own.device) + own)
-        update[name] = closed_form(H_td, G_tm, mean, deviation, config)
+        V_dk = spared_directions(given.weights, name, config)
+        update[name] = closed_form(H_td, G_tm, mean, deviation, config, V_dk)
         moments[name] = own.cpu()
     return BatchUpdate(update, {}, moments)
 
@@ -114,14 +117,29 @@ def mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.maximum(deviation, CONSTANT * size).clamp(min=torch.finfo(size.dtype).tiny)
 
 
-def closed_form(H_td: Tensor, G_tm: Tensor, mean: Tensor, deviation: Tensor, config: UltraEditConfig) -> Factors:
-    """Δ as V times (H Hᵀ + λI)⁻¹ H: a solve of size t, where the normal equations have size d."""
+def closed_form(
+    H_td: Tensor, G_tm: Tensor, mean: Tensor, deviation: Tensor, config: UltraEditConfig, V_dk: Tensor | None = None
+) -> Factors:
+    """Δ as V times (H Hᵀ + λI)⁻¹ H: a solve of size t, where the normal equations have size d.
+
+    V (d, k): protected directions that the solve is to keep out of: `spared_gain` for M = HᵀH + λI, where it comes to
+    the same solve of H (I − V Vᵀ).
+    """
     Z = (torch.cat([H_td, G_tm], dim=1) - mean) / deviation
     H_hat, G_hat = Z[:, : H_td.shape[1]], Z[:, H_td.shape[1] :]
     V_tm = -config.scale * H_hat.square().sum(1, keepdim=True) * G_hat
+    gain_td = _gain(H_td, config.ridge)
+    if V_dk is not None:
+        Q_dk = V_dk.to(H_td)
+        gain_td = torch.lerp(gain_td, _gain(H_td - (H_td @ Q_dk) @ Q_dk.T, config.ridge), config.protect_strength)
+    return factors(V_tm.T, gain_td)
+
+
+def _gain(H_td: Tensor, ridge: float) -> Tensor:
     M_tt = H_td @ H_td.T
-    M_tt.diagonal().add_(config.ridge)
-    return factors(V_tm.T, torch.linalg.solve(M_tt, H_td))
+    M_tt.diagonal().add_(ridge)
+    solved: Tensor = torch.linalg.solve(M_tt, H_td)
+    return solved
 
 
 ULTRAEDIT = Method(

@@ -19,6 +19,9 @@ JITTERS = (1e-12, 1e-10, 1e-8, 1e-7)
 """What is added to the diagonal of a matrix that is not definite, as a share of its norm. The keys behind C are
 summed by float32 products, so the directions that it leaves open are undecided to about the last."""
 
+SPANNED = 1e-5
+"""Protected directions are float32: what they have of a null space below this is rounding."""
+
 
 def memit_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tensor:
     """Kᵀ (λC + H + K Kᵀ)⁻¹, (n, d) float64: MEMIT's eq. 14 with the keys of earlier facts, Δ = R · gain.
@@ -34,18 +37,20 @@ def memit_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float) -> Tenso
     return _solve_symmetric(M, K, "raise statistics_weight").T
 
 
-def spared_gain(C_dd: Tensor, H_dd: Tensor, K_dn: Tensor, weight: float, V_dk: Tensor, strength: float) -> Tensor:
+def spared_gain(
+    M_dd: Tensor, K_dn: Tensor, V_dk: Tensor, strength: float, remedy: str = "raise statistics_weight"
+) -> Tensor:
     """Of all gains that have in the directions V only what a filter I − s V Vᵀ leaves there, the best one by far.
 
-    G = Kᵀ M⁻¹ − s (Kᵀ M⁻¹ V) (Vᵀ M⁻¹ V)⁻¹ Vᵀ M⁻¹ with M = λC + H + K Kᵀ, (n, d) float64: the least squares of
-    `memit_gain` under the constraint G V = (1 − s) Kᵀ M⁻¹ V. What the filter takes away from a fact, and what it breaks
-    of those in H, is made up for in all other directions.
+    G = Kᵀ M⁻¹ − s (Kᵀ M⁻¹ V) (Vᵀ M⁻¹ V)⁻¹ Vᵀ M⁻¹, (n, d) float64: the least squares that Kᵀ M⁻¹ solves, with K Kᵀ a
+    part of M, under the constraint G V = (1 − s) Kᵀ M⁻¹ V. What the filter takes away from a fact, and what it breaks
+    of the earlier ones in M, is made up for in all other directions.
 
     Raises:
         SolveError: M is singular or not finite.
     """
     K, V = K_dn.double(), V_dk.to(K_dn.device, torch.float64)
-    L = cholesky((weight * C_dd.double()).add_(H_dd).addmm_(K, K.T), "raise statistics_weight")
+    L = cholesky(M_dd, remedy)
     gain_nd, S_kd = torch.cholesky_solve(K, L).T, torch.cholesky_solve(V, L).T
     return gain_nd - strength * (gain_nd @ V) @ _solve_symmetric(S_kd @ V, S_kd, "lower protect")
 
@@ -71,12 +76,29 @@ def rank_one_gains(C_dd: Tensor, K_dn: Tensor, at_dn: Tensor) -> Tensor:
     Raises:
         SolveError: C is singular, or a divisor is zero.
     """
-    K, at = K_dn.double(), at_dn.double()
-    solved = _solve_symmetric(C_dd.double(), K, "choose another layer")
-    divisor_n = (solved * at).sum(0)
+    return _scaled(_solve_symmetric(C_dd.double(), K_dn.double(), "choose another layer"), at_dn)
+
+
+def spared_rank_one_gains(C_dd: Tensor, K_dn: Tensor, at_dn: Tensor, V_dk: Tensor, strength: float) -> Tensor:
+    """The same with (1 − s) of each gain's share in the directions V: as much of it as without, and s as with C⁻¹ − T.
+
+    T = C⁻¹ V (Vᵀ C⁻¹ V)⁻¹ Vᵀ C⁻¹. Where a_i = k_i it is the smallest change with Δ a_i = r_i under that constraint.
+
+    Raises:
+        SolveError: C is singular, or a divisor is zero: a key lies in the directions V.
+    """
+    V, n = V_dk.to(K_dn.device, torch.float64), K_dn.shape[1]
+    solved = _solve_symmetric(C_dd.double(), torch.cat([K_dn.double(), V], dim=1), "choose another layer")
+    free_dn, S_dk = solved[:, :n], solved[:, n:]
+    within_dn = free_dn - S_dk @ _solve_symmetric(V.T @ S_dk, V.T @ free_dn, "lower protect")
+    return (1 - strength) * _scaled(free_dn, at_dn) + strength * _scaled(within_dn, at_dn)
+
+
+def _scaled(solved_dn: Tensor, at_dn: Tensor) -> Tensor:
+    divisor_n = (solved_dn * at_dn.double()).sum(0)
     if not divisor_n.all():
         raise SolveError("a key is zero or meets its constraint nowhere; leave the edit out or use the mean key")
-    return (solved / divisor_n).T
+    return (solved_dn / divisor_n).T
 
 
 def emmet_gain(C_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
@@ -85,11 +107,21 @@ def emmet_gain(C_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
     Raises:
         SolveError: C is singular.
     """
-    K = K_dn.double()
-    solved = _solve_symmetric(C_dd.double(), K, "choose another layer")
-    G_nn = K.T @ solved
+    solved_dn, G_nn = _emmet(C_dd, K_dn)
     G_nn.diagonal().add_(ridge * G_nn.diagonal().mean())
-    return _solve_symmetric(G_nn, solved.T, "raise ridge")
+    return _solve_symmetric(G_nn, solved_dn.T, "raise ridge")
+
+
+def spared_emmet_gain(C_dd: Tensor, K_dn: Tensor, ridge: float, V_dk: Tensor, strength: float) -> Tensor:
+    """`spared_gain` of the same: (Kᵀ C⁻¹ K + ε I)⁻¹ Kᵀ C⁻¹ = Kᵀ (ε C + K Kᵀ)⁻¹."""
+    K, epsilon = K_dn.double(), ridge * float(_emmet(C_dd, K_dn)[1].diagonal().mean())
+    return spared_gain((epsilon * C_dd.double()).addmm_(K, K.T), K, V_dk, strength, "raise ridge")
+
+
+def _emmet(C_dd: Tensor, K_dn: Tensor) -> tuple[Tensor, Tensor]:
+    """C⁻¹ K and Kᵀ C⁻¹ K."""
+    solved_dn = _solve_symmetric(C_dd.double(), K_dn.double(), "choose another layer")
+    return solved_dn, K_dn.double().T @ solved_dn
 
 
 def null_space(eigenvalues_d: Tensor, U_dd: Tensor, threshold: float, layer: int) -> Tensor:
@@ -118,6 +150,26 @@ def alphaedit_gain(U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float) -> Te
     """
     K_rn = U_dr.T @ K_dn.double()
     return _solve_symmetric(projected(U_dr, H_dd, ridge).addmm_(K_rn, K_rn.T), K_rn, "raise ridge").T @ U_dr.T
+
+
+def spared_alphaedit_gain(
+    U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float, V_dk: Tensor, strength: float
+) -> Tensor:
+    """`spared_gain` within the null space, where a filter would leave it: of V what Uᵀ V spans takes part.
+
+    Raises:
+        SolveError: as `alphaedit_gain`, or Uᵀ V spans all of the null space.
+    """
+    K_rn, V_rk = U_dr.T @ K_dn.double(), U_dr.T @ V_dk.to(U_dr)
+    basis_rk, sigma_k, _ = torch.linalg.svd(V_rk, full_matrices=False)
+    basis_rk = basis_rk[:, sigma_k > SPANNED]
+    if basis_rk.shape[1] == len(basis_rk):
+        raise SolveError(
+            f"{V_dk.shape[1]} protected directions leave nothing of a null space of {U_dr.shape[1]}; lower protect, "
+            "raise nullspace_threshold or give compensate=false"
+        )
+    M_rr = projected(U_dr, H_dd, ridge).addmm_(K_rn, K_rn.T)
+    return spared_gain(M_rr, K_rn, basis_rk, strength, "raise ridge") @ U_dr.T
 
 
 def independent_alphaedit_gains(U_dr: Tensor, H_dd: Tensor, K_dn: Tensor, ridge: float) -> Tensor:
