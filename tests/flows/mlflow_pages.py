@@ -16,7 +16,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDTH, HEIGHT, COLOURS, LARGEST = 1180, 900, 48, 60_000
 WANTED = bool(os.environ.get("ERRATA_PICTURES"))  # read before a test takes the variable away
-PATIENCE = 45_000
+PATIENCE = 180_000
 """Milliseconds: MLflow's pages load megabytes of script, on a busy machine for many seconds."""
 
 
@@ -42,7 +42,7 @@ def browser(**options: object) -> Iterator["object"]:
     with api.sync_playwright() as player:
         started = player.chromium.launch(executable_path=str(program), args=["--no-sandbox"])
         page = started.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
-        page.set_default_timeout(PATIENCE)
+        page.context.set_default_timeout(PATIENCE)  # of the pages that it opens, too
         page.strange = []
         page.on("request", lambda one: page.strange.append(one.url) if "evil" in one.url else None)
         page.on("dialog", lambda one: (page.strange.append(one.message), one.dismiss()))
