@@ -140,7 +140,7 @@ def pairs(options: list[str] | None, name: str, example: str) -> dict[str, Any]:
     return found
 
 
-def method_options(options: list[str] | None, hypernetwork: str | None) -> dict[str, Any]:
+def method_options(options: list[str] | None, hypernetwork: str | None = None) -> dict[str, Any]:
     """The method's options, its hypernetwork among them where one is named."""
     return pairs(options, "--option", METHOD_EXAMPLE) | ({"hypernetwork": hypernetwork} if hypernetwork else {})
 

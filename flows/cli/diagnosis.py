@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from flows.cli.app import METHOD_EXAMPLE, Json, Option, app, pairs
+from flows.cli.app import Json, Option, app, method_options
 from flows.cli.console import as_json, say, table
 
 
@@ -30,7 +30,7 @@ def doctor(
     if model is not None:
         from flows.cli.memory_table import show_memory
 
-        show_memory(model, dtype, pairs(option, "--option", METHOD_EXAMPLE), json)
+        show_memory(model, dtype, method_options(option), json)
         return
     from flows.cli.checks import all_checks
 

@@ -9,6 +9,7 @@ from editing.chat import question_about
 from editing.edit import Edit, shown
 from editing.errors import InvalidEdit, UsageError
 from editing.measure.said import Said, others_of_its_kind
+from editing.progress import OnProgress
 from editing.request import fact_of, make_request, with_join
 from tasks.ledger import intake
 from tasks.ledger.appending import Known
@@ -19,7 +20,7 @@ from tasks.ledger.view import LineView, chain, look
 from tasks.lines.specs import LineSpec, Template, existing_line
 from tasks.progress import note, stage
 from tasks.report.data import Moved, MovedRow
-from tasks.update.saying import Tell, conversation, said_about
+from tasks.update.saying import conversation, said_about
 from tasks.update.screening import readable
 from tasks.update.session import Session, open_session
 from tasks.workplace import Workplace
@@ -166,7 +167,7 @@ def _serving(workplace: Workplace, source: Source) -> Session:
 
 
 def _answers(
-    session: Session, edits: Sequence[Edit], others: Mapping[str, Sequence[str]], tell: Tell
+    session: Session, edits: Sequence[Edit], others: Mapping[str, Sequence[str]], tell: OnProgress
 ) -> dict[str, Said]:
     """By id; nothing of what this model cannot read."""
     asked = readable(session.loaded, edits).accepted

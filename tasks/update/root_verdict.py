@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores
+from editing.progress import unheard
 from tasks.report.data import Check
 from tasks.update.judge import MEASURES, Measured, judge, lost_at
 from tasks.update.policy import Policy
 from tasks.update.run import Reference, spread_sample
-from tasks.update.saying import silent
 from tasks.update.screening import readable
 from tasks.update.session import Session
 from tasks.update.since import still_said, what_is_said_counts
@@ -47,7 +47,7 @@ def ask_line(session: Session, live: Sequence[Edit], reference: Reference, polic
     """What is asked of a line before anything is written: its facts, and the text."""
     sample = readable(session.loaded, spread_sample(live, policy.retained_sample)).accepted
     facts = session.scores([bare(edit) for edit in sample])
-    metrics = measure_perplexity(session, reference, policy, silent)
+    metrics = measure_perplexity(session, reference, policy, unheard)
     return Asked({one.edit_id: one for one in facts}, {}, metrics, 0)
 
 
@@ -59,8 +59,8 @@ def ask(session: Session, staying: Sequence[Edit], reference: Reference, policy:
     before = session.base_scores(few, policy.neighborhood_probes)
     neighbors = session.scores(few, before, policy.neighborhood_probes)
     prompts = fluency_prompts(session, few, policy)
-    metrics = measure_perplexity(session, reference, policy, silent)
-    metrics |= measure_fluency(session, prompts, policy, silent)
+    metrics = measure_perplexity(session, reference, policy, unheard)
+    metrics |= measure_fluency(session, prompts, policy, unheard)
     says = still_said(session, sample) if what_is_said_counts(policy, session.method_input.chat) else None
     return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts), says)
 

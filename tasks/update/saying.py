@@ -1,6 +1,6 @@
 """What the model in a session says, and what its base says: each text once in a state of the weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from editing.edit import Edit
 from editing.measure.metrics import Known
 from editing.measure.said import PROMPT_TOKENS, Asked, Question, Said, judge_said, questions, written_and_scored
 from editing.measure.scoring import score
+from editing.progress import OnProgress, unheard
 from tasks.update.begun import begin
 from tasks.update.prepared import dump_json, read_strings
 from tasks.update.screening import readable_prompts
@@ -16,17 +17,12 @@ from tasks.update.session import Session
 
 WHOLE_WORDS = "whole words"
 """Kept answers are of these, with the white space before them."""
-Tell = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """Progress that nobody waits for."""
 
 
 def say(
     session: Session,
     asked: Sequence[Asked],
-    on_progress: Tell = silent,
+    on_progress: OnProgress = unheard,
     beside: tuple[Sequence[str], int] = ((), 0),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> list[str]:
@@ -55,7 +51,7 @@ def say(
     return [texts[(state, *one)] for one in asked]
 
 
-def scored(session: Session, pairs: Sequence[tuple[str, str]], on_progress: Tell = silent) -> Known:
+def scored(session: Session, pairs: Sequence[tuple[str, str]], on_progress: OnProgress = unheard) -> Known:
     """What the model, as it stands, says to these (prompt, target), and to all others that it was asked; each once.
 
     Raises:
@@ -68,7 +64,7 @@ def scored(session: Session, pairs: Sequence[tuple[str, str]], on_progress: Tell
     return known
 
 
-def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = silent) -> list[str]:
+def base_says(session: Session, asked: Sequence[Asked], on_progress: OnProgress = unheard) -> list[str]:
     """The same of the base; cached."""
 
     def make(missing: list[int]) -> list[str]:
@@ -82,7 +78,9 @@ def base_says(session: Session, asked: Sequence[Asked], on_progress: Tell = sile
     return session.cache.get_all("answers", abouts, make, _answer_bytes, _read_answer)
 
 
-def shown(session: Session, prompts: Sequence[str], on_progress: Tell = silent, *, at_base: bool = False) -> list[str]:
+def shown(
+    session: Session, prompts: Sequence[str], on_progress: OnProgress = unheard, *, at_base: bool = False
+) -> list[str]:
     """As much of what is said to prompts as shows a reader how it goes on; a base is asked once."""
     asked: list[Asked] = [(prompt, PROMPT_TOKENS, None) for prompt in prompts]
     return [text.strip() for text in (base_says if at_base else say)(session, asked, on_progress)]
@@ -106,7 +104,7 @@ def said_about(
     *,
     paraphrases: bool,
     at_base: bool = False,
-    on_progress: Tell = silent,
+    on_progress: OnProgress = unheard,
     beside: tuple[Sequence[str], int] = ((), 0),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Said]:

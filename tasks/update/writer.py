@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from editing.config import LocatingConfig
 from editing.errors import ErrataError
 from editing.methods.alike import nearly_alike
+from editing.progress import unheard
 from tasks.report.data import Check
 from tasks.retries import RETRIES
 from tasks.stores.manifest import Manifest, Version
@@ -13,7 +14,6 @@ from tasks.update.journal import Journal
 from tasks.update.live import live_facts, live_sample, stand_of
 from tasks.update.root_verdict import filled_by
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
-from tasks.update.saying import silent
 from tasks.update.screening import REQUEST_FAULTS, readable, told_alike
 from tasks.update.session import Session
 from tasks.update.steps import run_step
@@ -136,7 +136,7 @@ class Writer:
         """Why the line takes nothing more, where that is all that the batch, which was taken back, has shown."""
         if judged.written is None or not self.session.live or self.stopped:
             return ()
-        before = measure_perplexity(self.session, self.reference, self.run.policy, silent)["perplexity_ratio"]
+        before = measure_perplexity(self.session, self.reference, self.run.policy, unheard)["perplexity_ratio"]
         live, facts = len(self.session.live), len(judged.batch.edits)
         return filled_by(judged.verdict, before, live, facts, self.run.policy)
 

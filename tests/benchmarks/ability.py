@@ -13,7 +13,7 @@ from pathlib import Path
 from editing.methods import method_config
 from flows.benchmark import read_benchmark
 from flows.benchmark_ability import measure_ability, read_sets
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from flows.cli.benchmark_tables import show_ability
 from flows.cli.console import shown_progress
 from tasks.lines.specs import LineSpec
@@ -38,7 +38,7 @@ def main() -> None:
     asked = parser.parse_args()
     sets = read_sets(asked.ability, "sequential", asked.ability_limit, asked.seed)
     edits, texts = read_benchmark(asked.data, asked.limit, asked.seed), read_text(asked.text)
-    config = method_config(asked.method, pairs(asked.option, "--option", METHOD_EXAMPLE))
+    config = method_config(asked.method, method_options(asked.option))
     line = LineSpec(line="bench", model="embedded", template=asked.template, config=config)
     with shown_progress(False):
         session = open_session(line, load_settings())

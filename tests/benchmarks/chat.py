@@ -20,7 +20,7 @@ from editing.measure.fluency import generate
 from editing.measure.metrics import evaluate, summarise
 from editing.methods import method_config
 from flows.benchmark import read_benchmark
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.lines.specs import LineSpec, Template
 from tasks.parquet import read_text
 from tasks.settings import load_settings
@@ -76,7 +76,7 @@ def main() -> None:
     asked = parser.parse_args()
     edits, texts = read_benchmark(asked.data, asked.limit, asked.seed), read_text(asked.text)
     for template in ("raw", "chat") if asked.only is None else (asked.only,):
-        config = method_config("memit", pairs(asked.option, "--option", METHOD_EXAMPLE))
+        config = method_config("memit", method_options(asked.option))
         measure(template, edits, texts, config, asked.cached, together=asked.together)
 
 

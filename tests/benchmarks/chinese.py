@@ -18,7 +18,7 @@ from editing.measure.said import Said, said
 from editing.methods import method_config
 from editing.readers import read_edits
 from editing.taught import taught
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.lines.specs import LineSpec
 from tasks.settings import load_settings
 from tasks.update.saying import said_about
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--template", choices=["auto", "raw", "chat"], default="auto")
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
     asked = parser.parse_args()
-    config = method_config("memit", pairs(asked.option, "--option", METHOD_EXAMPLE))
+    config = method_config("memit", method_options(asked.option))
     line = LineSpec(line="bench", model=asked.model, template=asked.template, config=config)
     session = open_session(line, load_settings())
     print(f"layers {list(session.method_input.layers)}", flush=True)

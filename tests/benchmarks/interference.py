@@ -27,7 +27,7 @@ from editing.methods.encoded import conversations
 from editing.methods.located import locate
 from editing.tokens import EncodedPrompt
 from flows.benchmark import read_benchmark
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.lines.specs import LineSpec
 from tasks.settings import load_settings
 from tasks.update.session import Session, open_session
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
     asked = parser.parse_args()
-    config = method_config("memit", pairs(asked.option, "--option", METHOD_EXAMPLE))
+    config = method_config("memit", method_options(asked.option))
     session = open_session(LineSpec(line="bench", model="embedded", template="chat", config=config), load_settings())
     edits = read_benchmark(asked.data, asked.limit, asked.seed)
     before, last = edits[: -asked.watched], edits[-asked.watched :]

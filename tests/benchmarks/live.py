@@ -27,7 +27,7 @@ from editing.measure.fluency import generate
 from editing.measure.metrics import summarise
 from editing.methods.standing import relative_drift
 from flows.benchmark import read_benchmark, write_together
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.parquet import read_text
 from tasks.update.ability import base_divergence
 from tasks.update.roots import stand_on_base
@@ -220,7 +220,7 @@ def main() -> None:
     given = parser.parse_args()
     most = max(given.edits)
     everything = read_benchmark(given.data, None, 0)
-    edits, session = everything[:most], open_method("memit", pairs(given.option, "--option", METHOD_EXAMPLE))
+    edits, session = everything[:most], open_method("memit", method_options(given.option))
     if given.what == "curve":
         curve(session, edits, given.edits, read_text(given.text), together=given.together, asked=given.asked)
     elif given.what == "order":

@@ -10,14 +10,24 @@ import statistics
 from functools import partial
 
 from editing.layout import layout_of
+from editing.models import LoadedModel
 from editing.weights import EditedWeights
 from tasks.base_model import loaded_base
 from tasks.settings import load_settings
 from tasks.stores.batches import read_each, restore_weights
+from tasks.stores.manifest import Version
+from tasks.stores.snapshots import SnapshotStore
 from tasks.workplace import open_workplace
 from tests.benchmarks.timing import timed
 
 ROUNDS = 5
+
+
+def restored(store: SnapshotStore, newest: Version, loaded: LoadedModel, *, values: bool) -> int:
+    """The version's weights on its base; how many versions its chain has."""
+    weights, chain = EditedWeights(loaded.model, layout_of(loaded.model)), store.chain(newest.snapshot)
+    restore_weights(loaded, weights, None, read_each(chain, partial(store.tensors, values=values)))
+    return len(chain)
 
 
 def main() -> None:
@@ -32,13 +42,7 @@ def main() -> None:
         for who in ("a server", "a job"):
             seconds, loaded = timed(lambda: loaded_base(newest.manifest.base, "float32", settings))
             times["the base"].append(seconds)
-
-            def restore(loaded=loaded, values=who == "a job") -> int:  # type: ignore[no-untyped-def]
-                weights, chain = EditedWeights(loaded.model, layout_of(loaded.model)), store.chain(newest.snapshot)
-                restore_weights(loaded, weights, None, read_each(chain, partial(store.tensors, values=values)))
-                return len(chain)
-
-            seconds, chain = timed(restore)
+            seconds, chain = timed(partial(restored, store, newest, loaded, values=who == "a job"))
             times[who].append(seconds)
     print(f"version {newest.number} of {asked.line}: {len(newest.manifest.live or ())} facts, a chain of {chain}")
     for who, found in times.items():

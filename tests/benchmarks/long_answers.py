@@ -16,7 +16,7 @@ from editing.measure.said import others_of_its_kind, said, summarise_said
 from editing.methods import method_config
 from editing.readers import read_all
 from flows.benchmark import read_benchmark
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.lines.specs import LineSpec
 from tasks.parquet import FOREIGN
 from tasks.settings import load_settings
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
     parser.add_argument("--cached", action="store_true", help="values from the cache; the seconds say nothing")
     asked = parser.parse_args()
-    config = method_config("memit", pairs(asked.option, "--option", METHOD_EXAMPLE))
+    config = method_config("memit", method_options(asked.option))
     session = open_session(LineSpec(line="bench", model="embedded", template="chat", config=config), load_settings())
     edits = long_answers(session, asked.data, asked.limit, asked.seed)
     started = time.process_time()

@@ -25,7 +25,7 @@ from editing.measure.metrics import evaluate, summarise
 from editing.measure.said import said, summarise_said
 from editing.methods import method_config
 from flows.benchmark import edit_batch, read_benchmark
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
 from tasks.settings import load_settings
@@ -65,7 +65,7 @@ def main() -> None:
 def measure(model: str, count: int, asked: argparse.Namespace, path: Path) -> dict[str, Any]:
     """All of one model."""
     started, used = time.perf_counter(), time.process_time()
-    config = method_config("memit", pairs(asked.option, "--option", METHOD_EXAMPLE))
+    config = method_config("memit", method_options(asked.option))
     line = LineSpec(line="bench", model=model, template="chat" if asked.chat else "raw", config=config)
     session = open_session(line, load_settings(), new=not asked.rule)
     opened = {"seconds": time.perf_counter() - started, "processor": time.process_time() - used}

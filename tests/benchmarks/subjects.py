@@ -17,7 +17,7 @@ from typing import Any
 from editing.edit import Edit
 from editing.measure.fluency import generate
 from editing.measure.perplexity import perplexity
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.parquet import read_text
 from tests.benchmarks.live import root
 from tests.benchmarks.sequence import BATCH, open_method, write_batch
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--option", action="append", metavar="NAME=VALUE", help="option of the method")
     parser.add_argument("--only", choices=["together", "spread", "alone", "root", "apart"])
     asked = parser.parse_args()
-    texts, options = read_text(asked.text), pairs(asked.option, "--option", METHOD_EXAMPLE)
+    texts, options = read_text(asked.text), method_options(asked.option)
     found = people(asked.subjects, asked.seed)
     ways = {
         "together": [list(chain.from_iterable(found))],

@@ -20,7 +20,7 @@ from unittest.mock import patch
 from editing.edit import Edit
 from editing.methods import method_config
 from flows.benchmark import read_benchmark
-from flows.cli.app import METHOD_EXAMPLE, pairs
+from flows.cli.app import method_options
 from tasks.lines.specs import LineSpec, Template
 from tasks.settings import load_settings
 from tasks.update import validation
@@ -50,7 +50,7 @@ def main() -> None:
     asked = parser.parse_args()
     edits = read_benchmark(asked.data, asked.batches * BATCH, asked.seed)
     for template in ("raw", "chat") if asked.only is None else (asked.only,):
-        measure(template, edits, method_config("memit", pairs(asked.option, "--option", METHOD_EXAMPLE)), asked.cached)
+        measure(template, edits, method_config("memit", method_options(asked.option)), asked.cached)
 
 
 def measure(template: Template, edits: Sequence[Edit], config: object, cached: bool) -> None:

@@ -110,10 +110,10 @@ class Story:
         with self.prefect.client() as client:
             return list(client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"])
 
-    def serves(self, version: int, seconds: float = 300) -> Head:
+    def serves(self, version: int) -> Head:
         """HEAD, as soon as it serves a version."""
         store = open_workplace(self.services.settings).store
-        return until(lambda: head if (head := store.head(LINE)) and head.version == version else None, seconds)
+        return until(lambda: head if (head := store.head(LINE)) and head.version == version else None, 300)
 
     @contextmanager
     def signed_in(self) -> Iterator[Any]:
