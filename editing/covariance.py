@@ -33,7 +33,7 @@ from editing.trees import Tree, lay_out, may_branch
 
 TOKENS_AT_ONCE = 1024
 """Tokens of one pass."""
-SUMMATION = 4
+SUMMATION = 5
 """Raised when the numbers that the same text gives change: cached statistics are of one summation."""
 KEPT_EVERY = 4.0
 """Seconds of work between sums that are kept."""
@@ -46,7 +46,7 @@ class KeyStatistics:
     """Second moments of keys, with what they belong to."""
 
     moments: dict[int, Tensor]
-    """C by layer, (d, d) float64 on the CPU."""
+    """C by layer, (d, d) on the CPU, float32 as the products are that it is made of; of earlier releases float64."""
     tokens: int
     """How many keys they are the means of."""
     base_digest: str
@@ -92,7 +92,8 @@ class KeyStatistics:
         self._check_unshrunk()
         moments = {}
         for layer, C_dd in self.moments.items():
-            mean, squared_norm = C_dd.trace().item() / len(C_dd), C_dd.square().sum().item()
+            mean = C_dd.diagonal().double().mean().item()
+            squared_norm = float(torch.linalg.vector_norm(C_dd, dtype=torch.float64)) ** 2
             distance = squared_norm - len(C_dd) * mean**2
             error = (self.fourth_powers[layer] / self.tokens - squared_norm) / self.tokens
             alpha = min(error, distance) / distance if distance > 0 else 0.0
@@ -115,7 +116,7 @@ class KeyStatistics:
             )
         total = self.tokens + other.tokens
         moments = {
-            layer: (C * self.tokens + other.moments[layer] * other.tokens) / total for layer, C in self.moments.items()
+            layer: torch.lerp(C, other.moments[layer].to(C), other.tokens / total) for layer, C in self.moments.items()
         }
         fourth_powers = {layer: power + other.fourth_powers[layer] for layer, power in self.fourth_powers.items()}
         return KeyStatistics(moments, total, self.base_digest, f"{self.source}+{other.source}", fourth_powers)

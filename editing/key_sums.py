@@ -62,7 +62,7 @@ class KeySums:
         return True
 
     def means(self) -> dict[int, Tensor]:
-        """C by layer, (d, d) float64 on the CPU; nothing can be added any more."""
+        """C by layer, (d, d) float32 on the CPU; nothing can be added any more."""
         return {layer: total.matrix().div_(self.tokens).cpu() for layer, total in self.layers.items()}
 
     def fourth_powers(self) -> dict[int, float]:
@@ -79,7 +79,7 @@ class _Sum:
     def __init__(self, size: int, device: torch.device) -> None:
         self.waiting_td = torch.empty(SUMMED_AT_ONCE, size, device=device)
         self.count = 0
-        self.upper_dd = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self.upper_dd = torch.zeros(size, size, device=device)
         self.fourth_power = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, keys_td: Tensor) -> None:
@@ -104,7 +104,7 @@ class _Sum:
             self.upper_dd[start : start + BLOCK, start:] += product
 
     def matrix(self) -> Tensor:
-        """Σ k kᵀ, (d, d) float64; nothing can be added any more."""
+        """Σ k kᵀ, (d, d) float32; nothing can be added any more."""
         self.complete()
         upper_dd = self.upper_dd.triu_()
         return upper_dd.add_(upper_dd.triu(1).T)

@@ -96,12 +96,12 @@ def _head_size(config: PreTrainedConfig) -> int:
 def stages(shape: Shape, width: int, method: LocatingConfig, *, narrow: bool = False) -> Iterator[Part]:
     """The stages of a job in their order; `narrow`: products in bfloat16 beside wider weights."""
     L, d, m = shape.edited, shape.keys, shape.hidden
-    square = d * d * DOUBLE
+    square, moment = d * d * DOUBLE, d * d * SINGLE
     yield Part("Python and its libraries", RUNTIME, RUNTIME, "")
     weights = shape.parameters * width
     yield Part("weights", weights, weights, "dtype (bfloat16 halves float32)")
     waiting = SUMMED_AT_ONCE * d * SINGLE
-    yield Part("key statistics", (L + 2) * square + (L + 1) * waiting, L * square, "layers")
+    yield Part("key statistics", (L + 2) * moment + (L + 1) * waiting, L * moment, "layers")
     edits = method.search.edits_at_once
     tokens = edits * TOKENS_AN_EDIT
     kept = tokens * (KEPT_OF_HIDDEN * m + KEPT_OF_KEYS * d) * shape.above * SINGLE

@@ -71,7 +71,9 @@ def plain_moment(tiny: LoadedModel, texts: list[str], layer: int) -> torch.Tenso
 def test_statistics_are_the_plain_mean_of_k_kt(tiny):
     found = collect(tiny, TEXTS)
     for layer in LAYERS:
-        torch.testing.assert_close(found.moments[layer], plain_moment(tiny, TEXTS, layer), atol=1e-8, rtol=1e-4)
+        torch.testing.assert_close(
+            found.moments[layer].double(), plain_moment(tiny, TEXTS, layer), atol=1e-8, rtol=1e-4
+        )
 
 
 def test_statistics_of_shards_merge_to_those_of_the_whole(tiny):
@@ -83,7 +85,7 @@ def test_shrunk_moments_are_those_of_scikit_learn(tiny):
     for layer in LAYERS:
         expected, alpha = ledoit_wolf(plain_keys(tiny, TEXTS, layer).numpy(), assume_centered=True)
         assert 0.001 < alpha < 1
-        torch.testing.assert_close(found.moments[layer], torch.from_numpy(expected), atol=1e-8, rtol=1e-4)
+        torch.testing.assert_close(found.moments[layer].double(), torch.from_numpy(expected), atol=1e-8, rtol=1e-4)
 
 
 def test_shrunk_moments_are_the_best_on_the_way_to_the_identity(tiny):
@@ -95,7 +97,9 @@ def test_shrunk_moments_are_the_best_on_the_way_to_the_identity(tiny):
         target = C.diagonal().mean() * torch.eye(d).double()
         error = sum((torch.outer(key, key) - C).norm() ** 2 for key in keys) / n**2
         alpha = error / (C - target).norm() ** 2
-        torch.testing.assert_close(found.moments[layer], (1 - alpha) * C + alpha * target, atol=1e-8, rtol=1e-4)
+        torch.testing.assert_close(
+            found.moments[layer].double(), (1 - alpha) * C + alpha * target, atol=1e-8, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("tokens", [2, 5])
@@ -105,7 +109,7 @@ def test_of_hardly_any_text_all_is_the_identity_and_its_mass_stays(tiny, tokens)
     for layer in LAYERS:
         assert found.moments[layer].trace().item() == pytest.approx(plain.moments[layer].trace().item())
         expected, _ = ledoit_wolf(plain_keys(tiny, [TEXTS[0]], layer)[:tokens].numpy(), assume_centered=True)
-        torch.testing.assert_close(found.moments[layer], torch.from_numpy(expected), atol=1e-8, rtol=1e-4)
+        torch.testing.assert_close(found.moments[layer].double(), torch.from_numpy(expected), atol=1e-8, rtol=1e-4)
 
 
 def test_moments_that_are_a_multiple_of_the_identity_stay():
@@ -211,7 +215,7 @@ def test_a_token_beside_another_gives_the_key_it_would_have_there(tiny, attentio
         name = layout_of(tiny.model).weight_name(layer).removesuffix(".weight")
         keys = torch.cat([keys_of(tiny, name, ids, own) for row in BESIDE for ids, own in continued(row)])
         assert len(keys) == found.tokens
-        torch.testing.assert_close(found.moments[layer], keys.T @ keys / len(keys), atol=1e-8, rtol=1e-4)
+        torch.testing.assert_close(found.moments[layer].double(), keys.T @ keys / len(keys), atol=1e-8, rtol=1e-4)
 
 
 def test_only_own_tokens_count_against_the_limit(tiny_llama):

@@ -228,4 +228,4 @@ def test_key_statistics_are_the_mean_over_texts_run_one_by_one(name):
         tiny.model, tiny.tokenizer, layout, (LAYER,), texts, base_digest=tiny.digest, source="test", max_tokens=1000
     )
     assert found.tokens == len(K)
-    torch.testing.assert_close(found.moments[LAYER], K.T @ K / len(K), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found.moments[LAYER].double(), K.T @ K / len(K), atol=1e-6, rtol=1e-4)

@@ -84,12 +84,12 @@ def answers(job: SimpleNamespace) -> dict[str, str]:
     return {chunk.name: job.searches.found(chunk)[1].values for chunk in job.search.chunks}
 
 
-def test_shards_give_what_one_gives_and_what_the_job_finds_itself(job, tmp_path):
+@pytest.mark.parametrize("store", ["moto", "seaweedfs"], indirect=True)
+def test_shards_in_s3_give_what_one_in_a_folder_gives_and_what_the_job_finds_itself(job, store):
     assert [len(chunk.groups) for chunk in job.search.chunks] == [2, 2, 1, 2]  # batches of three, two at once
     assert shard(job, job.search) == 4
     alone = answers(job)
-    job.store = open_store(str(tmp_path / "other"), create=True)
-    job.searches = Searches(job.store)
+    job.store, job.searches = store, Searches(store)
     assert [shard(job, job.search, first, 3) for first in (2, 0, 1)] == [1, 2, 1]
     assert answers(job) == alone
     batches = job.session.keys.batches(EDITS, 3)
