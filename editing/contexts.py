@@ -1,7 +1,7 @@
 """Contexts: sampled beginnings before which a fact must hold too, and text that a model samples from itself."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.measure.fluency import generate, uniform_draws, write
+from editing.progress import OnProgress, unheard
 from editing.token_rows import TokenRow
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -37,7 +38,7 @@ def context_prefixes(
     count: int,
     tokens: int,
     seed: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[str]:
     """`count` prefixes, the empty one first; the others are sampled sentences that end in a full stop and a space.
 
@@ -68,7 +69,7 @@ def sample_rows(
     rows: Sequence[int],
     seed: int,
     alternatives: int = 0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[SampledRow]:
     """Text that the model samples itself: the rows of these numbers, of up to 64 tokens each, in one go.
 

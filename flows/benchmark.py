@@ -21,6 +21,7 @@ from editing.measure.fluency import fluency
 from editing.measure.perplexity import perplexity
 from editing.methods import check_mode, compute_independent_updates, compute_rebase, compute_update
 from editing.methods.shared.interface import BatchUpdate
+from editing.progress import OnProgress, unheard
 from editing.weights import Undo, WeightUpdate, overlay
 from flows.benchmark_ability import at_point, compared_perplexity, measure_ability, read_sets
 from flows.benchmark_facts import read_benchmark, read_facts, read_references
@@ -175,7 +176,7 @@ def _edit(
     return None
 
 
-def _counting(before: int, size: int, total: int) -> Callable[[int, int], None]:
+def _counting(before: int, size: int, total: int) -> OnProgress:
     """Progress of a batch of so many edits as progress of the whole."""
     return lambda done, of: progress("edits", before + size * done // of, total)
 
@@ -204,7 +205,7 @@ Values = Callable[[Sequence[Edit], Sequence[Edit]], Tensor]
 
 def searched(
     session: Session,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
     found: dict[str, Tensor] | None = None,
 ) -> Values:
     """Values that are searched now, whatever the cache holds, and kept in `found` by id."""

@@ -1,6 +1,6 @@
 """All that a benchmark asks of its facts, of one state of the model: the base, an edited one, the base in context."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,6 +18,7 @@ from editing.measure.metrics import EditScores, edit_pairs, evaluate
 from editing.measure.probes import make_probes
 from editing.measure.said import Said, others_of_its_kind, said
 from editing.measure.said import questions as asked_in_words
+from editing.progress import OnProgress
 from editing.tokens import conversation_of
 from editing.weights import WeightUpdate
 from flows.benchmark_facts import Facts
@@ -137,7 +138,7 @@ class Asker:
         updates: Updates,
         base: State | None,
         then: Sequence[Scores] | None = None,
-        tell: Callable[[int, int], None] | None = None,
+        tell: OnProgress | None = None,
     ) -> State:
         """Everything probable is read from one pass; texts are written where only they can tell.
 

@@ -1,7 +1,6 @@
 """Progress of one stage that is made of parts, each of which counts in units of its own."""
 
-from collections.abc import Callable
-
+from editing.progress import OnProgress
 from tasks.progress import progress
 
 
@@ -21,7 +20,7 @@ class Meter:
     def __exit__(self, *error: object) -> None:
         self.end()
 
-    def part(self, size: int) -> Callable[[int, int], None]:
+    def part(self, size: int) -> OnProgress:
         """For the next part, of `size` units, to tell how far it is: so much of so much, as the part counts."""
         start, self._begun = self._begun, self._begun + size
 

@@ -4,10 +4,12 @@ What is reported are values: a kind out of a fixed set, and plain text that may 
 the work goes and how long it will still take is the listener's business (`tasks.courses`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, Protocol
+
+from editing.progress import OnProgress
 
 NoteKind = Literal["", "kept", "undone", "quarantined", "rejected", "refused", "warning"]
 """What a note is about; empty: nothing in particular."""
@@ -59,7 +61,7 @@ def note(text: str, kind: NoteKind = "") -> None:
 
 
 @contextmanager
-def stage(what: str) -> Iterator[Callable[[int, int], None]]:
+def stage(what: str) -> Iterator[OnProgress]:
     """Inside, `what` goes on; it ends here even where it fails. Gives a function that tells how far it is: done, total.
 
     Until that is called nobody knows how far it is.

@@ -18,7 +18,7 @@ of P's linearisation, each text counting -P log p(c); lm-evaluation-harness draw
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.errors import EditingError
 from editing.measure.ability_sets import Question
 from editing.measure.scoring import Query, encode_prompts, score_queries
+from editing.progress import OnProgress, unheard
 from editing.tokens import max_positions, pad_token
 
 
@@ -61,7 +62,7 @@ def answer(
     questions: Sequence[Question],
     *,
     batch_tokens: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[Answer]:
     """Ask each question; the choices of one share its context.
 

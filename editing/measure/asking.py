@@ -5,7 +5,7 @@ as it is, and where there are some of the model before. Everything is a greedy o
 pass: a target whose tokens are all the most probable ones is what the model begins to say.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.edit import Edit
 from editing.errors import InvalidEdit
 from editing.measure.scoring import Score, encode_queries, score
+from editing.progress import OnProgress, unheard
 from editing.weights import WeightUpdate, one_each
 
 Pair = tuple[str, str]
@@ -51,7 +52,7 @@ def ask(
     *,
     updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[Scores]:
     """The scores of all that is asked, by edit, from one pass over all different rows; `updates` as in `evaluate`.
 

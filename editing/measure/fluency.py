@@ -22,6 +22,7 @@ from editing.digests import sha256
 from editing.errors import EditingError
 from editing.measure.scoring import Query, Score, encode_prompts
 from editing.measure.writing import Row, Writing, never
+from editing.progress import OnProgress, unheard
 from editing.tokens import check_length, max_positions, pad_token
 from editing.weights import WeightUpdate, one_each, parts_in_memory
 
@@ -55,7 +56,7 @@ def entropies(
     max_new_tokens: int = 50,
     seed: int = 0,
     top_k: int = FLUENCY_TOP_K,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[float]:
     """Of each prompt, as the model goes on from it, the weighted entropy in bits; of different prompts each by itself.
 
@@ -102,7 +103,7 @@ def generate(
     top_k: int = FLUENCY_TOP_K,
     updates: Sequence[WeightUpdate | None] | None = None,
     enough: Sequence[Enough | None] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[str]:
     """What the model writes after each prompt: greedily, or with `seed` sampled from the `top_k` likeliest tokens.
 
@@ -140,7 +141,7 @@ def write(
     updates: Sequence[WeightUpdate | None] | None = None,
     enough: Sequence[Enough | None] | None = None,
     queries: Sequence[Sequence[Query]] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[Written]:
     """`generate` as tokens, with random numbers (prompts, new tokens, 1 + others) as `uniform_draws` gives them.
 
@@ -197,7 +198,7 @@ def _is_enough(tokenizer: PreTrainedTokenizerBase, enough: Enough, ids: Sequence
     return enough(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _count(on_progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+def _count(on_progress: OnProgress, before: int, total: int, done: int) -> None:
     on_progress(before + done, total)
 
 

@@ -25,6 +25,7 @@ from editing.measure.ability import stderr
 from editing.measure.perplexity import windows
 from editing.measure.scoring import batches, hidden_states, output_logits, tokens_at_once
 from editing.placed import device_of
+from editing.progress import OnProgress, unheard
 from editing.shortage import ELSEWHERE, within_memory
 from editing.tokens import align_rows, pad_token
 
@@ -58,7 +59,7 @@ def read_states(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[str],
     max_tokens: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> Tensor:
     """The last hidden states (s, m) at every position of the texts, on the CPU: what `divergence` wants of the base.
 
@@ -78,7 +79,7 @@ def divergence(
     max_tokens: int,
     base_sm: Tensor,
     at_base: Callable[[], AbstractContextManager[None]],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> Divergence:
     """KL(base || now) on the same texts as `base_sm` was read on.
 
@@ -116,7 +117,7 @@ def _states(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[str],
     max_tokens: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Batch by batch: the lengths of its windows, and the states (s, m) at all their positions."""
     rows = windows(model, tokenizer, texts, WINDOW, max_tokens)

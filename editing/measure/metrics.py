@@ -5,7 +5,7 @@ log-probability of a target's tokens so that a long target has no handicap; `_ar
 answer is the most probable one. A share is None where there is nothing to measure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editing.edit import Edit, Probe
 from editing.measure.scoring import Score, score
+from editing.progress import OnProgress, unheard
 from editing.weights import WeightUpdate, one_each
 
 METRICS = (
@@ -93,7 +94,7 @@ def evaluate(
     updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
     known: Known | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[EditScores]:
     """Every metric of every edit, from one pass over all different rows.
 

@@ -1,7 +1,7 @@
 """General ability of a model: perplexity on fixed text, to see what editing cost."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editing.errors import EditingError
 from editing.measure.scoring import batches, hidden_states, logit_chunks, tokens_at_once
 from editing.placed import device_of
+from editing.progress import OnProgress, unheard
 from editing.shortage import ELSEWHERE, within_memory
 from editing.tokens import align_rows, max_positions, pad_token
 
@@ -42,7 +43,7 @@ def perplexity(
     window: int = 512,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> Perplexity:
     """exp of the mean negative log-probability a token, over non-overlapping windows of the joined texts.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from editing.measure.fluency import Written, write
 from editing.measure.metrics import Known
 from editing.measure.scoring import Query, Score, encode_queries
 from editing.measure.writing import added_text
+from editing.progress import OnProgress, unheard
 from editing.taught import join_of
 from editing.weights import WeightUpdate, one_each
 
@@ -113,7 +114,7 @@ def said(
     others: Mapping[str, Sequence[str]] | None = None,
     paraphrases: bool = True,
     updates: Sequence[WeightUpdate | None] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[Said]:
     """Ask for each fact, and judge what is said.
 
@@ -136,7 +137,7 @@ def written(
     tokenizer: PreTrainedTokenizerBase,
     asked: Sequence[Asked],
     updates: Sequence[WeightUpdate | None] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[str]:
     """How the model goes on from each text, greedily, in whole words."""
     return _written(model, tokenizer, asked, updates, on_progress)[0]
@@ -147,7 +148,7 @@ def written_and_scored(
     tokenizer: PreTrainedTokenizerBase,
     asked: Sequence[Asked],
     pairs: Sequence[tuple[str, str]],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> tuple[list[str], Known]:
     """`written`, and what is said to those (prompt, target) whose prompt is one of the texts, which is read but once.
 
@@ -175,7 +176,7 @@ def _written(
     tokenizer: PreTrainedTokenizerBase,
     asked: Sequence[Asked],
     updates: Sequence[WeightUpdate | None] | None,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
     queries: Sequence[Sequence[Query]] | None = None,
 ) -> tuple[list[str], list[Sequence[Score]]]:
     ends = [enough for _, _, enough in asked]

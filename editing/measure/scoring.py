@@ -7,7 +7,7 @@ that independent edits are scored together with no second copy of a weight.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from editing.filled import Filled
 from editing.layout import layout_of
 from editing.linear import fast_linear
 from editing.placed import device_of
+from editing.progress import OnProgress, unheard
 from editing.shortage import ELSEWHERE, within_memory
 from editing.taught import join_of
 from editing.tokens import Rows, check_length, conversation_ids, conversation_of, pad_token, target_ids
@@ -83,7 +84,7 @@ def score(
     *,
     updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[Score]:
     """Score each (prompt, target); a target goes on from its prompt as editing.taught joins them.
 
@@ -111,7 +112,7 @@ def score_queries(
     *,
     updates: Sequence[WeightUpdate | None] | None = None,
     batch_tokens: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> list[Score]:
     """`score` of what is encoded already, however the caller tokenises.
 

@@ -32,6 +32,7 @@ from editing.groups import KeyNames
 from editing.layout import ModelLayout, check_layers
 from editing.placed import device_of, is_set_aside
 from editing.products import bfloat16_products, wants_bfloat16
+from editing.progress import OnProgress, unheard
 from editing.search.descent import Adam, Normalised
 from editing.search.rows import SearchRow, grouped, turns_of
 from editing.search.tail import UpperLayers
@@ -71,7 +72,7 @@ def search_values(
     layer: int,
     config: ValueSearchConfig,
     prefixes: Sequence[str],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
     chat: ChatTemplate | None = None,
 ) -> list[SearchedValue]:
     """z* of every edit at the output of `layer`, searched on the model as it stands; the model is not changed.

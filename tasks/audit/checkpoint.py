@@ -8,7 +8,7 @@ no version of the line has: the part of its rows outside the span of all rows th
 Shapes: n facts, d key size, m value size, r rank; ΔW, Δ (m, d); K (n, d).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from editing.edit import shown
 from editing.errors import UsageError
 from editing.layout import layout_of
 from editing.models import LoadedModel, load_model
+from editing.progress import OnProgress
 from editing.weights import EditedWeights
 from tasks.ledger.view import LineView, chain, look
 from tasks.lines.stored import check_known, stored_line
@@ -175,7 +176,7 @@ class _Reading:
         """Directions that the line ever wrote, (r, d) of each weight."""
         self.notes: list[str] = []
 
-    def facts(self, tell: Callable[[int, int], None]) -> Iterator[FactFound]:
+    def facts(self, tell: OnProgress) -> Iterator[FactFound]:
         """Each fact of the line, by the newest version that holds it; `tell` hears how many versions were read."""
         told: set[str] = set()
         for done, version in enumerate([*self.view.versions.values()][::-1]):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from editing.progress import OnProgress, unheard
 from tasks.audit.findings import Findings
 from tasks.ledger.appending import row_digest
 from tasks.ledger.errors import IllegalStep
@@ -80,9 +81,7 @@ class Events:
             self.found.fault(text)
 
 
-def audit_events(
-    ledger: Ledger, found: Findings, tell: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, int]:
+def audit_events(ledger: Ledger, found: Findings, tell: OnProgress = unheard) -> dict[str, int]:
     """Every row of the ledger, of all lines: an append may be about several. Returns when each line was decided on.
 
     `tell` hears how many commits were read.

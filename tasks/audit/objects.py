@@ -1,10 +1,11 @@
 """The objects of a line in the store: each there, readable, and the bytes that its digest names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from editing.progress import OnProgress
 from tasks.audit.findings import Findings
 from tasks.lines.rules import read_rules
 from tasks.lines.specs import read_line
@@ -18,7 +19,6 @@ from tasks.stores.records import read_record
 from tasks.stores.snapshots import BLOBS, HYPERNETWORKS, MANIFESTS, SnapshotStore
 from tasks.watch.memory import WatchRecord
 
-Tell = Callable[[int, int], None]
 RECORDS: dict[str, type[BaseModel]] = {"job.json": LeaseRecord, "watch.json": WatchRecord}
 
 
@@ -29,7 +29,7 @@ class Objects:
         self.store = SnapshotStore(store.store)  # a new one, which remembers nothing
         self.verified: set[str] = set()
 
-    def audit_line(self, line: str, found: Findings, tell: Tell) -> None:
+    def audit_line(self, line: str, found: Findings, tell: OnProgress) -> None:
         """Every object of a line; what is damaged or gone is named, and the rest is looked at all the same."""
         with found.tried():
             if read_line(self.store.store, line) is None and self.store.numbers(line):
@@ -46,7 +46,7 @@ class Objects:
                 self._check_head(head, self.store.version(line, head.version), found)
         self._records(line, found)
 
-    def audit_rest(self, found: Findings, tell: Tell, *, whole: bool) -> None:
+    def audit_rest(self, found: Findings, tell: OnProgress, *, whole: bool) -> None:
         """What belongs to no line: hypernetworks by digest; where all lines were looked at, what none leads to."""
         objects = self.store.store
         blobs = Blobs(objects, HYPERNETWORKS)

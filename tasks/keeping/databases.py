@@ -1,10 +1,10 @@
 """Text taken out of an SQLite database that a server may have open, and its file without what was there."""
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from editing.progress import OnProgress, unheard
 from tasks.keeping.needles import Needles
 from tasks.stores.errors import StorageError
 
@@ -12,7 +12,7 @@ SECONDS = 60.0
 """How long a lock is waited for."""
 
 
-def sweep(path: Path, needles: Needles, tell: Callable[[int, int], None] = lambda done, total: None) -> int:
+def sweep(path: Path, needles: Needles, tell: OnProgress = unheard) -> int:
     """Replace what is looked for in every text of every table, then write the file anew; returns how many cells.
 
     `tell` hears how many tables are done.

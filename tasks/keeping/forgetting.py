@@ -12,7 +12,7 @@ In this order, so that what is killed can be repeated:
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from editing.digests import json_digest
 from editing.edit import shown
 from editing.errors import UsageError
 from editing.files import write_atomically
+from editing.progress import OnProgress
 from tasks.keeping.databases import sweep
 from tasks.keeping.needles import Needles, needles_of
 from tasks.keeping.places import FolderFiles, places_of
@@ -40,8 +41,6 @@ from tasks.text import check_length
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.forgetting import drop_reviews, rewrite_tags
 from tasks.workplace import Workplace
-
-Tell = Callable[[int, int], None]
 
 
 @dataclass
@@ -228,7 +227,7 @@ def _forget_in_file(path: Path, needles: Needles, done: Forgotten) -> None:
     write_atomically(path, needles.replaced(text).encode())
 
 
-def _forget_in_records(workplace: Workplace, needles: Needles, tell: Tell) -> None:
+def _forget_in_records(workplace: Workplace, needles: Needles, tell: OnProgress) -> None:
     """What jobs left that workers were to search; reasons that people gave: in rules, votes, alerts, every HEAD, and
     where others were forgotten."""
     store = workplace.store.store
@@ -247,7 +246,7 @@ def _forget_in_records(workplace: Workplace, needles: Needles, tell: Tell) -> No
                 store.put(key, needles.replaced(data.decode("utf-8")).encode())
 
 
-def _forget_in_cache(folder: Path, needles: Needles, tell: Tell) -> None:
+def _forget_in_cache(folder: Path, needles: Needles, tell: OnProgress) -> None:
     """What was found for facts, which is made again where it is wanted, and whatever else says it."""
     for done, path in enumerate(paths := list(_files(folder))):
         tell(done, len(paths))

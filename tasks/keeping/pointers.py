@@ -11,9 +11,10 @@ Everything else is addressed by content, or follows from these. The order is wha
    one move between ledger and HEAD nothing is lost, and with two the first one's could be.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from editing.progress import OnProgress
 from tasks.ledger.table import Files, Ledger
 from tasks.stores.errors import ObjectNotFound, StorageError
 from tasks.stores.manifest import Head, VersionPointer
@@ -66,7 +67,7 @@ def pointers(store: ObjectStore, ledger: Ledger) -> Pointers:
     raise StorageError("lines change faster than they can be copied: look who moves their HEADs, then repeat")
 
 
-def keys_of(store: SnapshotStore, snapshots: list[str], tell: Callable[[int, int], None]) -> list[str]:
+def keys_of(store: SnapshotStore, snapshots: list[str], tell: OnProgress) -> list[str]:
     """The objects that versions consist of and are built on: manifests and tensors."""
     keys, seen = dict[str, None](), set[str]()
     for done, tip in enumerate(snapshots):

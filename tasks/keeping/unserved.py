@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from editing.progress import OnProgress
 from tasks.ledger.view import LineView, chain
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import HeadMoved, ObjectConflict, ObjectNotFound, StorageError
@@ -45,7 +46,7 @@ def take_away(
     held: Sequence[Version],
     actor: str,
     reason: str,
-    tell: Callable[[int, int], None],
+    tell: OnProgress,
 ) -> None:
     """Say of each of these versions that it is forgotten, close HEAD to them, then remove what they consist of.
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from editing.config import LocatingConfig
 from editing.edit import Edit
+from editing.progress import OnProgress
 from tasks.stores.searches import Chunk, Search
 from tasks.update.live import live_facts
 from tasks.update.run import Run, Taken, batches_of
-from tasks.update.searched import Tell, chunk_name, search_chunk
+from tasks.update.searched import chunk_name, search_chunk
 from tasks.update.session import Session
 from tasks.update.team import Team, shared_out
 from tasks.update.values import Wanted, chunked, missing_values, nowhere
@@ -65,7 +66,7 @@ class Searchers(Team):
         super().__init__(run, search, f"{facts} values in {len(search.chunks)} chunks are searched")
         self.session, self.numbers = session, {chunk.name: number for number, chunk in enumerate(search.chunks)}
 
-    def values(self, chunk: Sequence[Wanted], tell: Tell) -> Tensor | None:
+    def values(self, chunk: Sequence[Wanted], tell: OnProgress) -> Tensor | None:
         """The values of a chunk, (n, m), once they are there; None where it is none of those that were planned."""
         number = self.numbers.get(_name(self.session, chunk))
         if number is None:

@@ -17,6 +17,7 @@ from editing.measure.metrics import edit_pairs
 from editing.measure.said import Asked as Text
 from editing.measure.said import others_of_its_kind, questions
 from editing.measure.scoring import Score
+from editing.progress import OnProgress
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
 from tasks.settings import Settings
@@ -27,7 +28,7 @@ from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
 from tasks.update.saying import conversation, say, scored, texts_of
 from tasks.update.screening import REQUEST_FAULTS, readable
-from tasks.update.searched import Tell, chunk_name
+from tasks.update.searched import chunk_name
 from tasks.update.session import MEASURED_VERSION, Session, open_session
 from tasks.update.team import Team, shared_out
 from tasks.update.validation import bare
@@ -62,7 +63,7 @@ class AskedVersion:
         edits = [[edit.model_dump(mode="json") for edit in chunk.edits] for chunk in self.search.chunks]
         return json_digest([MEASURED_VERSION, self.search.model_dump(mode="json", include={"threads", "asked"}), edits])
 
-    def find(self, number: int, on_progress: Tell) -> Told:
+    def find(self, number: int, on_progress: OnProgress) -> Told:
         """What the version says of a chunk."""
         (pairs, texts), session = self._asked(number), replace(self.session, texts={}, said={}, begun=None)
         size = len(pairs) + len(texts)

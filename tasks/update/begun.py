@@ -3,7 +3,7 @@
 They are finished where the batch does well, and left where it does not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from editing.measure.fluency import FLUENCY_TOP_K, ROWS_AT_ONCE, Written, rows_of, uniform_draws, weighted_entropy
 from editing.measure.said import Asked, answer_text
 from editing.measure.writing import Writing
+from editing.progress import OnProgress
 from editing.tokens import pad_token
 
 if TYPE_CHECKING:
     from tasks.update.session import Session
 
 FLUENCY_SEED = 0
-Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class Begun:
     writing: Writing
     """Its first rows are those of the prompts."""
 
-    def entropies(
-        self, tokenizer: PreTrainedTokenizerBase, on_progress: Callable[[int, int], None]
-    ) -> dict[str, float]:
+    def entropies(self, tokenizer: PreTrainedTokenizerBase, on_progress: OnProgress) -> dict[str, float]:
         """Of each prompt, once its text is finished."""
         total = len(self.prompts) * self.tokens
         self.writing.run(on_step=lambda done: on_progress(total - (self.writing.total - done), total))
@@ -49,7 +47,7 @@ def begin(
     asked: Sequence[Asked],
     prompts: Sequence[str],
     tokens: int,
-    on_progress: Tell,
+    on_progress: OnProgress,
 ) -> tuple[list[str], Begun] | None:
     """What the model says to all that is asked, greedily, and the texts after the prompts as far as they were written.
 

@@ -15,6 +15,7 @@ from editing.config import LocatingConfig
 from editing.digests import json_digest
 from editing.edit import SLOT, Edit
 from editing.methods.shared.interface import MethodInput
+from editing.progress import OnProgress
 from editing.search.rows import CHAT_WEIGHT, TURNS
 from editing.search.values import BY_TURNS, LONGER, SHORT
 from tasks.update import kept
@@ -50,8 +51,7 @@ def about_value(given: MethodInput, base: str, config: LocatingConfig, edits: Se
 
 Groups = Sequence[Sequence[Edit]]
 """Facts by their key: those of a group have one value."""
-Tell = Callable[[int, int], None]
-Search = Callable[[Sequence[Edit], Tell], Tensor]
+Search = Callable[[Sequence[Edit], OnProgress], Tensor]
 """z* of each edit (n, m), those that share a key the same; the second hears how far it is, of how much."""
 
 
@@ -64,7 +64,7 @@ def chunk_name(tokenizer: PreTrainedTokenizerBase, abouts: Sequence[object], gro
     return json_digest([list(abouts), tokens])
 
 
-def search_chunk(search: Search, groups: Groups, on_progress: Tell) -> Tensor:
+def search_chunk(search: Search, groups: Groups, on_progress: OnProgress) -> Tensor:
     """The values of a chunk, (groups, m) float32, searched now."""
     values = search(list(chain.from_iterable(groups)), on_progress)
     return torch.stack([values[end - 1] for end in accumulate(map(len, groups))])

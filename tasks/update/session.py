@@ -1,6 +1,6 @@
 """A job's working state in memory: the base model, what is cached of it, and the version that stands in it now."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from statistics import fmean
@@ -25,6 +25,7 @@ from editing.methods.mend.method import MendConfig, network_for
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import BatchUpdate, MethodInput
 from editing.models import LoadedModel
+from editing.progress import OnProgress, unheard
 from editing.search.values import search_values
 from editing.weights import EditedWeights
 from tasks.base_model import loaded_base
@@ -114,9 +115,7 @@ class Session:
         """By which facts are told to share a key."""
         return KeyNames(self.loaded.tokenizer, self.method_input.prefixes)
 
-    def search(
-        self, edits: Sequence[Edit], on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> Tensor:
+    def search(self, edits: Sequence[Edit], on_progress: OnProgress = unheard) -> Tensor:
         """z* of each edit (n, m) float32, searched now on the base; of size zero for a method that wants none.
 
         `on_progress` as in `search_values`.
@@ -142,7 +141,7 @@ class Session:
         edits: Sequence[Edit],
         before: Mapping[str, EditScores] | None = None,
         max_neighborhood: int | None = None,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_progress: OnProgress = unheard,
     ) -> list[EditScores]:
         """Metrics of each edit on the model as it stands, as `evaluate` gives them.
 
@@ -178,9 +177,7 @@ class Session:
         # The cache knows edits by what they ask, not by their ids.
         return {edit.id: replace(one, edit_id=edit.id) for edit, one in zip(edits, scores, strict=True)}
 
-    def fluency(
-        self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> float:
+    def fluency(self, prompts: Sequence[str], tokens: int, on_progress: OnProgress = unheard) -> float:
         """Mean entropy (bits) of what the model, as it stands, writes after prompts; the same draws every time."""
         return fmean(self._entropies(prompts, tokens, on_progress))
 
@@ -196,7 +193,7 @@ class Session:
         found: list[float] = self.cache.get_all("fluency", abouts, make, kept.number_bytes, kept.read_number)
         return fmean(found)
 
-    def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None]) -> list[float]:
+    def _entropies(self, prompts: Sequence[str], tokens: int, on_progress: OnProgress) -> list[float]:
         """Of each of different prompts, taken once in each state of the weights."""
         state, (model, tokenizer) = self.weights.state, (self.loaded.model, self.loaded.tokenizer)
         if self.begun is not None and (self.begun.state, self.begun.tokens) == (state, tokens):
@@ -208,9 +205,7 @@ class Session:
         self.fluencies |= {(state, prompt, tokens): one for prompt, one in zip(missing, made, strict=True)}
         return [self.fluencies[state, prompt, tokens] for prompt in prompts]
 
-    def perplexity(
-        self, texts: Sequence[str], tokens: int, on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> Perplexity:
+    def perplexity(self, texts: Sequence[str], tokens: int, on_progress: OnProgress = unheard) -> Perplexity:
         """Of the model as it stands, on so many tokens of the texts; taken once in each state of the weights."""
         about = (self.weights.state, tuple(texts), tokens)
         if about not in self.perplexities:

@@ -24,6 +24,7 @@ from editing.layout import layout_of
 from editing.methods.shared.history import KeyHistory
 from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel
+from editing.progress import OnProgress
 from editing.search.values import search_values
 from tasks.base_model import loaded_base
 from tasks.lines.specs import LineSpec
@@ -34,7 +35,7 @@ from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
 from tasks.stores.searches import Chunk, Search, Searches
 from tasks.update.asked import open_asked
-from tasks.update.searched import Tell, about_value, chunk_name, search_chunk
+from tasks.update.searched import about_value, chunk_name, search_chunk
 
 
 class ShardDone(BaseModel):
@@ -135,11 +136,11 @@ class SearchedBase:
         abouts = [about_value(self.given, self.loaded.digest, self.config, group) for group in groups]
         return chunk_name(self.loaded.tokenizer, abouts, groups)
 
-    def find(self, number: int, on_progress: Tell) -> Tensor:
+    def find(self, number: int, on_progress: OnProgress) -> Tensor:
         """The values of a chunk, (groups, m) float32."""
         return search_chunk(self.search, self.chunks[number].groups, on_progress)
 
-    def search(self, edits: Sequence[Edit], on_progress: Tell) -> Tensor:
+    def search(self, edits: Sequence[Edit], on_progress: OnProgress) -> Tensor:
         """z* of each edit (n, m) float32, as a job would search it."""
         found = search_values(
             self.loaded.model, self.loaded.tokenizer, self.given.layout, edits, self.given.layers[-1],

@@ -1,8 +1,9 @@
 """What a model makes of text in general: how well it foretells it, and how varied it writes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from editing.edit import Edit
+from editing.progress import OnProgress
 from tasks.update.policy import Policy
 from tasks.update.run import Reference
 from tasks.update.screening import readable_prompts
@@ -18,7 +19,7 @@ def fluency_prompts(session: Session, batch: Sequence[Edit], policy: Policy) -> 
 
 
 def measure_fluency(
-    session: Session, prompts: Sequence[str], policy: Policy, on_progress: Callable[[int, int], None]
+    session: Session, prompts: Sequence[str], policy: Policy, on_progress: OnProgress
 ) -> dict[str, float]:
     """Entropy of what is generated from the prompts, and as a ratio to the base; without prompts nothing."""
     if not prompts:
@@ -29,7 +30,7 @@ def measure_fluency(
 
 
 def measure_perplexity(
-    session: Session, reference: Reference, policy: Policy, on_progress: Callable[[int, int], None]
+    session: Session, reference: Reference, policy: Policy, on_progress: OnProgress
 ) -> dict[str, float]:
     now = session.perplexity(reference.texts, policy.perplexity_tokens, on_progress)
     return {"perplexity": now, "perplexity_ratio": now / reference.perplexity}

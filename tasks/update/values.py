@@ -15,11 +15,12 @@ from editing.config import LocatingConfig
 from editing.edit import Edit
 from editing.groups import canonical_order, content_digest
 from editing.methods.standing import missing_shares, subject_states
+from editing.progress import OnProgress
 from editing.shortage import BATCH, within_memory
 from tasks.meter import Meter
 from tasks.stores.manifest import Manifest
 from tasks.update import kept
-from tasks.update.searched import Tell, about_value, search_chunk
+from tasks.update.searched import about_value, search_chunk
 from tasks.update.writing import told
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Target:
     missing: float | None = None
 
 
-def nowhere(chunk: "Sequence[Wanted]", tell: Tell) -> Tensor | None:
+def nowhere(chunk: "Sequence[Wanted]", tell: OnProgress) -> Tensor | None:
     """Nobody else searches values."""
     return None
 
@@ -65,7 +66,7 @@ class Values:
 
     stored: Callable[[str], Tensor | None] = lambda digest: None
     """The record: z* by what it is known by, as far as the line has stored it."""
-    elsewhere: Callable[[Sequence[Wanted], Tell], Tensor | None] = nowhere
+    elsewhere: Callable[[Sequence[Wanted], OnProgress], Tensor | None] = nowhere
     """The values of a chunk as other processes search them, (n, m); None: this one is to search them."""
     targets: dict[str, Target] = field(default_factory=dict)
     """Of the facts in the weights, by what they are known by; of versions that do not say that, by request."""

@@ -3,10 +3,10 @@
 What is asked is asked as a job's validation asks it, with the base's numbers from the same cache.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from editing.measure.metrics import summarise
+from editing.progress import OnProgress
 from tasks.ledger.view import LineView, chain
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
@@ -70,7 +70,7 @@ def _ask_facts(
     session: Session,
     view: LineView,
     asked: tuple[LineSpec, int, WatchPolicy],
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> tuple[int, dict[str, float], list[Finding]]:
     spec, sample, policy = asked
     known = known_edits(workplace.ledger, view.line, list(view.live), spec.join)

@@ -1,12 +1,13 @@
 """How good a hypernetwork is on edits that it does not learn from: on the base, each alone or some together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores, evaluate, summarise
 from editing.methods.mend.method import update_together
 from editing.methods.mend.network import MendNetwork
 from editing.models import LoadedModel
+from editing.progress import OnProgress, unheard
 
 JUDGED = ("efficacy_argmax", "generalization_argmax", "locality_kept_tokens")
 """The shares whose mean is the score: the target is said, in other words too, and neighbors answer as before."""
@@ -20,7 +21,7 @@ def validate(
     edits: Sequence[Edit],
     before: Mapping[str, EditScores],
     together: int = 1,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unheard,
 ) -> dict[str, float]:
     """The metrics' means over `edits`, each `together` of them with their one update in force, and their `score`.
 
@@ -52,6 +53,6 @@ def validate(
     return means | {"score": sum(judged) / len(judged)}
 
 
-def _part_of(on_progress: Callable[[int, int], None], before: int, size: int, total: int) -> Callable[[int, int], None]:
+def _part_of(on_progress: OnProgress, before: int, size: int, total: int) -> OnProgress:
     """Progress of a part of `size`, `before` being done, as progress of the whole."""
     return lambda done, of: on_progress(before + size * done // of, total)
