@@ -23,6 +23,7 @@ from tasks.carrying.card import OBJECT, Asked, Made, write_card
 from tasks.carrying.chosen import Chosen, Opened, choose, facts_of, opened
 from tasks.ledger.events import Event
 from tasks.meter import Meter
+from tasks.progress import stage
 from tasks.stores.batches import finished_in, unpack
 from tasks.stores.manifest import members
 from tasks.workplace import Workplace
@@ -96,11 +97,13 @@ def _written(
 ) -> Made:
     (form, rank), loaded = asked, version.loaded
     if form == "merged":
-        save_plain(loaded, work)
+        with stage("writing the model"):
+            save_plain(loaded, work)
         return Made(form)
     if form == "safetensors-diff":
         changed = {name: tensor_of(loaded.model, name).cpu().contiguous() for name in version.weights.base}
-        save_tensors(work / CHANGED_FILE, changed, {"format": "pt", "base_digest": loaded.digest})
+        with stage("writing the changed tensors"):
+            save_tensors(work / CHANGED_FILE, changed, {"format": "pt", "base_digest": loaded.digest})
         return Made(form)
     update = factors_of(version)
     with Meter("weights of the adapter", len(update)) as meter:
