@@ -4,7 +4,8 @@
 
 Key statistics are of text that the model samples itself; in one row they are of the text given, behind the part that
 perplexity is taken on. Each method's result is kept under --out as soon as it is there; the command goes on where it
-was stopped.
+was stopped. At the end each method's CounterFact score is held against that of the first one, on the same facts drawn
+anew again and again (bootstrap), which gives 95 % of the differences.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from editing.files import write_atomically
 from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
@@ -32,6 +35,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA": ("lora", {}),
 }
 POINTS = (1, 10, 50, 100)
+FEW, DRAWS = 50, 10_000
+"""Facts below which scores are not compared; samples that are drawn of them."""
 
 
 def main() -> None:
@@ -39,22 +44,46 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="NAME")
+    parser.add_argument("--points", nargs="*", type=int, default=POINTS, metavar="N", help="numbers of edits")
+    parser.add_argument("--cached", action="store_true", help="values from the cache; the seconds then say nothing")
     parser.add_argument("--out", type=Path, default=Path(".bench/quality"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    data, table = Data(asked.data, asked.text, 0, POINTS[-1]), []
+    data, table = Data(asked.data, asked.text, 0, max(asked.points)), []
     for name in asked.methods:
         path = asked.out / f"{name}.json"
         if not path.exists():
             session = open_method(*METHODS[name], data.further_texts if name == REAL_TEXT else None)
             points = []
-            for point in follow(session, data, POINTS, cached=False):
-                print(name, asdict(point), flush=True)
+            for point in follow(session, data, asked.points, cached=asked.cached):
+                print(markdown([(name, point)]).splitlines()[-1], flush=True)
                 points.append(asdict(point))
             about = {"config": session.config.model_dump(mode="json"), "layers": session.method_input.layers}
             write_atomically(path, json.dumps(about | {"points": points}, indent=1).encode())
         table += [(name, Point(**point)) for point in json.loads(path.read_text())["points"]]
     print(markdown(table))
+    print(compared(table))
+
+
+def compared(table: list[tuple[str, Point]]) -> str:
+    """CounterFact's score of each method beside what the first one's is above it."""
+    lines = ["| | edits | score | the first one's less this | 95 % |", "|---" + "|---:" * 4 + "|"]
+    first = {point.edits: np.array(point.facts) for name, point in table if name == table[0][0]}
+    for name, point in table:
+        if point.edits < FEW or not point.facts:
+            continue
+        mine, theirs = np.array(point.facts), first[point.edits]
+        drawn = np.random.default_rng(0).integers(len(mine), size=(DRAWS, len(mine)))
+        apart = 100 * (scores(theirs[drawn].mean(1)) - scores(mine[drawn].mean(1)))
+        score, mean = 100 * scores(mine.mean(0)), 100 * (scores(theirs.mean(0)) - scores(mine.mean(0)))
+        low, high = np.quantile(apart, [0.025, 0.975])
+        lines.append(f"| {name} | {point.edits} | {score:.1f} | {mean:+.1f} | {low:+.1f} to {high:+.1f} |")
+    return "\n".join(lines)
+
+
+def scores(means: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """The harmonic mean of the last axis: `editing.measure.counterfact.score` of many means."""
+    return means.shape[-1] / (1 / means.clip(1e-9)).sum(-1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.edit import Edit
+from editing.measure.counterfact import SCORED
 from editing.measure.metrics import EditScores, evaluate, summarise
 from editing.measure.perplexity import perplexity
 from editing.methods import method_config
@@ -35,6 +36,8 @@ class Point:
     locality_change: float
     locality_kept: float
     perplexity_ratio: float
+    facts: tuple[tuple[float, ...], ...] = ()
+    """What CounterFact's score is made of, fact by fact."""
 
 
 class Data:
@@ -97,7 +100,8 @@ def _measure(
     session: Session, data: Data, before: dict[str, EditScores], base: float, size: int, seconds: float
 ) -> Point:
     edits = data.edits[:size]
-    after = summarise(evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before))
+    scores = evaluate(session.loaded.model, session.loaded.tokenizer, edits, before=before)
+    after = summarise(scores)
     first = summarise([before[edit.id] for edit in edits])
     shown = {name: after[name] for name in Point.__dataclass_fields__ if name in after}
     return Point(
@@ -105,6 +109,7 @@ def _measure(
         seconds_per_edit=seconds,
         locality_change=after["locality_prob"] - first["locality_prob"],
         perplexity_ratio=perplexity_of(session, data) / base,
+        facts=tuple(tuple(float(getattr(one, name)) for name in SCORED) for one in scores),
         **shown,
     )
 

@@ -14,6 +14,7 @@ from flows.trial import trial
 from tasks.ledger import intake
 from tasks.ledger.trying import as_records
 from tasks.prefect_events import send_event
+from tests.costs import further
 from tests.flows.command import check_one_line, command
 from tests.flows.conftest import POLICY
 from tests.flows.production import Production
@@ -37,7 +38,7 @@ def serving(workplace) -> int:
 
 
 @pytest.mark.slow
-def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errata, good_edits):
+def test_a_job_and_a_decision_by_a_worker(production: Production, errata, good_edits):
     workplace = production.line(LINE)
     intake.submit(workplace.ledger, LINE, good_edits[:2], "tester")
     errata("deploy", LINE)
@@ -62,6 +63,16 @@ def test_a_job_a_decision_and_a_breach_by_a_worker(production: Production, errat
         assert (last.event, last.actor) == ("promoted", "tester")
         assert workplace.store.head(LINE).way == "run in Prefect"
 
+
+@pytest.mark.slow
+@further  # each run is a process that imports everything; tests/services has a watch and a breach, too
+def test_a_watch_and_a_breach_by_a_worker(production: Production, errata, good_edits):
+    workplace = production.line(LINE)
+    intake.submit(workplace.ledger, LINE, good_edits[:2], "tester")
+    errata("deploy", LINE)
+    assert errata("run", LINE, *policy()).code == 0
+    assert errata("approve", LINE, "--reason", "checked").code == 0 and serving(workplace) == 1
+    with production.worker():
         watched = errata("watch", LINE, "--no-ask", "--remote")
         assert watched.code == 0 and f"watch/{LINE} completed: line {LINE}, version 1 in service: " in watched.out
 

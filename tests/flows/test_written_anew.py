@@ -37,7 +37,7 @@ OPTIONS = {
     "ultraedit": {"layers": [0, 1]},
     "mend": {"layers": [0, 1]},
 }
-KEPT = pytest.mark.parametrize("method", some(OPTIONS, kept=("finetune", "ultraedit")))
+KEPT = pytest.mark.parametrize("method", some(OPTIONS, kept=("ultraedit",)))
 POLICY = LENIENT.model_copy(update={"batch_size": 10, "fluency_prompts": 0, "retained_sample": 2})
 
 
