@@ -32,8 +32,8 @@ def policy() -> list[str]:
     return [part for name, value in POLICY.model_dump().items() for part in ("--set", f"{name}={json.dumps(value)}")]
 
 
-def serving(workplace) -> int:
-    head = workplace.store.head(LINE)
+def serving(workplace, line: str = LINE) -> int:
+    head = workplace.store.head(line)
     return head.version if head else 0
 
 
@@ -67,22 +67,23 @@ def test_a_job_and_a_decision_by_a_worker(production: Production, errata, good_e
 @pytest.mark.slow
 @further  # each run is a process that imports everything; tests/services has a watch and a breach, too
 def test_a_watch_and_a_breach_by_a_worker(production: Production, errata, good_edits):
-    workplace = production.line(LINE)
-    intake.submit(workplace.ledger, LINE, good_edits[:2], "tester")
-    errata("deploy", LINE)
-    assert errata("run", LINE, *policy()).code == 0
-    assert errata("approve", LINE, "--reason", "checked").code == 0 and serving(workplace) == 1
+    line, workplace = "watched", production.line("watched")
+    intake.submit(workplace.ledger, line, good_edits[:2], "tester")
+    errata("deploy", line)
+    assert errata("run", line, *policy()).code == 0
+    assert errata("approve", line, "--reason", "checked").code == 0 and serving(workplace, line) == 1
     with production.worker():
-        watched = errata("watch", LINE, "--no-ask", "--remote")
-        assert watched.code == 0 and f"watch/{LINE} completed: line {LINE}, version 1 in service: " in watched.out
+        watched = errata("watch", line, "--no-ask", "--remote")
+        assert watched.code == 0 and f"watch/{line} completed: line {line}, version 1 in service: " in watched.out
 
-        assert send_event("breached", LINE, {"version": 1, "sequence": 1, "text": "fluency {{ 1 }}"})
-        until(lambda: serving(workplace) == 0)
-    head = workplace.store.head(LINE)
+        assert send_event("breached", line, {"version": 1, "sequence": 1, "text": "fluency {{ 1 }}"})
+        until(lambda: serving(workplace, line) == 0)
+    head = workplace.store.head(line)
     assert (head.actor, head.action, head.way) == ("automation", "rollback", "run in Prefect")
     assert head.reason.startswith("breached, says event ")
-    state = decide.rollback(LINE, "automation", serving=1, return_state=True)  # told of it once more
-    assert state.message == f"nothing to do: version 1 of line '{LINE}' is not in service" and serving(workplace) == 0
+    state = decide.rollback(line, "automation", serving=1, return_state=True)  # told of it once more
+    assert state.message == f"nothing to do: version 1 of line '{line}' is not in service"
+    assert serving(workplace, line) == 0
 
 
 def test_a_watch_and_upkeep_are_asked_for_with_what_was_typed(production, errata):
