@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.live order   --data counterfact_dev.parquet --edits 50 200
     python -m tests.benchmarks.live retract --data counterfact_dev.parquet --edits 200 --facts 5
-    python -m tests.benchmarks.live replace --data counterfact_dev.parquet --edits 50 --facts 10
+    python -m tests.benchmarks.live replace --data counterfact_dev.parquet --edits 30 --facts 5 --text FILE
     python -m tests.benchmarks.live curve   --data counterfact_dev.parquet --edits 10 50 --text wikitext2_valid.parquet
 
 Values are searched once and cached, so that the runs share them. `retract` builds the line that never held the fact in
@@ -38,6 +38,8 @@ from tests.benchmarks.sequence import BATCH, open_method, write_batch
 
 SAID_TOKENS, CONTROLS = 5, 20
 NEIGHBORS, TEXT_TOKENS = 5, 2048
+OTHERS, ASKED_ANEW = 4, 60
+"""Answers that a fact is given in turn, the last of them at the end; facts of which neighbors are asked."""
 
 
 def root(session: Session, edits: Sequence[Edit]) -> float:
@@ -168,41 +170,56 @@ def retract(session: Session, edits: Sequence[Edit], facts: int, others: Sequenc
     print(f"all taken out: {'the base, bit for bit' if whole else 'NOT the base'}")
 
 
-def replace_often(session: Session, edits: Sequence[Edit], facts: int, revisions: Sequence[int]) -> None:
-    """Facts said anew some times, by roots, and by writing on."""
-    targets = list(dict.fromkeys(edit.target_new for edit in edits))
-    drawn = random.Random(0)
+def replace_often(
+    session: Session, edits: Sequence[Edit], facts: int, revisions: Sequence[int], pool: Sequence[Edit], text: Path
+) -> None:
+    """Facts said anew some times, by roots, and by writing on: to other answers of their relation, at last to one."""
+    given = {edit.id: _others(edit, pool) for edit in edits[:facts]}
+    texts, rest = read_text(text), list(edits[facts:])
+    base = session.base_perplexity(texts, TEXT_TOKENS)
 
-    def said_anew(times: int) -> list[list[Edit]]:
-        """Revision by revision; the last is the same, however many there were."""
+    def anew(turn: int) -> list[Edit]:
+        return [edit.model_copy(update={"target_new": given[edit.id][turn]}) for edit in edits[:facts]]
 
-        def anew(given: Sequence[str]) -> list[Edit]:
-            return [edit.model_copy(update={"target_new": one}) for edit, one in zip(edits[:facts], given, strict=True)]
-
-        return [*(anew(drawn.choices(targets, k=facts)) for _ in range(times - 1)), anew(targets[-facts:])]
+    def numbers(last: Sequence[Edit]) -> str:
+        drift = [relative_drift(session.method_input, session.weights, layer) for layer in session.method_input.layers]
+        asked = [*last[:ASKED_ANEW], *rest[:ASKED_ANEW]]
+        before = session.base_scores(asked, NEIGHBORS)
+        near = [
+            summarise(some)["locality_prob"] for some in (session.scores(asked, before, NEIGHBORS), [*before.values()])
+        ]
+        held = f"others {100 * fmean(takes(session, rest).values()):.0f} %, " if rest else ""
+        taken = 100 * fmean(takes(session, last).values())
+        return (
+            f"take {taken:.1f} %, {held}neighbors {100 * (near[0] - near[1]):+.1f}, "
+            f"perplexity x{session.perplexity(texts, TEXT_TOKENS) / base:.4f}, drift {fmean(drift):.4f}"
+        )
 
     digests = []
     for times in revisions:
-        rounds = said_anew(times)
-        last, rest = rounds[-1], list(edits[facts:])
+        rounds = [*(anew(turn % (OTHERS - 1)) for turn in range(times - 1)), anew(OTHERS - 1)]
         for some in rounds:  # each revision makes a root
             root(session, [*rest, *some])
         digests.append(session.weights.digests())
-        by_root = _numbers(session, last, rest)
+        by_root = numbers(rounds[-1])
         stand_on_base(session)
         batches(session, list(edits))
         for some in rounds:
             batches(session, some)  # written on, as without roots
-        print(f"revised {times} times: by roots {by_root}; written on {_numbers(session, last, rest)}", flush=True)
+        print(f"revised {times} times: by roots {by_root}; written on {numbers(rounds[-1])}", flush=True)
     print(f"digests are the same after {', '.join(map(str, revisions))}: {all(one == digests[0] for one in digests)}")
 
 
-def _numbers(session: Session, last: Sequence[Edit], rest: Sequence[Edit]) -> str:
-    drift = [relative_drift(session.method_input, session.weights, layer) for layer in session.method_input.layers]
-    new, old = fmean(takes(session, last).values()), fmean(takes(session, rest).values())
-    scores = session.scores(rest[:20], session.base_scores(rest[:20], 5), 5)
-    near = fmean(one.locality_prob for one in scores if one.locality_prob is not None)
-    return f"take {100 * new:.0f} %, others {100 * old:.0f} %, neighbors {100 * near:.1f} %, drift {fmean(drift):.4f}"
+def _others(edit: Edit, pool: Sequence[Edit]) -> list[str]:
+    """Other answers to its prompt; where those are few, to prompts that share an answer with it, too, and so on."""
+    asked, pairs = {edit.target_new, str(edit.target_true)}, [(one.target_new, str(one.target_true)) for one in pool]
+    found = asked | {
+        answer for one, pair in zip(pool, pairs, strict=True) for answer in pair if one.prompt == edit.prompt
+    }
+    while len(found - asked) < OTHERS:
+        wider = found | {answer for pair in pairs if found.intersection(pair) for answer in pair}
+        found = wider if len(wider) > len(found) else found.union(*pairs)
+    return random.Random(edit.id).sample(sorted(found - asked), OTHERS)
 
 
 def main() -> None:
@@ -213,7 +230,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=5)
     parser.add_argument("--revisions", type=int, nargs="+", default=[1, 3, 10])
     parser.add_argument("--without", default="")
-    parser.add_argument("--text", type=Path, help="of `curve`: perplexity and KL are taken on its beginning")
+    parser.add_argument("--text", type=Path, help="of `curve` and `replace`: perplexity is taken on its beginning")
     parser.add_argument("-o", "--option", action="append", metavar="NAME=VALUE", help="option of the method")
     parser.add_argument("--together", action="store_true", help="`curve` of roots, as jobs end with them")
     parser.add_argument("--asked", type=int, default=10_000, help="`curve`: most facts that are asked again")
@@ -226,7 +243,7 @@ def main() -> None:
     elif given.what == "order":
         order(session, edits, given.edits)
     elif given.what == "replace":
-        replace_often(session, edits, given.facts, given.revisions)
+        replace_often(session, edits, given.facts, given.revisions, everything, given.text)
     elif given.what == "retract":
         call = [sys.executable, "-m", "tests.benchmarks.live", "never", "--data", str(given.data), "--edits", str(most)]
         call += [part for option in given.option or () for part in ("-o", option)]
