@@ -46,7 +46,7 @@ class KeyStatistics:
     """Second moments of keys, with what they belong to."""
 
     moments: dict[int, Tensor]
-    """C by layer, (d, d) on the CPU, float32 as the products are that it is made of; of earlier releases float64."""
+    """C by layer, (d, d) float32 on the CPU, as the products are that it is made of."""
     tokens: int
     """How many keys they are the means of."""
     base_digest: str
