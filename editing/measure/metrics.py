@@ -56,14 +56,12 @@ class EditScores:
     portability_prob: float | None = None
     """As efficacy, of the portability probes' own answers against the true target."""
     portability_argmax: float | None = None
-    locality_probes: int = 0
-    """How many neighborhood probes locality_prob is the mean of: those that have another answer than the new one."""
-    locality_answers: int = 0
-    """How many locality_argmax is the mean of: those that have an answer."""
+    neighborhood_preferred: tuple[float | None, ...] = ()
+    """What locality_prob is the mean of, at each neighborhood probe: None where the answer is the new one, or none."""
+    neighborhood_said: tuple[float | None, ...] = ()
+    """What locality_argmax is the mean of: None where there is no right answer."""
     neighborhood_tokens: tuple[tuple[int, ...], ...] = ()
     """The most probable tokens at each neighborhood probe, for `locality_kept` of a later evaluation."""
-    neighborhood_unanswered: tuple[int, ...] = ()
-    """Which of the neighborhood probes have no right answer, so that only what was said before can judge them."""
 
     def numbers(self) -> dict[str, float]:
         """The metrics that this edit has, by name."""
@@ -75,12 +73,15 @@ class EditScores:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "EditScores":
         """What `to_json` gave. Raises KeyError when something is missing."""
-        tokens = tuple(tuple(probe) for probe in fields["neighborhood_tokens"])
         shares = {name: fields[name] for name in METRICS}
-        counts = {name: fields[name] for name in ("locality_probes", "locality_answers")}
-        unanswered = tuple(fields["neighborhood_unanswered"])
+        tokens = tuple(tuple(probe) for probe in fields["neighborhood_tokens"])
+        preferred, says = tuple(fields["neighborhood_preferred"]), tuple(fields["neighborhood_said"])
         return cls(
-            fields["edit_id"], **shares, **counts, neighborhood_tokens=tokens, neighborhood_unanswered=unanswered
+            fields["edit_id"],
+            **shares,
+            neighborhood_preferred=preferred,
+            neighborhood_said=says,
+            neighborhood_tokens=tokens,
         )
 
 
@@ -157,7 +158,7 @@ def prompt_pairs(edit: Edit, prompt: str) -> Iterator[tuple[str, str]]:
 def neighbor_pairs(edit: Edit, probe: Probe) -> Iterator[tuple[str, str]]:
     """What is scored at a neighborhood probe."""
     yield probe.prompt, edit.target_new
-    if (answer := _answer(edit, probe)) is not None:
+    if (answer := right_answer(edit, probe)) is not None:
         yield probe.prompt, answer
 
 
@@ -173,8 +174,8 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
     prompts = edit.paraphrases
     answered = [probe for probe in edit.portability if probe.answer is not None]
     tokens = tuple(_tokens(edit, probe, scores) for probe in neighborhood)
-    keeps = [_keeps(edit, probe, scores) for probe in neighborhood]
-    answers = [_answers(edit, probe, scores) for probe in neighborhood]
+    preferred = tuple(_keeps(edit, probe, scores) for probe in neighborhood)
+    says = tuple(_answers(edit, probe, scores) for probe in neighborhood)
     # One side may have measured fewer probes.
     both = [] if before is None else list(zip(tokens, before.neighborhood_tokens, strict=False))
     return EditScores(
@@ -183,22 +184,22 @@ def _measure(edit: Edit, neighborhood: Sequence[Probe], scores: _Scores, before:
         efficacy_argmax=float(scores[edit.text, edit.target_new].argmax),
         generalization_prob=_mean([_wins(scores, p, edit.target_new, edit.target_true) for p in prompts]),
         generalization_argmax=_mean([float(scores[p, edit.target_new].argmax) for p in prompts]),
-        locality_prob=_mean(keeps),
-        locality_argmax=_mean(answers),
+        locality_prob=_mean(preferred),
+        locality_argmax=_mean(says),
         locality_kept=_mean([float(now == then) for now, then in both]),
         locality_kept_tokens=_mean([_same(now, then) for now, then in both]),
         portability_prob=_mean(
             [_wins(scores, p.prompt, p.answer, edit.target_true) for p in answered if p.answer is not None]
         ),
         portability_argmax=_mean([float(scores[p.prompt, p.answer].argmax) for p in answered if p.answer is not None]),
-        locality_probes=sum(kept is not None for kept in keeps),
-        locality_answers=sum(answer is not None for answer in answers),
+        neighborhood_preferred=preferred,
+        neighborhood_said=says,
         neighborhood_tokens=tokens,
-        neighborhood_unanswered=tuple(i for i, answer in enumerate(answers) if answer is None),
     )
 
 
-def _answer(edit: Edit, probe: Probe) -> str | None:
+def right_answer(edit: Edit, probe: Probe) -> str | None:
+    """Of a neighborhood probe: its own, else the edit's true target; None where neither is known."""
     return probe.answer if probe.answer is not None else edit.target_true
 
 
@@ -210,20 +211,20 @@ def _wins(scores: _Scores, prompt: str, wanted: str, other: str | None) -> float
 
 
 def _keeps(edit: Edit, probe: Probe, scores: _Scores) -> float | None:
-    answer = _answer(edit, probe)
+    answer = right_answer(edit, probe)
     if answer is None or answer == edit.target_new:
         return None
     return _wins(scores, probe.prompt, answer, edit.target_new)
 
 
 def _answers(edit: Edit, probe: Probe, scores: _Scores) -> float | None:
-    answer = _answer(edit, probe)
+    answer = right_answer(edit, probe)
     return None if answer is None else float(scores[probe.prompt, answer].argmax)
 
 
 def _tokens(edit: Edit, probe: Probe, scores: _Scores) -> tuple[int, ...]:
     """The most probable tokens where the answer stands; without an answer, the one that follows the prompt."""
-    answer = _answer(edit, probe)
+    answer = right_answer(edit, probe)
     if answer is None:  # the first prediction does not depend on the target that was scored
         return scores[probe.prompt, edit.target_new].predicted[:1]
     return scores[probe.prompt, answer].predicted

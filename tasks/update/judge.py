@@ -10,11 +10,11 @@ from typing import Literal
 
 from tasks.report.data import Check
 from tasks.update.levels import Question, counted, level_rows, neighbor_counts, neighbor_questions, questions
-from tasks.update.measured import Lost, Measured, Paired, allowed_losses, lost_at
+from tasks.update.measured import Lost, Measured, Paired, allowed_losses
 from tasks.update.policy import Policy
 from tasks.update.tripwires import tripwire_rows
 
-__all__ = ["MEASURES", "Lost", "Measured", "Paired", "allowed_losses", "judge", "judge_neighbors", "lost_at"]
+__all__ = ["MEASURES", "Lost", "Measured", "Paired", "allowed_losses", "judge", "judge_neighbors"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def judge(
     asked = list(questions(measured, policy.levels, at)) if at == "job" or set(measures) >= set(MEASURES) else []
     if at == "batch":
         plain: Sequence[_Rule] = RULES
-        neighbors = [*judge_neighbors(measured.lost, policy)]
+        neighbors = [*judge_neighbors(measured.lost, measured.lost_once, policy)]
     else:
         tested = {rule.measure: one for rule in RULES if (one := _tested(rule, measured, policy)) is not None}
         if policy.levels.neighbors is None or not _against_base(asked):
             counts = neighbor_counts("neighbors", "worse_than_base", policy.levels, at)
             asked[:0] = neighbor_questions(
-                measured.lost, "worse_than_base", policy.max_locality_drop, "max_locality_drop", "stop", counts
+                measured.lost_once, "worse_than_base", policy.max_locality_drop, "max_locality_drop", "stop", counts
             )
         asked = [*tested.values(), *asked]
         plain = tuple(rule for rule in RULES if rule.measure not in tested)
@@ -156,9 +156,9 @@ def _apart(value: float, limit: float, digits: int) -> tuple[str, str]:
     return f"{value:.{digits}f}", f"{limit:.{digits}f}"
 
 
-def judge_neighbors(lost: Mapping[str, Lost], policy: Policy) -> Iterator[Check]:
-    """Each count over all requests, then at single ones."""
-    yield from _losses(sum(lost.values(), Lost()), "max_locality_drop", policy)
+def judge_neighbors(lost: Mapping[str, Lost], once: Mapping[str, Lost], policy: Policy) -> Iterator[Check]:
+    """Each count over all requests, where a neighbor of several counts `once`; then at single ones."""
+    yield from _losses(sum(once.values(), Lost()), "max_locality_drop", policy)
     yield from _alone(lost, policy)
 
 

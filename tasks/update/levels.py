@@ -106,7 +106,7 @@ def _asked(name: str, level: Level, measured: Measured, levels: Levels, at: At) 
         field = f"levels.{name}.{threshold}"
         if name in Levels.NEIGHBORS:
             counts = neighbor_counts(name, threshold, levels, at)
-            lost = measured.lost_to_champion if threshold == "worse_than_champion" else measured.lost
+            lost = measured.lost_to_champion if threshold == "worse_than_champion" else measured.lost_once
             if lost or threshold == "worse_than_base":
                 asked = neighbor_questions(lost, threshold, limit, field, level.then, counts)
                 yield from (one for one in asked if one.asked or name == "neighbors" or levels.neighbors is None)

@@ -1,11 +1,13 @@
 """What the judge looks at: metrics, answers lost, what was said, and questions asked before and after."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from typing import NamedTuple
 
+from editing.edit import Edit
 from editing.measure.asking import Found
-from editing.measure.metrics import EditScores
+from editing.measure.metrics import EditScores, right_answer
 from editing.measure.perplexity import Perplexity
 from editing.measure.said import Said
 
@@ -53,22 +55,62 @@ def allowed_losses(most: float, asked: int) -> int:
     return max(1, math.floor(most * asked + ROUNDING))
 
 
-def lost_at(now: EditScores, before: EditScores) -> Lost:
-    """What the neighborhood of one edit lost."""
+class Fresh(NamedTuple):
+    """The numbers of those neighbors of an edit that no edit before it asks, too."""
+
+    against: Collection[int]
+    """Not with the same new answer, to which its own is preferred or not."""
+    at_all: Collection[int]
+
+
+def first_asked(edits: Sequence[Edit], most: int) -> dict[str, Fresh]:
+    """By edit, of its first `most` neighbors those that count where all edits are counted together: each one once."""
+    seen: set[tuple[str | None, ...]] = set()
+
+    def fresh(keys: Sequence[tuple[str | None, ...]]) -> frozenset[int]:
+        first = {key: number for number, key in reversed([*enumerate(keys)]) if key not in seen}
+        seen.update(first)
+        return frozenset(first.values())
+
+    found = {}
+    for edit in edits:
+        keys = [(probe.prompt, right_answer(edit, probe)) for probe in edit.neighborhood[:most]]
+        found[edit.id] = Fresh(fresh([(*key, edit.target_new) for key in keys]), fresh(keys))
+    return found
+
+
+def lost_at(now: EditScores, before: EditScores, fresh: Fresh | None = None) -> Lost:
+    """What the neighborhood of one edit lost; where it is given, of the `fresh` neighbors alone."""
+    against, at_all = fresh or (None, None)
     tokens, base_tokens = now.neighborhood_tokens, before.neighborhood_tokens
-    unanswered = [i for i in now.neighborhood_unanswered if i < min(len(tokens), len(base_tokens))]
+    unanswered = [i for i, said in enumerate(now.neighborhood_said) if said is None and i < len(base_tokens)]
+    unanswered = [i for i in unanswered if at_all is None or i in at_all]
     return Lost(
-        _fall(before.locality_prob, now.locality_prob, now.locality_probes),
-        now.locality_probes,
-        _fall(before.locality_argmax, now.locality_argmax, now.locality_answers),
-        now.locality_answers,
+        *_fall(before.neighborhood_preferred, now.neighborhood_preferred, against),
+        *_fall(before.neighborhood_said, now.neighborhood_said, at_all),
         sum(tokens[i] != base_tokens[i] for i in unanswered),
         len(unanswered),
     )
 
 
-def _fall(before: float | None, now: float | None, count: int) -> int:
-    return 0 if before is None or now is None else round((before - now) * count)
+def lost_of(
+    now: Sequence[EditScores], before: Mapping[str, EditScores], fresh: Mapping[str, Fresh]
+) -> tuple[dict[str, Lost], dict[str, Lost]]:
+    """What the neighborhood of each edit lost, and the same of its fresh neighbors alone."""
+    each = {one.edit_id: lost_at(one, before[one.edit_id]) for one in now}
+    return each, {one.edit_id: lost_at(one, before[one.edit_id], fresh[one.edit_id]) for one in now}
+
+
+def _fall(
+    before: Sequence[float | None], now: Sequence[float | None], numbers: Collection[int] | None
+) -> tuple[int, int]:
+    """How many of the neighbors with these numbers were right and are not, net; of how many."""
+    both = [
+        (then, still)
+        for number, (then, still) in enumerate(zip(before, now, strict=False))
+        if then is not None and still is not None and (numbers is None or number in numbers)
+    ]
+    return round(sum(then - still for then, still in both)), len(both)
 
 
 @dataclass(frozen=True)
@@ -118,11 +160,18 @@ class Measured:
     base_said: Mapping[str, Said] = field(default_factory=dict)
     """The same of the base, where it was asked."""
     lost_to_champion: Mapping[str, Lost] = field(default_factory=dict)
-    """As `lost`, against the version in service."""
+    """As `lost_once`, against the version in service."""
     champion_said: Mapping[str, Said] | None = None
     """As `said`, of the version in service; None where there is none, or no level compares with what it says."""
     paired: Mapping[str, Paired] = field(default_factory=dict)
     """By measure: `perplexity`, `kl`, `retained`, `said_chat` …; of several kinds by `ability.NAME`, `probes.NAME`."""
+    once: Mapping[str, Lost] = field(default_factory=dict)
+    """As `lost`, of the neighbors that each request is the first to ask; empty where none is asked by several."""
+
+    @property
+    def lost_once(self) -> Mapping[str, Lost]:
+        """What counts where requests are counted together."""
+        return self.once or self.lost
 
 
 def judged_ways(said: Mapping[str, Said], *, in_chat: bool) -> dict[str, Said]:

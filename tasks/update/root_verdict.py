@@ -4,13 +4,14 @@ as it stands, can take anything more.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from editing.edit import Edit
 from editing.measure.metrics import EditScores
 from editing.progress import unheard
 from tasks.report.data import Check
-from tasks.update.judge import MEASURES, Measured, judge, lost_at
+from tasks.update.judge import MEASURES, Measured, judge
+from tasks.update.measured import Fresh, first_asked, lost_of
 from tasks.update.policy import Policy
 from tasks.update.run import Reference, spread_sample
 from tasks.update.screening import readable
@@ -41,6 +42,8 @@ class Asked:
     """That a text was generated from."""
     says: frozenset[str] | None = None
     """Those of the facts that are said; None where no batch is undone for it."""
+    fresh: Mapping[str, Fresh] = field(default_factory=dict)
+    """Of the facts with neighbors those that none before it asks."""
 
 
 def ask_line(session: Session, live: Sequence[Edit], reference: Reference, policy: Policy) -> Asked:
@@ -62,7 +65,8 @@ def ask(session: Session, staying: Sequence[Edit], reference: Reference, policy:
     metrics = measure_perplexity(session, reference, policy, unheard)
     metrics |= measure_fluency(session, prompts, policy, unheard)
     says = still_said(session, sample) if what_is_said_counts(policy, session.method_input.chat) else None
-    return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts), says)
+    fresh = first_asked(few, policy.neighborhood_probes)
+    return Asked({s.edit_id: s for s in facts}, {s.edit_id: s for s in neighbors}, metrics, len(prompts), says, fresh)
 
 
 def judge_root(before: Asked, after: Asked, policy: Policy) -> Verdict:
@@ -79,10 +83,11 @@ def judge_root(before: Asked, after: Asked, policy: Policy) -> Verdict:
     if before.says and after.says is not None:
         metrics["retained_said"] = len(before.says & after.says) / len(before.says)
         samples["retained_said"] = len(before.says)
-    lost = {name: lost_at(one, before.neighbors[name]) for name, one in after.neighbors.items()}
+    lost, once = lost_of([*after.neighbors.values()], before.neighbors, after.fresh)
     then = judge(Measured(before.metrics, {}, {"efficacy": 0, "retained": 0, "fluency": before.prompts}), policy)
     was = {row.field: row for row in then if not row.holds}
-    rows = [_excused(row, was.get(row.field)) for row in judge(Measured(metrics, lost, samples), policy, MEASURES)]
+    now = judge(Measured(metrics, lost, samples, once=once), policy, MEASURES)
+    rows = [_excused(row, was.get(row.field)) for row in now]
     return Verdict(metrics, {}, tuple(rows))
 
 

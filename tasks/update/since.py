@@ -11,7 +11,7 @@ from editing.measure.metrics import EditScores
 from editing.measure.said import others_of_its_kind
 from editing.weights import Undo
 from tasks.update.gates import applies
-from tasks.update.measured import Lost, lost_at
+from tasks.update.measured import Fresh, Lost, lost_of
 from tasks.update.policy import Policy
 from tasks.update.saying import said_about, scored
 from tasks.update.screening import readable_prompts
@@ -29,18 +29,22 @@ def fallen_before(session: Session, lost: Sequence[Edit], undo: Undo | None) -> 
 def lost_since(
     session: Session,
     batch: Sequence[Edit],
-    lost: Mapping[str, Lost],
+    lost: tuple[Mapping[str, Lost], Mapping[str, Lost]],
     own: Sequence[EditScores],
     at_base: Mapping[str, EditScores],
     probes: int,
     undo: Undo,
-) -> dict[str, Lost]:
-    """What the neighbors that lost something, as `own` found them now, lost by this batch."""
-    asked = [edit for edit in batch if any(down for _, down, _, _ in lost[edit.id].counts())]
+    fresh: Mapping[str, Fresh],
+) -> tuple[dict[str, Lost], dict[str, Lost]]:
+    """What the neighbors that `lost` something, as `own` found them now, lost by this batch; twice, as of `lost_of`."""
+    asked = [edit for edit in batch if any(down for _, down, _, _ in lost[0][edit.id].counts())]
     with session.weights.as_before(undo):
-        then = session.scores(asked, at_base, probes)
-    now = {one.edit_id: one for one in own}
-    return {one.edit_id: lost[one.edit_id].since(lost_at(now[one.edit_id], one)) for one in then}
+        then = {one.edit_id: one for one in session.scores(asked, at_base, probes)}
+    by_it = lost_of([one for one in own if one.edit_id in then], then, fresh)
+    each, once = (
+        {name: since[name].since(one) for name, one in some.items()} for since, some in zip(lost, by_it, strict=True)
+    )
+    return {**lost[0], **each}, {**lost[1], **once}
 
 
 def what_is_said_counts(policy: Policy, chat: ChatTemplate | None) -> bool:

@@ -14,8 +14,8 @@ from editing.weights import Undo
 from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.champion import asked_after_a_batch, said_by_champion
-from tasks.update.judge import MEASURES, Lost, Measured, judge, judge_neighbors, lost_at
-from tasks.update.measured import Paired, Served, judged_ways, paired_text
+from tasks.update.judge import MEASURES, Lost, Measured, judge, judge_neighbors
+from tasks.update.measured import Paired, Served, first_asked, judged_ways, lost_of, paired_text
 from tasks.update.policy import Policy
 from tasks.update.quantised_copy import said_by_copy
 from tasks.update.run import Reference
@@ -140,6 +140,8 @@ class _Validation:
         self.metrics: dict[str, float] = {}
         self.own: list[EditScores] = []
         self.lost: dict[str, Lost] = {}
+        self.once: dict[str, Lost] = {}
+        self.fresh = first_asked(batch, policy.neighborhood_probes)
         self.held: dict[str, float] = {}
         self.said: dict[str, Said] = {}
         self.base_said: dict[str, Said] = {}
@@ -171,12 +173,12 @@ class _Validation:
 
     def _measured(self) -> Measured:
         known = self.whole.scores if self.whole and self.lost else {}
-        since = {one.edit_id: lost_at(one, known[one.edit_id]) for one in self.own if one.edit_id in known}
+        since = lost_of([one for one in self.own if one.edit_id in known], known, self.fresh)[1]
         paired = paired_text(self.metrics, self.reference.perplexity, self.whole) | self.copy
         said = judged_ways(self.said, in_chat=self.session.method_input.chat is not None)
         champion, wider = said_by_champion(self.session, self.whole, self.batch, self.chat, self.others), self.wider
         found = self.metrics, self.lost, self.samples, self.held, said, self.base_said, since, champion
-        return Measured(*found, paired | wider.paired)
+        return Measured(*found, paired | wider.paired, self.once)
 
     def _must_go_on(self, measures: Sequence[str]) -> bool:
         """Whether a verdict that fails already is still to have more numbers: a single edit's own ones."""
@@ -221,9 +223,10 @@ class _Validation:
         self.fallen = fallen_before(session, [edit for edit in self.earlier if edit.id in lost], self.undo)
         answered_for = [one for one in old if one.edit_id not in self.fallen]
         self.metrics |= {f"retained_{k}": v for k, v in summarise(answered_for).items() if k.startswith("efficacy")}
-        self.lost = {scores.edit_id: lost_at(scores, self.before[scores.edit_id]) for scores in self.own}
-        if self.undo is not None and self.earlier and any(row.fails for row in judge_neighbors(self.lost, self.policy)):
-            self.lost |= lost_since(session, self.batch, self.lost, self.own, self.before, probes, self.undo)
+        near = self.lost, self.once = lost_of(self.own, self.before, self.fresh)
+        if self.undo is not None and self.earlier and any(row.fails for row in judge_neighbors(*near, self.policy)):
+            near = lost_since(session, self.batch, near, self.own, self.before, probes, self.undo, self.fresh)
+            self.lost, self.once = near
         self.samples["retained"] = len(answered_for)
         holding = [edit for edit in self.earlier if edit.id not in lost]
         if holding and (silenced := self._no_longer_said(holding)) is not None:

@@ -330,7 +330,8 @@ def measured(trainer: MendTrainer, edits: list[Edit]) -> Measured:
     before = {one.edit_id: one for one in evaluate(facts.model, facts.tokenizer, drawn)}
     found = evaluate(facts.model, facts.tokenizer, drawn, before=before, updates=updates)
     assert not any(one.efficacy_argmax for one in before.values())
-    success, kept = [one.efficacy_argmax for one in found], [one.locality_kept for one in found if one.locality_probes]
+    success = [one.efficacy_argmax for one in found]
+    kept = [one.locality_kept for one in found if one.locality_prob is not None]
     return Measured(float(edit_loss + locality) / len(edits), sum(success) / len(success), sum(kept) / len(kept))
 
 

@@ -155,7 +155,11 @@ def test_every_metric_is_what_its_definition_says(measure):
     efficacy, generalization, locality, portability = (1.0, 1.0), (0.5, 0.0), (0.5, 0.5, None, None), (1.0, 0.0)
     shares = dict(zip(metrics.METRICS, (*efficacy, *generalization, *locality, *portability), strict=True))
     expected = EditScores(
-        edit_id="one", **shares, locality_probes=2, locality_answers=2, neighborhood_tokens=((7,), (5,))
+        edit_id="one",
+        **shares,
+        neighborhood_preferred=(0.0, 1.0),
+        neighborhood_said=(0.0, 1.0),
+        neighborhood_tokens=((7,), (5,)),
     )
     assert found == expected
     assert EditScores.from_json(found.to_json()) == found

@@ -1,6 +1,7 @@
 """Laws of the verdict: one reason a threshold, what was not measured never passes, one lost neighbor always does."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from editing.measure.answers import Answer
 from editing.measure.metrics import EditScores, evaluate
 from editing.measure.said import Said
 from tasks.report.data import Check, reasons_of
-from tasks.update.judge import Lost, Measured, judge, lost_at
+from tasks.update.judge import Lost, Measured, judge
+from tasks.update.measured import first_asked, lost_at, lost_of
 from tasks.update.policy import Policy
 from tasks.update.validation import bare
 
@@ -73,7 +75,9 @@ def test_an_earlier_fact_that_is_written_where_a_new_one_is_must_hold_whatever_t
 
 def neighbors(before: int, after: int, probes: int, name: str = "e") -> tuple[EditScores, EditScores]:
     """Scores of an edit of which so many of its probes were right before and after."""
-    return tuple(EditScores(name, locality_prob=right / probes, locality_probes=probes) for right in (before, after))
+    return tuple(
+        EditScores(name, neighborhood_preferred=(1.0,) * right + (0.0,) * (probes - right)) for right in (before, after)
+    )
 
 
 def verdict(*pairs: tuple[EditScores, EditScores], drop: float = 0.2, alone: float = 1.0) -> list[str]:
@@ -90,9 +94,10 @@ def test_one_lost_neighbor_always_passes(shape, drop):
 def test_one_lost_of_few_probes_passes_when_others_have_no_answer_to_lose():
     """Five tokens are compared, but only two probes have an answer that can be lost."""
     before, after = neighbors(2, 1, 2)
-    tokens = {"neighborhood_tokens": ((1,),) * 5}
+    tokens = {"neighborhood_tokens": ((1,),) * 5, "neighborhood_said": (0.0,) * 5}
     pair = tuple(
-        EditScores(s.edit_id, locality_prob=s.locality_prob, locality_probes=2, **tokens) for s in (before, after)
+        replace(one, neighborhood_preferred=(*one.neighborhood_preferred, None, None, None), **tokens)
+        for one in (before, after)
     )
     assert verdict(pair, drop=0.0) == []
 
@@ -116,7 +121,10 @@ def sayers(before: int, after: int, answers: int, name: str = "e") -> tuple[Edit
     """Scores of an edit whose neighbors all prefer their own answers to its target, and so many say them."""
     return tuple(
         EditScores(
-            name, locality_prob=1.0, locality_probes=answers, locality_argmax=said / answers, locality_answers=answers
+            name,
+            neighborhood_preferred=(1.0,) * answers,
+            neighborhood_said=(1.0,) * said + (0.0,) * (answers - said),
+            neighborhood_tokens=((1,),) * answers,
         )
         for said in (before, after)
     )
@@ -143,7 +151,7 @@ def speakers(changed: int, asked: int, name: str = "e") -> tuple[EditScores, Edi
     said = [(1,)] * asked
     says = [(2,)] * changed + [(1,)] * (asked - changed)
     return tuple(
-        EditScores(name, neighborhood_tokens=tuple(tokens), neighborhood_unanswered=tuple(range(asked)))
+        EditScores(name, neighborhood_tokens=tuple(tokens), neighborhood_said=(None,) * asked)
         for tokens in (said, says)
     )
 
@@ -156,6 +164,44 @@ def test_neighbors_without_an_answer_are_judged_by_what_the_base_said():
     assert verdict(speakers(2, 5, "bad"), *[speakers(0, 5, f"e{i}") for i in range(3)], alone=0.2) == [
         "request 'bad': 2 of 5 neighbors without an answer no longer say the base's, max_edit_locality_drop is 0.20"
     ]
+
+
+def asks(name: str, *prompts: str, target: str = "Rome", answer: str | None = "Paris") -> Edit:
+    """An edit with these neighbors."""
+    probes = tuple(Probe(prompt=prompt, answer=answer) for prompt in prompts)
+    return Edit(id=name, subject=name, prompt="{} lives in", target_new=target, neighborhood=probes)
+
+
+def test_a_neighbor_that_several_requests_ask_counts_once_where_they_are_counted_together():
+    edits = [asks(f"e{i}", "Bo lives in", "Cy lives in", f"of {i}") for i in range(5)]
+    fresh = first_asked(edits, 3)
+    assert [sorted(fresh[edit.id].at_all) for edit in edits] == [[0, 1, 2], [2], [2], [2], [2]]
+    then, now = (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)  # Bo alone is lost, of seven
+    scores = [
+        [EditScores(edit.id, neighborhood_preferred=(1.0,) * 3, neighborhood_said=said) for edit in edits]
+        for said in (then, now)
+    ]
+    lost, once = lost_of(scores[1], {one.edit_id: one for one in scores[0]}, fresh)
+    assert sum(once.values(), Lost()) == Lost(0, 7, 1, 7) and sum(lost.values(), Lost()) == Lost(0, 15, 5, 15)
+    policy = POLICY.model_copy(update={"max_locality_drop": 0.2, "max_edit_locality_drop": 0.3})
+    measured = Measured(GOOD, lost, SAMPLES, once=once)
+    assert not reasons_of(judge(measured, policy))  # one of seven; five of fifteen would be a third
+    assert reasons_of(judge(replace(measured, once={}), policy))
+    [said] = [
+        row for row in judge(measured, policy, at="job") if row.measure == "neighbors_said" and row.kind == "level"
+    ]
+    assert (said.value, said.sample) == (1, 7)
+
+
+def test_against_another_answer_or_for_another_right_one_it_is_another_question():
+    one, other = asks("one", "Bo lives in"), asks("other", "Bo lives in", target="Oslo")
+    assert first_asked([one, other], 5)["other"] == (frozenset({0}), frozenset())
+    assert first_asked([one, asks("third", "Bo lives in", answer="Bern")], 5)["third"] == (
+        frozenset({0}),
+        frozenset({0}),
+    )
+    assert first_asked([one, asks("fourth", "Bo lives in", "Bo lives in", answer=None)], 1)["fourth"].at_all == {0}
+    assert first_asked([asks("twice", "Bo lives in", "Bo lives in")], 5)["twice"].at_all == {0}
 
 
 def test_edits_without_neighbors_cannot_lose_any():
@@ -174,7 +220,8 @@ def test_only_probes_with_an_answer_of_their_own_are_counted(tiny_gpt2):
         ),
     )
     [scores] = evaluate(tiny_gpt2.model, tiny_gpt2.tokenizer, [edit])
-    assert scores.locality_probes == 1 and len(scores.neighborhood_tokens) == 3
+    assert [one is not None for one in scores.neighborhood_preferred] == [True, False, False]
+    assert len(scores.neighborhood_tokens) == 3
     assert EditScores.from_json(scores.to_json()) == scores
 
 
