@@ -132,11 +132,13 @@ class _Validation:
         # As a person asks, where the line writes for it; of a candidate always, for whoever decides on it.
         self.chat = conversation(session) if whole else session.method_input.chat
         self.others = others_of_its_kind([*batch, *earlier, *beside])
-        sizes = [_tokens([bare(edit) for edit in batch]) + _tokens(self.beside), self._said_tokens()]
-        sizes += [_tokens(self.earlier), _tokens(batch, policy)]
-        sizes += [policy.perplexity_tokens, STEP_TOKENS * policy.fluency_tokens]
-        self.meter = Meter("evaluation" if whole else "validation", sum(sizes))
-        self.parts = [self.meter.part(size) for size in sizes]
+        self.paraphrases, self.of_base = (whole is not None or one for one in asked_after_a_batch(policy))
+        sizes = {"own": _tokens([bare(edit) for edit in batch]) + _tokens(self.beside), "said": self._said_tokens()}
+        sizes |= {"said by the base": sizes["said"] * self.of_base, "earlier": _tokens(self.earlier)}
+        sizes |= {"neighbors": _tokens(batch, policy), "perplexity": policy.perplexity_tokens}
+        sizes |= {"fluency": STEP_TOKENS * policy.fluency_tokens}
+        self.meter = Meter("evaluation" if whole else "validation", sum(sizes.values()))
+        self.parts = {name: self.meter.part(size) for name, size in sizes.items()}
         self.metrics: dict[str, float] = {}
         self.own: list[EditScores] = []
         self.lost: dict[str, Lost] = {}
@@ -186,7 +188,7 @@ class _Validation:
 
     def _ask_efficacy(self) -> None:
         asked = [*(bare(edit) for edit in self.batch), *self.beside]
-        found = self.session.scores(asked, on_progress=self.parts[0])
+        found = self.session.scores(asked, on_progress=self.parts["own"])
         self.own, others = found[: len(self.batch)], found[len(self.batch) :]
         self.held = {one.edit_id: one.efficacy_prob or 0.0 for one in others}
         self.held |= dict.fromkeys(self._no_longer_said([one for one in self.beside if self.held[one.id]]) or (), 0.0)
@@ -203,21 +205,20 @@ class _Validation:
         return STEP_TOKENS * a_way * max(1, len(self.batch) // ROWS_AT_ONCE) * (2 if self.whole else 1)
 
     def _ask_said(self) -> None:
-        paraphrases, base = (self.whole is not None or one for one in asked_after_a_batch(self.policy))
-        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=paraphrases)
+        ask = partial(said_about, self.session, self.batch, self.chat, self.others, paraphrases=self.paraphrases)
         beside = ([] if self.whole else self.prompts), self.policy.fluency_tokens
         pairs = [pair for edit in self.batch for pair in edit_pairs(edit, ())] if self.whole else ()
-        self.said = ask(on_progress=self.parts[1], beside=beside, pairs=pairs)
+        self.said = ask(on_progress=self.parts["said"], beside=beside, pairs=pairs)
         self.metrics |= summarise_said([*self.said.values()])
-        if base:
-            self.base_said = ask(at_base=True)
+        if self.of_base:
+            self.base_said = ask(at_base=True, on_progress=self.parts["said by the base"])
         if self.whole and (kind := self.policy.quantised) is not None:
             self.copy = said_by_copy(self.session, self.batch, kind, self.session.method_input.chat, self.others)
 
     def _ask_others(self) -> None:
         session, probes = self.session, self.policy.neighborhood_probes
-        old = session.scores(self.earlier, on_progress=self.parts[2])
-        self.own = session.scores(self.batch, self.before, probes, self.parts[3])
+        old = session.scores(self.earlier, on_progress=self.parts["earlier"])
+        self.own = session.scores(self.batch, self.before, probes, self.parts["neighbors"])
         self.metrics |= summarise(self.own)
         lost = {one.edit_id for one in old if not one.efficacy_prob}
         self.fallen = fallen_before(session, [edit for edit in self.earlier if edit.id in lost], self.undo)
@@ -235,8 +236,8 @@ class _Validation:
         self.live = {one.edit_id: one.efficacy_prob or 0.0 for one in old}
 
     def _ask_texts(self) -> None:
-        self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts[4])
-        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts[5])
+        self.metrics |= measure_perplexity(self.session, self.reference, self.policy, self.parts["perplexity"])
+        self.metrics |= measure_fluency(self.session, self.prompts, self.policy, self.parts["fluency"])
         self.samples["fluency"] = len(self.prompts)
         self.meter.end()  # what follows tells itself how far it is
         self.wider = ask_wider(self.session, self.batch, self.reference, self.policy, self.chat, self.whole)
