@@ -23,7 +23,9 @@ from editing.methods.alike import Alike
 from editing.models import LoadedModel, base_digest, quiet_transformers
 from editing.weights import Factors
 from tasks.lines.specs import LineSpec
+from tasks.progress import Silent, listening
 from tasks.settings import Settings
+from tasks.update import saying
 from tasks.update import session as module
 from tasks.update.policy import Policy, make_policy
 from tasks.update.reference import ask_base
@@ -436,6 +438,33 @@ def test_a_candidate_writes_nothing_that_its_last_batch_wrote(session, monkeypat
     finally:
         session.weights.revert(undo)
     assert not wrote and candidate.numbers["fluency"] > 0
+
+
+def test_an_evaluation_goes_on_while_the_base_is_asked_what_it_says(session, monkeypatch):
+    """What the base says is half of it where it was not asked before."""
+    edits = [GOOD.model_copy(update={"id": name, "subject": f"{name} Example"}) for name in ("Nia", "Oda", "Pia")]
+    told, during = [0], []
+
+    class Hears(Silent):
+        def progress(self, what: str, done: int, total: int) -> None:
+            told[0] = done if what == "evaluation" else told[0]
+
+    real = saying.base_says
+
+    def asks(*given, **options):
+        before = told[0]
+        found = real(*given, **options)
+        during.append(told[0] - before)
+        return found
+
+    monkeypatch.setattr(saying, "base_says", asks)
+    undo = spoiled(session)
+    try:
+        with listening(Hears()):
+            judge_candidate(session, edits, [], Reference(1e9, session.held_out), POLICY)
+    finally:
+        session.weights.revert(undo)
+    assert during and max(during) > 0
 
 
 def test_the_most_alike_are_named_and_the_others_are_counted():
