@@ -48,7 +48,10 @@ class Course:
             del self._reports[1:-1:2]
 
     def left(self, elapsed: float) -> float | None:
-        """Seconds that the rest will take, seen `elapsed` seconds after the first report; None: it cannot be told."""
+        """Seconds that the rest will take, seen `elapsed` seconds after the first report; None: it cannot be told.
+
+        Nor can it where the last part is under way and would have been done by now: it takes longer than the others.
+        """
         if self.ended:
             return 0.0
         reports = list(self._reports)  # more may come meanwhile, from another thread
@@ -57,6 +60,8 @@ class Course:
             return None
         rate, unheard = (done - before) / (now - since), max(elapsed - now, 0.0)
         step = done - reports[-2][1]
+        if step >= self.total - done < rate * unheard:
+            return None
         # What has been done since the last report: at most as much as is reported at once, or it would have been.
         ahead = min(rate * unheard, step)
         if rate * unheard > step:

@@ -86,6 +86,14 @@ def test_time_left_runs_down_between_reports_and_slows_where_they_fail_to_come()
     assert course.left(40.0) == pytest.approx(40.0)  # 20 of 40 at best: half the pace
 
 
+def test_a_last_part_that_takes_longer_than_the_others_is_not_said_to_end_now():
+    course = Course("edits", 0, 28)
+    course.report(10, 28, 40.0)
+    course.report(20, 28, 80.0)
+    assert [course.left(at) for at in (80.0, 100.0)] == [32.0, 12.0]
+    assert course.left(113.0) is None and "left" not in described(course, 300.0)
+
+
 def test_more_work_than_was_thought_leaves_the_share_as_it_was():
     course = Course("steps", 0, 10)
     course.report(5, 10, 5.0)
