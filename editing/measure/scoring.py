@@ -237,8 +237,7 @@ def scores_at(
     start = 0
     for i, query, _ in asked:
         stop = start + len(query.target)
-        predicted = tuple(best[start:stop])
-        mean = sum(logprobs[start:stop]) / len(query.target)
+        predicted, mean = tuple(best[start:stop]), sum(logprobs[start:stop]) / len(query.target)
         found[i][query] = Score(mean, predicted == query.target, predicted)
         start = stop
     return found
