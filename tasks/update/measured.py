@@ -166,7 +166,7 @@ class Measured:
     paired: Mapping[str, Paired] = field(default_factory=dict)
     """By measure: `perplexity`, `kl`, `retained`, `said_chat` …; of several kinds by `ability.NAME`, `probes.NAME`."""
     once: Mapping[str, Lost] = field(default_factory=dict)
-    """As `lost`, of the neighbors that each request is the first to ask; empty where none is asked by several."""
+    """As `lost`, of the neighbors that each request is the first to ask; empty: it is `lost` itself."""
 
     @property
     def lost_once(self) -> Mapping[str, Lost]:

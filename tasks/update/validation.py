@@ -15,7 +15,7 @@ from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.champion import asked_after_a_batch, said_by_champion
 from tasks.update.judge import MEASURES, Lost, Measured, judge, judge_neighbors
-from tasks.update.measured import Paired, Served, first_asked, judged_ways, lost_of, paired_text
+from tasks.update.measured import Paired, Served, first_asked, judged_ways, lost_at, lost_of, paired_text
 from tasks.update.policy import Policy
 from tasks.update.quantised_copy import said_by_copy
 from tasks.update.run import Reference
@@ -175,7 +175,8 @@ class _Validation:
 
     def _measured(self) -> Measured:
         known = self.whole.scores if self.whole and self.lost else {}
-        since = lost_of([one for one in self.own if one.edit_id in known], known, self.fresh)[1]
+        again = [one for one in self.own if one.edit_id in known]
+        since = {one.edit_id: lost_at(one, known[one.edit_id], self.fresh[one.edit_id]) for one in again}
         paired = paired_text(self.metrics, self.reference.perplexity, self.whole) | self.copy
         said = judged_ways(self.said, in_chat=self.session.method_input.chat is not None)
         champion, wider = said_by_champion(self.session, self.whole, self.batch, self.chat, self.others), self.wider

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from editing.edit import Edit
-from editing.measure.metrics import EditScores
+from editing.measure.metrics import EditScores, right_answer
 from editing.measure.said import Said
 from tasks.report.data import Check, reasons_of
 
@@ -76,7 +76,7 @@ def neighbors_lost(
     changed = [(probe, then, is_now) for probe, is_now, then in asked if is_now != then]
     lost = []
     for probe, then, is_now in changed:
-        said, right = tokenizer.decode(then).strip(), probe.answer or edit.target_true
+        said, right = tokenizer.decode(then).strip(), right_answer(edit, probe)
         if right in (None, said):
             lost.append(NeighborLost(probe.prompt, said, tokenizer.decode(is_now).strip()))
     return lost

@@ -171,11 +171,16 @@ def retract(session: Session, edits: Sequence[Edit], facts: int, others: Sequenc
 
 
 def replace_often(
-    session: Session, edits: Sequence[Edit], facts: int, revisions: Sequence[int], pool: Sequence[Edit], text: Path
+    session: Session,
+    edits: Sequence[Edit],
+    facts: int,
+    revisions: Sequence[int],
+    pool: Sequence[Edit],
+    texts: Sequence[str],
 ) -> None:
     """Facts said anew some times, by roots, and by writing on: to other answers of their relation, at last to one."""
     given = {edit.id: _others(edit, pool) for edit in edits[:facts]}
-    texts, rest = read_text(text), list(edits[facts:])
+    rest = list(edits[facts:])
     base = session.base_perplexity(texts, TEXT_TOKENS)
 
     def anew(turn: int) -> list[Edit]:
@@ -243,7 +248,7 @@ def main() -> None:
     elif given.what == "order":
         order(session, edits, given.edits)
     elif given.what == "replace":
-        replace_often(session, edits, given.facts, given.revisions, everything, given.text)
+        replace_often(session, edits, given.facts, given.revisions, everything, read_text(given.text))
     elif given.what == "retract":
         call = [sys.executable, "-m", "tests.benchmarks.live", "never", "--data", str(given.data), "--edits", str(most)]
         call += [part for option in given.option or () for part in ("-o", option)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import hmean  # type: ignore[import-untyped]  # scipy ships no types
 
 from editing.files import write_atomically
 from tests.benchmarks.sequence import Data, Point, follow, markdown, open_method
@@ -74,16 +75,11 @@ def compared(table: list[tuple[str, Point]]) -> str:
             continue
         mine, theirs = np.array(point.facts), first[point.edits]
         drawn = np.random.default_rng(0).integers(len(mine), size=(DRAWS, len(mine)))
-        apart = 100 * (scores(theirs[drawn].mean(1)) - scores(mine[drawn].mean(1)))
-        score, mean = 100 * scores(mine.mean(0)), 100 * (scores(theirs.mean(0)) - scores(mine.mean(0)))
+        apart = 100 * (hmean(theirs[drawn].mean(1), axis=-1) - hmean(mine[drawn].mean(1), axis=-1))
+        score, best = (100 * hmean(some.mean(0)) for some in (mine, theirs))
         low, high = np.quantile(apart, [0.025, 0.975])
-        lines.append(f"| {name} | {point.edits} | {score:.1f} | {mean:+.1f} | {low:+.1f} to {high:+.1f} |")
+        lines.append(f"| {name} | {point.edits} | {score:.1f} | {best - score:+.1f} | {low:+.1f} to {high:+.1f} |")
     return "\n".join(lines)
-
-
-def scores(means: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """The harmonic mean of the last axis: `editing.measure.counterfact.score` of many means."""
-    return means.shape[-1] / (1 / means.clip(1e-9)).sum(-1)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from editing.digests import sha256
 from editing.edit import Edit
 from editing.errors import HypernetworkError
+from editing.measure.metrics import right_answer
 from editing.measure.scoring import encode_queries
 from editing.models import LoadedModel
 from editing.tokens import check_edits
@@ -51,7 +52,7 @@ def spared_by(edit: Edit, other: Edit | None) -> list[tuple[str, str]]:
 
 
 def _neighborhood(edit: Edit) -> list[tuple[str, str]]:
-    return [(probe.prompt, probe.answer or edit.target_true or edit.target_new) for probe in edit.neighborhood]
+    return [(probe.prompt, right_answer(edit, probe) or edit.target_new) for probe in edit.neighborhood]
 
 
 def examples_at(edits: Sequence[Edit], start: int, count: int, seed: int) -> list[Example]:
