@@ -33,6 +33,12 @@ def test_most_pages_have_something_to_run():
 
 def test_a_block_whose_data_is_not_there_is_left_out(tmp_path, monkeypatch):
     monkeypatch.delenv("ERRATA_DATA", raising=False)
-    [block] = [one for page in pages() for one in to_run(page, ["hours"]) if "quality" in one.text]
-    done = Place(tmp_path).run(block)
-    assert done.lacks == ("counterfact_dev.parquet", "wikitext2_valid.parquet") and done.code == 0
+    place = Place(tmp_path)
+    needing = [one for page in pages() for one in to_run(page, ["hours"]) if ".parquet" in one.text]
+    comparing = [one for one in needing if "tests.benchmarks.quality" in one.text]
+    assert len(needing) > len(comparing) > 0
+    for block in needing:
+        done = place.run(block)
+        assert done.lacks and all(name in block.text for name in done.lacks) and done.code == 0 and not done.out
+        if block in comparing:
+            assert done.lacks == ("counterfact_dev.parquet", "wikitext2_valid.parquet")
