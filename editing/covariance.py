@@ -6,8 +6,7 @@ Shapes: d = key size.
 """
 
 import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,30 +14,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editing.body import run_body
 from editing.digests import sha256, tensors_digest
 from editing.errors import StatisticsError
-from editing.key_sums import KeySums
-from editing.keys import capture_inputs, in_rows, stop_before
-from editing.layout import ModelLayout
-from editing.linear import fast_linear
-from editing.placed import device_of
-from editing.shortage import within_memory
 from editing.streamed import save_tensors
-from editing.token_rows import WINDOW, TokenRow, batches, windows
-from editing.tokens import Rows, pad_token
-from editing.trees import Tree, lay_out, may_branch
-
-TOKENS_AT_ONCE = 1024
-"""Tokens of one pass."""
-SUMMATION = 5
-"""Raised when the numbers that the same text gives change: cached statistics are of one summation."""
-KEPT_EVERY = 4.0
-"""Seconds of work between sums that are kept."""
-WORK_A_WRITE = 20.0
-"""And at least so many times as long as it took to write them: those of a large model are gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -168,85 +147,3 @@ class KeyStatistics:
 def text_digest(texts: Iterable[str]) -> str:
     """sha256 over texts, with their borders."""
     return sha256(json.dumps(text).encode() for text in texts)
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """Where sums are kept while statistics are collected, so that a process that is killed loses seconds of work."""
-
-    read: Callable[[], dict[str, Tensor] | None]
-    write: Callable[[dict[str, Tensor]], None]
-    seconds: float = KEPT_EVERY
-    """Least time between two that are written."""
-    work_a_write: float = WORK_A_WRITE
-    """The same, in times of what the last one took to write."""
-
-
-@torch.no_grad()
-@within_memory("edit fewer layers (option layers)")
-def collect_statistics(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    layout: ModelLayout,
-    layers: tuple[int, ...],
-    texts: Iterable[str | TokenRow],
-    *,
-    base_digest: str,
-    source: str,
-    max_tokens: int,
-    on_progress: Callable[[int], None] = lambda tokens: None,
-    unfinished: Unfinished | None = None,
-) -> KeyStatistics:
-    """Stream `texts` through the layers up to the last edited one and average k kᵀ over at most `max_tokens` tokens.
-
-    Texts are cut into windows; `on_progress` hears the tokens done. What stands beside the tokens of a text counts as
-    much as they do, and comes on top of `max_tokens`; a model that takes no mask of our own is given texts alone. With
-    `unfinished` it goes on where a collection of the same texts ended, and comes to the same numbers, to the last bit.
-
-    Raises:
-        StatisticsError: there is no text, or the keys are not finite.
-    """
-    modules = {layer: layout.projection(model, layer) for layer in layers}
-    sums = KeySums({layer: layout.key_size(model, layer) for layer in layers}, device_of(model))
-    rows = windows(tokenizer, texts, max_tokens)
-    if not may_branch(model, WINDOW):
-        rows = (TokenRow(row.ids) for row in rows)
-    there = _gone_on(sums, unfinished)
-    done, written, pause = 0, time.monotonic(), 0.0
-    with fast_linear(model):
-        for number, batch in enumerate(batches(rows, TOKENS_AT_ONCE)):
-            if number == there:
-                on_progress(done)
-            done += sum(len(row.ids) for row in batch)
-            if number < there:
-                continue
-            trees = [row.tree for row in batch]
-            laid = lay_out(trees, pad_token(tokenizer), model)
-            with capture_inputs(modules) as inputs, stop_before(modules[layers[-1]]):
-                run_body(model, **laid.inputs)
-            real = _real_tokens(trees, laid)
-            sums.add({layer: in_rows(keys, real) for layer, keys in inputs.items()}, real)
-            on_progress(done)
-            since = time.monotonic() - written
-            if sums.is_complete and unfinished is not None and since >= max(unfinished.seconds, pause):
-                begun = time.monotonic()
-                unfinished.write(sums.state())
-                written = time.monotonic()
-                pause = unfinished.work_a_write * (written - begun)
-    if sums.tokens == 0:
-        raise StatisticsError(f"no text to collect key statistics from ({source}); give a text with words in it")
-    statistics = KeyStatistics(sums.means(), sums.tokens, base_digest, source, sums.fourth_powers())
-    statistics.check(base_digest, layers)
-    return statistics
-
-
-def _gone_on(sums: KeySums, unfinished: Unfinished | None) -> int:
-    """Of how many batches the sums are by what was kept, which is let go: it is as large as they are."""
-    found = unfinished.read() if unfinished is not None else None
-    return sums.batches if found is not None and sums.restore(found) else 0
-
-
-def _real_tokens(trees: Sequence[Tree], laid: Rows) -> Tensor:
-    """Where tokens stand and no padding, (trees, columns)."""
-    lengths = torch.tensor([len(tree) for tree in trees])
-    return (torch.arange(laid.input_ids.shape[1]) < lengths[:, None]).to(laid.input_ids.device)

@@ -1,9 +1,11 @@
 """Sums over the keys of many tokens: Σ k kᵀ and Σ |k|⁴ of each layer, which can be kept and gone on with.
 
-Shapes: d = key size, t = tokens.
+They are taken in parts with fixed borders, which are added in their order: so it makes no difference to any bit which
+process summed a part. Shapes: d = key size, t = tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,20 @@ BLOCK = 256
 """Width of the blocks in which the upper triangle is computed."""
 STEP_BATCHES = 4
 """Batches of rows after which sums are complete, and can be kept: seconds of work on a small processor."""
+PART_BATCHES = 8 * STEP_BATCHES
+"""Batches of a part. Changed, sums of more than one come to other bits."""
+
+
+@dataclass(frozen=True)
+class PartSums:
+    """The sums of one part."""
+
+    batches: int
+    tokens: int
+    fourth_powers: Mapping[int, float]
+    """Σ |k|⁴ by layer."""
+    upper: Callable[[int], Tensor]
+    """Σ k kᵀ of a layer, (d, d) float32, read when it is wanted; below the diagonal stands anything."""
 
 
 class KeySums:
@@ -40,25 +56,61 @@ class KeySums:
             if self.is_complete:
                 total.complete()
 
+    def begin_part(self) -> None:
+        """What comes now is summed by itself; only of complete sums."""
+        for total in self.layers.values():
+            total.close()
+
+    def part(self) -> PartSums:
+        """All of it as one part, which it is where no other was begun; nothing can be added any more."""
+        for total in self.layers.values():
+            total.complete()
+        powers = {layer: total.fourth_power.item() for layer, total in self.layers.items()}
+        return PartSums(self.batches, self.tokens, powers, lambda layer: self.layers[layer].upper_dd.cpu())
+
+    def take(self, part: PartSums) -> None:
+        """Sums of a part that begins here, found by whomever. Whatever `upper` raises is raised, and nothing changed.
+
+        Raises:
+            ValueError: they are of other layers or sizes, or not finite.
+        """
+        try:
+            for layer, total in self.layers.items():
+                upper_dd, power = part.upper(layer), torch.tensor(part.fourth_powers[layer], dtype=torch.float64)
+                if not (_alike(upper_dd, total.upper_dd) and bool(power.isfinite())):
+                    raise ValueError(f"the sums of layer {layer} are none of {len(total.upper_dd)} finite numbers each")
+                total.upper_dd.copy_(upper_dd)
+                total.fourth_power.copy_(power)
+        except BaseException:
+            for total in self.layers.values():
+                total.upper_dd.zero_()
+                total.fourth_power.zero_()
+            raise
+        self.batches, self.tokens = self.batches + part.batches, self.tokens + part.tokens
+
     def state(self) -> dict[str, Tensor]:
         """What `restore` takes; only of complete sums, and only until more is added: they may be gigabytes."""
-        tensors = {f"upper.{layer}": total.upper_dd.cpu() for layer, total in self.layers.items()}
-        powers = {f"fourth.{layer}": total.fourth_power.cpu() for layer, total in self.layers.items()}
-        return tensors | powers | {"done": torch.tensor([self.batches, self.tokens])}
+        tensors = {f"{name}.{layer}": tensor.cpu() for layer, total in self.layers.items() for name, tensor in total}
+        return tensors | {"done": torch.tensor([self.batches, self.tokens])}
 
     def restore(self, state: dict[str, Tensor]) -> bool:
         """Go on from what `state` gave; False, and nothing changes, where that is of other layers or not finite."""
-        mine = self.state()
-        fits = state.keys() == mine.keys() and all(
-            tensor.shape == mine[name].shape and tensor.dtype == mine[name].dtype and bool(tensor.isfinite().all())
-            for name, tensor in state.items()
+        batches, tokens = state["done"].tolist() if "done" in state else (0, 0)
+        expected = {f"{name}.{layer}": tensor for layer, total in self.layers.items() for name, tensor in total}
+        parts = any(name.startswith("before ") for name in state)
+        earlier = {f"before {name}": tensor for name, tensor in expected.items()} if parts else {}
+        expected |= earlier
+        fits = state.keys() == expected.keys() | {"done"} and all(
+            _alike(state[name], tensor) for name, tensor in expected.items()
         )
-        if not fits or int(state["done"][0]) % STEP_BATCHES:
+        if not fits or batches % STEP_BATCHES:
             return False
-        self.batches, self.tokens = state["done"].tolist()
+        self.batches, self.tokens = batches, tokens
         for layer, total in self.layers.items():
-            total.upper_dd.copy_(state[f"upper.{layer}"])
-            total.fourth_power.copy_(state[f"fourth.{layer}"])
+            if earlier:
+                total.close()
+            for name, tensor in total:
+                tensor.copy_(state[f"{name}.{layer}"])
         return True
 
     def means(self) -> dict[int, Tensor]:
@@ -67,13 +119,18 @@ class KeySums:
 
     def fourth_powers(self) -> dict[int, float]:
         """Σ |k|⁴ by layer; only of complete sums."""
-        return {layer: total.fourth_power.item() for layer, total in self.layers.items()}
+        return {layer: total.fourth_powers.item() for layer, total in self.layers.items()}
+
+
+def _alike(tensor: Tensor, mine: Tensor) -> bool:
+    return tensor.shape == mine.shape and tensor.dtype == mine.dtype and bool(tensor.isfinite().all())
 
 
 class _Sum:
     """Σ k kᵀ of one layer, symmetric: only blocks on and above the diagonal are computed, half of the products.
 
-    Products run in float32 over a block of many tokens, where they are fast; blocks are summed in float64.
+    Products run over a block of many tokens, where they are fast. Those of the part at hand and those of parts before
+    it stand apart; of a single part there is one matrix.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -81,6 +138,25 @@ class _Sum:
         self.count = 0
         self.upper_dd = torch.zeros(size, size, device=device)
         self.fourth_power = torch.zeros((), dtype=torch.float64, device=device)
+        self.before: tuple[Tensor, Tensor] | None = None
+        """The same two of the parts before."""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """What it consists of, by name."""
+        yield from {"upper": self.upper_dd, "fourth": self.fourth_power}.items()
+        if self.before is not None:
+            yield from zip(("before upper", "before fourth"), self.before, strict=True)
+
+    def close(self) -> None:
+        """The part at hand has ended: another begins."""
+        self.complete()
+        if self.before is None:
+            self.before = self.upper_dd, self.fourth_power
+            self.upper_dd, self.fourth_power = torch.zeros_like(self.upper_dd), torch.zeros_like(self.fourth_power)
+            return
+        for before, mine in zip(self.before, (self.upper_dd, self.fourth_power), strict=True):
+            before += mine
+            mine.zero_()
 
     def add(self, keys_td: Tensor) -> None:
         """Keys of further tokens, in any precision."""
@@ -106,5 +182,10 @@ class _Sum:
     def matrix(self) -> Tensor:
         """Σ k kᵀ, (d, d) float32; nothing can be added any more."""
         self.complete()
-        upper_dd = self.upper_dd.triu_()
-        return upper_dd.add_(upper_dd.triu(1).T)
+        upper_dd = self.upper_dd if self.before is None else self.before[0].add_(self.upper_dd)
+        return upper_dd.triu_().add_(upper_dd.triu(1).T)
+
+    @property
+    def fourth_powers(self) -> Tensor:
+        """Σ |k|⁴, of all parts."""
+        return self.fourth_power if self.before is None else self.before[1] + self.fourth_power

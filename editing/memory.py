@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from editing.collection import TOKENS_AT_ONCE
 from editing.config import LocatingConfig
-from editing.key_sums import SUMMED_AT_ONCE
+from editing.key_sums import PART_BATCHES, SUMMED_AT_ONCE
 from editing.layout import layout_of
 
 RUNTIME = 400 << 20
@@ -101,7 +102,9 @@ def stages(shape: Shape, width: int, method: LocatingConfig, *, narrow: bool = F
     weights = shape.parameters * width
     yield Part("weights", weights, weights, "dtype (bfloat16 halves float32)")
     waiting = SUMMED_AT_ONCE * d * SINGLE
-    yield Part("key statistics", (L + 2) * moment + (L + 1) * waiting, L * moment, "layers")
+    keys = method.statistics_tokens * (1 + method.statistics_alternatives)
+    sums = L if keys <= PART_BATCHES * TOKENS_AT_ONCE else 2 * L  # of the part at hand, and of those before it
+    yield Part("key statistics", (sums + 2) * moment + (L + 1) * waiting, L * moment, "layers")
     edits = method.search.edits_at_once
     tokens = edits * TOKENS_AN_EDIT
     kept = tokens * (KEPT_OF_HIDDEN * m + KEPT_OF_KEYS * d) * shape.above * SINGLE

@@ -18,7 +18,7 @@ Every = Annotated[int, Field(ge=1, description="How many shards there are.")]
 @flow(name="values-shard", flow_run_name="{line} {first} of {every}", persist_result=False)
 @ended_well
 def values_shard(line: str, search: Digest, first: First = 0, every: Every = 1) -> ShardDone:
-    """Search values of a job's facts, or ask its candidate, beside other workers. Jobs start it, nobody by hand.
+    """Prepare a job's base, search values of its facts, or ask its candidate. Jobs start it, nobody by hand.
 
     Args:
         line: The line that the job works on.

@@ -74,7 +74,8 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Workers that search values, and ask the candidate, beside the job; as --set workers=N."
+            min=0,
+            help="Workers that prepare, search values and ask the candidate beside the job; as --set workers=N.",
         ),
     ] = None,
     text: Text = None,

@@ -1,120 +1,34 @@
-"""Work that several processes share: values that are searched and facts that are asked, in the store of a job.
+"""Work that several processes share, in the store of a job: values searched, keys summed, facts asked.
 
-    searches/tasks/<sha256>.json              what is to be done: base, contexts, facts in chunks; its job ends it
-    searches/answers/<chunk>.json             created once: what a version says of a chunk of facts, or, after its
-                                              blob, which values the chunk has
-    searches/values/<sha256>.safetensors      these values
+    searches/tasks/<sha256>.json              what is to be done: base, contexts, facts or text in chunks; its job
+                                              ends it
+    searches/answers/<chunk>.json             created once: what a version says of a chunk of facts, or, after their
+                                              blobs, which values or sums the chunk has
+    searches/values/<sha256>.safetensors      these values, or the sums of one layer
 
 A chunk is known by what its answer is a function of, so whoever does the same finds it, such as a job that was killed
 and is started again. Of two answers the first counts. Nothing here is the only copy of anything: values that are used
 are stored with their versions, and what was said with the report.
 """
 
-import importlib.metadata
 from collections.abc import Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from editing.edit import Edit
-from editing.errors import ModelError, UsageError
 from tasks.stores.blobs import Blobs
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
+from tasks.stores.search_records import Answer, Chunk, Sampled, Search, Summed, Told
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from editing.key_sums import PartSums
+
+    Found: TypeAlias = Tensor | Told | Sampled | PartSums
+
 FOLDER = "searches"
 REMEDY = "remove it: it is found again"
-
-
-def release() -> str:
-    """Of this Errata."""
-    return importlib.metadata.version("errata-lm")
-
-
-class Chunk(BaseModel):
-    """Facts whose values are searched in one batch of rows: what their last bits depend on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of all that its answer is a function of.")
-    groups: tuple[tuple[Edit, ...], ...] = Field(description="Facts that share a key have one value.")
-
-    @property
-    def edits(self) -> tuple[Edit, ...]:
-        return tuple(chain.from_iterable(self.groups))
-
-
-class Asked(BaseModel):
-    """Of what version all facts of a search are asked, where no values are searched."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    snapshot: str
-    probes: int = Field(ge=1, description="Neighborhood probes of a fact.")
-    whole: int = Field(ge=0, description="Chunks, the first ones, whose facts are asked all; of others their prompts.")
-
-
-class Told(BaseModel):
-    """What a version says of a chunk of facts, in the order in which tasks/update/asked.py asks it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    scores: tuple[tuple[float, bool, tuple[int, ...]], ...]
-    """The fields of each `Score`."""
-    texts: tuple[str, ...]
-
-
-class Search(BaseModel):
-    """What is searched or asked for one job, and with what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    FORMAT: ClassVar[int] = 1
-
-    format: int = 1
-    line: str
-    release: str = Field(description="Of Errata.")
-    base: str = Field(description="Digest of the base's tensors.")
-    spec: dict[str, Any] = Field(description="The line, as its definition says it.")
-    layers: tuple[int, ...]
-    contexts: tuple[str, ...]
-    threads: int = Field(ge=1, description="Of matrix products: their last bits depend on it.")
-    chunks: tuple[Chunk, ...]
-    asked: Asked | None = None
-
-    def check_release(self) -> None:
-        """Raises UsageError where another release of Errata began this."""
-        if self.release != release():
-            raise UsageError(
-                f"line '{self.line}': its job runs Errata {self.release}, this worker has {release()}; install the "
-                "job's release here"
-            )
-
-    def check_base(self, digest: str) -> None:
-        """Raises ModelError where the base here has other weights."""
-        if digest != self.base:
-            raise ModelError(
-                f"line '{self.line}': its base '{self.spec['model']}' has digest {self.base[:12]} for the job and "
-                f"{digest[:12]} here; give this worker the same model"
-            )
-
-
-class Answer(BaseModel):
-    """Where the values of a chunk are or what was told of it, and who found that."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    FORMAT: ClassVar[int] = 1
-
-    format: int = 1
-    values: str = Field("", description="Digest of the blob.")
-    told: Told | None = None
-    host: str
-    device: str
-    seconds: float
 
 
 class Searches:
@@ -139,19 +53,45 @@ class Searches:
     def is_answered(self, chunk: str) -> bool:
         return self.store.exists(_answer_key(chunk))
 
-    def answer(self, chunk: str, found: "Tensor | Told", host: str, device: str, seconds: float) -> None:
+    def answer(self, chunk: str, found: "Found", host: str, device: str, seconds: float) -> None:
         """Store what was found for a chunk, of values a row a group; where another was first, its answer stands."""
-        if isinstance(found, Told):
-            answer = Answer(told=found, host=host, device=device, seconds=seconds)
-        else:
-            from tasks.stores.tensors import tensor_bytes  # torch takes seconds, and who only tidies up does without
-
-            blob = tensor_bytes({"z_star": found}, f"the values of chunk {chunk[:12]}")
-            answer = Answer(values=self._values.put(blob), host=host, device=device, seconds=seconds)
+        about: dict[str, Any] = {"host": host, "device": device, "seconds": seconds}
         try:
-            self.store.put_if_absent(_answer_key(chunk), record_bytes(answer))
+            self.store.put_if_absent(_answer_key(chunk), record_bytes(Answer(**self._stored(chunk, found), **about)))
         except ObjectConflict:
             return
+
+    def _stored(self, chunk: str, found: "Found") -> dict[str, Any]:
+        """What of an answer says what was found, whose blobs lie there."""
+        if isinstance(found, Told):
+            return {"told": found}
+        if isinstance(found, Sampled):
+            return {"sampled": found}
+        from torch import Tensor  # torch takes seconds, and who only tidies up does without
+
+        if isinstance(found, Tensor):
+            return {"values": self._put("z_star", found, f"the values of chunk {chunk[:12]}")}
+        what = f"the sums of chunk {chunk[:12]}"
+        uppers = {layer: self._put("upper", found.upper(layer), what) for layer in found.fourth_powers}
+        return {
+            "summed": Summed(
+                batches=found.batches, tokens=found.tokens, fourth_powers=dict(found.fourth_powers), uppers=uppers
+            )
+        }
+
+    def _put(self, name: str, tensor: "Tensor", what: str) -> str:
+        from tasks.stores.tensors import tensor_bytes  # as above
+
+        return self._values.put(tensor_bytes({name: tensor}, what))
+
+    def _get(self, name: str, digest: str, what: str) -> "Tensor":
+        """A tensor that must be finite and of two dimensions. Raises DigestMismatch, StorageError."""
+        from tasks.stores.tensors import parsed  # as above
+
+        tensor = parsed(self._values.get(digest), what).get(name)
+        if tensor is None or tensor.dim() != 2 or not bool(tensor.isfinite().all()):
+            raise StorageError(f"{what} are no finite '{name}': {REMEDY}")
+        return tensor
 
     def found(self, chunk: Chunk) -> "tuple[Tensor, Answer] | None":
         """The values of a chunk, (groups, m), and who found them; None where there are none yet.
@@ -159,15 +99,38 @@ class Searches:
         Raises:
             DigestMismatch, RecordError, StorageError: what lies there is something else.
         """
-        from tasks.stores.tensors import parsed  # as in `answer`
-
         if (answer := self._answer(chunk)) is None:
             return None
         what = f"the values of '{_answer_key(chunk.name)}' in '{self.store.uri}'"
-        z_star = parsed(self._values.get(answer.values), what).get("z_star")
-        if z_star is None or z_star.dim() != 2 or len(z_star) != len(chunk.groups) or not z_star.isfinite().all():
+        z_star = self._get("z_star", answer.values, what)
+        if len(z_star) != len(chunk.groups):
             raise StorageError(f"{what} are no values of {len(chunk.groups)} facts: {REMEDY}")
         return z_star, answer
+
+    def sums(self, chunk: Chunk) -> "tuple[PartSums, Answer] | None":
+        """The sums of a chunk, of which each layer is read when it is wanted; None where there are none yet.
+
+        Raises:
+            RecordError, StorageError: what lies there is something else, as may come out at reading a layer.
+        """
+        from editing.key_sums import PartSums  # as above
+
+        if (answer := self._answer(chunk)) is None:
+            return None
+        what = f"the sums of '{_answer_key(chunk.name)}' in '{self.store.uri}'"
+        if (found := answer.summed) is None:
+            raise StorageError(f"{what} are none: {REMEDY}")
+        upper = lambda layer: self._get("upper", found.uppers[layer], what)  # noqa: E731
+        return PartSums(found.batches, found.tokens, found.fourth_powers, upper), answer
+
+    def sampled(self, chunk: Chunk) -> tuple[Sampled, Answer] | None:
+        """The rows of a passage; None where there are none yet. Raises RecordError, StorageError for anything else."""
+        if (answer := self._answer(chunk)) is None:
+            return None
+        passage, found = chunk.passage, answer.sampled
+        if passage is None or found is None or len(found.rows) != passage.stop - passage.first:
+            raise StorageError(f"'{_answer_key(chunk.name)}' in '{self.store.uri}' has no such rows: {REMEDY}")
+        return found, answer
 
     def told(self, chunk: Chunk) -> tuple[Told, Answer] | None:
         """What was told of a chunk, and by whom; None where nothing was yet.
@@ -200,8 +163,8 @@ class Searches:
                 self.store.delete(key)
                 continue
             self.store.delete(key)
-            if answer.values:
-                self._values.delete(answer.values)
+            for blob in answer.blobs:
+                self._values.delete(blob)
 
 
 def _answer_key(chunk: str) -> str:

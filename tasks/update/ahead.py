@@ -13,7 +13,7 @@ from torch import Tensor
 from editing.config import LocatingConfig
 from editing.edit import Edit
 from editing.progress import OnProgress
-from tasks.stores.searches import Chunk, Search
+from tasks.stores.search_records import Chunk, Search
 from tasks.update.live import live_facts
 from tasks.update.run import Run, Taken, batches_of
 from tasks.update.searched import chunk_name, search_chunk

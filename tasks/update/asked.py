@@ -23,7 +23,8 @@ from tasks.meter import Meter
 from tasks.settings import Settings
 from tasks.stores.errors import StorageError
 from tasks.stores.objects import ObjectStore
-from tasks.stores.searches import REMEDY, Asked, Chunk, Search, Told
+from tasks.stores.search_records import Asked, Chunk, Search, Told
+from tasks.stores.searches import REMEDY
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
 from tasks.update.saying import conversation, say, scored, texts_of

@@ -77,7 +77,7 @@ class Policy(Config):
         0,
         ge=0,
         le=1000,
-        description="Workers that search values and ask the candidate beside a job; 0: it does so alone.",
+        description="Workers that prepare, search values and ask the candidate beside a job; 0: it does so alone.",
     )
     quantised: Annotated[FewerBits | None, OrLeftOut] = Field(
         None, description="Bits of a copy of the candidate that is asked at the end: int8, q8_0 or q4_1."

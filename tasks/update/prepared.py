@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from editing.cache import Cache
+from editing.collection import SUMMATION, Unfinished, collect_statistics
 from editing.config import LocatingConfig, MethodConfig
 from editing.contexts import (
     APPENDED_WORDS,
@@ -24,7 +25,7 @@ from editing.contexts import (
     context_prefixes,
     sample_rows,
 )
-from editing.covariance import SUMMATION, KeyStatistics, Unfinished, collect_statistics, text_digest
+from editing.covariance import KeyStatistics, text_digest
 from editing.errors import StatisticsError
 from editing.layout import ModelLayout
 from editing.models import LoadedModel
@@ -32,6 +33,7 @@ from editing.streamed import save_tensors
 from editing.token_rows import TokenRow
 from tasks.meter import Meter
 from tasks.progress import progress
+from tasks.update.elsewhere import NOBODY, SAMPLING, Sampling, Shared
 
 PASS_ROWS = 64
 """Most rows of text that are sampled at once and kept together: more cost less a row, fewer are sooner safe."""
@@ -57,6 +59,8 @@ class Preparation:
 
     loaded: LoadedModel
     cache: Cache
+    shared: Shared = NOBODY
+    """Who makes parts of long texts and of their statistics."""
 
     def make(
         self,
@@ -128,7 +132,7 @@ class Preparation:
         elsewhere = was if was and was.startswith("text ") and not given else None
         if given or elsewhere:  # nothing stands beside its tokens, so that it takes more of them for as many keys
             wanted *= 1 + config.statistics_alternatives
-        sampled = f"sampled seed={config.seed} alternatives={config.statistics_alternatives} v4"
+        sampled = f"sampled seed={config.seed} alternatives={config.statistics_alternatives} {SAMPLING}"
         source = f"text {text_digest(given)}" if given else elsewhere or sampled
         about = [loaded.digest, layers, wanted, source, SUMMATION]
 
@@ -139,23 +143,25 @@ class Preparation:
                     "text by --statistics-text"
                 )
             texts = given or self._rows_with_words(config, held_out)
-            made = collect_statistics(
-                loaded.model,
-                loaded.tokenizer,
-                layout,
-                layers,
-                texts,
-                base_digest=loaded.digest,
-                source=source,
-                max_tokens=wanted,
-                on_progress=lambda done: progress("statistics", done, wanted),
-                unfinished=Unfinished(
-                    lambda: self.cache.read("statistics", [*about, "unfinished"], load_file),
-                    lambda state: self.cache.write(
-                        "statistics", [*about, "unfinished"], partial(save_tensors, tensors=state)
+            with self.shared.summed(loaded, layers, texts, wanted) as summed:
+                made = collect_statistics(
+                    loaded.model,
+                    loaded.tokenizer,
+                    layout,
+                    layers,
+                    texts,
+                    base_digest=loaded.digest,
+                    source=source,
+                    max_tokens=wanted,
+                    on_progress=lambda done: progress("statistics", done, wanted),
+                    unfinished=Unfinished(
+                        lambda: self.cache.read("statistics", [*about, "unfinished"], load_file),
+                        lambda state: self.cache.write(
+                            "statistics", [*about, "unfinished"], partial(save_tensors, tensors=state)
+                        ),
                     ),
-                ),
-            )
+                    elsewhere=summed,
+                )
             progress("statistics", wanted, wanted)  # the text may be shorter
             return made
 
@@ -190,20 +196,26 @@ class Preparation:
     def _held_out_text(self, rows: range, seed: int) -> list[str]:
         return [row.text for row in self._sampled([(rows, 0)], seed)[0]]
 
-    def _sampled(self, passes: Sequence[tuple[range, int]], seed: int) -> list[list[SampledRow]]:
+    def _sampled(self, passes: Sequence[Sampling], seed: int) -> list[list[SampledRow]]:
         """Rows by their numbers, with so many alternatives: each pass sampled in one go and kept when it is there."""
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         total = sum(len(rows) for rows, _ in passes) * TEXT_TOKENS
 
         def make(missing: list[int]) -> Iterator[list[SampledRow]]:
             before = total - sum(len(passes[number][0]) for number in missing) * TEXT_TOKENS
-            with Meter("sampled text", total, before) as meter:
-                for number in missing:
+            wanted = [passes[number] for number in missing]
+            with (
+                self.shared.sampled(self.loaded, wanted, seed) as elsewhere,
+                Meter("sampled text", total, before) as meter,
+            ):
+                for place, number in enumerate(missing):
                     rows, alternatives = passes[number]
                     part = meter.part(len(rows) * TEXT_TOKENS)
-                    yield sample_rows(model, tokenizer, rows, seed, alternatives, part)
+                    found = elsewhere(place)
+                    yield sample_rows(model, tokenizer, rows, seed, alternatives, part) if found is None else found
+                    part(1, 1)
 
-        abouts = [[self.loaded.digest, [rows.start, rows.stop], seed, number, "v4"] for rows, number in passes]
+        abouts = [[self.loaded.digest, [rows.start, rows.stop], seed, number, SAMPLING] for rows, number in passes]
         return self.cache.get_all("texts", abouts, make, _dump_rows, _read_rows)
 
 

@@ -40,6 +40,7 @@ from tasks.stores.opening import open_store
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update import kept
 from tasks.update.begun import FLUENCY_SEED, Begun
+from tasks.update.elsewhere import NOBODY, Shared
 from tasks.update.prepared import Preparation
 from tasks.update.values import Values, find_values
 
@@ -233,13 +234,15 @@ def open_session(
     function: Mapping[str, Any] | None = None,
     only_asked: bool = False,
     new: bool = False,
+    shared: Shared = NOBODY,
 ) -> Session:
     """Load the base of a line with its contexts and key statistics, all from the cache when they are there.
 
     Key statistics come from text that the model samples itself, or from `statistics_texts`; a method that uses none
     gets none. Layers, contexts and the kind of statistics are those of `function`, what the line's versions are made
     with (tasks/update/function.py), where there is one. Where the model is `only_asked`, and nothing written, there are
-    neither contexts nor statistics. A `new` line takes what a calibration of its base says of what it leaves open.
+    neither contexts nor statistics; of long texts parts are `shared` out. A `new` line takes what a calibration of its
+    base says of what it leaves open.
 
     Raises:
         ModelError, StatisticsError
@@ -250,7 +253,7 @@ def open_session(
     if new:
         store = open_store(settings.store_uri, endpoint_url=settings.s3_endpoint_url, create=True)
         spec = calibrated_line(spec, read_calibration(store, loaded.digest))
-    return session_on(loaded, spec, settings, statistics_texts, function, only_asked=only_asked)
+    return session_on(loaded, spec, settings, statistics_texts, function, only_asked=only_asked, shared=shared)
 
 
 def session_on(
@@ -261,6 +264,7 @@ def session_on(
     function: Mapping[str, Any] | None = None,
     *,
     only_asked: bool = False,
+    shared: Shared = NOBODY,
 ) -> Session:
     """The same on a base that is loaded."""
     chat = chat_of(loaded.tokenizer, spec.template, spec.system)
@@ -272,7 +276,7 @@ def session_on(
     if isinstance(config, MendConfig) and not only_asked:
         network_for(loaded.model, layout, layers, loaded.digest, config)
     cache = Cache(settings.cache_folder)
-    base = Preparation(loaded, cache)
+    base = Preparation(loaded, cache, shared)
     ready = base.for_asking(config) if only_asked else base.make(layout, layers, config, statistics_texts, function)
     weights = EditedWeights(loaded.model, layout)
     given = MethodInput(

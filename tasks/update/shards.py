@@ -33,8 +33,10 @@ from tasks.retries import outlasting
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
-from tasks.stores.searches import Chunk, Search, Searches
-from tasks.update.asked import open_asked
+from tasks.stores.search_records import Chunk, Search
+from tasks.stores.searches import Searches
+from tasks.update.asked import AskedVersion, open_asked
+from tasks.update.preparing import PreparedBase, open_prepared
 from tasks.update.searched import about_value, chunk_name, search_chunk
 
 
@@ -46,6 +48,7 @@ class ShardDone(BaseModel):
     chunks: int
     """Done here; others had been, or the job had ended."""
     facts: int
+    """None where text is sampled or summed."""
     load_seconds: float
     search_seconds: float
     device: str
@@ -56,7 +59,8 @@ class ShardDone(BaseModel):
         if not self.chunks:
             return "nothing was left to do"
         times = f"{self.search_seconds:.1f} s, after {self.load_seconds:.1f} s for loading"
-        return f"{self.facts} facts in {self.chunks} chunks on {self.device}: {times}"
+        done = f"{self.facts} facts in {self.chunks} chunks" if self.facts else f"text in {self.chunks} chunks"
+        return f"{done} on {self.device}: {times}"
 
 
 def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int, every: int) -> ShardDone:
@@ -74,10 +78,11 @@ def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int
         search = outlasting(lambda: searches.read(digest))
     except ObjectNotFound:
         return ShardDone(chunks=0, facts=0, load_seconds=0.0, search_seconds=0.0, device=settings.device)
-    base = open_base(search, settings) if search.asked is None else open_asked(search, store, settings)
+    base = _opened(search, store, settings)
     loaded, chunks, facts = time.perf_counter(), 0, 0
     mine = range(len(search.chunks))[first::every]
-    with same_threads(search.threads), Meter("facts", sum(map(base.work, search.chunks[first::every]))) as meter:
+    what = "text" if search.prepares else "facts"
+    with same_threads(search.threads), Meter(what, sum(map(base.work, search.chunks[first::every]))) as meter:
         for number in mine:
             chunk = search.chunks[number]
             tell = meter.part(base.work(chunk))
@@ -95,6 +100,13 @@ def search_shard(store: ObjectStore, settings: Settings, digest: str, first: int
     return ShardDone(
         chunks=chunks, facts=facts, load_seconds=loaded - started, search_seconds=seconds, device=settings.device
     )
+
+
+def _opened(search: Search, store: ObjectStore, settings: Settings) -> "SearchedBase | PreparedBase | AskedVersion":
+    """What finds the chunks of a search."""
+    if search.asked is not None:
+        return open_asked(search, store, settings)
+    return open_prepared(search, settings) if search.prepares else open_base(search, settings)
 
 
 def _check_same(line: str, jobs: str, mine: str) -> None:

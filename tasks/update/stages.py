@@ -29,7 +29,9 @@ from tasks.stores.batches import apply, pack, read_each
 from tasks.stores.manifest import Manifest, Version, members
 from tasks.stores.roots import StoredValues
 from tasks.update.beforehand import check_queued
+from tasks.update.elsewhere import NOBODY
 from tasks.update.function import check_statistics, function_of, note_other_statistics, stored_function
+from tasks.update.preparing import Workers
 from tasks.update.records import record_of
 from tasks.update.reference import measure_reference
 from tasks.update.run import Batch, Footing, Judged, Reference, Run, Sharing, Taken, Written
@@ -113,6 +115,7 @@ def load(run: Run, statistics_texts: Sequence[str] | None) -> Session:
         statistics_texts=statistics_texts,
         function=function or None,
         new=known is None,
+        shared=Workers(run) if run.policy.workers else NOBODY,
     )
     note_other_statistics(run.line, function, session)
     session.values_known.stored = StoredValues(run.workplace.store, made).get

@@ -24,7 +24,8 @@ from editing.errors import UsageError
 from tasks.progress import note
 from tasks.retries import outlasting
 from tasks.stores.errors import StorageError
-from tasks.stores.searches import Answer, Asked, Chunk, Search, Searches, Told, release
+from tasks.stores.search_records import Answer, Asked, Chunk, Search, Told, release
+from tasks.stores.searches import Searches
 from tasks.update.policy import Policy
 from tasks.update.run import Run
 from tasks.update.session import Session

@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from editing.body import run_body
+from editing.collection import TOKENS_AT_ONCE, collect_statistics
 from editing.config import PRESET_LAYERS
-from editing.covariance import TOKENS_AT_ONCE, KeyStatistics, collect_statistics
+from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.key_sums import BLOCK
 from editing.keys import stop_after

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from editing import collection
 from editing.cache import Cache
-from editing.covariance import Unfinished, collect_statistics
+from editing.collection import Unfinished, collect_statistics
 from editing.layout import layout_of
 from editing.memory import shape_of, stages
 from editing.methods.memit import MemitConfig
@@ -42,6 +43,12 @@ def statistics(model, tokenizer, cache: Cache) -> None:
     found.shrunk(in_place=True)
 
 
+def in_parts(model, tokenizer, cache: Cache) -> None:
+    """The same of a text of several parts."""
+    collection.PART_BATCHES = 1
+    statistics(model, tokenizer, cache)
+
+
 def two_batches(model) -> None:
     """The first that stands, and one that may be taken back."""
     layout = layout_of(model)
@@ -56,7 +63,9 @@ def main() -> None:
     tokenizer = byte_tokenizer()
     config = AutoConfig.for_model("llama", **SIZES, num_key_value_heads=2, vocab_size=len(tokenizer))
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    told = {one.name: one.bytes for one in stages(shape_of(config, LAYERS), 4, MemitConfig())}
+    shape = shape_of(config, LAYERS)
+    told = {one.name: one.bytes for one in stages(shape, 4, MemitConfig())}
+    told |= {f"{one.name} in parts": one.bytes for one in stages(shape, 4, MemitConfig(statistics_tokens=99_999))}
     model(torch.zeros(1, 8, dtype=torch.long))  # what torch begins with
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -65,6 +74,7 @@ def main() -> None:
             ("key statistics", collect),
             ("key statistics, gone on with", collect),
             ("weights as written", partial(two_batches, model)),
+            ("key statistics in parts", partial(in_parts, model, tokenizer, Cache(Path(folder, "parts")))),
         ):
             most_held()
             before = most_held()

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 from sklearn.covariance import ledoit_wolf
 
-from editing import covariance
-from editing.covariance import KeyStatistics, Unfinished, collect_statistics, text_digest
+from editing import collection
+from editing.collection import Unfinished, collect_statistics, sum_part
+from editing.covariance import KeyStatistics, text_digest
 from editing.errors import StatisticsError
+from editing.key_sums import PART_BATCHES, STEP_BATCHES, KeySums, PartSums
 from editing.layout import layout_of
 from editing.models import LoadedModel
 from editing.token_rows import TokenRow
@@ -145,8 +147,77 @@ def test_what_takes_long_to_keep_is_kept_seldom(tiny_llama):
     assert len(states) == 1
 
 
+@pytest.fixture
+def small_parts(monkeypatch) -> None:
+    """Parts of four batches."""
+    monkeypatch.setattr(collection, "PART_BATCHES", STEP_BATCHES)
+
+
+def parts_elsewhere(tiny: LoadedModel, texts: list[str]) -> list[PartSums]:
+    """The sums of each part of a text, as another process finds them."""
+    parts = collection.parts_of(tiny.model, tiny.tokenizer, texts, 100_000)
+    about = (tiny.model, tiny.tokenizer, layout_of(tiny.model), LAYERS)
+    return [sum_part(*about, [row for rows in part for row in rows]) for part in parts]
+
+
+@pytest.mark.parametrize("taken", [(), (0,), (0, 1, 2), (1,), (0, 2)])
+def test_whoever_sums_a_part_the_statistics_are_the_same_to_the_last_bit(tiny, small_parts, taken):
+    many = [text for text in TEXTS * 14 if text]
+    whole, parts = collect(tiny, many), parts_elsewhere(tiny, many)
+    assert [part.batches for part in parts[:-1]] == [STEP_BATCHES] * (len(parts) - 1) and len(parts) > 2
+    passed, real, heard = [], collection.run_body, list[int]()
+
+    def elsewhere(number: int, sums: KeySums) -> bool:
+        if number in taken:
+            sums.take(parts[number])
+        return number in taken
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection, "run_body", lambda *args, **rest: passed.append(1) or real(*args, **rest))
+        found = collect(tiny, many, elsewhere=elsewhere, on_progress=heard.append)
+    assert len(passed) == sum(part.batches for number, part in enumerate(parts) if number not in taken)
+    assert replace(found, moments={}) == replace(whole, moments={}) and heard == sorted(heard)
+    assert heard[-1] == found.tokens == sum(part.tokens for part in parts)
+    assert all(torch.equal(C, whole.moments[layer]) for layer, C in found.moments.items())
+
+
+def test_what_is_summed_in_parts_is_what_it_is_in_one(tiny, monkeypatch):
+    many = [text for text in TEXTS * 14 if text]
+    whole = collect(tiny, many)
+    monkeypatch.setattr(collection, "PART_BATCHES", STEP_BATCHES)
+    assert_same(collect(tiny, many), whole)
+
+
+@pytest.mark.parametrize("name", ["another size", "not finite", "a layer less", "damaged"])
+def test_sums_of_a_part_that_are_none_change_nothing(tiny_llama, small_parts, name):
+    many = [text for text in TEXTS * 14 if text]
+    whole, [first, *_] = collect(tiny_llama, many), parts_elsewhere(tiny_llama, many)
+
+    def upper(layer: int) -> torch.Tensor:
+        if layer == LAYERS[0]:
+            return first.upper(layer)
+        if name == "damaged":
+            raise OSError("no such file")
+        return first.upper(layer)[:-1] if name == "another size" else first.upper(layer) * float("nan")
+
+    powers = {LAYERS[0]: 1.0} if name == "a layer less" else first.fourth_powers
+    refused = []
+
+    def elsewhere(number: int, sums: KeySums) -> bool:
+        with pytest.raises((ValueError, LookupError, OSError)):
+            sums.take(replace(first, upper=upper, fourth_powers=powers))
+        refused.append(number)
+        return False
+
+    found = collect(tiny_llama, many, elsewhere=elsewhere)
+    assert len(refused) > 2 and replace(found, moments={}) == replace(whole, moments={})
+    assert all(torch.equal(C, whole.moments[layer]) for layer, C in found.moments.items())
+
+
 @pytest.mark.slow
-def test_what_is_kept_on_the_way_is_gone_on_with_to_the_last_bit(tiny):
+@pytest.mark.parametrize("batches", [STEP_BATCHES, PART_BATCHES])
+def test_what_is_kept_on_the_way_is_gone_on_with_to_the_last_bit(tiny, monkeypatch, batches):
+    monkeypatch.setattr(collection, "PART_BATCHES", batches)
     many = [text for text in TEXTS * 16 if text]
     whole, states = collected_keeping_all(tiny, many)
     assert len(states) > 2
@@ -229,7 +300,7 @@ def test_a_long_row_is_cut_and_a_window_begins_with_nothing_beside(tiny_llama):
 
 
 def test_a_model_that_takes_no_mask_of_ours_is_given_the_text_alone(tiny, monkeypatch):
-    monkeypatch.setattr(covariance, "may_branch", lambda model, longest: False)
+    monkeypatch.setattr(collection, "may_branch", lambda model, longest: False)
     assert_same(collect(tiny, BESIDE), collect(tiny, [TokenRow(row.ids) for row in BESIDE]))
 
 

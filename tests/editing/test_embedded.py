@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from editing.collection import collect_statistics
 from editing.config import ValueSearchConfig
-from editing.covariance import collect_statistics
 from editing.edit import Edit, Probe
 from editing.layout import layout_of
 from editing.measure.fluency import generate

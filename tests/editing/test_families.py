@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from editing.collection import collect_statistics
 from editing.config import ValueSearchConfig
-from editing.covariance import KeyStatistics, collect_statistics
+from editing.covariance import KeyStatistics
 from editing.edit import Edit
 from editing.errors import ModelError
 from editing.keys import SubjectReader, capture_inputs

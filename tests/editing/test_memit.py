@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editing.covariance import collect_statistics
+from editing.collection import collect_statistics
 from editing.edit import Edit
 from editing.keys import SubjectReader
 from editing.layout import layout_of

@@ -9,8 +9,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from editing.collection import collect_statistics
 from editing.config import ValueSearchConfig, layers_for
-from editing.covariance import collect_statistics
 from editing.digests import tensor_digest
 from editing.edit import Edit
 from editing.errors import ModelError, UsageError

@@ -1,6 +1,7 @@
 """A job's values searched and its candidate asked by real workers: the job's own bits, one killed or none there."""
 
 import json
+import re
 import threading
 from contextlib import suppress
 from shutil import rmtree
@@ -14,6 +15,7 @@ from prefect.exceptions import ObjectNotFound
 from tasks.ledger import intake
 from tasks.lines.specs import existing_line
 from tasks.update.ahead import Searchers, planned
+from tasks.update.function import stored_function
 from tasks.update.session import open_session
 from tasks.update.team import DEPLOYMENT
 from tests.costs import further
@@ -117,3 +119,32 @@ def test_workers_give_the_bits_of_the_job_itself_whether_one_is_killed_or_none_i
     team.end()
     assert ended(production, "absent") == ["CANCELLED", "CANCELLED"]
     assert workplace.store.store.list("searches/") == []
+
+
+@pytest.mark.slow
+@further  # as above
+@pytest.mark.timeout(1200)
+def test_text_and_key_statistics_of_a_new_line_are_made_by_workers(production, errata, good_edits, monkeypatch):
+    monkeypatch.setattr("tasks.update.prepared.PASS_ROWS", 16)
+    monkeypatch.setattr("editing.collection.PART_BATCHES", 4)
+    monkeypatch.setattr("tasks.update.team.UNTAKEN_SECONDS", 300.0)  # of a busy machine
+    workplace = production.line("made", METHOD)
+    spec = existing_line(workplace.store, workplace.ledger, "made")
+
+    def forget() -> None:
+        for kind in ("texts", "statistics"):
+            rmtree(workplace.settings.cache_folder / kind, ignore_errors=True)
+
+    forget()
+    alone = open_session(spec, workplace.settings).method_input.statistics.digest
+    forget()
+    intake.submit(workplace.ledger, "made", good_edits[:1], "tester")
+    errata("deploy", "made")
+    with production.worker():
+        ran = errata("run", "made", *policy(), "--workers", "2")
+    assert (ran.code, ran.err) == (0, "") and "itself" not in ran.out and "the job does" not in ran.out
+    for said in (r"4 passes of text are sampled by 2 workers", r"key statistics of \d+ parts of text are summed by 2"):
+        assert re.search(said, ran.out)
+    assert workplace.store.store.list("searches/") == []
+    [version] = workplace.store.versions("made")
+    assert stored_function([version.manifest])["statistics"]["sha256"] == alone

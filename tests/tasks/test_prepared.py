@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from editing import covariance
+from editing import collection
 from editing.cache import Cache
+from editing.collection import Unfinished
 from editing.contexts import TEXT_TOKENS
-from editing.covariance import Unfinished
 from editing.key_sums import STEP_BATCHES
 from editing.layout import layout_of
 from editing.methods import method_config
@@ -113,11 +113,11 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch, self.rows, self.batches = monkeypatch, list[range](), 0
-        self.sample_rows, self.run_body = prepared.sample_rows, covariance.run_body
+        self.sample_rows, self.run_body = prepared.sample_rows, collection.run_body
         monkeypatch.setattr(prepared, "PASS_ROWS", 30)
         monkeypatch.setattr(prepared, "Unfinished", partial(Unfinished, seconds=0.0, work_a_write=0.0))
         monkeypatch.setattr(prepared, "sample_rows", self.sample)
-        monkeypatch.setattr(covariance, "run_body", self.run)
+        monkeypatch.setattr(collection, "run_body", self.run)
 
     def sample(self, *arguments) -> list[str]:
         self.rows.append(arguments[2])
@@ -132,7 +132,7 @@ class Work:
         for number in range(60):
             with self.monkeypatch.context() as patch:
                 patch.setattr(prepared, "sample_rows", after(1, self.sample))
-                patch.setattr(covariance, "run_body", after(9, self.run))
+                patch.setattr(collection, "run_body", after(9, self.run))
                 try:
                     return make(), number
                 except Killed:

@@ -26,7 +26,8 @@ from tasks.lines.specs import LineSpec
 from tasks.settings import Settings
 from tasks.stores.errors import DigestMismatch
 from tasks.stores.opening import open_store
-from tasks.stores.searches import Search, Searches
+from tasks.stores.search_records import Search
+from tasks.stores.searches import Searches
 from tasks.update.ahead import planned
 from tasks.update.run import Run
 from tasks.update.searched import about_value
