@@ -234,6 +234,8 @@ class JobReport(Frozen):
     candidate: dict[str, float]
     in_context: dict[str, float] = Field(default_factory=dict)
     """The base's numbers where it reads each correction before what it is asked; empty where nobody asked so."""
+    fewer_bits: dict[str, float] = Field(default_factory=dict)
+    """The candidate's numbers where a copy with rounded weights is asked, as the policy's `quantised` says."""
     checks: tuple[Check, ...] = ()
     """The verdict on the candidate as a whole; none in the reports of release 0.1."""
     live: LiveFacts | None = None

@@ -130,6 +130,8 @@ class MetricLine(Frozen):
     change: str
     in_context: str = "–"
     """The base with each correction in its prompt."""
+    fewer_bits: str = "–"
+    """The candidate with rounded weights."""
 
 
 def metric_lines(report: JobReport) -> list[MetricLine]:
@@ -163,4 +165,5 @@ def _metric_line(metric: Metric, report: JobReport) -> MetricLine:
         candidate=metric.show(value, error=report.candidate.get(f"{metric.name}_stderr")),
         change=metric.show(value - reference, signed=True, error=error),
         in_context=metric.show(report.in_context.get(metric.name)),
+        fewer_bits=metric.show(report.fewer_bits.get(metric.name)),
     )

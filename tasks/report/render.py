@@ -130,10 +130,11 @@ def _verdict_table(report: JobReport) -> list[str]:
 def _metric_table(report: JobReport) -> list[str]:
     champion = report.champion is not None
     told = ["Base, told in its prompt"] if report.in_context else []
-    header = ["Metric", "Base", *told, *(["Champion"] if champion else []), "Candidate"]
+    rounded = [literal(f"Candidate in {report.policy.get('quantised')}")] if report.fewer_bits else []
+    header = ["Metric", "Base", *told, *(["Champion"] if champion else []), "Candidate", *rounded]
     rows = [
         _row([literal(line.label), line.base, *([line.in_context] if told else []),
-              *([line.champion] if champion else []), line.candidate])
+              *([line.champion] if champion else []), line.candidate, *([line.fewer_bits] if rounded else [])])
         for line in metric_lines(report)
     ]  # fmt: skip
     return ["", _row(header), _row(["---"] * len(header)), *rows]

@@ -119,6 +119,7 @@ def job_report(run: Run, session: Session, candidate: Candidate, journal: Journa
         champion=candidate.champion.metrics if candidate.champion else None,
         candidate=found.numbers,
         in_context=in_context,
+        fewer_bits=dict(found.verdict.fewer_bits),
         live=_live(session, earlier, found.verdict),
         checks=found.verdict.checks,
         expires=_expiry(run, candidate),

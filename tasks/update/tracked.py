@@ -49,6 +49,7 @@ def job_curves(report: JobReport) -> Steps:
         *grown,
         (facts, _grouped("final", report.candidate)),
         *([(facts, _grouped("in_context", report.in_context))] if report.in_context else []),
+        *([(facts, _grouped("fewer_bits", report.fewer_bits))] if report.fewer_bits else []),
     ]
 
 

@@ -15,9 +15,9 @@ from tasks.meter import Meter
 from tasks.report.data import Check
 from tasks.update.champion import asked_after_a_batch, said_by_champion
 from tasks.update.judge import MEASURES, Lost, Measured, judge, judge_neighbors
-from tasks.update.measured import Paired, Served, first_asked, judged_ways, lost_at, lost_of, paired_text
+from tasks.update.measured import Served, first_asked, judged_ways, lost_at, lost_of, paired_text
 from tasks.update.policy import Policy
-from tasks.update.quantised_copy import said_by_copy
+from tasks.update.quantised_copy import Copy, ask_copy
 from tasks.update.run import Reference
 from tasks.update.saying import conversation, said_about
 from tasks.update.screening import REQUEST_FAULTS, readable
@@ -123,7 +123,7 @@ class _Validation:
         undo: Undo | None,
     ) -> None:
         self.session, self.batch, self.reference, self.policy, self.whole = session, batch, reference, policy, whole
-        self.undo = undo
+        self.undo, self.copy = undo, Copy()
         # Apart, since scores go by ids: the facts of a candidate are among the earlier ones, too, with less to ask.
         self.earlier = readable(session.loaded, [bare(edit) for edit in earlier]).accepted
         self.beside = readable(session.loaded, [bare(edit) for edit in beside]).accepted
@@ -147,7 +147,6 @@ class _Validation:
         self.held: dict[str, float] = {}
         self.said: dict[str, Said] = {}
         self.base_said: dict[str, Said] = {}
-        self.copy: dict[str, Paired] = {}
         self.wider = Wider()
         self.live: dict[str, float] = {}
         self.fallen: frozenset[str] = frozenset()
@@ -177,7 +176,7 @@ class _Validation:
         known = self.whole.scores if self.whole and self.lost else {}
         again = [one for one in self.own if one.edit_id in known]
         since = {one.edit_id: lost_at(one, known[one.edit_id], self.fresh[one.edit_id]) for one in again}
-        paired = paired_text(self.metrics, self.reference.perplexity, self.whole) | self.copy
+        paired = paired_text(self.metrics, self.reference.perplexity, self.whole) | self.copy.paired
         said = judged_ways(self.said, in_chat=self.session.method_input.chat is not None)
         champion, wider = said_by_champion(self.session, self.whole, self.batch, self.chat, self.others), self.wider
         found = self.metrics, self.lost, self.samples, self.held, said, self.base_said, since, champion
@@ -213,8 +212,8 @@ class _Validation:
         self.metrics |= summarise_said([*self.said.values()])
         if self.of_base:
             self.base_said = ask(at_base=True, on_progress=self.parts["said by the base"])
-        if self.whole and (kind := self.policy.quantised) is not None:
-            self.copy = said_by_copy(self.session, self.batch, kind, self.session.method_input.chat, self.others)
+        if self.whole:
+            self.copy = ask_copy(self.session, self.batch, self.before, self.policy, self.chat, self.others)
 
     def _ask_others(self) -> None:
         session, probes = self.session, self.policy.neighborhood_probes
@@ -275,6 +274,7 @@ class _Validation:
             },
             self.live,
             self.fallen,
+            self.copy.numbers,
         )
 
 

@@ -41,6 +41,8 @@ class Verdict:
     """Whether each earlier fact that was asked again holds, by its id, oldest first."""
     fallen: frozenset[str] = frozenset()
     """Those that did not hold before the batch was written: it answers for none of them."""
+    fewer_bits: Mapping[str, float] = field(default_factory=dict)
+    """The metrics of a copy with fewer bits, where one was asked."""
 
     @property
     def passed(self) -> bool:

@@ -120,6 +120,15 @@ def test_a_measured_share_stands_with_its_error_and_beside_the_base_that_is_told
     assert "not chosen of A and B, in both orders" in render_html(make_report().model_copy(update={"edits": (probed,)}))
 
 
+def test_what_a_copy_with_fewer_bits_comes_to_stands_beside_the_candidate():
+    report = make_report(fewer_bits={"efficacy_prob": 0.57}, policy=POLICY | {"quantised": "q4_1"})
+    [line] = [line for line in metric_lines(report) if line.fewer_bits != "–"]
+    assert (line.candidate, line.fewer_bits) == ("98.0 %", "57.0 %")
+    page, summary = render_html(report), render_markdown(report)
+    assert "57.0 %" in page and ">in q4_1<" in page and "57.0 %" in summary and "| Candidate in q4&#95;1 |" in summary
+    assert "rounded weights" in page and "rounded weights" not in render_html(make_report())
+
+
 def test_facts_that_leave_stand_on_every_page_before_those_that_come():
     leave = [
         GoneRow(request_id="old-1", prompt="Ivy lives in", target="Oslo", what="replaced", by="new-1"),

@@ -488,17 +488,20 @@ def test_a_copy_of_fewer_bits_is_asked_at_the_end_and_judged_by_what_it_says(ses
     begun = {prompt: found[1] for prompt, text in written.items() if (found := re.match(r"\s*(\w+)", text))}
     prompt, word = next(iter(begun.items()))
     said = Edit(id="said", subject=prompt.removesuffix(" lives in"), prompt="{} lives in", target_new=word)
+    said = said.model_copy(
+        update={"paraphrases": (prompts[1],), "neighborhood": (Probe(prompt=prompts[2], answer="Rome"),)}
+    )
     policy = make_policy(**POLICY.model_dump() | {"quantised": "q4_1", "levels": {"quantised": {"min": 0.9}}})
     reference, weights = Reference(1e9, session.held_out), session.loaded.model.state_dict()
     before = {name: tensor.clone() for name, tensor in weights.items()}
     for bits, value in ((torch.clone, 1.0), (torch.zeros_like, 0.0)):
         monkeypatch.setitem(ROUNDED, "q4_1", bits)
-        [row] = [
-            check
-            for check in judge_candidate(session, [said], [], reference, policy).verdict.checks
-            if check.measure == "quantised.q4_1"
-        ]
+        found = judge_candidate(session, [said], [], reference, policy)
+        [row] = [check for check in found.verdict.checks if check.measure == "quantised.q4_1"]
         assert (row.value, row.limit, row.sample, row.holds) == (value, 0.9, 1, True)  # one question tells nothing
+        copy = found.verdict.fewer_bits
+        assert copy["said_prompt"] == value and (value < 1.0 or copy.items() <= found.numbers.items())
+        assert {"efficacy_prob", "generalization_prob", "locality_prob", "locality_kept", "said_paraphrases"} <= {*copy}
     assert all(torch.equal(tensor, before[name]) for name, tensor in session.loaded.model.state_dict().items())
     batch = validate_batch(session, [said], [], reference, policy)
     assert not [check for check in batch.checks if check.measure.startswith("quantised")]
