@@ -1,6 +1,7 @@
 """Records of work that several processes share: what is to be done, in chunks, and what was found for one of them."""
 
 import importlib.metadata
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -8,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from editing.edit import Edit
 from editing.errors import ModelError, UsageError
+
+UNNAMED = "0" * 64
+"""Of a chunk that is to be named."""
 
 
 def release() -> str:
@@ -112,6 +116,11 @@ class Search(BaseModel):
     chunks: tuple[Chunk, ...]
     asked: Asked | None = None
     prepares: bool = Field(False, description="Text is sampled, or its keys are summed.")
+
+    def named(self, name: Callable[[int], str]) -> "Search":
+        """With each chunk known by the name that is given for its number."""
+        chunks = [chunk.model_copy(update={"name": name(number)}) for number, chunk in enumerate(self.chunks)]
+        return self.model_copy(update={"chunks": tuple(chunks)})
 
     def check_release(self) -> None:
         """Raises UsageError where another release of Errata began this."""

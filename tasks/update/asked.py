@@ -23,7 +23,7 @@ from tasks.meter import Meter
 from tasks.settings import Settings
 from tasks.stores.errors import StorageError
 from tasks.stores.objects import ObjectStore
-from tasks.stores.search_records import Asked, Chunk, Search, Told
+from tasks.stores.search_records import UNNAMED, Asked, Chunk, Search, Told
 from tasks.stores.searches import REMEDY
 from tasks.stores.snapshots import SnapshotStore
 from tasks.update.run import Run
@@ -36,7 +36,6 @@ from tasks.update.validation import bare
 
 FACTS = 25
 """Of a chunk; no more than these the job asks alone."""
-UNNAMED = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -158,11 +157,4 @@ def _planned(run: Run, session: Session, facts: Sequence[Edit], earlier: Sequenc
     chunks = [Chunk(name=UNNAMED, groups=tuple((edit,) for edit in part)) for part in parts]
     about = Asked(snapshot=tip, probes=run.policy.neighborhood_probes, whole=-(-len(asked) // FACTS))
     search = shared_out(run, session, chunks, about)
-    named = AskedVersion(session, search)
-    return search.model_copy(
-        update={
-            "chunks": tuple(
-                chunk.model_copy(update={"name": named.name(number)}) for number, chunk in enumerate(search.chunks)
-            )
-        }
-    )
+    return search.named(AskedVersion(session, search).name)

@@ -26,12 +26,11 @@ from tasks.progress import note
 from tasks.retries import outlasting
 from tasks.settings import Settings
 from tasks.stores.errors import StorageError
-from tasks.stores.search_records import Chunk, Passage, Row, Sampled, Search, release
+from tasks.stores.search_records import UNNAMED, Chunk, Passage, Row, Sampled, Search, release
 from tasks.update.elsewhere import SAMPLING, Rows, Sampling
 from tasks.update.run import Run
 from tasks.update.team import Team
 
-UNNAMED = "0" * 64
 SHARED_PASSES = 3
 """Passes that are shared out: fewer are sampled before a worker has loaded the base."""
 SHARED_PARTS = 2
@@ -134,9 +133,7 @@ def planned(run: Run, loaded: LoadedModel, layers: tuple[int, ...], chunks: Sequ
         chunks=tuple(chunks),
         prepares=True,
     )
-    base = PreparedBase(loaded, search)
-    named = [chunk.model_copy(update={"name": base.name(number)}) for number, chunk in enumerate(chunks)]
-    return search.model_copy(update={"chunks": tuple(named)})
+    return search.named(PreparedBase(loaded, search).name)
 
 
 def rows_of(chunk: Chunk) -> list[TokenRow]:

@@ -44,14 +44,14 @@ from tasks.lines.specs import LineSpec
 from tasks.settings import load_settings
 from tasks.stores.objects import ObjectStore
 from tasks.stores.opening import open_store
-from tasks.stores.search_records import Chunk, Passage, Search
+from tasks.stores.search_records import UNNAMED, Chunk, Passage, Search
 from tasks.stores.searches import Searches
 from tasks.update import stages, validation
 from tasks.update.ahead import planned
 from tasks.update.policy import Policy
 from tasks.update.prepared import PASS_ROWS
-from tasks.update.preparing import UNNAMED, row_of
 from tasks.update.preparing import planned as planned_preparation
+from tasks.update.preparing import row_of
 from tasks.update.reference import ask_base, measure_reference
 from tasks.update.run import Batch, Run, spread_sample
 from tasks.update.session import Session, open_session
