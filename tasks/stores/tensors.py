@@ -17,11 +17,21 @@ def tensor_bytes(tensors: Mapping[str, Tensor], what: str) -> bytes:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise RecordError(f"{what}: tensor '{name}' is not finite; nothing was stored, undo the batch")
-    # safetensors refuses tensors that share memory, as slices of one factor do: hence the copies.
-    copies = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    return bytes(save(copies))
+    return bytes(save(_apart(tensors)))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous. safetensors refuses those that share memory, as slices of one factor do: such
+    are copied, and no others, which may be gigabytes."""
+    found, taken = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        mine = tensor.detach().cpu().contiguous()
+        memory = mine.untyped_storage()
+        if memory.nbytes() != mine.nbytes or memory.data_ptr() in taken:
+            mine = mine.clone()
+        taken.add(mine.untyped_storage().data_ptr())
+        found[name] = mine
+    return found
 
 
 def parsed(data: bytes, what: str) -> dict[str, Tensor]:
