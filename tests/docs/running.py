@@ -64,7 +64,11 @@ class Place:
 
     def run(self, block: Block) -> Done:
         """Run a block, unless data is missing that it names; its output and its errors are one text."""
-        lacks = [name for name in re.findall(r"[\w-]+\.parquet", block.text) if not (self.folder / name).exists()]
+        lacks = [
+            name
+            for name in re.findall(r"[\w-]+\.parquet\b(?! import)", block.text)
+            if not (self.folder / name).exists()
+        ]
         if lacks:
             return Done(block, 0, "", 0.0, tuple(lacks))
         command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]

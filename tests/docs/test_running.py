@@ -23,6 +23,7 @@ def place(tmp_path_factory, fact_model_path) -> Place:
 def test_the_blocks_of_a_page_run(place, name):
     for block in RUN[name]:
         done = place.run(block)
+        assert not done.lacks, f"{block.place} was not run: there is no {done.lacks}"
         assert done.code == 0, f"{block.place}\n{block.text}\n{done.out[-3000:]}"
         assert "Traceback" not in done.out
 
