@@ -1,5 +1,7 @@
 """Links lead somewhere, blocks are whole, and every block that could be run says whether it is."""
 
+import ast
+import importlib
 import json
 from pathlib import Path
 from urllib.parse import unquote
@@ -10,6 +12,7 @@ from tests.docs.pages import MARKED, MARKS, PAGES, ROOT, Block, all_blocks, anch
 
 HERE = [path.relative_to(ROOT).as_posix() for path in PAGES]
 BLOCKS = all_blocks()
+PACKAGES = ("editing", "tasks", "flows")
 TOPS = ("editing/", "tasks/", "flows/", "deployments/", "tests/", "docs/")
 
 
@@ -50,8 +53,13 @@ def test_json_can_be_read(block):
 
 
 @pytest.mark.parametrize("block", of("python"), ids=lambda block: block.place)
-def test_python_compiles(block):
+def test_python_compiles_and_what_it_takes_of_ours_is_there(block):
     compile(block.text, block.place, "exec")
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGES):
+            module = importlib.import_module(node.module)
+            missing = [one.name for one in node.names if not hasattr(module, one.name)]
+            assert not missing, f"{block.place}: {node.module} has no {missing}"
 
 
 @pytest.mark.parametrize("name", HERE)
