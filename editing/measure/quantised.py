@@ -3,7 +3,7 @@
 What is in service is rarely float32. Each weight matrix is rounded when its module runs and is itself again afterwards,
 so the rounded model takes the memory of one matrix. Rounded as the formats do:
 
-- `int8`: a row has one scale, its largest magnitude over 127 (torch's dynamic quantisation by channel).
+- `int8`: a row has one scale, its largest magnitude over 127.5 (torch's dynamic quantisation by channel).
 - `q8_0`: blocks of 32 along a row, each with a scale in float16 (GGUF; https://github.com/ggml-org/ggml).
 - `q4_1`: blocks of 32, each with a scale of its range over 15 and its least value, both in float16 (GGUF).
 """
@@ -24,8 +24,9 @@ BLOCK = 32
 
 def int8(rows_nd: Tensor) -> Tensor:
     """Rows (n, d) rounded to 8 bits each with one scale; float32."""
-    scale = rows_nd.abs().amax(1, keepdim=True) / 127
-    return (rows_nd / _nonzero(scale)).round().clamp(-128, 127) * scale
+    scale = (rows_nd.abs().amax(1) / 127.5).clamp(min=torch.finfo(torch.float32).eps)
+    none = torch.zeros(len(rows_nd), dtype=torch.int32, device=rows_nd.device)
+    return torch.fake_quantize_per_channel_affine(rows_nd, scale, none, 0, -128, 127)
 
 
 def q8_0(rows_nd: Tensor) -> Tensor:

@@ -275,7 +275,7 @@ def _made(own: dict[str, Any], called: dict[str, str], findings: list[str]) -> E
 
 
 def _can_be_left_out(problem: ErrorDetails) -> bool:
-    if problem["loc"][0] not in _LISTS or problem["type"] == "extra_forbidden":
+    if not problem["loc"] or problem["loc"][0] not in _LISTS or problem["type"] == "extra_forbidden":
         return False
     return len(problem["loc"]) > 1 or problem["type"] == "too_long"
 

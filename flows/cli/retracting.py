@@ -1,5 +1,7 @@
 """The command that takes facts out of a line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -43,17 +45,11 @@ def retract(
         asked = {"line": line, "reviewer": load_settings().who, "requests": names, "reason": reason}
         follow_run("retract", line, asked, wait, json)
         return
-    from tasks.ledger.removals import CannotTakeOut
     from tasks.review import retracting
     from tasks.workplace import open_workplace
 
-    try:
-        with if_stopped("the same again does what is missing"):
-            told = retracting.retract(open_workplace(), line, names, reason)
-    except CannotTakeOut as error:
-        for why in error.faults:
-            warn(why)
-        raise UsageError(f"{len(error.faults)} cannot be taken out; nothing was changed") from error
+    with fault_by_fault(), if_stopped("the same again does what is missing"):
+        told = retracting.retract(open_workplace(), line, names, reason)
     if json:
         as_json({"withdrawn": told.done.withdrawn, "queued": told.done.queued})
         return
@@ -61,6 +57,19 @@ def retract(
         say(sentence)
     if told.done.queued:
         say(f"next: errata run {line}")
+
+
+@contextmanager
+def fault_by_fault() -> Iterator[None]:
+    """Inside, what cannot be taken out is named a line each. Raises UsageError."""
+    from tasks.ledger.removals import CannotTakeOut
+
+    try:
+        yield
+    except CannotTakeOut as error:
+        for why in error.faults:
+            warn(why)
+        raise UsageError(f"{len(error.faults)} cannot be taken out; nothing was changed") from error
 
 
 def ids_in(file: Path) -> list[str]:

@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.app import Json, Line, LineOption, Reason, Remote, Version, Wait, app, check_line, if_stopped
 from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
+from flows.cli.retracting import fault_by_fault
 
 if TYPE_CHECKING:
     from tasks.review.decisions import Decision
@@ -27,13 +28,15 @@ def review(line: Line = "main", json: Json = False) -> None:
 
         errata review
     """
+    from tasks.ledger.view import look
     from tasks.names import shown_version
-    from tasks.review.standing import waiting
+    from tasks.review.leaving import leaving_said
     from tasks.tracking.numbers import mlflow_numbers
     from tasks.workplace import open_workplace
 
     workplace = open_workplace()
-    if not (versions := waiting(workplace, line)):
+    view = look(workplace.store, workplace.ledger, line)
+    if not (versions := view.waiting):
         check_line(workplace, line)
     if json:
         as_json([version.manifest.model_dump(mode="json") | {"snapshot": version.snapshot} for version in versions])
@@ -50,16 +53,19 @@ def review(line: Line = "main", json: Json = False) -> None:
     for sentence in told:
         say(sentence)
     newest = f"{line} --version {versions[-1].number}"  # what is decided is what was read here
-    say(f'errata approve {newest} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
+    if leave := leaving_said(view, versions[-1]):
+        say(leave)
+    decide = f"errata run {line}" if leave else f"errata approve {newest}"
+    say(f'{decide} · errata reject {line} --reason … · errata ask "…" --line {line} · errata ui')
 
 
 def _numbers(version: "StoredVersion") -> list[object]:
-    metrics, live = version.manifest.metrics, version.manifest.live
+    metrics, live, back = version.manifest.metrics, version.manifest.live, version.manifest.restored
     return [
-        len(version.manifest.request_ids) if live is None else f"{len(live)} anew",
+        (len(version.manifest.request_ids) or f"{len(back)} back") if live is None else f"{len(live)} anew",
         *("" if name not in metrics else f"{metrics[name]:.0%}" for name in METRICS),
         number(metrics.get("fluency"), 2),
-        f"x{number(metrics.get('perplexity_ratio'))}",
+        f"x{number(metrics['perplexity_ratio'])}" if "perplexity_ratio" in metrics else "",
     ]
 
 
@@ -204,7 +210,7 @@ def _leave_out(asked: tuple[str, int | None, str], requests: list[str], json: bo
     from tasks.workplace import open_workplace
 
     line, version, reason = asked
-    with if_stopped("the same again does what is missing"):
+    with fault_by_fault(), if_stopped("the same again does what is missing"):
         told = leave_out(open_workplace(), line, requests, reason, version=version)
     if json:
         as_json({"left_out": told.done.queued})

@@ -114,7 +114,7 @@ def moved_events(view: LineView) -> list[Event]:
     """What HEAD means for requests whose events do not say it yet: they are in service, out of it, or refused."""
     if view.head is None:
         return []
-    left, stands = _left(view), view.live | {name: one.number for one in view.passed for name in one.manifest.removals}
+    left, stands = _left(view), _stands(view)
     steps: list[tuple[str, int | None, State, str]] = [
         (request, version, event, "")
         for request, version in stands.items()
@@ -182,6 +182,7 @@ def _into_service(view: LineView, request: str, version: int) -> tuple[State, ..
 
 
 def _stranded_events(view: LineView, actor: str) -> list[Event]:
+    stands = _stands(view)
     return [
         Event(
             event_id=_event_id(f"{version.snapshot} {_count(view, request)}", request, "stranded"),
@@ -197,8 +198,13 @@ def _stranded_events(view: LineView, actor: str) -> list[Event]:
         for version in view.stranded
         if version.number in view.events.committed
         for request in version.manifest.request_ids
-        if waits(view, request, version.number) and request not in view.live
+        if waits(view, request, version.number) and request not in stands
     ]
+
+
+def _stands(view: LineView) -> dict[str, int]:
+    """What is in service, with the version that brought it: facts, and removals that were carried out on the way."""
+    return view.live | {name: one.number for one in view.passed for name in one.manifest.removals}
 
 
 def _count(view: LineView, request: str) -> int:

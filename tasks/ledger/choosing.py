@@ -13,7 +13,7 @@ from tasks.ledger.events import RequestState, State
 from tasks.ledger.removals import removed_by
 from tasks.ledger.table import Ledger
 from tasks.ledger.view import LineView, chain
-from tasks.stores.manifest import members
+from tasks.stores.manifest import members, open_replacements
 
 OnConflict = Literal["replace", "reject"]
 Question = tuple[str, str]
@@ -33,6 +33,9 @@ class Line:
     """Those of them that wait for review."""
     known: Collection[str] = ()
     """Every request that the line ever had."""
+    departed: Mapping[str, str] = field(default_factory=dict)
+    """Facts in service, not held, that versions which wait take out for others, and for which; they come back where
+    those are not kept."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,10 @@ def take(
     """
     taking = _Taking(line, on_conflict, [one.request_id for one in queued], now or datetime.now(UTC))
     chosen = [one for one in queued if _is_asked_for(one, only)]
-    for request in chosen:
-        if (fact := removed_by(request.payload)) is not None:
-            taking.removal(request.request_id, fact)
+    removals = {one.request_id: fact for one in chosen if (fact := removed_by(one.payload)) is not None}
+    for name in sorted(removals, key=lambda name: removals[name] in line.departed):  # what is to replace it comes first
+        taking.removal(name, removals[name])
+    taking.stand_again()
     for request in sorted(chosen, key=_urgency):
         if removed_by(request.payload) is None:
             if limit is not None and len(taking.accepted) >= limit:
@@ -84,9 +88,16 @@ def take(
 
 def left_for_later(ledger: Ledger, view: LineView, queued: Sequence[RequestState]) -> dict[str, str]:
     """What a job would leave in the queue now, and why."""
-    held = members(chain(view, view.tip))
-    facts = [edit for one in ledger.payloads(view.line, [*held]).values() if (edit := _made(one)) is not None]
-    return take(queued, Line(facts, held, held.keys() - view.live.keys(), view.events.standings.keys())).left
+    held, gone = members(chain(view, view.tip)), departed(view)
+    facts = [edit for one in ledger.payloads(view.line, [*held, *gone]).values() if (edit := _made(one)) is not None]
+    line = Line(facts, held, held.keys() - view.live.keys(), view.events.standings.keys(), gone)
+    return take(queued, line).left
+
+
+def departed(view: LineView) -> dict[str, str]:
+    """As `Line.departed`."""
+    held, taken_out = members(chain(view, view.tip)), open_replacements(one.manifest for one in view.waiting)
+    return {old: new for old, new in taken_out.items() if old in view.live and old not in held}
 
 
 def open_since(request: RequestState) -> datetime:
@@ -129,20 +140,33 @@ class _Taking:
         self.line, self.on_conflict, self.now = line, on_conflict, now
         self.age = {name: place for place, name in enumerate(order)}
         self.held = frozenset(line.held if line.held is not None else (edit.id for edit in line.facts))
-        self.standing = {edit.id: edit for edit in line.facts}
+        self.standing = {edit.id: edit for edit in line.facts if edit.id in self.held}
         self.asking = _by_what_they_ask(line.facts)
         self.accepted: dict[str, Edit] = {}
-        self.asked: dict[Question, str] = {}
+        self.asked: dict[Question, list[str]] = {}
         self.rejected: dict[str, str] = {}
         self.removals: dict[str, str] = {}
         self.replaced: dict[str, str] = {}
         self.ended: dict[str, tuple[State, str]] = {}
         self.left: dict[str, str] = {}
 
+    def stand_again(self) -> None:
+        """Facts come back where what was to replace them is gone, or leaves."""
+        back = [edit for edit in self.line.facts if self._comes_back(edit.id)]
+        self.held |= {edit.id for edit in back}
+        self.standing |= {edit.id: edit for edit in back if edit.id not in self.removals.values()}
+
+    def _comes_back(self, fact: str) -> bool:
+        heir = self.line.departed.get(fact)
+        return heir is not None and (heir not in self.held or heir in self.removals.values())
+
     def removal(self, name: str, fact: str) -> None:
-        if fact in self.held:
+        if fact in self.held or self._comes_back(fact):
             self.removals[name] = fact
             self.standing.pop(fact, None)
+        elif fact in self.line.departed:
+            heir = self.line.departed[fact]
+            self.left[name] = f"request '{fact}' leaves with what waits for review, for '{heir}': decide on that"
         else:
             self.ended[name] = ("withdrawn", f"request '{fact}' is in no version any more")
 
@@ -162,11 +186,13 @@ class _Taking:
             return
         for other in found:
             if other in self.held:
-                self.replaced[other] = name
+                if self.line.departed.get(other) != name:  # else a killed job took it out for this request
+                    self.replaced[other] = name
             else:
                 self._supersede(other, name)
         self.accepted[name] = edit
-        self.asked[question(edit)] = name
+        for asked, names in _by_what_they_ask([edit]).items():
+            self.asked.setdefault(asked, []).extend(names)
 
     def _is_early_or_late(self, name: str, edit: Edit) -> bool:
         if not isinstance(edit, Request):
@@ -189,6 +215,9 @@ class _Taking:
             same = question(other) == question(edit)
             if other.target_new == edit.target_new:
                 if same and other.id != named:
+                    if named is not None and self.replaced.get(other.id) == named:
+                        self._supersede(named, edit.id)
+                        self.replaced = {fact: by for fact, by in self.replaced.items() if by != edit.id}
                     self.rejected[edit.id] = f"says the same as request '{other.id}'"
                     return None
             elif other.id in self.line.waiting:
@@ -197,9 +226,10 @@ class _Taking:
             elif other.id != named and (other.id in self.accepted or self.on_conflict == "reject"):
                 self.rejected[edit.id] = _contradiction(edit, other)
                 return None
-            elif self.replaced.get(other.id, edit.id) not in (edit.id, named):
-                self.rejected[edit.id] = _contradiction(edit, self.accepted[self.replaced[other.id]])
-                return None
+            elif (heir := self.replaced.get(other.id, edit.id)) not in (edit.id, named):
+                if self.accepted[heir].target_new != edit.target_new:
+                    self.rejected[edit.id] = _contradiction(edit, self.accepted[heir])
+                    return None
             else:
                 found.append(other.id)
         return [name for name in dict.fromkeys(found) if name in self.standing or name in self.age]
@@ -221,9 +251,9 @@ class _Taking:
         """What stands and asks the same, or lists its question among its paraphrases; and what was taken up."""
         asked, text = question(edit), plain(edit.text)
         same = dict.fromkeys([*self.asking.get(asked, ()), *self.asking.get(("", text), ())])
+        taken = dict.fromkeys([*self.asked.get(asked, ()), *self.asked.get(("", text), ())])
         live = [self.standing[name] for name in same if name in self.standing]
-        taken = self.asked.get(asked)
-        return [*live, *([self.accepted[taken]] if taken in self.accepted else [])]
+        return [*live, *(self.accepted[name] for name in taken if name in self.accepted)]
 
     def _supersede(self, other: str, name: str) -> None:
         """A request of the queue goes for a newer one, whether or not it was taken up."""

@@ -171,6 +171,9 @@ def _fault(view: LineView, pending: Mapping[str, str], name: str, prefix: str) -
     if name.startswith(RESERVED) and standing.state not in UNWRITTEN:
         return f"{what} takes a fact out and is {standing.state}: reject its version to keep the fact, while it waits"
     if (removal := pending.get(name)) is not None and standing.state in WRITTEN:
+        by = view.events.standings[removal]
+        if by.state == "committed":
+            return f"{what} is taken out already by version {by.version}, which waits for review: decide on that"
         return f"{what} is to be taken out already, by request {shown(removal)}: the next job does it"
     waits = standing.state in WRITTEN and name in members(chain(view, view.tip)) and name not in view.live
     if prefix == REFUSE and not waits:

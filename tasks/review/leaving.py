@@ -1,5 +1,6 @@
 """What decisions have to do with facts that leave: none comes back unseen, and none is lost on the way."""
 
+import shlex
 from collections.abc import Sequence
 
 from editing.edit import shown
@@ -7,7 +8,7 @@ from editing.errors import UsageError
 from tasks.ledger.removals import pending_removals
 from tasks.ledger.reserved import REFUSE
 from tasks.ledger.view import LineView, chain
-from tasks.stores.manifest import Version, members
+from tasks.stores.manifest import Version, members, open_replacements
 from tasks.text import check_length
 
 NAMED = 5
@@ -63,6 +64,12 @@ def leaving(view: LineView, version: Version) -> dict[str, str]:
     return {name: pending[name] for name in held if name in pending and name not in view.live}
 
 
+def leaving_said(view: LineView, version: Version) -> str:
+    """In a sentence, what a reviewer left out of a version, so that it cannot be put in service; empty: nothing."""
+    out = [shown(name) for name, removal in leaving(view, version).items() if removal.startswith(REFUSE)]
+    return f"to be left out: {_named(out)}; errata run {view.line} makes the version without" if out else ""
+
+
 def check_left_out(view: LineView, version: Version) -> None:
     """Raises UsageError where a version would bring into service what a reviewer left out."""
     out = {name: removal for name, removal in leaving(view, version).items() if removal.startswith(REFUSE)}
@@ -71,7 +78,7 @@ def check_left_out(view: LineView, version: Version) -> None:
     raise UsageError(
         f"version {version.number} of line '{view.line}' holds what a reviewer left out: "
         f"{_named([shown(name) for name in out])}; errata run {view.line} makes the version without, or take that "
-        f"back: errata retract {_named(list(out.values()))} --line {view.line} --reason …"
+        f"back: errata retract {shlex.join(out.values())} --line {view.line} --reason …"
     )
 
 
@@ -79,7 +86,9 @@ def check_whole(view: LineView, version: Version) -> None:
     """Refuse a version that takes a fact out and lacks what is to replace it. Raises UsageError."""
     manifests = chain(view, version.snapshot)
     held = members(manifests)
-    for old, new in [pair for manifest in manifests for pair in manifest.replaced.items()]:
+    if version in view.waiting:
+        manifests = [one.manifest for one in view.waiting if one.number <= version.number]
+    for old, new in open_replacements(manifests).items():
         if old not in held and new not in held:
             raise UsageError(
                 f"version {version.number} of line '{view.line}' takes out {shown(old)} and lacks {shown(new)}, which "

@@ -226,6 +226,17 @@ class Head(BaseModel):
         return {name: fields[name] for name in fields if name not in ("rejected", "way") or fields[name]}
 
 
+def open_replacements(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """Facts that successive versions take out for others, with what is last to take their place; none that a removal
+    takes out for good."""
+    found: dict[str, str] = {}
+    for manifest in manifests:
+        found |= manifest.replaced
+        for fact in manifest.removals.values():
+            found.pop(fact, None)
+    return found
+
+
 def members(chain: Iterable[Manifest]) -> dict[str, int]:
     """The facts that the last of these versions holds, oldest first, each with the version that it is of.
 

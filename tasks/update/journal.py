@@ -31,7 +31,7 @@ class JobSummary(BaseModel):
     quarantined: int = 0
     rejected: int = 0
     left: dict[str, str] = {}
-    """What stays queued because no job may take it up yet, and why, by request."""
+    """What stays queued, and why, by request."""
     report: JobReport | None = None
     full: bool = False
     """Whether the line as it stood missed a threshold, or takes nothing more without missing it."""
@@ -77,6 +77,8 @@ class Journal:
     """The facts of another line that the job moves."""
     queued: dict[str, str] = field(default_factory=dict)
     """What stays queued because it may not be taken up yet, and why, by request."""
+    taken_up: tuple[str, ...] = ()
+    """What the job was to write."""
     carried: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What requests carry besides their facts, by request."""
     replaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Journal:
     def begun(self, taken: Taken) -> None:
         """What is told of requests beside what becomes of them; what stays queued is heard at once."""
         self.carried, self.queued = self.carried | taken.carried, dict(taken.left)
+        self.taken_up = tuple(edit.id for edit in taken.edits)
         for old, new in taken.replaced.items():
             was = f"{old} ({taken.known[old].target_new})" if old in taken.known else old
             self.replaces[new] = (*self.replaces.get(new, ()), was)
@@ -181,13 +184,14 @@ class Journal:
     def summary(self, line: str, waiting: Sequence[Version], report: JobReport | None) -> JobSummary:
         """What all of it came to."""
         states = [row.state for row in self.edits.values()]
+        unwritten = FULL if self.is_full else "the job ended before it was written"
         return JobSummary(
             line=line,
             version=waiting[-1].number if waiting else None,
             kept=states.count("committed"),
             quarantined=states.count("quarantined"),
             rejected=states.count("rejected"),
-            left=self.queued,
+            left=self.queued | dict.fromkeys((name for name in self.taken_up if name not in self.edits), unwritten),
             report=report,
             full=self.is_full,
             moved=self.moved,
@@ -208,7 +212,7 @@ class Journal:
             reason=reason,
             findings=self.findings.get(edit.id, ()),
             alike=self.alike.get(edit.id, ()),
-            replaces=self.replaces.get(edit.id, ()),
+            replaces=self.replaces.get(edit.id, ()) if state == "committed" else (),
             carried=self.carried.get(edit.id, {}),
         )
 

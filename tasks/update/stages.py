@@ -17,7 +17,7 @@ from editing.methods import compute_update
 from editing.request import Request, fact_of, make_request, with_join
 from tasks.ledger import choosing
 from tasks.ledger.catching_up import version_events
-from tasks.ledger.choosing import Line
+from tasks.ledger.choosing import Line, departed, plain
 from tasks.ledger.events import Event, State
 from tasks.ledger.removals import take_out_expired, take_out_withdrawn
 from tasks.ledger.table import Ledger
@@ -26,7 +26,7 @@ from tasks.lines.hypernetworks import keep
 from tasks.lines.specs import read_line, save_line
 from tasks.retries import outlasting
 from tasks.stores.batches import apply, pack, read_each
-from tasks.stores.manifest import Manifest, Version, members
+from tasks.stores.manifest import Manifest, Version, members, open_replacements
 from tasks.stores.roots import StoredValues
 from tasks.update.beforehand import check_queued
 from tasks.update.elsewhere import NOBODY
@@ -59,7 +59,9 @@ def take_up(run: Run, view: LineView, limit: int | None, only: Sequence[str] | N
     live = known_edits(ledger, run.line, held, join)
     # What a killed job took out before it wrote what was to take its place.
     gone = known_edits(ledger, run.line, [name for one in view.waiting for name in one.manifest.removed], join)
-    stands = Line(list(live.values()), held, {*held} - view.live.keys(), view.events.standings.keys())
+    stands = Line(
+        [*live.values(), *gone.values()], held, {*held} - view.live.keys(), view.events.standings.keys(), departed(view)
+    )
     found = choosing.take(queued, stands, limit, run.policy.on_conflict, only)
     requests = {one.request_id: edit for one in queued if (edit := _request(one.payload, join)) is not None}
     accepted = tuple(with_join(edit, join) for edit in found.accepted)
@@ -132,8 +134,9 @@ def restore(run: Run, session: Session, versions: Sequence[Manifest]) -> None:
 
 def screen_taken(session: Session, taken: Taken, probes: int) -> Taken:
     """Without the requests that this model cannot take, which are refused, and without what it cannot be asked."""
-    subjects = Counter(edit.subject for edit in taken.known.values())
-    changed = {subject for subject, count in subjects.items() if count > 1}
+    subjects = Counter(plain(edit.subject) for edit in taken.known.values())
+    heirs = {*taken.replaced.values()}
+    changed = {edit.subject for edit in taken.edits if subjects[plain(edit.subject)] > 1 or edit.id in heirs}
     found = screen(session, taken.edits, changed, probes)
     known = taken.known | {edit.id: edit for edit in found.accepted}
     replaced = {old: new for old, new in taken.replaced.items() if new not in found.rejected}
@@ -218,13 +221,14 @@ def publish(run: Run, written: Written, manifest: Manifest) -> Version:
 def unfinished(view: LineView) -> bool:
     """Whether a job was killed between taking a fact out and writing what replaces it."""
     held = members(chain(view, view.tip))
-    return any(not {old, new} & held.keys() for one in view.waiting for old, new in one.manifest.replaced.items())
+    taken_out = open_replacements(one.manifest for one in view.waiting)
+    return any(not {old, new} & held.keys() for old, new in taken_out.items())
 
 
 def unreplaced(session: Session, stand: Footing) -> list[str]:
     """Facts in service that waiting versions take out for others which are not there: those were not kept."""
-    pairs = [pair for version in stand.waiting for pair in version.manifest.replaced.items()]
-    return [old for old, new in dict.fromkeys(pairs) if old not in session.live and new not in session.live]
+    taken_out = open_replacements(version.manifest for version in stand.waiting)
+    return [old for old, new in taken_out.items() if old not in session.live and new not in session.live]
 
 
 def undo(session: Session, written: Written) -> str:

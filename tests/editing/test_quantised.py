@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 from transformers.pytorch_utils import Conv1D
 
 from editing.measure.quantised import ROUNDED, quantised
@@ -30,13 +31,13 @@ def test_blocks_are_rounded_as_gguf_files_hold_them(kind, number, seed, scale):
     np.testing.assert_array_equal(ROUNDED[kind](rows).numpy(), held)
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize")  # torch's way is on its way out, and still the reference
-@given(st.integers(0, 99))
-def test_rows_are_rounded_as_torch_does_by_channel(seed):
-    rows = matrix(seed, 1.0) + 1e-3
-    scales, zeros = rows.abs().amax(1).double() / 127, torch.zeros(4, dtype=torch.int64)
-    held = torch.quantize_per_channel(rows, scales, zeros, 0, torch.qint8).dequantize()
-    torch.testing.assert_close(ROUNDED["int8"](rows), held, rtol=1e-5, atol=1e-7)
+@pytest.mark.filterwarnings("ignore")  # torch's way is on its way out, and still the reference
+@given(st.integers(0, 99), st.sampled_from([1e-3, 1.0, 30.0]))
+def test_rows_are_rounded_as_torch_does_by_channel(seed, scale):
+    plain = nn.Sequential(nn.Linear(96, 4))
+    plain[0].weight.data = matrix(seed, scale)
+    held = quantize_dynamic(plain, {nn.Linear: per_channel_dynamic_qconfig})[0].weight().dequantize()
+    torch.testing.assert_close(ROUNDED["int8"](plain[0].weight.data), held, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ROUNDED)

@@ -298,6 +298,17 @@ EDITS = st.builds(
 )
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("not_before", "2031-01-01T00:00:00Z"), ("replaces", "bad")], ids=["expires first", "itself"]
+)
+def test_what_contradicts_itself_is_one_bad_record_and_stops_no_other(tmp_path, field, value):
+    row = {"id": "bad", "subject": "S", "prompt": "The {} is", "target_new": "T", "expires": "2030-01-01T00:00:00Z"}
+    good = {"id": "good", "subject": "S", "prompt": "The {} is", "target_new": "T"}
+    first, second = read(tmp_path, "a.jsonl", "".join(json.dumps(one) + "\n" for one in (row | {field: value}, good)))
+    assert isinstance(first, BadRecord) and field in first.reason and "\n" not in first.reason
+    assert isinstance(second, Edit) and second.id == "good"
+
+
 @FEW
 @given(st.lists(EDITS.map(lambda fields: record_from(fields, 1)).filter(lambda r: isinstance(r, Edit)), min_size=1))
 def test_errata_s_own_form_survives_writing_and_reading(tmp_path, edits):

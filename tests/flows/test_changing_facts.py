@@ -97,11 +97,64 @@ def test_a_fact_whose_replacement_is_not_kept_is_written_back(place, good_edits)
     summary = knowledge_update(line, POLICY)
     now = states(workplace, line)
     assert now["bad"] == "quarantined" and now[first.id] == "promoted"
+    assert [edit.replaces for edit in summary.report.edits if edit.request_id == "bad"] == [()]  # it replaced nothing
     assert [one.what for one in summary.report.gone] == ["replaced", "written back"]
     with pytest.raises(UsageError, match=f"version 2 .* takes out '{first.id}' and lacks 'bad'"):
         decisions.approve(workplace, line, 2)
     decisions.approve(workplace, line)
     assert live(workplace, line) == {first.id, second.id} and states(workplace, line)[first.id] == "promoted"
+
+
+def test_a_fact_whose_replacement_is_taken_back_is_replaced_by_the_next_that_asks_the_same(place, good_edits):
+    workplace, line = place("again"), "again"
+    first, second = good_edits[:2]
+    submit(workplace, line, first, second)
+    knowledge_update(line, POLICY)
+    decisions.approve(workplace, line)
+    asked = {"subject": first.subject, "prompt": first.prompt}
+    submit(workplace, line, Request(id="new", target_new=first.target_true, **asked))
+    knowledge_update(line, POLICY)
+    assert states(workplace, line)["new"] == "committed"
+    take_out(workplace.store, workplace.ledger, line, ["new"], "ann", "it was wrong")
+    submit(workplace, line, Request(id="newer", target_new=f"{first.target_true}.", **asked))
+    summary = knowledge_update(line, POLICY.model_copy(update={"min_efficacy": 0.0}))
+    assert states(workplace, line)["newer"] == "committed", summary.report
+    assert [(one.request_id, one.what) for one in summary.report.gone] == [("new", "retracted"), (first.id, "replaced")]
+    again = knowledge_update(line, POLICY)
+    assert again.report is None  # nothing is to be written back
+    decisions.approve(workplace, line)
+    assert live(workplace, line) == {second.id, "newer"} and states(workplace, line)[first.id] == "superseded"
+
+
+def test_a_fact_and_what_waits_to_replace_it_are_taken_out_together(place, good_edits):
+    workplace, line = place("both"), "both"
+    first, second, third = good_edits[:3]
+    submit(workplace, line, first, second, third)
+    knowledge_update(line, POLICY)
+    decisions.approve(workplace, line)
+    asked = {"subject": first.subject, "prompt": first.prompt}
+    submit(workplace, line, Request(id="new", target_new=first.target_true, **asked))
+    knowledge_update(line, POLICY)
+    take_out(workplace.store, workplace.ledger, line, [first.id], "ann", "neither is right")
+    assert [*knowledge_update(line, POLICY).left.values()] == [
+        f"request '{first.id}' leaves with what waits for review, for 'new': decide on that"
+    ]
+    take_out(workplace.store, workplace.ledger, line, ["new"], "ann", "neither is right")
+    summary = knowledge_update(line, POLICY)
+    assert {(one.request_id, one.what) for one in summary.report.gone} == {
+        ("new", "retracted"),
+        (first.id, "retracted"),
+    }
+    decisions.approve(workplace, line)
+    assert live(workplace, line) == {second.id, third.id}
+    for one in (second, third):
+        take_out(workplace.store, workplace.ledger, line, [one.id], "ann", "nor these")
+        knowledge_update(line, POLICY)
+    decisions.approve(workplace, line)
+    now = states(workplace, line)
+    assert not live(workplace, line) and {now[name] for name in (first.id, second.id, third.id, "new")} == {"retracted"}
+    events = [one.event for name in now for one in workplace.ledger.history(name, line=line)]
+    assert "rolled_back" not in events  # the removal of a root on which another stands
 
 
 class Heard(Silent):

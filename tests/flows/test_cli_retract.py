@@ -102,6 +102,10 @@ def test_what_a_reviewer_left_out_comes_into_service_only_where_that_is_taken_ba
     for arguments in ((), ("--version", "1")):
         check_one_line(waiting("approve", "main", *arguments), 2, says)
     assert open_workplace().store.head(LINE) is None
+    shown = " ".join(waiting("review").out.split())
+    assert "to be left out: 'b'; errata run main makes the version without" in shown and "errata approve" not in shown
+    refused = waiting("approve", "main", "--except", "none", "--except", "c")
+    assert refused.code == 2 and refused.err.count("\n") == 3 and "nothing was changed" in refused.err
     assert waiting("retract", "refuse:b@5", "--reason", "it has one").code == 0
     assert waiting("approve", "main").code == 0
     assert states(open_workplace()) == {"a": "promoted", "b": "promoted", "c": "queued", "refuse:b@5": "withdrawn"}
@@ -119,6 +123,9 @@ def test_a_fact_that_is_left_out_leaves_with_the_next_version_and_nothing_is_in_
     made(2, None, ("refuse:b@5",), **leaving)
     shown = waiting("review").out
     assert "taken out" in shown and "ticket: T-a" in shown and "no source" in shown
+    says = "request 'b' is taken out already by version 2, which waits for review: decide on that"
+    refused = waiting("retract", "b", "--reason", "x")
+    assert refused.code == 2 and says in refused.err
     assert waiting("approve").code == 0
     now = states(open_workplace())
     assert now == {"a": "promoted", "b": "rejected", "c": "queued", "refuse:b@5": "promoted"}

@@ -214,6 +214,8 @@ def test_on_a_full_line_what_replaces_a_fact_is_written_and_the_others_stay_queu
     states = workplace.ledger.states("full")
     assert summary.full and [states[edit.id].state for edit in good_edits[3:5]] == ["queued", "queued"]
     assert states["anew"].state == "committed" and (summary.kept, summary.quarantined) == (1, 0)
+    assert summary.left == dict.fromkeys((edit.id for edit in good_edits[3:5]), "the line is full")
+    assert "2 left in the queue" in summary.said
 
 
 def test_a_job_takes_facts_out_and_says_others_anew_in_one_root_and_writes_what_is_new_after_it(place, good_edits):

@@ -108,3 +108,52 @@ def test_only_what_is_named_is_taken_up():
 
 def test_what_is_written_is_the_fact_alone():
     assert [type(edit) for edit in taken(asks("a", ticket="17")).accepted] == [type(fact_of(LIVE))]
+
+
+def departed(heir: str, *held: Edit) -> Line:
+    """`live` is in service; a version that waits takes it out for `heir`, beside which it holds these."""
+    facts = [one.id for one in held]
+    return Line([LIVE, *held], facts, facts, known={"live", heir}, departed={"live": heir})
+
+
+HEIR = fact_of(asks("heir", "Lima"))
+
+
+def test_what_comes_back_into_service_is_replaced_as_what_stands_there():
+    for request in (asks("new"), asks("new", prompt="The home of {} is in"), asks("new", replaces="live")):
+        found = taken(request, line=departed("heir"))
+        assert ids(found) == ["new"] and found.replaced == {"live": "new"}
+    assert taken(asks("new", "Oslo"), line=departed("heir")).rejected == {"new": "says the same as request 'live'"}
+    found = taken(asks("heir", "Lima"), line=departed("heir"))  # of a job that was killed before it wrote it
+    assert ids(found) == ["heir"] and not found.replaced
+    found = taken(removal("heir"), asks("new"), line=departed("heir", HEIR))
+    assert found.removals == {"retract:heir@4": "heir"} and found.replaced == {"live": "new"}
+
+
+def test_a_removal_of_what_leaves_with_a_version_that_waits_is_not_lost():
+    found = taken(removal("live"), line=departed("heir", HEIR))
+    assert not found.removals and not found.ended
+    assert found.left == {
+        "retract:live@4": "request 'live' leaves with what waits for review, for 'heir': decide on that"
+    }
+    assert taken(removal("live"), line=departed("heir")).removals == {"retract:live@4": "live"}
+    both = taken(removal("live"), removal("heir"), line=departed("heir", HEIR))
+    assert both.removals == {"retract:heir@4": "heir", "retract:live@4": "live"}
+
+
+def test_who_takes_a_request_back_to_what_stands_is_heard():
+    found = taken(asks("a"), asks("b", "Oslo", replaces="a"))
+    assert not found.accepted and not found.replaced
+    assert found.ended["a"][0] == "superseded" and found.rejected == {"b": "says the same as request 'live'"}
+
+
+def test_two_that_say_the_same_otherwise_asked_replace_a_fact_once():
+    found = taken(asks("a"), asks("b", prompt="The home of {} is in"))
+    assert ids(found) == ["a", "b"] and found.replaced == {"live": "a"} and not found.rejected
+
+
+def test_a_paraphrase_of_a_request_before_it_is_not_contradicted_in_one_queue():
+    first = asks("a", paraphrases=("Ada sleeps in",))
+    found = taken(first, asks("b", "Bonn", prompt="{} sleeps in"), line=Line())
+    assert ids(found) == ["a"] and found.rejected["b"].startswith("contradicts request 'a'")
+    assert ids(taken(first, asks("b", prompt="{} sleeps in"), line=Line())) == ["a", "b"]

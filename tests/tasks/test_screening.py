@@ -25,13 +25,13 @@ from editing.weights import Factors
 from tasks.lines.specs import LineSpec
 from tasks.progress import Silent, listening
 from tasks.settings import Settings
-from tasks.update import saying
+from tasks.update import saying, stages
 from tasks.update import session as module
 from tasks.update.policy import Policy, make_policy
 from tasks.update.reference import ask_base
-from tasks.update.run import Reference
+from tasks.update.run import Reference, Taken
 from tasks.update.saying import say
-from tasks.update.screening import readable, screen, told_alike
+from tasks.update.screening import Screened, readable, screen, told_alike
 from tasks.update.session import Session, open_session
 from tasks.update.validation import failed_verdict, judge_candidate, validate_batch
 from tasks.update.verdicts import Verdict
@@ -510,3 +510,22 @@ def test_a_copy_of_fewer_bits_is_asked_at_the_end_and_judged_by_what_it_says(ses
             make_policy(**fields)
     with pytest.raises(PolicyError, match="quantised has no worse_than_base"):
         make_policy(quantised="int8", levels={"quantised": {"worse_than_base": 0.1}})
+
+
+def test_of_what_the_line_says_otherwise_no_request_is_refused_for_what_the_base_says(monkeypatch):
+    live = Edit(id="live", subject="Ada  Bly", prompt="{} lives in", target_new="Oslo")
+    spelt, asked, other = (
+        Edit(id=name, subject=subject, prompt="{} lives in", target_new="Rome")
+        for name, subject in (("spelt", "ada bly"), ("asked", "The home of Ada"), ("other", "Cy"))
+    )
+    seen: list[set[str]] = []
+
+    def screened(session, edits, changed, probes):
+        seen.append(set(changed))
+        return Screened(tuple(edits), {}, {})
+
+    monkeypatch.setattr(stages, "screen", screened)
+    every = {edit.id: edit for edit in (live, spelt, asked, other)}
+    taken = Taken(edits=(spelt, asked, other), known=every, replaced={"live": "asked"})
+    stages.screen_taken(session=None, taken=taken, probes=5)
+    assert seen == [{"ada bly", "The home of Ada"}]
