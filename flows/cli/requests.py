@@ -1,5 +1,6 @@
 """Commands about requests: submit them, try them, and what became of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from flows.cli.given import joined, probe, records, show_read, warn_all
 if TYPE_CHECKING:
     from editing.edit import Edit
     from flows.trial import TrialRow
+    from tasks.ledger.table import Ledger
 
 
 @app.command()
@@ -118,6 +120,7 @@ def submit(
         shown_progress(json, "reading"),
     ):
         done = intake.submit(workplace.ledger, line, given, workplace.settings.who, read.findings)
+    done.findings |= _to_leave(workplace.ledger, line, done.present) if done.present else {}
     warn_all(read.unused)
     if json:
         told = {"queued": done.queued, "present": done.present, "rejected": done.rejected}
@@ -132,6 +135,15 @@ def submit(
         warn(new_line(line, others))
     if done.queued:
         say(f"next: errata run {line}")
+
+
+def _to_leave(ledger: "Ledger", line: str, present: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What is there already and leaves all the same, and how it would stay."""
+    from tasks.ledger.removals import pending_removals
+
+    pending = pending_removals(ledger.look(line)[line].standings)
+    said = "is there, and to be taken out by request '{0}': errata retract {0} keeps it"
+    return {name: (said.format(pending[name]),) for name in present if name in pending}
 
 
 @app.command()

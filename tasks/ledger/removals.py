@@ -73,7 +73,7 @@ def take_out(
     names = list(dict.fromkeys(requests))
     for _ in range(_TRIES):
         view = catch_up(store, ledger, line, actor)
-        pending = pending_removals(view)
+        pending = pending_removals(view.events.standings)
         if faults := [why for name in names if (why := _fault(view, pending, name, prefix)) is not None]:
             raise CannotTakeOut(faults)
         done, events = _to_write(view, names, actor, reason, prefix)
@@ -84,7 +84,7 @@ def take_out(
 
 def take_out_withdrawn(store: SnapshotStore, ledger: Ledger, view: LineView, actor: str) -> list[str]:
     """Queue removals of what was called back while a job wrote it; returns those facts, by their ids."""
-    held, seen, pending = members(chain(view, view.tip)), view.events.standings, pending_removals(view)
+    held, seen, pending = members(chain(view, view.tip)), view.events.standings, pending_removals(view.events.standings)
     gone = [n for n in held if n in seen and seen[n].state == "withdrawn" and n not in pending]
     for name in gone:
         reason = "it was called back while a job wrote it"
@@ -98,7 +98,7 @@ def take_out_again(ledger: Ledger, view: LineView, facts: Collection[str], actor
     Written before HEAD moves, so that it never brings them back without. Where it does not move after all, the next job
     ends them: no version holds their facts.
     """
-    pending, events, seen = pending_removals(view), list[Event](), view.events.standings
+    pending, events, seen = pending_removals(view.events.standings), list[Event](), view.events.standings
     for name in [name for name in facts if name not in pending]:
         events += removal_events(view.line, name, seen[name].events, actor, reason)
         pending[name] = events[-1].request_id
@@ -113,7 +113,7 @@ def take_out_expired(
     line, held = view.line, list(members(chain(view, view.tip)))
     until = {name: expiry_of(payload) for name, payload in ledger.payloads(line, held).items()}
     over = [name for name, end in until.items() if end and end <= (now or datetime.now(UTC))]
-    pending = pending_removals(view)
+    pending = pending_removals(view.events.standings)
     gone = [name for name in over if view.events.standings[name].state in WRITTEN and name not in pending]
     for name in gone:
         take_out(store, ledger, line, [name], actor, f"expired {until[name]:%Y-%m-%d %H:%M} UTC")
@@ -147,10 +147,10 @@ def removals_of(ledger: Ledger, line: str, fact: str) -> list[str]:
     return [name for name in found.standings if _fact_of(name) == fact] if found else []
 
 
-def pending_removals(view: LineView) -> dict[str, str]:
+def pending_removals(standings: Mapping[str, Standing]) -> dict[str, str]:
     """The facts with a removal that has not happened yet, and the first such."""
     found: dict[str, str] = {}
-    for name, one in view.events.standings.items():
+    for name, one in standings.items():
         if one.state in OPEN and (fact := _fact_of(name)) is not None:
             found.setdefault(fact, name)
     return found

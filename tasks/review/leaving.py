@@ -60,7 +60,7 @@ def back_again(view: LineView, version: Version | None) -> str:
 
 def leaving(view: LineView, version: Version) -> dict[str, str]:
     """The facts that would come into service with a version though the next job is to take them out, and by which."""
-    pending, held = pending_removals(view), members(chain(view, version.snapshot))
+    pending, held = pending_removals(view.events.standings), members(chain(view, version.snapshot))
     return {name: pending[name] for name in held if name in pending and name not in view.live}
 
 

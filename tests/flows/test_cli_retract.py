@@ -284,3 +284,15 @@ def test_fields_that_nobody_reads_are_named_once_and_misspelled_ones_refused(err
     ran = errata("submit", tmp_path / "rows.jsonl")
     assert ran.err.count("comment") == 1 and "warning `comment`, `url` not used" in ran.err
     assert "2 queued" in ran.out and "did you mean 'target_new'?" in ran.out
+
+
+def test_who_submits_again_what_is_to_leave_is_told_how_it_stays(waiting, tmp_path):
+    assert waiting("retract", "a", "--reason", "x").code == 0
+    [payload] = open_workplace().ledger.payloads(LINE, ["a"]).values()
+    file = tmp_path / "again.jsonl"
+    file.write_text(json.dumps(payload) + "\n")
+    ran = waiting("submit", str(file))
+    says = "a: is there, and to be taken out by request 'retract:a@5': errata retract retract:a@5 keeps it"
+    assert "1 already there" in ran.out and says in " ".join(ran.out.split())
+    assert waiting("retract", "retract:a@5", "--reason", "it stays").code == 0
+    assert "to be taken out" not in waiting("submit", str(file)).out
