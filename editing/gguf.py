@@ -124,6 +124,15 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # it has no types
     def data(self, mapped: Any) -> None:
         self._data = np.asarray(mapped)
 
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        end = int(offset) + np.dtype(dtype).itemsize * int(count)
+        if end > len(self._data):
+            raise ValueError(
+                f"it ends after {len(self._data):,} bytes and tells of {end:,} or more: it was cut or is damaged; "
+                "download it again."
+            )
+        return super()._get(offset, dtype, count, override_order)
+
 
 class _Head(_Reader):
     """Reads no further than to the number of layers: the vocabulary, which takes seconds, comes after it."""
@@ -150,7 +159,7 @@ def layers_in(file: Path) -> int | None:
 
 def template_in(file: Path) -> bool:
     """Whether a GGUF file holds a chat template; no weight is read."""
-    return gguf.GGUFReader(file).get_field("tokenizer.chat_template") is not None
+    return _Reader(file).get_field("tokenizer.chat_template") is not None
 
 
 def header_of(file: Path) -> tuple[PreTrainedConfig, str]:

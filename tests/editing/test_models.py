@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, ByT5
 from editing import gguf, models
 from editing.devices import DTYPES
 from editing.errors import ModelError
-from editing.models import ALL_OF_IT, CONVERSION, base_digest, load_model
+from editing.models import ALL_OF_IT, CONVERSION, base_digest, has_template, load_model, outline
 from editing.progress import OnProgress
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -296,6 +296,23 @@ def test_the_embedded_model_can_be_saved_as_any_other(embedded, tmp_path):
     embedded.model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert base_digest(again) == embedded.digest
+
+
+@pytest.mark.parametrize("size", [8, 20, 24, 200, 5000])
+def test_a_gguf_file_that_was_cut_says_so(tmp_path, size):
+    writer = GGUFWriter(tmp_path / "whole.gguf", "llama")
+    writer.add_block_count(2)
+    writer.add_token_list([f"word {number}" for number in range(200)])
+    writer.add_tensor("token_embd.weight", np.zeros((64, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes((tmp_path / "whole.gguf").read_bytes()[:size])
+    for read in (outline, has_template, lambda name: load_model(name, cache=tmp_path / "cache")):
+        with pytest.raises(ModelError, match=rf"cut.gguf.*ends after {size:,} bytes.* was cut or is damaged; download"):
+            read(str(cut))
 
 
 def test_the_header_of_a_gguf_file_tells_the_config_that_its_conversion_has(embedded):
