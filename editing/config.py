@@ -2,9 +2,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from editing.errors import ModelError
+from editing.numbers_given import NumbersAreNoBooleans
 from editing.products import Products
 
 STATISTICS_TOKENS = 6144
@@ -25,8 +26,8 @@ FewerBits = Literal["int8", "q8_0", "q4_1"]
 """Formats of weights in which a model is served: editing/measure/quantised.py."""
 
 
-class Config(BaseModel):
-    """Frozen, closed, and without NaN or infinity."""
+class Config(NumbersAreNoBooleans):
+    """Frozen, closed, without NaN or infinity, and with true and false for no number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

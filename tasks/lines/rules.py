@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_validator
 
 from editing.edit import shown
 from editing.errors import PolicyError, UsageError
+from editing.numbers_given import NumbersAreNoBooleans
 from tasks.names import check_line
 from tasks.stores.errors import ObjectConflict, ObjectNotFound, StorageError
 from tasks.stores.manifest import Version
@@ -25,7 +26,7 @@ SETTABLE = ("expires_after_hours", "reviewers", "queues_for", "auto_approve")
 _TRIES = 5
 
 
-class AutoApprove(BaseModel):
+class AutoApprove(NumbersAreNoBooleans):
     """What approves by itself: every number of every version that waits is within these, and the report passed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,7 +38,7 @@ class AutoApprove(BaseModel):
     max_perplexity_ratio: float = Field(1.02, ge=1, description="Most perplexity, as a multiple of the base's.")
 
 
-class LineRules(BaseModel):
+class LineRules(NumbersAreNoBooleans):
     """How the versions of a line are decided."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from editing.numbers_given import NumbersAreNoBooleans
 from tasks.options import checked
 
 
-class WatchPolicy(BaseModel):
+class WatchPolicy(NumbersAreNoBooleans):
     """Limits of a watch. Beyond the first two is a breach, by which a line can be rolled back; a job's are closer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
