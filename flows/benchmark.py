@@ -29,7 +29,7 @@ from flows.benchmark_result import described, reported, said_shares
 from flows.benchmark_states import Asker, State
 from tasks.lines.specs import LineSpec
 from tasks.parquet import read_text
-from tasks.progress import progress, stage
+from tasks.progress import note, progress, stage
 from tasks.settings import Settings
 from tasks.stores.batches import apply
 from tasks.update.anew import rebase_every
@@ -85,6 +85,7 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     sets = read_sets(asked.ability, asked.mode, asked.ability_limit, asked.seed)
     references = read_references(asked.references) if asked.references else {}
     facts = read_facts(asked.data, asked.limit, asked.seed, spec.join)
+    warn_of_checkpoints(asked.checkpoints, len(facts.edits))
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,6 +141,11 @@ def run_benchmark(settings: Settings, spec: LineSpec, asked: Benchmark) -> dict[
     rows = [one.to_json() for one in edited.metrics]
     write_atomically(asked.out / "edits.json", json.dumps(rows, indent=1).encode())
     return result
+
+
+def warn_of_checkpoints(checkpoints: Sequence[int], edits: int) -> None:
+    if beyond := [str(one) for one in checkpoints if one > edits]:
+        note(f"--checkpoints {','.join(beyond)}: there are only {edits} edits, so nothing is asked there", "warning")
 
 
 class Stopwatch:

@@ -45,6 +45,28 @@ def questions(
     return [{name: pairs for name, pairs in some.items() if _readable(model, tokenizer, pairs)} for some in asked]
 
 
+def unasked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    measures: Mapping[str, Measure],
+    asked: Questions,
+) -> dict[str, str]:
+    """Which measures ask nothing of any edit, and why, as of the first edit that says so."""
+    heard = set().union(*asked)
+    return {name: _reason(model, tokenizer, edits, one) for name, one in measures.items() if name not in heard}
+
+
+def _reason(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], measure: Measure) -> str:
+    for edit in edits:
+        try:
+            if pairs := measure.pairs(edit):
+                encode_queries(model, tokenizer, pairs)
+        except InvalidEdit as error:
+            return str(error)
+    return "no fact has what it asks by, as an old answer (target_true) or a prompt that is no conversation already"
+
+
 def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,5 +1,6 @@
 """What a benchmark asks of a base and of a base in context, on the fact model: the same as plain questions say."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from editing.measure.metrics import evaluate
 from editing.measure.said import said
 from editing.methods import method_config
 from editing.tokens import max_positions
+from flows.benchmark import warn_of_checkpoints
 from flows.benchmark_facts import Facts
 from flows.benchmark_states import Asker
 from tasks.lines.specs import LineSpec
+from tasks.progress import NoteKind, Silent, listening
 from tasks.settings import Settings
 from tasks.update.session import Session, open_session
 from tests.fact_model import fact_edits
@@ -32,6 +35,34 @@ def test_of_the_base_metrics_and_answers_are_those_of_the_library(session):
     assert base.metrics == evaluate(model, tokenizer, EDITS)
     assert [one.prompt.text for one in base.said] == [one.prompt.text for one in said(model, tokenizer, EDITS)]
     assert [one.prompt.old for one in base.said] == [True] * len(EDITS)
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str]] = []
+
+    def note(self, text: str, kind: NoteKind) -> None:
+        self.notes.append((kind, text))
+
+
+def test_a_probe_that_cannot_be_asked_is_named_with_the_reason(session):
+    texts, heard = ["A text that goes on and on. " * 200], Heard()
+    unknown = [edit.model_copy(update={"target_true": None}) for edit in EDITS]
+    with listening(heard):
+        Asker(session, Facts(unknown), probes=("prefix50", "prefix200", "choice", "drift"), texts=texts)
+    (_, long), (_, choice) = [one for one in heard.notes if one[0] == "warning"]
+    assert re.match(r"the probe prefix200 asks nothing and is left out: .* \d+ tokens", long), long
+    assert re.match(r"the probe choice asks nothing .*an old answer \(target_true\)", choice), choice
+
+
+def test_checkpoints_beyond_the_edits_are_named():
+    with listening(heard := Heard()):
+        warn_of_checkpoints((1, 10, 50), 10)
+        warn_of_checkpoints((1, 50, 100), 10)
+    assert heard.notes == [
+        ("warning", "--checkpoints 50: there are only 10 edits, so nothing is asked there"),
+        ("warning", "--checkpoints 50,100: there are only 10 edits, so nothing is asked there"),
+    ]
 
 
 def test_in_context_the_base_is_asked_after_all_facts_of_a_record_without_what_gets_too_long(session):
