@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from editing.edit import shown
-from editing.errors import PolicyError
+from editing.errors import ErrataError, PolicyError
 from editing.readers.names import ALIKE
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -26,6 +26,44 @@ def checked(kind: type[Model], name: str, fields: Mapping[str, Any]) -> Model:
             raise PolicyError(f"{name} {f'{field}: ' if field else ''}{said}") from error
         known = _known(kind, place) if first["type"] == "extra_forbidden" else ""
         raise PolicyError(f"{name} {field} = {shown(first.get('input'))}: {said.lower()}{known}") from error
+
+
+def nested(values: Mapping[str, Any], kind: str, error: type[ErrataError] = PolicyError) -> dict[str, Any]:
+    """Values whose names may have dots, as mappings in mappings; of a name given twice the later value holds.
+
+    Raises `error` that begins with `kind` where a name has a value and, by dots, others inside.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        *outer, last = name.split(".")
+        below = {last: value}
+        for part in reversed(outer):
+            below = {part: below}
+        if clash := _clash(found, below):
+            place, first = clash
+            raise error(f"{kind} {name} = {shown(value)}: {place} = {shown(first)} was given too; leave one out")
+        found = merged(found, below)
+    return found
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of two sources, inner ones too; those of `above` win."""
+    found = dict(below)
+    for name, value in above.items():
+        under = found.get(name)
+        found[name] = merged(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
+    return found
+
+
+def _clash(below: Mapping[str, Any], above: Mapping[str, Any], place: str = "") -> tuple[str, Any] | None:
+    """Where one of two has a mapping and the other has not, and what the first has there."""
+    for name in below.keys() & above.keys():
+        one, other = below[name], above[name]
+        if isinstance(one, dict) != isinstance(other, dict):
+            return f"{place}{name}", one
+        if isinstance(one, dict) and (found := _clash(one, other, f"{place}{name}.")):
+            return found
+    return None
 
 
 def _known(kind: type[BaseModel], place: Sequence[str]) -> str:

@@ -49,7 +49,8 @@ Version = Annotated[int | None, typer.Option("--version", "-v", min=0, help="Whi
 Text = Annotated[Path | None, typer.Option(help="Text that perplexity is taken on.")]
 StatisticsText = Annotated[Path | None, typer.Option(help="Text behind the key statistics.")]
 Option = Annotated[
-    list[str] | None, typer.Option("--option", "-o", help="Option of the method, NAME=VALUE; repeatable.")
+    list[str] | None,
+    typer.Option("--option", "-o", help="Option of the method, NAME=VALUE, e.g. search.steps=25; repeatable."),
 ]
 System = Annotated[
     str | None,
@@ -141,8 +142,15 @@ def pairs(options: list[str] | None, name: str, example: str) -> dict[str, Any]:
 
 
 def method_options(options: list[str] | None, hypernetwork: str | None = None) -> dict[str, Any]:
-    """The method's options, its hypernetwork among them where one is named."""
-    return pairs(options, "--option", METHOD_EXAMPLE) | ({"hypernetwork": hypernetwork} if hypernetwork else {})
+    """The method's options by name, of which some have dots (`search.steps`), and its hypernetwork where one is named.
+
+    Raises:
+        UsageError: one is no NAME=VALUE, or a name is given both as a value and with values inside.
+    """
+    from tasks.options import nested  # here: pydantic takes a while, and most commands have no options
+
+    given = nested(pairs(options, "--option", METHOD_EXAMPLE), "option", UsageError)
+    return given | ({"hypernetwork": hypernetwork} if hypernetwork else {})
 
 
 class Stopped(Exception):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from editing.config import MethodConfig
 from editing.methods import AnyConfig, method_config
+from tasks.options import merged
 from tasks.stores.errors import ObjectNotFound
 from tasks.stores.objects import ObjectStore
 from tasks.stores.records import read_record, record_bytes
@@ -88,13 +89,6 @@ def taken_from(found: Calibration | None, config: MethodConfig) -> dict[str, Any
 def with_options(config: MethodConfig, options: dict[str, Any]) -> AnyConfig:
     """The configuration with these options in the place of its own."""
     return method_config(config.method, merged(config.model_dump(mode="json", exclude={"method"}), options))
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Options of two sources, inner ones too; those of `above` win."""
-    both = below | above
-    inner = {name for name in below.keys() & above.keys() if isinstance(below[name], dict)}
-    return both | {name: merged(below[name], above[name]) for name in inner if isinstance(above[name], dict)}
 
 
 def _without(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

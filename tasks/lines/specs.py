@@ -14,10 +14,11 @@ from editing.methods.mend.method import MendConfig
 from editing.models import EMBEDDED
 from editing.texts import given_join, given_system, shown, system_message
 from tasks.addresses import folder_of
-from tasks.lines.calibrations import Calibration, merged, taken_from, with_options
+from tasks.lines.calibrations import Calibration, taken_from, with_options
 from tasks.lines.hypernetworks import resolved_options
 from tasks.lines.stored import definition, not_made, spec_key, where
 from tasks.names import check_line
+from tasks.options import merged
 from tasks.secrets import without_secrets
 from tasks.settings import Settings
 from tasks.stores.errors import ObjectConflict

@@ -7,7 +7,7 @@ from typing import Any
 
 from editing.edit import shown
 from editing.errors import PolicyError
-from tasks.options import checked
+from tasks.options import checked, merged, nested
 from tasks.update.policy import Policy
 
 ENDINGS = (".toml", ".yaml", ".yml")
@@ -23,8 +23,7 @@ def given_policy(file: Path | None, values: Mapping[str, Any]) -> Policy:
     fields = {} if file is None else read_fields(file)
     if file is not None:
         checked(Policy, f"policy file '{file}':", fields)  # a mistake of the file is not one of what stands above it
-    nested = _nested(values)
-    return checked(Policy, "policy", _merged(fields, nested))
+    return checked(Policy, "policy", merged(fields, nested(values, "policy")))
 
 
 def read_fields(file: Path) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def read_fields(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             data = stream.read(MOST_BYTES + 1)
-        text = data.decode()
+        text = data.decode().removeprefix("\ufeff")  # as editors on Windows save it
     except OSError as error:
         raise PolicyError(
             f"policy file '{file}' cannot be read: {error.strerror or error}; correct the path"
@@ -64,37 +63,30 @@ def _parsed(file: Path, text: str) -> Any:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise PolicyError(f"policy file '{file}' holds an alias (*name); write out what it stands for")
+        if twice := _given_twice(yaml.compose(text, Loader=yaml.SafeLoader)):
+            raise PolicyError(f"policy file '{file}': {twice}; leave one out")
         found = yaml.safe_load(text)
         return {} if found is None else found
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise PolicyError(f"policy file '{file}' is no YAML: {_line(error)}; correct it there") from error
 
 
+def _given_twice(node: Any) -> str:
+    """The first name that a mapping of a YAML document has twice, with the lines; empty where there is none."""
+    if node is None or node.id == "scalar":
+        return ""
+    if node.id == "sequence":
+        return next(filter(None, map(_given_twice, node.value)), "")
+    lines: dict[Any, int] = {}
+    for name, value in node.value:
+        known, line = (name.tag, name.value) if name.id == "scalar" else name, name.start_mark.line + 1
+        if known in lines:
+            return f"name {shown(name.value)} stands in line {lines[known]} and in line {line}"
+        lines[known] = line
+        if inside := _given_twice(value):
+            return inside
+    return ""
+
+
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()).replace(' in "<unicode string>",', "")
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Names with dots as mappings in mappings."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        *path, last = name.split(".")
-        here = found
-        for part in path:
-            below = here.setdefault(part, {})
-            if not isinstance(below, dict):
-                raise PolicyError(
-                    f"policy {name} = {shown(value)}: {part} = {shown(below)} was given too; leave one out"
-                )
-            here = below
-        here[last] = value
-    return found
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(below)
-    for name, value in above.items():
-        under = found.get(name)
-        both = isinstance(value, dict) and isinstance(under, dict)
-        found[name] = _merged(under, value) if both else value  # type: ignore[arg-type]
-    return found

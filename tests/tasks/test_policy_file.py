@@ -55,6 +55,28 @@ def test_toml_and_yaml_say_the_same_and_what_they_do_not_say_is_the_default(writ
     assert given_policy(written("empty.yaml", "# nothing\n"), {}) == given_policy(None, {}) == Policy()
 
 
+def test_a_byte_order_mark_is_no_part_of_the_policy(written):
+    for name, text in (("p.toml", "batch_size = 5"), ("p.yaml", "batch_size: 5")):
+        assert given_policy(written(name, b"\xef\xbb\xbf" + text.encode()), {}).batch_size == 5
+
+
+def test_a_number_may_be_text_and_whole_where_it_need_not_be(written):
+    found = given_policy(None, {"batch_size": "3", "min_efficacy": 1, "in_context": False})
+    assert (found.batch_size, found.min_efficacy, found.in_context) == (3, 1.0, False)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tripwires.said.then": "stop", "tripwires.said": False},
+        {"tripwires.said": False, "tripwires.said.then": "stop"},
+    ],
+    ids=["inside first", "inside last"],
+)
+def test_a_gate_switched_off_and_set_is_refused_in_either_order(values):
+    assert "policy tripwires.said" in (said := refusal(None, **values)) and said.endswith("leave one out")
+
+
 def test_a_single_value_stands_above_the_file_and_leaves_the_rest_of_it(written):
     values = {"batch_size": 3, "levels.said_chat.min": 0.8, "tripwires.said": None}
     found = given_policy(written("p.toml", TOML), values)
@@ -103,6 +125,9 @@ def test_a_policy_of_before_has_no_gate_that_there_was_not():
         ("said = false", r"said = False: .*; did you mean 'tripwires\.said' or 'levels\.said'\? fields are batch_size"),
         ("min_eficacy = 1", r"min_eficacy = 1: .*; did you mean 'min_efficacy'\? fields are batch_size"),
         ("[levels.said]\nworse_than_bas = 1", r"did you mean 'levels\.said\.worse_than_base'\? fields are when"),
+        ("batch_size = true", "batch_size = True: input should be a number, not true or false"),
+        ("[levels.said]\nmin = true", "levels.said.min = True: input should be a number, not true or false"),
+        ("[tripwires.neighbors]\nmost = false", "tripwires.neighbors.most = False: input should be a number"),
         ("batch_size = =", "is no TOML: .*line 1, column 14.*; correct it there"),
     ],
 )
@@ -117,6 +142,10 @@ def test_a_wrong_file_is_one_line_that_names_file_place_value_and_remedy(written
     [
         ("p.yaml", "a: b: c", "is no YAML: .*line 1, column 5"),
         ("p.yaml", "- 1\n- 2", "holds .1, 2.; give names with values"),
+        ("p.yaml", "batch_size: 3\n'batch_size': 5", "p.yaml': name 'batch_size' stands in line 1 and in line 2"),
+        ("p.yaml", "levels:\n  said:\n    min: 1\n    min: 0.5", "name 'min' stands in line 3 and in line 4"),
+        ("p.yaml", "ability: [{file: a, file: b}]", "name 'file' stands in line 1 and in line 1"),
+        ("p.yaml", "levels: {said: {min: yes}}", "levels.said.min = True: input should be a number, not true"),
         ("p.yaml", "1: 2", "name 1 is no text"),
         ("p.yaml", "a: &x [1]\nb: *x", "holds an alias"),
         ("p.yaml", "a: !!python/object/apply:os.system ['echo']", "is no YAML: could not determine a constructor"),
