@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from editing.edit import shown
+from editing.errors import UsageError
 from flows.cli.app import Json, app, if_stopped, pairs
 from flows.cli.console import as_json, number, percent, say, shown_progress, table, warn
 
@@ -21,13 +23,13 @@ def calibrate(
         str | None, typer.Argument(help="Base: embedded, a folder, a hub id, a GGUF file. That of the settings.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the base's weights, e.g. bfloat16.")] = None,
-    facts: Annotated[int, typer.Option(min=4, max=100, help="Facts to try on.")] = 10,
+    facts: Annotated[int | None, typer.Option(min=4, max=100, help="Facts to try on; 10 without it.")] = None,
     plan: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             "-s",
-            help="What is tried: seed, statistics_tokens, perplexity_tokens, deepest, windows, widths, weights, "
+            help="What is tried: facts, seed, statistics_tokens, perplexity_tokens, deepest, windows, widths, weights, "
             "clamps or steps; NAME=VALUE, repeatable.",
         ),
     ] = None,
@@ -51,7 +53,7 @@ def calibrate(
     from tasks.lines.specs import absolute
     from tasks.settings import load_settings
 
-    asked = _plan(pairs(plan, "--set", "windows=6") | {"facts": facts})
+    asked = _plan(_given_once(pairs(plan, "--set", "windows=6"), facts))
     settings = load_settings()
     with if_stopped("what was tried is kept; start it again, and it goes on"), shown_progress(json):
         found = search(settings, absolute(model) or settings.model, dtype or settings.dtype, asked)
@@ -61,12 +63,19 @@ def calibrate(
     _show(found)
 
 
+def _given_once(values: dict[str, object], facts: int | None) -> dict[str, object]:
+    """The values of --set with those of --facts. Raises UsageError where the two say different numbers."""
+    if facts is None:
+        return values
+    if values.get("facts", facts) != facts:
+        raise UsageError(f"--facts {facts} and --set facts={shown(values['facts'])} are given; leave one of them out")
+    return values | {"facts": facts}
+
+
 def _plan(values: dict[str, object]) -> "CalibrationPlan":
     """Raises UsageError that names the value and what is allowed."""
     from pydantic import ValidationError
 
-    from editing.edit import shown
-    from editing.errors import UsageError
     from tasks.calibrating.search import CalibrationPlan
 
     try:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from editing.errors import UsageError
 from flows.cli.app import Json, Option, app, method_options
 from flows.cli.console import as_json, say, table
 
@@ -15,7 +16,7 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(help="Say what a job takes of memory with this model, from its configuration alone.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="dtype of its weights.")] = "float32",
+    dtype: Annotated[str | None, typer.Option(help="dtype of its weights; that of the settings.")] = None,
     option: Option = None,
     json: Json = False,
 ) -> None:
@@ -32,6 +33,9 @@ def doctor(
 
         show_memory(model, dtype, method_options(option), json)
         return
+    if dtype is not None or option:
+        given = "--dtype" if dtype is not None else "--option"
+        raise UsageError(f"{given} is of a model's memory; name the model with --model, or leave {given} out")
     from flows.cli.checks import all_checks
 
     found = all_checks()

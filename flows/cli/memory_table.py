@@ -5,8 +5,10 @@ from typing import Any
 from flows.cli.console import as_json, say, table
 
 
-def show_memory(model: str, dtype: str, options: dict[str, Any], json: bool) -> None:
+def show_memory(model: str, dtype: str | None, options: dict[str, Any], json: bool) -> None:
     """Foretell the memory of a job with the method memit, stage by stage, from the model's configuration.
+
+    Without a dtype it is that of the settings.
 
     Raises:
         ModelError: there is no such model, or it cannot be edited.
@@ -21,6 +23,7 @@ def show_memory(model: str, dtype: str, options: dict[str, Any], json: bool) -> 
     from tasks.settings import load_settings
 
     settings = load_settings()
+    dtype = dtype or settings.dtype
     reference = absolute(model) or model
     found = outline(reference, dtype=dtype, device=settings.device)
     method = MemitConfig.model_validate(method_config("memit", options).model_dump())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
@@ -39,6 +39,11 @@ RULE, LAYERS, WIDTH, WEIGHT, CLAMP, STEPS = "rule", "layers", "width", "weight",
 _METRICS = TypeAdapter(dict[str, float])
 _STRINGS = TypeAdapter(dict[str, str])
 
+# As far as the options go that they become: layers, statistics_weight, search.clamp and search.steps.
+Width = Annotated[int, Field(ge=1, le=64)]
+Share = Annotated[float, Field(gt=0)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+
 
 class CalibrationPlan(Config):
     """What a search tries, and on how much."""
@@ -49,10 +54,10 @@ class CalibrationPlan(Config):
     perplexity_tokens: int = Field(1024, ge=64, description="Tokens of sampled text that perplexity is taken on.")
     deepest: float = Field(0.6, gt=0, le=1, description="Share of the depth up to which layers are tried.")
     windows: int = Field(4, ge=1, description="Layers from the rule's on down to there that are tried.")
-    widths: tuple[int, ...] = Field((2, 6), description="Numbers of layers that are tried beside the rule's.")
-    weights: tuple[float, ...] = Field((0.25, 4.0), description="λ, as shares of the default.")
-    clamps: tuple[float, ...] = Field((0.5, 1.5), description="Clamps, as shares of the default.")
-    steps: tuple[int, ...] = Field((25,), description="Steps of the value search.")
+    widths: tuple[Width, ...] = Field((2, 6), description="Numbers of layers that are tried beside the rule's.")
+    weights: tuple[Share, ...] = Field((0.25, 4.0), description="λ, as shares of the default.")
+    clamps: tuple[Share, ...] = Field((0.5, 1.5), description="Clamps, as shares of the default.")
+    steps: tuple[Steps, ...] = Field((25,), description="Steps of the value search.")
 
 
 def score_of(metrics: dict[str, float]) -> float:

@@ -299,6 +299,14 @@ def test_doctor_foretells_the_memory_of_a_job_from_a_configuration_alone(errata,
     check_one_line(errata("doctor", "--model", f"{folder}/none"), 2, "no folder '.*none'")
 
 
+def test_doctor_takes_the_dtype_of_the_settings_and_options_with_dots(errata, folder, monkeypatch):
+    monkeypatch.setenv("ERRATA_DTYPE", "bfloat16")
+    asked = ("doctor", "--model", folder, "--json")
+    found = errata(*asked).json
+    assert found["dtype"] == "bfloat16" and errata(*asked, "--dtype", "float32").json["dtype"] == "float32"
+    assert errata(*asked, "-o", "search.edits_at_once=1").json["peak_bytes"] < found["peak_bytes"]
+
+
 EIGHT_BILLION = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from editing.errors import UsageError
 from flows.cli import console, judging
+from flows.cli.app import method_options
 from tasks.lines.specs import resolve_line, save_line
 from tasks.report.data import Check
 from tasks.update.replay import Replayed
@@ -99,6 +101,19 @@ NO_MODEL = r"no folder './none'; give a folder with a config\.json"
         (("doctor", "--model", "embedded", "-o", "rune"), r"e.g. --option layers=\[4,5,6\]"),
         (("train-mend", "edits.jsonl", "-o", "rune"), "e.g. --option rank=512"),
         (("calibrate", "--set", "rune"), "e.g. --set windows=6"),
+        (("calibrate", "--set", "facts=3"), "calibrate facts = 3: .*greater than or equal to 4"),
+        (("calibrate", "--set", "facts=101"), "calibrate facts = 101: .*less than or equal to 100"),
+        (("calibrate", "--facts", 5, "--set", "facts=6"), "--facts 5 and --set facts=6 are given; leave one of them"),
+        (("calibrate", "--set", "clamps=[0]"), r"calibrate clamps\.0 = 0: input should be greater than 0"),
+        (("calibrate", "--set", "seed=true"), "calibrate seed = True: input should be a number, not true or false"),
+        (("doctor", "--dtype", "bfloat16"), "--dtype is of a model's memory; name the model with --model, or leave"),
+        (("doctor", "-o", "seed=1"), "--option is of a model's memory; name the model with --model, or leave"),
+        (("doctor", "--model", "embedded", "-o", "search=3", "-o", "search.steps=2"),
+         "option search.steps = 2: search = 3 was given too; leave one out"),
+        (("doctor", "--model", "embedded", "-o", "search.steps=true"), "search.steps = True: input should be a number"),
+        (("doctor", "--model", "embedded", "-o", "search.stepz=1"), "search.stepz = 1: there is no such field; fields"),
+        (("watch", "--set", "queue_hours=true"), "queue_hours = True: input should be a number, not true or false"),
+        (("rules", "--set", "expires_after_hours=true"), "expires_after_hours = True: input should be a number"),
         (("rules", "--set", "rune"), "e.g. --set expires_after_hours=48"),
         (("watch", "--set", "rune"), "e.g. --set queue_hours=24"),
         # How much.
@@ -121,6 +136,27 @@ def test_an_example_names_something_that_its_command_takes(line, command, option
     name = re.search(r"e\.g\. --\w+ (\w+)=", line(*command, option, "rune").err)[1]
     said = line(*command, option, f"{name}=rune").err
     assert name in said and "rune" in said and not re.search(r"(fields|options|rules) are", said)
+
+
+def test_options_with_dots_mean_what_is_inside():
+    asked = ["search.steps=3", 'search={"clamp": 0.5}', "seed=1"]
+    assert method_options(asked) == {"search": {"steps": 3, "clamp": 0.5}, "seed": 1}
+    assert method_options(asked[::-1]) == method_options(asked)
+    with pytest.raises(UsageError, match=r"option search = None: search = .* was given too; leave one out"):
+        method_options(["search.steps=3", "search=null"])
+
+
+@pytest.mark.parametrize("given", [("--set", "facts=5"), ("--facts", 5), ("--facts", 5, "--set", "facts=5"), ()])
+def test_facts_count_whichever_way_they_are_given(line, monkeypatch, given):
+    asked = []
+
+    def heard(settings, model, dtype, plan):
+        asked.append(plan.facts)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("tasks.calibrating.job.calibrate", heard)
+    line("calibrate", *given)
+    assert asked == [5 if given else 10]
 
 
 # Ids in files.

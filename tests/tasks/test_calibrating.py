@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from editing.errors import UsageError
 from editing.methods import method_config
@@ -160,6 +161,17 @@ def test_layers_are_tried_from_the_rule_on_as_far_as_their_statistics_fit(count,
     assert found[0] == rule and {len(some) for some in found} == {len(rule)}
     assert [some[-1] for some in found][: len(ends)] == ends or count == 28
     assert (found[-1][-1] - found[0][0] + 1) * 8 * key_size**2 <= searching.BYTES
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"clamps": [0]}, {"clamps": [-1]}, {"weights": [-1]}, {"weights": [1, 0]}, {"steps": [0]}, {"steps": [1001]},
+     {"widths": [0]}, {"widths": [2, -1]}, {"widths": [65]}, {"steps": [True]}],
+)  # fmt: skip
+def test_what_no_option_could_be_is_refused_in_the_plan(values):
+    with pytest.raises(ValidationError) as error:
+        CalibrationPlan.model_validate(values)
+    assert error.value.errors()[0]["loc"][0] == next(iter(values))
 
 
 def test_harm_lowers_a_score_and_what_is_said_raises_it():
