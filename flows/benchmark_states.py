@@ -8,7 +8,7 @@ from typing import Any
 
 from editing.edit import Edit
 from editing.measure.answer_kinds import answer_kind
-from editing.measure.asking import Found, Measure, Questions, Scores, ask, questions, read, unasked
+from editing.measure.asking import Found, Measure, Questions, Scores, ask, questions, read
 from editing.measure.beginnings import beginnings
 from editing.measure.counterfact import Consistency, magnitudes
 from editing.measure.fluency import generate
@@ -23,7 +23,8 @@ from editing.tokens import conversation_of
 from editing.weights import WeightUpdate
 from flows.benchmark_facts import Facts
 from tasks.meter import Meter
-from tasks.progress import note, stage
+from tasks.progress import stage
+from tasks.update.probing import tell_unasked
 from tasks.update.saying import conversation
 from tasks.update.screening import readable_prompts
 from tasks.update.session import Session
@@ -74,8 +75,7 @@ class Asker:
         with stage("probes"):
             self.probes = make_probes(self.model, self.tokenizer, self.edits, probes, texts, self.chat)
             self._asked = questions(self.model, self.tokenizer, self.edits, self._measures({}))
-        for name, reason in unasked(self.model, self.tokenizer, self.edits, self.probes, self._asked).items():
-            note(f"the probe {name} asks nothing and is left out: {reason}", "warning")
+        tell_unasked(self.session, self.edits, self.probes, self._asked)
         self._number = {edit.id: number for number, edit in enumerate(self.edits)}
 
     def kinds(self) -> list[str]:

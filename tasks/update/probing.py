@@ -8,12 +8,12 @@ from pathlib import Path
 from editing.chat import ChatTemplate
 from editing.digests import sha256
 from editing.edit import Edit
-from editing.measure.asking import Found, Measure, Questions, Scores, ask, questions, read
+from editing.measure.asking import Found, Measure, Questions, Scores, ask, questions, read, unasked
 from editing.measure.beginnings import beginnings
 from editing.measure.probes import SENTENCE_TOKENS, make_probes
 from editing.measure.scoring import Score
 from tasks.meter import Meter
-from tasks.progress import stage
+from tasks.progress import note, stage
 from tasks.update.kept import content_of
 from tasks.update.policy import Policy
 from tasks.update.prepared import dump_json
@@ -93,6 +93,12 @@ def probes_of(
     made = {text: goes_on.strip() for text, goes_on in zip(begun, written, strict=True)}
     measures = make_probes(model, tokenizer, edits, policy.probes, texts, chat, made)
     return Probes(session, edits, measures, questions(model, tokenizer, edits, measures))
+
+
+def tell_unasked(session: Session, edits: Sequence[Edit], measures: Mapping[str, Measure], asked: Questions) -> None:
+    """Warn of probes that ask nothing of any fact, with the reason."""
+    for name, reason in unasked(session.loaded.model, session.loaded.tokenizer, edits, measures, asked).items():
+        note(f"the probe {name} asks nothing and is left out: {reason}", "warning")
 
 
 def numbers_of(found: Mapping[str, Found]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from tasks.update.gates import applies
 from tasks.update.in_context import measure_in_context
 from tasks.update.measured import Paired, Served
 from tasks.update.policy import Policy
-from tasks.update.probing import numbers_of, probes_of, right_of, sampled
+from tasks.update.probing import numbers_of, probes_of, right_of, sampled, tell_unasked
 from tasks.update.run import Reference
 from tasks.update.session import Session
 
@@ -110,6 +110,7 @@ def _ask_probes(
     except EditingError as error:
         note(f"no probes were asked: {error}", "warning")  # a level of theirs says that they were not measured
         return
+    tell_unasked(session, edits, probes.measures, probes.asked)
     scores = probes.base_scores()
     then, now = probes.base(scores), probes.now(scores)
     found.metrics |= numbers_of(now)

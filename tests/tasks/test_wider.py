@@ -1,5 +1,6 @@
 """What a policy wants asked beside the facts: of base, champion and candidate alike, once, and judged as levels."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def test_probes_are_levels_of_their_kinds_and_stand_at_each_fact(session, damage
     assert {*found.verdict.request_metrics["e0"]} >= rows
     assert 0 <= found.numbers["probes.drift"] < 1  # noise says another thing about the subject
     assert found.baseline["probes.choice"] <= 1
+
+
+def test_a_probe_that_no_fact_of_a_job_can_be_asked_is_named_with_the_reason(session, monkeypatch):
+    heard: list[str] = []
+    monkeypatch.setattr("tasks.update.probing.note", lambda text, kind: heard.append(f"{kind} {text}"))
+    monkeypatch.setattr(sys.modules[__name__], "EDITS", [one.model_copy(update={"target_true": None}) for one in EDITS])
+    checks_of(session, policy_of(probes=["choice", "reverse"], levels={"probes": {"min": 0.0}}))
+    assert heard and {*heard} == {
+        "warning the probe choice asks nothing and is left out: no fact has what it asks by, as an old answer "
+        "(target_true) or a prompt that is no conversation already"
+    }
 
 
 def test_the_probes_of_the_base_are_the_same_out_of_the_cache(session, damaged):
