@@ -209,6 +209,8 @@ def judged(edit: Edit, text: str, where: Where, others: Sequence[str] = (), prom
     begun = half_word(prompt) if where == "start" else ""
     inside = bool(begun) and not join_of(prompt, edit.target_new)
     said = begun + text if inside or half_word(text[:1]) else text
+    if begun[-1:].isdigit() and said[:1] in "-\u2212":
+        said = said[1:]  # from the prompt's number to another one, of which it is no sign
     new, old, other = (
         [begun + one for one in some] if inside else some for some in (edit.answers, edit.old_answers, others)
     )

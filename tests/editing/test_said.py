@@ -192,12 +192,15 @@ def test_no_more_is_written_after_a_prompt_than_decides(tiny_llama):
     assert all(one.chat is None for one in said(model, tokenizer, edits))
 
 
-MARKS = st.sampled_from([" ", " ", ", ", ". ", ".\n", "-", ".", "! ", "1. "])
-SAYS = st.sampled_from(["rome", "St", "Jean", "Luc", "the", "not", "3", "500", "York", "D"])
+MARKS = st.sampled_from([" ", " ", ", ", ". ", ".\n", "-", ".", "! ", "1. ", "... ", "?! ", " -", "! 🙂 ", "।"])
+SAYS = st.sampled_from(["rome", "St", "Jean", "Luc", "the", "not", "no", "3", "500", "York", "D", "romes"])
 PIECES = st.lists(st.tuples(SAYS, MARKS))
 LONG_NAMES = st.sampled_from(
-    ["Rome", "St. Jean", "Jean-Luc", "3,500", "York D", "Rome. Luc", "3", "the York", "D.C. Rome"]
-)
+    [
+        "Rome", "St. Jean", "Jean-Luc", "3,500", "York D", "Rome. Luc", "3", "the York", "D.C. Rome", "Rome Luc",
+        "Rome!", "The Rome", "Romes", "-3", "🙂", "!", "Jean Luc York", "Jean-Luc York", "York",
+    ]
+)  # fmt: skip
 
 
 @given(PIECES, PIECES, st.lists(LONG_NAMES, min_size=1, max_size=2), st.lists(LONG_NAMES, max_size=3), WHERE)
