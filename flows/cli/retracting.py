@@ -67,6 +67,8 @@ def fault_by_fault() -> Iterator[None]:
     try:
         yield
     except CannotTakeOut as error:
+        if len(error.faults) == 1:
+            raise
         for why in error.faults:
             warn(why)
         raise UsageError(f"{len(error.faults)} cannot be taken out; nothing was changed") from error
