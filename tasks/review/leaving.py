@@ -64,16 +64,20 @@ def leaving(view: LineView, version: Version) -> dict[str, str]:
     return {name: pending[name] for name in held if name in pending and name not in view.live}
 
 
+def _left_out(view: LineView, version: Version) -> dict[str, str]:
+    """Those of them that a reviewer left out."""
+    return {name: removal for name, removal in leaving(view, version).items() if removal.startswith(REFUSE)}
+
+
 def leaving_said(view: LineView, version: Version) -> str:
     """In a sentence, what a reviewer left out of a version, so that it cannot be put in service; empty: nothing."""
-    out = [shown(name) for name, removal in leaving(view, version).items() if removal.startswith(REFUSE)]
+    out = [shown(name) for name in _left_out(view, version)]
     return f"to be left out: {_named(out)}; errata run {view.line} makes the version without" if out else ""
 
 
 def check_left_out(view: LineView, version: Version) -> None:
     """Raises UsageError where a version would bring into service what a reviewer left out."""
-    out = {name: removal for name, removal in leaving(view, version).items() if removal.startswith(REFUSE)}
-    if not out:
+    if not (out := _left_out(view, version)):
         return
     raise UsageError(
         f"version {version.number} of line '{view.line}' holds what a reviewer left out: "

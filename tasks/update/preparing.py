@@ -45,7 +45,7 @@ class PreparedBase:
     search: Search
 
     def work(self, chunk: Chunk) -> int:
-        """What it counts, for progress: tokens."""
+        """What it counts, for progress: rows of a passage, tokens of a part."""
         if chunk.passage is not None:
             return chunk.passage.stop - chunk.passage.first
         return sum(map(len, rows_of(chunk)))
@@ -66,7 +66,7 @@ class PreparedBase:
         return Sampled(rows=tuple(Row.model_validate(asdict(row)) for row in rows))
 
 
-def open_prepared(search: Search, settings: Settings) -> PreparedBase:
+def base_of(search: Search, settings: Settings) -> LoadedModel:
     """Load the base of a search, which must be the job's.
 
     Raises:
@@ -77,7 +77,7 @@ def open_prepared(search: Search, settings: Settings) -> PreparedBase:
     search.check_release()
     loaded = loaded_base(spec.model, spec.dtype, settings)
     search.check_base(loaded.digest)
-    return PreparedBase(loaded, search)
+    return loaded
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from editing.methods.shared.interface import MethodInput
 from editing.models import LoadedModel
 from editing.progress import OnProgress
 from editing.search.values import search_values
-from tasks.base_model import loaded_base
 from tasks.lines.specs import LineSpec
 from tasks.meter import Meter
 from tasks.retries import outlasting
@@ -36,7 +35,7 @@ from tasks.stores.objects import ObjectStore
 from tasks.stores.search_records import Chunk, Search
 from tasks.stores.searches import Searches
 from tasks.update.asked import AskedVersion, open_asked
-from tasks.update.preparing import PreparedBase, open_prepared
+from tasks.update.preparing import PreparedBase, base_of
 from tasks.update.searched import about_value, chunk_name, search_chunk
 
 
@@ -106,7 +105,7 @@ def _opened(search: Search, store: ObjectStore, settings: Settings) -> "Searched
     """What finds the chunks of a search."""
     if search.asked is not None:
         return open_asked(search, store, settings)
-    return open_prepared(search, settings) if search.prepares else open_base(search, settings)
+    return PreparedBase(base_of(search, settings), search) if search.prepares else open_base(search, settings)
 
 
 def _check_same(line: str, jobs: str, mine: str) -> None:
@@ -170,9 +169,7 @@ def open_base(search: Search, settings: Settings) -> SearchedBase:
     """
     spec = LineSpec.model_validate(search.spec)
     assert isinstance(spec.config, LocatingConfig)  # of no other is anything searched
-    search.check_release()
-    loaded = loaded_base(spec.model, spec.dtype, settings)
-    search.check_base(loaded.digest)
+    loaded = base_of(search, settings)
     given = MethodInput(
         loaded.model, loaded.tokenizer, layout_of(loaded.model), search.layers,
         KeyStatistics({}, 0, loaded.digest, "none"), KeyHistory(), search.contexts,

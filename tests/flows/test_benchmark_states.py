@@ -14,11 +14,12 @@ from flows.benchmark import warn_of_checkpoints
 from flows.benchmark_facts import Facts
 from flows.benchmark_states import Asker
 from tasks.lines.specs import LineSpec
-from tasks.progress import NoteKind, Silent, listening
+from tasks.progress import listening
 from tasks.settings import Settings
 from tasks.update.session import Session, open_session
 from tests.fact_model import fact_edits
 from tests.flows.conftest import METHOD
+from tests.heard import Heard
 
 EDITS = fact_edits(3)
 
@@ -35,14 +36,6 @@ def test_of_the_base_metrics_and_answers_are_those_of_the_library(session):
     assert base.metrics == evaluate(model, tokenizer, EDITS)
     assert [one.prompt.text for one in base.said] == [one.prompt.text for one in said(model, tokenizer, EDITS)]
     assert [one.prompt.old for one in base.said] == [True] * len(EDITS)
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, str]] = []
-
-    def note(self, text: str, kind: NoteKind) -> None:
-        self.notes.append((kind, text))
 
 
 def test_a_probe_that_cannot_be_asked_is_named_with_the_reason(session):

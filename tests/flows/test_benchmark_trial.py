@@ -24,11 +24,12 @@ from flows.knowledge_update import knowledge_update
 from tasks.ledger import intake
 from tasks.ledger.trying import as_records, read_to_try
 from tasks.lines.specs import LineSpec, resolve_line
-from tasks.progress import NoteKind, Silent, listening
+from tasks.progress import listening
 from tasks.settings import Settings
 from tasks.update.session import Session, open_session
 from tests.fact_model import FACT_TEXT, fact_edits
 from tests.flows.conftest import METHOD, POLICY
+from tests.heard import Heard
 
 FIELDS = {
     "edits", "model", "method", "mode", "batch_size", "rebase_every", "seed", "layers", "config", "seconds_per_edit",
@@ -285,16 +286,6 @@ def test_a_file_without_any_edit_is_refused(tmp_path):
         UsageError, match=r"data\.jsonl' holds no edit that can be used; look at it with `errata submit"
     ):
         read_benchmark(tmp_path / "data.jsonl", None, 0)
-
-
-class Heard(Silent):
-    """A listener that remembers notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, str]] = []
-
-    def note(self, text: str, kind: NoteKind) -> None:
-        self.notes.append((kind, text))
 
 
 def test_what_a_benchmark_leaves_out_of_its_file_it_says_with_the_row_and_the_reason(tmp_path):

@@ -22,6 +22,15 @@ def submit(workplace, line, *edits) -> list[str]:
     return intake.submit(workplace.ledger, line, edits, "ann").queued
 
 
+def serving(place, line, *edits):
+    """A new line with these facts in service."""
+    workplace = place(line)
+    submit(workplace, line, *edits)
+    knowledge_update(line, POLICY)
+    decisions.approve(workplace, line)
+    return workplace
+
+
 def states(workplace, line) -> dict[str, str]:
     return {name: one.state for name, one in workplace.ledger.states(line).items()}
 
@@ -33,11 +42,8 @@ def live(workplace, line) -> set[str]:
 
 
 def test_a_fact_is_replaced_taken_out_comes_back_with_an_older_version_and_leaves_it_again(place, good_edits):
-    workplace, line = place("changing"), "changing"
-    first, second, third, fourth = good_edits[:4]
-    submit(workplace, line, first, second, third)
-    knowledge_update(line, POLICY)
-    decisions.approve(workplace, line)
+    line, (first, second, third, fourth) = "changing", good_edits[:4]
+    workplace = serving(place, line, first, second, third)
     told = {"subject": first.subject, "prompt": first.prompt, "target_new": first.target_true}  # that it can say
     new = Request(id="new", ticket="GEO-1", **told)
     submit(workplace, line, new, fourth)
@@ -88,11 +94,8 @@ def test_a_reviewer_leaves_one_fact_out_and_the_rest_is_not_lost(place, good_edi
 
 
 def test_a_fact_whose_replacement_is_not_kept_is_written_back(place, good_edits):
-    workplace, line = place("kept"), "kept"
-    first, second = good_edits[:2]
-    submit(workplace, line, first, second)
-    knowledge_update(line, POLICY)
-    decisions.approve(workplace, line)
+    line, (first, second) = "kept", good_edits[:2]
+    workplace = serving(place, line, first, second)
     submit(workplace, line, Request(id="bad", subject=first.subject, prompt=first.prompt, target_new="zq xj vv kw"))
     summary = knowledge_update(line, POLICY)
     now = states(workplace, line)
@@ -106,11 +109,8 @@ def test_a_fact_whose_replacement_is_not_kept_is_written_back(place, good_edits)
 
 
 def test_a_fact_whose_replacement_is_taken_back_is_replaced_by_the_next_that_asks_the_same(place, good_edits):
-    workplace, line = place("again"), "again"
-    first, second = good_edits[:2]
-    submit(workplace, line, first, second)
-    knowledge_update(line, POLICY)
-    decisions.approve(workplace, line)
+    line, (first, second) = "again", good_edits[:2]
+    workplace = serving(place, line, first, second)
     asked = {"subject": first.subject, "prompt": first.prompt}
     submit(workplace, line, Request(id="new", target_new=first.target_true, **asked))
     knowledge_update(line, POLICY)
@@ -127,11 +127,8 @@ def test_a_fact_whose_replacement_is_taken_back_is_replaced_by_the_next_that_ask
 
 
 def test_a_fact_and_what_waits_to_replace_it_are_taken_out_together(place, good_edits):
-    workplace, line = place("both"), "both"
-    first, second, third = good_edits[:3]
-    submit(workplace, line, first, second, third)
-    knowledge_update(line, POLICY)
-    decisions.approve(workplace, line)
+    line, (first, second, third) = "both", good_edits[:3]
+    workplace = serving(place, line, first, second, third)
     asked = {"subject": first.subject, "prompt": first.prompt}
     submit(workplace, line, Request(id="new", target_new=first.target_true, **asked))
     knowledge_update(line, POLICY)
