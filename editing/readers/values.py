@@ -18,14 +18,19 @@ _PLACEHOLDER: Final = re.compile(
 )
 
 
+_EXPONENT: Final = re.compile(r"[eE][+-]?0*[0-9]{1,3}\Z")
+"""Of a number that can be written out; with more digits it is zero or infinite, or a line of thousands."""
+
+
 class Written(float):
-    """A number with what was written for it: 1.10 is no 1.1."""
+    """A number with what was written for it: 1.10 is no 1.1, and 3e2 is 300."""
 
     text: str
 
     def __new__(cls, text: str) -> "Written":
         made = super().__new__(cls, text)
-        made.text = text if "e" not in text.casefold() else repr(float(made))  # 1e-999999999 is long
+        short = "e" not in text.casefold() or _EXPONENT.search(text)
+        made.text = text if short else repr(float(made))
         return made
 
 

@@ -238,6 +238,23 @@ def test_a_number_of_a_json_file_is_as_it_is_written(tmp_path, number):
     assert (edit.id, edit.target_new) == ("7", "0.0")
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("3e2", "300"),
+        ("1.50E1", "15.0"),
+        ("-25e-3", "-0.025"),
+        ("1e21", "1" + 21 * "0"),
+        ("0e5", "0"),
+        ("1e-99999999999999999999", "0.0"),
+    ],
+)
+def test_a_number_with_an_exponent_is_written_out(tmp_path, number, text):
+    record = f'{{"subject": "Zed", "prompt": "{{}} is", "target_new": {number}}}'
+    (edit,) = read_all(written(tmp_path, "a.json", f"[{record}]"))
+    assert edit.target_new == text
+
+
 @pytest.mark.parametrize("ending", ["json", "csv"])
 def test_an_answer_is_as_long_in_a_table_as_elsewhere(tmp_path, ending):
     record = FACT | {"target_new": "very " * 80_000 + "old"}
