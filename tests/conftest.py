@@ -59,11 +59,20 @@ from transformers import (  # noqa: E402
 from editing.errors import ModelError  # noqa: E402
 from editing.models import EMBEDDED, LoadedModel, base_digest, load_model  # noqa: E402
 from tests import costs  # noqa: E402
+from tests.databases import mlflow_database  # noqa: E402
 from tests.fact_model import fact_model  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(costs)  # as a plugin, since the session's fixtures are not this folder's
+
+
+@pytest.fixture(autouse=True, scope="session")
+def migrated_once() -> Iterator[None]:
+    """A new home in a test's own process has a copy of MLflow's database; processes that tests start make theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.tracking.making._migrate", mlflow_database)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,11 +1,13 @@
 """The command line: `errata`. Every command explains itself in `--help`."""
 
+import functools
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -61,7 +63,7 @@ def main() -> None:
     try:
         _check_texts()
         with _at_work(sys.argv[1:]), within_memory():
-            code = app(prog_name="errata", standalone_mode=False)
+            code = _command_line()(prog_name="errata", standalone_mode=False)
     except TyperException as error:
         _fail(_usage(error), error.exit_code)
     except MISTAKES as error:
@@ -79,6 +81,12 @@ def main() -> None:
         if code == STOPPED:
             typer.echo("stopped; what was written before stands", err=True)
     sys.exit(code or 0)
+
+
+@functools.cache
+def _command_line() -> Callable[..., Any]:
+    """Made once in a process, whatever it runs: `app` itself makes all commands anew at each call."""
+    return typer.main.get_command(app)
 
 
 def _at_work(arguments: list[str]) -> AbstractContextManager[object]:
