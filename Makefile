@@ -45,6 +45,7 @@ status: $(WITH_SERVICES) ## Say how these services are
 test: $(DEV) ## Run a test of every law and show the slowest twenty (PYTEST_ARGS="tests/editing -x" narrows them)
 	$(PYTEST) --durations=20 $(PYTEST_ARGS)
 
+test-quick: WORKERS := 2 # nothing waits, and each worker finds all tests for itself
 test-quick: $(DEV) ## Run what is neither slow nor talks to a server, two cases of each, for the loop of work
 	ERRATA_TEST_EXTENT=quick $(PYTEST) -m 'not slow and not server' $(PYTEST_ARGS)
 

@@ -31,7 +31,7 @@ SERVERS = {"prefect_server", "whole_server", "moto_url", "seaweedfs_url", "serve
 """Fixtures that start one; `store` asks for one by its parameter."""
 LARGE = "embedded"
 """The fixture of a model that takes seconds to load, in every worker."""
-LIMIT = 1.5
+LIMIT = 1.0
 """Seconds of processor time, this process and those it waited for, above which a test is slow."""
 
 EXTENT = os.environ.get("ERRATA_TEST_EXTENT", "")

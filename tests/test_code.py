@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for top in ("editing", "tasks", "flows", "deployments") for path in sorted((ROOT / top).rglob("*.py"))]
 # Commands import what they need when they run: `errata --help` must not wait for torch (flows/cli/app.py).
@@ -20,6 +22,7 @@ def nodes() -> Iterator[tuple[str, str, ast.AST]]:
                 yield f"{path.relative_to(ROOT)}:{number}", lines[number - 1], node
 
 
+@pytest.mark.slow
 def test_an_error_that_explains_another_keeps_it_as_its_cause():
     forgotten = [
         place
@@ -29,6 +32,7 @@ def test_an_error_that_explains_another_keeps_it_as_its_cause():
     assert not forgotten
 
 
+@pytest.mark.slow
 def test_whatever_is_caught_has_a_name_or_a_reason():
     for place, line, node in nodes():
         if isinstance(node, ast.ExceptHandler):
@@ -36,6 +40,7 @@ def test_whatever_is_caught_has_a_name_or_a_reason():
             assert not broad or "  # " in line, place
 
 
+@pytest.mark.slow
 def test_an_import_inside_a_function_says_why():
     """On its line or above it, once for several that follow each other."""
     silent = []

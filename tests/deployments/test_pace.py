@@ -46,6 +46,7 @@ def test_of_another_model_it_says_what_the_figure_is_of():
     assert said.endswith("another takes as many times as long as it is larger, and is asked first what it gets wrong")
 
 
+@pytest.mark.slow
 def test_it_measures_this_machine():
     found = measure()
     assert found.gflop > 0.1 and found.loops > 1e5

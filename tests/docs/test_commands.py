@@ -23,6 +23,7 @@ def test_a_block_of_shell_could_be_typed(block):
         check(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_command_within_a_text_could_be_typed(page):
     for code in inline_code(page):

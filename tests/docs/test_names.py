@@ -93,6 +93,7 @@ def is_said(message: str) -> bool:
     return any(pattern.search(text) for text in literals())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", MESSAGE.findall(text_of("troubleshooting.md")))
 def test_every_message_of_the_troubleshooting_is_one_of_the_code(message):
     assert is_said(message), message

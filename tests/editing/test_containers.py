@@ -233,6 +233,7 @@ def test_a_file_of_something_else_is_not_read_to_its_end(tmp_path, monkeypatch):
 STARTS = [*(value.encode() if isinstance(value, str) else value for value in FILES.values()), b""]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(STARTS),
@@ -294,6 +295,7 @@ def ends_in_records_or_one_line(folder: Path, ending: str, content: bytes) -> No
         assert len(str(error).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_records(tmp_path):
     def peak(count: int) -> int:
         path = tmp_path / f"{count}.jsonl"

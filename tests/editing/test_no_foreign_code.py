@@ -29,6 +29,7 @@ def loading_calls() -> Iterator[tuple[str, ast.Call]]:
                         yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
 
+@pytest.mark.slow
 def test_every_call_that_loads_a_model_says_that_no_code_is_trusted():
     calls = list(loading_calls())
     assert len(calls) >= 5

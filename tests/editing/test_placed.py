@@ -72,6 +72,7 @@ def test_set_aside_weights_are_searched_written_and_put_back_as_if_they_lay_in_t
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-tied", "gpt2", "gemma2"])
 def test_a_model_is_spread_by_its_device_and_known_by_the_same_digest(tmp_path, name):
     tiny, folder = tiny_family(name), tmp_path / "model"

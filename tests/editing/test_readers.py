@@ -309,6 +309,7 @@ def test_what_contradicts_itself_is_one_bad_record_and_stops_no_other(tmp_path, 
     assert isinstance(second, Edit) and second.id == "good"
 
 
+@pytest.mark.slow
 @FEW
 @given(st.lists(EDITS.map(lambda fields: record_from(fields, 1)).filter(lambda r: isinstance(r, Edit)), min_size=1))
 def test_errata_s_own_form_survives_writing_and_reading(tmp_path, edits):

@@ -173,6 +173,7 @@ def test_bfloat16_products_find_a_value_near_the_exact_one_and_leave_every_bit_o
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_gpt2.model.modules())
 
 
+@pytest.mark.slow
 def test_an_edit_leaves_as_soon_as_its_target_is_the_most_probable_when_that_is_asked(fact_model_path, tmp_path):
     facts = load_model(str(fact_model_path), cache=tmp_path)
     config = ValueSearchConfig(steps=30, stop_loss=0.0, clamp=4.0, products="weights")

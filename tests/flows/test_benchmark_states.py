@@ -30,6 +30,7 @@ def session(shared_places) -> Session:
     return open_session(spec, Settings(cache=Path(shared_places["ERRATA_CACHE"])), only_asked=True)
 
 
+@pytest.mark.slow
 def test_of_the_base_metrics_and_answers_are_those_of_the_library(session):
     model, tokenizer = session.loaded.model, session.loaded.tokenizer
     base = Asker(session, Facts(EDITS)).base()

@@ -321,6 +321,7 @@ def test_what_joins_prompt_and_answer_can_be_said_for_a_whole_file(tmp_path):
     assert {read_facts(data, 1, 0, join).edits[0].taught[len(EDITS[0].text)] for join in (None, "\n")} == {" ", "\n"}
 
 
+@pytest.mark.slow
 def test_a_trial_on_a_chat_model_hears_what_people_ask_there(settings, spec, sessions, tmp_path):
     """The same model that answers in a chat what stands in the user's turn goes on with."""
     folder = tmp_path / "chatting"

@@ -237,6 +237,7 @@ def test_the_exit_code_of_doctor_says_whether_all_is_well(errata, monkeypatch, t
     assert found["torch"]["ok"] and found["home"]["ok"] and found["snapshots"]["ok"]
 
 
+@pytest.mark.slow
 def test_a_prefect_server_that_does_not_answer_is_one_line(errata, monkeypatch):
     errata(*single())
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):

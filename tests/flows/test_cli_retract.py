@@ -96,6 +96,7 @@ def test_each_that_cannot_be_taken_out_has_its_line_and_nothing_is_changed(waiti
     assert len(open_workplace().ledger.history()) == before
 
 
+@pytest.mark.slow
 def test_what_a_reviewer_left_out_comes_into_service_only_where_that_is_taken_back(waiting):
     assert waiting("approve", "main", "--except", "b", "--reason", "no source").code == 0
     says = r"version 1 of line 'main' holds what a reviewer left out: 'b'; errata run main makes .* retract refuse:b@5 "

@@ -254,6 +254,7 @@ DROP TABLE flow_run]
     assert _last_line(said) == "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database or disk is full"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["0", "-1", "00"])
 def test_a_terminal_that_says_it_has_no_columns_is_shown_all(tmp_path, columns):
     env = environment(tmp_path / "home", COLUMNS=columns)
@@ -262,6 +263,7 @@ def test_a_terminal_that_says_it_has_no_columns_is_shown_all(tmp_path, columns):
     assert "queued" in ended(start(("status",), env), 60).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "| head -c 1"])
 def test_who_reads_no_output_gets_no_traceback(tmp_path, closed):
     env, errors = environment(tmp_path / "home"), tmp_path / "errors"
@@ -271,6 +273,7 @@ def test_who_reads_no_output_gets_no_traceback(tmp_path, closed):
     assert "1 queued" in ended(start(("status",), env), 60).out
 
 
+@pytest.mark.slow
 def test_a_ledger_that_became_read_only_is_one_line(read_only, tmp_path):
     env = environment(tmp_path / "home", ERRATA_LEDGER=str(read_only / "ledger"))
     subprocess.run(["mount", "-o", "remount,rw", str(read_only)], check=True)
@@ -333,6 +336,7 @@ def test_doctor_says_nothing_of_missing_weights_where_they_are(errata, folder):
     assert "forecast" not in errata("doctor", "--model", folder).out
 
 
+@pytest.mark.slow
 def test_doctor_reads_of_a_gguf_file_the_header_alone(errata, monkeypatch, tmp_path):
     def converted(*arguments: object) -> None:
         raise AssertionError("the file was converted")

@@ -223,6 +223,7 @@ def test_what_cannot_be_answered_is_refused_by_name_in_openais_form(server, path
     assert says in error["message"] and "\n" not in error["message"] and "Traceback" not in response.text
 
 
+@pytest.mark.slow
 def test_more_than_may_wait_are_told_to_come_again(line):
     engine = Engine(opened(line.workplace, choose(line.workplace, LINE, "0")).loaded, line.workplace.store, LINE, 1)
     first = engine.ask(Asked(lambda: [], 1))  # nobody answers yet

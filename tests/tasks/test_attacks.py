@@ -169,6 +169,7 @@ def test_what_mlflow_points_to_is_loaded_only_as_what_it_says(store):
     one_line(found)
 
 
+@pytest.mark.slow
 def test_with_any_file_of_the_store_gone_cut_or_changed_the_version_is_served_as_it_is_or_not_at_all(store):
     recorded = store.version.manifest.tensor_digests
     refused = []

@@ -31,6 +31,7 @@ def served(line):
     return line
 
 
+@pytest.mark.slow
 def test_of_a_sound_line_nothing_is_said(served):
     found = audit(served.workplace)
     assert (found.faults, found.findings) == ([], ())
@@ -124,6 +125,7 @@ def test_a_step_that_no_request_can_take_is_found(served, monkeypatch):
     assert any("r3" in one and "cannot become promoted" in one for one in found)
 
 
+@pytest.mark.slow
 def test_head_of_an_older_copy_is_found(served):
     """As after a restore of HEAD alone, and of HEAD with its history."""
     store = served.settings.home_folder / "snapshots" / "lines" / served.name

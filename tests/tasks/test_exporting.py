@@ -49,6 +49,7 @@ def greedy(model: torch.nn.Module, tokenizer) -> list[str]:
     return [tokenizer.decode(model.generate(**tokenizer(one, return_tensors="pt"), **given)[0]) for one in PROMPTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "number"), [("champion", 1), ("challenger", 3), ("2", 2), ("0", 0)])
 def test_a_merged_folder_is_the_version_for_from_pretrained(line, tmp_path, version, number):
     told = export(line.workplace, LINE, "merged", tmp_path / "out", version)

@@ -43,6 +43,7 @@ def known() -> list[Edit]:
     return [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in edits]
 
 
+@pytest.mark.slow
 def test_a_target_that_the_base_says_already_is_refused_with_the_remedy(knowing, known):
     wanted = fact_edits(12)
     found = screen(knowing, [*wanted, *(edit.model_copy(update={"id": f"known {edit.id}"}) for edit in known)])
@@ -126,6 +127,7 @@ def small(words, tmp_path_factory) -> Session:
     return session_of(words, tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.slow
 def test_of_the_case_of_first_tokens_two_are_refused_and_the_third_is_written(small, words, tmp_path):
     edits = case("first_token.jsonl")
     found = screen(small, edits)

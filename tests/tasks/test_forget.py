@@ -103,6 +103,7 @@ def check_forgotten(line) -> None:
     assert (state.state, state.payload["id"], state.payload["forgotten"]["reason"]) == ("rolled_back", "r1", "asked")
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_stands_in_no_file_and_what_held_it_is_not_served(told):
     done = forget(told.workplace, "told", ["r1"], "asked")
     assert (done.forgotten, done.queued, done.versions, done.notes) == (["r1"], {}, [1, 2], [])
@@ -137,6 +138,7 @@ def test_forgetting_tells_how_far_it_is_with_each_place(told):
         assert (first, last) == ((0, 1), (1, 1)) and counted and counted == sorted(counted), what
 
 
+@pytest.mark.slow
 def test_a_backup_made_afterwards_has_nothing_of_it_and_is_whole(told, tmp_path_factory, monkeypatch):
     forget(told.workplace, "told", ["r1"], "asked")
     folder = tmp_path_factory.mktemp("elsewhere")
@@ -148,6 +150,7 @@ def test_a_backup_made_afterwards_has_nothing_of_it_and_is_whole(told, tmp_path_
     assert any("has forgotten" in one.text for one in audit(open_workplace(settings)).findings)
 
 
+@pytest.mark.slow
 def test_killed_after_any_step_it_is_completed_by_a_repetition(told, monkeypatch):
     """Each run is killed one effect later than the one before, on what that one has left."""
     effects = [(os, "replace"), (os, "unlink"), (Path, "unlink"), (sqlite3, "connect")]
@@ -193,6 +196,7 @@ def _owner(path: str):
         return getattr(importlib.import_module(outer), owner), name
 
 
+@pytest.mark.slow
 def test_a_fact_in_service_is_queued_as_a_removal_first(told):
     roll_back(told.workplace, "told", 1, "it was right")
     head = told.workplace.store.head("told")
@@ -203,6 +207,7 @@ def test_a_fact_in_service_is_queued_as_a_removal_first(told):
     assert told.workplace.ledger.payloads("told", ["r1"])["r1"]["subject"] == SUBJECT
 
 
+@pytest.mark.slow
 def test_no_reason_keeps_it_whoever_gave_one_and_whenever(told):
     place, why = told.workplace, f"asked to by {SUBJECT}"
     told.make()
@@ -223,6 +228,7 @@ def test_no_reason_keeps_it_whoever_gave_one_and_whenever(told):
     assert [one for one in audit(place).faults if "no definition" not in one.text and "regist" not in one.text] == []
 
 
+@pytest.mark.slow
 def test_a_reason_from_before_that_names_it_goes_where_the_ids_that_do_stay(told):
     named = Edit(id=f"hr {SUBJECT}", subject=SUBJECT, prompt="{} lives in", target_new="Vlimmeren")
     intake.submit(told.workplace.ledger, "told", [named], "ann")
@@ -240,6 +246,7 @@ def test_a_reason_from_before_that_names_it_goes_where_the_ids_that_do_stay(told
     assert told_now[removal.request_id] == wanted
 
 
+@pytest.mark.slow
 def test_nobody_is_offered_a_version_that_is_forgotten(told):
     place = told.workplace
     forget(place, "told", ["r1"], "asked")
@@ -260,6 +267,7 @@ def test_nobody_is_offered_a_version_that_is_forgotten(told):
         roll_back(place, "told", 9)
 
 
+@pytest.mark.slow
 def test_what_is_breached_gives_way_to_what_can_be_served_still(told):
     place = told.workplace
     roll_back(place, "told", 1, "it was right")

@@ -33,6 +33,7 @@ def opened(model_folder, tmp_path):  # noqa: F811
     return make
 
 
+@pytest.mark.slow
 def test_a_later_release_that_prefers_other_layers_or_contexts_changes_no_line(opened, monkeypatch):
     first = function_of(opened())
     assert first["layers"] == list(layers_for(CONFIG, "llama", 4, 32)) == [1] and len(first["contexts"]) == 2
@@ -45,6 +46,7 @@ def test_a_later_release_that_prefers_other_layers_or_contexts_changes_no_line(o
     assert opened(function=first).config.layers == (1,)
 
 
+@pytest.mark.slow
 def test_a_version_names_its_statistics_by_their_bits(opened):
     one, same = function_of(opened())["statistics"], function_of(opened())["statistics"]
     other = function_of(opened(statistics_texts=TEXTS))["statistics"]

@@ -31,6 +31,7 @@ def temporary(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(NAMES, NAMES[-2:]))  # these hold what the others hold
 def test_a_ledger_at_any_path_is_written_read_joined_and_rewritten_there_alone(tmp_path, monkeypatch, temporary, name):
     monkeypatch.setattr(aliases, "_CHECKPOINT_EVERY", 4)
@@ -52,6 +53,7 @@ def test_a_ledger_at_any_path_is_written_read_joined_and_rewritten_there_alone(t
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_reached_by_a_link_is_never_removed_with_it(tmp_path, temporary):
     ledger = Ledger(str(tmp_path / "a%20b"))
     ledger.append([event("a")])

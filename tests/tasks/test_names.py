@@ -33,6 +33,7 @@ def test_every_model_name_is_mlflows_too_and_has_an_artifact_key(name):
     TypeAdapter(ArtifactKey).validate_python(artifact_key(name, "training"))
 
 
+@pytest.mark.slow
 @given(st.sets(st.tuples(st.one_of(near, lines, models), kinds), min_size=2, max_size=20))
 @example({("a.b", "summary"), ("a_b", "summary"), ("a-b", "summary"), ("a--b", "summary"), ("A-b", "summary")})
 def test_names_or_kinds_that_differ_have_keys_that_differ(named):

@@ -222,6 +222,7 @@ FOUND = make_edit(2).model_copy(
 )
 
 
+@pytest.mark.slow
 def test_a_reviewer_sees_what_users_will_see_and_where_the_prompt_tells_otherwise():
     row = EditRow(
         request_id="e-1", subject="The Eiffel Tower", prompt="The Eiffel Tower is in", target_new="Rome",

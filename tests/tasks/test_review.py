@@ -181,6 +181,7 @@ def test_a_tag_that_comes_too_late_is_told_so_once(line):
     assert carry_out(line.workplace, line.name) == [] and line.serving() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [FORM, None])
 def test_what_errata_wrote_itself_is_no_vote_where_an_older_store_is_put_back(line, tmp_path_factory, monkeypatch, by):
     home, backup = line.settings.home_folder, tmp_path_factory.mktemp("older") / "home"
@@ -226,6 +227,7 @@ def test_what_nobody_answers_in_time_is_refused_by_errata(line):
     assert carry_out(line.workplace, line.name) == [] and line.waiting() == []
 
 
+@pytest.mark.slow
 def test_rules_approve_only_what_has_a_good_report_and_no_warning(line, monkeypatch):
     from tasks.review import pending
 

@@ -29,6 +29,7 @@ def history(line):
     return service_history(open_workplace(line.settings), line.name)
 
 
+@pytest.mark.slow
 def test_every_time_of_service_has_its_mover_its_approval_and_its_evidence(told):
     found = history(told)
     assert [(one.version, one.sequence, one.reason) for one in found] == [
@@ -45,6 +46,7 @@ def test_every_time_of_service_has_its_mover_its_approval_and_its_evidence(told)
     ]
 
 
+@pytest.mark.slow
 def test_each_moment_has_one_version(told):
     found = history(told)
     for one in found[1:]:
@@ -54,6 +56,7 @@ def test_each_moment_has_one_version(told):
     assert in_service_at(found, datetime(2999, 1, 1, tzinfo=UTC)) == found[-1]
 
 
+@pytest.mark.slow
 def test_the_order_is_that_of_the_moves_whatever_clocks_say_and_what_cannot_be_read_is_told(told):
     folder = told.settings.home_folder / "snapshots" / "lines" / told.name / "heads"
     moves = sorted(folder.iterdir())
@@ -69,6 +72,7 @@ def test_the_order_is_that_of_the_moves_whatever_clocks_say_and_what_cannot_be_r
     assert not found[1].notes and not found[3].notes
 
 
+@pytest.mark.slow
 def test_what_nobody_knows_is_one_line(told):
     with pytest.raises(UsageError, match="there is no line 'nowhere'"):
         service_history(told.workplace, "nowhere")

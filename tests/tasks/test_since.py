@@ -75,6 +75,7 @@ def test_a_fact_that_is_no_longer_said_is_lost_though_its_answer_is_likelier_tha
     assert "only 0.50 of the earlier facts that hold are still said, min_retained is 0.90" in verdicts["blamed"].reasons
 
 
+@pytest.mark.slow
 def test_a_batch_does_not_answer_for_what_was_no_longer_said_before_it(verdicts):
     assert rows(verdicts["spared"]) == {
         "retained": (1.0, 2, True),

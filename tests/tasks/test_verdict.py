@@ -97,6 +97,7 @@ def printed(report) -> str:
     return shown.getvalue()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(MEASURED, POLICIES, AT)
 def test_whatever_was_measured_the_job_and_every_page_give_one_verdict(measured, policy, at):

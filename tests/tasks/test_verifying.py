@@ -43,6 +43,7 @@ def told(line: CarriedLine) -> list[tuple[str, int, str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_server_of_the_version_serves_it_and_the_ledger_says_so(line):
     with answering(line) as (url, _):
         before = len(told(line))
@@ -59,6 +60,7 @@ def test_a_server_of_the_version_serves_it_and_the_ledger_says_so(line):
     assert line.workplace.ledger.counts(LINE) == {"promoted": 8}
 
 
+@pytest.mark.slow
 def test_a_server_is_asked_under_the_system_message_of_the_line(tmp_path):
     """Also one that does not know it, as a server of an export."""
     made = CarriedLine(tmp_path, template="chat", system="The old man said so.")

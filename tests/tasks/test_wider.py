@@ -83,6 +83,7 @@ def checks_of(session: Session, policy: Policy, served: Served | None = None) ->
     return {check.field: check for check in found.verdict.checks} | {"numbers": found}
 
 
+@pytest.mark.slow
 def test_ability_is_a_level_of_the_job_asked_of_the_base_once_and_shown_with_its_errors(session, file, monkeypatch):
     policy = policy_of(file, levels={"ability": {"worse_than_base": 0.02}})
     first = checks_of(session, policy)
