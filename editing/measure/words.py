@@ -94,8 +94,12 @@ def words_of(text: str, reading: Reading) -> list[Word]:
     ]
 
 
+@lru_cache(maxsize=1 << 14)
 def name_of(text: str, reading: Reading) -> Name:
-    """The words of an answer, without a leading article where that leaves something."""
+    """The words of an answer, without a leading article where that leaves something.
+
+    Kept, since the answers of one kind are read again for each fact and each text of it.
+    """
     words = words_of(text, reading)
     words[-1:] = [word._replace(after="") for word in words[-1:]]
     return tuple(words[1:] if len(words) > 1 and words[0].text.casefold() in ARTICLES else words)

@@ -18,8 +18,8 @@ _PLACEHOLDER: Final = re.compile(
 )
 
 
-_EXPONENT: Final = re.compile(r"[eE][+-]?0*[0-9]{1,3}\Z")
-"""Of a number that can be written out; with more digits it is zero or infinite, or a line of thousands."""
+_FAR: Final = re.compile(r"[eE][+-]?0*[1-9][0-9]{3}")
+"""Of an exponent that leaves a number zero or infinite, or a line of thousands."""
 
 
 class Written(float):
@@ -29,8 +29,7 @@ class Written(float):
 
     def __new__(cls, text: str) -> "Written":
         made = super().__new__(cls, text)
-        short = "e" not in text.casefold() or _EXPONENT.search(text)
-        made.text = text if short else repr(float(made))
+        made.text = repr(float(made)) if _FAR.search(text) else text
         return made
 
 
