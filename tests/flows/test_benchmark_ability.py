@@ -17,13 +17,14 @@ from editing.measure.scoring import score
 from editing.weights import Factors
 from flows.benchmark_ability import at_point, compared_perplexity, measure_ability, read_sets
 from tasks.lines.specs import LineSpec
-from tasks.progress import Silent, listening
+from tasks.progress import listening
 from tasks.settings import Settings
 from tasks.update import ability
 from tasks.update.session import Session, open_session
 from tests.fact_model import FACT_TEXT, FACTS, fact_edits
 from tests.flows.command import Errata, check_one_line
 from tests.flows.conftest import METHOD
+from tests.heard import Heard
 
 EDITS = fact_edits(3)
 EDITED = [(edit.text, edit.target_true, edit.target_new) for edit in EDITS]
@@ -46,14 +47,6 @@ def files(tmp_path_factory) -> list[Path]:
     for name, some in rows.items():
         pq.write_table(pa.Table.from_pylist(some), folder / f"{name}.parquet")
     return [folder / f"{name}.parquet" for name in rows]
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int, int]] = []
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.stages.append((what, done, total))
 
 
 @pytest.fixture
@@ -91,7 +84,7 @@ def test_the_base_is_asked_as_it_is_and_only_once(opened, files, monkeypatch):
         said = found[-1]["ability"]["said"]
         assert (said["before"], said["after"]) == (before, after) and before != after
         assert plain_acc(session) == after  # the edit stands as before
-        told.append(listener.stages)
+        told.append(listener.told)
     assert found[0] == found[1] and found[0]["kl"]["mean"] > 0.1
     of_the_base = {"said of the base", "others of the base", "chosen of the base", "next tokens of the base"}
     now = {"said", "others", "chosen", "next tokens"}

@@ -10,10 +10,11 @@ from tasks.ledger import intake
 from tasks.ledger.removals import take_out
 from tasks.ledger.reserved import REFUSE
 from tasks.ledger.view import look
-from tasks.progress import Silent, listening
+from tasks.progress import listening
 from tasks.review import decisions
 from tasks.update.journal import JobSummary
 from tests.flows.conftest import POLICY
+from tests.heard import Heard
 
 pytestmark = pytest.mark.slow
 
@@ -154,16 +155,6 @@ def test_a_fact_and_what_waits_to_replace_it_are_taken_out_together(place, good_
     assert "rolled_back" not in events  # the removal of a root on which another stands
 
 
-class Heard(Silent):
-    """The notes of a job."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str, kind: str) -> None:
-        self.notes.append(text)
-
-
 def test_a_job_that_may_write_nothing_yet_says_how_much_is_left_and_until_when(place, good_edits):
     workplace, line, heard = place("later"), "later", Heard()
 
@@ -172,18 +163,18 @@ def test_a_job_that_may_write_nothing_yet_says_how_much_is_left_and_until_when(p
         with listening(heard):
             return knowledge_update(line, POLICY)
 
-    assert run().left == {} and heard.notes == ["nothing is queued"]
+    assert run().left == {} and heard.texts == ["nothing is queued"]
     submit(workplace, line, good_edits[0])
     assert run().kept == 1
     other = good_edits[0].model_copy(update={"id": "other", "target_new": "Rome"})
     submit(workplace, line, other)
     waits = "1 request is left until what waits for review is decided"
-    assert "which waits for review" in run().left["other"] and heard.notes[-1] == f"nothing to write now: {waits}"
+    assert "which waits for review" in run().left["other"] and heard.texts[-1] == f"nothing to write now: {waits}"
     for edit, year in zip(good_edits[1:3], (2099, 2098), strict=True):
         submit(workplace, line, Request(**edit.model_dump(), not_before=f"{year}-01-01"))
     summary = run()
     early = "3 requests are left, the earliest until 2098-01-01 00:00 UTC, 1 until what waits for review is decided"
-    assert heard.notes[-1] == f"nothing to write now: {early}"
+    assert heard.texts[-1] == f"nothing to write now: {early}"
     assert {*summary.left} == {"other", good_edits[1].id, good_edits[2].id}
     assert summary.left[good_edits[1].id] == "not before 2099-01-01 00:00 UTC"
     assert "3 left in the queue" in summary.said

@@ -13,7 +13,6 @@ from tasks.review.decisions import approve
 from tasks.review.registering import pointer
 from tasks.review.retracting import retract
 from tasks.serving.loading import load_version
-from tests.databases import mlflow_database
 from tests.flows.command import check_one_line
 from tests.flows.conftest import LENIENT, with_line
 from tests.tasks.test_told_parts import Heard
@@ -29,7 +28,6 @@ def home(tmp_path_factory, shared_places, prefect_server, good_edits):
     places = shared_places | {"ERRATA_TRACKING_URI": "", "ERRATA_ARTIFACTS": ""}
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: prefect_server}):
         workplace = with_line(patch, places, prefect_server, home, LINE)
-        mlflow_database(home / "mlflow.db")
         for edits in (good_edits[:3], good_edits[3:5]):
             intake.submit(workplace.ledger, LINE, edits, "ann")
             knowledge_update(LINE, LENIENT)

@@ -7,7 +7,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from editing.edit import Edit
 from flows import keep
 from tasks.ledger import intake
-from tests.databases import mlflow_database
 from tests.tasks.carried import LINE, CarriedLine
 
 pytestmark = pytest.mark.slow
@@ -16,8 +15,6 @@ pytestmark = pytest.mark.slow
 def test_they_are_done_in_the_name_of_who_asked_and_their_pages_tell_what(prefect_server, tmp_path, monkeypatch):
     there, home = CarriedLine(tmp_path / "there"), tmp_path / "here"
     there.serve(there.make())
-    for place in (there.settings.home, home):
-        mlflow_database(place / "mlflow.db")
     for name, value in {"HOME": home, "CACHE": there.settings.cache, "ACTOR": "worker"}.items():
         monkeypatch.setenv(f"ERRATA_{name}", str(value))
     with temporary_settings({PREFECT_API_URL: prefect_server}):

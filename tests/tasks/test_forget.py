@@ -59,10 +59,7 @@ def where(folder: Path, *texts: str) -> list[str]:
 @pytest.fixture
 def told(tmp_path, request, monkeypatch):
     """A line whose version 1 holds a secret and was in service for a while; version 2, built on it, was refused."""
-    from tests.databases import mlflow_database
-
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    mlflow_database(tmp_path / "mlflow.db")
     line = ReviewedLine(tmp_path, "told")
     first = line.make(subject=SUBJECT, alike={"r1": (f"its subject '{SUBJECT}' is that of another",)})
     line.make()

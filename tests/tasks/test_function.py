@@ -9,13 +9,14 @@ from editing.errors import StatisticsError, UsageError
 from editing.layout import layout_of
 from editing.methods.memit import MemitConfig
 from tasks.lines.specs import LineSpec
-from tasks.progress import Silent, listening
+from tasks.progress import listening
 from tasks.settings import Settings
 from tasks.stores.manifest import Manifest
 from tasks.update.function import check_statistics, function_of, note_other_statistics, stored_function
 from tasks.update.prepared import Preparation
 from tasks.update.session import open_session
 from tests.conftest import tiny_model
+from tests.heard import Heard
 from tests.tasks.test_session import model_folder  # noqa: F401  # a fixture
 
 SMALL = {"contexts": 2, "context_tokens": 4, "statistics_tokens": 128, "statistics_alternatives": 0}
@@ -54,23 +55,15 @@ def test_a_version_names_its_statistics_by_their_bits(opened):
 
 
 def test_statistics_that_come_out_otherwise_than_those_of_the_line_are_said_to(opened):
-    session, heard = opened(), Notes()
+    session, heard = opened(), Heard()
     stored = function_of(session)
     with listening(heard):
         for same in (stored, {}, {"layers": [1]}, {"statistics": {"source": "text", "tokens": 1}}):
             note_other_statistics("main", same, session)
         assert heard.notes == []
         note_other_statistics("main", stored, opened(statistics_texts=TEXTS))
-    [(text, kind)] = heard.notes
+    [(kind, text)] = heard.notes
     assert kind == "warning" and f"'main' was made with key statistics {stored['statistics']['sha256'][:12]}" in text
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text, kind):
-        self.notes.append((text, kind))
 
 
 def test_a_text_for_the_statistics_of_a_line_that_has_others_is_refused(opened):

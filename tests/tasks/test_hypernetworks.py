@@ -13,7 +13,6 @@ from tasks.tracking.errors import TrackingError
 from tasks.tracking.hypernetworks import HypernetworkTracker
 from tasks.workplace import EXPERIMENT
 from tests.conftest import tiny_model
-from tests.databases import mlflow_database
 from tests.hypernetworks import untrained
 
 
@@ -81,7 +80,6 @@ def test_a_folder_with_several_files_names_none(settings, data, tmp_path):
 
 
 def test_what_mlflow_has_not_is_named(settings):
-    mlflow_database(settings.home_folder / "mlflow.db")
     tracker = HypernetworkTracker(settings.mlflow_uri, settings.artifact_root, EXPERIMENT)
     run = tracker.start_run("there", "a training", {}, {})
     tracker.register_hypernetwork("there", run, b"x", "a" * 64, {})

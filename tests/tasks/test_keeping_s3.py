@@ -12,7 +12,6 @@ from tasks.keeping.places import FolderFiles, places_of
 from tasks.keeping.restore import restore
 from tasks.review.decisions import approve, reject
 from tasks.workplace import open_workplace
-from tests.databases import mlflow_database
 from tests.tasks.conftest import BUCKET
 from tests.tasks.test_forget import SUBJECT, where
 
@@ -30,7 +29,6 @@ def far(credentials, seaweedfs_url, tmp_path, monkeypatch):
 
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", seaweedfs_url)
-    mlflow_database(tmp_path / "mlflow.db")
     line = ReviewedLine(tmp_path, "far", s3_endpoint_url=seaweedfs_url, **somewhere())
     line.make(subject=SUBJECT)
     line.make()

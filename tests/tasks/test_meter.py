@@ -5,15 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.meter import Meter
-from tasks.progress import Silent, listening
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.told: list[tuple[str, int, int]] = []
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.told.append((what, done, total))
+from tasks.progress import listening
+from tests.heard import Heard
 
 
 def test_each_part_goes_on_where_the_last_one_ended():

@@ -15,10 +15,11 @@ from editing.key_sums import STEP_BATCHES
 from editing.layout import layout_of
 from editing.methods import method_config
 from editing.methods.memit import MemitConfig
-from tasks.progress import Silent, listening
+from tasks.progress import listening
 from tasks.update import prepared
 from tasks.update.prepared import HELD_OUT_ROW, Preparation, Prepared
 from tests.conftest import tiny_model
+from tests.heard import Heard
 
 pytestmark = pytest.mark.slow
 
@@ -167,27 +168,17 @@ def test_what_is_shrunk_and_what_is_not_are_collected_once(made, monkeypatch):
         assert torch.equal(C, shrunk.moments[layer]) and not torch.equal(C, plain.moments[layer])
 
 
-class Heard(Silent):
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, int, int]] = []
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.said.append((what, done, total))
-
-
 def test_preparing_tells_how_far_it_is_and_never_falls(made):
     heard, again = Heard(), Heard()
     with listening(heard):
         made(LONG)
     for what in ("sampled text", "statistics", "contexts"):
-        [total] = {total for name, _, total in heard.said if name == what}
-        done = [done for name, done, _ in heard.said if name == what]
+        [total] = {total for name, _, total in heard.told if name == what}
+        done = [done for name, done, _ in heard.told if name == what]
         assert done == sorted(done) and done[0] == 0 and done[-1] == total and len(done) > 4
     with listening(again):
         made(LONG)
-    assert not again.said
+    assert not again.told
 
 
 def test_a_start_that_goes_on_tells_what_is_there_already(made, monkeypatch):
@@ -198,7 +189,7 @@ def test_a_start_that_goes_on_tells_what_is_there_already(made, monkeypatch):
         made(LONG)
     with listening(heard):
         made(LONG)
-    first, *_ = [(done, total) for what, done, total in heard.said if what == "sampled text"]
+    first, *_ = [(done, total) for what, done, total in heard.told if what == "sampled text"]
     assert first == (23 * TEXT_TOKENS, (94 + HELD_OUT) * TEXT_TOKENS)
 
 

@@ -16,7 +16,7 @@ from editing.methods.memit import MemitConfig
 from editing.models import base_digest, quiet_transformers
 from editing.weights import EditedWeights
 from tasks.lines.specs import LineSpec
-from tasks.progress import Silent, listening
+from tasks.progress import listening
 from tasks.settings import Settings
 from tasks.stores.batches import pack, unpack
 from tasks.stores.errors import DigestMismatch
@@ -30,6 +30,7 @@ from tasks.update.saying import say, shown
 from tasks.update.session import Session, open_session
 from tasks.update.values import base_states
 from tests.conftest import tiny_model
+from tests.heard import Heard
 from tests.tasks.test_told_parts import Heard as Parts
 
 pytestmark = pytest.mark.slow
@@ -172,16 +173,6 @@ def test_a_value_depends_on_the_question_and_the_search_alone(opened, monkeypatc
     assert torch.equal(session.values([renamed])[0], value) and torch.equal(weight.values(EDITS[:1])[0], value)
 
 
-class Heard(Silent):
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, int, int]] = []
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.said.append((what, done, total))
-
-
 def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opened, tmp_path):
     session = opened(tmp_path)
     one = session.values(EDITS[1:2])
@@ -189,8 +180,8 @@ def test_values_and_scores_come_in_the_order_asked_for_whatever_was_cached(opene
     with listening(heard):
         values = session.values(EDITS)
     assert torch.equal(values[1:2], one)
-    done = [done for what, done, total in heard.said if (what, total) == ("values", 2 * CONFIG.search.steps)]
-    assert len(done) == len(heard.said) > 2 and done[0] == 0 and done[-1] == 2 * CONFIG.search.steps
+    done = [done for what, done, total in heard.told if (what, total) == ("values", 2 * CONFIG.search.steps)]
+    assert len(done) == len(heard.told) > 2 and done[0] == 0 and done[-1] == 2 * CONFIG.search.steps
     assert done == sorted(done)
     assert torch.equal(session.values(EDITS[::-1]), values.flip(0))
     assert list(session.base_scores(EDITS, 5)) == [edit.id for edit in EDITS]
